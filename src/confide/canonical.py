@@ -1,0 +1,83 @@
+"""RFC 8785 canonical JSON and the digests made of it.  Knows nothing but ``rfc8785`` and ``hashlib``."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from typing import Any, cast
+
+import rfc8785
+
+from confide.errors import ParseError
+
+Json = dict[str, Any]
+
+
+def canonical(value: object) -> bytes:
+    """The RFC 8785 form of ``value``."""
+    return rfc8785.dumps(cast(Any, value))
+
+
+def sha256_hex(data: bytes) -> str:
+    """SHA-256 in lower-case hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha384_hex(data: bytes) -> str:
+    """SHA-384 in lower-case hex."""
+    return hashlib.sha384(data).hexdigest()
+
+
+def digest_of(value: object) -> str:
+    """SHA-384 of the canonical form, lower-case hex: how jobs, policies and grants are named."""
+    return sha384_hex(canonical(value))
+
+
+def b64url(data: bytes) -> str:
+    """Base64url without padding (RFC 7515)."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def from_b64url(text: str) -> bytes:
+    """The inverse of :func:`b64url`, strict: no padding, no foreign characters, no loose bits.
+
+    Raises:
+        ParseError: the text is not the one encoding of some bytes.
+    """
+    try:
+        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError) as cause:
+        raise ParseError("not base64url") from cause
+    if b64url(data) != text:
+        raise ParseError("not canonical base64url")
+    return data
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> Json:
+    found: Json = {}
+    for name, value in pairs:
+        if name in found:
+            raise ParseError("a JSON object has a field twice", field=name[:80])
+        found[name] = value
+    return found
+
+
+def parse_object(data: bytes | str) -> Json:
+    """Read one JSON object; duplicate fields, NaN and anything but an object are refused.
+
+    Raises:
+        ParseError: the text is not one JSON object.
+    """
+    try:
+        value = json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=_refuse_constant)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as cause:
+        raise ParseError("not JSON", offset=getattr(cause, "pos", None)) from cause
+    if not isinstance(value, dict):
+        raise ParseError("JSON, but not an object")
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ParseError("JSON has no such number", got=name)

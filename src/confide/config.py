@@ -1,0 +1,86 @@
+"""Settings as one value, built once at the edge and passed down.  Security choices are not settings.
+
+Order: built-in default, then the settings file (``config.toml`` in the home folder), then ``CONFIDE_HOME`` for the home folder
+alone, then the command line.  Unknown keys are errors; :meth:`Settings.explain` says where each value came from.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+
+from confide.errors import ConfigError
+
+_FILE = "config.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Where Confide keeps its state, and limits that users may want to change.  Times in seconds."""
+
+    home: Path = field(default_factory=lambda: Path.home() / ".confide")
+    runs: Path | None = None
+    node_start_timeout_s: float = 30.0
+    heartbeat_s: float = 2.0
+    node_lost_after_s: float = 10.0
+    nonce_ttl_s: float = 60.0
+    origin: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def runs_dir(self) -> Path:
+        """Folder of the run store."""
+        return self.runs if self.runs is not None else self.home / "runs"
+
+    @property
+    def simulation_dir(self) -> Path:
+        """Folder of this installation's simulated TEE root (``confide.attest.insecure``)."""
+        return self.home / "simulated"
+
+    @property
+    def credentials_dir(self) -> Path:
+        """Folder of owners' and recipients' credentials (private keys, mode 0600)."""
+        return self.home / "credentials"
+
+    def explain(self) -> dict[str, tuple[str, str]]:
+        """Each setting's value and where it came from (``default``, ``file``, ``environment``, ``command line``)."""
+        names = [f.name for f in fields(self) if f.name != "origin"]
+        return {name: (str(getattr(self, name)), self.origin.get(name, "default")) for name in names}
+
+    @classmethod
+    def load(cls, *, environ: Mapping[str, str] | None = None, home: Path | None = None) -> Settings:
+        """Build the settings for one process.
+
+        Raises:
+            ConfigError: the settings file is not TOML, has an unknown key or a value of the wrong type.
+        """
+        environ = os.environ if environ is None else environ
+        settings, origin = cls(), {}
+        if environ.get("CONFIDE_HOME"):
+            settings, origin["home"] = replace(settings, home=Path(environ["CONFIDE_HOME"]).absolute()), "environment"
+        if home is not None:
+            settings, origin["home"] = replace(settings, home=home.absolute()), "command line"
+        for name, value in _read_file(settings.home / _FILE).items():
+            settings, origin[name] = replace(settings, **{name: value}), "file"
+        return replace(settings, origin=origin)
+
+
+def _read_file(path: Path) -> dict[str, float | Path]:
+    if not path.exists():
+        return {}
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError) as cause:
+        raise ConfigError(f"cannot read {path}: {cause}", path=str(path)) from cause
+    numbers = {f.name for f in fields(Settings) if f.type == "float"}
+    values: dict[str, float | Path] = {}
+    for name, value in table.items():
+        if name in numbers and isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
+            values[name] = float(value)
+        elif name == "runs" and isinstance(value, str):
+            values[name] = Path(value).expanduser().absolute()
+        else:
+            raise ConfigError(f"{path}: unknown setting or wrong value: {name}", path=str(path), setting=name)
+    return values

@@ -1,0 +1,270 @@
+"""The one error tree: every failure that a user can do something about is a leaf here.
+
+A leaf has a unique ``code`` (kebab-case, documented in ``docs/errors/``), an ``exit_status`` by class and, where there is one,
+a default ``hint``.  Messages say what failed and never hold key bytes, plaintext or evidence bodies.
+Knows nothing of the rest of the package.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+Fact = str | int | float | bool | None
+
+
+class ConfideError(Exception):
+    """Root of the tree.  ``facts`` are public values that explain the failure (expected, got, path, offset)."""
+
+    code: ClassVar[str] = "confide"
+    exit_status: ClassVar[int] = 1
+    default_hint: ClassVar[str | None] = None
+
+    def __init__(self, message: str, *, hint: str | None = None, **facts: Fact) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint if hint is not None else self.default_hint
+        self.facts: dict[str, Fact] = facts
+
+    def to_json(self) -> dict[str, object]:
+        """The error as the JSON object that ``--json`` prints and that nodes send to the client."""
+        return {"code": self.code, "message": self.message, "hint": self.hint, "facts": dict(self.facts), "exit_status": self.exit_status}
+
+
+# --- usage and configuration (exit 2) ----------------------------------------------------------------------------
+
+
+class UsageError(ConfideError):
+    """The request itself is wrong: nothing was started."""
+
+    code = "usage"
+    exit_status = 2
+
+
+class ConfigError(UsageError):
+    """A setting is unknown, missing or of the wrong type."""
+
+    code = "config-invalid"
+
+
+class JobError(UsageError):
+    """The job file or job object is not a valid job."""
+
+    code = "job-invalid"
+
+
+class ExtraMissingError(UsageError):
+    """An optional dependency is not installed; the hint names the extra."""
+
+    code = "extra-missing"
+
+
+class OutputExistsError(UsageError):
+    """The output folder exists and the job did not ask to add a snapshot to it."""
+
+    code = "output-exists"
+    default_hint = "choose another output path, or remove the folder"
+
+
+# --- parsing (exit 5: bytes that are not what they claim to be) ---------------------------------------------------
+
+
+class ParseError(ConfideError):
+    """Bytes from outside do not have the documented layout.  ``offset`` (bytes) is in ``facts`` where it is known."""
+
+    code = "parse"
+    exit_status = 5
+
+
+# --- secrets ------------------------------------------------------------------------------------------------------
+
+
+class SecretLeakError(ConfideError):
+    """A secret was about to leave the process by pickle, copy or formatting.  A bug in the caller, stopped here."""
+
+    code = "secret-leak"
+    default_hint = "pass the reference, not the key: the node that needs the key opens it after attesting"
+
+
+# --- attestation (exit 3: evidence refused) -----------------------------------------------------------------------
+
+
+class AttestationError(ConfideError):
+    """Evidence was refused."""
+
+    code = "attestation"
+    exit_status = 3
+
+
+class EvidenceInvalidError(AttestationError):
+    """Evidence is not genuine: layout, signature, chain, revocation or collateral failed."""
+
+    code = "evidence-invalid"
+
+
+class CollateralError(AttestationError):
+    """Collateral is missing, stale, rolled back or not signed by whom it must be."""
+
+    code = "collateral-invalid"
+
+
+class AppraisalError(AttestationError):
+    """Evidence is genuine but is not what the policy asks for.  ``facts`` hold check, expected, got."""
+
+    code = "appraisal-refused"
+
+
+class BindingError(AttestationError):
+    """Evidence is not bound to this session, nonce, key, role or job: replayed, relayed or reflected."""
+
+    code = "binding-mismatch"
+
+
+class NonceError(AttestationError):
+    """A nonce is unknown, used twice or expired."""
+
+    code = "nonce-refused"
+
+
+class PolicyError(AttestationError):
+    """A policy cannot be built or loaded: it asks nothing, or too little."""
+
+    code = "policy-invalid"
+    exit_status = 2
+
+
+# --- keys (exit 4: a key was refused) -----------------------------------------------------------------------------
+
+
+class KeyAccessError(ConfideError):
+    """A key was not released or an owner command was not allowed."""
+
+    code = "key-refused"
+    exit_status = 4
+
+
+class GrantError(KeyAccessError):
+    """No grant of the key's owner covers this job, role and purpose."""
+
+    code = "grant-missing"
+    default_hint = "ask the key's owner to run `confide keys grant` for this job digest"
+
+
+class CredentialError(KeyAccessError):
+    """The owner's or recipient's credential is missing, unknown or not allowed to do this."""
+
+    code = "credential-refused"
+
+
+class UnwrapError(KeyAccessError):
+    """A wrapped key does not open: wrong key-encryption key, changed bytes, or bound to another use."""
+
+    code = "unwrap-failed"
+
+
+class StoreError(KeyAccessError):
+    """The key store cannot be opened: wrong passphrase or key file, wrong version, damaged."""
+
+    code = "store-unavailable"
+
+
+class AuditError(ConfideError):
+    """The audit log's chain or head does not verify."""
+
+    code = "audit-broken"
+    exit_status = 5
+
+
+# --- data (exit 5: integrity) -------------------------------------------------------------------------------------
+
+
+class DataError(ConfideError):
+    """Data is not what its manifest or its authentication tag says."""
+
+    code = "data-invalid"
+    exit_status = 5
+
+
+class IntegrityError(DataError):
+    """An authentication tag or digest does not match: bytes were changed, swapped, reordered or cut."""
+
+    code = "data-integrity"
+
+
+class ManifestError(DataError):
+    """The manifest is missing, unsigned, signed by another, of another dataset, or does not list the file."""
+
+    code = "manifest-invalid"
+
+
+class RollbackError(DataError):
+    """The snapshot is older than one that was already seen."""
+
+    code = "manifest-rollback"
+
+
+class PlaintextError(DataError):
+    """A file that must be encrypted is not."""
+
+    code = "plaintext-found"
+
+
+# --- transport, nodes, runs (exit 6: something needed is not there; exit 1: the job failed) ------------------------
+
+
+class UnavailableError(ConfideError):
+    """A peer, the broker or the backend could not be reached or answered with an error."""
+
+    code = "unavailable"
+    exit_status = 6
+
+
+class ChannelError(UnavailableError):
+    """A TLS channel could not be opened, or broke."""
+
+    code = "channel-failed"
+
+
+class ProtocolError(UnavailableError):
+    """A peer sent a message that the protocol does not allow here."""
+
+    code = "protocol-violation"
+
+
+class BrokerError(UnavailableError):
+    """The broker is down or answered anything but the expected status.  Never yields a key."""
+
+    code = "broker-unavailable"
+    default_hint = "check that `confide broker serve` is running and that the job names its address"
+
+
+class NodeLostError(UnavailableError):
+    """A node ended, or stopped its heartbeat, while the run needed it."""
+
+    code = "node-lost"
+
+
+class JobFailedError(ConfideError):
+    """The job's program ended with an error."""
+
+    code = "job-failed"
+    exit_status = 1
+
+
+class RunNotFoundError(UsageError):
+    """No run of that id is in the run store."""
+
+    code = "run-not-found"
+
+
+class ReceiptError(ConfideError):
+    """A receipt does not verify."""
+
+    code = "receipt-refused"
+    exit_status = 3
+
+
+class InterruptedRunError(ConfideError):
+    """The user stopped the run; everything it started was ended."""
+
+    code = "interrupted"
+    exit_status = 130

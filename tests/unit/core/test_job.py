@@ -1,0 +1,128 @@
+"""The job: what is in its digest, what is not, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from confide.errors import JobError
+from confide.job import MAX_CODE_BYTES, Job
+
+
+def job_data(**changes: Any) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "name": "delays",
+        "program": "delays.py",
+        "files": {"delays.py": b"print('hello')\n"},
+        "arguments": ("--year", "2013"),
+        "inputs": {"flights": {"path": "/data/flights", "dataset": "ab" * 16, "signer": "cd" * 32}},
+        "outputs": {"result": {"path": "/out/result", "recipients": ("analyst",)}},
+        "policy": {"name": "p"},
+        "broker": {"url": "https://127.0.0.1:8443", "spki": "ef" * 32},
+    }
+    return {**data, **changes}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"files": {"delays.py": b"print('hullo')\n"}},
+        {"files": {"delays.py": b"print('hello')\n", "more.py": b""}},
+        {"arguments": ("--year", "2014")},
+        {"inputs": {"flights": {"path": "/data/flights", "dataset": "00" * 16, "signer": "cd" * 32}}},
+        {"inputs": {"flights": {"path": "/data/flights", "dataset": "ab" * 16, "signer": "00" * 32}}},
+        {"outputs": {"result": {"path": "/out/result", "recipients": ("analyst", "mallory")}}},
+        {"policy": {"name": "q"}},
+        {"broker": {"url": "https://127.0.0.1:8443", "spki": "00" * 32}},
+        {"name": "other"},
+    ],
+)
+def test_digest_changes_with_everything_an_owner_approves(changes: dict[str, Any]) -> None:
+    assert Job.build(job_data(**changes)).digest != Job.build(job_data()).digest
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"inputs": {"flights": {"path": "/elsewhere", "dataset": "ab" * 16, "signer": "cd" * 32}}},
+        {"outputs": {"result": {"path": "/elsewhere", "recipients": ("analyst",)}}},
+        {"broker": {"url": "https://10.0.0.1:1", "spki": "ef" * 32}},
+        {"resources": {"workers": 5}},
+    ],
+)
+def test_digest_does_not_depend_on_where_things_lie(changes: dict[str, Any]) -> None:
+    assert Job.build(job_data(**changes)).digest == Job.build(job_data()).digest
+
+
+def test_digest_is_pinned_so_that_grants_stay_valid_between_releases() -> None:
+    expected = "a958acb2288fbec6"
+    digest = Job.build(job_data()).digest
+    assert len(digest) == 96
+    assert digest[:16] == expected
+
+
+def test_unpinned_input_has_no_digest() -> None:
+    job = Job.build(job_data(inputs={"flights": {"path": "/data/flights"}}))
+    with pytest.raises(JobError, match="not pinned"):
+        _ = job.digest
+
+
+def test_json_round_trip_keeps_the_digest() -> None:
+    job = Job.build(job_data())
+    assert Job.from_json(job.to_json()) == job
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"program": "absent.py"},
+        {"files": {"delays.py": b"", "../x.py": b""}},
+        {"files": {"delays.py": b"", "/x.py": b""}},
+        {"files": {"delays.py": b"", "a//x.py": b""}},
+        {"files": {"delays.py": b"x" * (MAX_CODE_BYTES + 1)}},
+        {"name": "Not A Name"},
+        {"engine": "flink"},
+        {"surprise": 1},
+        {"outputs": {"flights": {"path": "/x"}}},
+        {"broker": {"url": "https://x", "spki": "short"}},
+        {"resources": {"workers": 0}},
+        {"resources": {"workers": 1, "min_workers": 2}},
+    ],
+)
+def test_wrong_job_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(JobError):
+        Job.build(job_data(**changes))
+
+
+@pytest.mark.parametrize("files", [None, {"a.py": 1}, []])
+def test_json_without_proper_files_is_refused(files: Any) -> None:
+    with pytest.raises(JobError, match="files"):
+        Job.from_json({**Job.build(job_data()).to_json(), "files": files})
+
+
+def test_code_bytes_are_not_in_the_repr() -> None:
+    assert "hello" not in repr(Job.build(job_data()))
+
+
+def test_job_file_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "p.py").write_text("pass\n")
+    (tmp_path / "policy.toml").write_text('name = "strict"\n')
+    (tmp_path / "job.toml").write_text(
+        f"""name = "j"\nprogram = "p.py"\npolicy = "policy.toml"\n
+        [inputs.a]\npath = "data/a"\n[outputs.b]\npath = "/abs/b"\n[broker]\nurl = "https://127.0.0.1:1"\nspki = "{"0" * 64}"\n"""
+    )
+    job = Job.load(tmp_path / "job.toml")
+    assert job.inputs["a"].path == str(tmp_path / "data" / "a")
+    assert job.outputs["b"].path == "/abs/b"
+    assert job.policy == {"name": "strict"}
+    assert job.files == {"p.py": b"pass\n"}
+
+
+def test_job_file_that_is_absent_or_not_toml_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="cannot read"):
+        Job.load(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("= 1")
+    with pytest.raises(JobError, match="not TOML"):
+        Job.load(tmp_path / "bad.toml")
