@@ -6,6 +6,7 @@ import base64
 import binascii
 import hashlib
 import json
+import math
 from typing import Any, cast
 
 import rfc8785
@@ -65,18 +66,26 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> Json:
 
 
 def parse_object(data: bytes | str) -> Json:
-    """Read one JSON object; duplicate fields, NaN and anything but an object are refused.
+    """Read one JSON object; duplicate fields, numbers and characters that JSON cannot carry, and anything but an object are refused.
 
     Raises:
         ParseError: the text is not one JSON object.
     """
     try:
-        value = json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=_refuse_constant)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as cause:
+        value = json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=_refuse_constant, parse_float=_finite)
+        json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate has no UTF-8 form, so it could not be hashed or sent on
+    except (ValueError, RecursionError) as cause:
         raise ParseError("not JSON", offset=getattr(cause, "pos", None)) from cause
     if not isinstance(value, dict):
         raise ParseError("JSON, but not an object")
     return value
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ParseError("a JSON number is too large", got=text[:40])
+    return number
 
 
 def _refuse_constant(name: str) -> None:

@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 from confide.errors import ConfigError
 
@@ -67,7 +68,7 @@ class Settings:
         return replace(settings, origin=origin)
 
 
-def _read_file(path: Path) -> dict[str, float | Path]:
+def _read_file(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
@@ -75,7 +76,7 @@ def _read_file(path: Path) -> dict[str, float | Path]:
     except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError) as cause:
         raise ConfigError(f"cannot read {path}: {cause}", path=str(path)) from cause
     numbers = {f.name for f in fields(Settings) if f.type == "float"}
-    values: dict[str, float | Path] = {}
+    values: dict[str, Any] = {}
     for name, value in table.items():
         if name in numbers and isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
             values[name] = float(value)

@@ -224,6 +224,12 @@ class ChannelError(UnavailableError):
     code = "channel-failed"
 
 
+class ChannelTimeoutError(ChannelError):
+    """The peer was silent, or took nothing, for longer than the caller would wait."""
+
+    code = "channel-timeout"
+
+
 class ProtocolError(UnavailableError):
     """A peer sent a message that the protocol does not allow here."""
 
@@ -235,6 +241,13 @@ class BrokerError(UnavailableError):
 
     code = "broker-unavailable"
     default_hint = "check that `confide broker serve` is running and that the job names its address"
+
+
+class AttesterError(UnavailableError):
+    """This node has no TEE that evidence can be got from, or the TEE's driver gave none."""
+
+    code = "attester-unavailable"
+    default_hint = "run the node inside a TEE, or use --simulate, which protects nothing"
 
 
 class NodeLostError(UnavailableError):
@@ -268,3 +281,31 @@ class InterruptedRunError(ConfideError):
 
     code = "interrupted"
     exit_status = 130
+
+
+# --- errors that crossed a channel --------------------------------------------------------------------------------
+
+
+def leaf_of(code: object) -> type[ConfideError] | None:
+    """The class with that code, or ``None`` for a code that this version does not know."""
+    return next((leaf for leaf in _tree(ConfideError) if leaf.code == code), None)
+
+
+def error_from_json(data: object) -> ConfideError:
+    """The leaf that a peer's :meth:`ConfideError.to_json` describes; anything else becomes a :class:`ProtocolError`.
+
+    The exit status is the leaf's own, never the peer's.  Message and facts are the peer's words: print them, do not act on them.
+    """
+    if not isinstance(data, dict):
+        return ProtocolError("a peer reported an error that is not one")
+    leaf, message, hint, facts = leaf_of(data.get("code")), data.get("message"), data.get("hint"), data.get("facts")
+    if leaf is None or not isinstance(message, str) or not isinstance(hint, str | None):
+        return ProtocolError("a peer reported an error that this version does not know", code=str(data.get("code"))[:80])
+    known = facts if isinstance(facts, dict) else {}
+    error = leaf(message[:2000], hint=hint)
+    error.facts = {str(k)[:80]: v for k, v in known.items() if isinstance(v, str | int | float | bool | None)}
+    return error
+
+
+def _tree(root: type[ConfideError]) -> list[type[ConfideError]]:
+    return [root, *(found for leaf in root.__subclasses__() for found in _tree(leaf))]

@@ -1,0 +1,94 @@
+"""File keys from a dataset key: each file of a dataset has a key of its own, bound to dataset, path and kind of file.
+
+Pure: no files, no network.  The dataset key comes from the broker (``confide.keys``); who may have it is decided there.
+The format is ``docs/formats/container.md``, section 2.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Final, Literal, get_args
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from confide.crypto.secret import SecretBytes
+from confide.errors import KeyAccessError, ParseError
+from confide.ids import DatasetId
+
+FileKind = Literal["parquet", "container"]
+
+KEY_BYTES: Final = 32
+"""Length of dataset keys and file keys: AES-256."""
+CONTAINER_SALT_BYTES: Final = 32
+MAX_PATH_BYTES: Final = 1024
+"""Cap on a data path in UTF-8: no file system or object store in use allows much more."""
+
+_FILE_LABEL: Final = b"confide-file-v1\0"
+_PARQUET_LABEL: Final = b"confide-parquet-v1\0"
+_SALT_BYTES: Final[dict[FileKind, int]] = {"parquet": 0, "container": CONTAINER_SALT_BYTES}
+_DATASET_ID = re.compile(r"[0-9a-f]{32}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
+
+
+def check_data_path(path: str) -> str:
+    """Return ``path`` if it names a file inside a dataset folder, in its one spelling.
+
+    That is: relative, POSIX, no empty, ``.`` or ``..`` segment, no backslash or control character, at most 1024 bytes of UTF-8.
+    Whether a manifest lists the file is not checked here but by ``confide.node.keyring``.
+
+    Raises:
+        ParseError: for anything else, so that two spellings never mean one file and no path leaves the folder.
+    """
+    try:
+        encoded = path.encode("utf-8")
+    except UnicodeEncodeError as cause:
+        raise ParseError("a data path is not Unicode text", path=ascii(path[:120])) from cause
+    if not encoded or len(encoded) > MAX_PATH_BYTES or _CONTROL.search(path) or any(part in {"", ".", ".."} for part in path.split("/")):
+        raise ParseError("not a plain relative path inside a dataset", path=ascii(path[:120]))
+    return path
+
+
+def check_dataset_id(dataset: str) -> DatasetId:
+    """Return ``dataset`` as an id if it is 32 lower-case hex characters.
+
+    Raises:
+        ParseError: for anything else.  The fixed length and alphabet keep the derivation's fields apart.
+    """
+    if not _DATASET_ID.fullmatch(dataset):
+        raise ParseError("not a dataset id", dataset=ascii(dataset[:80]))
+    return DatasetId(dataset)
+
+
+def file_key(dataset_key: SecretBytes, *, kind: FileKind, dataset: DatasetId, path: str, salt: bytes = b"") -> SecretBytes:
+    """The 32-byte key of one file: HKDF-SHA-256 over the dataset key (RFC 5869).
+
+    ``salt`` is the container's 32 random bytes from its header, and empty for Parquet, whose nonces are random.
+    Two files share a key only if dataset, path, kind and salt are all the same.
+
+    Raises:
+        KeyAccessError: the dataset key is not 32 bytes: whatever it is, it never becomes a key.
+        ParseError: dataset id, path, kind or salt do not have the documented form.
+    """
+    if len(dataset_key) != KEY_BYTES:
+        raise KeyAccessError("a dataset key has 32 bytes; this is something else", got=len(dataset_key))
+    if kind not in get_args(FileKind):
+        raise ParseError("unknown kind of data file", kind=ascii(kind)[:40])
+    if len(salt) != _SALT_BYTES[kind]:
+        raise ParseError("wrong salt length for this kind of data file", kind=kind, expected=_SALT_BYTES[kind], got=len(salt))
+    info = _FILE_LABEL + kind.encode("ascii") + b"\0" + _dataset_and_path(dataset, path)
+    return SecretBytes(HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=salt, info=info).derive(dataset_key.reveal()))
+
+
+def parquet_aad_prefix(dataset: DatasetId, path: str) -> bytes:
+    """The 32-byte AAD prefix of one Parquet file (Parquet Modular Encryption, "AAD prefix"); never stored in the file.
+
+    Raises:
+        ParseError: dataset id or path do not have the documented form.
+    """
+    return hashlib.sha256(_PARQUET_LABEL + _dataset_and_path(dataset, path)).digest()
+
+
+def _dataset_and_path(dataset: DatasetId, path: str) -> bytes:
+    return check_dataset_id(dataset).encode("ascii") + b"\0" + check_data_path(path).encode("utf-8")

@@ -1,0 +1,309 @@
+"""HTTP/1.1 with JSON bodies over one TLS channel: a client call and a server loop.  Problems are RFC 7807 objects.
+
+Framing is h11's; this adds caps, deadlines and "one JSON object or nothing".  Who may ask for what is the handler's to decide:
+it finds the channel, with the peer's key and the session's exporter, in the request.
+"""
+
+from __future__ import annotations
+
+import json as jsonlib
+import logging
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import parse_qsl
+
+import h11
+
+from confide.canonical import Json, parse_object
+from confide.crypto.channel import Channel
+from confide.crypto.wire import Deadline
+from confide.errors import (
+    AttestationError,
+    ChannelError,
+    ConfideError,
+    CredentialError,
+    DataError,
+    KeyAccessError,
+    ParseError,
+    PolicyError,
+    ProtocolError,
+    RunNotFoundError,
+    StoreError,
+    UnavailableError,
+    UsageError,
+)
+
+MAX_BODY_BYTES: Final = 16 * 1024 * 1024
+MAX_HEAD_BYTES: Final = 32 * 1024
+"""Cap on request or status line and headers together."""
+REQUEST_TIMEOUT_S: Final = 30.0
+IDLE_TIMEOUT_S: Final = 120.0
+JSON_TYPE: Final = "application/json"
+PROBLEM_TYPE: Final = "application/problem+json"
+
+_READ: Final = 64 * 1024
+_MAX_QUERY_FIELDS: Final = 32
+_METHODS: Final = frozenset({"GET", "POST", "PUT", "DELETE"})
+_log = logging.getLogger(__name__)
+
+# The first class that fits decides; anything else is 500.
+_STATUS: Final[tuple[tuple[type[ConfideError], int], ...]] = (
+    (RunNotFoundError, 404),
+    (UsageError, 400),
+    (PolicyError, 400),
+    (AttestationError, 401),
+    (CredentialError, 401),
+    (StoreError, 503),
+    (KeyAccessError, 403),
+    (ParseError, 400),
+    (ProtocolError, 400),
+    (DataError, 409),
+    (UnavailableError, 503),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request as the server's handler sees it.  ``path`` is as sent, without query; header names are lower-case."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    json: Json | None
+    channel: Channel
+    query: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One response.  Header names are lower-case; content type and length are added when it is sent."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    json: Json | None = None
+
+
+Handler = Callable[[Request], Response]
+"""Answers one request; a ``ConfideError`` that it raises becomes a problem object."""
+
+
+def problem(error: ConfideError, status: int | None = None) -> Response:
+    """The RFC 7807 form of an error, with our own members ``code``, ``hint``, ``facts`` and ``exit_status``."""
+    if status is None:
+        status = next((number for kind, number in _STATUS if isinstance(error, kind)), 500)
+    body = {**error.to_json(), "type": f"urn:confide:error:{error.code}", "title": error.code, "status": status, "detail": error.message}
+    return Response(status, {"content-type": PROBLEM_TYPE}, body)
+
+
+# --- client -------------------------------------------------------------------------------------------------------
+
+
+def request(
+    channel: Channel,
+    method: str,
+    path: str,
+    body: Json | None = None,
+    headers: Mapping[str, str] | None = None,
+    *,
+    timeout: float = REQUEST_TIMEOUT_S,
+) -> Response:
+    """Send one request and return the response, whatever its status: **the caller must check the status**.
+
+    One request at a time on a channel.  ``timeout`` covers request and response together.
+
+    Raises:
+        ProtocolError: the answer is not HTTP, is too large, or has a body that is not one JSON object.
+        ChannelError: the channel broke or timed out; it cannot be used again.
+    """
+    deadline = Deadline.after(timeout)
+    data = b"" if body is None else _dump(body)
+    fields = {"host": channel.peer_address, "accept": f"{JSON_TYPE}, {PROBLEM_TYPE}", "content-length": str(len(data))}
+    if body is not None:
+        fields["content-type"] = JSON_TYPE
+    framing = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
+    try:
+        head = h11.Request(method=method, target=path, headers=[*{**_lower(headers or {}), **fields}.items()])
+        channel.send(_encode(framing, head, data), timeout=deadline.remaining)
+        return _read_response(framing, channel, deadline)
+    except h11.LocalProtocolError as cause:
+        raise ProtocolError("this request cannot be sent") from cause
+    except h11.RemoteProtocolError as cause:
+        channel.close()
+        raise ProtocolError("the server's answer is not HTTP/1.1") from cause
+    except ConfideError:
+        channel.close()  # a late answer must never be taken for the answer to the next request
+        raise
+
+
+def _read_response(framing: h11.Connection, channel: Channel, deadline: Deadline) -> Response:
+    event = _next_event(framing, channel, deadline)
+    while isinstance(event, h11.InformationalResponse):
+        event = _next_event(framing, channel, deadline)
+    if not isinstance(event, h11.Response):
+        raise ProtocolError("the server ended the channel without an answer")
+    headers = _headers(event.headers)
+    content = _json_body(headers, _read_body(framing, channel, deadline), (JSON_TYPE, PROBLEM_TYPE))
+    if framing.their_state is not h11.DONE or framing.trailing_data[0]:
+        channel.close()
+    return Response(event.status_code, headers, content)
+
+
+# --- server -------------------------------------------------------------------------------------------------------
+
+
+def serve_connection(
+    channel: Channel,
+    handler: Handler,
+    *,
+    idle_timeout: float = IDLE_TIMEOUT_S,
+    request_timeout: float = REQUEST_TIMEOUT_S,
+) -> None:
+    """Answer the requests that come over ``channel`` until the peer ends it, is silent or breaks the rules.  Closes the channel.
+
+    Raises nothing that a peer can cause.  ``channel.close()`` from another thread ends it.
+    """
+    framing = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+    try:
+        while _serve_one(framing, channel, handler, idle_timeout, request_timeout):
+            framing.start_next_cycle()
+    except (ChannelError, h11.ProtocolError) as cause:
+        _log.debug("a connection from %s ended: %s", channel.peer_address, cause)
+    finally:
+        channel.close()
+
+
+def _serve_one(
+    framing: h11.Connection, channel: Channel, handler: Handler, idle_timeout: float, request_timeout: float
+) -> bool:
+    try:
+        asked = _read_request(framing, channel, idle_timeout, request_timeout)
+    except (ProtocolError, ParseError) as error:
+        reply, method, keep = _prepared(problem(error, 400)), "GET", False
+    except h11.RemoteProtocolError as cause:
+        reply, method, keep = _prepared(problem(ProtocolError("not an HTTP/1.1 request"), cause.error_status_hint)), "GET", False
+    else:
+        if asked is None:
+            return False
+        reply, method, keep = _answer(handler, asked), asked.method, True
+    response, data = reply
+    headers = {"content-type": JSON_TYPE, **_lower(response.headers), "content-length": str(len(data))}
+    if not keep:
+        headers["connection"] = "close"
+    head = h11.Response(status_code=response.status, headers=[*headers.items()])
+    channel.send(_encode(framing, head, b"" if method == "HEAD" else data), timeout=request_timeout)
+    return keep and framing.states == {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}
+
+
+def _read_request(framing: h11.Connection, channel: Channel, idle_timeout: float, request_timeout: float) -> Request | None:
+    # The first byte may take as long as a connection may idle; from then on the whole request has one deadline.
+    event: object = framing.next_event()
+    if event is h11.NEED_DATA:
+        framing.receive_data(channel.recv(_READ, timeout=idle_timeout))
+        event = framing.next_event()
+    deadline = Deadline.after(request_timeout)
+    if event is h11.NEED_DATA:
+        event = _next_event(framing, channel, deadline)
+    if not isinstance(event, h11.Request):
+        return None
+    if framing.they_are_waiting_for_100_continue:
+        go_on = framing.send(h11.InformationalResponse(status_code=100, headers=[]))
+        channel.send(go_on or b"", timeout=deadline.remaining)
+    headers = _headers(event.headers)
+    content = _json_body(headers, _read_body(framing, channel, deadline), (JSON_TYPE,))
+    path, _, query = event.target.decode("ascii").partition("?")
+    return Request(event.method.decode("ascii"), path, headers, content, channel, _query(query))
+
+
+def _prepared(response: Response) -> tuple[Response, bytes]:
+    return response, b"" if response.json is None else _dump(response.json)
+
+
+def _answer(handler: Handler, asked: Request) -> tuple[Response, bytes]:
+    if asked.method not in _METHODS:
+        return _prepared(problem(ProtocolError("this method is not served", method=asked.method[:20]), 405))
+    try:
+        return _prepared(handler(asked))
+    except ConfideError as error:
+        return _prepared(problem(error))
+    except Exception as error:  # noqa: BLE001 - the edge of a request: one bad request must not end a server
+        # Neither the peer nor the log gets the exception's text: it could hold what the handler was working on.
+        _log.error("a handler failed: %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+        return _prepared(problem(ConfideError("the server failed"), 500))
+
+
+# --- both ---------------------------------------------------------------------------------------------------------
+
+
+def _next_event(framing: h11.Connection, channel: Channel, deadline: Deadline) -> object:
+    while (event := framing.next_event()) is h11.NEED_DATA:
+        framing.receive_data(channel.recv(_READ, timeout=deadline.remaining))
+    return event
+
+
+def _read_body(framing: h11.Connection, channel: Channel, deadline: Deadline) -> bytes:
+    body = bytearray()
+    while True:
+        event = _next_event(framing, channel, deadline)
+        if isinstance(event, h11.Data):
+            body += event.data
+            if len(body) > MAX_BODY_BYTES:
+                raise ProtocolError("a body is too large", limit=MAX_BODY_BYTES)
+        elif isinstance(event, h11.EndOfMessage):
+            return bytes(body)
+        else:
+            raise ProtocolError("the peer ended the channel inside a message")
+
+
+def _json_body(headers: Mapping[str, str], body: bytes, types: tuple[str, ...]) -> Json | None:
+    if not body:
+        return None
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in types:
+        raise ProtocolError("a body is not JSON by its content type", got=ascii(kind[:60]))
+    try:
+        return parse_object(body)
+    except (ParseError, ValueError) as cause:  # ValueError: a number of more digits than Python converts
+        raise ProtocolError("a body is not one JSON object") from cause
+
+
+def _headers(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    length = 0
+    for name, value in pairs:
+        length += len(name) + len(value)
+        key = name.decode("ascii").lower()
+        if key in found:
+            raise ProtocolError("a header comes twice", header=key[:60])
+        found[key] = value.decode("latin-1")
+    if length > MAX_HEAD_BYTES:  # h11's own cap is for heads that are not complete yet
+        raise ProtocolError("the headers are too long", limit=MAX_HEAD_BYTES)
+    if "content-length" in found and "transfer-encoding" in found:
+        raise ProtocolError("a message has two lengths")
+    return found
+
+
+def _lower(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
+
+
+def _query(text: str) -> dict[str, str]:
+    if not text:
+        return {}
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True, max_num_fields=_MAX_QUERY_FIELDS, errors="strict")
+    except ValueError as cause:
+        raise ProtocolError("not a query string") from cause
+    if len(dict(pairs)) != len(pairs):
+        raise ProtocolError("a query field comes twice")
+    return dict(pairs)
+
+
+def _dump(body: Json) -> bytes:
+    return jsonlib.dumps(body, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+def _encode(framing: h11.Connection, head: h11.Request | h11.Response, body: bytes) -> bytes:
+    parts = [framing.send(head), framing.send(h11.Data(data=body)) if body else b"", framing.send(h11.EndOfMessage())]
+    return b"".join(part or b"" for part in parts)

@@ -1,0 +1,190 @@
+"""TLS 1.3 channels between nodes, broker, owners and clients: one implementation for all of them.
+
+A channel gives what attestation needs and the standard library lacks: the session's exporter (RFC 9266) and the peer's key.
+Who the peer *is* follows from the :data:`Trust` that the caller chose; with :class:`AnyKeyUntilAttested` it is nobody yet.
+
+TLS 1.3 only (RFC 8446); no resumption and no early data, so each channel has an exporter of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import time
+from threading import Lock
+from types import TracebackType
+from typing import Final, Self
+
+from OpenSSL import SSL
+from OpenSSL.crypto import X509
+
+from confide.crypto.channel import DEFAULT_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, MAX_FRAME_BYTES, Channel
+from confide.crypto.identity import (
+    AnyClientKey,
+    AnyKeyUntilAttested,
+    Identity,
+    IssuedBy,
+    PeerTrust,
+    PinnedSpki,
+    Trust,
+    one_certificate,
+)
+from confide.crypto.wire import Deadline
+from confide.errors import ChannelError
+
+__all__ = [
+    "DEFAULT_TIMEOUT_S",
+    "HANDSHAKE_TIMEOUT_S",
+    "MAX_FRAME_BYTES",
+    "AnyClientKey",
+    "AnyKeyUntilAttested",
+    "Channel",
+    "Identity",
+    "IssuedBy",
+    "Listener",
+    "PeerTrust",
+    "PinnedSpki",
+    "Trust",
+    "connect",
+]
+
+_SUITES: Final = b"TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+_ACCEPT_PAUSE_S: Final = 0.05
+_LEAVE_S: Final = 1.0
+_BACKLOG: Final = 256
+
+
+def connect(host: str, port: int, identity: Identity | None, *, trust: PeerTrust, timeout: float = HANDSHAKE_TIMEOUT_S) -> Channel:
+    """Open a channel to a server and check its key against ``trust``; both within ``timeout`` seconds.
+
+    Raises:
+        ChannelError: nothing listens there, or the handshake failed.
+        BindingError: the server showed our own key.
+    """
+    if isinstance(trust, AnyClientKey):
+        raise TypeError("a client must know whom it trusts")
+    deadline = Deadline.after(timeout)
+    context = _context(identity, trust)
+    try:
+        sock = socket.create_connection((host, port), timeout)
+    except (OSError, UnicodeError, OverflowError) as cause:
+        reason = getattr(cause, "strerror", None) or str(cause)
+        raise ChannelError(f"cannot connect to {host}:{port}: {reason}", host=host, port=port) from cause
+    channel = Channel(sock, context, identity, trust, server=False)
+    try:
+        channel.handshake(deadline.remaining)
+    except BaseException:
+        channel.close()
+        raise
+    return channel
+
+
+class Listener:
+    """Accepts connections.  The TLS handshake is left to the thread that serves the channel, so no peer can hold up the others."""
+
+    def __init__(self, host: str, port: int, identity: Identity, *, trust: Trust) -> None:
+        """Listen on ``host``; port 0 takes a free one (see :attr:`address`).
+
+        Raises:
+            ChannelError: the address cannot be listened on.
+        """
+        self._context = _context(identity, trust)
+        self._identity = identity
+        self._trust = trust
+        try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            self._sock = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        except (OSError, OverflowError) as cause:
+            raise ChannelError(f"cannot listen on {host}:{port}: {cause}", host=host, port=port) from cause
+        self._sock.settimeout(0)
+        self.address: tuple[str, int] = self._sock.getsockname()[:2]
+        """Where it listens: host and port."""
+        self._woken, self._waker = socket.socketpair()
+        self._closed = False
+        self._accepting = Lock()
+
+    def accept(self, timeout: float) -> Channel:
+        """The next connection, before its handshake: call :meth:`Channel.handshake` in the thread that will serve it.
+
+        A shortage of descriptors or memory does not end a listener: it is waited out.
+
+        Raises:
+            ChannelTimeoutError: nobody came in time.
+            ChannelError: the listener was closed.
+        """
+        deadline = Deadline.after(timeout)
+        with self._accepting:
+            while not self._closed:
+                sock = self._next(deadline)
+                if sock is not None:
+                    return Channel(sock, self._context, self._identity, self._trust, server=True)
+            self._free()
+        raise ChannelError("the listener is closed")
+
+    def _next(self, deadline: Deadline) -> socket.socket | None:
+        poller = select.poll()
+        poller.register(self._sock, select.POLLIN)
+        poller.register(self._woken, select.POLLIN)
+        if not poller.poll(deadline.remaining * 1000):
+            raise deadline.expired("waiting for a connection")
+        try:
+            return self._sock.accept()[0]
+        except BlockingIOError:  # it was the waker, or the client has gone again
+            return None
+        except OSError:
+            time.sleep(min(_ACCEPT_PAUSE_S, deadline.remaining))
+            return None
+
+    def close(self) -> None:
+        """Stop listening and wake a thread in :meth:`accept`.  Channels that were accepted live on.  May be called in a signal handler."""
+        if not self._closed:
+            self._closed = True
+            with contextlib.suppress(OSError):
+                self._waker.send(b"x")
+        # In a signal handler the interrupted accept() may be our own thread's: it frees the sockets itself when it goes on.
+        if self._accepting.acquire(timeout=_LEAVE_S):
+            try:
+                self._free()
+            finally:
+                self._accepting.release()
+
+    def _free(self) -> None:
+        for sock in (self._sock, self._woken, self._waker):
+            sock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _context(identity: Identity | None, trust: Trust) -> SSL.Context:
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_min_proto_version(SSL.TLS1_3_VERSION)
+    context.set_max_proto_version(SSL.TLS1_3_VERSION)
+    context.set_tls13_ciphersuites(_SUITES)
+    # No resumption: OpenSSL keeps no session, so the two empty-handed tickets that it still sends open nothing.
+    context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    if identity is not None:
+        context.use_certificate(identity.certificate)
+        context.use_privatekey(identity.key.unwrapped())
+        context.check_privatekey()
+    demand = SSL.VERIFY_PEER | (0 if isinstance(trust, AnyClientKey) else SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
+    if isinstance(trust, IssuedBy):
+        store = context.get_cert_store()
+        if store is None:
+            raise ChannelError("TLS has no certificate store")
+        store.add_cert(X509.from_cryptography(one_certificate(trust.ca_pem)))
+        context.set_verify_depth(0)  # issued directly: no intermediate CA
+        context.set_verify(demand)  # by OpenSSL: signature, dates, extended key usage
+    else:
+        # The certificate only carries the key (module identity): proof of possession is checked by TLS, the key by check_trust.
+        context.set_verify(demand, _key_is_checked_after)
+    return context
+
+
+def _key_is_checked_after(*_: object) -> bool:
+    return True
