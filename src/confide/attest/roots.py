@@ -1,0 +1,36 @@
+"""The vendors' roots that Confide pins.  A root is compared as a whole certificate, never by name or key alone."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass, field
+
+from confide.errors import UsageError
+
+INTEL_SGX_ROOT_SHA256 = "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3"
+"""Fingerprint of "Intel SGX Root CA" (valid until 2049-12-31), from certificates.trustedservices.intel.com/IntelSGXRootCA.der."""
+
+INTEL_SGX_ROOT = base64.b64decode(
+    "MIICjzCCAjSgAwIBAgIUImUM1lqdNInzg7SVUr9QGzknBqwwCgYIKoZIzj0EAwIwaDEaMBgGA1UEAwwRSW50ZWwgU0dYIFJvb3Qg"
+    "Q0ExGjAYBgNVBAoMEUludGVsIENvcnBvcmF0aW9uMRQwEgYDVQQHDAtTYW50YSBDbGFyYTELMAkGA1UECAwCQ0ExCzAJBgNVBAYT"
+    "AlVTMB4XDTE4MDUyMTEwNDUxMFoXDTQ5MTIzMTIzNTk1OVowaDEaMBgGA1UEAwwRSW50ZWwgU0dYIFJvb3QgQ0ExGjAYBgNVBAoM"
+    "EUludGVsIENvcnBvcmF0aW9uMRQwEgYDVQQHDAtTYW50YSBDbGFyYTELMAkGA1UECAwCQ0ExCzAJBgNVBAYTAlVTMFkwEwYHKoZI"
+    "zj0CAQYIKoZIzj0DAQcDQgAEC6nEwMDIYZOj/iPWsCzaEKi71OiOSLRFhWGjbnBVJfVnkY4u3IjkDYYL0MxO4mqsyYjlBalTVYxF"
+    "P2sJBK5zlKOBuzCBuDAfBgNVHSMEGDAWgBQiZQzWWp00ifODtJVSv1AbOScGrDBSBgNVHR8ESzBJMEegRaBDhkFodHRwczovL2Nl"
+    "cnRpZmljYXRlcy50cnVzdGVkc2VydmljZXMuaW50ZWwuY29tL0ludGVsU0dYUm9vdENBLmRlcjAdBgNVHQ4EFgQUImUM1lqdNInz"
+    "g7SVUr9QGzknBqwwDgYDVR0PAQH/BAQDAgEGMBIGA1UdEwEB/wQIMAYBAf8CAQEwCgYIKoZIzj0EAwIDSQAwRgIhAOW/5QkR+S9C"
+    "iSDcNoowLuPRLsWGf/Yi7GSX94BgwTwgAiEA4J0lrHoMs+Xo5o/sX6O9QWxHRAvZUGOdRQ7cvqRXaqI="
+)
+"""The DER form of "Intel SGX Root CA"; it signs for SGX and TDX platforms."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrustRoots:
+    """Whose evidence is genuine.  ``simulated`` is one installation's own root (DER): evidence under it is marked as simulated."""
+
+    intel: bytes = field(default=INTEL_SGX_ROOT, repr=False)
+    simulated: bytes | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.intel or self.simulated in {b"", self.intel, INTEL_SGX_ROOT}:
+            raise UsageError("a simulated root must be its own certificate")

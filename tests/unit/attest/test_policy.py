@@ -1,0 +1,200 @@
+import json
+import pickle
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from confide.attest.binding import SessionBinding
+from confide.attest.insecure import Fault
+from confide.attest.policy import AttestationResult, Policy, appraise
+from confide.attest.verify import VerifiedEvidence
+from confide.errors import AppraisalError, BindingError, PolicyError
+from confide.ids import Nonce, Role, Tee
+
+SGX, TDX = "5a" * 32, "5a" * 48
+GOOD = {"name": "demo", "measurements": {"sgx": [SGX], "tdx": [TDX]}, "allow": ["simulated"]}
+
+
+@pytest.fixture
+def policy() -> Policy:
+    return Policy.from_json(GOOD)
+
+
+@pytest.fixture
+def appraised(verifier, make_evidence, context, now) -> Callable[..., AttestationResult]:
+    def run(policy, *, tee=Tee.TDX, fault=None, role=Role.WORKER, moment=None, verified_binding=None):
+        binding = SessionBinding(role, bytes(32), Nonce(b"n" * 32), b"spki", context)
+        evidence = make_evidence(tee, report_data=binding.report_data, fault=fault)
+        return appraise(verifier.verify(evidence, now), policy, verified_binding or binding, now=moment or now)
+
+    return run
+
+
+@pytest.mark.parametrize("tee", [Tee.SGX, Tee.TDX])
+def test_accepted_evidence_leaves_a_result(appraised, policy, context, now, tee) -> None:
+    result = appraised(policy, tee=tee)
+    assert result.claims.measurement == (SGX if tee is Tee.SGX else TDX)
+    assert result.policy_digest == policy.digest
+    assert (result.role, result.context, result.appraised_at) == (Role.WORKER, context, now)
+    assert result.context_digest == context.digest.hex()
+    assert json.loads(json.dumps(result.to_json()))["claims"]["simulated"] is True
+
+
+def test_results_are_made_by_verify_and_appraise_only(appraised, policy, verifier, make_evidence, now) -> None:
+    result = appraised(policy)
+    verified = verifier.verify(make_evidence(), now)
+    with pytest.raises(TypeError):
+        AttestationResult(result.claims, policy.digest, Role.WORKER, result.context, result.spki_digest, now)
+    with pytest.raises(TypeError):
+        VerifiedEvidence(verified.claims, verified.evidence, verified.collateral, now)
+    for value in (result, verified):
+        with pytest.raises(TypeError):
+            pickle.dumps(value)
+
+
+@pytest.mark.parametrize(
+    ("change", "check"),
+    [
+        ({"measurements": {"sgx": [SGX]}}, "tee"),
+        ({"measurements": {"tdx": ["00" * 47 + "01"]}}, "measurement"),
+        ({"registers": {"rtmr1": ["aa" * 48], "rtmr2": ["aa" * 48]}}, "rtmr1"),
+        ({"registers": {"rtmr1": ["aa" * 48], "rtmr2": ["aa" * 48]}, "allow": []}, "simulated"),
+        ({"statuses": ["SWHardeningNeeded"]}, "tcb-status"),
+        ({"min_tcb_eval": 21}, "tcb-eval"),
+        ({"roles": ["driver"]}, "role"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_each_check_refuses_and_says_which_it_was(appraised, change, check) -> None:
+    with pytest.raises(AppraisalError) as caught:
+        appraised(Policy.from_json({**GOOD, **change}))
+    assert caught.value.facts["check"] == check
+    assert caught.value.facts["expected"] != caught.value.facts["got"]
+
+
+def test_out_of_date_platform_is_refused_by_default(appraised, policy) -> None:
+    with pytest.raises(AppraisalError) as caught:
+        appraised(policy, fault=Fault.OUT_OF_DATE)
+    assert caught.value.facts["check"] == "tcb-status"
+
+
+def test_out_of_date_platform_needs_its_advisories_allowed_as_well(appraised) -> None:
+    lenient = {**GOOD, "statuses": ["UpToDate", "OutOfDate"], "min_tcb_eval": 20}
+    with pytest.raises(AppraisalError) as caught:
+        appraised(Policy.from_json(lenient), fault=Fault.OUT_OF_DATE)
+    assert caught.value.facts["check"] == "advisories"
+    result = appraised(Policy.from_json({**lenient, "advisories_allowed": ["INTEL-SA-00000"]}), fault=Fault.OUT_OF_DATE)
+    assert result.claims.tcb_status == "OutOfDate"
+
+
+def test_wrong_measurement_is_refused(appraised, policy) -> None:
+    with pytest.raises(AppraisalError) as caught:
+        appraised(policy, fault=Fault.WRONG_MEASUREMENT)
+    assert caught.value.facts["check"] == "measurement"
+
+
+def test_evidence_whose_collateral_went_stale_since_is_refused(appraised, policy, now) -> None:
+    with pytest.raises(AppraisalError) as caught:
+        appraised(policy, moment=now + timedelta(days=31))
+    assert caught.value.facts["check"] == "collateral"
+
+
+def test_binding_is_checked_before_the_policy(appraised, policy, context) -> None:
+    other = SessionBinding(Role.WORKER, b"e" * 32, Nonce(b"n" * 32), b"spki", context)
+    with pytest.raises(BindingError):
+        appraised(policy, fault=Fault.WRONG_MEASUREMENT, verified_binding=other)
+
+
+def test_explain_lists_every_check(verifier, make_evidence, policy, now) -> None:
+    verified = verifier.verify(make_evidence(fault=Fault.WRONG_MEASUREMENT), now)
+    checks = {check.name: check for check in policy.explain(verified, role=Role.DRIVER, now=now)}
+    names = ["tee", "simulated", "debug", "measurement", "tcb-status", "tcb-eval", "advisories", "collateral", "role"]
+    assert list(checks) == names
+    assert [name for name in names if not checks[name].ok] == ["measurement"]
+    assert "role" not in {check.name for check in policy.explain(verified, now=now)}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"name": "empty"},
+        {"name": "empty", "measurements": {}},
+        {**GOOD, "measurements": {"tdx": []}},
+        {**GOOD, "tees": ["sgx", "tdx"], "measurements": {"tdx": [TDX]}},
+        {**GOOD, "tees": [], "measurements": {}},
+        {**GOOD, "measurements": {"tdx": [SGX]}},
+        {**GOOD, "measurements": {"tdx": [TDX.upper()]}},
+        {**GOOD, "measurements": {"tdx": ["00" * 48]}},
+        {**GOOD, "measurements": {"sev": [TDX]}},
+        {**GOOD, "statuses": []},
+        {**GOOD, "statuses": ["Revoked"]},
+        {**GOOD, "statuses": ["OutOfDate"]},
+        {**GOOD, "statuses": ["TDRelaunchAdvised"]},
+        {**GOOD, "min_tcb_eval": 0},
+        {**GOOD, "roles": []},
+        {**GOOD, "roles": ["client"]},
+        {**GOOD, "allow": ["debug"]},
+        {**GOOD, "advisories_allowed": ["all"]},
+        {**GOOD, "registers": {"rtmr1": []}},
+        {**GOOD, "registers": {"rtmr9": [TDX]}},
+        {**GOOD, "allow": []},
+        {**GOOD, "signers": [SGX]},
+        {**GOOD, "format": "confide-policy-v2"},
+        {**GOOD, "name": "../demo"},
+        [],
+        None,
+    ],
+    ids=str,
+)
+def test_policy_that_asks_too_little_or_is_misspelt_cannot_be_built(data) -> None:
+    with pytest.raises(PolicyError):
+        Policy.from_json(data)
+
+
+def test_registers_without_tdx_are_refused() -> None:
+    with pytest.raises(PolicyError):
+        Policy.from_json({**GOOD, "measurements": {"sgx": [SGX]}, "registers": {"rtmr1": [TDX]}})
+
+
+def test_every_way_to_build_a_policy_checks_it() -> None:
+    for build in (lambda: Policy(name="x", measurements={}), lambda: Policy.model_validate({"name": "x", "measurements": {}})):
+        with pytest.raises(PolicyError):
+            build()
+
+
+def test_policy_for_real_tds_pins_their_registers() -> None:
+    real = {**GOOD, "measurements": {"tdx": [TDX]}, "allow": [], "registers": {"rtmr1": [TDX], "rtmr2": [TDX]}}
+    assert Policy.from_json(real).tees == (Tee.TDX,)
+
+
+def test_same_policy_has_the_same_digest_however_it_is_written() -> None:
+    one = Policy.from_json({**GOOD, "roles": ["worker", "driver"], "measurements": {"tdx": [TDX, "ab" * 48], "sgx": [SGX]}})
+    two = Policy.from_json({**GOOD, "roles": ["driver", "worker", "driver"], "measurements": {"sgx": [SGX], "tdx": ["ab" * 48, TDX, TDX]}})
+    assert one.digest == two.digest
+    assert Policy.from_json(one.to_json()).digest == one.digest
+    assert Policy.from_json({**GOOD, "name": "other"}).digest != Policy.from_json(GOOD).digest
+
+
+def test_policy_is_frozen(policy) -> None:
+    with pytest.raises(Exception, match="frozen"):
+        policy.allow = ("simulated",)
+
+
+def test_policy_files_are_read(tmp_path, policy) -> None:
+    (tmp_path / "p.json").write_text(json.dumps(GOOD))
+    (tmp_path / "p.toml").write_text(f'name = "demo"\nallow = ["simulated"]\n[measurements]\nsgx = ["{SGX}"]\ntdx = ["{TDX}"]\n')
+    assert Policy.load(tmp_path / "p.json") == Policy.load(tmp_path / "p.toml") == policy
+
+
+@pytest.mark.parametrize(("name", "text"), [("p.json", "{"), ("p.json", "[]"), ("p.toml", "= 1"), ("p.toml", "\udcff")])
+def test_file_that_is_no_policy_is_refused(tmp_path, name, text) -> None:
+    (tmp_path / name).write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(PolicyError):
+        Policy.load(tmp_path / name)
+
+
+def test_missing_policy_file_is_refused(tmp_path) -> None:
+    with pytest.raises(PolicyError, match="cannot read"):
+        Policy.load(tmp_path / "none.toml")

@@ -1,0 +1,104 @@
+"""Every real Intel vector gets its verdict through the one verifier, at its own time."""
+
+import hashlib
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from confide.attest.collateral import Collateral, FixedCollateral
+from confide.attest.evidence import Evidence
+from confide.attest.quote import _parse_prefix
+from confide.attest.verify import TrustRoots, Verifier
+from confide.errors import CollateralError, EvidenceInvalidError, ParseError
+from confide.ids import Tee
+
+VECTORS = Path(__file__).parents[2] / "vectors"
+ENTRIES = json.loads((VECTORS / "intel" / "manifest.json").read_text())
+OUTCOMES = {"verified", "refused"}
+REASONS = {"sgx-v3-eppid-no-pck": "does not carry its PCK certificate chain"}
+"""Where our own step speaks before dcap-qvl does."""
+
+
+def _load(entry):
+    raw = (VECTORS / entry["quote"]).read_bytes()
+    assert hashlib.sha256(raw).hexdigest() == entry["sha256"]
+    verifier = Verifier(TrustRoots(), FixedCollateral(Collateral.load(VECTORS / entry["collateral"])))
+    return raw, verifier, datetime.fromtimestamp(entry["now"], UTC)
+
+
+def _entry(name):
+    return next(entry for entry in ENTRIES if entry["id"] == name)
+
+
+def test_all_vectors_are_here_with_a_known_outcome() -> None:
+    assert len(ENTRIES) == 14
+    assert {entry["expect"] for entry in ENTRIES} == OUTCOMES
+    assert len(list((VECTORS / "intel").glob("*.quote"))) == 14
+
+
+@pytest.mark.parametrize("entry", [e for e in ENTRIES if e["expect"] == "verified"], ids=lambda e: e["id"])
+def test_real_evidence_is_verified(entry) -> None:
+    raw, verifier, now = _load(entry)
+    verified = verifier.verify(Evidence.from_device(Tee(entry["tee"].lower()), raw), now)
+    claims = verified.claims
+    assert claims.tcb_status == entry["tcb_status"]
+    assert list(claims.advisory_ids) == entry["advisory_ids"]
+    assert not claims.simulated
+    assert not claims.debug
+    assert claims.vendor["quote_version"] == entry["version"]
+    assert len(claims.measurement) == (64 if claims.tee is Tee.SGX else 96)
+    assert verified.verified_at == now
+
+
+@pytest.mark.parametrize("entry", [e for e in ENTRIES if e["expect"] == "refused"], ids=lambda e: e["id"])
+def test_real_evidence_is_refused_for_its_reason(entry) -> None:
+    raw, verifier, now = _load(entry)
+    _, end = _parse_prefix(raw)
+    with pytest.raises(EvidenceInvalidError) as caught:
+        verifier.verify(Evidence(Tee(entry["tee"].lower()), raw[:end]), now)
+    assert REASONS.get(entry["id"], entry["reason"]) in caught.value.message
+
+
+def test_real_quote_with_a_foreign_tail_is_refused_at_both_doors() -> None:
+    raw, verifier, now = _load(_entry("tdx-v4-below-all-levels"))
+    with pytest.raises(ParseError):
+        Evidence.from_device(Tee.TDX, raw)
+    with pytest.raises(EvidenceInvalidError, match="after the quote"):
+        verifier.verify(Evidence(Tee.TDX, raw), now)
+
+
+def test_real_quote_with_its_padding_is_refused_by_the_verifier() -> None:
+    raw, verifier, now = _load(_entry("tdx-v4-uptodate"))
+    with pytest.raises(EvidenceInvalidError, match="after the quote"):
+        verifier.verify(Evidence(Tee.TDX, raw), now)
+
+
+def test_report_data_of_a_real_quote_is_read() -> None:
+    raw, verifier, now = _load(_entry("sgx-v3-confighard"))
+    assert verifier.verify(Evidence(Tee.SGX, raw), now).claims.report_data.rstrip(b"\0") == b"Hello, world!"
+
+
+@pytest.mark.parametrize("name", ["sgx-v3-swhardening", "tdx-v4-uptodate", "tdx-v5-uptodate"])
+def test_real_evidence_is_refused_before_and_after_its_collaterals_time(name) -> None:
+    entry = _entry(name)
+    raw, verifier, now = _load(entry)
+    evidence = Evidence.from_device(Tee(entry["tee"].lower()), raw)
+    for moment in (now + timedelta(days=60), now - timedelta(days=60)):
+        with pytest.raises(CollateralError):
+            verifier.verify(evidence, moment)
+
+
+def test_real_evidence_with_the_collateral_of_another_platform_is_refused() -> None:
+    raw, _, now = _load(_entry("tdx-v4-uptodate"))
+    other = Collateral.load(VECTORS / "intel" / "collateral" / "tdx-806F05-2025-07.json")
+    with pytest.raises(CollateralError, match="no collateral"):
+        Verifier(TrustRoots(), FixedCollateral(other)).verify(Evidence.from_device(Tee.TDX, raw), now)
+
+
+def test_real_evidence_is_refused_where_only_the_simulated_root_is_known(installation) -> None:
+    raw, _, now = _load(_entry("tdx-v4-uptodate"))
+    roots = TrustRoots(intel=installation.root_der)
+    with pytest.raises(EvidenceInvalidError, match="root"):
+        Verifier(roots, installation.collateral_source()).verify(Evidence.from_device(Tee.TDX, raw), now)
