@@ -1,0 +1,146 @@
+"""The client's end of a run: attest the driver, hand it the job, follow it to the result.
+
+The job leaves this process only after the driver's evidence was verified, appraised by the job's policy and found bound to this
+very channel.  Starting nodes is the caller's business (``confide.jobs``).
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import TYPE_CHECKING, Self
+
+from confide.attest.policy import Policy
+from confide.crypto.identity import AnyKeyUntilAttested, Identity
+from confide.crypto.tls import connect
+from confide.errors import ConfideError, NodeLostError
+from confide.ids import NodeId, Role
+from confide.node.control import PROTOCOL, Kind, Link, field, read
+from confide.node.session import AttestedPeer, Clock, VerifierSide, attest_peer, utc_now
+from confide.node.spec import Timing
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from confide.attest.verify import Verifier
+    from confide.canonical import Json
+    from confide.crypto.tls import Channel
+    from confide.ids import RunId
+    from confide.job import Job
+
+
+class DriverClient:
+    """A channel to an attested driver.  Make it with :meth:`attest`; then :meth:`submit` once, and read :meth:`frames`."""
+
+    def __init__(self, channel: Channel, peer: AttestedPeer, job: Job, timing: Timing) -> None:
+        self.peer = peer
+        self._channel = channel
+        self._job = job
+        self._timing = timing
+        self._frames: queue.SimpleQueue[Json | ConfideError] = queue.SimpleQueue()
+        self._link: Link | None = None
+
+    @classmethod
+    def attest(
+        cls,
+        host: str,
+        port: int,
+        *,
+        job: Job,
+        run: RunId,
+        node: NodeId,
+        verifier: Verifier,
+        policy: Policy | None = None,
+        clock: Clock = utc_now,
+        timing: Timing | None = None,
+    ) -> Self:
+        """Connect to whoever listens at ``host:port`` and attest it as driver ``node`` of ``run`` for ``job``.
+
+        ``policy`` defaults to the job's own.  Nothing of the job is sent.
+
+        Raises:
+            AttestationError: it is not that driver.
+            UnavailableError: nobody listens there, or the peer does not keep to the protocol.
+        """
+        timing = Timing() if timing is None else timing
+        ttl = timedelta(seconds=timing.nonce_ttl_s)
+        side = VerifierSide(verifier, Policy.from_json(job.policy) if policy is None else policy, clock=clock, nonce_ttl=ttl)
+        channel = connect(host, port, Identity.generate("client"), trust=AnyKeyUntilAttested(), timeout=timing.start_timeout_s)
+        try:
+            channel.settimeout(timing.start_timeout_s)
+            channel.send_frame({"kind": str(Kind.HELLO), "protocol": PROTOCOL, "role": "client", "node": "client"})
+            peer = attest_peer(channel, side=side, role=Role.DRIVER, job=job.digest, run=run, nodes=[node])
+        except ConfideError:
+            channel.close()
+            raise
+        return cls(channel, peer, job, timing)
+
+    def submit(self) -> None:
+        """Send the job, code included, to the attested driver, and begin to hear its frames.
+
+        Raises:
+            ConfideError: the leaf with which the driver refused the job.
+        """
+        self._channel.send_frame({"kind": str(Kind.BUNDLE), "job": self._job.to_json()})
+        read(self._channel.recv_frame(), Kind.ACCEPTED)
+        self._link = Link(
+            self._channel,
+            heartbeat_s=self._timing.heartbeat_s,
+            lost_after_s=self._timing.lost_after_s,
+            on_frame=self._frames.put,
+            on_lost=self._frames.put,
+        )
+        self._link.start()
+
+    def next_frame(self, timeout_s: float | None = None) -> Json | None:
+        """The driver's next frame (``event``, ``start-workers`` or ``result``), or ``None`` if none came in time.
+
+        Raises:
+            NodeLostError: the driver is gone.
+        """
+        try:
+            frame = self._frames.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+        if isinstance(frame, ConfideError):
+            raise NodeLostError("the driver is gone", hint="see `confide runs logs`", node=self.peer.context.node, reason=frame.message)
+        field(frame, "kind", str)
+        return frame
+
+    def frames(self) -> Iterator[Json]:
+        """Every frame of the driver up to and with its ``result``.
+
+        Raises:
+            NodeLostError: the driver is gone before that.
+        """
+        while True:
+            frame = self.next_frame()
+            if frame is not None:
+                yield frame
+                if frame["kind"] == Kind.RESULT:
+                    return
+
+    def worker_ended(self, node: NodeId) -> None:
+        """Tell the driver that the backend saw a worker's process end, so that it need not wait for it."""
+        self._send(Kind.WORKER_ENDED, node=node)
+
+    def stop(self) -> None:
+        """Ask the driver to end the run.  Closing does the same, without the driver's answer."""
+        self._send(Kind.STOP)
+
+    def close(self) -> None:
+        """Leave.  A driver that has not sent its result ends the run then."""
+        if self._link is not None:
+            self._link.close()
+        self._channel.close()
+
+    def _send(self, kind: Kind, **fields: object) -> None:
+        if self._link is not None:
+            self._link.send(kind, **fields)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,252 @@
+"""The driver's agent: the first code in the driver node, from the first key to the last wipe (design section 7).
+
+Identity and announcement -> attested to the client -> bundle, checked against the job digest -> workers, each attested, certified and
+supervised -> the program -> receipt -> wipe.  All decisions are taken on the thread that calls :meth:`DriverAgent.run`.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from confide.attest.evidence import NodeContext
+from confide.attest.policy import Policy
+from confide.crypto.identity import AnyKeyUntilAttested, Identity, IssuedBy
+from confide.crypto.seal import SealKey
+from confide.errors import BindingError, ConfideError, ConfigError, InterruptedRunError, NodeLostError, ProtocolError, UnavailableError
+from confide.ids import NodeId, Role
+from confide.job import Job
+from confide.node.control import PROTOCOL, EventType, Kind, Link, field, read
+from confide.node.jobca import JobCa
+from confide.node.mailbox import Mailbox
+from confide.node.private_dir import PrivateDir
+from confide.node.reception import Reception
+from confide.node.session import MAX_SESSION_FRAME, Clock, present, utc_now
+from confide.node.spec import Announcement
+from confide.node.workers import Workers
+from confide.node.workload import JobCertificate, NodeReport, NodeServices
+
+if TYPE_CHECKING:
+    from confide.attest.collect import Attester
+    from confide.attest.verify import Verifier
+    from confide.canonical import Json
+    from confide.crypto.tls import Channel
+    from confide.node.record import EvidenceRecord
+    from confide.node.spec import NodeSpec
+    from confide.node.workload import DriverWorkload
+
+_log = logging.getLogger(__name__)
+_FAREWELL_S = 5.0
+"""How long the driver waits for the client to take the result."""
+
+
+class DriverAgent:
+    """One driver node.  ``run`` returns the result that the client got, or raises what ended the run; either way all is wiped."""
+
+    def __init__(self, spec: NodeSpec, workload: DriverWorkload, *, attester: Attester, verifier: Verifier, clock: Clock = utc_now) -> None:
+        if spec.role is not Role.DRIVER or spec.announce_path is None:
+            raise ConfigError("not a driver's spec", role=str(spec.role))
+        self._announce_path = spec.announce_path
+        self._spec = spec
+        self._workload = workload
+        self._attester = attester
+        self._verifier = verifier
+        self._clock = clock
+        self._mail = Mailbox()
+        self._identity = Identity.generate(spec.node_id)
+        self._seal = SealKey.generate()
+        self._context = NodeContext(spec.job_digest, spec.run_id, spec.node_id, self._seal.public_jwk())
+        self._ca = JobCa(spec.run_id, now=clock())
+        self._client: Link | None = None
+        self._client_gone = False
+        self._record: EvidenceRecord | None = None
+        self._job: Job | None = None
+        self._workers: Workers | None = None
+        self._services: NodeServices | None = None
+        self._engine: Json | None = None
+        self._summary: Json | None = None
+
+    def stop(self, reason: str = "the driver was asked to stop") -> None:
+        """End the run.  Safe from other threads and from signal handlers."""
+        self._mail.post_error(InterruptedRunError(reason))
+
+    def run(self) -> Json:
+        """Live the node's whole life.
+
+        Raises:
+            ConfideError: what ended the run; the client was told, if it still listened.
+        """
+        spec = self._spec
+        with PrivateDir(spec.run_id, spec.node_id) as private:
+            bootstrap = Reception(spec.listen_host, self._identity, AnyKeyUntilAttested(), self._receive, name="bootstrap")
+            try:
+                bootstrap.start()
+                Announcement(run_id=spec.run_id, node_id=spec.node_id, host=bootstrap.host, port=bootstrap.port).save(self._announce_path)
+                if not self._mail.pump(lambda: self._client is not None, timeout_s=spec.timing.start_timeout_s):
+                    raise NodeLostError("no client came with the job in time", timeout_s=spec.timing.start_timeout_s)
+                result = self._run_job(private, bootstrap)
+                self._tell_client(Kind.RESULT, **result)
+            except ConfideError as error:
+                self._tell_client(Kind.RESULT, ok=False, error=error.to_json())
+                raise
+            except Exception as error:
+                _log.exception("the driver failed")
+                fault = UnavailableError(f"the driver failed inside: {type(error).__name__}", hint="see the driver's log")
+                self._tell_client(Kind.RESULT, ok=False, error=fault.to_json())
+                raise fault from error
+            finally:
+                self._end(bootstrap)
+        return result
+
+    # --- connections (on threads of the reception) ---------------------------------------------------------------------
+
+    def _receive(self, channel: Channel) -> None:
+        """A connection at the bootstrap address: the client, or a worker."""
+        hello = read(channel.recv_frame(MAX_SESSION_FRAME), Kind.HELLO)
+        if hello.get("protocol") != PROTOCOL:
+            raise ProtocolError("a peer speaks another protocol", expected=PROTOCOL)
+        match field(hello, "role", str):
+            case "client":
+                self._receive_client(channel)
+            case "worker" if self._workers is not None:
+                self._workers.admit(channel, NodeId(field(hello, "node", str)[:128]))
+            case _:
+                raise ProtocolError("a peer came that is not expected now")
+
+    def _receive_client(self, channel: Channel) -> None:
+        """Let a client attest this node and bring the job.  The first that brings the right job is the run's client.
+
+        Clients are not attested and need no account: the job digest in this node's evidence decides what can be run here.
+        """
+        record = present(channel, attester=self._attester, role=Role.DRIVER, context=self._context, clock=self._clock)
+        try:
+            job = Job.from_json(field(read(channel.recv_frame(), Kind.BUNDLE), "job", dict))
+            if job.digest != self._spec.job_digest:
+                raise BindingError(
+                    "the bundle is not the job that this driver was started for", expected=self._spec.job_digest, got=job.digest
+                )
+            Policy.from_json(job.policy)
+            self._mail.ask(lambda: self._take_client(channel, record, job))
+        except ConfideError as error:
+            with suppress(ConfideError):
+                channel.send_frame({"kind": str(Kind.ERROR), "error": error.to_json()})
+            raise
+
+    def _take_client(self, channel: Channel, record: EvidenceRecord, job: Job) -> None:
+        if self._client is not None:
+            raise ProtocolError("this run has its client already")
+        timing = self._spec.timing
+        link = Link(
+            channel,
+            heartbeat_s=timing.heartbeat_s,
+            lost_after_s=timing.lost_after_s,
+            on_frame=lambda frame: self._mail.post(lambda: self._on_client_frame(frame)),
+            on_lost=lambda error: self._mail.post(lambda: self._on_client_lost(error)),
+        )
+        link.send(Kind.ACCEPTED)
+        self._client, self._record, self._job = link, record, job
+        link.start()
+
+    # --- decisions (on the thread of run) ------------------------------------------------------------------------------
+
+    def _on_client_frame(self, frame: Json) -> None:
+        match frame.get("kind"):
+            case Kind.STOP:
+                raise InterruptedRunError("the client stopped the run")
+            case Kind.WORKER_ENDED if self._workers is not None:
+                self._workers.heard_of_end(NodeId(field(frame, "node", str)))
+            case kind:
+                raise ProtocolError("the client sent a frame that is not allowed here", got=str(kind)[:80])
+
+    def _on_client_lost(self, error: ConfideError) -> None:
+        self._client_gone = True
+        raise NodeLostError("the client is gone: the run ends", reason=error.message)
+
+    def _run_job(self, private: PrivateDir, bootstrap: Reception) -> Json:
+        job, spec = self._job, self._spec
+        if job is None or self._record is None:
+            raise UnavailableError("there is no job")
+        self._emit(EventType.JOB_ACCEPTED, job=job.digest)
+        services = self._services = self._build_services(job, private)
+        control_identity = self._identity.with_certificate(services.certificate.certificate_pem, self._ca.ca_pem)
+        workers = Workers(services, self._mail, self._ca, self._clock)
+        control = Reception(spec.listen_host, control_identity, IssuedBy(self._ca.ca_pem), workers.connect, name="control")
+        workers.open(control)
+        self._workers = workers
+        nodes = [str(node) for node in workers.roster.phases]
+        self._tell_client(Kind.START_WORKERS, count=len(nodes), nodes=nodes, host=bootstrap.host, port=bootstrap.port)
+        self._mail.background(lambda: self._workload.prepare(services), self._on_prepared, name="prepare")
+        self._await_workers(workers)
+        self._emit(EventType.PROGRAM_STARTED, workers=len(workers.started))
+        self._mail.background(self._workload.run, self._on_program_ended, name="program")
+        self._mail.pump(lambda: self._summary is not None)
+        self._emit(EventType.PROGRAM_ENDED)
+        own = NodeReport(spec.node_id, self._record, "ok")
+        receipt = self._workload.receipt([own, *workers.reports], workers.roster.refusals)
+        return {"ok": True, "summary": self._summary, "receipt": receipt}
+
+    def _await_workers(self, workers: Workers) -> None:
+        """Wait until the engine is ready, and every worker has started or ended, or their time is over and enough have started."""
+        limit = self._spec.timing.start_timeout_s
+        self._mail.pump(lambda: self._engine is not None)
+        self._mail.pump(lambda: workers.roster.settled, timeout_s=limit)
+        workers.check_started()
+
+    def _on_prepared(self, engine: Json) -> None:
+        self._engine = engine
+        if self._workers is not None:
+            self._workers.engine_ready(engine, self._workload.worker_lost)
+
+    def _on_program_ended(self, summary: Json) -> None:
+        self._summary = summary
+        if self._workers is not None:
+            self._workers.ending = True
+
+    def _build_services(self, job: Job, private: PrivateDir) -> NodeServices:
+        spec = self._spec
+        pem = self._ca.issue(self._identity.spki_der, node=spec.node_id, role=Role.DRIVER, host=spec.listen_host, now=self._clock())
+        return NodeServices(
+            spec=spec,
+            job=job,
+            policy=Policy.from_json(job.policy),
+            identity=self._identity,
+            seal_key=self._seal,
+            context=self._context,
+            attester=self._attester,
+            verifier=self._verifier,
+            certificate=JobCertificate(pem, self._ca.ca_pem, self._identity.key.private_pem()),
+            private_dir=private,
+            emit=self._emit,
+        )
+
+    # --- speaking to the client, and ending ----------------------------------------------------------------------------
+
+    def _emit(self, kind: str, /, *, node: str | None = None, **fields: object) -> None:
+        name = self._spec.node_id if node is None else node
+        self._tell_client(Kind.EVENT, type=str(kind), node=name, at=self._clock().isoformat(), fields=fields)
+
+    def _tell_client(self, kind: Kind, **fields: object) -> None:
+        if self._client is not None and not self._client_gone:
+            with suppress(ConfideError):  # its loss is noticed by the link
+                self._client.send(kind, **fields)
+
+    def _end(self, bootstrap: Reception) -> None:
+        """Stop and wipe everything, then give the client the time to take the result."""
+        bootstrap.close()
+        if self._services is not None:
+            self._services.stopping.set()
+        if self._workers is not None:
+            self._workers.close()
+        try:
+            self._workload.stop()
+        except Exception:  # noqa: BLE001  whatever fails there, the rest is wiped
+            _log.exception("the workload did not stop cleanly")
+        if self._services is not None:
+            self._services.certificate.private_key_pem.wipe()
+        if self._client is not None:
+            with suppress(ConfideError):  # the client leaves: that is what is waited for
+                self._mail.pump(lambda: self._client_gone, timeout_s=_FAREWELL_S)
+        self._mail.close()
+        if self._client is not None:
+            self._client.close()

@@ -1,0 +1,192 @@
+"""The data keys that this node holds, and which file key each path gets.  Answers the local socket; asks nobody by itself.
+
+A file of an input gets a key only if the dataset's manifest lists it; a file of an output only at the place where it will be
+committed.  Keys are kept for a lease and then fetched again by the caller's ``refresh``, so that a revoked grant takes effect.
+Bytes in answers are standard base64 with padding (what ``java.util.Base64`` reads).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from confide.crypto.derive import FileKind, file_key, parquet_aad_prefix
+from confide.errors import ManifestError, ProtocolError
+
+if TYPE_CHECKING:
+    from confide.canonical import Json
+    from confide.crypto.secret import SecretBytes
+    from confide.ids import DatasetId, RunId
+    from confide.node.local_socket import Operation
+
+Refresh = Callable[[], "SecretBytes"]
+_ATTEMPT = re.compile(r"(?:attempt|task)_[A-Za-z0-9_]+")
+
+
+@dataclass(slots=True)
+class _Held:
+    dataset: DatasetId
+    key: SecretBytes | None
+    files: frozenset[str] | None
+    run: RunId | None
+    refresh: Refresh
+    expires: float
+
+
+class Keyring:
+    """Dataset keys by folder.  Safe to use from several threads.  ``clock`` counts seconds and never goes back."""
+
+    def __init__(self, *, lease_s: float = 300.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._lease_s = lease_s
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._held: dict[PurePosixPath, _Held] = {}
+
+    def open_input(self, root: str, dataset: DatasetId, key: SecretBytes, *, files: frozenset[str], refresh: Refresh) -> None:
+        """Hold the key of an input dataset whose verified manifest lists ``files`` (relative POSIX paths).
+
+        Raises:
+            ManifestError: the folder is not a plain absolute path, or lies within or around one that is held already.
+        """
+        self._open(root, _Held(dataset, key, files, None, refresh, self._clock() + self._lease_s))
+
+    def open_output(self, root: str, dataset: DatasetId, key: SecretBytes, *, run: RunId, refresh: Refresh) -> None:
+        """Hold the key of an output dataset that this run writes (and may read back).
+
+        Raises:
+            ManifestError: as :meth:`open_input`.
+        """
+        self._open(root, _Held(dataset, key, None, run, refresh, self._clock() + self._lease_s))
+
+    def operations(self) -> dict[str, Operation]:
+        """The local socket's operations ``read-key`` and ``write-key``.
+
+        Both take ``path`` (absolute) and, for containers, ``kind`` ``"container"`` and ``salt``.  The answer is
+        ``{dataset, path, key}``, for Parquet with ``aad_prefix``.
+        """
+        return {"read-key": self._read_key, "write-key": self._write_key}
+
+    def wipe(self) -> None:
+        """Overwrite and forget every key."""
+        with self._lock:
+            for held in self._held.values():
+                _forget(held)
+            self._held.clear()
+
+    def _open(self, root: str, held: _Held) -> None:
+        folder = _absolute(root)
+        with self._lock:
+            for other in self._held:
+                if other == folder or other in folder.parents or folder in other.parents:
+                    raise ManifestError("two datasets lie in one folder", path=root[:400], other=str(other))
+            self._held[folder] = held
+
+    def _read_key(self, request: Json) -> Json:
+        held, relative = self._find(_text(request, "path"))
+        if held.files is not None and relative not in held.files:
+            raise ManifestError("the dataset's manifest does not list this file", dataset=held.dataset, path=relative[:400])
+        return self._answer(held, relative, request)
+
+    def _write_key(self, request: Json) -> Json:
+        held, relative = self._find(_text(request, "path"))
+        if held.run is None:
+            raise ManifestError("this folder is an input of the job, not an output", dataset=held.dataset, path=relative[:400])
+        return self._answer(held, relative, request)
+
+    def _find(self, path: str) -> tuple[_Held, str]:
+        """The dataset that ``path`` lies in and its path there, as the manifest (will) have it."""
+        whole = _absolute(path)
+        with self._lock:
+            for folder in whole.parents:
+                held = self._held.get(folder)
+                if held is not None:
+                    relative = str(whole.relative_to(folder))
+                    return held, committed_path(relative, held.run) if held.run is not None else relative
+        raise ManifestError("no dataset of this job is in that folder", path=path[:400])
+
+    def _answer(self, held: _Held, relative: str, request: Json) -> Json:
+        kind, salt = _kind_and_salt(request)
+        with self._lock:
+            key = file_key(self._current(held), kind=kind, dataset=held.dataset, path=relative, salt=salt)
+        answer: Json = {"dataset": held.dataset, "path": relative, "key": _b64(key.reveal())}
+        key.wipe()
+        if kind == "parquet":
+            answer["aad_prefix"] = _b64(parquet_aad_prefix(held.dataset, relative))
+        return answer
+
+    def _current(self, held: _Held) -> SecretBytes:
+        """The dataset key within its lease.  A refused refresh leaves no key behind: fail closed."""
+        if held.key is None or self._clock() >= held.expires:
+            _forget(held)
+            held.key = held.refresh()
+            held.expires = self._clock() + self._lease_s
+        return held.key
+
+
+def committed_path(relative: str, run: RunId) -> str:
+    """Where a file that a Hadoop committer writes to ``relative`` will be once the job is committed.
+
+    Strips this run's staging folder, Spark's (``.spark-staging-*``), and the committer's ``_temporary/N/_temporary/attempt_*/`` and
+    ``_temporary/N/task_*/`` (Hadoop ``FileOutputCommitter``, algorithms 1 and 2).  File keys are derived from the result, so a file
+    keeps its key when the committer renames it.
+
+    Raises:
+        ManifestError: the path lies in ``_temporary`` but is not a task's file.
+    """
+    parts = list(PurePosixPath(relative).parts)
+    if parts and parts[0] == f".staging-{run}":
+        parts = parts[1:]
+    if parts and parts[0].startswith(".spark-staging-"):
+        parts = parts[1:]
+    match parts:
+        case ["_temporary", number, "_temporary", attempt, *rest] if number.isdecimal() and _ATTEMPT.fullmatch(attempt):
+            parts = rest
+        case ["_temporary", number, task, *rest] if number.isdecimal() and _ATTEMPT.fullmatch(task):
+            parts = rest
+    if not parts or "_temporary" in parts:
+        raise ManifestError("not the path of a data file", path=relative[:400])
+    return "/".join(parts)
+
+
+def _absolute(path: str) -> PurePosixPath:
+    pure = PurePosixPath(path)
+    # PurePosixPath folds "//" and "/./", so comparing with its text refuses every second spelling of a path.
+    if not pure.is_absolute() or ".." in pure.parts or str(pure) != path or "\0" in path or path.startswith("//"):
+        raise ManifestError("not a plain absolute path", path=path[:400])
+    return pure
+
+
+def _kind_and_salt(request: Json) -> tuple[FileKind, bytes]:
+    kind = request.get("kind", "parquet")
+    if kind == "parquet" and "salt" not in request:
+        return "parquet", b""
+    if kind != "container":
+        raise ProtocolError("not a kind of file that keys are made for", kind=str(kind)[:40])
+    try:
+        return "container", base64.b64decode(_text(request, "salt"), validate=True)
+    except (binascii.Error, ValueError) as cause:
+        raise ProtocolError("a salt is not base64") from cause
+
+
+def _text(request: Json, name: str) -> str:
+    value = request.get(name)
+    if not isinstance(value, str):
+        raise ProtocolError("a request lacks a field", field=name)
+    return value
+
+
+def _b64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _forget(held: _Held) -> None:
+    if held.key is not None:
+        held.key.wipe()
+        held.key = None

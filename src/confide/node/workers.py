@@ -1,0 +1,284 @@
+"""The driver's workers: attested, certified, supervised, told to start, and reported.
+
+``admit`` and ``connect`` run on threads of the receptions; everything that changes the roster runs on the mailbox's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from confide.canonical import Json
+from confide.errors import (
+    BindingError,
+    ChannelError,
+    ConfideError,
+    NodeLostError,
+    ProtocolError,
+    UnavailableError,
+    UsageError,
+    error_from_json,
+)
+from confide.ids import NodeId, Role, SpkiDigest, check_name
+from confide.node.control import EventType, Kind, Link, field
+from confide.node.roster import Phase, Roster
+from confide.node.session import AttestedPeer, Clock, VerifierSide, attest_mutually
+from confide.node.workload import NodeReport
+
+if TYPE_CHECKING:
+    from confide.crypto.tls import Channel
+    from confide.node.jobca import JobCa
+    from confide.node.mailbox import Mailbox
+    from confide.node.reception import Reception
+    from confide.node.workload import NodeServices
+
+_log = logging.getLogger(__name__)
+
+
+class Workers:
+    """The workers of one run, on the driver.  ``ending`` is set once workers may leave."""
+
+    def __init__(self, services: NodeServices, mail: Mailbox, ca: JobCa, clock: Clock) -> None:
+        self._services = services
+        self._mail = mail
+        self._ca = ca
+        self._clock = clock
+        ttl = timedelta(seconds=services.spec.timing.nonce_ttl_s)
+        self._side = VerifierSide(services.verifier, services.policy, clock=clock, nonce_ttl=ttl)
+        self._resources = services.job.resources
+        self.roster = Roster.of(NodeId(f"worker-{n}") for n in range(1, self._resources.workers + 1))
+        self._peers: dict[NodeId, AttestedPeer] = {}
+        self._by_key: dict[SpkiDigest, NodeId] = {}
+        self._links: dict[NodeId, Link] = {}
+        self._engine: Json | None = None
+        self._on_lost: Callable[[NodeId], None] = lambda _: None
+        self._control: Reception | None = None
+        self.ending = False
+
+    def open(self, control: Reception) -> None:
+        """Begin to take accepted workers at the control address."""
+        self._control = control
+        control.start()
+
+    @property
+    def started(self) -> list[NodeId]:
+        """Workers whose engine runs."""
+        return [node for node, phase in self.roster.phases.items() if phase is Phase.STARTED]
+
+    @property
+    def reports(self) -> list[NodeReport]:
+        """Every worker that was accepted, and how it ended, for the receipt."""
+        words = {Phase.LOST: "lost", Phase.FAILED: "failed"}
+        return [NodeReport(node, peer.record, words.get(self.roster.phases[node], "ok")) for node, peer in sorted(self._peers.items())]
+
+    def check_started(self) -> None:
+        """Return if enough workers have started; raises ``NodeLostError`` otherwise."""
+        self.roster.check_started(self._resources)
+
+    # --- at the bootstrap address --------------------------------------------------------------------------------------
+
+    def admit(self, channel: Channel, claimed: str) -> None:
+        """Attest a worker and be attested by it; then certify its attested key and tell it where the control address is.
+
+        The job's canonical form, which the worker needs to know the policy, is sent after the worker was accepted.
+
+        Raises:
+            ConfideError: the worker was refused, or refused this driver; the client has heard of it.
+        """
+        services = self._services
+        accepted: list[AttestedPeer] = []
+
+        def accept(peer: AttestedPeer) -> None:
+            self._mail.ask(lambda: self._accept(peer))
+            accepted.append(peer)
+            channel.send_frame({"kind": str(Kind.JOB), "form": services.job.canonical_form()})
+
+        try:
+            peer = attest_mutually(
+                channel,
+                initiator=False,
+                side=self._side,
+                attester=services.attester,
+                role=Role.DRIVER,
+                context=services.context,
+                peer_role=Role.WORKER,
+                on_accepted=accept,
+            )
+            self._certify(channel, peer)
+        except ConfideError as error:
+            name, reason = (accepted[0].context.node, error) if accepted else (_plain(claimed), error)
+            self._mail.post(lambda: self._turned_away(NodeId(name), reason, accepted=bool(accepted)))
+            with suppress(ConfideError):  # after a verdict of "ok" the code alone would say too little
+                channel.send_frame({"kind": str(Kind.ERROR), "error": {"code": error.code, "message": error.message}})
+            raise
+
+    def _accept(self, peer: AttestedPeer) -> None:
+        node = peer.context.node
+        self._check_open()
+        if not self.roster.can_enter(node):
+            raise BindingError("no worker of that name is expected, or it is here already", node=node[:80])
+        if peer.spki in self._by_key:
+            raise BindingError("two workers show the same key", node=node)
+        self.roster = self.roster.advance(node, Phase.ACCEPTED)
+        self._peers[node], self._by_key[peer.spki] = peer, node
+
+    def _certify(self, channel: Channel, peer: AttestedPeer) -> None:
+        control, spki = self._control, channel.peer_spki
+        if control is None or spki is None:
+            raise ProtocolError("the control address is not open")
+        node = peer.context.node
+        pem = self._ca.issue(spki, node=node, role=Role.WORKER, host=channel.peer_address[0], now=self._clock())
+        certificate, authority = pem.decode("ascii"), self._ca.ca_pem.decode("ascii")
+        channel.send_frame({"kind": str(Kind.CERTIFICATE), "certificate": certificate, "ca": authority, "control_port": control.port})
+        claims = peer.result.claims
+        facts = {
+            "tee": str(claims.tee),
+            "measurement": claims.measurement,
+            "tcb_status": claims.tcb_status,
+            "evidence": claims.evidence_digest,
+        }
+        self._services.emit(EventType.WORKER_ACCEPTED, node=node, simulated=claims.simulated, **facts)
+
+    def _turned_away(self, node: NodeId, error: ConfideError, *, accepted: bool) -> None:
+        """Whoever came as ``node`` was refused by this driver, or refused it, or left half-way (which is no refusal)."""
+        if self.ending:
+            return
+        left = isinstance(error, ChannelError)
+        fields = {"code": error.code, "message": error.message, "facts": error.facts, "by": "worker" if accepted else "driver"}
+        self._services.emit(EventType.WORKER_LOST if left else EventType.WORKER_REFUSED, node=node, **fields)
+        if accepted:
+            self.roster = self.roster.end(node, Phase.LOST if left else Phase.FAILED, error.code)
+        elif not left:
+            self.roster = self.roster.refuse(node, error.code)
+        self._check()
+
+    # --- at the control address ----------------------------------------------------------------------------------------
+
+    def connect(self, channel: Channel) -> None:
+        """Take an accepted worker's control channel: certified by the job CA, and of the very key that was attested.
+
+        Raises:
+            BindingError: no accepted worker has that key, or it is connected already.
+        """
+        peer = channel.peer_spki
+        if peer is None:
+            raise BindingError("the peer shows no key")
+        self._mail.ask(lambda: self._take(channel, peer))
+
+    def _take(self, channel: Channel, spki: bytes) -> None:
+        self._check_open()
+        node = next((n for n, peer in self._peers.items() if peer.record.spki == spki), None)
+        if node is None or node in self._links:
+            raise BindingError("no accepted worker has that key, or it is connected already")
+        timing = self._services.spec.timing
+        link = Link(
+            channel,
+            heartbeat_s=timing.heartbeat_s,
+            lost_after_s=timing.lost_after_s,
+            on_frame=lambda frame: self._mail.post(lambda: self._on_frame(node, frame)),
+            on_lost=lambda error: self._mail.post(lambda: self._lost(node, error)),
+        )
+        self._links[node] = link
+        link.start()
+        self._send(node, Kind.WELCOME, job=self._services.job.to_json())
+
+    def _on_frame(self, node: NodeId, frame: Json) -> None:
+        try:
+            self._handle(node, frame)
+        except ProtocolError as error:
+            self._links[node].close()
+            self._lost(node, error)
+
+    def _handle(self, node: NodeId, frame: Json) -> None:
+        match frame.get("kind"):
+            case Kind.READY:
+                self.roster = self.roster.advance(node, Phase.READY)
+                self._start_engine(node)
+            case Kind.ENGINE_STARTED:
+                self.roster = self.roster.advance(node, Phase.STARTED)
+                self._services.emit(EventType.WORKER_STARTED, node=node)
+            case Kind.EVENT:
+                self._services.emit(field(frame, "type", str)[:80], node=node, **_relayed(field(frame, "fields", dict)))
+            case Kind.ENGINE_EXITED:
+                self._lost(node, NodeLostError("the engine's process on a worker ended", node=node, status=field(frame, "status", int)))
+            case Kind.FAILED:
+                self._failed(node, error_from_json(frame.get("error")))
+            case kind:
+                raise ProtocolError("a worker sent a frame that is not allowed here", node=node, got=str(kind)[:80])
+
+    def engine_ready(self, engine: Json, on_lost: Callable[[NodeId], None]) -> None:
+        """Give the engine's address to every worker that waits for it; ``on_lost`` hears of started workers that are gone."""
+        self._engine, self._on_lost = engine, on_lost
+        for node, phase in self.roster.phases.items():
+            if phase is Phase.READY:
+                self._start_engine(node)
+
+    def _start_engine(self, node: NodeId) -> None:
+        if self._engine is not None:
+            self._send(node, Kind.START_ENGINE, engine=self._engine)
+
+    def heard_of_end(self, node: NodeId) -> None:
+        """The backend says that a node's process ended: a hint from outside, believed only of nodes that are not connected."""
+        if node not in self._links and self.roster.phases.get(node) in {Phase.EXPECTED, Phase.ACCEPTED}:
+            self._lost(node, NodeLostError("the worker's process ended before it had joined", node=node))
+
+    def _lost(self, node: NodeId, error: ConfideError) -> None:
+        if self.ending or self.roster.phases.get(node) in {Phase.LOST, Phase.FAILED}:
+            return
+        started = self.roster.phases.get(node) is Phase.STARTED
+        self.roster = self.roster.end(node, Phase.LOST, NodeLostError.code)
+        self._services.emit(EventType.WORKER_LOST, node=node, code=NodeLostError.code, message=error.message, facts=error.facts)
+        self._leave(node)
+        if started:
+            self._on_lost(node)
+        self._check()
+
+    def _failed(self, node: NodeId, error: ConfideError) -> None:
+        if self.ending:
+            return
+        self.roster = self.roster.end(node, Phase.FAILED, error.code)
+        self._services.emit(EventType.WORKER_FAILED, node=node, code=error.code, message=error.message, facts=error.facts)
+        self._leave(node)
+        self._check()
+
+    def _check_open(self) -> None:
+        if self.ending:
+            raise UnavailableError("the run is ending")
+
+    def _check(self) -> None:
+        if not self.ending:
+            self.roster.check(self._resources)
+
+    def _send(self, node: NodeId, kind: Kind, **fields: object) -> None:
+        with suppress(ConfideError):  # a broken link reports itself
+            self._links[node].send(kind, **fields)
+
+    def _leave(self, node: NodeId) -> None:
+        link = self._links.get(node)
+        if link is not None:
+            link.close()
+
+    def close(self) -> None:
+        """Take no more workers, tell those that are here to stop, and leave them."""
+        self.ending = True
+        if self._control is not None:
+            self._control.close()
+        for node, link in self._links.items():
+            self._send(node, Kind.STOP)
+            link.close()
+
+
+def _plain(name: str) -> str:
+    """A name that an unattested peer gave itself, if it is one."""
+    try:
+        return check_name(name, "node")
+    except UsageError:
+        return "unknown"
+
+
+def _relayed(fields: Json) -> Json:
+    """An attested worker's event fields, without names that the driver sets itself."""
+    return {str(name)[:80]: value for name, value in fields.items() if name not in {"node", "kind", "type", "at"}}

@@ -1,0 +1,143 @@
+"""What the agents ask of the jobs layer: the engine's driver side and worker side behind two protocols.
+
+The agents own sessions, certificates, supervision and wiping; a workload owns keys' use, engine processes and the receipt.
+All methods are called by the agent of one node, in the order given; ``stop`` may come at any time, from another thread, and more
+than once.  Values returned as JSON travel between attested nodes over the control channel only.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from confide.canonical import Json
+from confide.ids import NodeId
+
+if TYPE_CHECKING:
+    from confide.attest.collect import Attester
+    from confide.attest.evidence import NodeContext
+    from confide.attest.policy import Policy
+    from confide.attest.verify import Verifier
+    from confide.crypto.seal import SealKey
+    from confide.crypto.secret import SecretBytes
+    from confide.crypto.tls import Identity
+    from confide.job import Job
+    from confide.node.private_dir import PrivateDir
+    from confide.node.record import EvidenceRecord
+    from confide.node.spec import NodeSpec
+
+Emit = Callable[..., None]
+"""``emit(type, **fields)``: report an event of this node to the client (through the driver).  Public values only."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobCertificate:
+    """This node's certificate from the job CA, for TLS between engine processes.  The key is the node's attested key (PKCS#8 PEM)."""
+
+    certificate_pem: bytes
+    ca_pem: bytes
+    private_key_pem: SecretBytes
+
+
+@dataclass(frozen=True, slots=True)
+class NodeServices:
+    """What an agent hands its workload once the node holds the job: everything that the engine may need, nothing global.
+
+    ``stopping`` is set before ``stop`` is called.  ``peer_host`` is the address under which other nodes reach this one.
+    """
+
+    spec: NodeSpec
+    job: Job
+    policy: Policy
+    identity: Identity
+    seal_key: SealKey
+    context: NodeContext
+    attester: Attester
+    verifier: Verifier
+    certificate: JobCertificate
+    private_dir: PrivateDir
+    emit: Emit
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def peer_host(self) -> str:
+        """The address under which other nodes reach this one (also in the certificate's names)."""
+        return self.spec.listen_host
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    """What the receipt says of one accepted node: its evidence, and how its part ended (``ok``, ``lost``, ``failed``)."""
+
+    node: NodeId
+    record: EvidenceRecord
+    ended: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A worker that was refused, for the receipt: which one says it was, and the code of the error."""
+
+    node: NodeId
+    code: str
+
+
+class DriverWorkload(Protocol):
+    """The driver's side of an engine."""
+
+    def prepare(self, node: NodeServices) -> Json:
+        """Open keys, start the engine's driver, and return what a worker's engine needs to join it (secrets included).
+
+        Runs while workers are still being attested.  The result goes to accepted workers only, as ``start-engine``.
+        """
+        ...
+
+    def run(self) -> Json:
+        """Run the user's program to its end and commit its outputs; return a public summary.
+
+        Called once, when the workers that could start have started.  Must end soon after :meth:`stop`.
+
+        Raises:
+            JobFailedError: the program ended with an error.
+        """
+        ...
+
+    def worker_lost(self, node: NodeId) -> None:
+        """Hear that a started worker is gone; the run goes on.  Most engines notice by themselves."""
+        ...
+
+    def receipt(self, nodes: Sequence[NodeReport], refused: Sequence[Refusal]) -> Json:
+        """The signed receipt (DSSE envelope).  ``nodes[0]`` is the driver, with its evidence as presented to the client.
+
+        Called once, after :meth:`run` returned.  The outputs count only with it.
+        """
+        ...
+
+    def stop(self) -> None:
+        """End every child, wipe every key.  Idempotent."""
+        ...
+
+
+class WorkerWorkload(Protocol):
+    """A worker's side of an engine."""
+
+    def open(self, node: NodeServices) -> None:
+        """Get keys from the broker and serve them to this node's children."""
+        ...
+
+    def start(self, engine: Json) -> None:
+        """Start the engine process with what the driver's :meth:`DriverWorkload.prepare` returned."""
+        ...
+
+    def poll(self) -> int | None:
+        """The engine's exit status, or ``None`` while it runs."""
+        ...
+
+    def stop(self) -> None:
+        """End every child, wipe every key.  Idempotent."""
+        ...
+
+
+Workload = DriverWorkload | WorkerWorkload
