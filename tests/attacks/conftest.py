@@ -38,7 +38,8 @@ class LeakWatch:
     def __init__(self, canaries: dict[str, bytes], folders: Iterable[Path], *, skip: Callable[[Path], bool] = lambda _: False) -> None:
         self._forms = {name: _forms(secret) for name, secret in canaries.items()}
         self._longest = max(len(form) for forms in self._forms.values() for form in forms)
-        self._folders, self._skip = list(folders), skip
+        self._folders = list(folders)
+        self._skip = skip
         self._seen: dict[Path, tuple[int, int]] = {}
         self._tails: dict[bytes, bytes] = {}
         self._stop = threading.Event()
@@ -55,6 +56,10 @@ class LeakWatch:
         for thread in self._threads:
             thread.start()
         return self
+
+    def also(self, folders: Iterable[Path]) -> None:
+        """Scan these as well, from now on."""
+        self._folders += folders
 
     def __exit__(self, *exc: object) -> None:
         self._stop.set()

@@ -1,0 +1,363 @@
+"""The broker's decisions for nodes: releases of dataset keys, keys for outputs, signed audit heads.
+
+A state machine over the store: no sockets, and the clock is an argument.  For each request it (1) verifies the session's evidence anew,
+(2) finds the dataset and checks its manifest, (3) lets every owner concerned decide through grants, (4) writes the audit log, and only
+then (5) unwraps and seals.  A refusal is written to the audit log as well.  Owners' commands are in ``keys.owners``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from confide.attest.binding import NONCE_BYTES
+from confide.attest.evidence import Evidence, NodeContext
+from confide.attest.verify import VerifiedEvidence, Verifier
+from confide.canonical import Json, b64url, from_b64url
+from confide.crypto.seal import seal
+from confide.crypto.secret import SecretBytes
+from confide.crypto.sign import PublicKey
+from confide.errors import BindingError, Fact, GrantError, ManifestError, ParseError, StoreError, UsageError
+from confide.ids import DatasetId, Nonce, Purpose, Role, Tee, check_name
+from confide.keys.audit import new_event
+from confide.keys.grants import Decision, Grant, Request, decide, recipients
+from confide.keys.hierarchy import KeyHierarchy
+from confide.keys.manifest_claims import ManifestClaims, unverified_dataset
+from confide.keys.owners import JOB_PREFIX, Owners
+from confide.keys.records import Dataset, Origin, Release, owners_of, run_ref
+from confide.keys.refusals import refusals_audited
+from confide.keys.sessions import SESSION_TTL, Attested, Peer, Sessions
+from confide.keys.store import Store
+
+KBS_VERSION: Final = "0.4.0"
+LEASE: Final = timedelta(hours=1)
+"""How long a node may use a released key before it must ask again."""
+NONCE_TTL: Final = timedelta(seconds=60)
+_MAX_INPUTS: Final = 1000
+
+
+def utc_now() -> datetime:
+    """The clock of a broker in service."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asker:
+    """An attested node whose evidence has just been verified again."""
+
+    attested: Attested
+    verified: VerifiedEvidence
+    now: datetime
+
+    @property
+    def context(self) -> NodeContext:
+        return self.attested.context
+
+    def facts(self) -> dict[str, str]:
+        """What the audit log says of the node."""
+        context, claims = self.context, self.verified.claims
+        return {
+            "job": context.job,
+            "run": context.run,
+            "node": context.node,
+            "role": self.attested.role.value,
+            "evidence": claims.evidence_digest,
+            "measurement": claims.measurement,
+            "simulated": "yes" if claims.simulated else "no",
+        }
+
+
+class Broker:
+    """Decides over keys.  Safe to use from several threads; several processes may share one store."""
+
+    def __init__(
+        self,
+        store: Store,
+        verifier: Verifier,
+        clock: Callable[[], datetime] = utc_now,
+        *,
+        lease: timedelta = LEASE,
+        nonce_ttl: timedelta = NONCE_TTL,
+        session_ttl: timedelta = SESSION_TTL,
+    ) -> None:
+        """Take the store into service.
+
+        Raises:
+            StoreError: the store has an unrevoked grant that its audit log says was revoked: an older row was put back.
+        """
+        self.store = store
+        self.clock = clock
+        self.owners = Owners(store, clock)
+        self._keys = KeyHierarchy(store)
+        self._verifier = verifier
+        self._sessions = Sessions(verifier, nonce_ttl=nonce_ttl, session_ttl=session_ttl)
+        self._lease = lease
+        self._check_revocations()
+
+    # --- sessions ----------------------------------------------------------------------------------------------------
+
+    def auth(self, peer: Peer, request: Json) -> tuple[str, Json]:
+        """KBS ``auth``: a session id (for the cookie) and the challenge.
+
+        Raises:
+            ParseError: not an ``auth`` request of this protocol version.
+        """
+        match request:
+            case {"version": str(version), "tee": str(tee)} if version == KBS_VERSION and tee in set(Tee):
+                name, nonce = self._sessions.begin(peer, Tee(tee), self.clock())
+                return name, {"nonce": b64url(nonce), "extra-params": {}}
+        raise ParseError("not an auth request of KBS protocol 0.4.0 for a kind of TEE that is known here")
+
+    def attest(self, peer: Peer, session: str, request: Json) -> Json:
+        """KBS ``attest``: take in evidence, bound to nonce, connection, key, role and context.
+
+        Raises:
+            ParseError: not an ``attest`` request.
+            AttestationError: the leaf says which step refused.
+        """
+        now = self.clock()
+        with self._audited("attest", [], {}):
+            nonce, role, context, evidence = _read_attest(request)
+            verified, expires = self._sessions.attest(peer, session, nonce=nonce, role=role, context=context, evidence=evidence, now=now)
+        asker = _Asker(self._sessions.attested(peer, session, now), verified, now)
+        self.store.append_audit(new_event("attest", [], now, **asker.facts()))
+        return {"token": session, "expires": expires.isoformat()}
+
+    def end(self, peer: Peer) -> None:
+        """The connection has ended, and its session with it."""
+        self._sessions.end(peer)
+
+    # --- releases ----------------------------------------------------------------------------------------------------
+
+    def release(self, peer: Peer, session: str, manifest: Json, purpose: Purpose) -> Json:
+        """The key of the dataset of a signed ``manifest``, sealed to the attested node, if every owner concerned has granted it.
+
+        Raises:
+            AttestationError: the session or its evidence does not hold (any more), or no grant's policy accepts it.
+            ManifestError, RollbackError: the manifest is not a current one of a dataset that is known here.
+            GrantError: no grant covers the job, role and purpose.
+        """
+        asker = self._asker(peer, session)
+        found, claims = self._dataset_of(manifest, asker, "release")
+        facts: dict[str, Fact] = {**asker.facts(), **_key_facts(found), "purpose": purpose.value}
+        with self._audited("release", found.owners, facts), self.store.transaction():
+            found = self._known(found.dataset).after(claims)
+            decisions = self._decide(found.roots, asker, purpose)
+            secret = self._keys.dataset_key(found)
+            self.store.put(found)
+            self._note_given(found, asker)
+            self.store.append_audit(_granted("release", found.owners, facts, decisions, asker.now))
+        return self._sealed(found, secret, asker, purpose, decisions)
+
+    def output(self, peer: Peer, session: str, name: str, inputs: Sequence[str], wanted: Sequence[str]) -> Json:
+        """The key of this run's output ``name``: made for the driver when first asked, the same for all nodes of the run afterwards.
+
+        The output derives from ``inputs`` and from every dataset whose key the run was given.  ``wanted`` are the recipients
+        that the job names; those that any input's grants do not name are left out.
+
+        Raises:
+            AttestationError: the session or its evidence does not hold, or no grant's policy accepts it.
+            ManifestError: an input is not known here.
+            GrantError: an input's grants do not cover writing by this job, there is no input, or the driver has not made the output yet.
+            BindingError: another driver made this output.
+        """
+        asker = self._asker(peer, session)
+        check_name(name, "output name")
+        facts: dict[str, Fact] = {**asker.facts(), "output": name}
+        with self._audited("output", [], facts):
+            concerned = owners_of(self._roots(inputs, asker))
+        with self._audited("output", concerned, facts), self.store.transaction():
+            found = self._output_of(asker, name)
+            roots = found.roots if found else self._roots(inputs, asker)
+            if found is not None and asker.attested.role is Role.DRIVER and found.signer != asker.attested.binding.spki:
+                raise BindingError("this output was made by another driver of the same run", run=asker.context.run)
+            decisions = self._decide(roots, asker, Purpose.WRITE)
+            if found is None:
+                found = self._mint_output(asker, name, roots, wanted)
+            secret = self._keys.dataset_key(found)
+            facts |= _key_facts(found)
+            self.store.append_audit(_granted("output", found.owners, facts, decisions, asker.now))
+        origin = _origin(found)
+        extra = {
+            "wrapped": found.wrapped.to_json(),
+            "signer": PublicKey(found.signer).digest,
+            "recipients": list(origin.recipients),
+            "inherits": list(origin.inherits),
+        }
+        return {**self._sealed(found, secret, asker, Purpose.WRITE, decisions), **extra}
+
+    def register_output(self, peer: Peer, session: str, dataset: DatasetId, manifest: Json) -> Json:
+        """Take note of an output's new snapshot, so that older ones are refused from now on.
+
+        Raises:
+            AttestationError: the session or its evidence does not hold.
+            ManifestError, RollbackError: not a newer manifest of that output, signed by the driver that made it.
+            GrantError: the node is not of the run that made the output.
+        """
+        asker = self._asker(peer, session)
+        found, claims = self._dataset_of(manifest, asker, "manifest")
+        facts: dict[str, Fact] = {**asker.facts(), "dataset": found.dataset, "snapshot": claims.snapshot}
+        with self._audited("manifest", found.owners, facts), self.store.transaction():
+            if found.origin is None or (found.origin.job, found.origin.run) != (asker.context.job, asker.context.run):
+                raise GrantError("only the run that made an output registers its manifest", dataset=found.dataset)
+            if found.dataset != dataset:
+                raise ManifestError("the manifest is of another dataset", expected=dataset, got=found.dataset)
+            found = self._known(found.dataset).after(claims)
+            self.store.put(found)
+            self.store.append_audit(new_event("manifest", found.owners, asker.now, **facts))
+        return {"dataset": found.dataset, "snapshot": claims.snapshot}
+
+    def audit_head(self, peer: Peer, session: str) -> Json:
+        """The signed head of the audit log, for any attested node.
+
+        Raises:
+            AttestationError: the session or its evidence does not hold.
+        """
+        return {"head": self.store.signed_head(self._asker(peer, session).now)}
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _asker(self, peer: Peer, session: str) -> _Asker:
+        now = self.clock()
+        with self._audited("session", [], {}):
+            attested = self._sessions.attested(peer, session, now)
+        with self._audited("evidence", [], {"node": attested.context.node, "run": attested.context.run}):
+            return _Asker(attested, attested.verified(self._verifier, now), now)
+
+    def _dataset_of(self, manifest: Json, asker: _Asker, action: str) -> tuple[Dataset, ManifestClaims]:
+        with self._audited(action, [], asker.facts()):
+            found = self.store.get(Dataset, unverified_dataset(manifest))
+            if found is None:
+                raise ManifestError("the manifest is of a dataset that this broker does not know")
+        with self._audited(action, found.owners, {**asker.facts(), "dataset": found.dataset}):
+            return found, ManifestClaims.verify(manifest, PublicKey.from_spki(found.signer))
+
+    def _decide(self, roots: Sequence[str], asker: _Asker, purpose: Purpose) -> list[Decision]:
+        """One yes from the owner of every root key.  None at all is a no."""
+        if not roots:
+            hint = "outputs inherit their policy from inputs: name at least one"
+            raise GrantError("there is no input whose owner could grant this", hint=hint)
+        attested, now = asker.attested, asker.now
+        decisions = []
+        for key in roots:
+            request = Request(key, attested.context.job, attested.role, purpose)
+            grants = self.store.find(Grant, key)
+            decisions.append(decide(grants, request, lambda policy: attested.appraise(asker.verified, policy, now), now))
+        return decisions
+
+    def _known(self, dataset: DatasetId) -> Dataset:
+        """The dataset as the transaction sees it."""
+        found = self.store.get(Dataset, dataset)
+        if found is None:
+            raise ManifestError("a dataset is not known to this broker", dataset=dataset[:80])
+        return found
+
+    def _note_given(self, dataset: Dataset, asker: _Asker) -> None:
+        """From now on, what the run writes derives from this dataset: outputs that exist already inherit its owners' grants too.
+
+        Whatever purpose the key was given for: a key that can write can read.
+        """
+        context = asker.context
+        self.store.put(Release(context.job, context.run, dataset.dataset, asker.attested.role))
+        for output in self._outputs(context):
+            origin = _origin(output)
+            if not set(dataset.roots) <= set(origin.inherits):
+                inherits = tuple(sorted({*origin.inherits, *dataset.roots}))
+                allowed = self._recipients(dataset.roots, origin.recipients, context, asker.now)
+                self.store.put(replace(output, origin=replace(origin, inherits=inherits, recipients=allowed)))
+
+    def _outputs(self, context: NodeContext) -> list[Dataset]:
+        found = self.store.find(Dataset, run_ref(context.run))
+        return [d for d in found if d.origin is not None and (d.origin.job, d.origin.run) == (context.job, context.run)]
+
+    def _output_of(self, asker: _Asker, name: str) -> Dataset | None:
+        return next((d for d in self._outputs(asker.context) if _origin(d).name == name), None)
+
+    def _roots(self, inputs: Sequence[str], asker: _Asker) -> tuple[str, ...]:
+        """The root keys of what the node names and of what its run was given to read."""
+        if len(inputs) > _MAX_INPUTS:
+            raise UsageError("too many inputs", limit=_MAX_INPUTS, got=len(inputs))
+        context = asker.context
+        read = [r.dataset for r in self.store.find(Release, run_ref(context.run)) if r.job == context.job]
+        roots: set[str] = set()
+        for dataset in {*map(DatasetId, inputs), *read}:
+            roots |= set(self._known(dataset).roots)
+        return tuple(sorted(roots))
+
+    def _recipients(self, roots: Sequence[str], wanted: Sequence[str], context: NodeContext, now: datetime) -> tuple[str, ...]:
+        allowed = set(wanted)
+        for key in roots:
+            allowed &= recipients(self.store.find(Grant, key), key, context.job, now)
+        return tuple(sorted(allowed))
+
+    def _mint_output(self, asker: _Asker, name: str, roots: tuple[str, ...], wanted: Sequence[str]) -> Dataset:
+        if asker.attested.role is not Role.DRIVER:
+            raise GrantError("the driver of this run has not made this output yet", hint="the driver asks for it first", output=name)
+        context = asker.context
+        # The full digest is in the key's record: 16 characters of it are a name, not an identity.
+        key = self._keys.for_output(f"{JOB_PREFIX}{context.job[:16]}", name, context.job, asker.now)
+        wrapped, _ = self._keys.mint(key)
+        allowed = self._recipients(roots, [check_name(w, "recipient") for w in wanted], context, asker.now)
+        origin = Origin(context.job, context.run, name, roots, allowed)
+        made = Dataset(DatasetId(wrapped.dataset), wrapped, asker.attested.binding.spki, origin=origin)
+        self.store.put(made)
+        return made
+
+    def _sealed(self, dataset: Dataset, secret: SecretBytes, asker: _Asker, purpose: Purpose, decisions: Sequence[Decision]) -> Json:
+        context = asker.context
+        ends = [asker.now + self._lease, *(d.grant.not_after for d in decisions if d.grant.not_after is not None)]
+        return {
+            "jwe": seal(secret, context.seal, context=seal_context(dataset.dataset, context, purpose)),
+            "key": dataset.wrapped.key,
+            "version": dataset.wrapped.version,
+            "dataset": dataset.dataset,
+            "expires": min(ends).isoformat(),
+        }
+
+    def _audited(self, action: str, owners: Sequence[str], facts: Mapping[str, Fact]) -> AbstractContextManager[None]:
+        return refusals_audited(self.store, self.clock, action, owners, facts)
+
+    def _check_revocations(self) -> None:
+        revoked = {e.event["grant"] for e in self.store.audit() if e.event is not None and e.event["action"] == "revoke"}
+        for grant in self.store.all(Grant):
+            if grant.id in revoked and grant.revoked is None:
+                raise StoreError("a revoked grant is in force again: an older row was put back into the key store", grant=grant.id)
+
+
+def seal_context(dataset: str, context: NodeContext, purpose: Purpose) -> Json:
+    """What a sealed dataset key is bound to: broker and node build it each for themselves."""
+    return {"dataset": dataset, "job": context.job, "run": context.run, "purpose": purpose.value}
+
+
+def _granted(action: str, owners: list[str], facts: Mapping[str, Fact], decisions: Sequence[Decision], now: datetime) -> Json:
+    grants = sorted(d.grant.id for d in decisions)
+    policies = sorted({d.result.policy_digest for d in decisions})
+    return new_event(action, owners, now, **facts, grants=grants, policies=policies)
+
+
+def _key_facts(dataset: Dataset) -> dict[str, Fact]:
+    return {"dataset": dataset.dataset, "key": dataset.wrapped.key, "version": dataset.wrapped.version}
+
+
+def _origin(dataset: Dataset) -> Origin:
+    if dataset.origin is None:
+        raise StoreError("a dataset that must be an output is none", dataset=dataset.dataset)
+    return dataset.origin
+
+
+def _read_attest(request: Json) -> tuple[Nonce, Role, NodeContext, Evidence]:
+    match request:
+        case {
+            "runtime-data": {"nonce": str(text), "tee-pubkey": dict(jwk), "confide-context": dict(context), "role": str(role)},
+            "tee-evidence": {"primary_evidence": dict(evidence), "additional_evidence": ""},
+        } if role in set(Role):
+            nonce, found = from_b64url(text), NodeContext.from_json(context)
+            if len(nonce) != NONCE_BYTES:
+                raise ParseError("a nonce is 32 bytes", got=len(nonce))
+            if jwk != found.seal:
+                raise BindingError("the key to seal to is not the one in the attested context")
+            return Nonce(nonce), Role(role), found, Evidence.from_json(evidence)
+    raise ParseError("not an attest request of KBS protocol 0.4.0 with Confide's runtime data")

@@ -1,0 +1,379 @@
+"""Clients of the broker: one for attested nodes, one for owners and recipients.  Fail closed.
+
+Any answer but the expected one is an error and never yields a key: a status of 500, another content type or a missing field
+is :class:`~confide.errors.BrokerError`; a refusal that the broker explains is raised as the leaf that the broker raised.
+Endpoints: ``confide.keys.server``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http.cookies import CookieError, SimpleCookie
+from typing import Final, Self
+
+from confide.attest.binding import NONCE_BYTES, report_data
+from confide.attest.collect import Attester
+from confide.attest.evidence import NodeContext
+from confide.attest.policy import Policy
+from confide.canonical import Json, b64url, from_b64url
+from confide.crypto.derive import check_dataset_id
+from confide.crypto.envelope import WrappedKey
+from confide.crypto.seal import SealKey
+from confide.crypto.secret import SecretBytes
+from confide.crypto.sign import PublicKey
+from confide.crypto.tls import Identity
+from confide.errors import BrokerError, ConfideError, ManifestError, ParseError, UsageError
+from confide.ids import DatasetId, JobDigest, KeyRef, Nonce, Purpose, Role, SpkiDigest
+from confide.keys.audit import AuditEntry, AuditHead, AuditLog
+from confide.keys.connection import Answer, Connection, as_key
+from confide.keys.credentials import Credential
+from confide.keys.grants import Grant
+from confide.keys.manifest_claims import unverified_dataset
+
+KBS_VERSION: Final = "0.4.0"
+COOKIE: Final = "kbs-session-id"
+_SESSION_MARGIN: Final = timedelta(seconds=30)
+"""Evidence is made anew this long before the broker's session ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReleasedKey:
+    """A dataset key that the broker released.  Must not be used after ``expires``."""
+
+    dataset: DatasetId
+    key: KeyRef
+    secret: SecretBytes = field(repr=False)
+    expires: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class OutputKey:
+    """The key of an output dataset of this run, and what its manifest has to carry."""
+
+    dataset: DatasetId
+    key: KeyRef
+    secret: SecretBytes = field(repr=False)
+    expires: datetime
+    wrapped: WrappedKey
+    signer: SpkiDigest
+    recipients: tuple[str, ...]
+    inherits: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MintedDataset:
+    """A new dataset's key, for its owner, and the wrapped form for its manifest."""
+
+    dataset: DatasetId
+    key: KeyRef
+    secret: SecretBytes = field(repr=False)
+    wrapped: WrappedKey
+
+
+@dataclass(frozen=True, slots=True)
+class KeyInfo:
+    """What an owner sees of a key: its newest version, and how many datasets are under it."""
+
+    key: KeyRef
+    created: datetime
+    datasets: int
+
+
+class NodeBrokerClient:
+    """A node's side: attests to the broker on the TLS channel and asks for keys.  Not for use from several threads at once.
+
+    ``context.seal`` must be ``seal_key``'s public half.  Connects and attests when first used, and again when the session has ended.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        spki: SpkiDigest,
+        *,
+        identity: Identity,
+        attester: Attester,
+        context: NodeContext,
+        seal_key: SealKey,
+        role: Role,
+        timeout: float = 10.0,
+    ) -> None:
+        if context.seal != seal_key.public_jwk():
+            raise UsageError("the context names another seal key than the node's")
+        self._connection = Connection(url, spki, identity, timeout)
+        self._identity = identity
+        self._attester = attester
+        self._context = context
+        self._seal_key = seal_key
+        self._role = role
+        self._cookie: dict[str, str] = {}
+        self._expires = datetime.min.replace(tzinfo=UTC)
+
+    def release(self, manifest: Json, purpose: Purpose = Purpose.READ) -> ReleasedKey:
+        """The key of the dataset whose signed manifest (DSSE envelope) is given.
+
+        Raises:
+            AttestationError: this node's evidence is refused.
+            GrantError: no grant covers this job, role and purpose.
+            ManifestError, RollbackError: the manifest is not a current one of a dataset that the broker knows.
+            BrokerError: the broker is down or answered anything else.
+        """
+        answer = self._ask("POST", "/confide/v0/release", {"manifest": manifest, "purpose": purpose.value})
+        return ReleasedKey(answer.dataset_of(manifest), answer.key_ref(), self._opened(answer, purpose), answer.time("expires"))
+
+    def output(self, name: str, *, inputs: Sequence[DatasetId], recipients: Sequence[str]) -> OutputKey:
+        """The key of this run's output ``name``.  The driver's first call makes it; workers and later calls get the same.
+
+        Raises:
+            AttestationError, GrantError, ManifestError, BrokerError: as :meth:`release`; ``GrantError`` also for a worker that asks
+                before the driver has.
+        """
+        answer = self._ask("POST", "/confide/v0/outputs", {"name": name, "inputs": list(inputs), "recipients": list(recipients)})
+        signer = answer.field("signer", str)
+        if self._role is Role.DRIVER and signer != self._identity.spki_digest:
+            raise BrokerError("the broker registered another signer than this driver for its output", got=signer[:80])
+        return OutputKey(
+            dataset=answer.dataset(),
+            key=answer.key_ref(),
+            secret=self._opened(answer, Purpose.WRITE),
+            expires=answer.time("expires"),
+            wrapped=answer.wrapped(),
+            signer=SpkiDigest(signer),
+            recipients=answer.texts("recipients"),
+            inherits=answer.texts("inherits"),
+        )
+
+    def register_manifest(self, manifest: Json) -> None:
+        """Tell the broker of a new snapshot of an output of this run (the manifest is signed by the driver's identity key).
+
+        Raises:
+            AttestationError, GrantError, ManifestError, RollbackError, BrokerError: as :meth:`release`.
+        """
+        self._ask("PUT", f"/confide/v0/{_manifest_path(manifest)}", {"manifest": manifest})
+
+    def audit_head(self) -> Json:
+        """The signed head of the broker's audit log (DSSE envelope), verified: for the receipt, next to :meth:`broker_key`.
+
+        Raises:
+            AuditError: it is not signed by the broker's key.
+            AttestationError, BrokerError: as :meth:`release`.
+        """
+        head: Json = self._ask("POST", "/confide/v0/audit-head", {}).field("head", dict)
+        AuditHead.verify(head, self._connection.broker_key())
+        return head
+
+    def broker_key(self) -> PublicKey:
+        """The broker's public key: its digest is the pinned one, and it signs audit heads."""
+        return self._connection.broker_key()
+
+    def close(self) -> None:
+        """End the connection, and the session with it."""
+        self._connection.close()
+        self._cookie = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _ask(self, method: str, path: str, body: Json) -> Answer:
+        self._attest_if_needed()
+        return Answer(self._connection.call(method, path, body, self._cookie)[0])
+
+    def _attest_if_needed(self) -> None:
+        channel, fresh = self._connection.channel()
+        if not fresh and self._cookie and datetime.now(UTC) + _SESSION_MARGIN < self._expires:
+            return
+        self._cookie = {}
+        auth: Json = {"version": KBS_VERSION, "tee": self._attester.tee.value, "extra-params": {}}
+        challenge, headers = self._connection.call("POST", "/kbs/v0/auth", auth)
+        nonce, cookie = _nonce(Answer(challenge).field("nonce", str)), {"cookie": f"{COOKIE}={_session_of(headers)}"}
+        data = report_data(
+            role=self._role, exporter=channel.exporter(), nonce=nonce, spki=self._identity.spki_der, context=self._context.digest
+        )
+        runtime = {
+            "nonce": b64url(nonce),
+            "tee-pubkey": self._seal_key.public_jwk(),
+            "confide-context": self._context.to_json(),
+            "role": self._role.value,
+        }
+        evidence = {"primary_evidence": self._attester.quote(data).to_json(), "additional_evidence": ""}
+        answer, _ = self._connection.call("POST", "/kbs/v0/attest", {"runtime-data": runtime, "tee-evidence": evidence}, cookie)
+        self._expires = Answer(answer).time("expires")
+        self._cookie = cookie
+
+    def _opened(self, answer: Answer, purpose: Purpose) -> SecretBytes:
+        context = {"dataset": answer.dataset(), "job": self._context.job, "run": self._context.run, "purpose": purpose.value}
+        return as_key(self._seal_key.open(answer.field("jwe", str), context=context))
+
+
+def _nonce(text: str) -> Nonce:
+    try:
+        nonce = from_b64url(text)
+    except ParseError as cause:
+        raise BrokerError("the broker's nonce cannot be read") from cause
+    if len(nonce) != NONCE_BYTES:
+        raise BrokerError("the broker's nonce has the wrong length", got=len(nonce))
+    return Nonce(nonce)
+
+
+def _session_of(headers: Mapping[str, str]) -> str:
+    cookies: SimpleCookie = SimpleCookie()
+    try:
+        cookies.load(headers.get("set-cookie", ""))
+        return cookies[COOKIE].value
+    except (CookieError, KeyError) as cause:
+        raise BrokerError("the broker began no session") from cause
+
+
+class OwnerClient:
+    """An owner's or recipient's side: every command needs the credential that the broker has enrolled.
+
+    ``name`` of a key is ``key`` or ``owner/key``.  All methods raise ``CredentialError`` if the broker does not know the credential or
+    it may not do this, and ``BrokerError`` if the broker is down or answers anything unexpected.
+    """
+
+    def __init__(self, url: str, spki: SpkiDigest, credential: Credential, *, timeout: float = 10.0) -> None:
+        self._credential = credential
+        self._connection = Connection(url, spki, credential.identity(), timeout)
+
+    def enrol(self, token: str) -> None:
+        """Register the credential under its name; ``token`` is single use, from the broker's operator."""
+        self._call("POST", "enrol", {"owner": self._credential.name, "token": token})
+
+    # --- keys and datasets -------------------------------------------------------------------------------------------
+
+    def create_key(self, name: str) -> KeyRef:
+        """Make a key.  Raises ``UsageError`` if it exists."""
+        return self._call("POST", "keys", {"key": self._id(name)}).key_ref()
+
+    def rotate_key(self, name: str) -> KeyRef:
+        """Make a new version of a key: new datasets use it, old ones keep theirs."""
+        return self._call("POST", "keys/rotate", {"key": self._id(name)}).key_ref()
+
+    def keys(self) -> tuple[KeyInfo, ...]:
+        """The owner's keys."""
+        found = map(Answer, self._objects(self._call("GET", "keys"), "keys"))
+        return tuple(KeyInfo(one.key_ref(), one.time("created"), one.field("datasets", int)) for one in found)
+
+    def mint_dataset(self, name: str) -> MintedDataset:
+        """A new dataset id and key under the newest version of a key."""
+        answer = self._call("POST", "datasets", {"key": self._id(name)})
+        return MintedDataset(answer.dataset(), answer.key_ref(), answer.dataset_key(), answer.wrapped())
+
+    def register_manifest(self, manifest: Json) -> None:
+        """Register a new snapshot of an own dataset (signed by the credential): the broker refuses older ones from now on.
+
+        Raises:
+            ManifestError, RollbackError: not a newer manifest of that dataset.
+        """
+        self._call("PUT", _manifest_path(manifest), {"manifest": manifest})
+
+    def open(self, manifest: Json) -> ReleasedKey:
+        """The key of an own dataset, or of an output that this credential is a recipient of.
+
+        Raises:
+            ManifestError, RollbackError: the manifest is not a current one of that dataset.
+        """
+        answer = self._call("POST", "open", {"manifest": manifest})
+        return ReleasedKey(answer.dataset_of(manifest), answer.key_ref(), answer.dataset_key(), answer.time("expires"))
+
+    # --- grants ------------------------------------------------------------------------------------------------------
+
+    def grant(
+        self,
+        name: str,
+        *,
+        job: JobDigest,
+        policy: Policy,
+        roles: Sequence[Role] = (Role.DRIVER, Role.WORKER),
+        purposes: Sequence[Purpose] = (Purpose.READ, Purpose.WRITE),
+        recipients: Sequence[str] = (),
+        not_after: datetime | None = None,
+    ) -> Grant:
+        """Grant an own key to one job under one policy.  ``recipients`` (enrolled names) may open outputs that derive from it."""
+        body = {
+            "key": self._id(name),
+            "job": job,
+            "policy": policy.to_json(),
+            "roles": [role.value for role in roles],
+            "purposes": [purpose.value for purpose in purposes],
+            "recipients": list(recipients),
+            "not_after": not_after.isoformat() if not_after else None,
+        }
+        return _grant(self._call("POST", "grants", body).field("grant", dict))
+
+    def grants(self) -> tuple[Grant, ...]:
+        """The grants of the owner's keys, revoked ones included."""
+        return tuple(_grant(one) for one in self._objects(self._call("GET", "grants"), "grants"))
+
+    def revoke(self, grant_id: str) -> Grant:
+        """End a grant now."""
+        if not re.fullmatch(r"[0-9a-f]{16}", grant_id):
+            raise UsageError(f"not a grant id: {grant_id[:80]!r}", hint="`confide keys ls` shows them")
+        return _grant(self._call("DELETE", f"grants/{grant_id}").field("grant", dict))
+
+    # --- audit -------------------------------------------------------------------------------------------------------
+
+    def audit(self) -> AuditLog:
+        """The audit log as this owner may see it, with its signed head, verified against the broker's key.
+
+        Raises:
+            AuditError: the log or its head does not verify.
+        """
+        answer = self._call("GET", "audit")
+        entries = tuple(AuditEntry.from_json(one) for one in self._objects(answer, "entries"))
+        log = AuditLog(entries, answer.field("head", dict))
+        log.verify(self.broker_key())
+        return log
+
+    def audit_head(self) -> Json:
+        """The signed head alone (DSSE envelope), verified."""
+        head: Json = self._call("POST", "audit-head", {}).field("head", dict)
+        AuditHead.verify(head, self.broker_key())
+        return head
+
+    def broker_key(self) -> PublicKey:
+        """The broker's public key: its digest is the pinned one, and it signs audit heads."""
+        return self._connection.broker_key()
+
+    def close(self) -> None:
+        """End the connection."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _id(self, name: str) -> str:
+        return name if "/" in name else f"{self._credential.name}/{name}"
+
+    def _call(self, method: str, path: str, body: Json | None = None) -> Answer:
+        return Answer(self._connection.call(method, f"/confide/v0/{path}", body)[0])
+
+    @staticmethod
+    def _objects(answer: Answer, name: str) -> list[Json]:
+        values = answer.field(name, list)
+        if not all(isinstance(value, dict) for value in values):
+            raise BrokerError("the broker's answer has a wrong field", field=name)
+        return list(values)
+
+
+def _manifest_path(manifest: Json) -> str:
+    dataset = unverified_dataset(manifest)
+    try:
+        return f"datasets/{check_dataset_id(dataset)}/manifest"
+    except ParseError as cause:
+        raise ManifestError("the manifest names no dataset") from cause
+
+
+def _grant(data: Json) -> Grant:
+    try:
+        return Grant.from_json(data)
+    except ConfideError as cause:
+        raise BrokerError("the broker's answer holds no grant") from cause

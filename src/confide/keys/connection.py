@@ -1,0 +1,191 @@
+"""One connection from a client to the pinned broker, and the strict reading of its answers.  Fail closed.
+
+The only place that looks at statuses: 200 with a JSON object is an answer, a problem object with a 4xx status and a code of ours is a
+refusal, and everything else is a :class:`~confide.errors.BrokerError`.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from confide.canonical import Json, from_b64url
+from confide.crypto.derive import KEY_BYTES, check_dataset_id
+from confide.crypto.envelope import WrappedKey
+from confide.crypto.http import JSON_TYPE, PROBLEM_TYPE, Response, request
+from confide.crypto.secret import SecretBytes
+from confide.crypto.sign import PublicKey
+from confide.crypto.tls import Channel, Identity, PinnedSpki, connect
+from confide.errors import BrokerError, ChannelError, ParseError, ProtocolError, UsageError, error_from_json
+from confide.ids import DatasetId, KeyRef, SpkiDigest
+from confide.keys.manifest_claims import unverified_dataset
+
+_HTTP_OK: Final = 200
+_REFUSED: Final = range(400, 500)
+_IDLE_REUSE_S: Final = 20.0
+"""A connection that was idle for longer is opened anew: the broker may have ended it."""
+_SPKI = re.compile(r"[0-9a-f]{64}")
+
+
+class Connection:
+    """One TLS connection to the pinned broker, opened when needed.  The only place that looks at statuses."""
+
+    def __init__(self, url: str, spki: SpkiDigest, identity: Identity, timeout: float) -> None:
+        self._host, self._port = _address(url)
+        if not _SPKI.fullmatch(spki):
+            raise UsageError("the broker's key is given as the SHA-256 of its public key in hex", got=spki[:80])
+        self._trust = PinnedSpki(spki)
+        self._identity = identity
+        self._timeout = timeout
+        self._channel: Channel | None = None
+        self._used = 0.0
+
+    def channel(self) -> tuple[Channel, bool]:
+        """The open channel, and whether it is a new one."""
+        held = self._channel
+        if held is not None and not held.closed and time.monotonic() - self._used < _IDLE_REUSE_S:
+            return held, False
+        self.close()
+        try:
+            self._channel = connect(self._host, self._port, self._identity, trust=self._trust, timeout=self._timeout)
+        except ChannelError as cause:
+            raise BrokerError(f"the broker cannot be reached: {cause.message}", hint=cause.hint, **cause.facts) from cause
+        self._used = time.monotonic()
+        return self._channel, True
+
+    def call(
+        self, method: str, path: str, body: Json | None = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[Json, Mapping[str, str]]:
+        """The body and headers of a 200 answer.
+
+        Raises:
+            ConfideError: the broker refused; the leaf that it named.
+            BrokerError: anything else that is not a 200 with one JSON object.
+        """
+        channel, _ = self.channel()
+        try:
+            response = request(channel, method, path, body, headers, timeout=self._timeout)
+        except (ChannelError, ProtocolError) as cause:
+            raise BrokerError(f"the broker did not answer as it must: {cause.message}", hint=cause.hint, **cause.facts) from cause
+        self._used = time.monotonic()
+        return _expect(response), response.headers
+
+    def broker_key(self) -> PublicKey:
+        """The broker's public key, which TLS has proved and the pin has checked."""
+        channel, _ = self.channel()
+        if channel.peer_spki is None:
+            raise BrokerError("the broker showed no key")
+        return PublicKey.from_spki(channel.peer_spki)
+
+    def close(self) -> None:
+        """End the connection, if there is one."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+
+def _address(url: str) -> tuple[str, int]:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host or parts.scheme != "https" or parts.path.strip("/") or parts.query or parts.username:
+        raise UsageError(f"not a broker's address: {url[:120]!r}", hint="write https://HOST:PORT")
+    return host, port or 443
+
+
+def _expect(response: Response) -> Json:
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if response.status == _HTTP_OK and kind == JSON_TYPE and response.json is not None:
+        return response.json
+    if response.status in _REFUSED and kind == PROBLEM_TYPE and response.json is not None:
+        refusal = error_from_json(response.json)
+        if not isinstance(refusal, ProtocolError):
+            raise refusal
+    raise BrokerError("the broker answered with something else than a result or a refusal", status=response.status)
+
+
+class Answer:
+    """Reads fields of an answer; a missing or wrong one is a ``BrokerError``, never a default."""
+
+    def __init__(self, data: Json) -> None:
+        self._data = data
+
+    def field(self, name: str, kind: type[Any]) -> Any:
+        """A field of that type."""
+        value = self._data.get(name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise BrokerError("the broker's answer lacks a field", field=name)
+        return value
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A list of texts."""
+        values = self.field(name, list)
+        if not all(isinstance(value, str) for value in values):
+            raise BrokerError("the broker's answer has a wrong field", field=name)
+        return tuple(values)
+
+    def time(self, name: str) -> datetime:
+        """A time with a zone, in UTC."""
+        try:
+            found = datetime.fromisoformat(self.field(name, str))
+        except ValueError as cause:
+            raise BrokerError("the broker's answer has a wrong time", field=name) from cause
+        if found.tzinfo is None:
+            raise BrokerError("the broker's answer has a time without a zone", field=name)
+        return found.astimezone(UTC)
+
+    def key_ref(self) -> KeyRef:
+        """The key and its version."""
+        try:
+            ref = KeyRef.parse(self.field("key", str))
+        except UsageError as cause:
+            raise BrokerError("the broker's answer names no key", field="key") from cause
+        return KeyRef(ref.owner, ref.name, self.field("version", int))
+
+    def dataset(self) -> DatasetId:
+        """The dataset's id."""
+        try:
+            return check_dataset_id(self.field("dataset", str))
+        except ParseError as cause:
+            raise BrokerError("the broker's answer names no dataset", field="dataset") from cause
+
+    def dataset_of(self, manifest: Json) -> DatasetId:
+        """The dataset's id, which must be the one that the manifest in the request claims."""
+        found = self.dataset()
+        if found != unverified_dataset(manifest):
+            raise BrokerError("the broker answered with another dataset's key", got=found)
+        return found
+
+    def wrapped(self) -> WrappedKey:
+        """The wrapped key, which must be of the same dataset and key."""
+        try:
+            found = WrappedKey.from_json(self.field("wrapped", dict))
+        except ParseError as cause:
+            raise BrokerError("the broker's answer holds no wrapped key", field="wrapped") from cause
+        if (found.dataset, found.key, found.version) != (self.dataset(), self.key_ref().id, self.key_ref().version):
+            raise BrokerError("the broker's answer contradicts itself", field="wrapped")
+        return found
+
+    def dataset_key(self) -> SecretBytes:
+        """A dataset key in the clear (owners and recipients only, under TLS)."""
+        try:
+            return as_key(SecretBytes(from_b64url(self.field("dataset_key", str))))
+        except ParseError:
+            raise BrokerError("the broker's answer holds no key", field="dataset_key") from None
+
+
+def as_key(secret: SecretBytes) -> SecretBytes:
+    """Return ``secret`` if it is as long as a key.
+
+    Raises:
+        BrokerError: it is not: whatever the broker sent, it never becomes a key.
+    """
+    if len(secret) != KEY_BYTES:
+        raise BrokerError("what the broker answered is not a key", got=len(secret))
+    return secret

@@ -1,0 +1,87 @@
+"""The broker's key hierarchy: master key, key-encryption keys (versioned), dataset keys.  Everything above a dataset key stays here.
+
+Who may have a dataset key is decided by the callers (``keys.broker``, ``keys.owners``), before they ask for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+
+from confide.canonical import Json
+from confide.crypto.envelope import WrappedKey, unwrap, wrap
+from confide.crypto.secret import SecretBytes
+from confide.errors import GrantError, StoreError, UsageError
+from confide.ids import JobDigest, KeyRef, check_name, new_dataset_id
+from confide.keys.records import Dataset, Key
+from confide.keys.store import Store
+
+
+class KeyHierarchy:
+    """Makes, versions and uses key-encryption keys over one store.  Callers hold the store's transaction."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def create(self, owner: str, name: str, now: datetime, *, job: JobDigest | None = None) -> Key:
+        """A new key-encryption key, version 1.
+
+        Raises:
+            UsageError: the owner has a key of that name.
+        """
+        check_name(name, "key name")
+        if self._store.get(Key, f"{owner}/{name}") is not None:
+            raise UsageError(f"the key {owner}/{name} exists", hint="rotate it, or choose another name")
+        made = Key(owner, name, (self._new_version(owner, name, 1),), now, job)
+        self._store.put(made)
+        return made
+
+    def rotate(self, key: Key) -> Key:
+        """A new version for new datasets; what is under older versions stays readable."""
+        version = len(key.versions) + 1
+        rotated = replace(key, versions=(*key.versions, self._new_version(key.owner, key.name, version)))
+        self._store.put(rotated)
+        return rotated
+
+    def for_output(self, owner: str, name: str, job: JobDigest, now: datetime) -> Key:
+        """The key that outputs ``name`` of a job are under, made when first needed.
+
+        Raises:
+            GrantError: a job with the same first characters of its digest has this name: they never share a key.
+        """
+        found = self._store.get(Key, f"{owner}/{name}")
+        if found is None:
+            return self.create(owner, name, now, job=job)
+        if found.job != job:
+            raise GrantError("another job's outputs are under a key of this name", key=found.id)
+        return found
+
+    def mint(self, key: Key) -> tuple[WrappedKey, SecretBytes]:
+        """A new dataset's key under the newest version of ``key``: wrapped for its manifest (which names the dataset), and plain."""
+        secret = SecretBytes.random()
+        version = key.newest.version
+        wrapped = wrap(self._open(key, version), secret, key=key.id, version=version, dataset=new_dataset_id())
+        return wrapped, secret
+
+    def dataset_key(self, dataset: Dataset) -> SecretBytes:
+        """The dataset's key.
+
+        Raises:
+            UnwrapError: the wrapped form was not made by this broker for this dataset.
+            StoreError: its key-encryption key is gone or damaged.
+        """
+        ref = KeyRef.parse(dataset.wrapped.key)
+        key = self._store.get(Key, ref.id)
+        if key is None:
+            raise StoreError("the key that a dataset is under is not in the store", key=ref.id)
+        return unwrap(self._open(key, dataset.wrapped.version), dataset.wrapped)
+
+    def _new_version(self, owner: str, name: str, version: int) -> bytes:
+        return self._store.kms.wrap(SecretBytes.random(), context=_context(owner, name, version))
+
+    def _open(self, key: Key, version: int) -> SecretBytes:
+        return self._store.kms.unwrap(key.wrapped(version), context=_context(key.owner, key.name, version))
+
+
+def _context(owner: str, name: str, version: int) -> Json:
+    return {"use": "kek", "key": f"{owner}/{name}", "version": version}

@@ -1,0 +1,90 @@
+"""The few fields of a dataset's manifest that the broker decides by.  Written for manifests of ``confide.data.manifest``.
+
+Everything else in a manifest (files, schema, lengths) is checked by the node that reads the data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Self
+
+from confide.canonical import Json, parse_object, sha384_hex
+from confide.crypto.envelope import WrappedKey
+from confide.crypto.sign import PublicKey, dsse_verify, unverified_payload
+from confide.errors import ConfideError, IntegrityError, ManifestError
+from confide.ids import DatasetId
+
+PAYLOAD_TYPE: Final = "application/vnd.confide.manifest+json"
+MANIFEST_FORMAT: Final = "confide-manifest-v1"
+_MAX_SNAPSHOT: Final = 2**53 - 1
+"""Largest integer that RFC 8785 can carry."""
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestClaims:
+    """What a signed manifest says of its dataset.  ``digest`` is SHA-384 of the signed bytes, hex."""
+
+    dataset: DatasetId
+    snapshot: int
+    wrapped: WrappedKey
+    digest: str
+
+    @classmethod
+    def verify(cls, envelope: Json, signer: PublicKey) -> Self:
+        """Read the claims of a manifest that ``signer`` signed.  Whether the snapshot is current is not checked here.
+
+        Raises:
+            ManifestError: it is not signed by ``signer``, or is not a manifest.
+        """
+        try:
+            payload = dsse_verify(envelope, signer, PAYLOAD_TYPE)
+        except IntegrityError as cause:
+            message = f"the manifest is not signed by the dataset's signer: {cause.message}"
+            raise ManifestError(message, hint=cause.hint, **cause.facts) from cause
+        except ConfideError as cause:
+            raise ManifestError(f"not a signed manifest: {cause.message}", hint=cause.hint, **cause.facts) from cause
+        return cls._read(payload)
+
+    @classmethod
+    def _read(cls, payload: bytes) -> Self:
+        data = _object(payload)
+        match data:
+            case {"format": str(form), "dataset": str(dataset), "snapshot": int(snapshot), "key": str(key), "version": int(version)}:
+                wrapped = _wrapped(data.get("wrapped"))
+                same = (wrapped.key, wrapped.version, wrapped.dataset) == (key, version, dataset)
+                if form == MANIFEST_FORMAT and same and not isinstance(snapshot, bool) and 0 <= snapshot <= _MAX_SNAPSHOT:
+                    return cls(DatasetId(dataset), snapshot, wrapped, sha384_hex(payload))
+        raise ManifestError("the manifest is of another version, or its key fields contradict each other")
+
+
+def unverified_dataset(envelope: Json) -> DatasetId:
+    """The dataset that a manifest *claims* to be of: to find whose signature to demand, nothing else.
+
+    Raises:
+        ManifestError: it is not a manifest.
+    """
+    try:
+        dataset = _object(unverified_payload(envelope)).get("dataset")
+    except ManifestError:
+        raise
+    except ConfideError as cause:
+        raise ManifestError(f"not a signed manifest: {cause.message}") from cause
+    if not isinstance(dataset, str):
+        raise ManifestError("the manifest names no dataset")
+    return DatasetId(dataset)
+
+
+def _object(payload: bytes) -> Json:
+    try:
+        return parse_object(payload)
+    except ConfideError as cause:
+        raise ManifestError("the manifest is not a JSON object") from cause
+
+
+def _wrapped(data: object) -> WrappedKey:
+    if not isinstance(data, dict):
+        raise ManifestError("the manifest carries no wrapped key")
+    try:
+        return WrappedKey.from_json(data)
+    except ConfideError as cause:
+        raise ManifestError(f"the manifest's wrapped key cannot be read: {cause.message}") from cause

@@ -1,0 +1,295 @@
+"""The broker's decisions for owners and recipients: enrolment, keys, grants, own datasets, opening results, the audit log's views.
+
+Who asks is the key that the client proved in the TLS handshake; an owner never sees another's keys, grants or events.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from confide.attest.policy import Policy
+from confide.canonical import Json, b64url, sha256_hex
+from confide.crypto.sign import PublicKey
+from confide.errors import CredentialError, Fact, ParseError, UsageError
+from confide.ids import DatasetId, JobDigest, KeyRef, Purpose, Role, check_name
+from confide.keys.audit import new_event, view
+from confide.keys.grants import Grant, recipients
+from confide.keys.hierarchy import KeyHierarchy
+from confide.keys.manifest_claims import ManifestClaims, unverified_dataset
+from confide.keys.records import Dataset, Enrolment, Key, Owner
+from confide.keys.refusals import refusals_audited
+from confide.keys.sessions import Peer
+from confide.keys.store import Store
+
+ENROLMENT_TTL: Final = timedelta(hours=24)
+OPEN_LEASE: Final = timedelta(hours=1)
+"""How long an owner or recipient should use an opened key before asking again."""
+JOB_PREFIX: Final = "job-"
+"""Keys of jobs' outputs have owners' names that begin so; nobody can enrol under one."""
+
+
+class Owners:
+    """Owners' and recipients' commands over one store.  Each writes the audit log, refusals included."""
+
+    def __init__(self, store: Store, clock: Callable[[], datetime]) -> None:
+        self._store = store
+        self._clock = clock
+        self._keys = KeyHierarchy(store)
+
+    # --- who ---------------------------------------------------------------------------------------------------------
+
+    def create_enrolment(self, owner: str) -> str:
+        """For the operator: a token, valid once and for 24 hours, with which somebody becomes ``owner``.  Only its digest is kept.
+
+        Raises:
+            UsageError: not a name that an owner can have.
+            CredentialError: there is an owner of that name.
+        """
+        check_name(owner, "owner")
+        if owner.startswith(JOB_PREFIX):
+            raise UsageError(f"names of owners do not begin with {JOB_PREFIX!r}")
+        token = secrets.token_urlsafe(32)
+        with self._store.transaction():
+            self._refuse_taken(owner)
+            now = self._clock()
+            self._store.put(Enrolment(sha256_hex(token.encode()), owner, now + ENROLMENT_TTL))
+            self._store.append_audit(new_event("enrolment", [owner], now, owner=owner))
+        return token
+
+    def enrol(self, peer: Peer, owner: str, token: str) -> Json:
+        """Register the client's key as ``owner``'s credential.
+
+        Raises:
+            CredentialError: no key was shown, the token is unknown, used, expired or for another name, or the name or key is registered.
+        """
+        with self._audited("enrol", [], {"owner": owner[:64]}), self._store.transaction():
+            spki, now = _shown_key(peer), self._clock()
+            found = self._store.get(Enrolment, sha256_hex(token.encode()))
+            if found is None or found.used or found.owner != owner or now >= found.expires:
+                hint = "ask the broker's operator for a new one"
+                raise CredentialError("the enrolment token is unknown, used, expired or for another name", hint=hint)
+            self._refuse_taken(owner)
+            made = Owner(owner, spki.spki_der, now)
+            if self._store.find(Owner, made.ref):
+                raise CredentialError("this key is registered under another name", hint="make a new credential for a new name")
+            self._store.put(replace(found, used=True))
+            self._store.put(made)
+            self._store.append_audit(new_event("enrol", [owner], now, owner=owner, spki=made.ref))
+        return {"owner": owner, "spki": made.ref}
+
+    def _refuse_taken(self, owner: str) -> None:
+        if self._store.get(Owner, owner) is not None:
+            raise CredentialError(f"an owner named {owner} is enrolled", hint="choose another name")
+
+    def _who(self, peer: Peer) -> Owner:
+        found = self._store.find(Owner, _shown_key(peer).digest)
+        if len(found) != 1:
+            raise CredentialError("this credential is not enrolled at this broker", hint="enrol it with a token from the broker's operator")
+        return found[0]
+
+    def _own_key(self, owner: Owner, name: str) -> Key:
+        """The owner's key; the answer for another's key is the same whether it exists or not."""
+        ref = KeyRef.parse(name)
+        if ref.owner != owner.name:
+            raise CredentialError("this credential does not own that key", owner=owner.name, key=ref.id)
+        found = self._store.get(Key, ref.id)
+        if found is None:
+            raise UsageError(f"there is no key {ref.id}", hint=f"make it with `confide keys create {ref.id}`")
+        return found
+
+    # --- keys and datasets -------------------------------------------------------------------------------------------
+
+    def create_key(self, peer: Peer, name: str) -> Json:
+        """Make the key ``owner/name``, version 1.
+
+        Raises:
+            CredentialError: the client is not that owner.
+            UsageError: the key exists, or the name is none.
+        """
+        with self._command("create-key", peer, {"key": name[:130]}) as owner, self._store.transaction():
+            ref = KeyRef.parse(name)
+            if ref.owner != owner.name:
+                raise CredentialError("this credential does not own that key", owner=owner.name, key=ref.id)
+            made = self._keys.create(ref.owner, ref.name, self._clock())
+            self._note("create-key", owner, key=made.id, version=1)
+        return _key_json(made, 0)
+
+    def rotate_key(self, peer: Peer, name: str) -> Json:
+        """Add a version to an own key.  Raises as :meth:`create_key`."""
+        with self._command("rotate-key", peer, {"key": name[:130]}) as owner, self._store.transaction():
+            rotated = self._keys.rotate(self._own_key(owner, name))
+            self._note("rotate-key", owner, key=rotated.id, version=rotated.newest.version)
+            return _key_json(rotated, self._datasets(rotated))
+
+    def keys(self, peer: Peer) -> Json:
+        """The client's own keys."""
+        with self._command("list-keys", peer, {}) as owner:
+            return {"keys": [_key_json(key, self._datasets(key)) for key in self._store.find(Key, owner.name)]}
+
+    def mint_dataset(self, peer: Peer, name: str) -> Json:
+        """A new dataset under an own key: its id, its key, and the wrapped form for its manifest.  Raises as :meth:`create_key`."""
+        with self._command("mint", peer, {"key": name[:130]}) as owner, self._store.transaction():
+            wrapped, secret = self._keys.mint(self._own_key(owner, name))
+            made = Dataset(DatasetId(wrapped.dataset), wrapped, owner.spki)
+            self._store.put(made)
+            self._note("mint", owner, dataset=made.dataset, key=wrapped.key, version=wrapped.version)
+        return {**_dataset_json(made), "wrapped": wrapped.to_json(), "dataset_key": b64url(secret.reveal())}
+
+    def register_manifest(self, peer: Peer, dataset: DatasetId, manifest: Json) -> Json:
+        """Take note of an own dataset's new snapshot: older ones are refused from now on.
+
+        Raises:
+            CredentialError: the dataset is not the client's.
+            ManifestError, RollbackError: not a newer manifest of that dataset, signed by its owner.
+        """
+        with self._command("manifest", peer, {"dataset": dataset[:64]}) as owner, self._store.transaction():
+            found = self._store.get(Dataset, dataset)
+            if found is None or found.origin is not None or found.signer != owner.spki:
+                raise CredentialError("this credential has no such dataset")
+            claims = ManifestClaims.verify(manifest, PublicKey.from_spki(found.signer))
+            self._store.put(found.after(claims))
+            self._note("manifest", owner, dataset=dataset, snapshot=claims.snapshot)
+        return {"dataset": dataset, "snapshot": claims.snapshot}
+
+    def open(self, peer: Peer, manifest: Json) -> Json:
+        """The key of an own dataset, or of an output that names the client as recipient while every input's owner agrees.
+
+        Raises:
+            CredentialError: the client may not open it, or there is no such dataset.
+            ManifestError, RollbackError: the manifest is not a current one, signed by the dataset's signer.
+        """
+        with self._command("open", peer, {}) as owner:
+            dataset = unverified_dataset(manifest)
+        concerned = self._store.get(Dataset, dataset)
+        facts: dict[str, Fact] = {"owner": owner.name, "dataset": dataset[:64]}
+        with self._audited("open", [owner.name, *(concerned.owners if concerned else [])], facts), self._store.transaction():
+            now = self._clock()
+            found = self._store.get(Dataset, dataset)
+            if found is None or not self._may_open(found, owner, now):
+                raise CredentialError(
+                    "this credential may not open that dataset", hint="its owners name recipients with `confide keys grant`"
+                )
+            found = found.after(ManifestClaims.verify(manifest, PublicKey.from_spki(found.signer)))
+            secret = self._keys.dataset_key(found)
+            self._store.put(found)
+            facts |= {"key": found.wrapped.key, "version": found.wrapped.version, "snapshot": found.snapshot}
+            self._store.append_audit(new_event("open", [owner.name, *found.owners], now, **facts))
+        return {**_dataset_json(found), "dataset_key": b64url(secret.reveal()), "expires": (now + OPEN_LEASE).isoformat()}
+
+    def _may_open(self, dataset: Dataset, owner: Owner, now: datetime) -> bool:
+        if dataset.origin is None:
+            return dataset.signer == owner.spki
+        origin = dataset.origin
+        agreed = [owner.name in recipients(self._store.find(Grant, key), key, origin.job, now) for key in dataset.roots]
+        return owner.name in origin.recipients and bool(agreed) and all(agreed)
+
+    def _datasets(self, key: Key) -> int:
+        return len(self._store.find(Dataset, f"key:{key.id}"))
+
+    # --- grants ------------------------------------------------------------------------------------------------------
+
+    def grant(self, peer: Peer, request: Json) -> Json:
+        """Grant an own key to a job.
+
+        Raises:
+            CredentialError: the key is not the client's.
+            UsageError, ParseError, PolicyError: the grant is not one, asks nothing, or names somebody who is not enrolled.
+        """
+        with self._command("grant", peer, {"key": str(request.get("key"))[:130]}) as owner, self._store.transaction():
+            made = self._read_grant(owner, request)
+            for name in made.recipients:
+                if self._store.get(Owner, name) is None:
+                    hint = "recipients enrol first, so that a name is one key"
+                    raise UsageError(f"the recipient {name} is not enrolled at this broker", hint=hint)
+            self._store.put(made)
+            self._note("grant", owner, grant=made.id, key=made.key, job=made.job, policy=made.policy.digest)
+        return {"grant": made.to_json()}
+
+    def _read_grant(self, owner: Owner, request: Json) -> Grant:
+        if set(request) != {"key", "job", "policy", "roles", "purposes", "recipients", "not_after"}:
+            raise ParseError("not a grant: a field is missing or unknown")
+        if not all(isinstance(request[name], list) for name in ("roles", "purposes", "recipients")):
+            raise ParseError("a grant's roles, purposes and recipients are lists")
+        end = request["not_after"]
+        try:
+            return Grant.new(
+                self._own_key(owner, str(request["key"])).id,
+                job=JobDigest(str(request["job"])),
+                policy=Policy.from_json(request["policy"]),
+                roles=[Role(role) for role in request["roles"]],
+                purposes=[Purpose(purpose) for purpose in request["purposes"]],
+                recipients=[str(name) for name in request["recipients"]],
+                not_after=None if end is None else datetime.fromisoformat(end),
+                now=self._clock(),
+            )
+        except (ValueError, TypeError) as cause:
+            raise ParseError("a grant has a wrong role, purpose, recipient or time") from cause
+
+    def grants(self, peer: Peer) -> Json:
+        """The grants of the client's own keys, revoked ones included."""
+        with self._command("list-grants", peer, {}) as owner:
+            keys = self._store.find(Key, owner.name)
+            return {"grants": [grant.to_json() for key in keys for grant in self._store.find(Grant, key.id)]}
+
+    def revoke(self, peer: Peer, grant: str) -> Json:
+        """End a grant of an own key now: no further release, and outputs that derive from it cannot be opened any more.
+
+        Raises:
+            CredentialError: the client has no such grant.
+        """
+        with self._command("revoke", peer, {"grant": grant[:64]}) as owner, self._store.transaction():
+            found = self._store.get(Grant, grant)
+            if found is None or KeyRef.parse(found.key).owner != owner.name:
+                raise CredentialError("this credential has no such grant")
+            revoked = found.revoke(self._clock())
+            self._store.put(revoked)
+            self._note("revoke", owner, grant=revoked.id, key=revoked.key, job=revoked.job)
+        return {"grant": revoked.to_json()}
+
+    # --- audit -------------------------------------------------------------------------------------------------------
+
+    def audit(self, peer: Peer) -> Json:
+        """The audit log as the client may see it, with its signed head."""
+        with self._command("audit", peer, {}) as owner, self._store.transaction():
+            entries = view(self._store.audit(), owner.name)
+            return {"entries": [entry.to_json() for entry in entries], "head": self._store.signed_head(self._clock())}
+
+    def audit_head(self, peer: Peer) -> Json:
+        """The signed head alone."""
+        with self._command("audit", peer, {}):
+            return {"head": self._store.signed_head(self._clock())}
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _note(self, action: str, owner: Owner, **facts: Fact) -> None:
+        self._store.append_audit(new_event(action, [owner.name], self._clock(), owner=owner.name, **facts))
+
+    def _audited(self, action: str, owners: Sequence[str], facts: Mapping[str, Fact]) -> AbstractContextManager[None]:
+        return refusals_audited(self._store, self._clock, action, owners, facts)
+
+    @contextmanager
+    def _command(self, action: str, peer: Peer, facts: Mapping[str, Fact]) -> Iterator[Owner]:
+        """Find out who asks; refusals inside the block are recorded as theirs."""
+        with self._audited(action, [], facts):
+            owner = self._who(peer)
+        with self._audited(action, [owner.name], {**facts, "owner": owner.name}):
+            yield owner
+
+
+def _shown_key(peer: Peer) -> PublicKey:
+    if peer.spki is None:
+        raise CredentialError("this command needs a credential: the client showed no key")
+    return PublicKey.from_spki(peer.spki)
+
+
+def _key_json(key: Key, datasets: int) -> Json:
+    return {"key": key.id, "version": key.newest.version, "created": key.created.isoformat(), "datasets": datasets}
+
+
+def _dataset_json(dataset: Dataset) -> Json:
+    return {"dataset": dataset.dataset, "key": dataset.wrapped.key, "version": dataset.wrapped.version}

@@ -1,0 +1,32 @@
+"""Writes refusals to the audit log: no decision goes unrecorded because it was a no."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Final
+
+from confide.errors import AuditError, ConfideError, Fact, StoreError
+from confide.keys.audit import new_event
+from confide.keys.store import Store
+
+_MAX_MESSAGE: Final = 300
+
+
+@contextmanager
+def refusals_audited(
+    store: Store, clock: Callable[[], datetime], action: str, owners: Sequence[str], facts: Mapping[str, Fact]
+) -> Iterator[None]:
+    """Record an error that leaves the block, and let it go on.  Put it outside of the transaction that the error undoes.
+
+    A store that cannot be read cannot be written either: its own errors are not recorded.
+    """
+    try:
+        yield
+    except (StoreError, AuditError):
+        raise
+    except ConfideError as error:
+        known = {**facts, "refused": action, "code": error.code, "message": error.message[:_MAX_MESSAGE]}
+        store.append_audit(new_event("refuse", owners, clock(), **known))
+        raise

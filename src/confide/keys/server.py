@@ -1,0 +1,272 @@
+"""The broker over HTTPS: routes of the KBS handshake, of nodes' requests and of owners' commands.
+
+====== ============================== ================================ ======================================================
+who    request                        body                             answer
+====== ============================== ================================ ======================================================
+node   POST /kbs/v0/auth              version tee extra-params         nonce extra-params; cookie ``kbs-session-id``
+node   POST /kbs/v0/attest            runtime-data tee-evidence        token expires
+node   POST /confide/v0/release       manifest purpose                 jwe key version dataset expires
+node   POST /confide/v0/outputs       name inputs recipients           as release; wrapped signer recipients inherits
+node   PUT …/datasets/<id>/manifest   manifest                         dataset snapshot (outputs of the node's own run)
+both   POST /confide/v0/audit-head    (empty object)                   head
+owner  POST /confide/v0/enrol         owner token                      owner spki
+owner  GET /confide/v0/keys                                            keys: [key version created datasets]
+owner  POST /confide/v0/keys          key                              key version created datasets
+owner  POST …/keys/rotate             key                              key version created datasets
+owner  POST /confide/v0/datasets      key                              dataset key version wrapped dataset_key
+owner  PUT …/datasets/<id>/manifest   manifest                         dataset snapshot
+owner  POST /confide/v0/open          manifest                         dataset key version dataset_key expires
+owner  GET /confide/v0/grants                                          grants: [grant]
+owner  POST /confide/v0/grants        key job policy roles purposes    grant
+                                      recipients not_after
+owner  DELETE …/grants/<id>                                            grant
+owner  GET /confide/v0/audit                                           entries head
+====== ============================== ================================ ======================================================
+
+A node's requests after ``auth`` carry the cookie, which counts on its own connection only.  Answers have status 200; refusals are
+RFC 7807 problems with our error's code.  ``runtime-data`` holds nonce, tee-pubkey (a JWK), confide-context and role; ``tee-evidence``
+holds primary_evidence (our evidence JSON) and an empty additional_evidence.
+
+TLS proves that a client holds the key that it shows; whose key that is the broker decides at each request.  One thread a connection,
+capped.  Prints nothing, logs no bodies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable
+from http.cookies import CookieError, SimpleCookie
+from typing import Final, Self
+
+from confide.canonical import Json
+from confide.crypto.http import IDLE_TIMEOUT_S, Request, Response, problem, serve_connection
+from confide.crypto.tls import AnyClientKey, Channel, Identity, Listener
+from confide.errors import BindingError, ChannelError, ChannelTimeoutError, ConfideError, ParseError, ProtocolError
+from confide.ids import DatasetId, Purpose, SpkiDigest
+from confide.keys.broker import Broker
+from confide.keys.sessions import Peer
+
+COOKIE: Final = "kbs-session-id"
+MAX_CONNECTIONS: Final = 512
+"""Connections served at once; more are turned away at once, before their handshake."""
+_ACCEPT_S: Final = 1.0
+_JOIN_S: Final = 3.0
+_PATH = re.compile(r"/confide/v0/(datasets|grants)/([0-9a-f]{16,32})(/[a-z]+)?")
+_log = logging.getLogger(__name__)
+
+Answer = Json | tuple[Json, dict[str, str]]
+
+
+class BrokerServer:
+    """Serves one broker on one address.  The TLS identity is the store's signing key, so clients pin :attr:`spki`."""
+
+    def __init__(self, broker: Broker, host: str = "127.0.0.1", port: int = 0, *, idle_timeout: float = IDLE_TIMEOUT_S) -> None:
+        """Listen; port 0 takes a free one.  Nobody is served before :meth:`start` or :meth:`serve_forever`.
+
+        Raises:
+            ChannelError: the address cannot be listened on.
+        """
+        self._broker = broker
+        self._identity = Identity.generate("confide-broker", key=broker.store.signing_key)
+        self._listener = Listener(host, port, self._identity, trust=AnyClientKey())
+        self._idle_timeout = idle_timeout
+        self._stopping = threading.Event()
+        self._lock = threading.RLock()  # stop() may run in a signal handler, inside of _take()
+        self._serving: dict[Channel, threading.Thread] = {}
+        self._acceptor: threading.Thread | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it listens, for clients."""
+        host, port = self._listener.address
+        return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+
+    @property
+    def spki(self) -> SpkiDigest:
+        """The key that clients pin."""
+        return self._identity.spki_digest
+
+    def start(self) -> Self:
+        """Serve in a thread of its own."""
+        self._acceptor = threading.Thread(target=self.serve_forever, name="broker-accept", daemon=True)
+        self._acceptor.start()
+        return self
+
+    def serve_forever(self) -> None:
+        """Serve until :meth:`stop` is called, from another thread or a signal handler."""
+        while not self._stopping.is_set():
+            try:
+                channel = self._listener.accept(_ACCEPT_S)
+            except ChannelTimeoutError:
+                continue
+            except ChannelError:
+                if self._stopping.is_set():
+                    break
+                raise
+            self._take(channel)
+
+    def stop(self) -> None:
+        """End: no new connections; open ones are closed and their threads awaited for a few seconds.  Idempotent."""
+        self._stopping.set()
+        self._listener.close()
+        with self._lock:
+            serving = dict(self._serving)
+        for channel in serving:
+            channel.close()
+        deadline = time.monotonic() + _JOIN_S
+        for thread in (*serving.values(), *([self._acceptor] if self._acceptor else [])):
+            if thread.is_alive() and thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def _take(self, channel: Channel) -> None:
+        with self._lock:
+            if len(self._serving) >= MAX_CONNECTIONS or self._stopping.is_set():
+                channel.close()
+                return
+            thread = threading.Thread(target=self._serve, args=(channel,), name="broker-connection", daemon=True)
+            self._serving[channel] = thread
+        thread.start()
+
+    def _serve(self, channel: Channel) -> None:
+        peer: Peer | None = None
+        try:
+            channel.handshake()
+            peer = Peer(channel.exporter(), channel.peer_spki)
+            serve_connection(channel, Routes(self._broker, peer).handle, idle_timeout=self._idle_timeout)
+        except ConfideError as cause:
+            _log.debug("a connection was not served: %s", cause)
+        finally:
+            channel.close()
+            if peer is not None:
+                self._broker.end(peer)
+            with self._lock:
+                self._serving.pop(channel, None)
+
+
+class Routes:
+    """Turns the requests of one connection into calls of the broker."""
+
+    def __init__(self, broker: Broker, peer: Peer) -> None:
+        self._broker = broker
+        self._peer = peer
+
+    def handle(self, request: Request) -> Response:
+        """Answer one request.  Refusals leave as problem objects (``crypto.http``).
+
+        Raises:
+            ConfideError: the refusal.
+        """
+        answer = self._route(request)
+        if answer is None:
+            return problem(ProtocolError("there is no such endpoint"), 404)
+        body, headers = answer if isinstance(answer, tuple) else (answer, {})
+        return Response(200, headers, body)
+
+    def _route(self, request: Request) -> Answer | None:
+        match request.method, request.path.rstrip("/"):
+            case "POST", "/kbs/v0/auth":
+                name, body = self._broker.auth(self._peer, _body(request))
+                return body, {"set-cookie": f"{COOKIE}={name}; Path=/; Secure; HttpOnly"}
+            case "POST", "/kbs/v0/attest":
+                return self._broker.attest(self._peer, _session(request), _body(request))
+            case "POST", "/confide/v0/audit-head":
+                return self._audit_head(request)
+            case "POST", "/confide/v0/release":
+                return self._release(request)
+            case "POST", "/confide/v0/outputs":
+                return self._output(request)
+        return self._owner_route(request) or self._named(request)
+
+    # --- nodes -------------------------------------------------------------------------------------------------------
+
+    def _release(self, request: Request) -> Json:
+        match _body(request):
+            case {"manifest": dict(manifest), "purpose": str(purpose), **rest} if not rest and purpose in set(Purpose):
+                return self._broker.release(self._peer, _session(request), manifest, Purpose(purpose))
+        raise ParseError("not a release request")
+
+    def _output(self, request: Request) -> Json:
+        match _body(request):
+            case {"name": str(name), "inputs": list(inputs), "recipients": list(wanted), **rest} if not rest and _texts(inputs, wanted):
+                return self._broker.output(self._peer, _session(request), name, inputs, wanted)
+        raise ParseError("not a request for an output's key")
+
+    def _audit_head(self, request: Request) -> Json:
+        if COOKIE in request.headers.get("cookie", ""):
+            return self._broker.audit_head(self._peer, _session(request))
+        return self._broker.owners.audit_head(self._peer)
+
+    # --- owners ------------------------------------------------------------------------------------------------------
+
+    def _owner_route(self, request: Request) -> Json | None:
+        owners, peer = self._broker.owners, self._peer
+        commands: dict[tuple[str, str], Callable[[], Json]] = {
+            ("POST", "enrol"): lambda: owners.enrol(peer, _text(request, "owner"), _text(request, "token")),
+            ("POST", "keys"): lambda: owners.create_key(peer, _text(request, "key")),
+            ("POST", "keys/rotate"): lambda: owners.rotate_key(peer, _text(request, "key")),
+            ("GET", "keys"): lambda: owners.keys(peer),
+            ("POST", "datasets"): lambda: owners.mint_dataset(peer, _text(request, "key")),
+            ("POST", "open"): lambda: owners.open(peer, _object(request, "manifest")),
+            ("POST", "grants"): lambda: owners.grant(peer, _body(request)),
+            ("GET", "grants"): lambda: owners.grants(peer),
+            ("GET", "audit"): lambda: owners.audit(peer),
+        }
+        prefix, path = "/confide/v0/", request.path.rstrip("/")
+        command = commands.get((request.method, path.removeprefix(prefix))) if path.startswith(prefix) else None
+        return command() if command else None
+
+    def _named(self, request: Request) -> Json | None:
+        """Requests that name a dataset or grant in the path."""
+        found = _PATH.fullmatch(request.path)
+        match (request.method, *found.groups()) if found else ():
+            case "PUT", "datasets", str(dataset), "/manifest":
+                manifest = _object(request, "manifest")
+                if COOKIE in request.headers.get("cookie", ""):
+                    return self._broker.register_output(self._peer, _session(request), DatasetId(dataset), manifest)
+                return self._broker.owners.register_manifest(self._peer, DatasetId(dataset), manifest)
+            case "DELETE", "grants", str(grant), None:
+                return self._broker.owners.revoke(self._peer, grant)
+        return None
+
+
+def _body(request: Request) -> Json:
+    if request.json is None:
+        raise ParseError("this request needs a JSON body")
+    return request.json
+
+
+def _text(request: Request, field: str) -> str:
+    value = _body(request).get(field)
+    if not isinstance(value, str):
+        raise ParseError("a text field is missing", field=field)
+    return value
+
+
+def _object(request: Request, field: str) -> Json:
+    value = _body(request).get(field)
+    if not isinstance(value, dict):
+        raise ParseError("an object field is missing", field=field)
+    return value
+
+
+def _texts(*lists: list[object]) -> bool:
+    return all(isinstance(item, str) for items in lists for item in items)
+
+
+def _session(request: Request) -> str:
+    cookies: SimpleCookie = SimpleCookie()
+    with contextlib.suppress(CookieError):
+        cookies.load(request.headers.get("cookie", ""))
+    if COOKIE not in cookies:
+        raise BindingError("this request needs a session", hint="begin with /kbs/v0/auth and attest")
+    return cookies[COOKIE].value

@@ -1,0 +1,96 @@
+"""The HTTPS server around the broker: what it does not serve, and how it ends."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from broker_world import World
+
+from confide.crypto.http import PROBLEM_TYPE, Response, request
+from confide.crypto.tls import Channel, Identity, PinnedSpki, connect
+from confide.errors import ChannelError, ProtocolError
+from confide.keys import server as server_module
+from confide.keys.server import BrokerServer
+
+
+def _open(server: BrokerServer) -> Channel:
+    host, port = server.url.removeprefix("https://").split(":")
+    return connect(host, int(port), Identity.generate("x"), trust=PinnedSpki(server.spki))
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/"),
+        ("GET", "/kbs/v0/auth"),
+        ("POST", "/confide/v0/"),
+        ("POST", "/confide/v0/audit"),
+        ("PUT", "/confide/v0/datasets/../manifest"),
+        ("DELETE", "/confide/v0/grants/0123456789abcdef/manifest"),
+        ("GET", "/confide/v0/keys/../keys"),
+    ],
+)
+def test_what_is_no_endpoint_is_not_found(world: World, method: str, path: str) -> None:
+    answer = request(_open(world.server), method, path)
+    assert (answer.status, answer.headers["content-type"]) == (404, PROBLEM_TYPE)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/kbs/v0/auth", None),
+        ("/kbs/v0/auth", {"version": "0.4.0"}),
+        ("/kbs/v0/attest", {}),
+        ("/confide/v0/release", {"manifest": {}, "purpose": "burn"}),
+        ("/confide/v0/release", {"manifest": {}, "purpose": "read", "more": 1}),
+        ("/confide/v0/outputs", {"name": "x", "inputs": [1], "recipients": []}),
+        ("/confide/v0/keys", {"key": 3}),
+        ("/confide/v0/open", {"manifest": []}),
+        ("/confide/v0/enrol", {"owner": "airline"}),
+    ],
+)
+def test_request_of_another_form_is_refused_with_a_problem(world: World, path: str, body: dict[str, object] | None) -> None:
+    answer: Response = request(_open(world.server), "POST", path, body, {"cookie": "kbs-session-id=x"})
+    assert answer.status in {400, 401}
+    assert answer.headers["content-type"] == PROBLEM_TYPE
+
+
+def test_stop_ends_open_connections_and_is_idempotent(world: World) -> None:
+    channel = _open(world.server)
+    assert request(channel, "GET", "/").status == 404
+    started = time.monotonic()
+    world.server.stop()
+    world.server.stop()
+    assert time.monotonic() - started < 5
+    with pytest.raises((ChannelError, ProtocolError)):
+        request(channel, "GET", "/")
+    with pytest.raises(ChannelError):
+        _open(world.server)
+
+
+def test_session_is_forgotten_with_its_connection(world: World) -> None:
+    with world.client(world.node()) as client:
+        client.audit_head()
+        assert len(world.broker._sessions._sessions) == 1
+    deadline = time.monotonic() + 5
+    while world.broker._sessions._sessions and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert world.broker._sessions._sessions == {}
+
+
+def test_connections_beyond_the_cap_are_turned_away_and_others_live_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 1)
+    first = _open(world.server)
+    with pytest.raises((ChannelError, ProtocolError)):
+        request(_open(world.server), "GET", "/")
+    assert request(first, "GET", "/").status == 404
+
+
+def test_client_that_speaks_no_tls_holds_up_nobody(world: World) -> None:
+    import socket
+
+    host, port = world.server.url.removeprefix("https://").split(":")
+    with socket.create_connection((host, int(port))) as silent:
+        silent.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert request(_open(world.server), "GET", "/").status == 404
