@@ -102,5 +102,5 @@ def new_dataset_id() -> DatasetId:
 
 
 def new_run_id(job_name: str) -> RunId:
-    """A new run id: the job's name and 48 random bits."""
-    return RunId(f"{job_name[:40]}-{secrets.token_hex(6)}")
+    """A new run id: the beginning of the job's name and 48 random bits.  Short, because it is part of unix socket paths (108 bytes)."""
+    return RunId(f"{job_name[:16]}-{secrets.token_hex(6)}")

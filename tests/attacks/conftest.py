@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -52,7 +53,7 @@ class LeakWatch:
         self._socket.settimeout(0.2)
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._capture, self._scan_loop)]
 
-    def __enter__(self) -> LeakWatch:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self

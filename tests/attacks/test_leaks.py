@@ -59,11 +59,11 @@ def stage(tmp_path_factory: pytest.TempPathFactory, canaries: dict[str, bytes]) 
 def key_canaries(stage: Stage) -> dict[str, bytes]:
     """Every key of the hierarchy that the owners' data hangs on: dataset keys, and the broker's key-encryption keys."""
     found = {f"dataset key {name}": key.reveal() for name, key in stage.dataset_keys.items()}
-    hierarchy = stage.broker._keys  # noqa: SLF001 - the keys under test are nowhere else
+    hierarchy = stage.broker._keys
     for name in ("airline/people", "weather/cities"):
         key = stage.broker.store.get(Key, KeyRef.parse(name).id)
         assert key is not None
-        found[f"key-encryption key {name}"] = hierarchy._open(key, 1).reveal()  # noqa: SLF001
+        found[f"key-encryption key {name}"] = hierarchy._open(key, 1).reveal()
     return found
 
 
@@ -96,7 +96,8 @@ def test_no_row_and_no_key_is_anywhere_in_plaintext(stage: Stage, canaries: dict
 def test_no_private_key_leaves_memory(stage: Stage, leak_watch: Any) -> None:
     job = stage.job(arguments=("private-keys",))
     stage.grant(job)
-    marks = {"PEM private key": b"PRIVATE KEY-----", "PKCS 8 P-256 key": bytes.fromhex("301306072a8648ce3d020106082a8648ce3d030107046d306b0201010420")}
+    pkcs8_p256 = bytes.fromhex("301306072a8648ce3d020106082a8648ce3d030107046d306b0201010420")
+    marks = {"PEM private key": b"PRIVATE KEY-----", "PKCS 8 P-256 key": pkcs8_p256}
     with leak_watch(marks, [stage.settings.runs_dir], skip=began_before(time.time())) as watch:
         stage.run(job)
     assert watch.findings == set()

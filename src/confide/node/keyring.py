@@ -134,8 +134,8 @@ def committed_path(relative: str, run: RunId) -> str:
     """Where a file that a Hadoop committer writes to ``relative`` will be once the job is committed.
 
     Strips this run's staging folder, Spark's (``.spark-staging-*``), and the committer's ``_temporary/N/_temporary/attempt_*/`` and
-    ``_temporary/N/task_*/`` (Hadoop ``FileOutputCommitter``, algorithms 1 and 2).  File keys are derived from the result, so a file
-    keeps its key when the committer renames it.
+    ``_temporary/N/task_*/`` (Hadoop ``FileOutputCommitter``, algorithms 1 and 2), in the output itself or in one of its folders.  File
+    keys are derived from the result, so a file keeps its key when the committer renames it.
 
     Raises:
         ManifestError: the path lies in ``_temporary`` but is not a task's file.
@@ -145,11 +145,13 @@ def committed_path(relative: str, run: RunId) -> str:
         parts = parts[1:]
     if parts and parts[0].startswith(".spark-staging-"):
         parts = parts[1:]
-    match parts:
-        case ["_temporary", number, "_temporary", attempt, *rest] if number.isdecimal() and _ATTEMPT.fullmatch(attempt):
-            parts = rest
-        case ["_temporary", number, task, *rest] if number.isdecimal() and _ATTEMPT.fullmatch(task):
-            parts = rest
+    # Not only at the top: an MLlib model is written as several folders, each with a committer of its own.
+    at = parts.index("_temporary") if "_temporary" in parts else len(parts)
+    match parts[at:]:
+        case ["_temporary", number, "_temporary", attempt, name, *rest] if number.isdecimal() and _ATTEMPT.fullmatch(attempt):
+            parts = [*parts[:at], name, *rest]
+        case ["_temporary", number, task, name, *rest] if number.isdecimal() and _ATTEMPT.fullmatch(task):
+            parts = [*parts[:at], name, *rest]
     if not parts or "_temporary" in parts:
         raise ManifestError("not the path of a data file", path=relative[:400])
     return "/".join(parts)

@@ -108,11 +108,20 @@ def test_staged_file_has_the_key_of_its_final_place(staged: str, keyring: Keyrin
 
 @pytest.mark.parametrize(
     "staged",
-    ["_temporary/0", "_temporary/0/part-0", "a/_temporary/0/task_1/b", "_temporary/x/task_1/b", "_temporary/0/task_1", ".staging-spine-1"],
+    [
+        *("_temporary/0", "_temporary/0/part-0", "_temporary/x/task_1/b", "_temporary/0/task_1", ".staging-spine-1"),
+        *("a/_temporary/0/b", "a/_temporary/0/task_1"),
+    ],
 )
 def test_path_that_is_no_data_file_has_no_key(staged: str) -> None:
     with pytest.raises(ManifestError):
         committed_path(staged, RUN)
+
+
+def test_committer_of_a_folder_inside_the_output_is_stripped_too() -> None:
+    assert committed_path(".staging-spine-1/model/_temporary/0/_temporary/attempt_1/part-0", RUN) == "model/part-0"
+    with pytest.raises(ManifestError):
+        committed_path("a/_temporary/0/task_1/_temporary/0/task_1/b", RUN)
 
 
 def test_staging_folder_of_another_run_is_kept_apart() -> None:

@@ -1,0 +1,62 @@
+# Everything a contributor or CI runs.  `make` alone lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+JAR := src/confide/data/confide-spark.jar
+ARCHIVE := src/confide/data/confide-spark.jsa
+JAVA_SOURCES := $(shell find java -type f)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup jar demo test quick-test lint docs-check bench lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(VENV)/.ready $(JAR) $(ARCHIVE) ## virtual environment from the lock, Java 17, the Spark jar, its class-data archive
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+jar: $(JAR) ## the small Java part, compiled against the Spark jars that pip installed
+
+$(JAR): $(VENV)/.ready $(JAVA_SOURCES) scripts/build_jar.py
+	scripts/install_java.sh
+	$(BIN)/python scripts/build_jar.py
+
+# JVMs start in a third of the time with it.  It holds for one JVM and one class path, so it is made here, once.
+$(ARCHIVE): $(JAR)
+	$(BIN)/python -m confide.jobs.engines.archive
+
+demo: setup ## the whole story on real data in under a minute
+	$(BIN)/confide demo
+
+test: setup ## every test, with branch coverage of everything that runs (command line and child processes included)
+	$(BIN)/coverage erase
+	$(BIN)/pytest --cov --cov-report=term:skip-covered
+
+quick-test: setup ## the tests that start no Java and no run
+	$(BIN)/pytest -m 'not spark and not run and not slow'
+
+lint: setup ## ruff, mypy strict, import contracts, documentation
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python scripts/check_docs.py
+
+docs-check: setup ## README blocks against the real program
+	$(BIN)/python scripts/check_readme.py
+
+bench: setup ## the spine's figures, side by side, into docs/benchmarks.md
+	$(BIN)/python -m benchmarks spine --write
+
+lock: ## write requirements.lock anew from pyproject.toml
+	scripts/lock.sh
+
+clean: ## remove what the targets above made
+	rm -rf $(VENV) $(JAR) $(ARCHIVE) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* htmlcov

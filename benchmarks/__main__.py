@@ -1,0 +1,42 @@
+"""``python -m benchmarks spine [--repeat N] [--write]``: figures next to their plain counterparts; ``--write`` puts them into docs."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from benchmarks.machine import describe
+
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure, side by side with the plain counterpart.")
+    parser.add_argument("what", choices=["spine"])
+    parser.add_argument("--repeat", type=int, default=3, help="whole runs of each kind (default 3)")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
+    given = parser.parse_args()
+
+    from benchmarks import spine
+
+    table = spine.markdown(spine.measure(given.repeat), describe(), given.repeat)
+    print(table)
+    if given.write:
+        _write(given.what, table)
+    return 0
+
+
+def _write(name: str, table: str) -> None:
+    """Replace the block between ``<!-- NAME -->`` and ``<!-- /NAME -->``."""
+    text = PAGE.read_text(encoding="utf-8")
+    replaced, count = re.subn(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", lambda m: f"{m[1]}{table}\n{m[2]}", text, flags=re.DOTALL)
+    if count != 1:
+        sys.exit(f"docs/benchmarks.md has no place for {name}")
+    PAGE.write_text(replaced, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+package org.confide.spark;
+
+import java.io.FileNotFoundException;
+import java.io.IOException;
+import java.net.URI;
+import java.util.ArrayList;
+import java.util.List;
+import org.apache.hadoop.conf.Configuration;
+import org.apache.hadoop.fs.FSDataInputStream;
+import org.apache.hadoop.fs.FSDataOutputStream;
+import org.apache.hadoop.fs.FileStatus;
+import org.apache.hadoop.fs.FileSystem;
+import org.apache.hadoop.fs.Path;
+import org.apache.hadoop.fs.RawLocalFileSystem;
+import org.apache.hadoop.fs.permission.FsPermission;
+import org.apache.hadoop.util.Progressable;
+
+/**
+ * {@code enc:///folder/file}: the containers of {@code file:///folder/file} as if they were plain files.
+ *
+ * <p>Lengths and offsets are plaintext ones, so that every Hadoop reader splits and seeks as usual. Keys come from the agent by path:
+ * only files that a verified manifest lists can be read, only this run's outputs can be written. Nothing is ever read or written as
+ * plaintext. Appending is refused: a finished container is never changed.
+ */
+public final class ConfideFileSystem extends FileSystem {
+    static final String SCHEME = "enc";
+    /** The dataset's manifest (confide.data.manifest) is not a data file and not a container. */
+    private static final String MANIFEST = "_confide.json";
+
+    private final RawLocalFileSystem local = new RawLocalFileSystem();
+
+    @Override
+    public String getScheme() {
+        return SCHEME;
+    }
+
+    @Override
+    public URI getUri() {
+        return URI.create(SCHEME + ":///");
+    }
+
+    @Override
+    public void initialize(URI name, Configuration conf) throws IOException {
+        super.initialize(name, conf);
+        local.initialize(URI.create("file:///"), conf);
+        setConf(conf);
+    }
+
+    private Path below(Path path) {
+        checkPath(path);
+        return new Path("file", null, absolute(path).toUri().getPath());
+    }
+
+    private Path absolute(Path path) {
+        return path.isAbsolute() ? path : new Path(getWorkingDirectory(), path);
+    }
+
+    private static String key(Path below) {
+        return below.toUri().getPath();
+    }
+
+    private FileStatus above(FileStatus found) throws IOException {
+        Path path = new Path(SCHEME, null, found.getPath().toUri().getPath());
+        long length = found.isDirectory() ? 0 : Container.plaintextLength(found.getLen(), key(found.getPath()));
+        return new FileStatus(
+                length, found.isDirectory(), found.getReplication(), found.getBlockSize(), found.getModificationTime(),
+                found.getAccessTime(), found.getPermission(), found.getOwner(), found.getGroup(), path);
+    }
+
+    @Override
+    public FSDataInputStream open(Path path, int bufferSize) throws IOException {
+        Path below = below(path);
+        FileStatus status = local.getFileStatus(below);
+        if (status.isDirectory()) {
+            throw new FileNotFoundException(path + " is a folder");
+        }
+        FSDataInputStream file = local.open(below, bufferSize);
+        try {
+            return new FSDataInputStream(new ContainerInput(file, status.getLen(), key(below)));
+        } catch (IOException | RuntimeException failed) {
+            file.close();
+            throw failed;
+        }
+    }
+
+    @Override
+    public FSDataOutputStream create(
+            Path path, FsPermission permission, boolean overwrite, int bufferSize, short replication, long blockSize, Progressable progress)
+            throws IOException {
+        Path below = below(path);
+        byte[] header = Container.newHeader();
+        FileKey key = FileKey.ofContainer("write-key", key(below), Container.salt(header));
+        FSDataOutputStream file = local.create(below, overwrite, bufferSize, replication, blockSize, progress);
+        return new FSDataOutputStream(new ContainerOutput(file, key.key, header), statistics);
+    }
+
+    @Override
+    public FSDataOutputStream append(Path path, int bufferSize, Progressable progress) throws IOException {
+        throw new UnsupportedOperationException("confide: a container is never changed after it was written");
+    }
+
+    @Override
+    public boolean rename(Path from, Path to) throws IOException {
+        return local.rename(below(from), below(to));
+    }
+
+    @Override
+    public boolean delete(Path path, boolean recursive) throws IOException {
+        return local.delete(below(path), recursive);
+    }
+
+    @Override
+    public FileStatus[] listStatus(Path path) throws IOException {
+        List<FileStatus> found = new ArrayList<>();
+        for (FileStatus status : local.listStatus(below(path))) {
+            if (!MANIFEST.equals(status.getPath().getName())) {
+                found.add(above(status));
+            }
+        }
+        return found.toArray(new FileStatus[0]);
+    }
+
+    @Override
+    public FileStatus getFileStatus(Path path) throws IOException {
+        return above(local.getFileStatus(below(path)));
+    }
+
+    @Override
+    public boolean mkdirs(Path path, FsPermission permission) throws IOException {
+        return local.mkdirs(below(path));
+    }
+
+    @Override
+    public void setWorkingDirectory(Path path) {
+        local.setWorkingDirectory(below(path));
+    }
+
+    @Override
+    public Path getWorkingDirectory() {
+        return new Path(SCHEME, null, local.getWorkingDirectory().toUri().getPath());
+    }
+}

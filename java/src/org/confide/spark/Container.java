@@ -1,0 +1,100 @@
+package org.confide.spark;
+
+import java.io.IOException;
+import java.nio.ByteBuffer;
+import java.nio.charset.StandardCharsets;
+import java.security.GeneralSecurityException;
+import java.security.SecureRandom;
+import java.util.Arrays;
+import javax.crypto.Cipher;
+import javax.crypto.spec.GCMParameterSpec;
+import javax.crypto.spec.SecretKeySpec;
+
+/** The container format of docs/formats/container.md: its sizes, its header and one chunk at a time. Knows nothing of files. */
+final class Container {
+    static final int HEADER = 48;
+    static final int CHUNK = 1 << 16;
+    static final int TAG = 16;
+    static final int SEALED = CHUNK + TAG;
+    private static final long MAX_CHUNKS = 1L << 32;
+    private static final int SALT_OFFSET = 16;
+    /** Section 3.1: magic, version 1, log2 of the chunk size, flags, reserved. */
+    private static final byte[] PREFIX =
+            ByteBuffer.allocate(SALT_OFFSET).put("CONFIDE1".getBytes(StandardCharsets.US_ASCII)).putShort((short) 1).put((byte) 16).array();
+
+    private final SecretKeySpec key;
+    private final byte[] header;
+    private final Cipher cipher;
+
+    Container(byte[] key, byte[] header) {
+        this.key = new SecretKeySpec(key, "AES");
+        this.header = header.clone();
+        try {
+            this.cipher = Cipher.getInstance("AES/GCM/NoPadding");
+        } catch (GeneralSecurityException missing) {
+            throw new IllegalStateException("confide: this JVM has no AES-GCM", missing);
+        }
+    }
+
+    /** Section 3.1: a header with a new salt. */
+    static byte[] newHeader() {
+        byte[] salt = new byte[HEADER - SALT_OFFSET];
+        new SecureRandom().nextBytes(salt);
+        return ByteBuffer.allocate(HEADER).put(PREFIX).put(salt).array();
+    }
+
+    static byte[] salt(byte[] header) {
+        return Arrays.copyOfRange(header, SALT_OFFSET, HEADER);
+    }
+
+    static void checkHeader(byte[] header, String path) throws IOException {
+        if (!Arrays.equals(header, 0, SALT_OFFSET, PREFIX, 0, SALT_OFFSET)) {
+            throw broken(path, "the header is not that of a container");
+        }
+    }
+
+    /** Section 4: number of chunks of a file of {@code size} bytes. */
+    static long chunks(long size, String path) throws IOException {
+        long body = size - HEADER;
+        long count = (body + SEALED - 1) / SEALED;
+        if (body < TAG || count > MAX_CHUNKS || body - (count - 1) * SEALED < (count > 1 ? TAG + 1 : TAG)) {
+            throw broken(path, "no container has a size of " + size + " bytes");
+        }
+        return count;
+    }
+
+    /** Section 4: plaintext length of a file of {@code size} bytes; not authenticated until the final chunk is opened. */
+    static long plaintextLength(long size, String path) throws IOException {
+        return size - HEADER - chunks(size, path) * TAG;
+    }
+
+    /** Seals chunk {@code index}; returns the length of what was put into {@code out}. */
+    int seal(long index, boolean last, byte[] plain, int length, byte[] out) throws IOException {
+        try {
+            return init(Cipher.ENCRYPT_MODE, index, last).doFinal(plain, 0, length, out, 0);
+        } catch (GeneralSecurityException failed) {
+            throw new IOException("confide: cannot seal a chunk", failed);
+        }
+    }
+
+    /** Opens chunk {@code index}; nothing is in {@code out} unless its tag is right (the JDK holds plaintext back until then). */
+    int open(long index, boolean last, byte[] sealed, int length, byte[] out, String path) throws IOException {
+        try {
+            return init(Cipher.DECRYPT_MODE, index, last).doFinal(sealed, 0, length, out, 0);
+        } catch (GeneralSecurityException failed) {
+            Arrays.fill(out, (byte) 0);
+            throw broken(path, "chunk " + index + " does not open: it was changed, or the file was renamed or cut");
+        }
+    }
+
+    private Cipher init(int mode, long index, boolean last) throws GeneralSecurityException {
+        byte[] nonce = ByteBuffer.allocate(12).putInt(7, (int) index).put(11, (byte) (last ? 1 : 0)).array();
+        cipher.init(mode, key, new GCMParameterSpec(TAG * 8, nonce));
+        cipher.updateAAD(header);
+        return cipher;
+    }
+
+    static IOException broken(String path, String why) {
+        return new IOException("[data-integrity] " + path + ": " + why);
+    }
+}

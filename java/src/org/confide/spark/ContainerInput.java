@@ -1,0 +1,114 @@
+package org.confide.spark;
+
+import java.io.EOFException;
+import java.io.IOException;
+import java.util.Arrays;
+import org.apache.hadoop.fs.FSDataInputStream;
+import org.apache.hadoop.fs.FSInputStream;
+
+/**
+ * Reads a container at plaintext offsets (docs/formats/container.md, section 5).
+ *
+ * <p>The constructor opens the final chunk, so that the length is authenticated before the first byte is returned. After a failure
+ * nothing more is returned.
+ */
+final class ContainerInput extends FSInputStream {
+    private final FSDataInputStream file;
+    private final String path;
+    private final Container container;
+    private final long chunks;
+    private final long length;
+    private final byte[] sealed = new byte[Container.SEALED];
+    private final byte[] plain = new byte[Container.CHUNK];
+    private long current = -1;
+    private int filled;
+    private long position;
+    private boolean failed;
+
+    ContainerInput(FSDataInputStream file, long size, String path) throws IOException {
+        this.file = file;
+        this.path = path;
+        this.chunks = Container.chunks(size, path);
+        this.length = Container.plaintextLength(size, path);
+        byte[] header = new byte[Container.HEADER];
+        file.readFully(0, header);
+        Container.checkHeader(header, path);
+        this.container = new Container(FileKey.ofContainer("read-key", path, Container.salt(header)).key, header);
+        load(chunks - 1);
+    }
+
+    private void load(long index) throws IOException {
+        if (failed) {
+            throw Container.broken(path, "an earlier chunk did not open");
+        }
+        if (index == current) {
+            return;
+        }
+        boolean last = index == chunks - 1;
+        int count = last ? (int) (length - index * Container.CHUNK) : Container.CHUNK;
+        current = -1;
+        failed = true;
+        try {
+            file.seek(Container.HEADER + index * Container.SEALED);
+            file.readFully(sealed, 0, count + Container.TAG);
+        } catch (EOFException cut) {
+            throw Container.broken(path, "the file is shorter than its size said");
+        }
+        filled = container.open(index, last, sealed, count + Container.TAG, plain, path);
+        current = index;
+        failed = false;
+    }
+
+    @Override
+    public synchronized int read() throws IOException {
+        byte[] one = new byte[1];
+        return read(one, 0, 1) < 0 ? -1 : one[0] & 0xff;
+    }
+
+    @Override
+    public synchronized int read(byte[] buffer, int offset, int wanted) throws IOException {
+        if (wanted == 0) {
+            return 0;
+        }
+        if (position >= length) {
+            return -1;
+        }
+        load(position / Container.CHUNK);
+        int start = (int) (position % Container.CHUNK);
+        int count = Math.min(wanted, filled - start);
+        System.arraycopy(plain, start, buffer, offset, count);
+        position += count;
+        return count;
+    }
+
+    @Override
+    public synchronized void seek(long target) throws IOException {
+        if (target < 0 || target > length) {
+            throw new EOFException("cannot seek to " + target + " in a file of " + length + " bytes");
+        }
+        position = target;
+    }
+
+    @Override
+    public synchronized long getPos() {
+        return position;
+    }
+
+    @Override
+    public synchronized int available() {
+        return (int) Math.min(Integer.MAX_VALUE, length - position);
+    }
+
+    @Override
+    public boolean seekToNewSource(long target) {
+        return false;
+    }
+
+    @Override
+    public synchronized void close() throws IOException {
+        Arrays.fill(plain, (byte) 0);
+        current = -1;
+        failed = true;
+        file.close();
+    }
+}

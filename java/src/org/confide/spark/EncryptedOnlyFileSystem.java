@@ -1,0 +1,37 @@
+package org.confide.spark;
+
+import java.io.IOException;
+import java.io.OutputStream;
+import org.apache.hadoop.fs.LocalFileSystem;
+import org.apache.hadoop.fs.Path;
+import org.apache.hadoop.fs.RawLocalFileSystem;
+import org.apache.hadoop.fs.permission.FsPermission;
+
+/**
+ * {@code file://}, where Spark may create Parquet files only: those are encrypted (ConfideCryptoFactory).
+ *
+ * <p>Guards against accidents: CSV, JSON, text or a checkpoint written to a plain path would be plaintext on disk. A program that writes
+ * with means of its own is beyond it; the owners of the data approve what a program does. Keeps no checksum files: encryption
+ * authenticates better.
+ */
+public final class EncryptedOnlyFileSystem extends LocalFileSystem {
+    private static final String MARKER = "_SUCCESS";
+
+    public EncryptedOnlyFileSystem() {
+        super(new Guarded());
+        setWriteChecksum(false);
+        setVerifyChecksum(false);
+    }
+
+    private static final class Guarded extends RawLocalFileSystem {
+        /** Every way to create or append to a file ends here. */
+        @Override
+        protected OutputStream createOutputStreamWithMode(Path path, boolean append, FsPermission permission) throws IOException {
+            String name = path.getName();
+            if (append || !name.endsWith(".parquet") && !name.equals(MARKER)) {
+                throw new IOException("[plaintext-found] " + name + " would be written in plaintext: write to enc:// or as Parquet");
+            }
+            return super.createOutputStreamWithMode(path, append, permission);
+        }
+    }
+}

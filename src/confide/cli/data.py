@@ -1,0 +1,159 @@
+"""``confide data``: datasets, as their owners and recipients handle them.  Keys come from the broker and stay in this process."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from confide.cli.output import Context, answers, print_facts, print_table, short
+from confide.errors import ManifestError, OutputExistsError, UsageError
+
+if TYPE_CHECKING:
+    from confide.canonical import Json
+    from confide.data.manifest import Manifest
+
+_FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
+
+
+@click.group("data")
+def command() -> None:
+    """Encrypt, decrypt, inspect and verify datasets."""
+
+
+@command.command("encrypt")
+@click.argument("source", type=click.Path(path_type=Path, exists=True))
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--key", required=True, metavar="OWNER/NAME", help="The key to encrypt under; its owner signs the dataset.")
+@click.option("--name", help="Name of the dataset [default: the folder's name].")
+@answers
+def encrypt(context: Context, source: Path, folder: Path, key: str, name: str | None) -> None:
+    """Encrypt SOURCE into the new dataset FOLDER and sign its manifest.
+
+    A .csv or .parquet file becomes a table (encrypted Parquet), any other file or a whole folder of files becomes encrypted containers.
+    SOURCE is left as it is.
+    """
+    from confide.cli.owners import client_of
+    from confide.data.commit import create_dataset
+    from confide.ids import KeyRef, check_name
+    from confide.keys.credentials import Credential
+
+    ref = KeyRef.parse(key)
+    if ref.version:
+        raise UsageError("data is encrypted under a key's newest version", hint=f"write {ref.id}")
+    title = check_name(name if name is not None else folder.name, "dataset name")
+    if os.path.lexists(folder):
+        raise OutputExistsError(f"{folder} exists", path=str(folder))
+    credential = Credential.load(context.settings.credentials_dir, ref.owner)
+    with client_of(context.settings, ref.owner) as client:
+        minted = client.mint_dataset(ref.name)
+        made = create_dataset(
+            source,
+            folder,
+            name=title,
+            owner=ref.owner,
+            dataset=minted.dataset,
+            dataset_key=minted.secret,
+            wrapped=minted.wrapped,
+            signer=credential.key,
+            now=datetime.now(UTC),
+            register=client.register_manifest,
+        )
+    context.answer(_facts(folder, made.unverified))
+
+
+@command.command("decrypt")
+@click.argument("folder", type=_FOLDER)
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--as", "who", metavar="NAME", help="Whose credential to use [default: the only one there is].")
+@answers
+def decrypt(context: Context, folder: Path, target: Path, who: str | None) -> None:
+    """Decrypt the dataset in FOLDER to TARGET, as its owner or, for a run's output, as a recipient.
+
+    A table goes to a .csv or .parquet file, other files into a new folder.  Every file is checked before TARGET appears.
+    """
+    from confide.cli.owners import client_of
+    from confide.data.files import decrypt as decrypt_files
+    from confide.data.folder import verify_files
+    from confide.data.manifest import load_manifest, verify_manifest
+
+    if os.path.lexists(target):
+        raise OutputExistsError(f"{target} exists", path=str(target))
+    found = load_manifest(folder)
+    with client_of(context.settings, who) as client:
+        # The broker checks the manifest's signature against the dataset's registered signer, and its snapshot against the newest.
+        released = client.open(found.envelope)
+    manifest = verify_manifest(found.envelope, found.signer)
+    verify_files(folder, manifest)
+    decrypt_files(folder, manifest, released.secret, target)
+    context.answer({"target": str(target), "dataset": manifest.dataset, "kind": manifest.kind, "rows": manifest.rows})
+
+
+@command.command("inspect")
+@click.argument("folder", type=_FOLDER)
+@answers
+def inspect(context: Context, folder: Path) -> None:
+    """Show what a dataset says about itself.  Needs no key; nothing is verified (`confide data verify` does that)."""
+    from confide.data.manifest import load_manifest
+
+    manifest = load_manifest(folder).unverified
+    value = {**_facts(folder, manifest), "verified": False}
+    columns = list((manifest.schema or {}).get("columns", []))
+
+    def text() -> None:
+        print_facts({name: item for name, item in value.items() if item is not None})
+        if columns:
+            click.echo()
+            print_table(("column", "type", "nullable"), [(c["name"], c["type"], "yes" if c["nullable"] else "no") for c in columns])
+
+    files = [{"path": f.path, "size": f.size, "sha256": f.sha256, "rows": f.rows} for f in manifest.files]
+    context.answer({**value, "columns": columns, "file_list": files}, text)
+
+
+@command.command("verify")
+@click.argument("folder", type=_FOLDER)
+@click.option("--signer", metavar="HEX", help="SHA-256 of the public key that must have signed [default: the key that it names].")
+@answers
+def verify(context: Context, folder: Path, signer: str | None) -> None:
+    """Check a dataset's signature, and every file's digest and encryption.  Needs no key.
+
+    Without --signer the dataset is only shown to be whole: anybody can sign a dataset of their own.  Jobs and the broker know who must
+    sign.
+    """
+    from confide.data.folder import verify_files
+    from confide.data.manifest import load_manifest, verify_manifest
+
+    found = load_manifest(folder)
+    if signer is not None and signer != found.signer.digest:
+        raise ManifestError("the dataset is signed by another key", expected=signer, got=found.signer.digest)
+    manifest = verify_manifest(found.envelope, found.signer)
+    verify_files(folder, manifest)
+    value: Json = {"accepted": True, **_facts(folder, manifest), "signer_given": signer is not None}
+
+    def text() -> None:
+        doubt = "" if signer is not None else " (give --signer to say who must have)"
+        click.echo(f"ok: signed by {short(manifest.signer.digest)}{doubt}")
+        click.echo(f"ok: {len(manifest.files)} files are the listed ones, whole and encrypted")
+
+    context.answer(value, text)
+
+
+def _facts(folder: Path, manifest: Manifest) -> Json:
+    return {
+        "folder": str(folder),
+        "name": manifest.name,
+        "dataset": manifest.dataset,
+        "kind": manifest.kind,
+        "snapshot": manifest.snapshot,
+        "created": manifest.created,
+        "files": len(manifest.files),
+        "rows": manifest.rows,
+        "bytes": manifest.size,
+        "key": f"{manifest.key}@{manifest.version}",
+        "signer": manifest.signer.digest,
+        "made_by": manifest.owner if manifest.owner is not None else f"run {manifest.run}",
+        "manifest": manifest.digest,
+    }

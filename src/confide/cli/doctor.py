@@ -1,0 +1,137 @@
+"""``confide doctor``: does this machine have what Confide needs?"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+
+from confide.cli.output import Context, answers
+from confide.errors import ConfideError
+
+_MEMORY_MB = 3000
+_SHM_MB = 256
+_DISK_MB = 2000
+
+
+class Finding(NamedTuple):
+    """One line: what was looked at, whether it will do, what was found, and what to do if it will not."""
+
+    check: str
+    ok: bool
+    found: str
+    hint: str = ""
+    needed: bool = True
+
+
+@click.command("doctor")
+@answers
+def command(context: Context) -> None:
+    """Check that this machine has what Confide needs."""
+    software = [_python(), _java(), _package("pyspark", "spark"), _jar()]
+    findings = [*software, _memory(), _shared_memory(), _home(context), _settings(context), *_tees()]
+    missing = [finding for finding in findings if finding.needed and not finding.ok]
+
+    def text() -> None:
+        for finding in findings:
+            mark = "ok" if finding.ok else "NO" if finding.needed else "--"
+            click.echo(f"{mark}  {finding.check + ':':<18} {finding.found}")
+            if not finding.ok and finding.hint:
+                click.echo(f"    {'':<18} hint: {finding.hint}")
+        click.echo("this machine is ready" if not missing else f"{len(missing)} things are missing")
+
+    context.answer({"ready": not missing, "checks": [finding._asdict() for finding in findings]}, text)
+    if missing:
+        raise click.exceptions.Exit(1)
+
+
+def _python() -> Finding:
+    return Finding("python", sys.version_info >= (3, 11), f"{platform.python_version()} ({sys.executable})", "use Python 3.11 or newer")
+
+
+def _java() -> Finding:
+    hint = "install OpenJDK 17, for instance `apt-get install openjdk-17-jre-headless`"
+    home = os.environ.get("JAVA_HOME")
+    java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
+    if not java or not Path(java).exists():
+        return Finding("java", ok=False, found="not found", hint=hint)
+    told = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=20, check=False).stderr
+    version = re.search(r'version "(\d+)([^"]*)"', told)
+    if version is None:
+        return Finding("java", ok=False, found=f"{java} does not tell its version", hint=hint)
+    return Finding("java", int(version[1]) >= 17, f"{version[1]}{version[2]} ({java})", hint)
+
+
+def _package(name: str, extra: str) -> Finding:
+    there = importlib.util.find_spec(name) is not None
+    return Finding(name, there, _version(name) if there else "not installed", f"pip install 'confide[{extra}]'")
+
+
+def _version(name: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "installed, version unknown"
+
+
+def _jar() -> Finding:
+    import confide
+
+    jar = Path(confide.__file__).parent / "data" / "confide-spark.jar"
+    found = f"{jar.name}, {jar.stat().st_size // 1024} KiB" if jar.exists() else "not built"
+    return Finding("spark part", jar.exists(), found, "run `make jar` in a clone; installed wheels have it")
+
+
+def _memory() -> Finding:
+    # proc(5): MemAvailable estimates what can be used without swapping, in KiB.
+    text = Path("/proc/meminfo").read_text(encoding="ascii") if Path("/proc/meminfo").exists() else ""
+    found = re.search(r"MemAvailable:\s+(\d+) kB", text)
+    free = int(found[1]) // 1024 if found else 0
+    return Finding("memory", free >= _MEMORY_MB, f"{free} MiB available", f"a run with two workers needs about {_MEMORY_MB} MiB")
+
+
+def _shared_memory() -> Finding:
+    folder = Path("/dev/shm")  # noqa: S108  # the kernel's memory file system, not a shared temporary folder
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        return Finding("memory folder", ok=False, found=f"{folder} is not writable", hint="nodes keep keys in memory only: mount a tmpfs")
+    free = shutil.disk_usage(folder).free // 2**20
+    return Finding("memory folder", free >= _SHM_MB, f"{folder}, {free} MiB free", f"at least {_SHM_MB} MiB are needed")
+
+
+def _home(context: Context) -> Finding:
+    home = context.home or Path(os.environ.get("CONFIDE_HOME") or Path.home() / ".confide")
+    existing = next(folder for folder in (home, *home.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free // 2**20
+    found = f"{home}, {free} MiB free" if os.access(existing, os.W_OK) else f"{home} is not writable"
+    return Finding("home folder", free >= _DISK_MB and os.access(existing, os.W_OK), found, "choose another with --home or CONFIDE_HOME")
+
+
+def _settings(context: Context) -> Finding:
+    try:
+        changed = [name for name, (_, origin) in context.settings.explain().items() if origin != "default"]
+    except ConfideError as error:
+        return Finding("settings", ok=False, found=error.message, hint=error.hint or "")
+    return Finding("settings", ok=True, found=f"changed: {', '.join(changed)}" if changed else "defaults")
+
+
+def _tees() -> list[Finding]:
+    """Hardware that real evidence could come from; not needed for simulation."""
+    devices: list[tuple[str, Path, Callable[[Path], bool]]] = [
+        ("sgx (gramine)", Path("/dev/attestation/quote"), Path.exists),
+        ("tdx, sev-snp", Path("/sys/kernel/config/tsm/report"), Path.is_dir),
+    ]
+    return [
+        Finding(name, ok=there(path), found="found" if there(path) else "none: runs need --simulate, which protects nothing", needed=False)
+        for name, path, there in devices
+    ]

@@ -1,0 +1,130 @@
+"""Who speaks to which broker: enrolment files, and the broker that each credential belongs to.
+
+An enrolment file is made by the broker's operator for one owner: address and key of the broker, and a single-use token.  After
+enrolment only address and key are kept, next to the credential.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from confide.canonical import Json, parse_object
+from confide.errors import CredentialError, ParseError, UsageError
+from confide.ids import SpkiDigest, check_name
+
+if TYPE_CHECKING:
+    from confide.config import Settings
+    from confide.keys.client import OwnerClient
+
+ENROLMENT_FORMAT = "confide-enrolment-v1"
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerAddress:
+    """Where a broker is and the SHA-256 of its public key."""
+
+    url: str
+    spki: SpkiDigest
+
+    def to_json(self) -> Json:
+        """The address as JSON."""
+        return {"url": self.url, "spki": self.spki}
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """What an operator hands to a new owner, by a safe way: whoever has it first can enrol under that name."""
+
+    owner: str
+    broker: BrokerAddress
+    token: str
+
+    def save(self, path: Path) -> None:
+        """Write the file, readable by its user only.
+
+        Raises:
+            UsageError: it exists or cannot be written.
+        """
+        _write_private(path, {"format": ENROLMENT_FORMAT, "owner": self.owner, "token": self.token, **self.broker.to_json()})
+
+    @classmethod
+    def load(cls, path: Path) -> Enrolment:
+        """Read an enrolment file.
+
+        Raises:
+            CredentialError: it cannot be read or is not one.
+        """
+        fields = _read(path)
+        if fields.get("format") != ENROLMENT_FORMAT or set(fields) != {"format", "owner", "token", "url", "spki"}:
+            raise CredentialError(f"{path} is not an enrolment file", hint="the broker's operator makes one with `confide broker enrol`")
+        return cls(str(fields["owner"]), BrokerAddress(str(fields["url"]), SpkiDigest(str(fields["spki"]))), str(fields["token"]))
+
+
+def remember(settings: Settings, name: str, broker: BrokerAddress) -> None:
+    """Keep the broker of a credential next to it."""
+    path = _address_path(settings, name)
+    path.unlink(missing_ok=True)
+    _write_private(path, broker.to_json())
+
+
+def address_of(settings: Settings, name: str) -> BrokerAddress:
+    """The broker that ``name`` is enrolled at.
+
+    Raises:
+        CredentialError: ``name`` has not been enrolled from here.
+    """
+    path = _address_path(settings, name)
+    if not path.exists():
+        raise CredentialError(f"{name} is not enrolled at a broker", hint=f"run `confide keys init {name} --enrolment FILE`")
+    fields = _read(path)
+    return BrokerAddress(str(fields.get("url")), SpkiDigest(str(fields.get("spki"))))
+
+
+def client_of(settings: Settings, name: str | None) -> OwnerClient:
+    """A client of the broker for the credential ``name``, or for the only credential that there is.
+
+    Raises:
+        CredentialError: there is no such credential, or ``name`` is missing and there are several.
+    """
+    from confide.keys.client import OwnerClient
+    from confide.keys.credentials import Credential
+
+    chosen = name if name is not None else _only_credential(settings)
+    credential = Credential.load(settings.credentials_dir, chosen)
+    address = address_of(settings, chosen)
+    return OwnerClient(address.url, address.spki, credential)
+
+
+def _only_credential(settings: Settings) -> str:
+    names = sorted(path.name.removesuffix(".broker.json") for path in settings.credentials_dir.glob("*.broker.json"))
+    if len(names) != 1:
+        found = f"there are several credentials ({', '.join(names)})" if names else "there is no credential"
+        raise CredentialError(found, hint="say whose with --as NAME" if names else "make one with `confide keys init NAME`")
+    return names[0]
+
+
+def _address_path(settings: Settings, name: str) -> Path:
+    return settings.credentials_dir / f"{check_name(name, 'owner')}.broker.json"
+
+
+def _read(path: Path) -> Json:
+    try:
+        return parse_object(path.read_bytes())
+    except OSError as cause:
+        raise CredentialError(f"cannot read {path}: {cause.strerror}", path=str(path)) from cause
+    except ParseError as cause:
+        raise CredentialError(f"{path} is not JSON", path=str(path)) from cause
+
+
+def _write_private(path: Path, value: Json) -> None:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as cause:
+        raise UsageError(f"cannot write {path}: {cause.strerror}", path=str(path)) from cause
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=2, sort_keys=True)
+        file.write("\n")

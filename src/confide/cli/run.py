@@ -1,0 +1,138 @@
+"""``confide run``: run a job and follow it to its verified receipt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from confide.cli.output import Context, Story, answers, print_facts, short, shorten
+from confide.errors import UsageError
+
+if TYPE_CHECKING:
+    from confide.job import Job
+    from confide.jobs.result import RunEvent, RunResult
+
+
+@click.command("run")
+@click.argument("job_file", metavar="JOB", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.option("--simulate", is_flag=True, help="Run on simulated nodes of this machine.  They protect nothing.")
+@click.option("--fault", "faults", multiple=True, metavar="NODE=FAULT",
+              help="Let a simulated node show a fault (`worker-2=tampered`), to see it refused (repeat).")  # fmt: skip
+@click.option("--check", is_flag=True, help="Only check the job and print its digest; start nothing.")
+@answers
+def command(context: Context, job_file: Path, faults: tuple[str, ...], *, simulate: bool, check: bool) -> None:
+    """Run a job and follow it to its receipt.
+
+    JOB is a job file (TOML).  This client attests the driver before it hands over the job, follows the run, and verifies the receipt.
+    Ctrl-C ends the run and everything that it started.
+    """
+    from confide.job import Job
+    from confide.jobs.submit import pin_inputs, submit
+
+    job = Job.load(job_file)
+    if check:
+        _answer_check(context, pin_inputs(job))
+        return
+    teller = Teller(Story(simulated=simulate))
+    with teller.story.working(f"running {job.name}"):
+        result = submit(job, simulate=simulate, settings=context.settings, on_event=teller, faults=_faults(faults))
+    context.answer(result.to_json(), lambda: _show(result))
+
+
+def _faults(texts: tuple[str, ...]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in texts:
+        node, separator, fault = text.partition("=")
+        if not node or not separator or not fault:
+            raise UsageError(f"not a fault: {text[:80]!r}", hint="write NODE=FAULT, for instance worker-2=tampered")
+        found[node] = fault
+    return found
+
+
+def _answer_check(context: Context, job: Job) -> None:
+    from confide.attest.policy import Policy
+
+    policy = Policy.from_json(job.policy)
+    value = {"job": job.name, "digest": job.digest, "policy": policy.name, "policy_digest": policy.digest}
+    inputs = {name: {"dataset": spec.dataset, "signer": spec.signer} for name, spec in job.inputs.items()}
+    outputs = {name: {"path": spec.path, "recipients": list(spec.recipients)} for name, spec in job.outputs.items()}
+    context.answer({**value, "inputs": inputs, "outputs": outputs}, lambda: print_facts({**value, "inputs": inputs, "outputs": outputs}))
+
+
+def _show(result: RunResult) -> None:
+    print_facts({"run": result.run, "job": short(result.job), "seconds": f"{result.seconds:.1f}", "receipt": str(result.receipt)})
+    for output in result.outputs:
+        click.echo(f"output {output.name}: {output.path}")
+    if result.simulated:
+        click.echo("simulated: the nodes' TEEs were simulated, which protects nothing")
+
+
+class Teller:
+    """Turns a run's events into the story.  Unknown events are told by their name: drivers may be newer than this client."""
+
+    def __init__(self, story: Story) -> None:
+        self.story = story
+
+    def __call__(self, event: RunEvent) -> None:
+        """Tell one event."""
+        tell = getattr(self, "_" + event.type.replace("-", "_"), None)
+        if tell is not None:
+            tell(event.node or "", event.fields)
+        else:
+            self.story.say(f"{event.node or 'run'}: {event.type}")
+
+    def _run_created(self, _node: str, fields: Mapping[str, Any]) -> None:
+        self.story.begin(f"run {fields['run']}, job {short(fields['digest'])}")
+
+    def _node_started(self, node: str, fields: Mapping[str, Any]) -> None:
+        self.story.say(f"{node} starts ({fields.get('tee')}, {fields.get('process')})")
+
+    def _driver_attested(self, node: str, fields: Mapping[str, Any]) -> None:
+        self.story.ok(
+            f"{node} attested by this client, gets the job: {fields.get('tee')} {short(fields.get('measurement'))}, "
+            f"TCB {fields.get('tcb_status')}"
+        )
+
+    def _driver_ready(self, _node: str, _fields: Mapping[str, Any]) -> None:
+        """Nothing that a user needs to hear."""
+
+    def _job_accepted(self, node: str, _fields: Mapping[str, Any]) -> None:
+        self.story.say(f"{node} checked the job against its digest and asks for workers")
+
+    def _worker_accepted(self, node: str, fields: Mapping[str, Any]) -> None:
+        self.story.ok(f"{node} and the driver attested each other: {short(fields.get('measurement'))}; it gets a certificate")
+
+    def _worker_refused(self, node: str, fields: Mapping[str, Any]) -> None:
+        why = shorten(str(fields.get("message", "")))
+        self.story.refused(f"{node} refused, gets no certificate and no key: error[{fields.get('code')}]: {why}")
+
+    def _key_opened(self, node: str, fields: Mapping[str, Any]) -> None:
+        self.story.ok(f"{node} attested to the broker and got key {fields.get('key')} for {fields.get('name')}")
+
+    def _worker_started(self, node: str, _fields: Mapping[str, Any]) -> None:
+        self.story.say(f"{node} runs its engine")
+
+    def _worker_failed(self, node: str, fields: Mapping[str, Any]) -> None:
+        self.story.failed(f"{node} failed: error[{fields.get('code')}]: {fields.get('message', '')}")
+
+    def _worker_lost(self, node: str, fields: Mapping[str, Any]) -> None:
+        self.story.failed(f"{node} was lost: {fields.get('message', '')}")
+
+    def _program_started(self, _node: str, fields: Mapping[str, Any]) -> None:
+        self.story.begin(f"the job's program runs on {fields.get('workers', 'its')} workers")
+
+    def _program_ended(self, _node: str, _fields: Mapping[str, Any]) -> None:
+        self.story.ok("the job's program has ended; outputs are encrypted")
+
+    def _node_ended(self, _node: str, _fields: Mapping[str, Any]) -> None:
+        """Told by what came before it."""
+
+    def _receipt_verified(self, _node: str, fields: Mapping[str, Any]) -> None:
+        self.story.ok(f"receipt verified: {fields.get('checks')} checks")
+
+    def _run_ended(self, _node: str, fields: Mapping[str, Any]) -> None:
+        status = fields.get("status")
+        self.story.say(f"run {status}", mark="ok" if status == "succeeded" else "!!")

@@ -1,0 +1,135 @@
+"""``confide runs``: what was run on this machine, from the run store."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from confide.cli.output import Context, answers, print_facts, print_table, short
+from confide.errors import UsageError
+
+if TYPE_CHECKING:
+    from confide.canonical import Json
+    from confide.jobs.store import RunDir, RunStore
+
+_FOLLOW_EVERY_S = 0.2
+_STANDING = {
+    "node-started": "started",
+    "driver-attested": "accepted",
+    "worker-accepted": "accepted",
+    "worker-refused": "refused",
+    "worker-lost": "lost",
+}
+
+
+@click.group("runs")
+def command() -> None:
+    """List, show, follow and stop runs."""
+
+
+def _store(context: Context) -> RunStore:
+    from confide.jobs.store import RunStore
+
+    return RunStore(context.settings.runs_dir)
+
+
+@command.command("ls")
+@answers
+def ls(context: Context) -> None:
+    """List all runs, newest first."""
+    runs = [run.to_json() for run in _store(context).list()]
+    rows = [(r["run"], r["job"], r["status"], "yes" if r["simulated"] else "no", _time(r["started"]), _time(r["ended"])) for r in runs]
+    columns = ("run", "job", "status", "simulated", "started", "ended")
+    context.answer({"runs": runs}, lambda: print_table(columns, rows, empty="no runs yet: try `confide demo`"))
+
+
+def _time(text: str | None) -> str:
+    return "" if not text else text[:19].replace("T", " ")
+
+
+@command.command("show")
+@click.argument("run")
+@answers
+def show(context: Context, run: str) -> None:
+    """Show one run: how it stands, its nodes and what it wrote.  RUN is an id or the beginning of one."""
+    found = _store(context).open(run)
+    summary = found.summary().to_json()
+    events = list(found.events())
+    result = _optional(found, "result.json")
+    value = {**summary, "nodes": _nodes(events), "events": events, "result": result, "folder": str(found.path)}
+
+    def text() -> None:
+        print_facts({name: short(value[name]) if name == "digest" else value[name] for name in (*summary, "folder")})
+        for node in value["nodes"]:
+            click.echo(f"node {node['node']}: {node['standing']}" + (f" ({node['code']})" if node.get("code") else ""))
+        error = (result or {}).get("error")
+        if error:
+            click.echo(f"error[{error.get('code')}]: {error.get('message')}")
+
+    context.answer(value, text)
+
+
+def _optional(found: RunDir, name: str) -> Json | None:
+    return found.read(name) if (found.path / name).exists() else None
+
+
+def _nodes(events: list[Json]) -> list[Json]:
+    """How each node stands after the run's events so far."""
+    nodes: dict[str, Json] = {}
+    for event in events:
+        name, standing = str(event.get("node") or ""), _STANDING.get(str(event.get("type")))
+        if name and standing:
+            fields = event.get("fields") or {}
+            nodes.setdefault(name, {"node": name}).update(standing=standing, code=fields.get("code"))
+    return list(nodes.values())
+
+
+@command.command("logs")
+@click.argument("run")
+@click.option("--node", help="Only this node's log (driver, worker-1, ...).")
+@click.option("--follow", "-f", is_flag=True, help="Go on until the run has ended.")
+@answers
+def logs(context: Context, run: str, node: str | None, *, follow: bool) -> None:
+    """Print what the nodes of a run logged.  Logs hold no keys and no data, except what the job's program itself prints."""
+    found = _store(context).open(run)
+    files = sorted(found.logs.glob("*.log"))
+    if node is not None:
+        files = [file for file in files if file.stem == node or file.stem.startswith(f"{node}.")]
+        if not files and not follow:
+            raise UsageError(f"run {found.run} has no log of a node {node!r}", hint="see `confide runs show`")
+    if context.as_json:
+        context.answer({"logs": {file.name: file.read_text(encoding="utf-8", errors="replace") for file in files}})
+        return
+    seen: dict[Path, int] = {}
+    while True:
+        running = follow and found.summary().status == "running"
+        for file in sorted(found.logs.glob("*.log")):
+            if node is None or file.stem == node or file.stem.startswith(f"{node}."):
+                _print_new(file, seen, label=node is None)
+        if not running:
+            return
+        time.sleep(_FOLLOW_EVERY_S)
+
+
+def _print_new(file: Path, seen: dict[Path, int], *, label: bool) -> None:
+    with file.open("rb") as log:
+        log.seek(seen.get(file, 0))
+        data = log.read()
+    whole = data[: data.rfind(b"\n") + 1]
+    seen[file] = seen.get(file, 0) + len(whole)
+    for line in whole.decode("utf-8", errors="replace").splitlines():
+        click.echo(f"{file.stem}: {line}" if label else line)
+    sys.stdout.flush()
+
+
+@command.command("stop")
+@click.argument("run")
+@answers
+def stop(context: Context, run: str) -> None:
+    """End a run that is under way: its nodes, their engines and whatever they staged."""
+    summary = _store(context).stop(run).to_json()
+    context.answer(summary, lambda: click.echo(f"{summary['run']}: {summary['status']}"))

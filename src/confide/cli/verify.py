@@ -1,0 +1,65 @@
+"""``confide verify``: is a run's receipt true, judged from files alone?"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from confide.cli.output import Context, answers, wants_colour
+from confide.errors import ReceiptError
+
+if TYPE_CHECKING:
+    from confide.jobs.receipt import Verification
+
+
+@click.command("verify")
+@click.argument("run")
+@click.option("--policy", "policy_file", type=click.Path(path_type=Path, dir_okay=False, exists=True),
+              help="Judge the nodes by this policy instead of the job's own.")  # fmt: skip
+@answers
+def command(context: Context, run: str, policy_file: Path | None) -> None:
+    """Re-check the receipt of a run from files alone.
+
+    RUN is a run's id (or the beginning of it), a run's folder, or a receipt file.  Nothing is asked of the network.  Prints one line
+    a check; the exit status is 3 if one fails.
+    """
+    from confide.attest.policy import Policy
+    from confide.jobs.receipt import examine
+
+    policy = Policy.load(policy_file) if policy_file else None
+    found = examine(source_of(context, run), settings=context.settings, policy=policy)
+    context.answer(found.to_json(), lambda: _show(found))
+    if not found.accepted:
+        raise click.exceptions.Exit(ReceiptError.exit_status)
+
+
+def source_of(context: Context, run: str) -> Path:
+    """The folder or file that ``run`` names: a path that exists, else a run of the store.
+
+    Raises:
+        RunNotFoundError: neither.
+    """
+    from confide.jobs.store import RunStore
+
+    path = Path(run)
+    return path if path.exists() else RunStore(context.settings.runs_dir).open(run).path
+
+
+def _show(found: Verification) -> None:
+    width = max(len(check.name) for check in found.checks)
+    colour = wants_colour(sys.stdout)
+    for check in found.checks:
+        mark = "ok  " if check.ok else "FAIL"
+        mark = click.style(mark, fg="green" if check.ok else "red") if colour else mark
+        wanted = "" if check.ok else f" (expected {check.expected})"
+        click.echo(f"{mark} {check.name:<{width}}  {check.got}{wanted}")
+    failed = sum(not check.ok for check in found.checks)
+    if failed:
+        click.echo(f"refused: {failed} of {len(found.checks)} checks failed")
+        return
+    click.echo(f"accepted: {len(found.checks)} checks")
+    if found.statement is not None and found.statement.simulated:
+        click.echo("simulated: the nodes' TEEs were simulated, which protects nothing")

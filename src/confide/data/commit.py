@@ -1,0 +1,166 @@
+"""From written files to a dataset: describe them, sign the manifest, put it in place.  The folder becomes visible by its caller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import get_args
+
+import pyarrow as pa
+
+from confide.canonical import Json
+from confide.crypto.container import ContainerReader
+from confide.crypto.envelope import WrappedKey
+from confide.crypto.secret import SecretBytes
+from confide.crypto.sign import SigningKey
+from confide.data.files import TABLE_SUFFIXES, Written, encrypt_files, encrypt_table, open_parquet
+from confide.data.folder import check_encrypted, data_files, describe, new_folder, sync_file
+from confide.data.manifest import Kind, Manifest, SignedManifest, now_text, sign_manifest, write_manifest
+from confide.data.schema import schema_json, storable
+from confide.errors import DataError, UsageError
+from confide.ids import DatasetId, RunId
+
+
+def create_dataset(
+    source: Path | pa.Table,
+    folder: Path,
+    *,
+    name: str,
+    owner: str,
+    dataset: DatasetId,
+    dataset_key: SecretBytes,
+    wrapped: WrappedKey,
+    signer: SigningKey,
+    now: datetime,
+    register: Callable[[Json], None] | None = None,
+) -> SignedManifest:
+    """Encrypt a table (``.csv``, ``.parquet``, Arrow) or other files (one, or a folder of them) as a new dataset in ``folder``.
+
+    ``register`` is given the signed manifest (for the broker) before the folder becomes visible; if it raises, nothing does.
+
+    Raises:
+        OutputExistsError: ``folder`` exists.
+        DataError: the source cannot be read, or has a column type that Spark cannot read.
+        UnavailableError: the file system refuses.
+    """
+    with new_folder(folder) as staged:
+        if isinstance(source, pa.Table) or source.suffix in TABLE_SUFFIXES:
+            written = encrypt_table(source, staged, dataset_key, dataset=dataset)
+        else:
+            written = encrypt_files(_named(source), staged, dataset_key, dataset=dataset)
+        manifest = _manifest(written, name=name, dataset=dataset, wrapped=wrapped, signer=signer, owner=owner, run=None, now=now)
+        envelope = sign_manifest(manifest, signer)
+        write_manifest(staged, envelope)
+        if register is not None:
+            register(envelope)
+    return SignedManifest(folder, envelope, manifest)
+
+
+def commit_staged(
+    folder: Path,
+    *,
+    kind: str,
+    spark_schema: Json | None,
+    name: str,
+    run: RunId,
+    dataset: DatasetId,
+    dataset_key: SecretBytes,
+    wrapped: WrappedKey,
+    signer: SigningKey,
+    now: datetime,
+) -> SignedManifest:
+    """Make what a job wrote into its staging folder a dataset: check every file, sign the manifest and write it there.
+
+    Publishing the folder (a rename) and telling the broker are the caller's.  ``spark_schema`` is the data frame's, for tables.
+
+    Raises:
+        UsageError: ``kind`` is not a kind of dataset.
+        PlaintextError: a file is not encrypted.
+        IntegrityError: a file does not open under the dataset's key and its own path.
+        DataError: a task's uncommitted file is left, or there is nothing.
+    """
+    if kind not in get_args(Kind):
+        raise UsageError("not a kind of dataset", kind=kind[:40])
+    written = collect_staged(folder, "parquet" if kind == "parquet" else "files", dataset_key, dataset=dataset, spark_schema=spark_schema)
+    manifest = _manifest(written, name=name, dataset=dataset, wrapped=wrapped, signer=signer, owner=None, run=run, now=now)
+    envelope = sign_manifest(manifest, signer)
+    write_manifest(folder, envelope)
+    return SignedManifest(folder, envelope, manifest)
+
+
+def collect_staged(folder: Path, kind: Kind, dataset_key: SecretBytes, *, dataset: DatasetId, spark_schema: Json | None = None) -> Written:
+    """Describe what a job wrote into its staging folder: each file opens under its own path, and nothing else is there.
+
+    Removes the committer's marker and checksum files of tables.  Makes the files durable.
+
+    Raises:
+        PlaintextError: a file is not encrypted.
+        IntegrityError: a file does not open under the dataset's key and its path.
+        DataError: an uncommitted task's file is left, or there is nothing.
+    """
+    if kind == "parquet":
+        _remove_markers(folder)
+    entries, columns = [], None
+    for path in data_files(folder):
+        check_encrypted(folder / path, kind)
+        rows = None
+        if kind == "parquet":
+            meta = open_parquet(folder, path, dataset_key, dataset)
+            rows, columns = meta.metadata.num_rows, meta.schema_arrow
+        else:
+            ContainerReader((folder / path).open("rb"), dataset_key, dataset, path).close()
+        with (folder / path).open("rb+") as file:
+            sync_file(file)
+        entries.append(describe(folder, path, rows=rows))
+    if not entries:
+        raise DataError("the job wrote no file", path=str(folder))
+    return Written(kind, tuple(sorted(entries, key=lambda entry: entry.path)), _written_schema(columns, spark_schema))
+
+
+def _written_schema(columns: pa.Schema | None, spark: Json | None) -> Json | None:
+    if columns is None:
+        return None
+    return schema_json(storable(columns)) if spark is None else {**schema_json(storable(columns)), "spark": spark}
+
+
+def _remove_markers(folder: Path) -> None:
+    for path in [*folder.rglob("_SUCCESS"), *folder.rglob(".*.crc")]:
+        path.unlink()
+
+
+def _manifest(
+    written: Written,
+    *,
+    name: str,
+    dataset: DatasetId,
+    wrapped: WrappedKey,
+    signer: SigningKey,
+    owner: str | None,
+    run: RunId | None,
+    now: datetime,
+) -> Manifest:
+    """The first snapshot's manifest."""
+    return Manifest(
+        dataset=dataset,
+        name=name,
+        snapshot=1,
+        parent=None,
+        created=now_text(now),
+        kind=written.kind,
+        schema=written.schema,
+        files=written.files,
+        wrapped=wrapped,
+        signer=signer.public,
+        owner=owner,
+        run=run,
+    )
+
+
+def _named(source: Path) -> list[tuple[str, Path]]:
+    """The files to encrypt, each with its path in the dataset."""
+    if source.is_dir():
+        return [(path.relative_to(source).as_posix(), path) for path in sorted(source.rglob("*")) if path.is_file()]
+    if not source.is_file():
+        raise DataError(f"there is no file {source}", path=str(source))
+    return [(source.name, source)]

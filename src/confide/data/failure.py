@@ -1,0 +1,26 @@
+"""Finds, in what a failed program printed, the reason that Spark's JVMs gave: a changed file rather than "the program ended with 1".
+
+Reads log text, which a program may write itself, so the answer explains a failure and decides nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from confide.errors import ConfideError, IntegrityError, error_from_json
+
+# Java's side puts an error's code in brackets before its message (AgentRefusal.java, Container.java).
+_CODED: Final = re.compile(r"\[(data-[a-z]+|manifest-[a-z]+|plaintext-found|key-refused|grant-missing|broker-unavailable)\] ([^\n]{1,300})")
+_TAG: Final = re.compile(r"GCM tag check failed|AEADBadTagException")
+"""What Parquet's own decryption says."""
+
+
+def failure_in(output: str) -> ConfideError | None:
+    """The error that ``output`` tells of, or ``None``: the first one with a code, otherwise a failed authentication tag."""
+    found = _CODED.search(output)
+    if found is not None:
+        return error_from_json({"code": found[1], "message": found[2].strip()})
+    if _TAG.search(output):
+        return IntegrityError("encrypted data does not open: it was changed, swapped or renamed", hint="see `confide data verify`")
+    return None

@@ -1,0 +1,140 @@
+"""A dataset's folder as files: which are there, whether they are encrypted, whether they are the manifest's.  Needs no key."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import pyarrow as pa
+
+from confide.crypto.container import MAGIC as CONTAINER_MAGIC
+from confide.data.manifest import MANIFEST_NAME, FileEntry, Kind, Manifest, sync_folder
+from confide.errors import DataError, IntegrityError, ManifestError, OutputExistsError, PlaintextError, UnavailableError
+
+PARQUET_MAGIC: Final = b"PARE"
+"""First and last bytes of a Parquet file with an encrypted footer; a plaintext file has ``PAR1``."""
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A hidden folder beside ``folder`` to write into; renamed to ``folder`` on leaving, removed after any failure.
+
+    Raises:
+        OutputExistsError: something is at ``folder``, before or after.
+        UnavailableError: the file system refuses (full, read-only, ...).
+    """
+    if os.path.lexists(folder):
+        raise OutputExistsError(f"{folder} exists", path=str(folder))
+    staged = folder.with_name(f".{folder.name}.new-{secrets.token_hex(8)}")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staged.mkdir(mode=0o700)
+        yield staged
+        sync_folder(staged)
+        if os.path.lexists(folder):  # rename(2) would replace an empty folder
+            raise OutputExistsError(f"{folder} appeared meanwhile", path=str(folder))
+        staged.rename(folder)
+        sync_folder(folder.parent)
+    except (OSError, pa.ArrowException) as cause:
+        reason = getattr(cause, "strerror", None) or str(cause)
+        raise UnavailableError(f"cannot write {folder}: {reason}", hint="nothing was left behind", path=str(folder)) from cause
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def data_files(folder: Path) -> list[str]:
+    """Relative paths of all files in ``folder`` but the manifest; links and other things are refused."""
+    found = []
+    for place in sorted(folder.rglob("*")):
+        path = place.relative_to(folder).as_posix()
+        if place.is_symlink() or not (place.is_file() or place.is_dir()):
+            raise ManifestError("a dataset's folder holds something that is not a file", path=path)
+        if "_temporary" in path.split("/"):
+            raise DataError("a task's uncommitted file is left in the output", path=path)
+        if place.is_file() and path != MANIFEST_NAME:
+            found.append(path)
+    return found
+
+
+def check_encrypted(path: Path, kind: Kind | None = None) -> Kind:
+    """What kind of encrypted file ``path`` is, by its magic; that it opens is checked by reading it.
+
+    Raises:
+        PlaintextError: it is neither, or not of ``kind``.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(CONTAINER_MAGIC))
+            file.seek(-min(len(PARQUET_MAGIC), file.seek(0, os.SEEK_END)), os.SEEK_END)
+            tail = file.read()
+    except OSError as cause:
+        raise DataError(f"cannot read {path}: {cause.strerror}", path=str(path)) from cause
+    found: Kind | None = None
+    if head.startswith(PARQUET_MAGIC) and tail == PARQUET_MAGIC:
+        found = "parquet"
+    elif head == CONTAINER_MAGIC:
+        found = "files"
+    if found is None or kind not in {None, found}:
+        facts = {"path": str(path), "expected": kind or "encrypted", "got": found or "plain"}
+        raise PlaintextError(f"{path.name} is not encrypted as it must be", hint=None, **facts)
+    return found
+
+
+def verify_files(folder: Path, manifest: Manifest, *, on_file: Callable[[FileEntry], None] | None = None) -> None:
+    """Return if exactly the manifest's files are in ``folder``, each with its size and digest.  Needs no key.
+
+    Raises:
+        IntegrityError: a file is missing or has other bytes.
+        ManifestError: there is a file that the manifest does not list.
+    """
+    listed = {entry.path for entry in manifest.files}
+    foreign = [path for path in data_files(folder) if path not in listed]
+    if foreign:
+        raise ManifestError(f"a file is not in the manifest: {foreign[0]}", path=foreign[0], count=len(foreign))
+    for entry in manifest.files:
+        _verify_file(folder, entry)
+        if on_file is not None:
+            on_file(entry)
+
+
+def _verify_file(folder: Path, entry: FileEntry) -> None:
+    try:
+        size, digest = digest_of_file(folder / entry.path)
+    except OSError as cause:
+        raise IntegrityError(f"a file of the dataset is missing: {entry.path}", path=entry.path) from cause
+    if size != entry.size:
+        message = f"a file has another length than the manifest says: {entry.path}"
+        raise IntegrityError(message, path=entry.path, expected=entry.size, got=size)
+    if digest != entry.sha256:
+        message = f"a file has other bytes than the manifest says: {entry.path}"
+        raise IntegrityError(message, path=entry.path, expected=entry.sha256, got=digest)
+
+
+def sync_file(file: BinaryIO) -> None:
+    """Make the file's bytes durable (fsync(2))."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def describe(folder: Path, path: str, *, rows: int | None) -> FileEntry:
+    """The manifest's entry of a finished file.
+
+    Raises:
+        PlaintextError: it is not encrypted.
+    """
+    check_encrypted(folder / path)
+    size, digest = digest_of_file(folder / path)
+    return FileEntry(path, size, digest, rows)
+
+
+def digest_of_file(path: Path) -> tuple[int, str]:
+    """Size in bytes and SHA-256, hex."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return file.tell(), digest

@@ -1,0 +1,181 @@
+"""The Spark session of a job's program: its inputs as data frames, its outputs as encrypted datasets.
+
+Runs in the user's process, a child of the driver's agent, and knows only the agent's socket.  Holds no key: executors ask their own
+node's agent for the key of each file.  What may be read and written is decided by the agents, not here.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from confide.data.gateway import connect
+from confide.errors import ExtraMissingError, ProtocolError, UsageError
+from confide.node.local_socket import LocalSocketClient
+
+try:
+    from pyspark import SparkConf, SparkContext
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.types import StructType
+except ImportError as missing:
+    raise ExtraMissingError("PySpark is not installed", hint="pip install 'confide[spark]'") from missing
+
+if TYPE_CHECKING:
+    from confide.canonical import Json
+
+AGENT_SOCKET = "CONFIDE_AGENT_SOCKET"
+"""Environment variable with the path of the agent's socket.  A path, not a secret: the agent knows its children by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """An output that was committed: how much it holds, and the SHA-256 of its manifest."""
+
+    name: str
+    files: int
+    rows: int | None
+    manifest: str
+
+
+class DataContext:
+    """A job's data.  ``spark`` is an ordinary ``SparkSession``; everything else of Spark is reached through it."""
+
+    def __init__(self, agent: LocalSocketClient, info: Json, spark: SparkSession) -> None:
+        self._agent = agent
+        self._info = info
+        self.spark = spark
+        self.arguments: tuple[str, ...] = tuple(info["arguments"])
+
+    def __repr__(self) -> str:
+        return f"DataContext(run={self._info['run']!r}, inputs={self.inputs}, outputs={self.outputs})"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the job's inputs."""
+        return tuple(sorted(self._info["inputs"]))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the job's outputs."""
+        return tuple(sorted(self._info["outputs"]))
+
+    def read(self, name: str, format: str | None = None, **options: Any) -> DataFrame:  # noqa: A002 - Spark's own word
+        """The input ``name`` as a data frame, with the schema of its verified manifest.
+
+        A dataset of other files needs Spark's ``format`` (``csv``, ``json``, ``text``, ...) and takes that reader's ``options``.
+
+        Raises:
+            UsageError: the job has no such input, or ``format`` is missing or superfluous.
+        """
+        found = self._input(name)
+        if (found["kind"] == "parquet") != (format is None):
+            raise UsageError(f"input {name!r} holds {found['kind']}", hint="leave format out for tables, name it for other files")
+        if format is not None:
+            return self.spark.read.format(format).options(**options).load(self.files(name))
+        schema = StructType.fromJson(found["schema"]["spark"])
+        return self.spark.read.schema(schema).parquet(*(f"file://{found['path']}/{file}" for file in found["files"]))
+
+    def files(self, name: str) -> list[str]:
+        """The paths of the files of an input that holds no tables, as Spark's readers take them (``enc://``).
+
+        Raises:
+            UsageError: the job has no such input, or it is a table.
+        """
+        found = self._input(name)
+        if found["kind"] == "parquet":
+            raise UsageError(f"input {name!r} is a table", hint=f"use read({name!r})")
+        return [f"enc://{found['path']}/{file}" for file in found["files"]]
+
+    def write(self, frame: DataFrame, name: str) -> Committed:
+        """Write ``frame`` as the output ``name``: encrypted by the executors, then committed as a whole.
+
+        Raises:
+            UsageError: the job has no such output.
+            ConfideError: the commit was refused (plaintext found, output exists, ...); nothing is visible then.
+        """
+        folder = self._stage(name, "parquet")
+        frame.write.mode("append").parquet(f"file://{folder}")
+        return self._commit(name, "parquet", schema=frame.schema.jsonValue())
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[str]:
+        """A folder (``enc://``) for the output ``name``, to save other files in: models, CSV, text.  Committed on leaving.
+
+        Raises:
+            UsageError: the job has no such output.
+        """
+        yield f"enc://{self._stage(name, 'files')}"
+        self._commit(name, "files", schema=None)
+
+    def sql(self, query: str, **tables: DataFrame) -> DataFrame:
+        """Run Spark SQL; ``{name}`` in the query stands for the data frame of that name (as ``SparkSession.sql``)."""
+        return self.spark.sql(query, **dict[str, Any](tables))
+
+    def stop(self) -> None:
+        """End the session: executors go, the run is over."""
+        self.spark.stop()
+        self._agent.close()
+
+    def _input(self, name: str) -> Json:
+        found = self._info["inputs"].get(name)
+        if found is None:
+            raise UsageError(f"the job has no input {name!r}", hint=f"inputs: {', '.join(self.inputs) or 'none'}")
+        return dict(found)
+
+    def _stage(self, name: str, kind: Literal["parquet", "files"]) -> str:
+        if name not in self._info["outputs"]:
+            raise UsageError(f"the job has no output {name!r}", hint=f"outputs: {', '.join(self.outputs) or 'none'}")
+        return str(self._agent.call("stage", name=name, kind=kind)["path"])
+
+    def _commit(self, name: str, kind: Literal["parquet", "files"], *, schema: Json | None) -> Committed:
+        answer = self._agent.call("commit", name=name, kind=kind, schema=schema)
+        return Committed(name, answer["files"], answer["rows"], answer["manifest"])
+
+
+@cache
+def session() -> DataContext:
+    """The data context of this program; the same one however often it is asked for.
+
+    Raises:
+        UsageError: this is not a program that Confide runs.
+    """
+    socket = os.environ.get(AGENT_SOCKET)
+    if not socket:
+        raise UsageError("not inside a Confide run", hint="start the program with `confide run job.toml --simulate`")
+    # Commits of large outputs take as long as hashing them does.
+    agent = LocalSocketClient(Path(socket), timeout_s=3600.0)
+    info = agent.call("run-info")
+    try:
+        return DataContext(agent, info, _attach(info))
+    except KeyError as cause:
+        raise ProtocolError("the agent's answer lacks a field", field=str(cause)) from cause
+
+
+def _attach(info: Json) -> SparkSession:
+    """Connect PySpark to the Spark context that the driver's JVM has made already."""
+    gateway = connect(Path(info["gateway_socket"]), info["gateway_token"])
+    java_context = gateway.entry_point.context()
+    context = SparkContext(gateway=gateway, jsc=java_context, conf=SparkConf(_jconf=java_context.getConf()))
+    if info["modules"]:
+        context.addPyFile(_modules(Path(info["code"]), info["modules"]))
+    return SparkSession.builder.getOrCreate()
+
+
+def _modules(code: Path, modules: Sequence[str]) -> str:
+    """The job's own modules as one zip, for the Python workers of executors."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name in modules:
+            archive.writestr(zipfile.ZipInfo(name), (code / name).read_bytes())
+    handle, path = tempfile.mkstemp(suffix=".zip", prefix="job-modules-")
+    with os.fdopen(handle, "wb") as file:
+        file.write(packed.getvalue())
+    return path

@@ -1,0 +1,70 @@
+"""What every backend does: start nodes, watch them, hand out their logs, stop them.
+
+A backend sees public information only (:class:`~confide.node.spec.NodeSpec`) and is not trusted: what a node is, its evidence
+says.  Knows nothing of any one backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from confide.ids import NodeId, RunId
+from confide.node.spec import NodeSpec
+
+
+@dataclass(frozen=True, slots=True)
+class NodeHandle:
+    """One started node.  ``name`` is the backend's own name for it (a process id, a pod)."""
+
+    run: RunId
+    node: NodeId
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """Whether a node runs; ``exit_status`` (negative: ended by that signal) once it does not."""
+
+    running: bool
+    exit_status: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a node listens, as the backend or the node claims: nobody trusts it before attestation."""
+
+    host: str
+    port: int
+
+
+class Backend(Protocol):
+    """Starts, watches, logs and stops nodes."""
+
+    name: str
+    simulated: bool
+
+    def start(self, spec: NodeSpec) -> NodeHandle:
+        """Start one node.
+
+        Raises:
+            UnavailableError: the node could not be started.
+        """
+
+    def poll(self, handle: NodeHandle) -> NodeStatus:
+        """Say whether the node runs.  Never waits."""
+
+    def announced(self, handle: NodeHandle) -> Address | None:
+        """Where the node listens, or ``None`` while it has not said so.  Never waits.
+
+        Raises:
+            ProtocolError: the announcement is not one.
+        """
+
+    def log_path(self, handle: NodeHandle) -> Path:
+        """The file that the node's log is in (redacted by the node)."""
+
+    def stop(self, handles: Iterable[NodeHandle]) -> None:
+        """End these nodes and everything they started, and wait until they are gone.  Stopping twice is fine."""

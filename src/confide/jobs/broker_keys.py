@@ -1,0 +1,96 @@
+"""A node's keys: asks the broker under the node's own evidence, keeps them in a keyring for their lease, serves them to children.
+
+One broker session a node, used by one thread at a time.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from confide.ids import DatasetId, Purpose, SpkiDigest
+from confide.jobs.staging import staging_path
+from confide.keys.client import NodeBrokerClient, OutputKey
+from confide.node.keyring import Keyring
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from confide.canonical import Json
+    from confide.crypto.secret import SecretBytes
+    from confide.jobs.inputs import VerifiedInput
+    from confide.node.local_socket import Operation
+    from confide.node.workload import NodeServices
+
+
+class BrokerKeys:
+    """The keys of one node.  Safe to use from several threads; :meth:`close` wipes all of them and is idempotent."""
+
+    def __init__(self, services: NodeServices) -> None:
+        self._services = services
+        self._lock = threading.Lock()
+        job = services.job
+        self._broker = NodeBrokerClient(
+            job.broker.url,
+            SpkiDigest(job.broker.spki),
+            identity=services.identity,
+            attester=services.attester,
+            context=services.context,
+            seal_key=services.seal_key,
+            role=services.spec.role,
+        )
+        self._keyring = Keyring()
+
+    def operations(self) -> Mapping[str, Operation]:
+        """The agent socket's operations for file keys."""
+        return self._keyring.operations()
+
+    def open_input(self, found: VerifiedInput) -> None:
+        """Get and hold the key of a verified input.
+
+        Raises:
+            KeyAccessError: the owner has not granted it to this job, role and node.
+            BrokerError: the broker does not answer as it must.
+        """
+
+        def fetch() -> SecretBytes:
+            with self._lock:
+                return self._broker.release(found.envelope, Purpose.READ).secret
+
+        key = fetch()
+        files = frozenset(file.path for file in found.manifest.files)
+        self._keyring.open_input(str(found.folder), DatasetId(found.manifest.dataset), key, files=files, refresh=fetch)
+        self._services.emit("key-opened", dataset=found.manifest.dataset, name=found.name, key=found.key_name)
+
+    def output(self, name: str) -> OutputKey:
+        """The key of this run's output ``name`` (the driver's first call makes it)."""
+        job = self._services.job
+        inputs = [DatasetId(spec.dataset) for spec in job.inputs.values()]
+        with self._lock:
+            return self._broker.output(name, inputs=inputs, recipients=job.outputs[name].recipients)
+
+    def open_output(self, name: str) -> None:
+        """Get and hold the key of an output, for this node's executors to write it."""
+        key = self.output(name)
+        place = staging_path(Path(self._services.job.outputs[name].path), self._services.spec.run_id)
+        run = self._services.spec.run_id
+        self._keyring.open_output(str(place), key.dataset, key.secret, run=run, refresh=lambda: self.output(name).secret)
+        self._services.emit("key-opened", dataset=key.dataset, name=name, key=str(key.key))
+
+    def register(self, envelope: Json) -> None:
+        """Tell the broker of an output's manifest (driver only)."""
+        with self._lock:
+            self._broker.register_manifest(envelope)
+
+    def audit_head(self) -> tuple[Json, bytes]:
+        """The broker's signed audit head, and the key (DER SPKI) that signed it, which the job pins."""
+        with self._lock:
+            return self._broker.audit_head(), self._broker.broker_key().spki_der
+
+    def close(self) -> None:
+        """Wipe the keys and leave the broker."""
+        self._keyring.wipe()
+        self._broker.close()  # without the lock: a request that is under way ends by it
+
+

@@ -1,0 +1,1 @@
+"""Engines: how the processes that compute are started on a node, as values."""

@@ -1,0 +1,90 @@
+"""Builds a run's receipt on the driver: what was attested, read and written, signed by the driver's attested key.
+
+Checks nothing that :mod:`confide.jobs.receipt` would not check again; fails if evidence does not verify as of when it was judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import confide
+from confide.crypto.sign import dsse_sign
+from confide.ids import Role
+from confide.jobs.statement import PAYLOAD_TYPE, NodeEntry, ReceiptBundle, RefusedEntry, build_statement
+
+if TYPE_CHECKING:
+    from confide.attest.collateral import Collateral
+    from confide.attest.verify import Verifier
+    from confide.canonical import Json
+    from confide.jobs.inputs import VerifiedInput
+    from confide.jobs.outputs import CommittedOutput
+    from confide.node.workload import NodeReport, NodeServices, Refusal
+
+
+def receipt_bundle(
+    services: NodeServices,
+    *,
+    nodes: Sequence[NodeReport],
+    refused: Sequence[Refusal],
+    inputs: Sequence[VerifiedInput],
+    outputs: Sequence[CommittedOutput],
+    times: tuple[datetime, datetime],
+    audit_head: Json,
+    broker_key: bytes,
+) -> ReceiptBundle:
+    """The signed receipt of this run, with everything that its digests name.
+
+    Raises:
+        AttestationError: a node's evidence does not verify any more.
+    """
+    described = [describe(report, services.verifier) for report in nodes]
+    statement = build_statement(
+        run=services.spec.run_id,
+        form=services.job.canonical_form(),
+        policy=services.policy.digest,
+        times=times,
+        nodes=[entry for entry, _ in described],
+        refused=[RefusedEntry(str(one.node), one.code) for one in refused],
+        inputs=[one.entry for one in inputs],
+        outputs=[one.entry() for one in outputs],
+        audit_head=audit_head,
+        broker_key=broker_key,
+        version=confide.__version__,
+    )
+    return ReceiptBundle(
+        receipt=dsse_sign(services.identity.key, PAYLOAD_TYPE, statement.to_bytes()),
+        evidence={str(report.node): report.record.to_json() for report in nodes},
+        collateral={collateral.digest: dict(collateral.to_json()) for _, collateral in described},
+        manifests={**{one.name: one.envelope for one in inputs}, **{one.name: one.envelope for one in outputs}},
+    )
+
+
+def describe(report: NodeReport, verifier: Verifier) -> tuple[NodeEntry, Collateral]:
+    """One node's row, and the collateral that its evidence was verified with.
+
+    Raises:
+        AttestationError: the evidence does not verify as of when it was judged.
+    """
+    record = report.record
+    verified = verifier.verify(record.evidence, record.at)
+    claims, collateral = verified.claims, verified.collateral
+    entry = NodeEntry(
+        node=str(report.node),
+        role=Role(record.role).value,
+        ended=report.ended,
+        tee=claims.tee.value,
+        simulated=claims.simulated,
+        measurement=claims.measurement,
+        tcb_status=claims.tcb_status,
+        evidence=claims.evidence_digest,
+        record=record.digest,
+        collateral=collateral.digest,
+        epoch=claims.epoch.to_json(),
+        spki=record.binding.spki_digest,
+        at=record.at.isoformat(),
+    )
+    return entry, collateral
+
+

@@ -1,0 +1,261 @@
+"""Follows one run: performs what the run's state machine commands and feeds it what happens.  One thread, one loop.
+
+Nodes are started on the calling thread, because they end with the thread that started them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from confide.canonical import Json
+from confide.errors import ConfideError, NodeLostError, ProtocolError, ReceiptError, error_from_json
+from confide.ids import NodeId, Role
+from confide.jobs import state as run_state
+from confide.jobs.backend import NodeHandle
+from confide.jobs.receipt import Verification, examine
+from confide.jobs.result import ClientEvent, OnEvent, RunEvent
+from confide.jobs.state import Phase
+from confide.jobs.statement import ReceiptBundle
+from confide.node.client import DriverClient
+from confide.node.control import EventType, Kind, field
+
+if TYPE_CHECKING:
+    from confide.attest.verify import TrustRoots, Verifier
+    from confide.config import Settings
+    from confide.job import Job
+    from confide.jobs.backend import Backend
+    from confide.jobs.plan import Plan
+    from confide.jobs.store import RunDir
+    from confide.node.spec import NodeSpec
+
+_POLL_S = 0.1
+_EXIT_GRACE_S = 1.0
+"""How long the exit status of a driver whose channel broke is waited for, and a channel's last frames after the driver's exit."""
+
+
+class Follower:
+    """One run from its start to its end.  :meth:`follow` once, then :meth:`end`, whatever happened."""
+
+    def __init__(
+        self,
+        job: Job,
+        plan: Plan,
+        folder: RunDir,
+        backend: Backend,
+        *,
+        verifier: Verifier,
+        roots: TrustRoots,
+        settings: Settings,
+        on_event: OnEvent,
+    ) -> None:
+        self._job = job
+        self._plan = plan
+        self._folder = folder
+        self._backend = backend
+        self._verifier = verifier
+        self._roots = roots
+        self._settings = settings
+        self._on_event = on_event
+        self._state = run_state.begin(plan.driver.node_id, plan.worker_ids)
+        self._handles: dict[NodeId, NodeHandle] = {}
+        self._ended: set[NodeId] = set()
+        self._driver: DriverClient | None = None
+        self._verification: Verification | None = None
+        self.summary: Mapping[str, Any] = {}
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the run came to a verified receipt."""
+        return self._state.phase is Phase.DONE
+
+    @property
+    def error(self) -> ConfideError | None:
+        """What ended the run, if it failed."""
+        return self._state.error
+
+    @property
+    def verification(self) -> Verification:
+        """The receipt's verification.
+
+        Raises:
+            ReceiptError: the run has none.
+        """
+        if self._verification is None:
+            raise ReceiptError("the run has no receipt")
+        return self._verification
+
+    def follow(self) -> None:
+        """Run to the end.
+
+        Raises:
+            KeyboardInterrupt: the user stopped it.
+            ConfideError: a node could not be started.
+        """
+        self._start(self._plan.driver)
+        begun = time.monotonic()
+        while self._state.phase not in run_state.FINAL:
+            if self._state.phase is Phase.STARTING:
+                self._await_driver(begun)
+            else:
+                self._hear()
+            self._watch_nodes()
+
+    def end(self) -> None:
+        """End every node of the run and wait until they are gone.  Idempotent."""
+        if self._driver is not None:
+            with suppress(ConfideError):
+                if not self.succeeded:
+                    self._driver.stop()
+                self._driver.close()
+        self._backend.stop(self._handles.values())
+
+    # --- events --------------------------------------------------------------------------------------------------------
+
+    def _happen(self, event: run_state.Event) -> None:
+        """Advance the state and perform what it commands, which may make more happen."""
+        self._state, commands = run_state.step(self._state, event)
+        for command in commands:
+            try:
+                self._perform(command)
+            except ConfideError as error:
+                self._happen(run_state.Failed(error))
+
+    def _perform(self, command: run_state.Command) -> None:
+        match command:
+            case run_state.AttestDriver(host, port):
+                self._attest(host, port)
+            case run_state.StartWorkers(nodes, host, port):
+                for spec in self._plan.worker_specs(host, port, nodes):
+                    self._start(spec)
+            case run_state.VerifyReceipt(bundle):
+                self._check_receipt(bundle)
+            case run_state.StopAll():
+                self.end()
+
+    def _await_driver(self, begun: float) -> None:
+        address = self._backend.announced(self._handles[self._plan.driver.node_id])
+        if address is not None:
+            self._happen(run_state.DriverListening(address.host, address.port))
+        elif time.monotonic() - begun > self._settings.node_start_timeout_s:
+            error = NodeLostError("the driver did not start in time", hint="see `confide runs logs`", node=str(self._plan.driver.node_id))
+            self._happen(run_state.Failed(error))
+        else:
+            time.sleep(_POLL_S / 5)
+
+    def _hear(self) -> None:
+        """Take one frame of the driver, or note that it is gone."""
+        if self._driver is None:
+            return
+        try:
+            frame = self._driver.next_frame(_POLL_S)
+        except ConfideError as error:
+            self._happen(self._loss(error))
+            return
+        if frame is None:
+            return
+        try:
+            self._take(frame)
+        except ConfideError as error:
+            self._happen(run_state.Failed(error))
+
+    def _take(self, frame: Json) -> None:
+        match frame["kind"]:
+            case Kind.EVENT:
+                self._take_event(frame)
+            case Kind.START_WORKERS:
+                nodes = frozenset(NodeId(str(node)) for node in field(frame, "nodes", list))
+                self._happen(run_state.WorkersWanted(nodes, field(frame, "host", str), field(frame, "port", int)))
+            case Kind.RESULT if frame.get("ok") is True:
+                self.summary = field(frame, "summary", dict)
+                self._happen(run_state.Finished(field(frame, "receipt", dict)))
+            case Kind.RESULT:
+                self._happen(run_state.Failed(error_from_json(frame.get("error"))))
+            case kind:
+                raise ProtocolError("the driver sent a frame that is not allowed here", got=str(kind)[:80])
+
+    def _take_event(self, frame: Json) -> None:
+        kind, node = field(frame, "type", str), NodeId(field(frame, "node", str))
+        fields = field(frame, "fields", dict)
+        self._on_event(RunEvent(kind, node, fields, field(frame, "at", str)))
+        if kind == EventType.WORKER_ACCEPTED:
+            self._happen(run_state.WorkerAccepted(node))
+        elif kind == EventType.WORKER_REFUSED:
+            self._happen(run_state.WorkerRefused(node, str(fields.get("code"))))
+
+    def _loss(self, error: ConfideError) -> run_state.Event:
+        """The driver's channel broke: its exit status says more, if it has one."""
+        handle = self._handles[self._plan.driver.node_id]
+        until = time.monotonic() + _EXIT_GRACE_S
+        while time.monotonic() < until:
+            status = self._backend.poll(handle)
+            if not status.running:
+                return run_state.NodeExited(handle.node, status.exit_status or 0)
+            time.sleep(_POLL_S / 5)
+        return run_state.Failed(error)
+
+    def _watch_nodes(self) -> None:
+        """Notice nodes that ended.  A driver with an open channel is left to :meth:`_hear`: its last frames may still be on their way."""
+        for handle in list(self._handles.values()):
+            if handle.node in self._ended or (handle.node == self._plan.driver.node_id and self._driver is not None):
+                continue
+            status = self._backend.poll(handle)
+            if not status.running:
+                self._note_end(handle.node, status.exit_status or 0)
+
+    def _note_end(self, node: NodeId, status: int) -> None:
+        self._ended.add(node)
+        if self._state.phase in run_state.FINAL:
+            return
+        self._on_event(RunEvent(ClientEvent.NODE_ENDED, node, {"status": status}))
+        if self._driver is not None:
+            with suppress(ConfideError):  # its loss is noticed elsewhere
+                self._driver.worker_ended(node)
+        self._happen(run_state.NodeExited(node, status))
+
+    # --- commands ------------------------------------------------------------------------------------------------------
+
+    def _start(self, spec: NodeSpec) -> None:
+        self._handles[spec.node_id] = handle = self._backend.start(spec)
+        fields = {"role": str(spec.role), "tee": str(spec.tee), "simulated": spec.simulation is not None, "process": handle.name}
+        self._on_event(RunEvent(ClientEvent.NODE_STARTED, spec.node_id, fields))
+        self._happen(run_state.NodeStarted(spec.node_id, Role(spec.role)))
+
+    def _attest(self, host: str, port: int) -> None:
+        driver = DriverClient.attest(
+            host,
+            port,
+            job=self._job,
+            run=self._plan.run,
+            node=self._plan.driver.node_id,
+            verifier=self._verifier,
+            timing=self._plan.driver.timing,
+        )
+        self._driver = driver
+        claims = driver.peer.result.claims
+        fields = {
+            "tee": str(claims.tee),
+            "measurement": claims.measurement,
+            "tcb_status": claims.tcb_status,
+            "evidence": claims.evidence_digest,
+            "simulated": claims.simulated,
+        }
+        self._on_event(RunEvent(ClientEvent.DRIVER_ATTESTED, self._plan.driver.node_id, fields))
+        driver.submit()
+        self._happen(run_state.DriverAttested())
+
+    def _check_receipt(self, received: Json) -> None:
+        """Keep the receipt and everything it names, then check it from these files alone, and that it is of this very run."""
+        bundle = ReceiptBundle.from_json(received)
+        for kind in ("evidence", "collateral", "manifests"):
+            for name, value in getattr(bundle, kind).items():
+                self._folder.write(f"{kind}/{name}.json", value)
+        path = self._folder.write("receipt.json", bundle.receipt)
+        self._verification = examine(path, roots=self._roots)
+        statement = self._verification.require()
+        if self._driver is None or (statement.run, statement.driver.spki) != (self._plan.run, self._driver.peer.spki):
+            raise ReceiptError("the receipt is not by the driver that this client attested", got=statement.driver.spki)
+        self._on_event(RunEvent(ClientEvent.RECEIPT_VERIFIED, fields={"checks": len(self._verification.checks), "path": str(path)}))
+        self._happen(run_state.ReceiptVerified())

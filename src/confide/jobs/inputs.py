@@ -1,0 +1,95 @@
+"""A job's inputs on a node: manifests that are signed by whom the job pins, before any file is named to anybody."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from confide.data.folder import verify_files
+from confide.data.manifest import Manifest, load_manifest, verify_manifest
+from confide.errors import IntegrityError, ManifestError
+from confide.jobs.statement import DatasetEntry
+
+if TYPE_CHECKING:
+    from confide.canonical import Json
+    from confide.job import Job
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedInput:
+    """An input whose manifest was verified against the job's pin.  Its files are checked as they are read (authenticated encryption)."""
+
+    name: str
+    folder: Path
+    envelope: Json
+    manifest: Manifest
+    digest: str
+    signer: str
+
+    @property
+    def key_name(self) -> str:
+        """The key that the dataset is under, with its version."""
+        return f"{self.manifest.key}@{self.manifest.version}"
+
+    @property
+    def entry(self) -> DatasetEntry:
+        """The receipt's row."""
+        m = self.manifest
+        return DatasetEntry(self.name, m.dataset, m.snapshot, self.digest, m.key, m.version, self.signer)
+
+    def info(self) -> Json:
+        """What the user's program needs to read it (``confide.data.spark``)."""
+        m = self.manifest
+        files = [file.path for file in m.files]
+        return {"kind": m.kind, "schema": m.schema, "path": str(self.folder), "files": files}
+
+
+def open_inputs(job: Job) -> dict[str, VerifiedInput]:
+    """Verify every input's manifest against the job.
+
+    Raises:
+        ManifestError: one is missing, signed by another key than the job pins, or of another dataset.
+        IntegrityError: a file that a manifest lists is missing or has another length.
+    """
+    found = {}
+    for name, spec in job.inputs.items():
+        folder = Path(spec.path)
+        signed = load_manifest(folder)
+        key = signed.signer
+        if key.digest != spec.signer:
+            message = f"input {name!r} is signed by another key than the job pins"
+            raise ManifestError(message, name=name, expected=spec.signer, got=key.digest)
+        manifest = verify_manifest(signed.envelope, key)
+        if manifest.dataset != spec.dataset:
+            message = f"input {name!r} is another dataset than the job pins"
+            raise ManifestError(message, name=name, expected=spec.dataset, got=manifest.dataset)
+        _check_sizes(folder, manifest)
+        found[name] = VerifiedInput(name, folder, signed.envelope, manifest, signed.digest, key.digest)
+    return found
+
+
+def find_damage(inputs: Iterable[VerifiedInput]) -> None:
+    """Look for the reason why a program failed: read all inputs once more and compare them with their manifests.
+
+    Changed bytes never reach a program (every read authenticates); this gives the failure its right name.
+
+    Raises:
+        DataError: an input's file is missing, foreign or has other bytes.
+    """
+    for found in inputs:
+        verify_files(found.folder, found.manifest)
+
+
+def _check_sizes(folder: Path, manifest: Manifest) -> None:
+    """Notice missing and cut files before anything starts; whole digests would cost a second read of all data."""
+    for file in manifest.files:
+        try:
+            size = (folder / file.path).stat().st_size
+        except OSError as cause:
+            raise IntegrityError(f"a file of dataset {manifest.name} is missing: {file.path}", path=file.path) from cause
+        if size != file.size:
+            raise IntegrityError(
+                f"a file has another length than its manifest says: {file.path}", path=file.path, expected=file.size, got=size
+            )

@@ -1,0 +1,74 @@
+"""A simulated node's process: ``python -m confide.jobs.local.node --spec FILE --parent PID``.
+
+Ties its life to its parent's, reads its spec, measures itself, and hands over to the agent.  Prints nothing: its log is its standard
+error, which the backend keeps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from confide.errors import ConfideError, UsageError
+from confide.ids import Role
+from confide.jobs.local.lifeline import end_with_parent
+from confide.jobs.local.simulation import SimulatedTee
+from confide.jobs.workload import SparkDriver, SparkWorker
+from confide.node.agent import DriverAgent, WorkerAgent
+from confide.node.spec import NodeSpec
+
+_log = logging.getLogger("confide.node")
+_LEAVE_S = 2.0
+"""How long a node that was asked to end may take before it kills its own session."""
+
+
+def main() -> int:
+    """Run one node; its exit status."""
+    parser = argparse.ArgumentParser(prog="confide-node")
+    parser.add_argument("--spec", type=Path, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    given = parser.parse_args()
+    end_with_parent(given.parent)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        spec = NodeSpec.load(given.spec)
+        agent = _agent(spec)
+        _end_on_signal(agent)
+        agent.run()
+    except ConfideError as error:
+        _log.error("%s: %s %s", error.code, error.message, error.facts)
+        return error.exit_status
+    return 0
+
+
+def _agent(spec: NodeSpec) -> DriverAgent | WorkerAgent:
+    if spec.simulation is None:
+        raise UsageError("this backend starts simulated nodes only")
+    _log.warning("SIMULATED TEE: nothing that this node does is protected")
+    tee = SimulatedTee.at(spec.simulation.dir)
+    attester, verifier = tee.attester(spec), tee.verifier()
+    if spec.role is Role.DRIVER:
+        return DriverAgent(spec, SparkDriver(), attester=attester, verifier=verifier)
+    if spec.role is Role.WORKER:
+        return WorkerAgent(spec, SparkWorker(), attester=attester, verifier=verifier)
+    raise UsageError("a job's nodes are drivers and workers", role=str(spec.role))
+
+
+def _end_on_signal(agent: DriverAgent | WorkerAgent) -> None:
+    def end(number: int, _frame: object) -> None:
+        agent.stop(f"signal {signal.Signals(number).name}")
+        last = threading.Timer(_LEAVE_S, lambda: os.killpg(os.getpgid(0), signal.SIGKILL))
+        last.daemon = True
+        last.start()
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

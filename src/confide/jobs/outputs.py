@@ -1,0 +1,142 @@
+"""A run's outputs on the driver: staged by executors, committed with a signed manifest, published at the end, all or none.
+
+A commit looks at every staged file: an unencrypted one ends the run.  Nothing is visible before :meth:`Outputs.publish`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from confide.data.commit import commit_staged
+from confide.errors import JobFailedError, UsageError
+from confide.jobs.staging import discard, publish, staging_path
+from confide.jobs.statement import DatasetEntry
+
+if TYPE_CHECKING:
+    from confide.canonical import Json
+    from confide.crypto.sign import SigningKey
+    from confide.data.manifest import Manifest
+    from confide.ids import RunId
+    from confide.keys.client import OutputKey
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedOutput:
+    """An output with its manifest, still in its staging folder.  ``digest`` is SHA-384 of the signed manifest."""
+
+    name: str
+    envelope: Json
+    manifest: Manifest
+    digest: str
+
+    def entry(self) -> DatasetEntry:
+        """The receipt's row."""
+        m = self.manifest
+        return DatasetEntry(self.name, m.dataset, m.snapshot, self.digest, m.key, m.version, m.signer.digest)
+
+    def summary(self) -> Json:
+        """Public numbers, for the program and the client."""
+        return {"files": len(self.manifest.files), "rows": self.manifest.rows, "manifest": self.digest}
+
+
+class Outputs:
+    """The outputs of one run.  Safe to use from several threads; :meth:`close` is idempotent."""
+
+    def __init__(self, places: Mapping[str, Path], run: RunId, signer: SigningKey) -> None:
+        self._places = dict(places)
+        self._run = run
+        self._signer = signer
+        self._lock = threading.Lock()
+        self._keys: dict[str, OutputKey] = {}
+        self._staged: set[str] = set()
+        self._committed: dict[str, CommittedOutput] = {}
+        self._published = False
+
+    def hold(self, name: str, key: OutputKey) -> None:
+        """Take the key of an output, to count its rows and to name it in its manifest."""
+        with self._lock:
+            self._keys[name] = key
+
+    def stage(self, name: str) -> Json:
+        """Make the output's staging folder and answer its path.  An output is written once.
+
+        Raises:
+            UsageError: the job has no such output, or the program wrote it before.
+        """
+        with self._lock:
+            if name not in self._places:
+                raise UsageError(f"the job has no output {name[:80]!r}", hint=f"outputs: {', '.join(self._places) or 'none'}")
+            if name in self._staged:
+                raise UsageError(f"output {name!r} was written before", hint="an output is written once a run")
+            folder = staging_path(self._places[name], self._run)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700)
+            self._staged.add(name)
+            return {"path": str(folder)}
+
+    def commit(self, name: str, kind: str, schema: Any) -> Json:
+        """Check every staged file, and sign the manifest that makes them a dataset.
+
+        Raises:
+            UsageError: nothing is staged under that name, or it was committed before.
+            PlaintextError: a file is not encrypted.
+        """
+        with self._lock:
+            key = self._keys.get(name)
+            if key is None or name not in self._staged or name in self._committed:
+                raise UsageError(f"output {name[:80]!r} is not being written")
+            signed = commit_staged(
+                staging_path(self._places[name], self._run),
+                kind=kind,
+                spark_schema=schema,
+                name=name,
+                run=self._run,
+                dataset=key.dataset,
+                dataset_key=key.secret,
+                wrapped=key.wrapped,
+                signer=self._signer,
+                now=datetime.now(UTC),
+            )
+            made = self._committed[name] = CommittedOutput(name, signed.envelope, signed.unverified, signed.digest)
+        return made.summary()
+
+    def require_all(self) -> None:
+        """Check that the program wrote every output of the job.
+
+        Raises:
+            JobFailedError: it did not.
+        """
+        missing = sorted(set(self._places) - set(self._committed))
+        if missing:
+            raise JobFailedError(f"the program ended without writing {', '.join(missing)}", outputs=", ".join(missing))
+
+    def committed(self) -> list[CommittedOutput]:
+        """The committed outputs, by name."""
+        return [self._committed[name] for name in sorted(self._committed)]
+
+    def summary(self) -> Json:
+        """What the client is told: public numbers."""
+        return {"outputs": {output.name: output.summary() for output in self.committed()}}
+
+    def publish(self) -> None:
+        """Move all committed outputs into view, or none.
+
+        Raises:
+            OutputExistsError: something appeared in the place of one.
+            DataError: one cannot be moved.
+        """
+        publish({staging_path(self._places[name], self._run): self._places[name] for name in sorted(self._committed)})
+        self._published = True
+
+    def close(self) -> None:
+        """Wipe the keys, and remove what is staged and was not published."""
+        with self._lock:
+            for key in self._keys.values():
+                key.secret.wipe()
+        if not self._published:
+            discard(self._places, self._run)

@@ -1,0 +1,113 @@
+"""From a job to the nodes of one run.  Pure: reads no file, starts nothing; what is in a plan is public.
+
+The driver is node ``driver``, workers are ``worker-1`` and up.  Nodes take the policy's kinds of TEE in turn, so that a policy that
+names two kinds is run on both.  Under simulation, single nodes can be asked to show a fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from confide.attest.policy import Policy
+from confide.canonical import Json
+from confide.config import Settings
+from confide.errors import UsageError
+from confide.ids import JobDigest, NodeId, Role, RunId
+from confide.job import Job
+from confide.node.spec import NodeSpec, Simulation, Timing
+
+DRIVER = NodeId("driver")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The nodes of one run.  Workers are templates until the driver has said where it listens: :meth:`worker_specs`."""
+
+    run: RunId
+    job: str
+    digest: JobDigest
+    driver: NodeSpec
+    workers: tuple[Json, ...]
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the nodes' TEEs are simulated, which protects nothing."""
+        return self.driver.simulation is not None
+
+    @property
+    def worker_ids(self) -> tuple[NodeId, ...]:
+        """The workers' ids."""
+        return tuple(NodeId(worker["node_id"]) for worker in self.workers)
+
+    def worker_specs(self, host: str, port: int, nodes: Collection[NodeId]) -> tuple[NodeSpec, ...]:
+        """Specs of these workers, to come to the driver at ``host:port``."""
+        wanted = [worker for worker in self.workers if worker["node_id"] in nodes]
+        return tuple(NodeSpec.from_json({**worker, "driver_host": host, "driver_port": port}) for worker in wanted)
+
+    def to_json(self) -> Json:
+        """The plan as ``plan.json`` of the run store."""
+        return {
+            "format": "confide-plan-v1",
+            "run": self.run,
+            "job": self.job,
+            "digest": self.digest,
+            "simulated": self.simulated,
+            "driver": self.driver.to_json(),
+            "workers": list(self.workers),
+        }
+
+
+def make_plan(
+    job: Job, *, run: RunId, folder: Path, settings: Settings, simulate: bool, faults: Mapping[str, str] | None = None
+) -> Plan:
+    """Plan one run of ``job`` with everything of the run under ``folder``.  ``faults``: node id to the fault that it shall show.
+
+    Raises:
+        PolicyError: the job's policy is not one.
+        UsageError: faults were asked for outside simulation, or of a node that is not in the plan.
+    """
+    given = dict(faults or {})
+    if given and not simulate:
+        raise UsageError("faults can be asked for under simulation only", hint="add --simulate")
+    tees = Policy.from_json(job.policy).tees
+    nodes = [DRIVER, *(NodeId(f"worker-{index}") for index in range(1, job.resources.workers + 1))]
+    unknown = sorted(set(given) - set(nodes))
+    if unknown:
+        raise UsageError(f"there is no node {unknown[0]!r} in this run", hint=f"nodes: {', '.join(nodes)}")
+
+    def common(index: int) -> Json:
+        node = nodes[index]
+        return {
+            "run_id": run,
+            "job_digest": job.digest,
+            "timing": _timing(settings),
+            "node_id": node,
+            "index": index,
+            "tee": tees[index % len(tees)],
+            "log_path": folder / "logs" / f"{node}.log",
+            "work_dir": folder / "nodes" / node / "scratch",
+            "simulation": Simulation(dir=settings.simulation_dir, fault=given.get(node)) if simulate else None,
+        }
+
+    announce = folder / "nodes" / DRIVER / "announce.json"
+    driver = {**common(0), "role": Role.DRIVER, "announce_path": announce, "memory_mb": job.resources.driver_memory_mb}
+    size = {"role": Role.WORKER, "cores": job.resources.cores, "memory_mb": job.resources.memory_mb}
+    workers = tuple(_template({**common(index), **size}) for index in range(1, len(nodes)))
+    return Plan(run, job.name, job.digest, NodeSpec.model_validate(driver), workers)
+
+
+def _template(worker: Json) -> Json:
+    """A worker's spec as JSON without the driver's address: any address will do to check the rest."""
+    whole = NodeSpec.model_validate({**worker, "driver_host": "127.0.0.1", "driver_port": 1}).to_json()
+    return {name: value for name, value in whole.items() if name not in {"driver_host", "driver_port"}}
+
+
+def _timing(settings: Settings) -> Timing:
+    return Timing(
+        start_timeout_s=settings.node_start_timeout_s,
+        heartbeat_s=settings.heartbeat_s,
+        lost_after_s=settings.node_lost_after_s,
+        nonce_ttl_s=settings.nonce_ttl_s,
+    )

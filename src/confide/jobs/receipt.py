@@ -1,0 +1,304 @@
+"""Checks a receipt from files alone, as a stranger would: nothing is asked of the broker, the nodes or the network.
+
+1. The receipt is an in-toto statement in its canonical form, signed by the driver's key.
+2. The job's form has the job digest, and the policy in it the policy's digest.
+3. Each node's evidence is genuine and meets the policy as of the time it was judged, with the collateral of then; it is bound to this
+   job, run, node, role and key; the driver's key is the one that signed.
+4. Input manifests are signed by the keys that the job pins, output manifests by the driver.
+5. The head of the broker's audit log is signed.
+
+What this does not show: that times in the records are true (they are the driver's word), and anything that a simulated TEE "protects".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from confide.attest.collateral import Collateral
+from confide.attest.policy import AttestationResult, Check, Policy
+from confide.attest.verify import TrustRoots, Verifier
+from confide.canonical import Json, digest_of, from_b64url, parse_object, sha384_hex
+from confide.config import Settings
+from confide.crypto.sign import PublicKey, dsse_verify, unverified_payload
+from confide.data.manifest import Manifest, verify_manifest
+from confide.errors import CollateralError, ConfideError, ManifestError, ReceiptError
+from confide.ids import Role, Tee
+from confide.jobs.statement import PAYLOAD_TYPE, DatasetEntry, NodeEntry, ReceiptBundle, Statement
+from confide.keys.audit import AuditHead
+from confide.node.record import EvidenceRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Every check of one receipt, in order.  ``statement`` is there if the receipt could be read; trust it only after :meth:`require`."""
+
+    checks: tuple[Check, ...]
+    statement: Statement | None = None
+
+    @property
+    def accepted(self) -> bool:
+        """Whether no check failed: for display.  Code calls :meth:`require`."""
+        return all(check.ok for check in self.checks)
+
+    def require(self) -> Statement:
+        """The statement, if every check passed.
+
+        Raises:
+            ReceiptError: with the first check that did not.
+        """
+        for check in self.checks:
+            if not check.ok:
+                raise ReceiptError(f"{check.name}: {check.got}", check=check.name, expected=check.expected, got=check.got)
+        if self.statement is None:
+            raise ReceiptError("nothing was checked")
+        return self.statement
+
+    def to_json(self) -> Json:
+        """The verification as JSON."""
+        rows = [{"name": c.name, "expected": c.expected, "got": c.got, "ok": c.ok} for c in self.checks]
+        return {
+            "accepted": self.accepted,
+            "simulated": self.statement.simulated if self.statement else None,
+            "run": self.statement.run if self.statement else None,
+            "job": self.statement.job if self.statement else None,
+            "checks": rows,
+        }
+
+
+def verify(source: Path | ReceiptBundle, *, settings: Settings | None = None, roots: TrustRoots | None = None,
+           policy: Policy | None = None) -> Verification:  # fmt: skip
+    """Check a receipt and return what was checked; see the module for the steps.
+
+    ``source`` is a run's folder or the ``receipt.json`` in one.  ``policy`` replaces the job's own for judging nodes.  ``roots``: by
+    default Intel's, and this installation's simulated one if there is one.
+
+    Raises:
+        ReceiptError: a check failed, or there is no receipt.
+    """
+    found = examine(source, settings=settings, roots=roots, policy=policy)
+    found.require()
+    return found
+
+
+def examine(source: Path | ReceiptBundle, *, settings: Settings | None = None, roots: TrustRoots | None = None,
+            policy: Policy | None = None) -> Verification:  # fmt: skip
+    """Like :func:`verify`, but a failed check is in the list and not raised: to show all of them.
+
+    Raises:
+        ReceiptError: there is no receipt, or files beside it are not what they must be.
+    """
+    bundle = source if isinstance(source, ReceiptBundle) else load_bundle(source)
+    if roots is None:
+        roots = default_roots(settings if settings is not None else Settings.load())
+    return _Examination(bundle, roots, policy).run()
+
+
+def default_roots(settings: Settings) -> TrustRoots:
+    """Intel's root, and the public root of this installation's simulated TEE if it has one."""
+    path = settings.simulation_dir / "root.pem"
+    if not path.exists():
+        return TrustRoots()
+    return TrustRoots(simulated=x509.load_pem_x509_certificate(path.read_bytes()).public_bytes(Encoding.DER))
+
+
+def load_bundle(source: Path) -> ReceiptBundle:
+    """Read a receipt and what lies beside it.
+
+    Raises:
+        ReceiptError: there is no receipt, or a file is not a JSON object.
+    """
+    folder = source if source.is_dir() else source.parent
+    receipt = source / "receipt.json" if source.is_dir() else source
+    try:
+        tables = {name: _json_files(folder / name) for name in ("evidence", "collateral", "manifests")}
+        return ReceiptBundle.from_json({"receipt": parse_object(receipt.read_bytes()), **tables})
+    except OSError as cause:
+        raise ReceiptError(f"cannot read {receipt}: {cause.strerror}", path=str(receipt)) from cause
+
+
+def _json_files(folder: Path) -> dict[str, Json]:
+    return {path.stem: parse_object(path.read_bytes()) for path in sorted(folder.glob("*.json"))}
+
+
+@dataclass(slots=True)
+class _Examination:
+    """One walk through the steps.  Each step leaves checks; a step that raises is a failed check."""
+
+    bundle: ReceiptBundle
+    roots: TrustRoots
+    own_policy: Policy | None
+    checks: list[Check] = field(default_factory=list)
+
+    def run(self) -> Verification:
+        try:
+            statement = Statement.from_bytes(unverified_payload(self.bundle.receipt))
+            driver = statement.driver
+        except ConfideError as error:
+            return Verification((_failed("receipt", "an in-toto statement", error),))
+        self._step("signature", "by the driver's attested key", partial(self._signature, driver))
+        self._step("job", _short(statement.job), partial(_job_digest, statement))
+        self._step("policy", _short(statement.policy), partial(self._policy_digest, statement))
+        for node in statement.nodes:
+            self._step(f"node {node.node}", _expected(node), partial(self._node, statement, node))
+        for entry in statement.inputs:
+            self._step(f"input {entry.name}", _short(entry.manifest), partial(self._input, statement, entry))
+        self._step("inputs", "all that the job names", partial(_names, statement.inputs, statement.form, "inputs"))
+        for entry in statement.outputs:
+            self._step(f"output {entry.name}", _short(entry.manifest), partial(self._output, entry, driver))
+        self._step("outputs", "all that the job names", partial(_names, statement.outputs, statement.form, "outputs"))
+        self._step("audit head", "signed by the broker", partial(_audit_head, statement))
+        return Verification(tuple(self.checks), statement)
+
+    def _step(self, name: str, expected: str, step: Callable[[], str]) -> None:
+        try:
+            self.checks.append(Check(name, expected, step(), ok=True))
+        except ConfideError as error:
+            self.checks.append(_failed(name, expected, error))
+
+    def _record(self, node: NodeEntry) -> EvidenceRecord:
+        data = self.bundle.evidence.get(node.node)
+        if data is None:
+            raise ReceiptError("the node's evidence is not kept", node=node.node)
+        record = EvidenceRecord.from_json(data)
+        _same("the evidence record", record.digest, node.record)
+        return record
+
+    def _signature(self, driver: NodeEntry) -> str:
+        key = PublicKey.from_spki(self._record(driver).spki)
+        _same("the driver's key", key.digest, driver.spki)
+        dsse_verify(self.bundle.receipt, key, PAYLOAD_TYPE)
+        return f"key {_short(key.digest)}"
+
+    def _policy_digest(self, statement: Statement) -> str:
+        return _short(_same("the job's policy", Policy.from_json(statement.form.get("policy")).digest, statement.policy))
+
+    def _node(self, statement: Statement, node: NodeEntry) -> str:
+        record = self._record(node)
+        for what, got, expected in (
+            ("job", record.context.job, statement.job),
+            ("run", record.context.run, statement.run),
+            ("node", record.context.node, node.node),
+            ("role", str(record.role), node.role),
+            ("time", record.at.isoformat(), node.at),
+            ("role of a run", node.role, node.role if node.role in {Role.DRIVER, Role.WORKER} else ""),
+        ):
+            _same(what, got, expected)
+        policy = self.own_policy or Policy.from_json(statement.form.get("policy"))
+        collateral = self._collateral(node)
+        result = record.recheck(Verifier(self.roots, _Kept(collateral)), policy, record.at)
+        _same_claims(node, result, collateral)
+        return f"{node.tcb_status}, {'SIMULATED' if result.claims.simulated else 'genuine'}, collateral {_epoch(node)}"
+
+    def _collateral(self, node: NodeEntry) -> Collateral:
+        data = self.bundle.collateral.get(node.collateral)
+        if data is None:
+            raise CollateralError("the node's collateral is not kept", node=node.node)
+        collateral = Collateral.from_json(data)
+        _same("the collateral", collateral.digest, node.collateral)
+        return collateral
+
+    def _dataset(self, entry: DatasetEntry, signer: str) -> None:
+        """The kept manifest is the one named, is signed by the key ``signer`` (its digest), and says what the row says."""
+        envelope = self.bundle.manifests.get(entry.name)
+        if envelope is None:
+            raise ManifestError("the dataset's manifest is not kept", name=entry.name)
+        payload = unverified_payload(envelope)
+        _same("the manifest", sha384_hex(payload), entry.manifest)
+        key = Manifest.from_json(parse_object(payload)).signer
+        _same("the signer", key.digest, signer)
+        manifest = verify_manifest(envelope, key)
+        said = (key.digest, manifest.dataset, manifest.snapshot, manifest.key, manifest.version)
+        _same("the dataset's row", str(said), str((entry.signer, entry.dataset, entry.snapshot, entry.key, entry.version)))
+
+    def _input(self, statement: Statement, entry: DatasetEntry) -> str:
+        pin = _object(_object(statement.form, "inputs"), entry.name)
+        self._dataset(entry, str(pin.get("signer")))
+        _same("the dataset", entry.dataset, str(pin.get("dataset")))
+        return f"dataset {entry.dataset[:12]}, snapshot {entry.snapshot}, key {entry.key}@{entry.version}"
+
+    def _output(self, entry: DatasetEntry, driver: NodeEntry) -> str:
+        self._dataset(entry, driver.spki)
+        return f"dataset {entry.dataset[:12]}, key {entry.key}@{entry.version}"
+
+
+class _Kept:
+    """A collateral source that holds one set: the one that was used then."""
+
+    def __init__(self, collateral: Collateral) -> None:
+        self._collateral = collateral
+
+    def get(self, fmspc: str, ca: str, tee: Tee) -> Collateral:
+        """The set, if it is for that platform.  Raises ``CollateralError`` otherwise."""
+        kept = self._collateral
+        if (kept.fmspc, kept.ca, kept.tee) != (fmspc, ca, tee):
+            raise CollateralError("the collateral that was kept is for another platform", expected=fmspc, got=kept.fmspc)
+        return kept
+
+
+def _same_claims(node: NodeEntry, result: AttestationResult, collateral: Collateral) -> None:
+    """What the receipt says of a node must be what its evidence says."""
+    claims = result.claims
+    for what, got, expected in (
+        ("tee", claims.tee.value, node.tee),
+        ("measurement", claims.measurement, node.measurement),
+        ("TCB status", claims.tcb_status, node.tcb_status),
+        ("evidence", claims.evidence_digest, node.evidence),
+        ("key", result.spki_digest, node.spki),
+        ("simulated", str(claims.simulated), str(node.simulated)),
+        ("collateral epoch", digest_of(collateral.epoch.to_json()), digest_of(node.epoch)),
+    ):
+        _same(what, got, expected)
+
+
+def _expected(node: NodeEntry) -> str:
+    return f"{node.role}, {node.tee} {_short(node.measurement)}"
+
+
+def _job_digest(statement: Statement) -> str:
+    return _short(_same("the job's form", digest_of(statement.form), statement.job))
+
+
+def _object(table: Json, name: str) -> Json:
+    value = table.get(name)
+    if not isinstance(value, dict):
+        raise ReceiptError("the job in the receipt lacks a part", name=name)
+    return value
+
+
+def _names(entries: tuple[DatasetEntry, ...], form: Json, kind: str) -> str:
+    names = sorted(_object(form, kind))
+    if sorted(entry.name for entry in entries) != names:
+        raise ReceiptError(f"the receipt's {kind} are not those of the job", expected=", ".join(names))
+    return ", ".join(names) or "none"
+
+
+def _audit_head(statement: Statement) -> str:
+    """The broker that the job pins signed how far its log had come when the receipt was made."""
+    key = PublicKey.from_spki(from_b64url(statement.broker_key))
+    _same("the broker's key", key.digest, str(_object(statement.form, "broker").get("spki")))
+    head = AuditHead.verify(statement.audit_head, key)
+    return f"{head.size} entries, {_short(head.hash)}"
+
+
+def _same(what: str, got: str, expected: str) -> str:
+    if got != expected:
+        raise ReceiptError(f"{what} is not what the receipt says", expected=expected[:200], got=got[:200])
+    return got
+
+
+def _failed(name: str, expected: str, error: ConfideError) -> Check:
+    return Check(name, expected, f"{error.code}: {error.message}", ok=False)
+
+
+def _short(digest: str) -> str:
+    return digest[:16]
+
+
+def _epoch(node: NodeEntry) -> str:
+    return f"TCB evaluation {node.epoch.get('tcb_eval')}, until {node.epoch.get('earliest_next_update')}"

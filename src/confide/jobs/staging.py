@@ -1,0 +1,98 @@
+"""Where outputs lie until they count.  An output is a hidden folder beside its place, and appears by one rename.
+
+A run that ends in any other way leaves nothing visible: the driver removes its folders, the client removes them after a killed driver, and
+the next run with the same output removes those of runs whose client was killed too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from confide.errors import DataError, OutputExistsError
+from confide.ids import RunId
+
+_MARK = ".staging-"
+
+
+def staging_path(output: Path, run: RunId) -> Path:
+    """The hidden folder that ``run`` writes ``output`` into."""
+    return output.parent / f".{output.name}{_MARK}{run}"
+
+
+def check_free(outputs: Mapping[str, Path]) -> None:
+    """Check that nothing is at the outputs' places, and that no two are in or around each other.
+
+    Raises:
+        OutputExistsError: something is.
+    """
+    for name, path in outputs.items():
+        if os.path.lexists(path):
+            raise OutputExistsError(f"output {name!r} exists: {path}", name=name, path=str(path))
+        for other, place in outputs.items():
+            if other != name and (place == path or place in path.parents):
+                message = f"outputs {name!r} and {other!r} lie in each other"
+                raise OutputExistsError(message, hint="separate them", name=name, path=str(path))
+
+
+def publish(staged: Mapping[Path, Path]) -> None:
+    """Move finished folders (staging place to final place) into view: all of them or none.
+
+    Raises:
+        OutputExistsError: something is in the place of one.
+        DataError: one cannot be moved.
+    """
+    moved: list[tuple[Path, Path]] = []
+    try:
+        for source, place in staged.items():
+            if os.path.lexists(place):  # rename(2) would replace an empty folder
+                raise OutputExistsError(f"the output appeared while the job ran: {place}", path=str(place))
+            source.rename(place)
+            moved.append((source, place))
+            _sync(place.parent)
+    except BaseException as cause:
+        for source, place in reversed(moved):
+            with contextlib.suppress(OSError):
+                place.rename(source)
+        if isinstance(cause, OSError):
+            raise DataError(f"an output cannot be published: {cause.strerror}", path=str(cause.filename)) from cause
+        raise
+
+
+def discard(outputs: Mapping[str, Path], run: RunId) -> None:
+    """Remove what ``run`` has staged."""
+    for path in outputs.values():
+        shutil.rmtree(staging_path(path, run), ignore_errors=True)
+
+
+def discard_abandoned(outputs: Mapping[str, Path], ended: Callable[[RunId], bool]) -> None:
+    """Remove what runs that are known to have ended left staged for these outputs."""
+    for path in outputs.values():
+        prefix = f".{path.name}{_MARK}"
+        for folder in path.parent.glob(f"{prefix}*"):
+            if ended(RunId(folder.name.removeprefix(prefix))):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def withdraw(outputs: Mapping[str, Path], run: RunId, made_by: Callable[[Path], str | None]) -> None:
+    """Take published outputs of a run that failed after all (killed between two renames) out of view.
+
+    ``made_by`` tells which run a folder's manifest names: another run's output in the same place stays.
+    """
+    for path in outputs.values():
+        if path.is_dir() and made_by(path) == run:
+            hidden = staging_path(path, run)
+            with contextlib.suppress(OSError):
+                path.rename(hidden)
+                shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,228 @@
+"""What a receipt says: an in-toto Statement v1 about one run.  Pure: builds and reads values, verifies nothing.
+
+Format: ``docs/formats/receipt.md``.  The statement holds digests; what they are digests of (evidence records, collateral, manifests)
+lies beside it in the run store and travels with it as a :class:`ReceiptBundle`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, Self
+
+from confide.canonical import Json, b64url, canonical, digest_of, parse_object
+from confide.errors import ReceiptError
+from confide.ids import JobDigest, Role, RunId
+
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "urn:confide:receipt:v1"
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+_SHA384 = re.compile(r"[0-9a-f]{96}")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeEntry:
+    """One accepted node.  ``record`` names its evidence record, ``collateral`` the set that it was verified with (SHA-384, hex)."""
+
+    node: str
+    role: str
+    ended: str
+    tee: str
+    simulated: bool
+    measurement: str
+    tcb_status: str
+    evidence: str
+    record: str
+    collateral: str
+    epoch: Json
+    spki: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedEntry:
+    """One worker that was refused: who it said it was, and the error's code."""
+
+    node: str
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetEntry:
+    """One input or output: ``manifest`` is the digest of its signed manifest (SHA-384 over the DSSE payload, hex)."""
+
+    name: str
+    dataset: str
+    snapshot: int
+    manifest: str
+    key: str
+    version: int
+    signer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """The predicate of a receipt, parsed."""
+
+    run: RunId
+    job: JobDigest
+    form: Json
+    policy: str
+    started: str
+    finished: str
+    nodes: tuple[NodeEntry, ...]
+    refused: tuple[RefusedEntry, ...]
+    inputs: tuple[DatasetEntry, ...]
+    outputs: tuple[DatasetEntry, ...]
+    audit_head: Json
+    broker_key: str
+    """The broker's public key, base64url of its DER SPKI: its digest is in the job, and it signed the audit head."""
+    confide: str
+
+    @property
+    def simulated(self) -> bool:
+        """Whether any node's TEE was simulated, which protects nothing."""
+        return any(node.simulated for node in self.nodes)
+
+    @property
+    def driver(self) -> NodeEntry:
+        """The node that signed.
+
+        Raises:
+            ReceiptError: there is not exactly one.
+        """
+        drivers = [node for node in self.nodes if node.role == Role.DRIVER]
+        if len(drivers) != 1:
+            raise ReceiptError("a receipt names exactly one driver", got=len(drivers))
+        return drivers[0]
+
+    def to_json(self) -> Json:
+        """The whole in-toto statement.  Subjects are the job and its outputs."""
+        subject = [{"name": f"job:{self.form['name']}", "digest": {"sha384": self.job}}]
+        subject += [{"name": f"output:{output.name}", "digest": {"sha384": output.manifest}} for output in self.outputs]
+        return {"_type": STATEMENT_TYPE, "subject": subject, "predicateType": PREDICATE_TYPE, "predicate": asdict(self)}
+
+    def to_bytes(self) -> bytes:
+        """The RFC 8785 form: what is signed."""
+        return canonical(self.to_json())
+
+    @classmethod
+    def from_bytes(cls, payload: bytes) -> Self:
+        """Read a statement, totally: unknown and missing fields are refused, and it has to be in its one canonical form.
+
+        Raises:
+            ReceiptError: it is not a receipt.
+            ParseError: it is not JSON.
+        """
+        data = parse_object(payload)
+        match data:
+            case {"_type": str(kind), "predicateType": str(predicate_type), "predicate": dict(predicate), "subject": list()}:
+                if (kind, predicate_type) != (STATEMENT_TYPE, PREDICATE_TYPE):
+                    raise ReceiptError("a signed statement, but not a receipt", expected=PREDICATE_TYPE, got=predicate_type[:120])
+            case _:
+                raise ReceiptError("not an in-toto statement")
+        rows = {"nodes": NodeEntry, "refused": RefusedEntry, "inputs": DatasetEntry, "outputs": DatasetEntry}
+        values = dict(predicate)
+        for name, entry in rows.items():
+            values[name] = tuple(_entry(entry, row, name) for row in _list(predicate, name))
+        statement: Self = _entry(cls, values, "predicate")
+        if statement.to_bytes() != payload:  # subjects, order and spelling included
+            raise ReceiptError("a receipt is not in its canonical form")
+        return statement
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptBundle:
+    """A receipt and everything that its digests name: enough to check it again years later.
+
+    ``evidence`` by node id, ``collateral`` by digest, ``manifests`` (DSSE envelopes) by dataset name.
+    """
+
+    receipt: Json
+    evidence: Mapping[str, Json]
+    collateral: Mapping[str, Json]
+    manifests: Mapping[str, Json]
+
+    def to_json(self) -> Json:
+        """The bundle as JSON, for the channel to the client."""
+        return {
+            "receipt": self.receipt,
+            "evidence": dict(self.evidence),
+            "collateral": dict(self.collateral),
+            "manifests": dict(self.manifests),
+        }
+
+    @classmethod
+    def from_json(cls, data: object) -> Self:
+        """The inverse of :meth:`to_json`.  Names become file names, so they are checked here; contents are not.
+
+        Raises:
+            ReceiptError: it is not a bundle.
+        """
+        match data:
+            case {"receipt": dict(receipt), "evidence": dict(evidence), "collateral": dict(collateral), "manifests": dict(manifests)}:
+                for table, form in ((evidence, _NAME), (collateral, _SHA384), (manifests, _NAME)):
+                    if not all(isinstance(k, str) and form.fullmatch(k) and isinstance(v, dict) for k, v in table.items()):
+                        raise ReceiptError("a receipt's bundle has an entry that is not one")
+                return cls(receipt, evidence, collateral, manifests)
+            case _:
+                raise ReceiptError("not a receipt's bundle")
+
+
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
+
+
+def build_statement(
+    *,
+    run: RunId,
+    form: Json,
+    policy: str,
+    times: tuple[datetime, datetime],
+    nodes: Sequence[NodeEntry],
+    refused: Sequence[RefusedEntry],
+    inputs: Sequence[DatasetEntry],
+    outputs: Sequence[DatasetEntry],
+    audit_head: Json,
+    broker_key: bytes,
+    version: str,
+) -> Statement:
+    """The statement of one run.  Rows are sorted, so that one run has one statement; ``form`` is the job's canonical form."""
+    return Statement(
+        run=run,
+        job=JobDigest(digest_of(form)),
+        form=form,
+        policy=policy,
+        started=times[0].isoformat(),
+        finished=times[1].isoformat(),
+        nodes=tuple(sorted(nodes, key=lambda node: node.node)),
+        refused=tuple(sorted(refused, key=lambda row: (row.node, row.code))),
+        inputs=tuple(sorted(inputs, key=lambda row: row.name)),
+        outputs=tuple(sorted(outputs, key=lambda row: row.name)),
+        audit_head=audit_head,
+        broker_key=b64url(broker_key),
+        confide=version,
+    )
+
+
+_TYPES: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "bool": bool, "Json": dict, "RunId": str, "JobDigest": str}
+
+
+def _list(data: Json, name: str) -> list[Any]:
+    value = data.get(name)
+    if not isinstance(value, list):
+        raise ReceiptError("a receipt lacks a list", field=name)
+    return value
+
+
+def _entry(kind: Any, row: object, where: str) -> Any:
+    """A dataclass from exactly its own fields, each of its own type."""
+    names = kind.__dataclass_fields__
+    if not isinstance(row, dict) or set(row) != set(names):
+        raise ReceiptError("a receipt has missing or unknown fields", field=where)
+    for name, field in names.items():
+        expected = _TYPES.get(str(field.type), tuple)
+        if not isinstance(row[name], expected) or (expected is int and isinstance(row[name], bool)):
+            raise ReceiptError("a receipt's field is of the wrong type", field=f"{where}.{name}")
+    return kind(**row)

@@ -1,0 +1,249 @@
+"""The run store: one folder a run, public information only.
+
+``<runs>/<run id>/``: ``plan.json``, ``client.json`` (which process drives the run), ``events.jsonl``, ``logs/``, ``nodes/``,
+``evidence/``, ``manifests/``, ``receipt.json``, ``result.json``.  Folders are 0700 and files 0600; JSON files appear whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from confide.canonical import Json, parse_object
+from confide.errors import ParseError, RunNotFoundError, UnavailableError
+from confide.ids import RunId, check_name
+
+RunStatus = Literal["running", "succeeded", "failed", "interrupted", "lost"]
+_STOP_WAIT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """One line of ``confide runs ls``.  ``lost``: the client was killed and left no result."""
+
+    run: RunId
+    job: str
+    digest: str
+    status: RunStatus
+    started: str
+    ended: str | None
+    simulated: bool
+
+    def to_json(self) -> Json:
+        """The summary as JSON."""
+        return {
+            "run": self.run,
+            "job": self.job,
+            "digest": self.digest,
+            "status": self.status,
+            "started": self.started,
+            "ended": self.ended,
+            "simulated": self.simulated,
+        }
+
+
+class RunDir:
+    """The folder of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.run = RunId(path.name)
+
+    @property
+    def logs(self) -> Path:
+        """Node logs, ``<node>.log``."""
+        return self.path / "logs"
+
+    @property
+    def nodes(self) -> Path:
+        """Specs, announcements and scratch of the nodes."""
+        return self.path / "nodes"
+
+    @property
+    def evidence(self) -> Path:
+        """Evidence records ``<node>.json`` and the collateral they were verified with."""
+        return self.path / "evidence"
+
+    @property
+    def manifests(self) -> Path:
+        """Signed manifests of inputs and outputs, ``<name>.json``."""
+        return self.path / "manifests"
+
+    @property
+    def receipt(self) -> Path:
+        """The receipt's DSSE envelope."""
+        return self.path / "receipt.json"
+
+    def write(self, name: str, value: Json) -> Path:
+        """Write ``value`` as ``name`` (a relative path): whole or not at all."""
+        path = self.path / name
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                json.dump(value, file, indent=1, sort_keys=True)
+                file.write("\n")
+            draft.replace(path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+        return path
+
+    def read(self, name: str) -> Json:
+        """Read a JSON file of the run.
+
+        Raises:
+            RunNotFoundError: the file is not there.
+            ParseError: it is not JSON.
+        """
+        try:
+            return parse_object((self.path / name).read_bytes())
+        except FileNotFoundError as cause:
+            raise RunNotFoundError(f"run {self.run} has no {name}", run=str(self.run), path=str(self.path / name)) from cause
+
+    def add_event(self, event: Json) -> None:
+        """Append one event to ``events.jsonl``."""
+        line = json.dumps(event, sort_keys=True, separators=(",", ":")) + "\n"
+        descriptor = os.open(self.path / "events.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(descriptor, "a", encoding="utf-8") as file:
+            file.write(line)
+
+    def events(self) -> Iterator[Json]:
+        """The run's events, oldest first; a last line that was cut off is left out."""
+        path = self.path / "events.jsonl"
+        if not path.exists():
+            return
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                with contextlib.suppress(ParseError):
+                    yield parse_object(line)
+
+    def claim(self) -> None:
+        """Record that this process drives the run."""
+        self.write("client.json", {"pid": os.getpid(), "start": _start_time(os.getpid())})
+
+    def driving_process(self) -> int | None:
+        """The process that drives the run, if it still lives (process ids are reused: the start time must match)."""
+        try:
+            client = self.read("client.json")
+        except (RunNotFoundError, ParseError):
+            return None
+        pid, start = client.get("pid"), client.get("start")
+        if not isinstance(pid, int) or not isinstance(start, int) or _start_time(pid) != start:
+            return None
+        return pid
+
+    def summary(self) -> RunSummary:
+        """The run in one line.
+
+        Raises:
+            RunNotFoundError: there is no plan: not a run's folder.
+        """
+        plan = self.read("plan.json")
+        status: RunStatus
+        try:
+            result = self.read("result.json")
+            status, ended = result["status"], str(result.get("ended"))
+        except (RunNotFoundError, ParseError):
+            status, ended = ("running" if self.driving_process() is not None else "lost"), None
+        return RunSummary(
+            run=self.run,
+            job=str(plan.get("job")),
+            digest=str(plan.get("digest")),
+            status=status,
+            started=str(plan.get("created")),
+            ended=ended,
+            simulated=bool(plan.get("simulated")),
+        )
+
+    def drop_scratch(self) -> None:
+        """Remove what nodes left in their scratch folders; specs, logs and evidence stay."""
+        for scratch in self.nodes.glob("*/scratch"):
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+class RunStore:
+    """All runs of this installation."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def create(self, run: RunId, plan: Json) -> RunDir:
+        """Make the folder of a new run and claim it for this process."""
+        path = self.path / check_name(run, "run id")
+        path.mkdir(mode=0o700, parents=True)
+        found = RunDir(path)
+        for folder in (found.logs, found.nodes, found.evidence, found.manifests):
+            folder.mkdir(mode=0o700)
+        found.write("plan.json", {**plan, "run": run, "created": datetime.now(UTC).isoformat()})
+        found.claim()
+        return found
+
+    def open(self, run: str) -> RunDir:
+        """The folder of a run, by its id or by a beginning of it that fits only one run.
+
+        Raises:
+            RunNotFoundError: none fits, or several do.
+        """
+        runs = {path.name: path for path in self._folders()}
+        fitting = [run] if run in runs else [name for name in runs if run and name.startswith(run)]
+        if len(fitting) != 1:
+            what = "several runs begin with" if fitting else "no run"
+            raise RunNotFoundError(f"{what} {run[:80]!r}", hint="see `confide runs ls`", run=run[:80])
+        return RunDir(runs[fitting[0]])
+
+    def list(self) -> list[RunSummary]:
+        """All runs, newest first."""
+        found = []
+        for path in self._folders():
+            with contextlib.suppress(RunNotFoundError, ParseError):
+                found.append(RunDir(path).summary())
+        return sorted(found, key=lambda summary: summary.started, reverse=True)
+
+    def clear_lost(self) -> None:
+        """Drop the scratch of runs whose client was killed and could not do it; everything else of them stays."""
+        for summary in self.list():
+            if summary.status == "lost":
+                RunDir(self.path / summary.run).drop_scratch()
+
+    def stop(self, run: str) -> RunSummary:
+        """Ask the process that drives a run to end it, as Ctrl-C would, and wait until it did.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+            UnavailableError: the process did not end in time.
+        """
+        found = self.open(run)
+        pid = found.driving_process() if found.summary().status == "running" else None
+        if pid is None:
+            return found.summary()
+        os.kill(pid, signal.SIGINT)
+        deadline = time.monotonic() + _STOP_WAIT_S
+        while found.summary().status == "running":
+            if time.monotonic() > deadline:
+                raise UnavailableError(f"run {found.run} did not stop within {_STOP_WAIT_S:.0f} s", run=str(found.run), pid=pid)
+            time.sleep(0.05)
+        return found.summary()
+
+    def _folders(self) -> tuple[Path, ...]:
+        return tuple(sorted(path for path in self.path.glob("*") if (path / "plan.json").is_file()))
+
+
+def _start_time(pid: int) -> int | None:
+    """When the process started, in clock ticks after boot (proc(5): field 22 of stat), or ``None`` if there is none."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19])  # an ended process that nobody has waited for drives nothing

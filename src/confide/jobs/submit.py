@@ -1,0 +1,203 @@
+"""Runs a job from the client: starts the driver, attests it, hands it the job, follows it to a verified receipt, cleans up.
+
+Nothing that this module starts outlives it: whatever ends a run (success, failure, Ctrl-C, SIGTERM), every node is ended and
+everything staged is removed before :func:`submit` returns or raises.  The job's code leaves this process only over the attested channel.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from confide.attest.verify import Verifier
+from confide.config import Settings
+from confide.data.manifest import load_manifest
+from confide.errors import ConfideError, InterruptedRunError, ManifestError, RunNotFoundError, UsageError
+from confide.ids import RunId, new_run_id
+from confide.job import InputSpec, Job
+from confide.jobs.backend import Backend
+from confide.jobs.follow import Follower
+from confide.jobs.local.backend import LocalBackend
+from confide.jobs.local.simulation import FAULTS, SimulatedTee
+from confide.jobs.plan import make_plan
+from confide.jobs.result import ClientEvent, OnEvent, OutputResult, RunEvent, RunResult
+from confide.jobs.staging import check_free, discard, discard_abandoned, withdraw
+from confide.jobs.store import RunDir, RunStore
+
+
+def submit(
+    job: Job,
+    *,
+    simulate: bool = False,
+    settings: Settings | None = None,
+    on_event: OnEvent | None = None,
+    faults: Mapping[str, str] | None = None,
+) -> RunResult:
+    """Run ``job`` to its end and return its verified result.
+
+    ``simulate`` must be asked for: nodes are then processes of this machine with simulated TEEs, **which protect nothing**.
+    ``faults`` (simulation only) makes single nodes show a fault: node id to its name, for demonstrations and tests.
+
+    Raises:
+        UsageError: the job cannot be started as asked; nothing was started.
+        AttestationError: the driver is not what the job's policy asks for.
+        JobFailedError: the program ended with an error.
+        ConfideError: what else ended the run.  In every case nothing runs any more and no output of the run is visible.
+    """
+    begun = time.monotonic()
+    settings = Settings.load() if settings is None else settings
+    if not simulate:
+        raise UsageError(
+            "this version starts nodes on this machine only, where there is no TEE",
+            hint="add --simulate (simulate=True) to run with simulated TEEs, which protect nothing",
+        )
+    _check_faults(faults or {})
+    job = pin_inputs(job)
+    outputs = {name: Path(spec.path) for name, spec in job.outputs.items()}
+    check_free(outputs)
+    store = RunStore(settings.runs_dir)
+    discard_abandoned(outputs, _ended_in(store))
+    store.clear_lost()
+    tee = SimulatedTee.at(settings.simulation_dir)
+    run = new_run_id(job.name)
+    plan = make_plan(job, run=run, folder=store.path / run, settings=settings, simulate=True, faults=faults)
+    folder = store.create(run, plan.to_json())
+    report = _Report(folder, on_event)
+    report(RunEvent(ClientEvent.RUN_CREATED, fields={"run": run, "job": job.name, "digest": job.digest, "simulated": True}))
+    backend: Backend = LocalBackend(folder.path)
+    verifier = Verifier(tee.roots, tee.installation.collateral_source())
+    follower = Follower(job, plan, folder, backend, verifier=verifier, roots=tee.roots, settings=settings, on_event=report)
+    with _termination_is_interruption():
+        _drive(follower, folder, outputs, report)
+    return _result(follower, folder, outputs, time.monotonic() - begun)
+
+
+def pin_inputs(job: Job) -> Job:
+    """Fix each input that names only a folder to the dataset and signer of the manifest there now.
+
+    The manifest's signature is not checked here: every node checks it against the pin, and the broker knows each dataset's signer.
+
+    Raises:
+        ManifestError: a folder has no manifest, or another dataset than the job pins.
+    """
+    pinned: dict[str, InputSpec] = {}
+    for name, spec in job.inputs.items():
+        found = load_manifest(Path(spec.path))
+        if spec.dataset and spec.dataset != found.unverified.dataset:
+            raise ManifestError(
+                f"input {name!r} is another dataset than the job pins", name=name, expected=spec.dataset, got=found.unverified.dataset
+            )
+        signer = spec.signer or found.signer.digest
+        pinned[name] = spec.model_copy(update={"dataset": found.unverified.dataset, "signer": signer})
+    return job.model_copy(update={"inputs": pinned})
+
+
+def _check_faults(faults: Mapping[str, str]) -> None:
+    for fault in faults.values():
+        if fault not in FAULTS:
+            raise UsageError(f"there is no fault {fault[:40]!r}", hint=f"faults: {', '.join(FAULTS)}")
+
+
+class _Report:
+    """Keeps each event and passes it on.  Listeners do not end runs: what one raises is theirs, after the run is cleaned up."""
+
+    def __init__(self, folder: RunDir, on_event: OnEvent | None) -> None:
+        self._folder = folder
+        self._on_event = on_event
+
+    def __call__(self, event: RunEvent) -> None:
+        self._folder.add_event(event.to_json())
+        if self._on_event is not None:
+            self._on_event(event)
+
+
+def _drive(follower: Follower, folder: RunDir, outputs: Mapping[str, Path], report: OnEvent) -> None:
+    """Follow the run; whatever happens, end everything, then say how it ended."""
+    error: ConfideError | None = None
+    try:
+        follower.follow()
+        error = follower.error
+    except KeyboardInterrupt:
+        error = InterruptedRunError("the run was interrupted")
+    except ConfideError as failure:
+        error = failure
+    finally:
+        with _uninterrupted():
+            follower.end()
+            if error is not None or not follower.succeeded:
+                withdraw(outputs, folder.run, _maker)
+            discard(outputs, folder.run)
+            folder.drop_scratch()
+            status = _status(error, succeeded=follower.succeeded)
+            last = RunEvent(ClientEvent.RUN_ENDED, fields={"status": status, "error": error.to_json() if error else None})
+            folder.write("result.json", {"status": status, "ended": last.at, "error": error.to_json() if error else None})
+    report(last)
+    if error is not None:
+        error.facts.setdefault("run", folder.run)
+        raise error
+
+
+def _status(error: ConfideError | None, *, succeeded: bool) -> str:
+    if succeeded and error is None:
+        return "succeeded"
+    return "interrupted" if isinstance(error, InterruptedRunError) else "failed"
+
+
+def _result(follower: Follower, folder: RunDir, outputs: Mapping[str, Path], seconds: float) -> RunResult:
+    verification = follower.verification
+    statement = verification.require()
+    rows = tuple(OutputResult(o.name, outputs[o.name], o.dataset, o.manifest) for o in statement.outputs)
+    return RunResult(folder.run, statement.job, folder.path, rows, verification, follower.summary, seconds)
+
+
+def _ended_in(store: RunStore) -> Callable[[RunId], bool]:
+    def ended(run: RunId) -> bool:
+        try:
+            return store.open(run).summary().status != "running"
+        except RunNotFoundError:
+            return False  # another installation's: not ours to judge
+
+    return ended
+
+
+def _maker(folder: Path) -> str | None:
+    try:
+        return load_manifest(folder).unverified.run
+    except ConfideError:
+        return None
+
+
+@contextmanager
+def _termination_is_interruption() -> Iterator[None]:
+    """Let SIGTERM end the run in order, as Ctrl-C does.  Only the main thread can set handlers; elsewhere nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Keep impatient second Ctrl-Cs out of the clean-up, which is quick and must be whole."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            with suppress(TypeError):  # a handler that was not set from Python cannot be put back
+                signal.signal(number, handler)

@@ -1,0 +1,60 @@
+"""Runs command lines in this process and compares what they say with snapshots."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from confide.cli.main import main
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+
+
+@dataclass(frozen=True)
+class Spoken:
+    out: str
+    err: str
+    status: int
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    def whole(self) -> str:
+        return f"-- stdout --\n{self.out}-- stderr --\n{self.err}-- status {self.status} --\n"
+
+
+Cli = Callable[..., Spoken]
+
+
+@pytest.fixture
+def confide(capsys: pytest.CaptureFixture[str]) -> Cli:
+    def run(*arguments: str | Path) -> Spoken:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        return Spoken(said.out, said.err, int(ended.value.code or 0))
+
+    return run
+
+
+@pytest.fixture
+def snapshot(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Compare with ``snapshots/<name>.txt``; ``replace`` maps patterns to what stands for them."""
+
+    def check(name: str, text: str, replace: dict[str, str] | None = None) -> None:
+        for pattern, stand_in in (replace or {}).items():
+            text = re.sub(pattern, stand_in, text)
+        path = SNAPSHOTS / f"{name}.txt"
+        if request.config.getoption("--update-snapshots"):
+            path.write_text(text, encoding="utf-8")
+        assert text == path.read_text(encoding="utf-8"), f"{path.name} differs; if this is meant, run pytest with --update-snapshots"
+
+    return check

@@ -1,0 +1,264 @@
+"""``confide broker``, ``keys`` and ``audit`` against a broker process, as operator and owners use them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from confide.cli.broker import spawn
+from confide.cli.owners import BrokerAddress
+
+DIGEST = "ab" * 48
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("broker-home")
+
+
+@pytest.fixture(scope="module")
+def address(home: Path) -> Iterator[BrokerAddress]:
+    with spawn(home, home / "master.key") as found:
+        yield found
+
+
+@pytest.fixture
+def owner(confide: Any, home: Path, address: BrokerAddress, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """An owner of this test's own, enrolled at the broker, in a home folder that has seen the others too."""
+    monkeypatch.setenv("CONFIDE_HOME", str(home))
+    name = re.sub(r"[^a-z0-9]", "-", request.node.name)[-50:].strip("-")
+    _enrol(confide, home, name)
+    return name
+
+
+def _enrol(confide: Any, home: Path, name: str) -> None:
+    ticket = home / f"{name}.json"
+    assert confide("broker", "enrol", name, "--key-file", home / "master.key", "--out", ticket).status == 0
+    assert stat.S_IMODE(ticket.stat().st_mode) == 0o600
+    assert confide("keys", "init", name, "--enrolment", ticket).status == 0
+    assert not ticket.exists()
+
+
+@pytest.fixture
+def policy(confide: Any, tmp_path: Path) -> Path:
+    path = tmp_path / "policy.toml"
+    path.write_text(f'name = "p"\nallow = ["simulated"]\n[measurements]\nsgx = ["{"ab" * 32}"]\n', encoding="utf-8")
+    return path
+
+
+def test_new_owner_has_no_keys(confide: Any, owner: str) -> None:
+    said = confide("keys", "ls", "--as", owner)
+    assert (said.status, said.out) == (0, "")
+    assert "no keys yet" in said.err
+
+
+def test_key_is_created_rotated_and_listed(confide: Any, owner: str) -> None:
+    assert confide("keys", "create", f"{owner}/k", "--json").json == {"key": f"{owner}/k", "version": 1}
+    assert confide("keys", "create", f"{owner}/k", "--rotate", "--json").json["version"] == 2
+    listed = confide("keys", "ls", "--as", owner)
+    assert f"{owner}/k@2" in listed.out
+
+
+def test_key_that_exists_is_not_made_again(confide: Any, owner: str) -> None:
+    confide("keys", "create", f"{owner}/k")
+    said = confide("keys", "create", f"{owner}/k")
+    assert said.status == 2
+    assert "error[usage]" in said.err
+
+
+def test_key_of_one_version_cannot_be_created(confide: Any, owner: str) -> None:
+    assert confide("keys", "create", f"{owner}/k@3").status == 2
+
+
+def test_another_owners_key_needs_that_owners_credential(confide: Any, owner: str) -> None:
+    said = confide("keys", "create", "stranger/k")
+    assert said.status == 4
+    assert "error[credential-refused]" in said.err
+
+
+def test_grant_is_shown_and_revoked(confide: Any, owner: str, policy: Path) -> None:
+    confide("keys", "create", f"{owner}/k")
+    made = confide("keys", "grant", f"{owner}/k", "--digest", DIGEST, "--policy", policy, "--days", "3", "--json")
+    assert made.status == 0
+    assert "protect nothing" in made.err
+    assert made.json["job"] == DIGEST
+    assert "abababababababab..." in confide("keys", "ls", "--as", owner).out
+    assert confide("keys", "revoke", made.json["id"], "--as", owner).status == 0
+    assert "revoked" in confide("keys", "ls", "--as", owner).out
+
+
+def test_grant_in_words(confide: Any, owner: str, policy: Path) -> None:
+    confide("keys", "create", f"{owner}/k")
+    said = confide("keys", "grant", f"{owner}/k", "--digest", DIGEST, "--policy", policy)
+    assert "recipients: none" in said.out
+    assert "until:      no end" in said.out
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["--digest", DIGEST], "--policy"),
+        (["--policy", "POLICY"], "--job"),
+        (["--policy", "POLICY", "--digest", "abc"], "--check"),
+        (["--policy", "POLICY", "--digest", DIGEST, "--accept-job-policy", "--job", "POLICY"], "job"),
+    ],
+)
+def test_grant_without_job_or_policy_is_a_usage_error(confide: Any, owner: str, policy: Path, words: list[str], hint: str) -> None:
+    said = confide("keys", "grant", f"{owner}/k", *[str(policy) if word == "POLICY" else word for word in words])
+    assert said.status == 2
+    assert hint in said.err
+
+
+def test_enrolment_for_another_name_is_refused(confide: Any, home: Path, owner: str) -> None:
+    ticket = home / "for-somebody.json"
+    confide("broker", "enrol", "somebody", "--key-file", home / "master.key", "--out", ticket)
+    said = confide("keys", "init", "nobody", "--enrolment", ticket)
+    assert said.status == 2
+    assert "for somebody" in said.err
+    assert ticket.exists()
+
+
+def test_enrolment_token_works_once(confide: Any, home: Path, owner: str) -> None:
+    ticket = home / "once.json"
+    confide("broker", "enrol", "once", "--key-file", home / "master.key", "--out", ticket)
+    copy = ticket.read_bytes()
+    assert confide("keys", "init", "once", "--enrolment", ticket).status == 0
+    again = home / "again.json"
+    again.write_bytes(copy)
+    said = confide("keys", "init", "once", "--enrolment", again)
+    assert said.status == 4
+
+
+def test_file_that_is_no_enrolment_is_refused(confide: Any, owner: str, tmp_path: Path) -> None:
+    for text in ("{}", "no json"):
+        bad = tmp_path / "bad.json"
+        bad.write_text(text, encoding="utf-8")
+        assert confide("keys", "init", "x", "--enrolment", bad).status == 4
+
+
+def test_enrolment_file_is_not_overwritten(confide: Any, home: Path, owner: str) -> None:
+    assert confide("broker", "enrol", "x", "--key-file", home / "master.key", "--out", home / "master.key").status == 2
+
+
+def test_wrong_master_key_does_not_open_the_store(confide: Any, home: Path, owner: str, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.key"
+    wrong.write_bytes(bytes(32))
+    wrong.chmod(0o600)
+    said = confide("broker", "enrol", "x", "--key-file", wrong, "--out", tmp_path / "x.json")
+    assert said.status == 4
+    assert "error[store-unavailable]" in said.err
+
+
+def test_several_credentials_need_a_name(confide: Any, home: Path, owner: str) -> None:
+    _enrol(confide, home, f"{owner}-2"[-40:].strip("-"))
+    said = confide("keys", "ls")
+    assert said.status == 4
+    assert "--as NAME" in said.err
+
+
+def test_no_credential_says_how_to_make_one(confide: Any) -> None:
+    said = confide("keys", "ls")
+    assert said.status == 4
+    assert "confide keys init" in said.err
+
+
+def test_audit_is_shown_verified_and_exported(confide: Any, owner: str, tmp_path: Path) -> None:
+    confide("keys", "create", f"{owner}/k")
+    shown = confide("audit", "show", "--as", owner)
+    assert "create-key" in shown.out
+    assert len(confide("audit", "show", "--as", owner, "--last", "1", "--json").json["entries"]) == 1
+    log = tmp_path / "log.jsonl"
+    assert confide("audit", "export", log, "--as", owner).status == 0
+    assert confide("audit", "export", log, "--as", owner).status == 2
+    assert "unbroken" in confide("audit", "verify", "--as", owner, "--file", log).out
+    assert confide("audit", "verify", "--as", owner, "--json").json["accepted"]
+
+
+def test_audit_hides_other_owners_events(confide: Any, home: Path, owner: str) -> None:
+    other = f"{owner}-o"[-40:].strip("-")
+    _enrol(confide, home, other)
+    confide("keys", "create", f"{other}/secret-project")
+    shown = confide("audit", "show", "--as", owner)
+    assert "secret-project" not in shown.out
+    assert "(another's)" in shown.out
+
+
+def test_changed_audit_export_is_refused(confide: Any, owner: str, tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    confide("audit", "export", log, "--as", owner)
+    log.write_text(log.read_text(encoding="utf-8").replace(owner, "x" * len(owner), 1), encoding="utf-8")
+    said = confide("audit", "verify", "--as", owner, "--file", log)
+    assert said.status == 5
+    assert "error[audit-broken]" in said.err
+
+
+# --- the server's own process ------------------------------------------------------------------------------------
+
+
+def _serve(home: Path, *words: str | Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "confide.cli.main", "--home", str(home), "broker", "serve", "--listen", "127.0.0.1:0"]
+    pipe = subprocess.PIPE
+    return subprocess.Popen([*command, *map(str, words)], stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_broker_ends_in_order_on_a_signal(tmp_path: Path, number: signal.Signals) -> None:
+    passphrase = tmp_path / "pass"
+    passphrase.write_text("correct horse battery\n", encoding="utf-8")
+    passphrase.chmod(0o600)
+    process = _serve(tmp_path, "--passphrase-file", passphrase)
+    address = tmp_path / "broker" / "address.json"
+    last = tmp_path / "broker" / "last-address"
+    for _ in range(400):
+        if address.exists():
+            break
+        time.sleep(0.05)
+    assert json.loads(address.read_text(encoding="utf-8"))["pid"] == process.pid
+    os.kill(process.pid, number)
+    out, err = process.communicate(timeout=10)
+    assert process.returncode == 0, err
+    assert out.startswith("[broker]\nurl = ")
+    assert not address.exists()
+    assert last.read_text(encoding="utf-8") in out
+    assert "correct horse" not in out + err
+
+
+def test_broker_without_terminal_asks_for_a_file(tmp_path: Path) -> None:
+    process = _serve(tmp_path)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 2, err
+
+
+@pytest.mark.parametrize("listen", ["nowhere", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:99999"])
+def test_broker_address_must_be_host_and_port(confide: Any, listen: str) -> None:
+    assert confide("broker", "serve", "--listen", listen).status == 2
+
+
+def test_store_has_a_key_file_or_a_passphrase_but_not_both(confide: Any, tmp_path: Path) -> None:
+    both = tmp_path / "both"
+    both.touch(mode=0o600)
+    assert confide("broker", "serve", "--listen", "127.0.0.1:0", "--key-file", both, "--passphrase-file", both).status == 2
+
+
+def test_enrol_without_store_says_what_to_do(confide: Any, tmp_path: Path) -> None:
+    said = confide("broker", "enrol", "x", "--out", tmp_path / "x.json")
+    assert said.status == 4
+    assert "confide broker serve" in said.err
+
+
+def test_passphrase_file_that_others_can_read_is_refused(confide: Any, tmp_path: Path) -> None:
+    loose = tmp_path / "pass"
+    loose.write_text("correct horse battery", encoding="utf-8")
+    loose.chmod(0o644)
+    assert confide("broker", "serve", "--listen", "127.0.0.1:0", "--passphrase-file", loose).status == 4

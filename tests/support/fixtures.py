@@ -1,0 +1,33 @@
+"""Fixtures of tests that run whole jobs: a stage for each module, and the check that every run leaves nothing behind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.stage import Stage, processes_of
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    made = Stage(tmp_path_factory.mktemp("stage"))
+    made.open()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def nothing_left_behind(stage: Stage) -> Iterator[None]:
+    """After every run, however it ended: no process of it, no private folder, no staged output."""
+    yield
+    until = time.monotonic() + 5
+    while (left := processes_of(stage)) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert left == []
+    assert list(Path("/dev/shm").glob("confide-main-job-*")) == []
+    assert list(stage.root.glob("out-*/.*")) == []
+    assert list(stage.settings.runs_dir.glob("*/nodes/*/scratch")) == []

@@ -1,0 +1,436 @@
+"""The whole Spark part on one machine: driver and two executors with TLS, authentication, encrypted data and the agents' sockets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from confide.canonical import Json
+from confide.crypto.envelope import WrappedKey, wrap
+from confide.crypto.secret import SecretBytes
+from confide.crypto.sign import SigningKey
+from confide.data import commit, files, folder
+from confide.data.manifest import Manifest, load_manifest, verify_manifest
+from confide.errors import UsageError
+from confide.ids import DatasetId, RunId, new_dataset_id
+from confide.jobs.engines import spark as engine
+from confide.node.keyring import Keyring
+
+pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(300)]
+
+VECTORS = Path(__file__).parents[2] / "vectors" / "container"
+CANARY = "CANARY-51c9e2"
+RUN = RunId("delays-1")
+SIGNER = SigningKey.generate()
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Owned:
+    """A key and a place; a dataset once something is in it."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.key = SecretBytes.random()
+        self.dataset: DatasetId = new_dataset_id()
+        self.wrapped: WrappedKey = wrap(SecretBytes.random(), self.key, key="airline/flights", version=1, dataset=self.dataset)
+
+    def facts(self) -> dict[str, Any]:
+        return {"dataset": self.dataset, "dataset_key": self.key, "wrapped": self.wrapped, "signer": SIGNER, "now": NOW}
+
+    def manifest(self) -> Manifest:
+        return verify_manifest(load_manifest(self.place).envelope, SIGNER.public)
+
+    def info(self) -> Json:
+        m = self.manifest()
+        return {"kind": m.kind, "schema": m.schema, "path": str(self.place), "files": [entry.path for entry in m.files]}
+
+
+class World:
+    """A running group over one table, one folder of CSV files and two outputs."""
+
+    def __init__(self, group: Any, root: Path, ring: Keyring) -> None:
+        self.group, self.root, self.ring = group, root, ring
+        self.table, self.texts = Owned(root / "flights"), Owned(root / "notes")
+        self.result, self.report = Owned(root / "result"), Owned(root / "report")
+
+    def make(self) -> None:
+        when = pa.array([0] * 2000, pa.timestamp("us"))
+        rows = pa.table({"x": list(range(2000)), "s": [f"{CANARY}-{i}" for i in range(2000)], "when": when})
+        commit.create_dataset(rows, self.table.place, name="flights", owner="airline", **self.table.facts())
+        listed = self.table.place / self.table.manifest().files[0].path
+        shutil.copy(listed, self.table.place / "stray.parquet")
+        source = self.root / "plain"
+        source.mkdir()
+        lines = "".join(f"{i},{CANARY}-{i}\n" for i in range(20_000))
+        (source / "notes.csv").write_text("n,text\n" + lines)
+        commit.create_dataset(source, self.texts.place, name="notes", owner="airline", **self.texts.facts())
+        for owned in (self.table, self.texts):
+            listed = frozenset(entry.path for entry in owned.manifest().files)
+            self.ring.open_input(str(owned.place), owned.dataset, owned.key, files=listed, refresh=lambda owned=owned: owned.key)
+        for owned in (self.result, self.report):
+            self.ring.open_output(str(owned.place), owned.dataset, owned.key, run=RUN, refresh=lambda owned=owned: owned.key)
+        (self.root / "code").mkdir()
+        (self.root / "code" / "shouting.py").write_text("def shout(text):\n    return text.upper() + '!'\n")
+        self.group.info = {
+            "inputs": {"flights": self.table.info(), "notes": self.texts.info()},
+            "outputs": {"result": {}, "report": {}},
+            "code": str(self.root / "code"),
+            "modules": ["shouting.py"],
+        }
+        self.group.ops.update({"stage": self._stage, "commit": self._commit})
+
+    def _stage(self, request: Json) -> Json:
+        place = getattr(self, request["name"]).place
+        place.mkdir(mode=0o700)
+        return {"path": str(place)}
+
+    def _commit(self, request: Json) -> Json:
+        owned = getattr(self, request["name"])
+        signed = commit.commit_staged(
+            owned.place, kind=request["kind"], spark_schema=request["schema"], name=request["name"], run=RUN, **owned.facts()
+        )
+        found = signed.unverified
+        return {"files": len(found.files), "rows": found.rows, "manifest": signed.digest}
+
+
+@pytest.fixture(scope="module")
+def world(spark_group_class: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    root = tmp_path_factory.mktemp("group")
+    ring = Keyring()
+    vector_ring(ring, root)
+    group = spark_group_class(root, dict(ring.operations()))
+    made = World(group, root, ring)
+    try:
+        made.make()
+        group.start_driver()
+        group.start_executor("executor-1")
+        group.start_executor("executor-2")
+        yield made
+    finally:
+        group.close()
+
+
+def vector_ring(ring: Keyring, root: Path) -> None:
+    """Put each container vector into a dataset of its own."""
+    for vector in sorted(VECTORS.glob("*.json")):
+        data = json.loads(vector.read_text())
+        opened = {**data, **data.get("open_with", {})}
+        place = root / "vectors" / vector.stem
+        target = place / opened["path"]
+        target.parent.mkdir(parents=True)
+        target.write_bytes(assemble(data))
+        key = SecretBytes(bytes.fromhex(opened["dataset_key"]))
+        ring.open_input(str(place), DatasetId(opened["dataset"]), key, files=frozenset({opened["path"]}), refresh=lambda key=key: key)
+
+
+def assemble(data: Json) -> bytes:
+    """The file of a vector (docs/formats/container.md, section 7), sealed here by the Python implementation's own building block."""
+    import io
+
+    from confide.crypto.container import _seal
+
+    sealed = io.BytesIO()
+    key = SecretBytes(bytes.fromhex(data["dataset_key"]))
+    _seal(io.BytesIO(plaintext(data)), sealed, key, DatasetId(data["dataset"]), data["path"], salt=bytes.fromhex(data["salt"]))
+    whole = sealed.getvalue()
+    assert hashlib.sha256(whole).hexdigest() == data["sealed_sha256"]
+    parts = [whole[slice(*part["slice"])] if "slice" in part else bytes.fromhex(part["hex"]) for part in data["assemble"]]
+    return b"".join(parts)
+
+
+def plaintext(data: Json) -> bytes:
+    unit, length = bytes.fromhex(data["plaintext"]["repeat"]), data["plaintext"]["length"]
+    return (unit * (length // max(1, len(unit)) + 1))[:length]
+
+
+PROGRAM = f"""
+import json
+import confide
+ctx = confide.session()
+from pyspark.sql import functions as F
+flights = ctx.read("flights")
+counts = [row["count"] for row in flights.groupBy((F.col("x") % 7).alias("k")).count().orderBy("k").collect()]
+import shouting
+shout = F.udf(shouting.shout)
+said = flights.select(shout("s").alias("said")).limit(1).collect()[0].said
+notes = ctx.read("notes", format="csv", header=True, inferSchema=True)
+ctx.spark.range(1).selectExpr("'{CANARY}' AS shown").show()
+joined = flights.join(notes, flights.x == notes.n).select("x", "text", "when")
+done = ctx.write(joined, "result")
+with ctx.writing("report") as place:
+    notes.limit(100).write.mode("append").csv(place + "/csv")
+    from pyspark.ml.feature import VectorAssembler
+    from pyspark.ml.regression import LinearRegression, LinearRegressionModel
+    rows = VectorAssembler(inputCols=["x"], outputCol="f").transform(flights.selectExpr("x", "2.0 * x AS y"))
+    LinearRegression(featuresCol="f", labelCol="y").fit(rows).save(place + "/model")
+    slope = LinearRegressionModel.load(place + "/model").coefficients[0]
+view = ctx.sql("SELECT count(*) AS c FROM {{t}}", t=notes).collect()[0].c
+secret = ctx.spark.conf.get("spark.authenticate.secret", "absent")
+conf = ctx.spark.sparkContext.getConf().getAll()
+print("RESULT", json.dumps({{"rows": counts, "slope": slope, "said": said, "notes": notes.count(), "joined": done.rows,
+    "files": done.files, "view": view, "secret": secret, "conf": conf, "repr": repr(ctx)}}))
+"""
+
+
+@pytest.fixture(scope="module")
+def result(world: World) -> Json:
+    status, output = world.group.run_program(PROGRAM)
+    assert status == 0, output + world.group.log("driver") + world.group.log("executor-1")
+    line = next(line for line in output.splitlines() if line.startswith("RESULT "))
+    return {**json.loads(line.removeprefix("RESULT ")), "output": output}
+
+
+def test_program_reads_encrypted_tables_and_files(result: Json) -> None:
+    assert sum(result["rows"]) == 2000
+    assert result["notes"] == result["view"] == 20_000
+    assert CANARY in result["output"]  # show() works through the unix gateway
+
+
+def test_modules_of_the_job_reach_the_python_workers(result: Json) -> None:
+    assert result["said"] == f"{CANARY}-0!".upper()
+
+
+def test_written_table_is_a_verified_encrypted_dataset(world: World, result: Json) -> None:
+    assert result["joined"] == 2000
+    manifest = world.result.manifest()
+    folder.verify_files(world.result.place, manifest)
+    table = files.read_table(world.result.place, manifest, world.result.key)
+    assert sorted(table.column("x").to_pylist()) == list(range(2000))
+    assert manifest.schema is not None
+    assert [field["name"] for field in manifest.schema["spark"]["fields"]] == ["x", "text", "when"]
+
+
+def test_files_that_spark_wrote_as_containers_open_in_python(world: World, result: Json) -> None:
+    manifest = world.report.manifest()
+    folder.verify_files(world.report.place, manifest)
+    texts = [files.open_file(world.report.place, manifest, entry.path, world.report.key).read() for entry in manifest.files]
+    assert sum(text.count(CANARY.encode()) for text in texts) == 100
+    assert any(entry.path.startswith("model/metadata/") for entry in manifest.files)
+    assert result["slope"] == pytest.approx(2.0)  # saved and loaded by MLlib through enc://
+
+
+def test_no_plaintext_lies_in_any_folder_of_the_run(world: World, result: Json) -> None:
+    found = [
+        path
+        for place in (world.root, *world.group.private.values())
+        for path in place.rglob("*")
+        if path.is_file() and path.parent.name != "plain" and path.suffix != ".py" and CANARY.encode() in path.read_bytes()
+    ]
+    assert not found
+
+
+def test_no_secret_is_in_arguments_environment_conf_or_logs(world: World, result: Json) -> None:
+    key_pem = (world.group.private["driver"] / engine.KEY_FILE).read_text().splitlines()[1]
+    hidden = [world.group.secret, world.group.token, key_pem]
+    texts = [json.dumps(result["conf"])]
+    for process in world.group.processes.values():
+        texts += [Path(f"/proc/{process.pid}/{name}").read_text(errors="replace") for name in ("cmdline", "environ")]
+    texts += [world.group.log(name) for name in world.group.processes]
+    assert not [secret for secret in hidden for text in texts if secret in text]
+    assert result["secret"] == "absent"
+
+
+def test_spark_is_configured_as_the_design_says(result: Json) -> None:
+    conf = dict(result["conf"])
+    expected = {
+        "spark.master": "confide",
+        "spark.authenticate": "true",
+        "spark.ssl.rpc.enabled": "true",
+        "spark.ssl.rpc.openSslEnabled": "true",
+        "spark.io.encryption.enabled": "true",
+        "spark.io.encryption.keySizeBits": "256",
+        "spark.ui.enabled": "false",
+        "spark.python.unix.domain.socket.enabled": "true",
+    }
+    assert {name: conf.get(name) for name in expected} == expected
+
+
+def test_driver_speaks_tls_1_3_only(world: World, result: Json) -> None:
+    from OpenSSL import SSL
+
+    def version(method: int, most: int | None = None) -> str:
+        context = SSL.Context(method)
+        if most is not None:
+            context.set_max_proto_version(most)
+        raw = socket.create_connection((world.group.driver.host, world.group.driver.port), timeout=10)
+        raw.setblocking(True)
+        connection = SSL.Connection(context, raw)
+        connection.set_connect_state()
+        connection.do_handshake()
+        return connection.get_protocol_version_name()
+
+    assert version(SSL.TLS_CLIENT_METHOD) == "TLSv1.3"
+    with pytest.raises(SSL.Error):
+        version(SSL.TLS_CLIENT_METHOD, SSL.TLS1_2_VERSION)
+
+
+def refused(world: World, name: str, **changes: Any) -> str:
+    process = world.group.start_executor(name, **changes)
+    assert process.wait(timeout=90) != 0
+    return str(world.group.log(name))
+
+
+def test_every_tcp_port_of_the_group_speaks_tls(world: World, result: Json) -> None:
+    ports = {port for process in world.group.processes.values() for port in listening_ports(process.pid)}
+    assert world.group.driver.port in ports
+    for port in ports:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
+            plain.sendall(b"GET / HTTP/1.1\r\n\r\n" + bytes(64))
+            assert plain.recv(1)[:1] in {b"", b"\x15"}  # a TLS alert, or nothing at all
+
+
+def listening_ports(pid: int) -> set[int]:
+    """Ports on which a process listens (proc(5), /proc/net/tcp and the sockets among its descriptors)."""
+    sockets = {link for entry in Path(f"/proc/{pid}/fd").iterdir() if (link := readlink(entry)).startswith("socket:")}
+    rows = [line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
+    return {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets}
+
+
+def readlink(entry: Path) -> str:
+    try:
+        return str(entry.readlink())
+    except OSError:
+        return ""
+
+
+def test_executor_without_the_secret_is_refused(world: World, result: Json) -> None:
+    log = refused(world, "executor-8", secret="0" * 64)
+    assert "digest response format violation" in log or "SaslException" in log or "Authentication" in log
+
+
+def test_executor_that_trusts_another_ca_does_not_talk_to_this_driver(world: World, result: Json) -> None:
+    from_other_job = type(world.group.ca)()
+    assert "certificate" in refused(world, "executor-9", ca=from_other_job).lower()
+
+
+FORBIDDEN = {
+    'ctx.spark.range(5).write.parquet("file://" + root + "/nowhere")': "[manifest-invalid]",
+    'ctx.spark.range(5).write.csv("file://" + root + "/plain-text")': "[plaintext-found]",
+    'ctx.spark.sparkContext.setCheckpointDir("file://" + root + "/points") or (r := ctx.spark.range(5).rdd).checkpoint() or r.count()':
+        "[plaintext-found]",
+    'ctx.spark.range(5).write.csv("enc://" + root + "/elsewhere")': "[manifest-invalid]",
+    'ctx.spark.read.schema("x long").parquet("file://" + flights + "/stray.parquet").count()': "[manifest-invalid]",
+    'ctx.spark.range(5).write.mode("append").parquet("file://" + flights)': "[manifest-invalid]",
+    'ctx.spark.read.text("enc://" + flights + "/stray.parquet").count()': "[data-integrity]",
+    'ctx.spark.read.text(ctx.files("notes")[0].replace("v-", "w-", 1)).count()': "PATH_NOT_FOUND",
+    'ctx.read("other")': "the job has no input",
+    'ctx.read("notes")': "holds files",
+    'ctx.read("flights", format="csv")': "holds parquet",
+    'ctx.files("flights")': "is a table",
+    'ctx.write(ctx.spark.range(1), "other")': "the job has no output",
+    "ctx.spark.range(3).foreach(lambda row: 1 / 0)": "ZeroDivisionError",
+    "ctx.spark.sparkContext._gateway.start_callback_server()": "not available here",
+}  # fmt: skip
+
+
+def test_what_a_program_may_not_do_fails_clearly(world: World, result: Json) -> None:
+    source = f"""
+import confide, json
+ctx = confide.session()
+assert confide.session() is ctx
+root, flights = {str(world.root)!r}, ctx._info["inputs"]["flights"]["path"]
+found = {{}}
+for line in json.loads({json.dumps(json.dumps(list(FORBIDDEN)))}):
+    try:
+        eval(line)
+    except Exception as error:
+        found[line] = str(error)
+print("FOUND", json.dumps(found))
+"""
+    status, output = world.group.run_program(source)
+    assert status == 0, output
+    found = json.loads(next(line for line in output.splitlines() if line.startswith("FOUND ")).removeprefix("FOUND "))
+    for line, expected in FORBIDDEN.items():
+        assert expected in found.get(line, "nothing was raised"), line
+    for name in ("nowhere", "elsewhere"):
+        assert not list((world.root / name).rglob("part-*"))
+
+
+def test_program_outside_a_run_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    from confide.data import spark
+
+    monkeypatch.delenv(spark.AGENT_SOCKET, raising=False)
+    with pytest.raises(UsageError, match="not inside"):
+        spark.session()
+
+
+def test_changed_file_is_refused_by_the_executors(world: World, result: Json) -> None:
+    path = world.table.place / world.table.manifest().files[0].path
+    whole = path.read_bytes()
+    changed = bytearray(whole)
+    changed[len(whole) // 2] ^= 1
+    path.write_bytes(changed)
+    try:
+        source = "import confide\nctx = confide.session()\nctx.read('flights').distinct().collect()\n"
+        status, output = world.group.run_program(source)
+    finally:
+        path.write_bytes(whole)
+    assert status != 0
+    assert "GCM tag check failed" in output, output
+
+
+def test_container_vectors_come_out_the_same_in_java(world: World, result: Json) -> None:
+    vectors = sorted(VECTORS.glob("*.json"))
+    assert len(vectors) >= 20
+    source = f"""
+import confide, hashlib, json, pathlib
+ctx = confide.session()
+jvm, jsc = ctx.spark._jvm, ctx.spark.sparkContext._jsc
+found = {{}}
+for name, path in json.loads({json.dumps(json.dumps({v.stem: read_path(v) for v in vectors}))}).items():
+    place = jvm.org.apache.hadoop.fs.Path("enc://{world.root}/vectors/" + name + "/" + path)
+    try:
+        stream = place.getFileSystem(jsc.hadoopConfiguration()).open(place)
+        found[name] = hashlib.sha256(bytes(jvm.org.apache.commons.io.IOUtils.toByteArray(stream))).hexdigest()
+    except Exception as error:
+        found[name] = "refused" if "[data-integrity]" in str(error) else str(error)
+print("FOUND", json.dumps(found))
+"""
+    status, output = world.group.run_program(source)
+    assert status == 0, output
+    found = json.loads(next(line for line in output.splitlines() if line.startswith("FOUND ")).removeprefix("FOUND "))
+    for vector in vectors:
+        data = json.loads(vector.read_text())
+        expected = hashlib.sha256(plaintext(data)).hexdigest() if data["expect"] == "opened" else "refused"
+        assert (vector.stem, found[vector.stem]) == (vector.stem, expected)
+
+
+def read_path(vector: Path) -> str:
+    data = json.loads(vector.read_text())
+    return str({**data, **data.get("open_with", {})}["path"])
+
+
+def test_lost_executor_does_not_end_the_run(world: World, result: Json) -> None:
+    begun = world.root / "begun"
+    source = f"""
+import confide, pathlib, time
+ctx = confide.session()
+slow = ctx.spark.sparkContext.parallelize(range(8), 8).map(lambda i: (time.sleep(1), i)[1])
+pathlib.Path({str(begun)!r}).touch()
+print("SUM", slow.sum())
+"""
+    victim = world.group.processes["executor-1"]
+
+    def kill() -> None:
+        while not begun.exists():
+            time.sleep(0.05)
+        time.sleep(1.5)
+        victim.kill()
+
+    threading.Thread(target=kill, daemon=True).start()
+    status, output = world.group.run_program(source)
+    assert status == 0, output
+    assert "SUM 28" in output
+    assert victim.wait(10) == -9
+    assert world.group.processes["driver"].poll() is None

@@ -1,0 +1,324 @@
+"""Receipts: whatever is changed in one, or in what lies beside it, is noticed from files alone."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from confide.attest.binding import SessionBinding
+from confide.attest.evidence import NodeContext
+from confide.attest.insecure import Fault, InsecureAttester
+from confide.attest.policy import Policy
+from confide.attest.verify import TrustRoots
+from confide.canonical import Json, canonical, digest_of, sha384_hex
+from confide.config import Settings
+from confide.crypto.envelope import wrap
+from confide.crypto.seal import SealKey
+from confide.crypto.secret import SecretBytes
+from confide.crypto.sign import SigningKey, dsse_sign, unverified_payload
+from confide.data.manifest import FileEntry, Manifest, sign_manifest
+from confide.errors import ReceiptError
+from confide.ids import DatasetId, JobDigest, NodeId, Nonce, Role, RunId, Tee
+from confide.jobs.evidence import describe
+from confide.jobs.local.simulation import SimulatedTee
+from confide.jobs.receipt import examine, load_bundle, verify
+from confide.jobs.statement import PAYLOAD_TYPE, DatasetEntry, ReceiptBundle, RefusedEntry, Statement, build_statement
+from confide.jobs.store import RunDir
+from confide.keys.audit import AuditHead
+from confide.node.record import EvidenceRecord
+from confide.node.workload import NodeReport
+
+RUN = RunId("demo-1")
+NOW = datetime.now(UTC)
+MEASURED = {Tee.SGX: "ab" * 32, Tee.TDX: "cd" * 48}
+
+
+@pytest.fixture(scope="module")
+def tee(tmp_path_factory: pytest.TempPathFactory) -> SimulatedTee:
+    return SimulatedTee.at(tmp_path_factory.mktemp("home") / "simulated")
+
+
+def manifest(name: str, dataset: str, key: SigningKey, *, owner: str | None = None, run: RunId | None = None) -> Json:
+    wrapped = wrap(SecretBytes.random(), SecretBytes.random(), key="airline/flights", version=1, dataset=dataset)
+    made = Manifest(
+        dataset=DatasetId(dataset),
+        name=name,
+        snapshot=1,
+        parent=None,
+        created="2026-01-01T00:00:00Z",
+        kind="files",
+        schema=None,
+        files=(FileEntry("a.bin", 1, "00" * 32),),
+        wrapped=wrapped,
+        signer=key.public,
+        owner=owner,
+        run=run,
+    )
+    return sign_manifest(made, key)
+
+
+class Run:
+    """A finished run of a driver and a worker, with one input and one output; parts can be changed before it is signed."""
+
+    def __init__(self, tee: SimulatedTee) -> None:
+        self.tee = tee
+        self.driver, self.worker, self.owner, self.broker = (SigningKey.generate() for _ in range(4))
+        policy = Policy(name="p", measurements={k: (v,) for k, v in MEASURED.items()}, allow=("simulated",))
+        self.input_manifest = manifest("flights", "11" * 16, self.owner, owner="airline")
+        self.output_manifest = manifest("delays", "22" * 16, self.driver, run=RUN)
+        self.form: Json = {
+            "name": "demo",
+            "policy": policy.to_json(),
+            "inputs": {"flights": {"dataset": "11" * 16, "signer": self.owner.spki_digest}},
+            "outputs": {"delays": {"recipients": []}},
+            "broker": {"spki": self.broker.spki_digest},
+        }
+        self.policy = policy
+        self.job = JobDigest(digest_of(self.form))
+        self.records = {
+            "driver": self.record("driver", Role.DRIVER, self.driver, Tee.SGX),
+            "worker-1": self.record("worker-1", Role.WORKER, self.worker, Tee.TDX),
+        }
+
+    def record(self, node: str, role: Role, key: SigningKey, kind: Tee, **changes: Any) -> EvidenceRecord:
+        context = NodeContext(changes.get("job", self.job), changes.get("run", RUN), NodeId(node), SealKey.generate().public_jwk())
+        nonce = Nonce(secrets.token_bytes(32))
+        binding = SessionBinding(role=role, exporter=bytes(32), nonce=nonce, spki=key.spki_der, context=context)
+        measured = changes.get("measurement", MEASURED[kind])
+        attester = InsecureAttester(self.tee.installation, kind, measured, fault=changes.get("fault"))
+        return EvidenceRecord(role, context, attester.quote(binding.report_data), bytes(32), nonce, key.spki_der, NOW)
+
+    def statement(self, **changes: Any) -> Statement:
+        rows = [describe(NodeReport(NodeId(n), r, "ok"), self.tee.verifier()) for n, r in self.records.items()]
+        self.collateral = {c.digest: dict(c.to_json()) for _, c in rows}
+        head = AuditHead(3, "00" * 32, NOW.isoformat()).sign(self.broker)
+        made = build_statement(
+            run=RUN,
+            form=self.form,
+            policy=self.policy.digest,
+            times=(NOW, NOW),
+            nodes=[entry for entry, _ in rows],
+            refused=[RefusedEntry("worker-2", "appraisal-refused")],
+            inputs=[self.row("flights", self.input_manifest, "11" * 16, self.owner)],
+            outputs=[self.row("delays", self.output_manifest, "22" * 16, self.driver)],
+            audit_head=head,
+            broker_key=self.broker.spki_der,
+            version="0",
+        )
+        return dataclasses.replace(made, **changes)
+
+    def row(self, name: str, envelope: Json, dataset: str, signer: SigningKey) -> DatasetEntry:
+        digest = sha384_hex(unverified_payload(envelope))
+        return DatasetEntry(name, dataset, 1, digest, "airline/flights", 1, signer.spki_digest)
+
+    def bundle(self, *, signer: SigningKey | None = None, **changes: Any) -> ReceiptBundle:
+        statement = self.statement(**changes)
+        return ReceiptBundle(
+            receipt=dsse_sign(signer or self.driver, PAYLOAD_TYPE, statement.to_bytes()),
+            evidence={n: r.to_json() for n, r in self.records.items()},
+            collateral=self.collateral,
+            manifests={"flights": self.input_manifest, "delays": self.output_manifest},
+        )
+
+
+@pytest.fixture
+def run(tee: SimulatedTee) -> Run:
+    return Run(tee)
+
+
+def failed(bundle: ReceiptBundle, tee: SimulatedTee, **options: Any) -> list[str]:
+    found = examine(bundle, roots=tee.roots, **options)
+    with pytest.raises(ReceiptError):
+        found.require()
+    return [check.name for check in found.checks if not check.ok]
+
+
+def test_a_receipt_is_accepted_with_one_line_a_check(run: Run) -> None:
+    found = verify(run.bundle(), roots=run.tee.roots)
+    assert [c.name for c in found.checks] == [
+        "signature", "job", "policy", "node driver", "node worker-1", "input flights", "inputs", "output delays", "outputs", "audit head",
+    ]  # fmt: skip
+    assert found.accepted
+    assert found.require().simulated
+    assert found.to_json()["simulated"] is True
+
+
+def test_a_receipt_is_checked_from_files_alone(run: Run, tmp_path: Path) -> None:
+    folder = RunDir(tmp_path)
+    bundle = run.bundle()
+    folder.write("receipt.json", bundle.receipt)
+    for kind in ("evidence", "collateral", "manifests"):
+        for name, value in getattr(bundle, kind).items():
+            folder.write(f"{kind}/{name}.json", value)
+    verify(tmp_path, roots=run.tee.roots)
+    verify(tmp_path / "receipt.json", roots=run.tee.roots)
+    verify(tmp_path, settings=Settings(home=run.tee.installation.folder.parent))
+    (tmp_path / "evidence" / "worker-1.json").unlink()
+    with pytest.raises(ReceiptError):
+        verify(tmp_path, roots=run.tee.roots)
+
+
+def test_simulated_evidence_is_refused_without_its_installations_root(run: Run, tmp_path: Path) -> None:
+    found = examine(run.bundle(), roots=TrustRoots())
+    assert {"node driver", "node worker-1"} <= {c.name for c in found.checks if not c.ok}
+    with pytest.raises(ReceiptError):
+        verify(run.bundle(), settings=Settings(home=tmp_path))
+
+
+def test_a_receipt_signed_by_another_key_is_refused(run: Run) -> None:
+    assert failed(run.bundle(signer=run.worker), run.tee) == ["signature"]
+
+
+def change(table: dict[str, Json], name: str, path: tuple[str, ...], value: Any) -> dict[str, Json]:
+    table = copy.deepcopy(table)
+    place = table[name]
+    for part in path[:-1]:
+        place = place[part]
+    place[path[-1]] = value
+    return table
+
+
+@pytest.mark.parametrize("path", [("at",), ("nonce",), ("evidence", "quote"), ("context", "node"), ("spki",)])
+def test_a_changed_evidence_record_is_refused(run: Run, path: tuple[str, ...]) -> None:
+    bundle = run.bundle()
+    other = run.record("driver", Role.DRIVER, SigningKey.generate(), Tee.SGX).to_json()
+    value: Any = other[path[0]] if len(path) == 1 else other[path[0]][path[1]]
+    if path == ("at",):
+        value = (NOW - timedelta(seconds=1)).isoformat()
+    elif path == ("context", "node"):
+        value = "worker-9"
+    changed = dataclasses.replace(bundle, evidence=change(dict(bundle.evidence), "worker-1", path, value))
+    assert "node worker-1" in failed(changed, run.tee)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"fault": Fault.OUT_OF_DATE}, "tcb-status"),
+        ({"measurement": "ef" * 48}, "measurement"),
+        ({"run": RunId("other-1")}, "run"),
+        ({"job": JobDigest("00" * 48)}, "job"),
+    ],
+)
+def test_evidence_that_is_not_for_this_run_or_policy_is_refused(run: Run, changes: dict[str, Any], reason: str) -> None:
+    run.records["worker-1"] = run.record("worker-1", Role.WORKER, run.worker, Tee.TDX, **changes)
+    bundle = run.bundle()
+    assert failed(bundle, run.tee) == ["node worker-1"]
+    assert reason in next(c.got for c in examine(bundle, roots=run.tee.roots).checks if not c.ok)
+
+
+def test_evidence_of_another_role_is_refused(run: Run) -> None:
+    run.records["worker-1"] = run.record("worker-1", Role.BROKER, run.worker, Tee.TDX)
+    assert failed(run.bundle(), run.tee) == ["node worker-1"]
+
+
+def test_a_relying_partys_own_policy_decides(run: Run) -> None:
+    strict = Policy(name="strict", measurements={"tdx": ("01" * 48,)}, allow=("simulated",))
+    assert failed(run.bundle(), run.tee, policy=strict) == ["node driver", "node worker-1"]
+
+
+def test_other_collateral_is_refused(run: Run) -> None:
+    bundle = run.bundle()
+    (first, second) = bundle.collateral
+    swapped = dataclasses.replace(bundle, collateral={first: bundle.collateral[second], second: bundle.collateral[first]})
+    assert failed(swapped, run.tee) == ["node driver", "node worker-1"]
+    assert failed(dataclasses.replace(bundle, collateral={}), run.tee) == ["node driver", "node worker-1"]
+
+
+Change = Callable[[Run], dict[str, Any]]
+CHANGES: dict[str, tuple[str, Change]] = {
+    "another job form": ("job", lambda r: {"form": {**r.form, "name": "other"}}),
+    "another policy digest": ("policy", lambda r: {"policy": "00" * 48}),
+    "an input left out": ("inputs", lambda r: {"inputs": ()}),
+    "an output left out": ("outputs", lambda r: {"outputs": ()}),
+    "an audit head by another key": ("audit head", lambda r: {"audit_head": AuditHead(3, "00" * 32, "t").sign(r.owner)}),
+    "another broker": ("audit head", lambda r: {"broker_key": "AAAA"}),
+    "an input of another manifest": ("input flights", lambda r: {"inputs": (dataclasses.replace(r.statement().inputs[0], manifest="0"),)}),
+    "an input by another signer": ("input flights", lambda r: {"inputs": (r.row("flights", r.input_manifest, "11" * 16, r.worker),)}),
+    "an input of another dataset": ("input flights", lambda r: {"inputs": (r.row("flights", r.input_manifest, "33" * 16, r.owner),)}),
+    "an input of another snapshot": ("input flights", lambda r: {"inputs": (dataclasses.replace(r.statement().inputs[0], snapshot=2),)}),
+    "an output by another signer": ("output delays", lambda r: {"outputs": (r.row("delays", r.output_manifest, "22" * 16, r.worker),)}),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_driver_that_signs_something_else_is_noticed(run: Run, what: str) -> None:
+    check, make = CHANGES[what]
+    assert check in failed(run.bundle(**make(run)), run.tee)
+
+
+@pytest.mark.parametrize(("which", "check"), [("input_manifest", "input flights"), ("output_manifest", "output delays")])
+def test_a_manifest_whose_signature_does_not_verify_is_refused(run: Run, which: str, check: str) -> None:
+    forged = copy.deepcopy(getattr(run, which))
+    other = "output_manifest" if which == "input_manifest" else "input_manifest"
+    forged["signatures"][0]["sig"] = getattr(run, other)["signatures"][0]["sig"]
+    setattr(run, which, forged)
+    assert failed(run.bundle(), run.tee) == [check]
+
+
+def test_an_output_that_another_key_signed_is_refused(run: Run) -> None:
+    run.output_manifest = manifest("delays", "22" * 16, run.worker, run=RUN)
+    assert failed(run.bundle(), run.tee) == ["output delays"]
+
+
+@pytest.mark.parametrize("field", ["tcb_status", "measurement", "simulated", "spki", "evidence", "tee", "epoch"])
+def test_a_node_row_that_says_other_than_its_evidence_is_refused(run: Run, field: str) -> None:
+    rows = run.statement().nodes
+    value: Any = {"simulated": False, "epoch": {}}.get(field, "sgx")
+    changed = tuple(dataclasses.replace(row, **{field: value}) if row.node == "worker-1" else row for row in rows)
+    assert failed(run.bundle(nodes=changed), run.tee) == ["node worker-1"]
+
+
+def test_a_receipt_needs_exactly_one_driver(run: Run) -> None:
+    workers = tuple(row for row in run.statement().nodes if row.role == "worker")
+    assert failed(run.bundle(nodes=workers), run.tee) == ["receipt"]
+
+
+@pytest.mark.parametrize("payload", [b"{}", b"[]", b"x", canonical({"_type": "https://in-toto.io/Statement/v1", "subject": [],
+                                                                   "predicateType": "other", "predicate": {}})])  # fmt: skip
+def test_something_else_that_is_signed_is_no_receipt(run: Run, payload: bytes) -> None:
+    bundle = dataclasses.replace(run.bundle(), receipt=dsse_sign(run.driver, PAYLOAD_TYPE, payload))
+    assert failed(bundle, run.tee) == ["receipt"]
+
+
+def test_a_receipt_with_an_unknown_field_or_loose_spelling_is_refused(run: Run) -> None:
+    statement = run.statement().to_json()
+    for payload in (
+        canonical({**statement, "more": 1}),
+        json.dumps(statement).encode(),
+        canonical({**statement, "predicate": {**statement["predicate"], "more": 1}}),
+        canonical({**statement, "subject": []}),
+    ):
+        bundle = dataclasses.replace(run.bundle(), receipt=dsse_sign(run.driver, PAYLOAD_TYPE, payload))
+        assert failed(bundle, run.tee) == ["receipt"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"receipt": {}, "evidence": {"../x": {}}, "collateral": {}, "manifests": {}},
+        {"receipt": {}, "evidence": {}, "collateral": {"x": {}}, "manifests": {}},
+    ],
+)
+def test_a_bundle_with_names_that_are_no_names_is_refused(data: Json) -> None:
+    with pytest.raises(ReceiptError):
+        ReceiptBundle.from_json(data)
+
+
+def test_a_bundle_survives_the_channel(run: Run) -> None:
+    bundle = run.bundle()
+    assert ReceiptBundle.from_json(json.loads(json.dumps(bundle.to_json()))) == bundle
+
+
+def test_no_receipt_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ReceiptError):
+        load_bundle(tmp_path)

@@ -1,0 +1,65 @@
+"""The error tree is an interface: every code is unique, documented with its exit status, and raised by some test."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import confide
+from confide.errors import ConfideError
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "errors" / "README.md"
+
+
+def _tree(root: type[ConfideError] = ConfideError) -> list[type[ConfideError]]:
+    found = [root]
+    for child in root.__subclasses__():
+        found += _tree(child)
+    return found
+
+
+ERRORS = _tree()
+LEAVES = [error for error in ERRORS if not error.__subclasses__()]
+
+
+def test_every_code_is_unique() -> None:
+    codes = [error.code for error in ERRORS]
+    assert len(codes) == len(set(codes))
+
+
+def test_no_error_class_lives_outside_the_tree_module() -> None:
+    for module in pkgutil.walk_packages(confide.__path__, "confide."):
+        if not module.name.startswith("confide.cli.demo_files"):
+            importlib.import_module(module.name)
+    assert {error.__module__ for error in _tree()} == {"confide.errors"}
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.code)
+def test_code_is_kebab_case_and_class_is_described(error: type[ConfideError]) -> None:
+    assert re.fullmatch(r"[a-z]+(-[a-z]+)*", error.code)
+    assert error.__doc__
+    assert "code" in vars(error), "each class has a code of its own"
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.code)
+def test_code_is_documented_with_its_exit_status(error: type[ConfideError]) -> None:
+    rows = re.findall(r"^\| `([a-z-]+)` \| (\d+) \|", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert (error.code, str(error.exit_status)) in rows
+
+
+def test_page_documents_no_code_that_is_gone() -> None:
+    documented = re.findall(r"^\| `([a-z-]+)` \|", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert len(documented) == len(set(documented))
+    assert set(documented) <= {error.code for error in ERRORS} | {"internal"}
+
+
+@pytest.mark.parametrize("error", LEAVES, ids=lambda error: error.code)
+def test_error_is_raised_by_some_test(error: type[ConfideError]) -> None:
+    here = Path(__file__).resolve()
+    sources = (path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py") if path.resolve() != here)
+    assert any(error.__name__ in source or f'"{error.code}"' in source for source in sources)
