@@ -74,19 +74,25 @@ def _number(value: float | None, unit: str) -> str:
 def measure(repeat: int) -> list[Row]:
     """All rows; ``repeat`` runs of each kind, in turn."""
     worker, task, end = Row("first attested worker", "s"), Row("first task done", "s"), Row("end of the run", "s")
-    task.plain_is = end.plain_is = "same program, plain files, Spark local[2]"
+    work = Row("from first task to end", "s")
+    task.plain_is = end.plain_is = work.plain_is = "same program, plain files, Spark local[2]"
     with tempfile.TemporaryDirectory(prefix="confide-bench-") as scratch, _workspace(Path(scratch)) as demo:
         plain = _plain_tables(Path(scratch) / "plain")
         for number in range(repeat):
             _note(f"run {number + 1} of {repeat}: Confide")
             seconds = _confide_run(demo, number)
-            for row, name in ((worker, "worker"), (task, "task"), (end, "end")):
-                row.confide.append(seconds[name])
+            worker.confide.append(seconds["worker"])
+            _add(seconds, [row.confide for row in (task, end, work)])
             _note(f"run {number + 1} of {repeat}: plain")
             seconds = _plain_run(demo, plain)
-            task.plain.append(seconds["task"])
-            end.plain.append(seconds["end"])
-        return [worker, task, end, _handshakes(demo), *_releases(demo)]
+            _add(seconds, [row.plain for row in (task, end, work)])
+        return [worker, task, work, end, _handshakes(demo), *_releases(demo)]
+
+
+def _add(seconds: dict[str, float], columns: list[list[float]]) -> None:
+    """Add one run to the columns of: first task, end, and the time between."""
+    for values, value in zip(columns, (seconds["task"], seconds["end"], seconds["end"] - seconds["task"]), strict=True):
+        values.append(value)
 
 
 def _note(text: str) -> None:

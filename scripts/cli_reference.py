@@ -43,7 +43,7 @@ def _options(command: click.Command, ctx: click.Context) -> Iterator[str]:
 def page() -> str:
     """The whole page."""
     parts = [_HEAD]
-    for command, ctx in _commands(cli, click.Context(cli, info_name="confide")):
+    for command, ctx in _commands(cli, click.Context(cli, info_name="confide", **cli.context_settings)):
         usage = " ".join([ctx.command_path, *command.collect_usage_pieces(ctx)])
         parts.append(f"## {ctx.command_path}\n\n`{usage}`\n\n{_text(command)}\n")
         options = list(_options(command, ctx))

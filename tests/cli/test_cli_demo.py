@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from confide.cli.broker import spawn
 from confide.cli.demo import Demo, _fresh_folder
 from confide.cli.demo_tables import write_flights
 from confide.cli.output import Story
@@ -189,6 +190,25 @@ def test_run_needs_simulate_where_there_is_no_tee(confide: Any, at_demo: Shown) 
 
 def test_fault_must_name_a_node(confide: Any, at_demo: Shown) -> None:
     assert confide("run", at_demo.folder / "job.toml", "--simulate", "--fault", "tampered").status == 2
+
+
+def test_measurement_is_the_one_of_the_demos_policy_and_makes_a_policy(confide: Any, at_demo: Shown, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    said = confide("attest", "measure", "--simulate", "--policy-out", policy)
+    assert said.status == 0
+    assert policy.read_text(encoding="utf-8") == (at_demo.folder / "policy.toml").read_text(encoding="utf-8")
+    assert confide("attest", "measure", "--simulate", "--policy-out", policy).status == 2
+    assert confide("attest", "measure").status == 2
+
+
+def test_audit_log_continues_the_receipts(confide: Any, at_demo: Shown) -> None:
+    with spawn(at_demo.folder, at_demo.folder / "broker-master.key") as address:
+        for name in ("airline", "analyst"):
+            file = at_demo.folder / "credentials" / f"{name}.broker.json"
+            file.write_text(json.dumps(address.to_json()), encoding="utf-8")
+        said = confide("audit", "verify", "--as", "airline", "--since", at_demo.run)
+        assert "ok: continues the log of" in said.out
+        assert "release" in confide("audit", "show", "--as", "airline").out
 
 
 def test_nothing_of_a_run_is_left_in_memory_folders(shown: Shown) -> None:

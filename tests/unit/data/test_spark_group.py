@@ -234,11 +234,27 @@ def test_no_secret_is_in_arguments_environment_conf_or_logs(world: World, result
     key_pem = (world.group.private["driver"] / engine.KEY_FILE).read_text().splitlines()[1]
     hidden = [world.group.secret, world.group.token, key_pem]
     texts = [json.dumps(result["conf"])]
-    for process in world.group.processes.values():
-        texts += [Path(f"/proc/{process.pid}/{name}").read_text(errors="replace") for name in ("cmdline", "environ")]
+    pids = descendants({process.pid for process in world.group.processes.values()})
+    assert len(pids) > len(world.group.processes)  # Python workers are there too
+    texts += [Path(f"/proc/{pid}/{name}").read_text(errors="replace") for pid in pids for name in ("cmdline", "environ")]
+    assert not [text for text in texts if "SECRET" in text]
     texts += [world.group.log(name) for name in world.group.processes]
     assert not [secret for secret in hidden for text in texts if secret in text]
     assert result["secret"] == "absent"
+
+
+def descendants(pids: set[int]) -> set[int]:
+    """``pids`` and every process below them (proc(5))."""
+    parents = {
+        int(path.parent.name): int(path.read_text().rpartition(")")[2].split()[1])
+        for path in Path("/proc").glob("[0-9]*/stat")
+        if path.exists()
+    }
+    found, grown = set(pids), True
+    while grown:
+        more = {pid for pid, parent in parents.items() if parent in found} - found
+        found, grown = found | more, bool(more)
+    return found
 
 
 def test_spark_is_configured_as_the_design_says(result: Json) -> None:

@@ -1,0 +1,132 @@
+"""``confide data`` with a broker process: tables and files, by their owner, by others, and when something is in the way."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+
+from confide.cli.broker import spawn
+
+CSV = "id,name,score\n1,ann,0.5\n2,bob,\n3,cid,2.5\n"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("data-home")
+    with spawn(folder, folder / "master.key"):
+        yield folder
+
+
+@pytest.fixture
+def at_home(confide: Any, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home folder with two owners, each with a key ``k``."""
+    monkeypatch.setenv("CONFIDE_HOME", str(home))
+    for name in ("ann", "bob"):
+        if not (home / "credentials" / f"{name}.key.pem").exists():
+            ticket = home / f"{name}.json"
+            confide("broker", "enrol", name, "--key-file", home / "master.key", "--out", ticket)
+            confide("keys", "init", name, "--enrolment", ticket)
+            confide("keys", "create", f"{name}/k")
+    return home
+
+
+@pytest.fixture
+def table(confide: Any, at_home: Path, tmp_path: Path) -> Path:
+    source = tmp_path / "people.csv"
+    source.write_text(CSV, encoding="utf-8")
+    assert confide("data", "encrypt", source, tmp_path / "people", "--key", "ann/k").status == 0
+    return tmp_path / "people"
+
+
+def test_table_comes_back_as_csv_and_as_parquet(confide: Any, table: Path, tmp_path: Path) -> None:
+    out = confide("data", "decrypt", table, tmp_path / "back.parquet", "--as", "ann", "--json")
+    assert out.json["rows"] == 3
+    assert confide("data", "decrypt", table, tmp_path / "back.csv", "--as", "ann").status == 0
+    assert pyarrow.parquet.read_table(tmp_path / "back.parquet").column("name").to_pylist() == ["ann", "bob", "cid"]
+    assert pyarrow.csv.read_csv(tmp_path / "back.csv").num_rows == 3
+
+
+def test_nothing_of_a_table_is_in_the_clear(table: Path) -> None:
+    assert not any(b"ann,0.5" in path.read_bytes() or b"cid" in path.read_bytes() for path in table.rglob("*.parquet"))
+
+
+def test_folder_of_files_comes_back_whole(confide: Any, at_home: Path, tmp_path: Path) -> None:
+    source = tmp_path / "many"
+    (source / "deep").mkdir(parents=True)
+    (source / "a.txt").write_text("alpha", encoding="utf-8")
+    (source / "deep" / "b.bin").write_bytes(bytes(200_000))
+    assert confide("data", "encrypt", source, tmp_path / "many-enc", "--key", "ann/k", "--name", "many").status == 0
+    assert "kind:     files" in confide("data", "inspect", tmp_path / "many-enc").out
+    assert confide("data", "decrypt", tmp_path / "many-enc", tmp_path / "back", "--as", "ann").status == 0
+    assert (tmp_path / "back" / "a.txt").read_text(encoding="utf-8") == "alpha"
+    assert (tmp_path / "back" / "deep" / "b.bin").read_bytes() == bytes(200_000)
+
+
+def test_another_owner_does_not_get_the_key(confide: Any, table: Path, tmp_path: Path) -> None:
+    said = confide("data", "decrypt", table, tmp_path / "stolen.csv", "--as", "bob")
+    assert said.status == 4
+    assert not (tmp_path / "stolen.csv").exists()
+
+
+def test_changed_byte_is_refused_and_leaves_nothing(confide: Any, table: Path, tmp_path: Path) -> None:
+    file = next(table.glob("*.parquet"))
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    said = confide("data", "decrypt", table, tmp_path / "back.csv", "--as", "ann")
+    assert said.status == 5
+    assert "error[data-integrity]" in said.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["people", "people.csv"]
+
+
+def test_folder_that_exists_is_not_written_to(confide: Any, table: Path, tmp_path: Path) -> None:
+    said = confide("data", "encrypt", tmp_path / "people.csv", table, "--key", "ann/k")
+    assert said.status == 2
+    assert "error[output-exists]" in said.err
+
+
+def test_target_that_exists_is_not_written_to(confide: Any, table: Path, tmp_path: Path) -> None:
+    before = (tmp_path / "people.csv").read_text(encoding="utf-8")
+    assert confide("data", "decrypt", table, tmp_path / "people.csv", "--as", "ann").status == 2
+    assert (tmp_path / "people.csv").read_text(encoding="utf-8") == before
+
+
+@pytest.mark.parametrize("key", ["ann", "ann/", "ann/k@1", "ANN/k"])
+def test_key_must_be_an_owners_newest(confide: Any, at_home: Path, tmp_path: Path, key: str) -> None:
+    source = tmp_path / "a.csv"
+    source.write_text(CSV, encoding="utf-8")
+    assert confide("data", "encrypt", source, tmp_path / "out", "--key", key).status == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_key_that_does_not_exist_leaves_nothing(confide: Any, at_home: Path, tmp_path: Path) -> None:
+    source = tmp_path / "a.csv"
+    source.write_text(CSV, encoding="utf-8")
+    assert confide("data", "encrypt", source, tmp_path / "out", "--key", "ann/none").status == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_full_disk_leaves_nothing(confide: Any, at_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "a.csv"
+    source.write_text(CSV, encoding="utf-8")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    said = confide("data", "encrypt", source, tmp_path / "out", "--key", "ann/k")
+    assert said.status == 6
+    assert "No space left" in said.err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_folder_that_is_no_dataset_says_so(confide: Any, at_home: Path, tmp_path: Path) -> None:
+    said = confide("data", "inspect", tmp_path)
+    assert said.status == 5
+    assert "confide data encrypt" in said.err

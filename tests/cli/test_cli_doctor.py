@@ -1,0 +1,68 @@
+"""``confide doctor``: every finding, on machines that lack something."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from confide.cli import doctor
+
+
+def _finding(said: Any, name: str) -> Any:
+    return next(check for check in said.json["checks"] if check["check"] == name)
+
+
+def test_report_in_words(confide: Any) -> None:
+    said = confide("doctor")
+    assert said.status in {0, 1}
+    assert "python:" in said.out
+    assert "which protects nothing" in said.out
+
+
+def test_missing_java_is_named_with_what_to_do(confide: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    said = confide("doctor", "--json")
+    assert said.status == 1
+    assert said.json["ready"] is False
+    assert "OpenJDK 17" in _finding(said, "java")["hint"]
+    words = confide("doctor")
+    assert "NO  java:" in words.out
+    assert "hint: install OpenJDK 17" in words.out
+
+
+@pytest.mark.parametrize(("told", "ok"), [('openjdk version "11.0.1"', False), ('openjdk version "21.0.2"', True), ("what?", False)])
+def test_java_must_be_new_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, told: str, ok: bool) -> None:
+    java = tmp_path / "bin" / "java"
+    java.parent.mkdir()
+    java.touch()
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stderr=told))
+    assert doctor._java().ok is ok
+
+
+def test_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = doctor._package("no_such_module", "spark")
+    assert (found.ok, found.hint) == (False, "pip install 'confide[spark]'")
+    assert doctor._version("no-such-distribution") == "installed, version unknown"
+
+
+def test_unbuilt_jar_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("confide.__file__", str(tmp_path / "__init__.py"))
+    assert not doctor._jar().ok
+
+
+def test_bad_settings_are_found(confide: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("nonsense = 1\n", encoding="utf-8")
+    assert not _finding(confide("--home", tmp_path, "doctor", "--json"), "settings")["ok"]
+    (tmp_path / "config.toml").write_text("heartbeat_s = 1\n", encoding="utf-8")
+    assert _finding(confide("--home", tmp_path, "doctor", "--json"), "settings")["found"] == "changed: home, heartbeat_s"
+
+
+def test_missing_memory_folder_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert not doctor._shared_memory().ok

@@ -1,0 +1,48 @@
+"""The reference pages say what the code does."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+from confide.attest.policy import Policy
+from confide.canonical import Json
+from confide.config import Settings
+from confide.job import Job
+
+REFERENCE = Path(__file__).parents[3] / "docs" / "reference"
+_BLOCK = re.compile(r"```toml\n(.*?)```", re.DOTALL)
+
+
+def _blocks(page: str) -> list[Json]:
+    text = (REFERENCE / page).read_text(encoding="utf-8")
+    return [tomllib.loads(re.sub(r'"([0-9a-z]*)\.\.\."', r'"\1"', block)) for block in _BLOCK.findall(text)]
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    page = (REFERENCE / "settings.md").read_text(encoding="utf-8")
+    for setting in fields(Settings):
+        if setting.name == "origin":
+            continue
+        assert f"| `{setting.name}` |" in page
+        if isinstance(setting.default, float):
+            assert f"| `{setting.name}` | {setting.default} |" in page
+        assert setting.default is not MISSING or setting.default_factory is not MISSING
+
+
+def test_every_job_field_is_in_the_example() -> None:
+    job = _blocks("job-file.md")[0]
+    assert set(job) == set(Job.model_fields)
+    assert set(job["resources"]) == set(type(Job.model_fields["resources"].default).model_fields)
+
+
+def test_example_job_is_a_job_and_its_policy_a_policy() -> None:
+    job, policy = _blocks("job-file.md")
+    policy["measurements"] = {"sgx": ["ab" * 32], "tdx": ["cd" * 48]}
+    policy["registers"] = {name: ["ef" * 48] for name in policy["registers"]}
+    assert Policy.from_json(policy).name == "our-nodes"
+    job["broker"]["spki"] = "ab" * 32
+    built = Job.build({**job, "policy": policy, "files": dict.fromkeys((job["program"], *job["files"]), b"")})
+    assert built.resources.workers == 2
