@@ -49,7 +49,12 @@ class BrokerSpec(_Value):
 
 
 class Resources(_Value):
-    """How much of the machines a run may use; not in the digest."""
+    """How much of the machines a run may use; not in the digest.
+
+    ``verify_inputs`` says when a changed byte is noticed: ``whole`` compares every input file with its manifest before the program
+    starts (one read of all data by the driver); ``as-read`` leaves it to the authenticated reads, which see only what the program reads.
+    What a program gets is authentic either way.
+    """
 
     workers: int = Field(default=2, ge=1, le=1000)
     min_workers: int = Field(default=1, ge=1)
@@ -57,6 +62,7 @@ class Resources(_Value):
     memory_mb: int = Field(default=1024, ge=256)
     driver_memory_mb: int = Field(default=1024, ge=256)
     refused_worker: Literal["continue", "fail"] = "continue"
+    verify_inputs: Literal["whole", "as-read"] = "whole"
 
 
 class Job(_Value):

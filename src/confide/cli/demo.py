@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from confide.cli.owners import BrokerAddress
 
 _MARK = ".confide-demo"
-_FROM_END = 100
 _FILES = Path(__file__).parent / "demo_files"
 
 
@@ -153,8 +152,7 @@ class Demo:
         shutil.copytree(self.folder / "data" / "flights", copy)
         victim = max((path for path in copy.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
         with victim.open("r+b") as file:
-            # In the encrypted footer, which every reader needs: bytes of columns that a job does not read are not looked at.
-            file.seek(-_FROM_END, io.SEEK_END)
+            file.seek(victim.stat().st_size // 2)
             byte = file.read(1)[0]
             file.seek(-1, io.SEEK_CUR)
             file.write(bytes([byte ^ 1]))

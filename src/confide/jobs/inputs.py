@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,10 +70,11 @@ def open_inputs(job: Job) -> dict[str, VerifiedInput]:
     return found
 
 
-def find_damage(inputs: Iterable[VerifiedInput]) -> None:
-    """Look for the reason why a program failed: read all inputs once more and compare them with their manifests.
+def verify_whole(inputs: Iterable[VerifiedInput]) -> None:
+    """Read all files of all inputs and compare them with their manifests.
 
-    Changed bytes never reach a program (every read authenticates); this gives the failure its right name.
+    Changed bytes never reach a program (every read authenticates); this notices those that it would not read, and gives a failure of
+    the program its right name.
 
     Raises:
         DataError: an input's file is missing, foreign or has other bytes.
@@ -83,7 +84,7 @@ def find_damage(inputs: Iterable[VerifiedInput]) -> None:
 
 
 def _check_sizes(folder: Path, manifest: Manifest) -> None:
-    """Notice missing and cut files before anything starts; whole digests would cost a second read of all data."""
+    """Notice missing and cut files on every node, before it names them to anybody; :func:`verify_whole` reads them."""
     for file in manifest.files:
         try:
             size = (folder / file.path).stat().st_size
@@ -92,4 +93,22 @@ def _check_sizes(folder: Path, manifest: Manifest) -> None:
         if size != file.size:
             raise IntegrityError(
                 f"a file has another length than its manifest says: {file.path}", path=file.path, expected=file.size, got=size
+            )
+
+
+def digests(inputs: Mapping[str, VerifiedInput]) -> dict[str, str]:
+    """The manifests' digests by input name: what all nodes of a run must agree on."""
+    return {name: found.digest for name, found in inputs.items()}
+
+
+def require_same(inputs: Mapping[str, VerifiedInput], expected: Mapping[str, object]) -> None:
+    """Check that this node opened the very manifests that the driver did: storage may show different ones to different nodes.
+
+    Raises:
+        ManifestError: it did not.
+    """
+    for name, digest in digests(inputs).items():
+        if expected.get(name) != digest:
+            raise ManifestError(
+                f"input {name!r} has another manifest here than on the driver", name=name, expected=str(expected.get(name)), got=digest
             )

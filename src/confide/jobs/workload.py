@@ -19,7 +19,7 @@ from confide.errors import JobFailedError, NodeLostError, ProtocolError, Unavail
 from confide.jobs.broker_keys import BrokerKeys
 from confide.jobs.engines.spark import GATEWAY_SOCKET, SECRET_FILE, TOKEN_FILE, driver_jvm, executor_command, program_command
 from confide.jobs.evidence import receipt_bundle
-from confide.jobs.inputs import VerifiedInput, find_damage, open_inputs
+from confide.jobs.inputs import VerifiedInput, digests, open_inputs, require_same, verify_whole
 from confide.jobs.outputs import Outputs
 from confide.jobs.spark_node import SparkEngine, interpreter, python_path
 from confide.node.control import field
@@ -73,11 +73,13 @@ class SparkDriver:
         })  # fmt: skip
         self._jvm = engine.start("spark", driver_jvm(engine.runtime, engine.node, engine.run))
         self._inputs = open_inputs(node.job)
+        if node.job.resources.verify_inputs == "whole":
+            verify_whole(self._inputs.values())
         for name in node.job.outputs:
             outputs.hold(name, self._keys.output(name))
         self._await_jvm()
         host, port = self._address or ("", 0)
-        return {"host": host, "port": port, "secret": secret.reveal().decode()}
+        return {"host": host, "port": port, "secret": secret.reveal().decode(), "inputs": digests(self._inputs)}
 
     def run(self) -> Json:
         """Run the user's program; every output that the job names must be committed when it ends.
@@ -99,7 +101,7 @@ class SparkDriver:
             if jvm.poll() is not None:
                 raise NodeLostError("Spark's driver ended while the program ran", status=jvm.poll(), hint="see `confide runs logs`")
         if status != 0:
-            find_damage(self._inputs.values())
+            verify_whole(self._inputs.values())
             hint = f"see `confide runs logs {node.spec.run_id} --node driver`"
             raise JobFailedError(f"the program ended with status {status}", hint=hint, status=status)
         outputs.require_all()
@@ -197,6 +199,7 @@ class SparkWorker:
         self._services: NodeServices | None = None
         self._engine: SparkEngine | None = None
         self._keys: BrokerKeys | None = None
+        self._inputs: dict[str, VerifiedInput] = {}
         self._jvm: Child | None = None
         self._driver: tuple[str, int] | None = None
         self._joining = threading.Event()
@@ -212,17 +215,20 @@ class SparkWorker:
         keys = self._keys = BrokerKeys(node)
         engine.serve({**keys.operations(), "await-driver": self._await_driver})
         self._jvm = engine.start("executor", executor_command(engine.runtime, engine.node, engine.run, str(node.spec.index)))
-        for found in open_inputs(node.job).values():
+        self._inputs = open_inputs(node.job)
+        for found in self._inputs.values():
             keys.open_input(found)
 
     def start(self, engine: Json) -> None:
         """Get the outputs' keys, which the driver has made by now, and let the executor join the driver.
 
         Raises:
+            ManifestError: the driver reads other manifests than this node opened.
             ConfideError: the broker refuses, or the driver's word is not one.
         """
         if self._services is None or self._engine is None or self._keys is None:
             raise UnavailableError("the engine was not opened")
+        require_same(self._inputs, field(engine, "inputs", dict))
         for name in self._services.job.outputs:
             self._keys.open_output(name)
         self._engine.secret(SECRET_FILE, SecretBytes(field(engine, "secret", str).encode()))

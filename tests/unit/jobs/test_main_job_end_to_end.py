@@ -107,8 +107,10 @@ def test_a_failing_program_leaves_no_output_not_even_the_one_it_finished(stage: 
     assert RunStore(stage.settings.runs_dir).open(str(caught.value.facts["run"])).summary().status == "failed"
 
 
-def test_a_changed_byte_in_the_data_ends_the_run_with_its_right_name(stage: Stage) -> None:
-    job = stage.job(arguments=("changed",))
+@pytest.mark.parametrize("verify_inputs", ["whole", "as-read"])
+def test_a_changed_byte_in_the_data_ends_the_run_with_its_right_name(stage: Stage, verify_inputs: str) -> None:
+    resources = {"workers": 2, "memory_mb": 700, "driver_memory_mb": 700, "verify_inputs": verify_inputs}
+    job = stage.job(arguments=("changed",), resources=resources)
     stage.grant(job)
     victim = max((stage.root / "people").glob("*.parquet"), key=lambda path: path.stat().st_size)
     good = victim.read_bytes()
