@@ -44,6 +44,7 @@ print("{_MARK}" + repr(_time.time()), flush=True)
 """
 _HANDSHAKES = 60
 _RELEASES = 60
+_HELPS = 15
 
 
 @dataclass
@@ -86,7 +87,7 @@ def measure(repeat: int) -> list[Row]:
             _note(f"run {number + 1} of {repeat}: plain")
             seconds = _plain_run(demo, plain)
             _add(seconds, [row.plain for row in (task, end, work)])
-        return [worker, task, work, end, _handshakes(demo), *_releases(demo)]
+        return [worker, task, work, end, _handshakes(demo), *_releases(demo), _help()]
 
 
 def _add(seconds: dict[str, float], columns: list[list[float]]) -> None:
@@ -97,6 +98,18 @@ def _add(seconds: dict[str, float], columns: list[list[float]]) -> None:
 
 def _note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def _help() -> Row:
+    """The command line's own start-up."""
+    row = Row("confide --help", "ms", plain_is="the interpreter doing nothing")
+    commands = ((row.confide, ["-m", "confide.cli.main", "--help"]), (row.plain, ["-c", ""]))
+    for _ in range(_HELPS):
+        for values, words in commands:
+            began = time.perf_counter()
+            subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
+            values.append((time.perf_counter() - began) * 1000)
+    return row
 
 
 # --- whole runs --------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import os
 import pty
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from confide.cli.output import Story, print_error
 from confide.errors import AppraisalError, ConfideError, InterruptedRunError
 
 _PROGRAM = [sys.executable, "-c", "from confide.cli.main import main; main()"]
-_HELP_LIMIT_S = 0.2
 
 
 def _raise(error: BaseException) -> Callable[..., None]:
@@ -60,17 +58,8 @@ def test_list_of_commands_says_what_each_command_says(name: str) -> None:
     assert command.get_short_help_str(limit=200) == COMMANDS[name]
 
 
-def test_help_takes_less_than_200_ms() -> None:
-    def seconds() -> float:
-        began = time.perf_counter()
-        subprocess.run([*_PROGRAM, "--help"], check=True, capture_output=True)
-        return time.perf_counter() - began
-
-    # The best of several: other processes of the machine only ever add time.
-    assert min(seconds() for _ in range(7)) < _HELP_LIMIT_S
-
-
 def test_help_imports_nothing_heavy() -> None:
+    """What keeps ``--help`` under 200 ms (``python -m benchmarks`` measures it; timings are not asserted)."""
     look = "import sys; from confide.cli.main import cli; cli(['--help'], standalone_mode=False); print(list(sys.modules), file=sys.stderr)"
     modules = subprocess.run([sys.executable, "-c", look], check=True, capture_output=True, text=True).stderr
     for heavy in ("pyarrow", "pydantic", "rich", "cryptography", "dcap_qvl", "pyspark", "OpenSSL"):

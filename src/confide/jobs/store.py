@@ -219,6 +219,8 @@ class RunStore:
     def stop(self, run: str) -> RunSummary:
         """Ask the process that drives a run to end it, as Ctrl-C would, and wait until it did.
 
+        SIGTERM, not SIGINT: a client that was started in the background of a script ignores the latter.
+
         Raises:
             RunNotFoundError: there is no such run.
             UnavailableError: the process did not end in time.
@@ -227,7 +229,7 @@ class RunStore:
         pid = found.driving_process() if found.summary().status == "running" else None
         if pid is None:
             return found.summary()
-        os.kill(pid, signal.SIGINT)
+        os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + _STOP_WAIT_S
         while found.summary().status == "running":
             if time.monotonic() > deadline:

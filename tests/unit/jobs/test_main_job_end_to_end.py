@@ -169,9 +169,11 @@ def test_a_killed_driver_ends_the_run_clearly_and_leaves_nothing(stage: Stage) -
     assert outputs_of(job) == []
 
 
+# A test run that was itself started in the background has SIGINT ignored, and children inherit that.
 CLIENT = """
-import json, sys
+import json, signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from confide.config import Settings
 from confide.job import Job
 from confide.jobs.submit import submit

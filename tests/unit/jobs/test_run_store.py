@@ -88,9 +88,10 @@ def test_a_value_that_cannot_be_written_leaves_the_old_file(store: RunStore) -> 
 
 
 CLIENT = """
-import json, sys, time
+import json, signal, sys, time
 from pathlib import Path
 from confide.jobs.store import RunDir
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 run = RunDir(Path(sys.argv[1]))
 run.claim()
 try:
