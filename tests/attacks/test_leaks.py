@@ -11,8 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from support.stage import Stage
+from support.stage import PASSPHRASE, Stage
 
+from confide.crypto.derive import file_key
+from confide.data.manifest import load_manifest
 from confide.ids import KeyRef
 from confide.keys.records import Key
 
@@ -57,8 +59,13 @@ def stage(tmp_path_factory: pytest.TempPathFactory, canaries: dict[str, bytes]) 
 
 
 def key_canaries(stage: Stage) -> dict[str, bytes]:
-    """Every key of the hierarchy that the owners' data hangs on: dataset keys, and the broker's key-encryption keys."""
-    found = {f"dataset key {name}": key.reveal() for name, key in stage.dataset_keys.items()}
+    """Every key of the hierarchy that the owners' data hangs on, from the broker's passphrase down to the key of each file."""
+    found = {"passphrase": PASSPHRASE}
+    for dataset, key in stage.dataset_keys.items():
+        manifest = load_manifest(stage.root / dataset).unverified
+        found[f"dataset key {dataset}"] = key.reveal()
+        for file in manifest.files:
+            found[f"file key {file.path}"] = file_key(key, kind="parquet", dataset=manifest.dataset, path=file.path).reveal()
     hierarchy = stage.broker._keys
     for name in ("airline/people", "weather/cities"):
         key = stage.broker.store.get(Key, KeyRef.parse(name).id)

@@ -27,6 +27,7 @@ from confide.keys.kms import Passphrase
 from confide.keys.server import BrokerServer
 from confide.keys.store import Store
 
+PASSPHRASE = b"correct horse battery staple"
 CANARY = "canary-plaintext-1f7d"
 PROGRAM = b"""
 import confide
@@ -54,7 +55,7 @@ class Stage:
         self.root = root
         self.settings = Settings(home=root / "home")
         self.tee = SimulatedTee.at(self.settings.simulation_dir)
-        store = Store.create(root / "broker.db", Passphrase(SecretBytes(b"correct horse battery staple")))
+        store = Store.create(root / "broker.db", Passphrase(SecretBytes(PASSPHRASE)))
         self.broker = Broker(store, self.tee.verifier())
         self.server = BrokerServer(self.broker)
         self.policy = {"name": "measured", "measurements": self.tee.reference_values(), "allow": ["simulated"]}
