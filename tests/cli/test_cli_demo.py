@@ -92,6 +92,8 @@ def test_runs_are_listed_with_their_end(confide: Any, at_demo: Shown) -> None:
 
 def test_run_is_shown_with_its_nodes(confide: Any, at_demo: Shown) -> None:
     said = confide("runs", "show", at_demo.run)
+    assert "output delays: " in said.out
+    assert "output model: " in said.out
     assert "node worker-3: refused (appraisal-refused)" in said.out
     assert "node driver: accepted" in said.out
     assert confide("runs", "show", at_demo.run[:12], "--json").json["status"] in {"succeeded", "failed"}
@@ -109,6 +111,8 @@ def test_logs_of_one_node_and_of_all(confide: Any, at_demo: Shown) -> None:
     assert "SIMULATED TEE" in confide("runs", "logs", at_demo.run, "--node", "worker-1", "--follow").out
     assert "driver.log" in confide("runs", "logs", at_demo.run, "--json").json["logs"]
     assert confide("runs", "logs", at_demo.run, "--node", "worker-9").status == 2
+    assert confide("runs", "logs", at_demo.run, "--node", "worker-9", "--follow").status == 2
+    assert confide("runs", "logs", at_demo.run, "--follow", "--json").status == 2
 
 
 def test_stop_of_an_ended_run_says_how_it_ended(confide: Any, at_demo: Shown) -> None:

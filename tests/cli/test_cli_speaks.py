@@ -172,3 +172,12 @@ def test_home_option_wins_over_environment(confide: Any, tmp_path: Path) -> None
     said = confide("--home", tmp_path / "here", "doctor", "--json")
     home = next(check for check in said.json["checks"] if check["check"] == "home folder")
     assert str(tmp_path / "here") in home["found"]
+
+
+def test_event_of_a_driver_names_no_method_but_a_teller_of_events() -> None:
+    from confide.cli.output import Story
+    from confide.cli.run import Teller
+    from confide.jobs.result import RunEvent
+
+    for name in ("-init--", "-class--", "-call--", "unheard-of"):
+        Teller(Story(simulated=True))(RunEvent(name, "driver", {}))

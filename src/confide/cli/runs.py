@@ -22,6 +22,8 @@ _STANDING = {
     "driver-attested": "accepted",
     "worker-accepted": "accepted",
     "worker-refused": "refused",
+    "worker-started": "started its engine",
+    "worker-failed": "failed",
     "worker-lost": "lost",
 }
 
@@ -66,6 +68,8 @@ def show(context: Context, run: str) -> None:
         print_facts({name: short(value[name]) if name == "digest" else value[name] for name in (*summary, "folder")})
         for node in value["nodes"]:
             click.echo(f"node {node['node']}: {node['standing']}" + (f" ({node['code']})" if node.get("code") else ""))
+        for name, path in (result or {}).get("outputs", {}).items():
+            click.echo(f"output {name}: {path}")
         error = (result or {}).get("error")
         if error:
             click.echo(f"error[{error.get('code')}]: {error.get('message')}")
@@ -96,30 +100,35 @@ def _nodes(events: list[Json]) -> list[Json]:
 def logs(context: Context, run: str, node: str | None, *, follow: bool) -> None:
     """Print what the nodes of a run logged.  Logs hold no keys and no data, except what the job's program itself prints."""
     found = _store(context).open(run)
-    files = sorted(found.logs.glob("*.log"))
-    if node is not None:
-        files = [file for file in files if file.stem == node or file.stem.startswith(f"{node}.")]
-        if not files and not follow:
-            raise UsageError(f"run {found.run} has no log of a node {node!r}", hint="see `confide runs show`")
+    if context.as_json and follow:
+        raise UsageError("--json prints one answer, and --follow goes on", hint="use one of them")
+    files = _logs_of(found, node)
+    if not files and node is not None and not (follow and found.summary().status == "running"):
+        raise UsageError(f"run {found.run} has no log of a node {node!r}", hint="see `confide runs show`")
     if context.as_json:
         context.answer({"logs": {file.name: file.read_text(encoding="utf-8", errors="replace") for file in files}})
         return
     seen: dict[Path, int] = {}
     while True:
         running = follow and found.summary().status == "running"
-        for file in sorted(found.logs.glob("*.log")):
-            if node is None or file.stem == node or file.stem.startswith(f"{node}."):
-                _print_new(file, seen, label=node is None)
+        for file in _logs_of(found, node):
+            _print_new(file, seen, label=node is None, last=not running)
         if not running:
             return
         time.sleep(_FOLLOW_EVERY_S)
 
 
-def _print_new(file: Path, seen: dict[Path, int], *, label: bool) -> None:
+def _logs_of(found: RunDir, node: str | None) -> list[Path]:
+    files = sorted(found.logs.glob("*.log"))
+    return [file for file in files if node is None or file.stem == node or file.stem.startswith(f"{node}.")]
+
+
+def _print_new(file: Path, seen: dict[Path, int], *, label: bool, last: bool) -> None:
+    """Print what came since the last time; a line without its end only when nothing more will come."""
     with file.open("rb") as log:
         log.seek(seen.get(file, 0))
         data = log.read()
-    whole = data[: data.rfind(b"\n") + 1]
+    whole = data if last else data[: data.rfind(b"\n") + 1]
     seen[file] = seen.get(file, 0) + len(whole)
     for line in whole.decode("utf-8", errors="replace").splitlines():
         click.echo(f"{file.stem}: {line}" if label else line)

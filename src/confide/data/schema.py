@@ -6,7 +6,6 @@ what a column is stored as, so that what the manifest promises is what Spark fin
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
@@ -43,11 +42,6 @@ def schema_json(schema: pa.Schema) -> Json:
     """
     columns = [{"name": field.name, "type": str(field.type), "nullable": field.nullable} for field in schema]
     return {"columns": columns, "spark": {"type": "struct", "fields": [_spark_field(field) for field in schema]}}
-
-
-def columns_of(spark: Json) -> list[Json]:
-    """The manifest's ``columns`` for a table that Spark wrote, whose types are Spark's words then."""
-    return [{"name": field["name"], "type": _text(field["type"]), "nullable": field["nullable"]} for field in spark["fields"]]
 
 
 def storable(schema: pa.Schema) -> pa.Schema:
@@ -114,15 +108,3 @@ def _spark_type(kind: pa.DataType, column: str) -> Any:
     if kind in _PRIMITIVE:
         return _PRIMITIVE[kind]
     raise DataError(f"column {column!r} has a type that Spark cannot read: {kind}", column=column, type=str(kind))
-
-
-def _text(spark_type: Any) -> str:
-    if isinstance(spark_type, str):
-        return spark_type
-    describe: dict[str, Callable[[], str]] = {
-        "struct": lambda: "struct<" + ", ".join(f"{f['name']}: {_text(f['type'])}" for f in spark_type["fields"]) + ">",
-        "array": lambda: f"array<{_text(spark_type['elementType'])}>",
-        "map": lambda: f"map<{_text(spark_type['keyType'])}, {_text(spark_type['valueType'])}>",
-    }
-    kind = str(spark_type.get("type"))
-    return describe[kind]() if kind in describe else kind

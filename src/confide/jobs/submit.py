@@ -134,7 +134,9 @@ def _drive(follower: Follower, folder: RunDir, outputs: Mapping[str, Path], repo
             folder.drop_scratch()
             status = _status(error, succeeded=follower.succeeded)
             last = RunEvent(ClientEvent.RUN_ENDED, fields={"status": status, "error": error.to_json() if error else None})
-            folder.write("result.json", {"status": status, "ended": last.at, "error": error.to_json() if error else None})
+            written = {name: str(path) for name, path in outputs.items()} if status == "succeeded" else {}
+            result = {"status": status, "ended": last.at, "outputs": written, "error": error.to_json() if error else None}
+            folder.write("result.json", result)
     report(last)
     if error is not None:
         error.facts.setdefault("run", folder.run)
