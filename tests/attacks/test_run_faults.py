@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.stage import Stage, outputs_of
 
-from confide.errors import ConfideError, ManifestError
+from confide.errors import ConfideError, IntegrityError, ManifestError
 from confide.job import Job
 
 pytestmark = [pytest.mark.run, pytest.mark.timeout(300), pytest.mark.usefixtures("nothing_left_behind")]
@@ -24,6 +24,46 @@ wide = people.crossJoin(people.select("city")).withColumn("noise", f.sha2(f.rand
 ctx.write(people, "summary")
 ctx.write(wide, "names")
 ctx.stop()
+"""
+
+# What storage could do to an output between the tasks' commits and the driver's, done by the program because it is there at that moment.
+LOSES = b"""
+import confide
+from pathlib import Path
+ctx = confide.session()
+people = ctx.read("people").repartition(3)
+ctx.write(people, "summary")
+folder = ctx._stage("names", "parquet")
+people.write.mode("append").parquet(f"file://{folder}")
+sorted(Path(folder).glob("part-*"))[1].unlink()
+ctx._commit("names", "parquet", schema=people.schema.jsonValue())
+"""
+BRINGS_BACK = b"""
+import confide, shutil
+from pathlib import Path
+ctx = confide.session()
+ctx.spark.conf.set("spark.sql.sources.partitionOverwriteMode", "dynamic")
+people = ctx.read("people")
+from pyspark.ml.feature import StringIndexer, StringIndexerModel
+model = StringIndexer(inputCol="city", outputCol="c").fit(people)
+
+def save(folder):
+    people.write.csv(f"{folder}/plain")
+    kept = next(Path(folder.removeprefix("enc://"), "plain").glob("part-*"))
+    stolen = shutil.copy(kept, "/dev/shm")
+    people.write.mode("overwrite").csv(f"{folder}/plain")
+    for _ in range(2):
+        people.write.partitionBy("city").mode("overwrite").json(f"{folder}/cities")
+        people.rdd.map(str).saveAsTextFile(f"{folder}/text-{_}")
+        model.write().overwrite().save(f"{folder}/model")
+    return Path(stolen), kept
+
+with ctx.writing("summary") as folder:
+    save(folder)[0].unlink()
+    assert StringIndexerModel.load(f"{folder}/model").labels == model.labels
+print("the honest output was committed")
+with ctx.writing("names") as folder:
+    shutil.move(*save(folder))
 """
 
 
@@ -64,4 +104,22 @@ def test_the_folder_of_another_dataset_is_refused(stage: Stage) -> None:
     assert moved.digest == job.digest
     with pytest.raises(ManifestError):
         stage.run(moved)
+    assert outputs_of(job) == []
+
+
+def test_an_output_that_lost_a_file_before_its_commit_is_refused(stage: Stage) -> None:
+    job = stage.job(LOSES)
+    stage.grant(job)
+    with pytest.raises(IntegrityError, match="a file that a task wrote is gone"):
+        stage.run(job)
+    assert outputs_of(job) == []
+
+
+def test_a_file_of_an_earlier_save_that_storage_brings_back_is_refused(stage: Stage) -> None:
+    job = stage.job(BRINGS_BACK)
+    stage.grant(job)
+    with pytest.raises(IntegrityError, match="a file that no finished task wrote: plain/part-"):
+        stage.run(job)
+    (log,) = stage.settings.runs_dir.glob("*/logs/driver.program.log")
+    assert "the honest output was committed" in log.read_text()
     assert outputs_of(job) == []

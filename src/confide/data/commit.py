@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import get_args
@@ -69,10 +69,12 @@ def commit_staged(
     wrapped: WrappedKey,
     signer: SigningKey,
     now: datetime,
+    check_paths: Callable[[Sequence[str]], None],
 ) -> SignedManifest:
     """Make what a job wrote into its staging folder a dataset: check every file, sign the manifest and write it there.
 
     Publishing the folder (a rename) and telling the broker are the caller's.  ``spark_schema`` is the data frame's, for tables.
+    ``check_paths`` is given the files' relative paths before anything is signed, and raises if they are not what they must be.
 
     Raises:
         UsageError: ``kind`` is not a kind of dataset.
@@ -83,6 +85,7 @@ def commit_staged(
     if kind not in get_args(Kind):
         raise UsageError("not a kind of dataset", kind=kind[:40])
     written = collect_staged(folder, "parquet" if kind == "parquet" else "files", dataset_key, dataset=dataset, spark_schema=spark_schema)
+    check_paths([entry.path for entry in written.files])
     manifest = _manifest(written, name=name, dataset=dataset, wrapped=wrapped, signer=signer, owner=None, run=run, now=now)
     envelope = sign_manifest(manifest, signer)
     write_manifest(folder, envelope)
@@ -92,15 +95,13 @@ def commit_staged(
 def collect_staged(folder: Path, kind: Kind, dataset_key: SecretBytes, *, dataset: DatasetId, spark_schema: Json | None = None) -> Written:
     """Describe what a job wrote into its staging folder: each file opens under its own path, and nothing else is there.
 
-    Removes the committer's marker and checksum files of tables.  Makes the files durable.
+    Makes the files durable.
 
     Raises:
         PlaintextError: a file is not encrypted.
         IntegrityError: a file does not open under the dataset's key and its path.
         DataError: an uncommitted task's file is left, or there is nothing.
     """
-    if kind == "parquet":
-        _remove_markers(folder)
     entries, columns = [], None
     for path in data_files(folder):
         check_encrypted(folder / path, kind)
@@ -122,11 +123,6 @@ def _written_schema(columns: pa.Schema | None, spark: Json | None) -> Json | Non
     if columns is None:
         return None
     return schema_json(storable(columns)) if spark is None else {**schema_json(storable(columns)), "spark": spark}
-
-
-def _remove_markers(folder: Path) -> None:
-    for path in [*folder.rglob("_SUCCESS"), *folder.rglob(".*.crc")]:
-        path.unlink()
 
 
 def _manifest(

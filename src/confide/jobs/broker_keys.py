@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from confide.ids import DatasetId, Purpose, SpkiDigest
+from confide.jobs.reports import key_opened
 from confide.jobs.staging import staging_path
 from confide.keys.client import NodeBrokerClient, OutputKey
 from confide.node.keyring import Keyring
@@ -56,7 +57,9 @@ class BrokerKeys:
 
         def fetch() -> SecretBytes:
             with self._lock:
-                return self._broker.release(found.envelope, Purpose.READ).secret
+                released = self._broker.release(found.envelope, Purpose.READ)
+            self._services.tell(key_opened(found.name, Purpose.READ, released))
+            return released.secret
 
         key = fetch()
         files = frozenset(file.path for file in found.manifest.files)
@@ -68,7 +71,9 @@ class BrokerKeys:
         job = self._services.job
         inputs = [DatasetId(spec.dataset) for spec in job.inputs.values()]
         with self._lock:
-            return self._broker.output(name, inputs=inputs, recipients=job.outputs[name].recipients)
+            key = self._broker.output(name, inputs=inputs, recipients=job.outputs[name].recipients)
+        self._services.tell(key_opened(name, Purpose.WRITE, key))
+        return key
 
     def open_output(self, name: str) -> None:
         """Get and hold the key of an output, for this node's executors to write it."""
@@ -92,5 +97,3 @@ class BrokerKeys:
         """Wipe the keys and leave the broker."""
         self._keyring.wipe()
         self._broker.close()  # without the lock: a request that is under way ends by it
-
-

@@ -5,14 +5,18 @@ Checks nothing that :mod:`confide.jobs.receipt` would not check again; fails if 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 import confide
+from confide.canonical import canonical
 from confide.crypto.sign import dsse_sign
+from confide.errors import AttestationError
 from confide.ids import Role
-from confide.jobs.statement import PAYLOAD_TYPE, NodeEntry, ReceiptBundle, RefusedEntry, build_statement
+from confide.jobs.statement import PAYLOAD_TYPE, NodeEntry, ReceiptBundle, RefusedEntry, ReleaseEntry, build_statement
 
 if TYPE_CHECKING:
     from confide.attest.collateral import Collateral
@@ -30,6 +34,7 @@ def receipt_bundle(
     refused: Sequence[Refusal],
     inputs: Sequence[VerifiedInput],
     outputs: Sequence[CommittedOutput],
+    releases: Iterable[ReleaseEntry],
     times: tuple[datetime, datetime],
     audit_head: Json,
     broker_key: bytes,
@@ -40,15 +45,18 @@ def receipt_bundle(
         AttestationError: a node's evidence does not verify any more.
     """
     described = [describe(report, services.verifier) for report in nodes]
+    turned_away = [describe_refused(one, services.verifier) for one in refused]
+    used = [collateral for _, collateral in described] + [collateral for _, collateral in turned_away if collateral is not None]
     statement = build_statement(
         run=services.spec.run_id,
         form=services.job.canonical_form(),
         policy=services.policy.digest,
         times=times,
         nodes=[entry for entry, _ in described],
-        refused=[RefusedEntry(str(one.node), one.code) for one in refused],
+        refused=[entry for entry, _ in turned_away],
         inputs=[one.entry for one in inputs],
         outputs=[one.entry() for one in outputs],
+        releases=_distinct(releases),
         audit_head=audit_head,
         broker_key=broker_key,
         version=confide.__version__,
@@ -56,7 +64,8 @@ def receipt_bundle(
     return ReceiptBundle(
         receipt=dsse_sign(services.identity.key, PAYLOAD_TYPE, statement.to_bytes()),
         evidence={str(report.node): report.record.to_json() for report in nodes},
-        collateral={collateral.digest: dict(collateral.to_json()) for _, collateral in described},
+        refused={one.record.digest: one.record.to_json() for one in refused if one.record is not None},
+        collateral={collateral.digest: dict(collateral.to_json()) for collateral in used},
         manifests={**{one.name: one.envelope for one in inputs}, **{one.name: one.envelope for one in outputs}},
     )
 
@@ -88,3 +97,16 @@ def describe(report: NodeReport, verifier: Verifier) -> tuple[NodeEntry, Collate
     return entry, collateral
 
 
+def describe_refused(refusal: Refusal, verifier: Verifier) -> tuple[RefusedEntry, Collateral | None]:
+    """The row of a refused worker, and the collateral that its evidence was judged with, if there is evidence that is genuine at all."""
+    record, collateral = refusal.record, None
+    if record is not None:
+        with suppress(AttestationError):
+            collateral = verifier.verify(record.evidence, record.at).collateral
+    named = "" if record is None else record.digest
+    return RefusedEntry(str(refusal.node), refusal.code, named, "" if collateral is None else collateral.digest), collateral
+
+
+def _distinct(releases: Iterable[ReleaseEntry]) -> list[ReleaseEntry]:
+    """Each release once: leases are renewed, and a renewal under the same grant says nothing new."""
+    return list({canonical(asdict(one)): one for one in releases}.values())

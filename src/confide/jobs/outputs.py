@@ -1,19 +1,21 @@
 """A run's outputs on the driver: staged by executors, committed with a signed manifest, published at the end, all or none.
 
-A commit looks at every staged file: an unencrypted one ends the run.  Nothing is visible before :meth:`Outputs.publish`.
+A commit looks at every staged file: an unencrypted one ends the run, and so does one that no task wrote, or that a task wrote and
+storage does not show.  Nothing is visible before :meth:`Outputs.publish`.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from confide.data.commit import commit_staged
-from confide.errors import JobFailedError, UsageError
+from confide.errors import DataError, JobFailedError, ProtocolError, UsageError
+from confide.jobs.ledger import FileLedger
 from confide.jobs.staging import discard, publish, staging_path
 from confide.jobs.statement import DatasetEntry
 
@@ -52,9 +54,12 @@ class Outputs:
         self._run = run
         self._signer = signer
         self._lock = threading.Lock()
+        self._files = FileLedger()
+        self._files_lock = threading.Lock()
         self._keys: dict[str, OutputKey] = {}
         self._staged: set[str] = set()
         self._committed: dict[str, CommittedOutput] = {}
+        self._refusal: DataError | None = None
         self._published = False
 
     def hold(self, name: str, key: OutputKey) -> None:
@@ -79,19 +84,51 @@ class Outputs:
             self._staged.add(name)
             return {"path": str(folder)}
 
+    def written(self, paths: Sequence[str]) -> None:
+        """Finished tasks left these files; a task is finished for Spark only after this has returned.
+
+        Raises:
+            ProtocolError: one is not in the staging folder of an output.
+        """
+        folders = {PurePosixPath(staging_path(place, self._run)) for place in self._places.values()}
+        for path in paths:
+            if folders.isdisjoint(PurePosixPath(path).parents):
+                raise ProtocolError("a file was written that is in no output", path=path[:400])
+        with self._files_lock:
+            self._files.add(paths)
+
+    def renamed(self, source: str, target: str) -> None:
+        """A committer on the driver moved a file or a folder."""
+        with self._files_lock:
+            self._files.move(source, target)
+
+    def deleted(self, path: str) -> None:
+        """A committer, or the program, deleted a file or a folder."""
+        with self._files_lock:
+            self._files.remove(path)
+
     def commit(self, name: str, kind: str, schema: Any) -> Json:
         """Check every staged file, and sign the manifest that makes them a dataset.
 
         Raises:
             UsageError: nothing is staged under that name, or it was committed before.
             PlaintextError: a file is not encrypted.
+            IntegrityError: the files are not exactly those that finished tasks wrote.
         """
+        try:
+            return self._commit(name, kind, schema).summary()
+        except DataError as refusal:
+            self._refusal = refusal
+            raise
+
+    def _commit(self, name: str, kind: str, schema: Any) -> CommittedOutput:
         with self._lock:
             key = self._keys.get(name)
             if key is None or name not in self._staged or name in self._committed:
                 raise UsageError(f"output {name[:80]!r} is not being written")
+            folder = staging_path(self._places[name], self._run)
             signed = commit_staged(
-                staging_path(self._places[name], self._run),
+                folder,
                 kind=kind,
                 spark_schema=schema,
                 name=name,
@@ -101,9 +138,23 @@ class Outputs:
                 wrapped=key.wrapped,
                 signer=self._signer,
                 now=datetime.now(UTC),
+                check_paths=lambda paths: self._require(folder, paths),
             )
             made = self._committed[name] = CommittedOutput(name, signed.envelope, signed.unverified, signed.digest)
-        return made.summary()
+            return made
+
+    def _require(self, folder: Path, paths: Sequence[str]) -> None:
+        with self._files_lock:
+            self._files.require(str(folder), paths)
+
+    def require_unharmed(self) -> None:
+        """Check that no commit was refused, whatever the program made of it.
+
+        Raises:
+            DataError: the last refusal.
+        """
+        if self._refusal is not None:
+            raise self._refusal
 
     def require_all(self) -> None:
         """Check that the program wrote every output of the job.

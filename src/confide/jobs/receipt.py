@@ -4,15 +4,17 @@
 2. The job's form has the job digest, and the policy in it the policy's digest.
 3. Each node's evidence is genuine and meets the policy as of the time it was judged, with the collateral of then; it is bound to this
    job, run, node, role and key; the driver's key is the one that signed.
-4. Input manifests are signed by the keys that the job pins, output manifests by the driver.
-5. The head of the broker's audit log is signed.
+4. A worker that was refused for its evidence is refused for it again.
+5. Input manifests are signed by the keys that the job pins, output manifests by the driver.
+6. Keys went to accepted nodes only, for the job's own inputs and outputs, each under a grant of every owner concerned.
+7. The head of the broker's audit log is signed.
 
 What this does not show: that times in the records are true (they are the driver's word), and anything that a simulated TEE "protects".
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,10 +29,12 @@ from confide.canonical import Json, digest_of, from_b64url, parse_object, sha384
 from confide.config import Settings
 from confide.crypto.sign import PublicKey, dsse_verify, unverified_payload
 from confide.data.manifest import Manifest, verify_manifest
-from confide.errors import CollateralError, ConfideError, ManifestError, ReceiptError
+from confide.errors import AppraisalError, AttestationError, CollateralError, ConfideError, ManifestError, ReceiptError
 from confide.ids import Role, Tee
-from confide.jobs.statement import PAYLOAD_TYPE, DatasetEntry, NodeEntry, ReceiptBundle, Statement
+from confide.jobs.statement import PAYLOAD_TYPE, DatasetEntry, NodeEntry, ReceiptBundle, RefusedEntry, Statement
 from confide.keys.audit import AuditHead
+from confide.keys.grants import GrantRef
+from confide.keys.owners import JOB_PREFIX
 from confide.node.record import EvidenceRecord
 
 
@@ -116,7 +120,7 @@ def load_bundle(source: Path) -> ReceiptBundle:
     folder = source if source.is_dir() else source.parent
     receipt = source / "receipt.json" if source.is_dir() else source
     try:
-        tables = {name: _json_files(folder / name) for name in ("evidence", "collateral", "manifests")}
+        tables = {name: _json_files(folder / name) for name in ("evidence", "refused", "collateral", "manifests")}
         return ReceiptBundle.from_json({"receipt": parse_object(receipt.read_bytes()), **tables})
     except OSError as cause:
         raise ReceiptError(f"cannot read {receipt}: {cause.strerror}", path=str(receipt)) from cause
@@ -146,12 +150,15 @@ class _Examination:
         self._step("policy", _short(statement.policy), partial(self._policy_digest, statement))
         for node in statement.nodes:
             self._step(f"node {node.node}", _expected(node), partial(self._node, statement, node))
+        for refused in statement.refused:
+            self._step(f"refused {refused.node}", refused.code, partial(self._refused, statement, refused))
         for entry in statement.inputs:
             self._step(f"input {entry.name}", _short(entry.manifest), partial(self._input, statement, entry))
         self._step("inputs", "all that the job names", partial(_names, statement.inputs, statement.form, "inputs"))
         for entry in statement.outputs:
             self._step(f"output {entry.name}", _short(entry.manifest), partial(self._output, entry, driver))
         self._step("outputs", "all that the job names", partial(_names, statement.outputs, statement.form, "outputs"))
+        self._step("keys", "to accepted nodes, under grants", partial(_releases, statement))
         self._step("audit head", "signed by the broker", partial(_audit_head, statement))
         return Verification(tuple(self.checks), statement)
 
@@ -195,13 +202,30 @@ class _Examination:
         _same_claims(node, result, collateral)
         return f"{node.tcb_status}, {'SIMULATED' if result.claims.simulated else 'genuine'}, collateral {_epoch(node)}"
 
-    def _collateral(self, node: NodeEntry) -> Collateral:
+    def _collateral(self, node: NodeEntry | RefusedEntry) -> Collateral:
         data = self.bundle.collateral.get(node.collateral)
         if data is None:
             raise CollateralError("the node's collateral is not kept", node=node.node)
         collateral = Collateral.from_json(data)
         _same("the collateral", collateral.digest, node.collateral)
         return collateral
+
+    def _refused(self, statement: Statement, entry: RefusedEntry) -> str:
+        """Refuse the worker again for what it showed.  Without collateral of then, or evidence, there is nothing to go by."""
+        if not entry.record or not entry.collateral:
+            return "kept no evidence that is genuine"
+        data = self.bundle.refused.get(entry.record)
+        if data is None:
+            raise ReceiptError("the refused evidence is not kept", node=entry.node)
+        record = EvidenceRecord.from_json(data)
+        _same("the evidence record", record.digest, entry.record)
+        if entry.code != AppraisalError.code:  # a nonce that was used, a role that was not wanted
+            return "refused for its session, which files do not show"
+        try:
+            record.recheck(Verifier(self.roots, _Kept(self._collateral(entry))), Policy.from_json(statement.form.get("policy")), record.at)
+        except AttestationError as refusal:
+            return f"{_same('the reason', refusal.code, entry.code)} again: {refusal.facts.get('check', 'policy')}"
+        raise ReceiptError("evidence that the driver refused is acceptable", node=entry.node, code=entry.code)
 
     def _dataset(self, entry: DatasetEntry, signer: str) -> None:
         """The kept manifest is the one named, is signed by the key ``signer`` (its digest), and says what the row says."""
@@ -276,6 +300,30 @@ def _names(entries: tuple[DatasetEntry, ...], form: Json, kind: str) -> str:
     if sorted(entry.name for entry in entries) != names:
         raise ReceiptError(f"the receipt's {kind} are not those of the job", expected=", ".join(names))
     return ", ".join(names) or "none"
+
+
+def _releases(statement: Statement) -> str:
+    """Every key that a node was given: to a node of the receipt, for a dataset of the receipt, with the grant of each owner concerned."""
+    nodes = {node.node for node in statement.nodes}
+    datasets = {("read", d.name): d for d in statement.inputs} | {("write", d.name): d for d in statement.outputs}
+    for release in statement.releases:
+        facts = {"node": release.node, "name": release.name}
+        dataset = datasets.get((release.purpose, release.name))
+        if release.node not in nodes or dataset is None:
+            raise ReceiptError("a key went to a node, or is of a dataset, that the run does not have", **facts)
+        _same("the key", f"{release.key}@{release.version}", f"{dataset.key}@{dataset.version}")
+        missing = _owned([dataset] if release.purpose == "read" else statement.inputs) - set(release.grants)
+        if missing or not [GrantRef.from_json(ref) for ref in release.grants.values()]:
+            raise ReceiptError("a key was given without an owner's grant", missing=", ".join(sorted(missing)), **facts)
+    written = {release.name for release in statement.releases if (release.node, release.purpose) == (statement.driver.node, "write")}
+    _same("the outputs with a key", ", ".join(sorted(written)), ", ".join(sorted(d.name for d in statement.outputs)))
+    grants = {str(ref["grant"]) for release in statement.releases for ref in release.grants.values()}
+    return f"{len(statement.releases)} under {len(grants)} grants"
+
+
+def _owned(datasets: Iterable[DatasetEntry]) -> set[str]:
+    """The owners' keys among those of the datasets.  Of another job's output, only the broker knows whose data it derives from."""
+    return {dataset.key for dataset in datasets if not dataset.key.startswith(JOB_PREFIX)}
 
 
 def _audit_head(statement: Statement) -> str:

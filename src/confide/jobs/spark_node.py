@@ -5,6 +5,7 @@ Secrets go into files of the node's private folder and over the agent's socket, 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from confide.node.workload import NodeServices
 
 AGENT_SOCKET = "agent.sock"
+_MAX_OUTPUT = 256 * 1024
 
 
 class SparkEngine:
@@ -63,10 +65,19 @@ class SparkEngine:
         """
         for file, data in launch.files.items():
             self._services.private_dir.write(file, data)
-        log = self._services.spec.log_path
         work = self.node.work_dir
         work.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return self._children.start(ChildSpec(name, launch.argv, log.with_name(f"{log.stem}.{name}.log"), work, launch.env))
+        return self._children.start(ChildSpec(name, launch.argv, self._log_of(name), work, launch.env))
+
+    def output_of(self, name: str) -> str:
+        """The last of what a process printed: at most 256 KiB."""
+        with self._log_of(name).open("rb") as log:
+            log.seek(-min(_MAX_OUTPUT, log.seek(0, os.SEEK_END)), os.SEEK_END)
+            return log.read().decode("utf-8", errors="replace")
+
+    def _log_of(self, name: str) -> Path:
+        log = self._services.spec.log_path
+        return log.with_name(f"{log.stem}.{name}.log")
 
     def stop(self) -> None:
         """End every process and close the socket."""

@@ -7,7 +7,7 @@ lies beside it in the run store and travels with it as a :class:`ReceiptBundle`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Self
@@ -43,10 +43,15 @@ class NodeEntry:
 
 @dataclass(frozen=True, slots=True)
 class RefusedEntry:
-    """One worker that was refused: who it said it was, and the error's code."""
+    """One worker that was refused: who it said it was, and the error's code.
+
+    ``record`` names what it showed, ``collateral`` the set it was judged with; empty where there was none.
+    """
 
     node: str
     code: str
+    record: str
+    collateral: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,21 @@ class DatasetEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class ReleaseEntry:
+    """One dataset key that the broker gave to one node.  ``name`` is the job's, of the input or output.
+
+    ``grants`` says why, by root key ``owner/key``: ``grant`` is the id of the owner's grant, ``policy`` the digest of its policy.
+    """
+
+    node: str
+    name: str
+    purpose: str
+    key: str
+    version: int
+    grants: Json
+
+
+@dataclass(frozen=True, slots=True)
 class Statement:
     """The predicate of a receipt, parsed."""
 
@@ -76,6 +96,7 @@ class Statement:
     refused: tuple[RefusedEntry, ...]
     inputs: tuple[DatasetEntry, ...]
     outputs: tuple[DatasetEntry, ...]
+    releases: tuple[ReleaseEntry, ...]
     audit_head: Json
     broker_key: str
     """The broker's public key, base64url of its DER SPKI: its digest is in the job, and it signed the audit head."""
@@ -123,7 +144,13 @@ class Statement:
                     raise ReceiptError("a signed statement, but not a receipt", expected=PREDICATE_TYPE, got=predicate_type[:120])
             case _:
                 raise ReceiptError("not an in-toto statement")
-        rows = {"nodes": NodeEntry, "refused": RefusedEntry, "inputs": DatasetEntry, "outputs": DatasetEntry}
+        rows = {
+            "nodes": NodeEntry,
+            "refused": RefusedEntry,
+            "inputs": DatasetEntry,
+            "outputs": DatasetEntry,
+            "releases": ReleaseEntry,
+        }
         values = dict(predicate)
         for name, entry in rows.items():
             values[name] = tuple(_entry(entry, row, name) for row in _list(predicate, name))
@@ -137,11 +164,12 @@ class Statement:
 class ReceiptBundle:
     """A receipt and everything that its digests name: enough to check it again years later.
 
-    ``evidence`` by node id, ``collateral`` by digest, ``manifests`` (DSSE envelopes) by dataset name.
+    ``evidence`` by node id, ``refused`` (evidence records too) and ``collateral`` by digest, ``manifests`` (DSSE envelopes) by name.
     """
 
     receipt: Json
     evidence: Mapping[str, Json]
+    refused: Mapping[str, Json]
     collateral: Mapping[str, Json]
     manifests: Mapping[str, Json]
 
@@ -150,6 +178,7 @@ class ReceiptBundle:
         return {
             "receipt": self.receipt,
             "evidence": dict(self.evidence),
+            "refused": dict(self.refused),
             "collateral": dict(self.collateral),
             "manifests": dict(self.manifests),
         }
@@ -162,11 +191,17 @@ class ReceiptBundle:
             ReceiptError: it is not a bundle.
         """
         match data:
-            case {"receipt": dict(receipt), "evidence": dict(evidence), "collateral": dict(collateral), "manifests": dict(manifests)}:
-                for table, form in ((evidence, _NAME), (collateral, _SHA384), (manifests, _NAME)):
+            case {
+                "receipt": dict(receipt),
+                "evidence": dict(evidence),
+                "refused": dict(refused),
+                "collateral": dict(collateral),
+                "manifests": dict(manifests),
+            }:
+                for table, form in ((evidence, _NAME), (refused, _SHA384), (collateral, _SHA384), (manifests, _NAME)):
                     if not all(isinstance(k, str) and form.fullmatch(k) and isinstance(v, dict) for k, v in table.items()):
                         raise ReceiptError("a receipt's bundle has an entry that is not one")
-                return cls(receipt, evidence, collateral, manifests)
+                return cls(receipt, evidence, refused, collateral, manifests)
             case _:
                 raise ReceiptError("not a receipt's bundle")
 
@@ -184,6 +219,7 @@ def build_statement(
     refused: Sequence[RefusedEntry],
     inputs: Sequence[DatasetEntry],
     outputs: Sequence[DatasetEntry],
+    releases: Iterable[ReleaseEntry],
     audit_head: Json,
     broker_key: bytes,
     version: str,
@@ -197,9 +233,10 @@ def build_statement(
         started=times[0].isoformat(),
         finished=times[1].isoformat(),
         nodes=tuple(sorted(nodes, key=lambda node: node.node)),
-        refused=tuple(sorted(refused, key=lambda row: (row.node, row.code))),
+        refused=tuple(sorted(refused, key=lambda row: (row.node, row.code, row.record))),
         inputs=tuple(sorted(inputs, key=lambda row: row.name)),
         outputs=tuple(sorted(outputs, key=lambda row: row.name)),
+        releases=tuple(sorted(releases, key=lambda row: canonical(asdict(row)))),
         audit_head=audit_head,
         broker_key=b64url(broker_key),
         confide=version,

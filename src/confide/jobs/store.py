@@ -1,7 +1,8 @@
 """The run store: one folder a run, public information only.
 
 ``<runs>/<run id>/``: ``plan.json``, ``client.json`` (which process drives the run), ``events.jsonl``, ``logs/``, ``nodes/``,
-``evidence/``, ``manifests/``, ``receipt.json``, ``result.json``.  Folders are 0700 and files 0600; JSON files appear whole or not at all.
+``evidence/``, ``refused/``, ``manifests/``, ``receipt.json``, ``result.json``.  Folders are 0700 and files 0600; JSON files appear
+whole or not at all.
 """
 
 from __future__ import annotations

@@ -8,25 +8,30 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from confide.canonical import Json
 from confide.crypto.secret import SecretBytes
+from confide.data.failure import failure_in
 from confide.errors import JobFailedError, NodeLostError, ProtocolError, UnavailableError
 from confide.jobs.broker_keys import BrokerKeys
 from confide.jobs.engines.spark import GATEWAY_SOCKET, SECRET_FILE, TOKEN_FILE, driver_jvm, executor_command, program_command
 from confide.jobs.evidence import receipt_bundle
 from confide.jobs.inputs import VerifiedInput, digests, open_inputs, require_same, verify_whole
 from confide.jobs.outputs import Outputs
+from confide.jobs.reports import FilesDeleted, FilesWritten, read_report
 from confide.jobs.spark_node import SparkEngine, interpreter, python_path
+from confide.jobs.statement import ReleaseEntry
+from confide.jobs.task_files import TaskFiles
 from confide.node.control import field
 
 if TYPE_CHECKING:
     from confide.ids import NodeId
     from confide.node.child import Child
+    from confide.node.local_socket import Operation
     from confide.node.workload import NodeReport, NodeServices, Refusal
 
 _POLL_S = 0.1
@@ -42,6 +47,7 @@ class SparkDriver:
         self._keys: BrokerKeys | None = None
         self._outputs: Outputs | None = None
         self._inputs: dict[str, VerifiedInput] = {}
+        self._releases: list[ReleaseEntry] = []
         self._jvm: Child | None = None
         self._token = ""
         self._code: Path | None = None
@@ -70,6 +76,8 @@ class SparkDriver:
             "run-info": self._run_info,
             "stage": lambda request: outputs.stage(field(request, "name", str)),
             "commit": lambda request: outputs.commit(field(request, "name", str), field(request, "kind", str), request.get("schema")),
+            "file-renamed": _noting(lambda request: outputs.renamed(field(request, "from", str), field(request, "to", str))),
+            "file-deleted": _noting(lambda request: outputs.deleted(field(request, "path", str))),
         })  # fmt: skip
         self._jvm = engine.start("spark", driver_jvm(engine.runtime, engine.node, engine.run))
         self._inputs = open_inputs(node.job)
@@ -86,7 +94,7 @@ class SparkDriver:
 
         Raises:
             JobFailedError: the program ended with an error, or without an output.
-            DataError: it failed, and an input is not what its manifest says.
+            DataError: it failed, and an input is not what its manifest says; or an output was not what tasks had written.
             NodeLostError: Spark's driver ended under it.
         """
         node, engine, jvm, outputs = self._ready()
@@ -100,15 +108,32 @@ class SparkDriver:
                 raise UnavailableError("the run is ending")
             if jvm.poll() is not None:
                 raise NodeLostError("Spark's driver ended while the program ran", status=jvm.poll(), hint="see `confide runs logs`")
+        outputs.require_unharmed()
         if status != 0:
             verify_whole(self._inputs.values())
             hint = f"see `confide runs logs {node.spec.run_id} --node driver`"
-            raise JobFailedError(f"the program ended with status {status}", hint=hint, status=status)
+            reason = failure_in(engine.output_of("program"))
+            why = "" if reason is None else f": {reason.message}"
+            raise JobFailedError(f"the program ended with status {status}{why}", hint=hint, status=status)
         outputs.require_all()
         return outputs.summary()
 
     def worker_lost(self, node: NodeId) -> None:
         """Nothing to do: Spark notices lost executors by their connections and runs their tasks again."""
+
+    def heard(self, node: NodeId, report: Json) -> None:
+        """Take note of a key that a node was given, or of files that its tasks wrote or deleted.
+
+        Raises:
+            ProtocolError: it is no report, or of files outside the outputs.
+        """
+        match read_report(node, report):
+            case ReleaseEntry() as release:
+                self._releases.append(release)
+            case FilesWritten(paths) if self._outputs is not None:
+                self._outputs.written(paths)
+            case FilesDeleted(path) if self._outputs is not None:
+                self._outputs.deleted(path)
 
     def receipt(self, nodes: Sequence[NodeReport], refused: Sequence[Refusal]) -> Json:
         """Sign the receipt, then publish the outputs: they count only with it.
@@ -129,6 +154,7 @@ class SparkDriver:
             refused=refused,
             inputs=list(self._inputs.values()),
             outputs=outputs.committed(),
+            releases=self._releases,
             times=(self._began, datetime.now(UTC)),
             audit_head=head,
             broker_key=broker_key,
@@ -192,6 +218,16 @@ class SparkDriver:
         }
 
 
+def _noting(note: Callable[[Json], None]) -> Operation:
+    """An operation of the agent's socket that only takes note."""
+
+    def operation(request: Json) -> Json:
+        note(request)
+        return {}
+
+    return operation
+
+
 class SparkWorker:
     """A worker's side (``confide.node.workload.WorkerWorkload``)."""
 
@@ -213,7 +249,8 @@ class SparkWorker:
         self._services = node
         engine = self._engine = SparkEngine(node)
         keys = self._keys = BrokerKeys(node)
-        engine.serve({**keys.operations(), "await-driver": self._await_driver})
+        files = TaskFiles(keys.operations()["write-key"], node.tell)
+        engine.serve({**keys.operations(), **files.operations(), "await-driver": self._await_driver})
         self._jvm = engine.start("executor", executor_command(engine.runtime, engine.node, engine.run, str(node.spec.index)))
         self._inputs = open_inputs(node.job)
         for found in self._inputs.values():

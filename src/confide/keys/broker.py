@@ -315,6 +315,7 @@ class Broker:
             "version": dataset.wrapped.version,
             "dataset": dataset.dataset,
             "expires": min(ends).isoformat(),
+            "grants": {d.grant.key: d.ref.to_json() for d in decisions},
         }
 
     def _audited(self, action: str, owners: Sequence[str], facts: Mapping[str, Fact]) -> AbstractContextManager[None]:

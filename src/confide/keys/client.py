@@ -30,7 +30,7 @@ from confide.ids import DatasetId, JobDigest, KeyRef, Nonce, Purpose, Role, Spki
 from confide.keys.audit import AuditEntry, AuditHead, AuditLog
 from confide.keys.connection import Answer, Connection, as_key
 from confide.keys.credentials import Credential
-from confide.keys.grants import Grant
+from confide.keys.grants import Grant, GrantRef
 from confide.keys.manifest_claims import unverified_dataset
 
 KBS_VERSION: Final = "0.4.0"
@@ -41,12 +41,16 @@ _SESSION_MARGIN: Final = timedelta(seconds=30)
 
 @dataclass(frozen=True, slots=True)
 class ReleasedKey:
-    """A dataset key that the broker released.  Must not be used after ``expires``."""
+    """A dataset key that the broker released.  Must not be used after ``expires``.
+
+    ``grants`` are the broker's word on who let it be released, by root key: each owner's grant and the digest of its policy.
+    """
 
     dataset: DatasetId
     key: KeyRef
     secret: SecretBytes = field(repr=False)
     expires: datetime
+    grants: Mapping[str, GrantRef]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,7 @@ class OutputKey:
     signer: SpkiDigest
     recipients: tuple[str, ...]
     inherits: tuple[str, ...]
+    grants: Mapping[str, GrantRef]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +126,9 @@ class NodeBrokerClient:
             BrokerError: the broker is down or answered anything else.
         """
         answer = self._ask("POST", "/confide/v0/release", {"manifest": manifest, "purpose": purpose.value})
-        return ReleasedKey(answer.dataset_of(manifest), answer.key_ref(), self._opened(answer, purpose), answer.time("expires"))
+        return ReleasedKey(
+            answer.dataset_of(manifest), answer.key_ref(), self._opened(answer, purpose), answer.time("expires"), answer.grants()
+        )
 
     def output(self, name: str, *, inputs: Sequence[DatasetId], recipients: Sequence[str]) -> OutputKey:
         """The key of this run's output ``name``.  The driver's first call makes it; workers and later calls get the same.
@@ -143,6 +150,7 @@ class NodeBrokerClient:
             signer=SpkiDigest(signer),
             recipients=answer.texts("recipients"),
             inherits=answer.texts("inherits"),
+            grants=answer.grants(),
         )
 
     def register_manifest(self, manifest: Json) -> None:
@@ -279,7 +287,7 @@ class OwnerClient:
             ManifestError, RollbackError: the manifest is not a current one of that dataset.
         """
         answer = self._call("POST", "open", {"manifest": manifest})
-        return ReleasedKey(answer.dataset_of(manifest), answer.key_ref(), answer.dataset_key(), answer.time("expires"))
+        return ReleasedKey(answer.dataset_of(manifest), answer.key_ref(), answer.dataset_key(), answer.time("expires"), grants={})
 
     # --- grants ------------------------------------------------------------------------------------------------------
 

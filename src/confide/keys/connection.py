@@ -22,6 +22,7 @@ from confide.crypto.sign import PublicKey
 from confide.crypto.tls import Channel, Identity, PinnedSpki, connect
 from confide.errors import BrokerError, ChannelError, ParseError, ProtocolError, UsageError, error_from_json
 from confide.ids import DatasetId, KeyRef, SpkiDigest
+from confide.keys.grants import GrantRef
 from confide.keys.manifest_claims import unverified_dataset
 
 _HTTP_OK: Final = 200
@@ -170,6 +171,16 @@ class Answer:
             raise BrokerError("the broker's answer holds no wrapped key", field="wrapped") from cause
         if (found.dataset, found.key, found.version) != (self.dataset(), self.key_ref().id, self.key_ref().version):
             raise BrokerError("the broker's answer contradicts itself", field="wrapped")
+        return found
+
+    def grants(self) -> dict[str, GrantRef]:
+        """The grants behind a release, by root key: at least one."""
+        try:
+            found = {KeyRef.parse(key).id: GrantRef.from_json(ref) for key, ref in self.field("grants", dict).items()}
+        except (ParseError, UsageError) as cause:
+            raise BrokerError("the broker's answer names no grants", field="grants") from cause
+        if not found:
+            raise BrokerError("the broker released a key without a grant", field="grants")
         return found
 
     def dataset_key(self) -> SecretBytes:

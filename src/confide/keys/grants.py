@@ -19,7 +19,8 @@ from confide.canonical import Json
 from confide.errors import AppraisalError, GrantError, ParseError, UsageError
 from confide.ids import JobDigest, KeyRef, Purpose, Role, check_name
 
-_JOB = re.compile(r"[0-9a-f]{96}")
+_ID = re.compile(r"[0-9a-f]{16}")
+_DIGEST = re.compile(r"[0-9a-f]{96}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Grant:
 
     def __post_init__(self) -> None:
         KeyRef.parse(self.key)
-        if not _JOB.fullmatch(self.job):
+        if not _DIGEST.fullmatch(self.job):
             raise UsageError("a job digest is 96 lower-case hex characters", got=self.job[:100])
         if not self.roles or not self.purposes:
             raise UsageError("a grant must name at least one role and one purpose")
@@ -132,6 +133,34 @@ def _time(text: str) -> datetime:
 
 
 @dataclass(frozen=True, slots=True)
+class GrantRef:
+    """Which grant let a key be released: its id, and the SHA-384 of the policy that the node met (hex)."""
+
+    grant: str
+    policy: str
+
+    def __post_init__(self) -> None:
+        if not _ID.fullmatch(self.grant) or not _DIGEST.fullmatch(self.policy):
+            raise ParseError("not a grant's id and its policy's digest", grant=self.grant[:40])
+
+    def to_json(self) -> Json:
+        """The reference as JSON."""
+        return {"grant": self.grant, "policy": self.policy}
+
+    @classmethod
+    def from_json(cls, data: object) -> Self:
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            ParseError: it is not one.
+        """
+        match data:
+            case {"grant": str(grant), "policy": str(policy), **rest} if not rest:
+                return cls(grant, policy)
+        raise ParseError("not a grant's id and its policy's digest")
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """What a node asks for: a key (``owner/name``) for its attested job and role."""
 
@@ -147,6 +176,11 @@ class Decision:
 
     grant: Grant
     result: AttestationResult
+
+    @property
+    def ref(self) -> GrantRef:
+        """What the node, and the receipt, are told of it."""
+        return GrantRef(self.grant.id, self.result.policy_digest)
 
 
 def decide(grants: Iterable[Grant], request: Request, appraise: Callable[[Policy], AttestationResult], now: datetime) -> Decision:

@@ -50,6 +50,9 @@ class Kind(StrEnum):
     ENGINE_STARTED = "engine-started"
     ENGINE_EXITED = "engine-exited"
     FAILED = "failed"
+    REPORT = "report"
+    # driver -> worker, the answer to a report
+    HEARD = "heard"
     # any direction
     STOP = "stop"
     HEARTBEAT = "heartbeat"

@@ -90,7 +90,7 @@ class DriverAgent:
             except ConfideError as error:
                 self._tell_client(Kind.RESULT, ok=False, error=error.to_json())
                 raise
-            except Exception as error:
+            except Exception as error:  # outermost edge of the node: a bug here must still be told to the client, and wipe
                 _log.exception("the driver failed")
                 fault = UnavailableError(f"the driver failed inside: {type(error).__name__}", hint="see the driver's log")
                 self._tell_client(Kind.RESULT, ok=False, error=fault.to_json())
@@ -170,7 +170,7 @@ class DriverAgent:
         self._emit(EventType.JOB_ACCEPTED, job=job.digest)
         services = self._services = self._build_services(job, private)
         control_identity = self._identity.with_certificate(services.certificate.certificate_pem, self._ca.ca_pem)
-        workers = Workers(services, self._mail, self._ca, self._clock)
+        workers = Workers(services, self._mail, self._ca, self._clock, on_report=self._workload.heard)
         control = Reception(spec.listen_host, control_identity, IssuedBy(self._ca.ca_pem), workers.connect, name="control")
         workers.open(control)
         self._workers = workers
@@ -218,6 +218,7 @@ class DriverAgent:
             certificate=JobCertificate(pem, self._ca.ca_pem, self._identity.key.private_pem()),
             private_dir=private,
             emit=self._emit,
+            tell=lambda report: self._workload.heard(spec.node_id, report),
         )
 
     # --- speaking to the client, and ending ----------------------------------------------------------------------------

@@ -133,9 +133,9 @@ class Keyring:
 def committed_path(relative: str, run: RunId) -> str:
     """Where a file that a Hadoop committer writes to ``relative`` will be once the job is committed.
 
-    Strips this run's staging folder, Spark's (``.spark-staging-*``), and the committer's ``_temporary/N/_temporary/attempt_*/`` and
-    ``_temporary/N/task_*/`` (Hadoop ``FileOutputCommitter``, algorithms 1 and 2), in the output itself or in one of its folders.  File
-    keys are derived from the result, so a file keeps its key when the committer renames it.
+    Strips this run's staging folder, Spark's (``.spark-staging-*``, for dynamic partitions), and the committer's
+    ``_temporary/N/_temporary/attempt_*/`` and ``_temporary/N/task_*/`` (Hadoop ``FileOutputCommitter``, algorithms 1 and 2), in the
+    output itself or in one of its folders.  File keys are derived from the result, so a file keeps its key when the committer renames it.
 
     Raises:
         ManifestError: the path lies in ``_temporary`` but is not a task's file.
@@ -143,9 +143,8 @@ def committed_path(relative: str, run: RunId) -> str:
     parts = list(PurePosixPath(relative).parts)
     if parts and parts[0] == f".staging-{run}":
         parts = parts[1:]
-    if parts and parts[0].startswith(".spark-staging-"):
-        parts = parts[1:]
-    # Not only at the top: an MLlib model is written as several folders, each with a committer of its own.
+    # These are not only at the top: a program may save several things into one output, and an MLlib model is several folders.
+    parts = [part for part in parts if not part.startswith(".spark-staging-")]
     at = parts.index("_temporary") if "_temporary" in parts else len(parts)
     match parts[at:]:
         case ["_temporary", number, "_temporary", attempt, name, *rest] if number.isdecimal() and _ATTEMPT.fullmatch(attempt):

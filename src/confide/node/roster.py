@@ -13,6 +13,7 @@ from confide.node.workload import Refusal
 
 if TYPE_CHECKING:
     from confide.job import Resources
+    from confide.node.record import EvidenceRecord
 
 
 class Phase(StrEnum):
@@ -31,6 +32,8 @@ PENDING = frozenset({Phase.EXPECTED, Phase.ACCEPTED, Phase.READY})
 ENDED = frozenset({Phase.REFUSED, Phase.FAILED, Phase.LOST})
 _MAX_REFUSALS = 1000
 """Cap on refusals that are remembered: anybody who reaches the driver can cause them."""
+_MAX_RECORDS = 50
+"""Cap on refusals whose evidence is kept: some 10 KiB each, in one frame with everything else of the receipt."""
 _NEXT = {
     Phase.EXPECTED: {Phase.ACCEPTED},
     # Whoever was refused only *claimed* to be that node: the real one may still come.
@@ -65,9 +68,10 @@ class Roster:
         accepted = self.was_accepted | {node} if phase is Phase.ACCEPTED else self.was_accepted
         return replace(self, phases={**self.phases, node: phase}, was_accepted=accepted)
 
-    def refuse(self, node: NodeId, code: str) -> Roster:
-        """The roster after a peer that called itself ``node`` was refused; a node that was accepted before is not touched."""
-        seen = (*self.refusals, Refusal(node, code))[:_MAX_REFUSALS]
+    def refuse(self, node: NodeId, code: str, record: EvidenceRecord | None = None) -> Roster:
+        """The roster after a peer that called itself ``node`` was refused, with what it showed; an accepted node is not touched."""
+        refusal = Refusal(node, code, record if len(self.refusals) < _MAX_RECORDS else None)
+        seen = (*self.refusals, refusal)[:_MAX_REFUSALS]
         if not self.can_enter(node):
             return replace(self, refusals=seen)
         return replace(self, phases={**self.phases, node: Phase.REFUSED}, codes={**self.codes, node: code}, refusals=seen)

@@ -143,16 +143,26 @@ def judge(
     binding = SessionBinding(role=presented.role, exporter=exporter, nonce=nonce, spki=peer_spki, context=context)
     verified = side.verifier.verify(presented.evidence, now)
     result = appraise(verified, side.policy, binding, now=now)
-    record = EvidenceRecord(presented.role, context, presented.evidence, exporter, nonce, peer_spki, now)
-    return AttestedPeer(result, context, binding.spki_digest, record)
+    return AttestedPeer(result, context, binding.spki_digest, _record(presented, nonce, exporter, peer_spki, now))
+
+
+def _record(presented: Presented, nonce: Nonce, exporter: bytes, spki: bytes, at: datetime) -> EvidenceRecord:
+    return EvidenceRecord(presented.role, presented.context, presented.evidence, exporter, nonce, spki, at)
 
 
 def attest_peer(
-    channel: Channel, *, side: VerifierSide, role: Role, job: JobDigest, run: RunId, nodes: Collection[NodeId] | None = None
+    channel: Channel,
+    *,
+    side: VerifierSide,
+    role: Role,
+    job: JobDigest,
+    run: RunId,
+    nodes: Collection[NodeId] | None = None,
+    on_refused: Callable[[EvidenceRecord], None] | None = None,
 ) -> AttestedPeer:
     """Attest the peer of ``channel``: challenge it, judge its evidence, tell it the verdict (the code only).
 
-    Does not prove to the peer who we are: see :func:`attest_mutually`.
+    Does not prove to the peer who we are: see :func:`attest_mutually`.  ``on_refused`` gets the evidence that was judged and refused.
 
     Raises:
         AttestationError: the peer was refused.
@@ -166,15 +176,13 @@ def attest_peer(
         presented = parse_evidence(channel.recv_frame(MAX_SESSION_FRAME))
         if channel.peer_spki is None:
             raise BindingError("the peer shows no key")
-        peer = judge(
-            presented,
-            side=side,
-            nonce=nonce,
-            exporter=channel.exporter(),
-            peer_spki=channel.peer_spki,
-            own_spki=channel.own_spki,
-            expected=expected,
-        )
+        exporter, spki = channel.exporter(), channel.peer_spki
+        try:
+            peer = judge(presented, side=side, nonce=nonce, exporter=exporter, peer_spki=spki, own_spki=channel.own_spki, expected=expected)
+        except AttestationError:
+            if on_refused is not None:
+                on_refused(_record(presented, nonce, exporter, spki, side.clock()))
+            raise
     except ConfideError as error:
         with suppress(ConfideError):
             channel.send_frame({"kind": str(Kind.VERDICT), "ok": False, "code": error.code})
@@ -216,12 +224,14 @@ def attest_mutually(
     peer_role: Role,
     nodes: Collection[NodeId] | None = None,
     on_accepted: Callable[[AttestedPeer], None] | None = None,
+    on_refused: Callable[[EvidenceRecord], None] | None = None,
 ) -> AttestedPeer:
     """Both sides attest each other on one channel, for the same job and run: the initiator presents first, then the responder.
 
     ``side`` may be a function: it is called when it is this side's turn to verify, so that an initiator can learn the policy
     over the channel from a responder that has accepted it already (whether to believe that policy is the function's business).
     ``on_accepted`` is called between a responder's verdict and its own presentation; what it raises ends the session.
+    ``on_refused`` is called with the peer's evidence if this side refuses it.
 
     Raises:
         AttestationError, ProtocolError, ChannelError: as ``attest_peer`` and ``present`` do.
@@ -229,7 +239,7 @@ def attest_mutually(
 
     def attest() -> AttestedPeer:
         chosen = side if isinstance(side, VerifierSide) else side()
-        return attest_peer(channel, side=chosen, role=peer_role, job=context.job, run=context.run, nodes=nodes)
+        return attest_peer(channel, side=chosen, role=peer_role, job=context.job, run=context.run, nodes=nodes, on_refused=on_refused)
 
     if initiator:
         present(channel, attester=attester, role=role, context=context)

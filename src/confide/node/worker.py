@@ -18,12 +18,22 @@ from confide.canonical import Json, digest_of
 from confide.crypto.identity import AnyKeyUntilAttested, Identity, IssuedBy
 from confide.crypto.seal import SealKey
 from confide.crypto.tls import Channel, connect
-from confide.errors import BindingError, ConfideError, ConfigError, InterruptedRunError, NodeLostError, ProtocolError, UnavailableError
+from confide.errors import (
+    BindingError,
+    ChannelError,
+    ConfideError,
+    ConfigError,
+    InterruptedRunError,
+    NodeLostError,
+    ProtocolError,
+    UnavailableError,
+)
 from confide.ids import Role
 from confide.job import Job
 from confide.node.control import PROTOCOL, Kind, Link, field, read
 from confide.node.mailbox import Mailbox
 from confide.node.private_dir import PrivateDir
+from confide.node.reports import Reports
 from confide.node.session import MAX_SESSION_FRAME, Clock, VerifierSide, attest_mutually, utc_now
 from confide.node.workload import JobCertificate, NodeServices
 
@@ -61,6 +71,7 @@ class WorkerAgent:
         self._seal = SealKey.generate()
         self._context = NodeContext(spec.job_digest, spec.run_id, spec.node_id, self._seal.public_jwk())
         self._link: Link | None = None
+        self._reports = Reports(self._send_report)
         self._services: NodeServices | None = None
         self._stopped = False
         self._engine_runs = False
@@ -84,7 +95,7 @@ class WorkerAgent:
             except ConfideError as error:
                 self._report(error)
                 raise
-            except Exception as error:
+            except Exception as error:  # outermost edge of the node: a bug here must still be told to the driver, and wipe
                 _log.exception("the worker failed")
                 fault = UnavailableError(f"the worker failed inside: {type(error).__name__}", hint="see the worker's log")
                 self._report(fault)
@@ -145,7 +156,7 @@ class WorkerAgent:
             heartbeat_s=timing.heartbeat_s,
             lost_after_s=timing.lost_after_s,
             on_frame=lambda frame: self._mail.post(lambda: self._on_frame(frame)),
-            on_lost=lambda error: self._mail.post_error(NodeLostError("the driver is gone", reason=error.message)),
+            on_lost=self._on_lost,
         )
         self._link.start()
         self._mail.background(lambda: self._workload.open(services), lambda _: self._send(Kind.READY), name="open")
@@ -155,11 +166,17 @@ class WorkerAgent:
         match frame.get("kind"):
             case Kind.STOP:
                 self._stopped = True
+            case Kind.HEARD:
+                self._reports.heard(field(frame, "seq", int))
             case Kind.START_ENGINE if not self._engine_runs:
                 engine = field(frame, "engine", dict)
                 self._mail.background(lambda: self._workload.start(engine), lambda _: self._on_started(), name="engine")
             case kind:
                 raise ProtocolError("the driver sent a frame that is not allowed here", got=str(kind)[:80])
+
+    def _on_lost(self, error: ConfideError) -> None:
+        self._reports.close()
+        self._mail.post_error(NodeLostError("the driver is gone", reason=error.message))
 
     def _on_started(self) -> None:
         self._engine_runs = True
@@ -188,12 +205,18 @@ class WorkerAgent:
             certificate=JobCertificate(joined.identity.certificate_pem, authority, self._identity.key.private_pem()),
             private_dir=private,
             emit=self._emit,
+            tell=self._reports.tell,
         )
 
     # --- speaking to the driver, and ending ----------------------------------------------------------------------------
 
     def _emit(self, kind: str, /, **fields: object) -> None:
         self._send(Kind.EVENT, type=str(kind), fields=fields)
+
+    def _send_report(self, seq: int, report: Json) -> None:
+        if self._link is None:
+            raise ChannelError("the driver cannot be told yet")
+        self._link.send(Kind.REPORT, seq=seq, report=report)
 
     def _send(self, kind: Kind, **fields: object) -> None:
         if self._link is not None:
@@ -207,6 +230,7 @@ class WorkerAgent:
     def _end(self) -> None:
         if self._services is not None:
             self._services.stopping.set()
+        self._reports.close()
         try:
             self._workload.stop()
         except Exception:  # noqa: BLE001  whatever fails there, the rest is wiped

@@ -24,7 +24,7 @@ from confide.errors import (
 )
 from confide.ids import NodeId, Role, SpkiDigest, check_name
 from confide.node.control import EventType, Kind, Link, field
-from confide.node.roster import Phase, Roster
+from confide.node.roster import ENDED, Phase, Roster
 from confide.node.session import AttestedPeer, Clock, VerifierSide, attest_mutually
 from confide.node.workload import NodeReport
 
@@ -33,15 +33,18 @@ if TYPE_CHECKING:
     from confide.node.jobca import JobCa
     from confide.node.mailbox import Mailbox
     from confide.node.reception import Reception
+    from confide.node.record import EvidenceRecord
     from confide.node.workload import NodeServices
 
 _log = logging.getLogger(__name__)
 
 
 class Workers:
-    """The workers of one run, on the driver.  ``ending`` is set once workers may leave."""
+    """The workers of one run, on the driver.  ``ending`` is set once workers may leave; ``on_report`` hears what their workloads tell."""
 
-    def __init__(self, services: NodeServices, mail: Mailbox, ca: JobCa, clock: Clock) -> None:
+    def __init__(
+        self, services: NodeServices, mail: Mailbox, ca: JobCa, clock: Clock, *, on_report: Callable[[NodeId, Json], None]
+    ) -> None:
         self._services = services
         self._mail = mail
         self._ca = ca
@@ -54,6 +57,7 @@ class Workers:
         self._by_key: dict[SpkiDigest, NodeId] = {}
         self._links: dict[NodeId, Link] = {}
         self._engine: Json | None = None
+        self._on_report = on_report
         self._on_lost: Callable[[NodeId], None] = lambda _: None
         self._control: Reception | None = None
         self.ending = False
@@ -90,6 +94,7 @@ class Workers:
         """
         services = self._services
         accepted: list[AttestedPeer] = []
+        shown: list[EvidenceRecord] = []
 
         def accept(peer: AttestedPeer) -> None:
             self._mail.ask(lambda: self._accept(peer))
@@ -106,11 +111,13 @@ class Workers:
                 context=services.context,
                 peer_role=Role.WORKER,
                 on_accepted=accept,
+                on_refused=shown.append,
             )
             self._certify(channel, peer)
         except ConfideError as error:
             name, reason = (accepted[0].context.node, error) if accepted else (_plain(claimed), error)
-            self._mail.post(lambda: self._turned_away(NodeId(name), reason, accepted=bool(accepted)))
+            record = shown[0] if shown else None
+            self._mail.post(lambda: self._turned_away(NodeId(name), reason, accepted=bool(accepted), record=record))
             with suppress(ConfideError):  # after a verdict of "ok" the code alone would say too little
                 channel.send_frame({"kind": str(Kind.ERROR), "error": {"code": error.code, "message": error.message}})
             raise
@@ -142,7 +149,7 @@ class Workers:
         }
         self._services.emit(EventType.WORKER_ACCEPTED, node=node, simulated=claims.simulated, **facts)
 
-    def _turned_away(self, node: NodeId, error: ConfideError, *, accepted: bool) -> None:
+    def _turned_away(self, node: NodeId, error: ConfideError, *, accepted: bool, record: EvidenceRecord | None) -> None:
         """Whoever came as ``node`` was refused by this driver, or refused it, or left half-way (which is no refusal)."""
         if self.ending:
             return
@@ -152,7 +159,7 @@ class Workers:
         if accepted:
             self.roster = self.roster.end(node, Phase.LOST if left else Phase.FAILED, error.code)
         elif not left:
-            self.roster = self.roster.refuse(node, error.code)
+            self.roster = self.roster.refuse(node, error.code, record)
         self._check()
 
     # --- at the control address ----------------------------------------------------------------------------------------
@@ -202,6 +209,9 @@ class Workers:
                 self._services.emit(EventType.WORKER_STARTED, node=node)
             case Kind.EVENT:
                 self._services.emit(field(frame, "type", str)[:80], node=node, **_relayed(field(frame, "fields", dict)))
+            case Kind.REPORT if self.roster.phases.get(node) not in ENDED:
+                self._on_report(node, field(frame, "report", dict))
+                self._send(node, Kind.HEARD, seq=field(frame, "seq", int))
             case Kind.ENGINE_EXITED:
                 self._lost(node, NodeLostError("the engine's process on a worker ended", node=node, status=field(frame, "status", int)))
             case Kind.FAILED:

@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 
 Emit = Callable[..., None]
 """``emit(type, **fields)``: report an event of this node to the client (through the driver).  Public values only."""
+Tell = Callable[[Json], None]
+"""``tell(report)``: report to the driver's workload, and return when it has taken note.  Safe to use from several threads.
+
+Raises:
+    ChannelError: the driver cannot be told any more.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,7 @@ class NodeServices:
     certificate: JobCertificate
     private_dir: PrivateDir
     emit: Emit
+    tell: Tell
     stopping: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -78,10 +85,11 @@ class NodeReport:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A worker that was refused, for the receipt: which one says it was, and the code of the error."""
+    """A worker that was refused, for the receipt: which one says it was, the code of the error, and its evidence if it showed any."""
 
     node: NodeId
     code: str
+    record: EvidenceRecord | None = None
 
 
 class DriverWorkload(Protocol):
@@ -106,6 +114,14 @@ class DriverWorkload(Protocol):
 
     def worker_lost(self, node: NodeId) -> None:
         """Hear that a started worker is gone; the run goes on.  Most engines notice by themselves."""
+        ...
+
+    def heard(self, node: NodeId, report: Json) -> None:
+        """Take note of what an accepted worker's workload tells.  The worker waits for this: it must be quick.
+
+        Raises:
+            ProtocolError: it is not a report; the worker is cut off.
+        """
         ...
 
     def receipt(self, nodes: Sequence[NodeReport], refused: Sequence[Refusal]) -> Json:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime as dt
 import shutil
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
 
@@ -262,12 +263,10 @@ def test_dataset_that_the_broker_refuses_does_not_appear(tmp_path: Path) -> None
 def staged(tmp_path: Path) -> tuple[Path, Owned]:
     owned = Owned(table(20), tmp_path / "d")
     (owned.folder / MANIFEST_NAME).unlink()
-    (owned.folder / "_SUCCESS").write_bytes(b"")
-    (owned.folder / ".part-0.parquet.crc").write_bytes(b"crc")
     return owned.folder, owned
 
 
-def commit_it(owned: Owned, kind: str = "parquet") -> SignedManifest:
+def commit_it(owned: Owned, kind: str = "parquet", check_paths: Callable[[Sequence[str]], None] = list) -> SignedManifest:
     return commit.commit_staged(
         owned.folder,
         kind=kind,
@@ -279,6 +278,7 @@ def commit_it(owned: Owned, kind: str = "parquet") -> SignedManifest:
         wrapped=owned.wrapped,
         signer=SIGNER,
         now=NOW,
+        check_paths=check_paths,
     )
 
 

@@ -27,14 +27,14 @@ from confide.crypto.sign import SigningKey, dsse_sign, unverified_payload
 from confide.data.manifest import FileEntry, Manifest, sign_manifest
 from confide.errors import ReceiptError
 from confide.ids import DatasetId, JobDigest, NodeId, Nonce, Role, RunId, Tee
-from confide.jobs.evidence import describe
+from confide.jobs.evidence import describe, describe_refused
 from confide.jobs.local.simulation import SimulatedTee
 from confide.jobs.receipt import examine, load_bundle, verify
-from confide.jobs.statement import PAYLOAD_TYPE, DatasetEntry, ReceiptBundle, RefusedEntry, Statement, build_statement
+from confide.jobs.statement import PAYLOAD_TYPE, DatasetEntry, ReceiptBundle, RefusedEntry, ReleaseEntry, Statement, build_statement
 from confide.jobs.store import RunDir
 from confide.keys.audit import AuditHead
 from confide.node.record import EvidenceRecord
-from confide.node.workload import NodeReport
+from confide.node.workload import NodeReport, Refusal
 
 RUN = RunId("demo-1")
 NOW = datetime.now(UTC)
@@ -87,6 +87,8 @@ class Run:
             "driver": self.record("driver", Role.DRIVER, self.driver, Tee.SGX),
             "worker-1": self.record("worker-1", Role.WORKER, self.worker, Tee.TDX),
         }
+        tampered = self.record("worker-2", Role.WORKER, SigningKey.generate(), Tee.SGX, measurement="ef" * 32)
+        self.refused = [Refusal(NodeId("worker-2"), "appraisal-refused", tampered)]
 
     def record(self, node: str, role: Role, key: SigningKey, kind: Tee, **changes: Any) -> EvidenceRecord:
         context = NodeContext(changes.get("job", self.job), changes.get("run", RUN), NodeId(node), SealKey.generate().public_jwk())
@@ -106,14 +108,29 @@ class Run:
             policy=self.policy.digest,
             times=(NOW, NOW),
             nodes=[entry for entry, _ in rows],
-            refused=[RefusedEntry("worker-2", "appraisal-refused")],
+            refused=[self.refused_row(tampered) for tampered in self.refused],
             inputs=[self.row("flights", self.input_manifest, "11" * 16, self.owner)],
             outputs=[self.row("delays", self.output_manifest, "22" * 16, self.driver)],
+            releases=[
+                self.release("worker-1", "flights", "read"),
+                self.release("worker-1", "delays", "write"),
+                self.release("driver", "delays", "write"),
+            ],
             audit_head=head,
             broker_key=self.broker.spki_der,
             version="0",
         )
         return dataclasses.replace(made, **changes)
+
+    def refused_row(self, refusal: Refusal) -> RefusedEntry:
+        entry, collateral = describe_refused(refusal, self.tee.verifier())
+        if collateral is not None:
+            self.collateral[collateral.digest] = dict(collateral.to_json())
+        return entry
+
+    def release(self, node: str, name: str, purpose: str, **changes: Any) -> ReleaseEntry:
+        row = ReleaseEntry(node, name, purpose, "airline/flights", 1, {"airline/flights": {"grant": "ab" * 8, "policy": "cd" * 48}})
+        return dataclasses.replace(row, **changes)
 
     def row(self, name: str, envelope: Json, dataset: str, signer: SigningKey) -> DatasetEntry:
         digest = sha384_hex(unverified_payload(envelope))
@@ -124,6 +141,7 @@ class Run:
         return ReceiptBundle(
             receipt=dsse_sign(signer or self.driver, PAYLOAD_TYPE, statement.to_bytes()),
             evidence={n: r.to_json() for n, r in self.records.items()},
+            refused={r.record.digest: r.record.to_json() for r in self.refused if r.record is not None},
             collateral=self.collateral,
             manifests={"flights": self.input_manifest, "delays": self.output_manifest},
         )
@@ -144,7 +162,8 @@ def failed(bundle: ReceiptBundle, tee: SimulatedTee, **options: Any) -> list[str
 def test_a_receipt_is_accepted_with_one_line_a_check(run: Run) -> None:
     found = verify(run.bundle(), roots=run.tee.roots)
     assert [c.name for c in found.checks] == [
-        "signature", "job", "policy", "node driver", "node worker-1", "input flights", "inputs", "output delays", "outputs", "audit head",
+        "signature", "job", "policy", "node driver", "node worker-1", "refused worker-2", "input flights", "inputs", "output delays",
+        "outputs", "keys", "audit head",
     ]  # fmt: skip
     assert found.accepted
     assert found.require().simulated
@@ -155,7 +174,7 @@ def test_a_receipt_is_checked_from_files_alone(run: Run, tmp_path: Path) -> None
     folder = RunDir(tmp_path)
     bundle = run.bundle()
     folder.write("receipt.json", bundle.receipt)
-    for kind in ("evidence", "collateral", "manifests"):
+    for kind in ("evidence", "refused", "collateral", "manifests"):
         for name, value in getattr(bundle, kind).items():
             folder.write(f"{kind}/{name}.json", value)
     verify(tmp_path, roots=run.tee.roots)
@@ -225,7 +244,29 @@ def test_a_relying_partys_own_policy_decides(run: Run) -> None:
     assert failed(run.bundle(), run.tee, policy=strict) == ["node driver", "node worker-1"]
 
 
+def test_a_refusal_that_cannot_be_repeated_is_noticed(run: Run) -> None:
+    honest = run.record("worker-2", Role.WORKER, SigningKey.generate(), Tee.SGX)
+    run.refused = [Refusal(NodeId("worker-2"), "appraisal-refused", honest)]
+    assert failed(run.bundle(), run.tee) == ["refused worker-2"]
+
+
+def test_the_evidence_of_a_refused_worker_is_kept(run: Run) -> None:
+    bundle = run.bundle()
+    assert failed(dataclasses.replace(bundle, refused={}), run.tee) == ["refused worker-2"]
+    (digest,) = bundle.refused
+    other = run.record("worker-2", Role.WORKER, SigningKey.generate(), Tee.SGX, measurement="ef" * 32)
+    assert failed(dataclasses.replace(bundle, refused={digest: other.to_json()}), run.tee) == ["refused worker-2"]
+
+
+@pytest.mark.parametrize(("code", "evidence"), [("binding-mismatch", True), ("protocol-violation", False), ("evidence-invalid", False)])
+def test_a_refusal_for_something_else_than_evidence_says_so(run: Run, code: str, evidence: bool) -> None:
+    run.refused = [Refusal(NodeId("worker-2"), code, run.refused[0].record if evidence else None)]
+    (check,) = [c for c in verify(run.bundle(), roots=run.tee.roots).checks if c.name == "refused worker-2"]
+    assert check.got == ("refused for its session, which files do not show" if evidence else "kept no evidence that is genuine")
+
+
 def test_other_collateral_is_refused(run: Run) -> None:
+    run.refused = []
     bundle = run.bundle()
     (first, second) = bundle.collateral
     swapped = dataclasses.replace(bundle, collateral={first: bundle.collateral[second], second: bundle.collateral[first]})
@@ -245,6 +286,16 @@ CHANGES: dict[str, tuple[str, Change]] = {
     "an input by another signer": ("input flights", lambda r: {"inputs": (r.row("flights", r.input_manifest, "11" * 16, r.worker),)}),
     "an input of another dataset": ("input flights", lambda r: {"inputs": (r.row("flights", r.input_manifest, "33" * 16, r.owner),)}),
     "an input of another snapshot": ("input flights", lambda r: {"inputs": (dataclasses.replace(r.statement().inputs[0], snapshot=2),)}),
+    "a key for a stranger": ("keys", lambda r: {"releases": (*r.statement().releases, r.release("worker-2", "flights", "read"))}),
+    "a key of no dataset": ("keys", lambda r: {"releases": (*r.statement().releases, r.release("driver", "other", "read"))}),
+    "a key of another version": ("keys", lambda r: {"releases": (r.release("driver", "flights", "read", version=2),)}),
+    "a key without a grant": ("keys", lambda r: {"releases": (r.release("driver", "delays", "write", grants={}),)}),
+    "a key under a stranger's grant": (
+        "keys",
+        lambda r: {"releases": (r.release("driver", "delays", "write", grants={"x/y": {"grant": "ab" * 8, "policy": "cd" * 48}}),)},
+    ),
+    "a grant that is none": ("keys", lambda r: {"releases": (r.release("driver", "delays", "write", grants={"airline/flights": {}}),)}),
+    "an output that nobody had a key for": ("keys", lambda r: {"releases": ()}),
     "an output by another signer": ("output delays", lambda r: {"outputs": (r.row("delays", r.output_manifest, "22" * 16, r.worker),)}),
 }
 
@@ -305,8 +356,9 @@ def test_a_receipt_with_an_unknown_field_or_loose_spelling_is_refused(run: Run) 
     "data",
     [
         {},
-        {"receipt": {}, "evidence": {"../x": {}}, "collateral": {}, "manifests": {}},
-        {"receipt": {}, "evidence": {}, "collateral": {"x": {}}, "manifests": {}},
+        {"receipt": {}, "evidence": {"../x": {}}, "refused": {}, "collateral": {}, "manifests": {}},
+        {"receipt": {}, "evidence": {}, "refused": {"x": {}}, "collateral": {}, "manifests": {}},
+        {"receipt": {}, "evidence": {}, "refused": {}, "collateral": {"x": {}}, "manifests": {}},
     ],
 )
 def test_a_bundle_with_names_that_are_no_names_is_refused(data: Json) -> None:

@@ -62,6 +62,7 @@ def test_properties_protect_every_wire_and_disk() -> None:
         "spark.hadoop.parquet.crypto.factory.class": "org.confide.spark.ConfideCryptoFactory",
         "spark.hadoop.fs.file.impl": "org.confide.spark.EncryptedOnlyFileSystem",
         "spark.hadoop.fs.enc.impl": "org.confide.spark.ConfideFileSystem",
+        "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
     }
     assert {name: properties.get(name) for name in expected} == expected
     assert not [name for name in properties if "secret" in name or "password" in name.lower()]

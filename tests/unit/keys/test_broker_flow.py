@@ -17,13 +17,15 @@ from confide.errors import (
 )
 from confide.ids import Purpose, Role, RunId
 from confide.keys.audit import AuditHead
+from confide.keys.grants import GrantRef
 
 
 def test_granted_worker_gets_the_owners_dataset_key(world: World) -> None:
     airline = world.owner("airline")
     minted, envelope = world.dataset(airline, "airline", "flights")
-    airline.grant("flights", job=JOB, policy=policy())
+    grant = airline.grant("flights", job=JOB, policy=policy())
     released = world.client(world.node()).release(envelope, Purpose.READ)
+    assert released.grants == {"airline/flights": GrantRef(grant.id, policy().digest)}
     assert released.secret.reveal() == minted.secret.reveal()
     assert (released.dataset, str(released.key)) == (minted.dataset, "airline/flights@1")
     assert world.now() < released.expires <= world.now() + timedelta(hours=1)

@@ -120,6 +120,7 @@ def test_path_that_is_no_data_file_has_no_key(staged: str) -> None:
 
 def test_committer_of_a_folder_inside_the_output_is_stripped_too() -> None:
     assert committed_path(".staging-spine-1/model/_temporary/0/_temporary/attempt_1/part-0", RUN) == "model/part-0"
+    assert committed_path("a/.spark-staging-7/_temporary/0/_temporary/attempt_1/city=1/part-0", RUN) == "a/city=1/part-0"
     with pytest.raises(ManifestError):
         committed_path("a/_temporary/0/task_1/_temporary/0/task_1/b", RUN)
 

@@ -23,6 +23,7 @@ from confide.errors import (
     JobFailedError,
     KeyAccessError,
     NodeLostError,
+    ProtocolError,
     UnavailableError,
 )
 from confide.ids import NodeId, Role
@@ -42,6 +43,7 @@ class Engine:
         self.release, self.stopped = threading.Event(), threading.Event()
         self.services: NodeServices | None = None
         self.lost: list[NodeId] = []
+        self.reports: list[tuple[NodeId, Json]] = []
 
     def prepare(self, node: NodeServices) -> Json:
         self.services = node
@@ -60,6 +62,11 @@ class Engine:
 
     def worker_lost(self, node: NodeId) -> None:
         self.lost.append(node)
+
+    def heard(self, node: NodeId, report: Json) -> None:
+        if "note" not in report:
+            raise ProtocolError("not a report")
+        self.reports.append((node, report))
 
     def receipt(self, nodes: Sequence[NodeReport], refused: Sequence[Refusal]) -> Json:
         return {"nodes": [[n.node, n.ended, n.record.to_json()] for n in nodes], "refused": [[r.node, r.code] for r in refused]}
@@ -242,6 +249,22 @@ def test_worker_events_carry_the_name_that_was_attested(stage: Stage) -> None:
     stage.until("result")
     assert ("keys-opened", "worker-1") in stage.events()
     assert ("keys-opened", "worker-2") in stage.events()
+
+
+def test_what_a_worker_tells_is_heard_under_its_attested_name_before_it_goes_on(stage: Stage) -> None:
+    stage.begin("worker-1", "worker-2")
+    stage.until("event", event="program-started")
+    tell = stage.workers["worker-2"][1].services.tell  # type: ignore[union-attr]
+    tell({"note": 1, "node": "driver"})
+    assert stage.engine.reports == [("worker-2", {"note": 1, "node": "driver"})]
+    stage.engine.services.tell({"note": 2})  # type: ignore[union-attr]
+    assert stage.engine.reports[1:] == [("driver", {"note": 2})]
+    stage.engine.release.set()
+    stage.until("result")
+    stage.leave()
+    stage.workers["worker-2"][0].join()
+    with pytest.raises(ChannelError):
+        tell({"note": 3})
 
 
 def test_tampered_worker_is_refused_and_the_run_goes_on(stage: Stage) -> None:
@@ -486,7 +509,8 @@ def test_accepted_worker_has_one_control_channel(stage: Stage) -> None:
     assert stage.until("result")["receipt"]["nodes"][1][:2] == ["worker-1", "ok"]
 
 
-@pytest.mark.parametrize("frame", [{"kind": "welcome"}, {"kind": "engine-exited"}, {"kind": "event", "type": 1}])
+@pytest.mark.parametrize("frame", [{"kind": "welcome"}, {"kind": "engine-exited"}, {"kind": "event", "type": 1},
+                                   {"kind": "report", "seq": 1, "report": {}}, {"kind": "report", "report": {"note": 1}}])  # fmt: skip
 def test_worker_that_breaks_the_protocol_is_cut_off(frame: Json, stage: Stage) -> None:
     stage.begin("worker-1", "worker-2")
     stage.until("event", event="program-started")

@@ -292,4 +292,6 @@ def _driver_properties(node: SparkNode, run: SparkRun) -> dict[str, str]:
         "spark.hadoop.fs.file.impl": "org.confide.spark.EncryptedOnlyFileSystem",
         "spark.hadoop.fs.enc.impl": "org.confide.spark.ConfideFileSystem",
         "spark.hadoop.fs.permissions.umask-mode": "077",
+        # The driver's JVM has no keys to write files with, not even an empty marker; the signed manifest says more than one could.
+        "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
     }

@@ -101,11 +101,13 @@ public final class ConfideFileSystem extends FileSystem {
 
     @Override
     public boolean rename(Path from, Path to) throws IOException {
+        OutputFiles.announceRename(below(from), below(to));
         return local.rename(below(from), below(to));
     }
 
     @Override
     public boolean delete(Path path, boolean recursive) throws IOException {
+        OutputFiles.announceDelete(below(path));
         return local.delete(below(path), recursive);
     }
 

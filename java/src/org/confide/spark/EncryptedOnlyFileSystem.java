@@ -15,8 +15,6 @@ import org.apache.hadoop.fs.permission.FsPermission;
  * authenticates better.
  */
 public final class EncryptedOnlyFileSystem extends LocalFileSystem {
-    private static final String MARKER = "_SUCCESS";
-
     public EncryptedOnlyFileSystem() {
         super(new Guarded());
         setWriteChecksum(false);
@@ -28,10 +26,22 @@ public final class EncryptedOnlyFileSystem extends LocalFileSystem {
         @Override
         protected OutputStream createOutputStreamWithMode(Path path, boolean append, FsPermission permission) throws IOException {
             String name = path.getName();
-            if (append || !name.endsWith(".parquet") && !name.equals(MARKER)) {
+            if (append || !name.endsWith(".parquet")) {
                 throw new IOException("[plaintext-found] " + name + " would be written in plaintext: write to enc:// or as Parquet");
             }
             return super.createOutputStreamWithMode(path, append, permission);
+        }
+
+        @Override
+        public boolean rename(Path from, Path to) throws IOException {
+            OutputFiles.announceRename(from, to);
+            return super.rename(from, to);
+        }
+
+        @Override
+        public boolean delete(Path path, boolean recursive) throws IOException {
+            OutputFiles.announceDelete(path);
+            return super.delete(path, recursive);
         }
     }
 }
