@@ -228,11 +228,6 @@ class AttestationResult:
     def __reduce__(self) -> Any:
         raise TypeError("AttestationResult does not travel: send the evidence and appraise it there")
 
-    @property
-    def context_digest(self) -> str:
-        """SHA-384 of the context, lower-case hex."""
-        return self.context.digest.hex()
-
     def to_json(self) -> Json:
         """The result as JSON, for display and audit: a statement about the past, which cannot be read back as a result."""
         return {

@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING
 import click
 
 from confide.cli.output import Context, answers, print_facts, print_table, short
-from confide.errors import CollateralError, UsageError
+from confide.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from confide.attest.collateral import Collateral
     from confide.attest.policy import Check, Policy
     from confide.attest.verify import Claims, TrustRoots
     from confide.canonical import Json
-    from confide.ids import Tee
     from confide.jobs.statement import ReceiptBundle
     from confide.node.record import EvidenceRecord
 
@@ -103,31 +101,17 @@ def _policy_of(bundle: ReceiptBundle) -> Policy:
 
 
 def _explain(bundle: ReceiptBundle, roots: TrustRoots, policy: Policy) -> list[NodeShown]:
-    from confide.attest.collateral import Collateral
+    from confide.attest.collateral import Collateral, FixedCollateral
     from confide.attest.verify import Verifier
     from confide.node.record import EvidenceRecord
 
-    verifier = Verifier(roots, _Kept([Collateral.from_json(data) for data in bundle.collateral.values()]))
+    verifier = Verifier(roots, FixedCollateral(*map(Collateral.from_json, bundle.collateral.values())))
     shown = []
     for node, data in sorted(bundle.evidence.items()):
         record = EvidenceRecord.from_json(data)
         verified = verifier.verify(record.evidence, record.at)
         shown.append(NodeShown(node, record, verified.claims, policy.explain(verified, role=record.role, now=record.at)))
     return shown
-
-
-class _Kept:
-    """A collateral source that holds what was kept with a receipt."""
-
-    def __init__(self, kept: Sequence[Collateral]) -> None:
-        self._kept = kept
-
-    def get(self, fmspc: str, ca: str, tee: Tee) -> Collateral:
-        """The set for that platform.  Raises ``CollateralError`` if it was not kept."""
-        for collateral in self._kept:
-            if (collateral.fmspc, collateral.ca, collateral.tee) == (fmspc, ca, tee):
-                return collateral
-        raise CollateralError("the receipt keeps no collateral for this platform", fmspc=fmspc, tee=tee.value)
 
 
 @command.command("measure")

@@ -139,12 +139,6 @@ class Channel:
         return None if self._identity is None else self._identity.spki_der
 
     @property
-    def peer_certificate(self) -> x509.Certificate | None:
-        """The peer's certificate.  Its fields are the peer's own words unless a CA is trusted."""
-        self._check_ready()
-        return self._peer
-
-    @property
     def closed(self) -> bool:
         """Whether this side has closed or broken off the channel."""
         return self._wire.closed

@@ -22,7 +22,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from confide.attest.collateral import Collateral
+from confide.attest.collateral import Collateral, FixedCollateral
 from confide.attest.policy import AttestationResult, Check, Policy
 from confide.attest.verify import TrustRoots, Verifier
 from confide.canonical import Json, digest_of, from_b64url, parse_object, sha384_hex
@@ -30,7 +30,7 @@ from confide.config import Settings
 from confide.crypto.sign import PublicKey, dsse_verify, unverified_payload
 from confide.data.manifest import Manifest, verify_manifest
 from confide.errors import AppraisalError, AttestationError, CollateralError, ConfideError, ManifestError, ReceiptError
-from confide.ids import Role, Tee
+from confide.ids import Role
 from confide.jobs.statement import PAYLOAD_TYPE, DatasetEntry, NodeEntry, ReceiptBundle, RefusedEntry, Statement
 from confide.keys.audit import AuditHead
 from confide.keys.grants import GrantRef
@@ -198,7 +198,7 @@ class _Examination:
             _same(what, got, expected)
         policy = self.own_policy or Policy.from_json(statement.form.get("policy"))
         collateral = self._collateral(node)
-        result = record.recheck(Verifier(self.roots, _Kept(collateral)), policy, record.at)
+        result = record.recheck(Verifier(self.roots, FixedCollateral(collateral)), policy, record.at)
         _same_claims(node, result, collateral)
         return f"{node.tcb_status}, {'SIMULATED' if result.claims.simulated else 'genuine'}, collateral {_epoch(node)}"
 
@@ -221,8 +221,10 @@ class _Examination:
         _same("the evidence record", record.digest, entry.record)
         if entry.code != AppraisalError.code:  # a nonce that was used, a role that was not wanted
             return "refused for its session, which files do not show"
+        policy = Policy.from_json(statement.form.get("policy"))
+        verifier = Verifier(self.roots, FixedCollateral(self._collateral(entry)))
         try:
-            record.recheck(Verifier(self.roots, _Kept(self._collateral(entry))), Policy.from_json(statement.form.get("policy")), record.at)
+            record.recheck(verifier, policy, record.at)
         except AttestationError as refusal:
             return f"{_same('the reason', refusal.code, entry.code)} again: {refusal.facts.get('check', 'policy')}"
         raise ReceiptError("evidence that the driver refused is acceptable", node=entry.node, code=entry.code)
@@ -249,20 +251,6 @@ class _Examination:
     def _output(self, entry: DatasetEntry, driver: NodeEntry) -> str:
         self._dataset(entry, driver.spki)
         return f"dataset {entry.dataset[:12]}, key {entry.key}@{entry.version}"
-
-
-class _Kept:
-    """A collateral source that holds one set: the one that was used then."""
-
-    def __init__(self, collateral: Collateral) -> None:
-        self._collateral = collateral
-
-    def get(self, fmspc: str, ca: str, tee: Tee) -> Collateral:
-        """The set, if it is for that platform.  Raises ``CollateralError`` otherwise."""
-        kept = self._collateral
-        if (kept.fmspc, kept.ca, kept.tee) != (fmspc, ca, tee):
-            raise CollateralError("the collateral that was kept is for another platform", expected=fmspc, got=kept.fmspc)
-        return kept
 
 
 def _same_claims(node: NodeEntry, result: AttestationResult, collateral: Collateral) -> None:

@@ -250,14 +250,3 @@ def _see(state: RunState, node: NodeId, view: NodeView) -> RunState:
 
 def _fail(state: RunState, error: ConfideError) -> tuple[RunState, list[Command]]:
     return replace(state, phase=Phase.FAILED, error=error), [StopAll()]
-
-
-def outcome(state: RunState) -> Literal["succeeded", "failed", "interrupted", "running"]:
-    """The word that the run store keeps."""
-    if state.phase is Phase.DONE:
-        return "succeeded"
-    if state.phase is not Phase.FAILED:
-        return "running"
-    return "interrupted" if isinstance(state.error, InterruptedRunError) else "failed"
-
-

@@ -219,36 +219,11 @@ def session_members(session: int, *, proc: Path = Path("/proc")) -> list[int]:
     return found
 
 
-def end_session(session: int, *, grace_s: float = 3.0) -> None:
-    """End every process of a session: SIGTERM to its leader's group, after ``grace_s`` SIGKILL to all that is left.
-
-    For backends: start a node with ``start_new_session`` and end it with this; engine groups inside the session are found too.
-    """
-    _signal_group(session, signal.SIGTERM)
-    until = time.monotonic() + grace_s
-    while session_members(session) and time.monotonic() < until:
-        time.sleep(0.02)
-    for _ in range(100):
-        members = session_members(session)
-        if not members:
-            return
-        for pid in members:
-            _signal(pid, signal.SIGKILL)
-        time.sleep(0.02)
-
-
 def _signal_group(group: int, number: signal.Signals) -> None:
     try:
         os.killpg(group, number)
     except (ProcessLookupError, PermissionError):
         return  # nobody is left
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    try:
-        os.kill(pid, number)
-    except (ProcessLookupError, PermissionError):
-        return
 
 
 def _tell(listener: Callable[[str], None], line: bytes) -> None:
