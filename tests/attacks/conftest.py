@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+from support.machine import require_root
 
 _ETH_P_ALL = 3
 _PACKET_OUTGOING = 4
@@ -37,14 +38,17 @@ class LeakWatch:
     """
 
     def __init__(self, canaries: dict[str, bytes], folders: Iterable[Path], *, skip: Callable[[Path], bool] = lambda _: False) -> None:
-        self._forms = {name: _forms(secret) for name, secret in canaries.items()}
-        self._longest = max(len(form) for forms in self._forms.values() for form in forms)
+        self._forms: dict[str, set[bytes]] = {}
+        self._longest = 0
+        for name, secret in canaries.items():
+            self._note(name, secret)
         self._folders = list(folders)
         self._skip = skip
         self._seen: dict[Path, tuple[int, int]] = {}
         self._tails: dict[bytes, bytes] = {}
         self._stop = threading.Event()
         self.findings: set[tuple[str, str]] = set()
+        self.too_large: set[Path] = set()
         self.bytes_captured = 0
         self.files_scanned = 0
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
@@ -57,6 +61,21 @@ class LeakWatch:
         for thread in self._threads:
             thread.start()
         return self
+
+    def add(self, name: str, secret: bytes) -> None:
+        """Look for this as well: in all files again, in traffic from now on."""
+        self._note(name, secret)
+        self._seen = {}
+
+    def _note(self, name: str, secret: bytes) -> None:
+        forms = _forms(secret)
+        self._forms = {**self._forms, name: forms}
+        self._longest = max(self._longest, *map(len, forms))
+
+    @property
+    def names(self) -> set[str]:
+        """What is looked for."""
+        return set(self._forms)
 
     def also(self, folders: Iterable[Path]) -> None:
         """Scan these as well, from now on."""
@@ -110,7 +129,10 @@ class LeakWatch:
         with suppress(OSError):
             stat = path.stat()
             mark = (stat.st_size, stat.st_mtime_ns)
-            if self._seen.get(path) == mark or stat.st_size > _MAX_FILE or self._skip(path):
+            if self._seen.get(path) == mark or self._skip(path):
+                return
+            if stat.st_size > _MAX_FILE:
+                self.too_large.add(path)
                 return
             self._look(path.read_bytes(), str(path))
             self._look(os.fsencode(path.name), f"name of {path}")
@@ -136,6 +158,5 @@ def _files(folder: Path) -> Iterator[Path]:
 @pytest.fixture
 def leak_watch() -> type[LeakWatch]:
     """The class: tests start a watch with their own canaries and folders."""
-    if not hasattr(socket, "AF_PACKET") or os.geteuid() != 0:
-        pytest.skip("capturing loopback traffic needs Linux and root (CAP_NET_RAW)")
+    require_root("capturing loopback traffic")
     return LeakWatch

@@ -6,6 +6,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from support.stage import PASSPHRASE, Stage
 from confide.crypto.derive import file_key
 from confide.data.manifest import load_manifest
 from confide.ids import KeyRef
+from confide.jobs.engines.spark import SECRET_FILE
+from confide.jobs.result import RunEvent
 from confide.keys.records import Key
 
 pytestmark = [pytest.mark.run, pytest.mark.timeout(300)]
@@ -83,19 +86,53 @@ def began_before(moment: float) -> Callable[[Path], bool]:
     return skip
 
 
-def test_no_row_and_no_key_is_anywhere_in_plaintext(stage: Stage, canaries: dict[str, bytes], leak_watch: Any) -> None:
+def watch_new_keys(stage: Stage, watch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look for the keys of outputs as well, from the moment that the broker makes them."""
+    hierarchy = stage.broker._keys
+    mint = hierarchy.mint
+
+    def minted(key: Any) -> Any:
+        wrapped, secret = mint(key)
+        watch.add(f"dataset key of an output, {wrapped.dataset}", secret.reveal())
+        return wrapped, secret
+
+    monkeypatch.setattr(hierarchy, "mint", minted)
+
+
+def watch_spark_secret(watch: Any) -> Callable[[RunEvent], None]:
+    """Look for Spark's secret as well: it lies in the driver's private folder, which is memory, once workers have been accepted."""
+    known: set[bytes] = set()
+
+    def on_event(_event: RunEvent) -> None:
+        for file in Path("/dev/shm").glob(f"confide-main-job-*/{SECRET_FILE}"):
+            with suppress(OSError):
+                secret = file.read_bytes().strip()
+                if secret and secret not in known:
+                    known.add(secret)
+                    watch.add("Spark's secret", secret)
+
+    return on_event
+
+
+def test_no_row_and_no_key_is_anywhere_in_plaintext(
+    stage: Stage, canaries: dict[str, bytes], leak_watch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = stage.job(PROGRAM)
     stage.grant(job)
     secrets_to_find = {**canaries, **key_canaries(stage)}
     before = set(Path(tempfile.gettempdir()).iterdir())
     folders = [stage.root, stage.settings.runs_dir]
     with leak_watch(secrets_to_find, folders, skip=began_before(time.time())) as watch:
-        result, _ = stage.run(job)
+        watch_new_keys(stage, watch, monkeypatch)
+        result, _ = stage.run(job, listener=watch_spark_secret(watch))
         new = [path for path in Path(tempfile.gettempdir()).iterdir() if path not in before]
         watch.also(new)
     assert watch.findings == set()
     assert result.verification.require().simulated
-    # The watch did watch: the executors' traffic and the run's logs went past it.
+    # The watch did watch: the executors' traffic and the run's logs went past it, and it knew what to look for.
+    assert len([name for name in watch.names if name.startswith("dataset key of an output")]) == 2
+    assert "Spark's secret" in watch.names
+    assert watch.too_large == set()
     assert watch.bytes_captured > 100_000
     assert watch.files_scanned > 10
 

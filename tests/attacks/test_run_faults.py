@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+from support.machine import require_root
 from support.stage import Stage, outputs_of
 
 from confide.errors import ConfideError, IntegrityError, ManifestError
@@ -70,8 +71,7 @@ with ctx.writing("names") as folder:
 @pytest.fixture
 def full_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system with room for the first output and not for the second."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small file system needs root")
+    require_root("mounting a small file system")
     place = tmp_path / "small"
     place.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)], check=True)
@@ -122,4 +122,19 @@ def test_a_file_of_an_earlier_save_that_storage_brings_back_is_refused(stage: St
         stage.run(job)
     log = stage.settings.runs_dir / str(caught.value.facts["run"]) / "logs" / "driver.program.log"
     assert "the honest output was committed" in log.read_text()
+    assert outputs_of(job) == []
+
+
+@pytest.mark.parametrize("request_", ["release", "register_output"])
+def test_a_broker_that_answers_500_ends_the_run(stage: Stage, monkeypatch: pytest.MonkeyPatch, request_: str) -> None:
+    def explode(*_: object) -> NoReturn:
+        raise RuntimeError("the broker has a bug")
+
+    job = stage.job(arguments=(request_,))
+    stage.grant(job)
+    monkeypatch.setattr(stage.broker, request_, explode)
+    with pytest.raises(ConfideError) as caught:
+        stage.run(job)
+    assert caught.value.exit_status == 6
+    assert "broker-unavailable" in str(caught.value.to_json())
     assert outputs_of(job) == []

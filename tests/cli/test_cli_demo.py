@@ -128,6 +128,12 @@ def test_receipt_verifies_by_run_folder_and_file(confide: Any, at_demo: Shown) -
     assert confide("verify", folder).status == confide("verify", folder / "receipt.json", "--json").status == 0
 
 
+def test_verify_of_a_path_that_is_not_there_says_so(confide: Any, tmp_path: Path) -> None:
+    said = confide("verify", tmp_path / "nothing.json")
+    assert said.status == 2
+    assert "there is no file or folder" in said.err
+
+
 def test_changed_evidence_is_refused_with_status_3(confide: Any, at_demo: Shown, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(at_demo.folder / "runs" / at_demo.run, copy)

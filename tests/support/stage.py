@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -114,9 +115,14 @@ class Stage:
     def parsed(self) -> Policy:
         return Policy.from_json(self.policy)
 
-    def run(self, job: Job, **options: Any) -> tuple[RunResult, list[RunEvent]]:
+    def run(self, job: Job, *, listener: Callable[[RunEvent], None] = lambda _: None, **options: Any) -> tuple[RunResult, list[RunEvent]]:
         events: list[RunEvent] = []
-        return submit(job, simulate=True, settings=self.settings, on_event=events.append, **options), events
+
+        def on_event(event: RunEvent) -> None:
+            events.append(event)
+            listener(event)
+
+        return submit(job, simulate=True, settings=self.settings, on_event=on_event, **options), events
 
     def close(self) -> None:
         for client in self.clients.values():

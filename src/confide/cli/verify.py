@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from confide.cli.output import Context, answers, wants_colour
-from confide.errors import ReceiptError
+from confide.errors import ReceiptError, RunNotFoundError
 
 if TYPE_CHECKING:
     from confide.jobs.receipt import Verification
@@ -45,7 +45,11 @@ def source_of(context: Context, run: str) -> Path:
     from confide.jobs.store import RunStore
 
     path = Path(run)
-    return path if path.exists() else RunStore(context.settings.runs_dir).open(run).path
+    if path.exists():
+        return path
+    if len(path.parts) > 1:
+        raise RunNotFoundError(f"there is no file or folder {run}", hint="name a run's folder, its receipt.json, or a run's id", path=run)
+    return RunStore(context.settings.runs_dir).open(run).path
 
 
 def _show(found: Verification) -> None:
