@@ -11,8 +11,9 @@ import pytest
 from support.machine import require_root
 from support.stage import Stage, outputs_of
 
-from confide.errors import ConfideError, IntegrityError, ManifestError
+from confide.errors import ConfideError, IntegrityError, JobFailedError, ManifestError
 from confide.job import Job
+from confide.jobs.result import RunEvent
 
 pytestmark = [pytest.mark.run, pytest.mark.timeout(300), pytest.mark.usefixtures("nothing_left_behind")]
 
@@ -65,6 +66,38 @@ with ctx.writing("summary") as folder:
 print("the honest output was committed")
 with ctx.writing("names") as folder:
     shutil.move(*save(folder))
+"""
+
+# Storage that shows a short file while Spark plans its tasks, and the whole one when they read.
+SHOWS_LESS = b"""
+import confide, os
+from pathlib import Path
+ctx = confide.session()
+found = ctx._input("people")
+victim = Path(found["path"], found["files"][0])
+whole = victim.read_bytes()
+os.truncate(victim, len(whole) - 100)
+try:
+    people = ctx.read("people")
+    people.explain()
+finally:
+    victim.write_bytes(whole)
+ctx.write(people, "summary")
+ctx.write(people, "names")
+"""
+PLACES = b"""
+import confide, os, sys
+ctx = confide.session()
+def here(_):
+    import pickle, os, sys
+    return os.getcwd(), os.environ["SPARK_LOCAL_DIRS"], os.environ["HOME"], pickle.__file__, str(sys.flags.safe_path)
+places = {here(None), *ctx.spark.sparkContext.parallelize(range(8), 4).map(here).collect()}
+for cwd, local, home, pickle, safe in places:
+    for place in (cwd, local, home):
+        assert place.startswith("/dev/shm/confide-"), place
+    assert safe == "True" and "/confide-" not in pickle
+for name in ("summary", "names"):
+    ctx.write(ctx.read("people"), name)
 """
 
 
@@ -138,3 +171,24 @@ def test_a_broker_that_answers_500_ends_the_run(stage: Stage, monkeypatch: pytes
     assert caught.value.exit_status == 6
     assert "broker-unavailable" in str(caught.value.to_json())
     assert outputs_of(job) == []
+
+
+def test_a_file_that_is_short_while_spark_plans_is_refused(stage: Stage) -> None:
+    job = stage.job(SHOWS_LESS)
+    stage.grant(job)
+    with pytest.raises(JobFailedError, match="has another length than its manifest says"):
+        stage.run(job)
+    assert outputs_of(job) == []
+
+
+def test_nothing_of_an_engine_lies_where_the_host_can_write(stage: Stage) -> None:
+    """Current folders, spill files and what Python imports: a module or a shuffle file that the host puts there would be taken."""
+    job = stage.job(PLACES)
+    stage.grant(job)
+    left: set[str] = set()
+
+    def look(_event: RunEvent) -> None:
+        left.update(str(path) for path in stage.settings.runs_dir.glob("*/nodes/*/scratch/*"))
+
+    stage.run(job, listener=look)
+    assert left == set()

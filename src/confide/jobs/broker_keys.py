@@ -9,10 +9,12 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from confide.errors import AppraisalError, BindingError
 from confide.ids import DatasetId, Purpose, SpkiDigest
+from confide.jobs.owners_policies import require_owners_accept
 from confide.jobs.reports import key_opened
 from confide.jobs.staging import staging_path
-from confide.keys.client import NodeBrokerClient, OutputKey
+from confide.keys.client import NodeBrokerClient, OutputKey, ReleasedKey
 from confide.node.keyring import Keyring
 
 if TYPE_CHECKING:
@@ -52,12 +54,14 @@ class BrokerKeys:
 
         Raises:
             KeyAccessError: the owner has not granted it to this job, role and node.
+            AppraisalError: the driver does not meet an owner's policy.
             BrokerError: the broker does not answer as it must.
         """
 
         def fetch() -> SecretBytes:
             with self._lock:
                 released = self._broker.release(found.envelope, Purpose.READ)
+            self._check_driver(released)
             self._services.tell(key_opened(found.name, Purpose.READ, released))
             return released.secret
 
@@ -75,9 +79,27 @@ class BrokerKeys:
         self._services.tell(key_opened(name, Purpose.WRITE, key))
         return key
 
+    def _check_driver(self, released: ReleasedKey) -> None:
+        """A worker gives the driver what it reads: the driver has to meet the owners' policies too, not only the job's."""
+        if self._services.driver is None:
+            return
+        try:
+            require_owners_accept(self._services.driver, released.policies, self._services.verifier)
+        except AppraisalError:
+            released.secret.wipe()
+            raise
+
     def open_output(self, name: str) -> None:
-        """Get and hold the key of an output, for this node's executors to write it."""
+        """Get and hold the key of an output, for this node's executors to write it.
+
+        Raises:
+            BindingError: the output was made by another driver than the one that this worker attested.
+        """
         key = self.output(name)
+        driver = self._services.driver
+        if driver is not None and key.signer != driver.binding.spki_digest:
+            key.secret.wipe()
+            raise BindingError("the output was made by another driver than this worker's", output=name)
         place = staging_path(Path(self._services.job.outputs[name].path), self._services.spec.run_id)
         run = self._services.spec.run_id
         self._keyring.open_output(str(place), key.dataset, key.secret, run=run, refresh=lambda: self.output(name).secret)

@@ -96,6 +96,25 @@ def _check_sizes(folder: Path, manifest: Manifest) -> None:
             )
 
 
+class InputLengths:
+    """Lengths of input files as their manifests have them, for the agent's socket.
+
+    Engines plan with lengths before they read: a storage that shows a short file for that moment would have the rest of it left out,
+    and every byte that is read would still be authentic.
+    """
+
+    def __init__(self) -> None:
+        self._files: dict[str, int] = {}
+
+    def know(self, inputs: Iterable[VerifiedInput]) -> None:
+        """Take in the files of verified inputs."""
+        self._files |= {str(found.folder / file.path): file.size for found in inputs for file in found.manifest.files}
+
+    def operation(self, request: Json) -> Json:
+        """``input-length``: the ``length`` in bytes of the input file at ``path``, or -1 for a path that is none."""
+        return {"length": self._files.get(str(request.get("path")), -1)}
+
+
 def digests(inputs: Mapping[str, VerifiedInput]) -> dict[str, str]:
     """The manifests' digests by input name: what all nodes of a run must agree on."""
     return {name: found.digest for name, found in inputs.items()}

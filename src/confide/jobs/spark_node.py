@@ -33,7 +33,7 @@ class SparkEngine:
         self.runtime = find_runtime()
         self.node = SparkNode(
             private_dir=services.private_dir.path,
-            work_dir=spec.work_dir,
+            work_dir=services.private_dir.folder("work"),
             agent_socket=services.private_dir.path / AGENT_SOCKET,
             host=services.peer_host,
             cores=spec.cores,
@@ -65,9 +65,7 @@ class SparkEngine:
         """
         for file, data in launch.files.items():
             self._services.private_dir.write(file, data)
-        work = self.node.work_dir
-        work.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return self._children.start(ChildSpec(name, launch.argv, self._log_of(name), work, launch.env))
+        return self._children.start(ChildSpec(name, launch.argv, self._log_of(name), self.node.work_dir, launch.env))
 
     def output_of(self, name: str) -> str:
         """The last of what a process printed: at most 256 KiB."""

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 from confide.canonical import Json
 from confide.crypto.secret import SecretBytes
 from confide.data.failure import failure_in
-from confide.errors import JobFailedError, NodeLostError, ProtocolError, UnavailableError
+from confide.errors import JobError, JobFailedError, NodeLostError, ProtocolError, UnavailableError
 from confide.jobs.broker_keys import BrokerKeys
 from confide.jobs.engines.spark import GATEWAY_SOCKET, SECRET_FILE, TOKEN_FILE, driver_jvm, executor_command, program_command
 from confide.jobs.evidence import receipt_bundle
-from confide.jobs.inputs import VerifiedInput, digests, open_inputs, require_same, verify_whole
+from confide.jobs.inputs import InputLengths, VerifiedInput, digests, open_inputs, require_same, verify_whole
 from confide.jobs.outputs import Outputs
+from confide.jobs.owners_policies import require_owners_accept
 from confide.jobs.reports import FilesDeleted, FilesWritten, read_report
 from confide.jobs.spark_node import SparkEngine, interpreter, python_path
 from confide.jobs.statement import ReleaseEntry
@@ -29,9 +30,11 @@ from confide.jobs.task_files import TaskFiles
 from confide.node.control import field
 
 if TYPE_CHECKING:
+    from confide.attest.policy import Policy
     from confide.ids import NodeId
     from confide.node.child import Child
     from confide.node.local_socket import Operation
+    from confide.node.record import EvidenceRecord
     from confide.node.workload import NodeReport, NodeServices, Refusal
 
 _POLL_S = 0.1
@@ -47,6 +50,8 @@ class SparkDriver:
         self._keys: BrokerKeys | None = None
         self._outputs: Outputs | None = None
         self._inputs: dict[str, VerifiedInput] = {}
+        self._owners_policies: dict[str, Policy] = {}
+        self._lengths = InputLengths()
         self._releases: list[ReleaseEntry] = []
         self._jvm: Child | None = None
         self._token = ""
@@ -61,6 +66,8 @@ class SparkDriver:
         Raises:
             ConfideError: an input, the broker or Spark is not as it must be.
         """
+        if node.job.inputs and not node.job.outputs:
+            raise JobError("a job that reads names at least one output", hint="with its key come the owners' policies for the workers")
         self._services, self._began = node, datetime.now(UTC)
         engine = self._engine = SparkEngine(node)
         places = {name: Path(spec.path) for name, spec in node.job.outputs.items()}
@@ -74,6 +81,7 @@ class SparkDriver:
         engine.serve({
             "driver-ready": self._driver_ready,
             "run-info": self._run_info,
+            "input-length": self._lengths.operation,
             "stage": lambda request: outputs.stage(field(request, "name", str)),
             "commit": lambda request: outputs.commit(field(request, "name", str), field(request, "kind", str), request.get("schema")),
             "file-renamed": _noting(lambda request: outputs.renamed(field(request, "from", str), field(request, "to", str))),
@@ -81,10 +89,13 @@ class SparkDriver:
         })  # fmt: skip
         self._jvm = engine.start("spark", driver_jvm(engine.runtime, engine.node, engine.run))
         self._inputs = open_inputs(node.job)
+        self._lengths.know(self._inputs.values())
         if node.job.resources.verify_inputs == "whole":
             verify_whole(self._inputs.values())
         for name in node.job.outputs:
-            outputs.hold(name, self._keys.output(name))
+            key = self._keys.output(name)
+            self._owners_policies |= {policy.digest: policy for policy in key.policies}
+            outputs.hold(name, key)
         self._await_jvm()
         host, port = self._address or ("", 0)
         return {"host": host, "port": port, "secret": secret.reveal().decode(), "inputs": digests(self._inputs)}
@@ -117,6 +128,15 @@ class SparkDriver:
             raise JobFailedError(f"the program ended with status {status}{why}", hint=hint, status=status)
         outputs.require_all()
         return outputs.summary()
+
+    def check_worker(self, record: EvidenceRecord) -> None:
+        """Appraise a worker under the policy of every owner whose data the job reads: what workers read is shuffled to all of them.
+
+        Raises:
+            AppraisalError: one does not accept it.
+        """
+        node, *_ = self._ready()
+        require_owners_accept(record, self._owners_policies.values(), node.verifier)
 
     def worker_lost(self, node: NodeId) -> None:
         """Nothing to do: Spark notices lost executors by their connections and runs their tasks again."""
@@ -250,9 +270,12 @@ class SparkWorker:
         engine = self._engine = SparkEngine(node)
         keys = self._keys = BrokerKeys(node)
         files = TaskFiles(keys.operations()["write-key"], node.tell)
-        engine.serve({**keys.operations(), **files.operations(), "await-driver": self._await_driver})
+        lengths = InputLengths()
+        own = {"await-driver": self._await_driver, "input-length": lengths.operation}
+        engine.serve({**keys.operations(), **files.operations(), **own})
         self._jvm = engine.start("executor", executor_command(engine.runtime, engine.node, engine.run, str(node.spec.index)))
         self._inputs = open_inputs(node.job)
+        lengths.know(self._inputs.values())
         for found in self._inputs.values():
             keys.open_input(found)
 

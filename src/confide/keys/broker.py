@@ -316,6 +316,7 @@ class Broker:
             "dataset": dataset.dataset,
             "expires": min(ends).isoformat(),
             "grants": {d.grant.key: d.ref.to_json() for d in decisions},
+            "policies": {d.result.policy_digest: d.grant.policy.to_json() for d in decisions},
         }
 
     def _audited(self, action: str, owners: Sequence[str], facts: Mapping[str, Fact]) -> AbstractContextManager[None]:

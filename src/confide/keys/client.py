@@ -43,7 +43,8 @@ _SESSION_MARGIN: Final = timedelta(seconds=30)
 class ReleasedKey:
     """A dataset key that the broker released.  Must not be used after ``expires``.
 
-    ``grants`` are the broker's word on who let it be released, by root key: each owner's grant and the digest of its policy.
+    ``grants`` are the broker's word on who let it be released, by root key: each owner's grant and the digest of its policy.  ``policies``
+    are those policies: every node that gets to see the data has to meet them, not only the one that got the key.
     """
 
     dataset: DatasetId
@@ -51,6 +52,7 @@ class ReleasedKey:
     secret: SecretBytes = field(repr=False)
     expires: datetime
     grants: Mapping[str, GrantRef]
+    policies: tuple[Policy, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class OutputKey:
     recipients: tuple[str, ...]
     inherits: tuple[str, ...]
     grants: Mapping[str, GrantRef]
+    policies: tuple[Policy, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,12 @@ class NodeBrokerClient:
         """
         answer = self._ask("POST", "/confide/v0/release", {"manifest": manifest, "purpose": purpose.value})
         return ReleasedKey(
-            answer.dataset_of(manifest), answer.key_ref(), self._opened(answer, purpose), answer.time("expires"), answer.grants()
+            dataset=answer.dataset_of(manifest),
+            key=answer.key_ref(),
+            secret=self._opened(answer, purpose),
+            expires=answer.time("expires"),
+            grants=answer.grants(),
+            policies=answer.policies(),
         )
 
     def output(self, name: str, *, inputs: Sequence[DatasetId], recipients: Sequence[str]) -> OutputKey:
@@ -151,6 +159,7 @@ class NodeBrokerClient:
             recipients=answer.texts("recipients"),
             inherits=answer.texts("inherits"),
             grants=answer.grants(),
+            policies=answer.policies(),
         )
 
     def register_manifest(self, manifest: Json) -> None:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from confide.attest.policy import Policy
 from confide.canonical import Json, from_b64url
 from confide.crypto.derive import KEY_BYTES, check_dataset_id
 from confide.crypto.envelope import WrappedKey
@@ -20,7 +21,7 @@ from confide.crypto.http import JSON_TYPE, PROBLEM_TYPE, Response, request
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import PublicKey
 from confide.crypto.tls import Channel, Identity, PinnedSpki, connect
-from confide.errors import BrokerError, ChannelError, ParseError, ProtocolError, UsageError, error_from_json
+from confide.errors import BrokerError, ChannelError, ParseError, PolicyError, ProtocolError, UsageError, error_from_json
 from confide.ids import DatasetId, KeyRef, SpkiDigest
 from confide.keys.grants import GrantRef
 from confide.keys.manifest_claims import unverified_dataset
@@ -182,6 +183,19 @@ class Answer:
         if not found:
             raise BrokerError("the broker released a key without a grant", field="grants")
         return found
+
+    def policies(self) -> tuple[Policy, ...]:
+        """The owners' policies that the grants name, one for each digest."""
+        policies = []
+        for digest in sorted({ref.policy for ref in self.grants().values()}):
+            try:
+                policy = Policy.from_json(self.field("policies", dict).get(digest))
+            except PolicyError as cause:
+                raise BrokerError("the broker's answer lacks an owner's policy", field="policies") from cause
+            if policy.digest != digest:
+                raise BrokerError("the broker's answer has another policy than it names", field="policies")
+            policies.append(policy)
+        return tuple(policies)
 
     def dataset_key(self) -> SecretBytes:
         """A dataset key in the clear (owners and recipients only, under TLS)."""

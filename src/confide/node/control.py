@@ -32,6 +32,7 @@ class Kind(StrEnum):
     EVIDENCE = "evidence"
     VERDICT = "verdict"
     JOB = "job"
+    ENGINE_KEY = "engine-key"
     CERTIFICATE = "certificate"
     ERROR = "error"
     # client -> driver

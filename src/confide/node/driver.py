@@ -169,8 +169,9 @@ class DriverAgent:
             raise UnavailableError("there is no job")
         self._emit(EventType.JOB_ACCEPTED, job=job.digest)
         services = self._services = self._build_services(job, private)
-        control_identity = self._identity.with_certificate(services.certificate.certificate_pem, self._ca.ca_pem)
-        workers = Workers(services, self._mail, self._ca, self._clock, on_report=self._workload.heard)
+        control_identity = self._identity.with_certificate(self._certify(self._identity), self._ca.ca_pem)
+        heard, check = self._workload.heard, self._workload.check_worker
+        workers = Workers(services, self._mail, self._ca, self._clock, on_report=heard, check_worker=check)
         control = Reception(spec.listen_host, control_identity, IssuedBy(self._ca.ca_pem), workers.connect, name="control")
         workers.open(control)
         self._workers = workers
@@ -205,7 +206,7 @@ class DriverAgent:
 
     def _build_services(self, job: Job, private: PrivateDir) -> NodeServices:
         spec = self._spec
-        pem = self._ca.issue(self._identity.spki_der, node=spec.node_id, role=Role.DRIVER, host=spec.listen_host, now=self._clock())
+        engine = Identity.generate(spec.node_id)
         return NodeServices(
             spec=spec,
             job=job,
@@ -215,11 +216,15 @@ class DriverAgent:
             context=self._context,
             attester=self._attester,
             verifier=self._verifier,
-            certificate=JobCertificate(pem, self._ca.ca_pem, self._identity.key.private_pem()),
+            certificate=JobCertificate(self._certify(engine), self._ca.ca_pem, engine.key.private_pem()),
             private_dir=private,
             emit=self._emit,
             tell=lambda report: self._workload.heard(spec.node_id, report),
         )
+
+    def _certify(self, identity: Identity) -> bytes:
+        spec = self._spec
+        return self._ca.issue(identity.spki_der, node=spec.node_id, role=Role.DRIVER, host=spec.listen_host, now=self._clock())
 
     # --- speaking to the client, and ending ----------------------------------------------------------------------------
 

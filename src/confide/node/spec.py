@@ -61,6 +61,7 @@ class NodeSpec(_Value):
     memory_mb: int = Field(default=1024, ge=128)
     log_path: Path
     work_dir: Path
+    """The agent's current folder.  The host can write to it, so nothing is read from it and nothing of an engine lies in it."""
     timing: Timing = Timing()
     simulation: Simulation | None = None
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from confide.attest.evidence import NodeContext
 from confide.attest.policy import Policy
-from confide.canonical import Json, digest_of
+from confide.canonical import Json, b64url, digest_of
 from confide.crypto.identity import AnyKeyUntilAttested, Identity, IssuedBy
 from confide.crypto.seal import SealKey
 from confide.crypto.tls import Channel, connect
@@ -40,6 +40,7 @@ from confide.node.workload import JobCertificate, NodeServices
 if TYPE_CHECKING:
     from confide.attest.collect import Attester
     from confide.attest.verify import Verifier
+    from confide.node.record import EvidenceRecord
     from confide.node.spec import NodeSpec
     from confide.node.workload import WorkerWorkload
 
@@ -48,10 +49,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Joined:
-    """A worker that the driver accepted: its control channel and its certificate."""
+    """A worker that the driver accepted: its control channel, its certificates, and the driver's evidence that it accepted itself."""
 
     channel: Channel
     identity: Identity
+    engine_certificate: bytes
+    driver: EvidenceRecord
 
 
 class WorkerAgent:
@@ -68,6 +71,7 @@ class WorkerAgent:
         self._clock = clock
         self._mail = Mailbox()
         self._identity = Identity.generate(spec.node_id)
+        self._engine_identity = Identity.generate(spec.node_id)
         self._seal = SealKey.generate()
         self._context = NodeContext(spec.job_digest, spec.run_id, spec.node_id, self._seal.public_jwk())
         self._link: Link | None = None
@@ -121,6 +125,7 @@ class WorkerAgent:
                 context=self._context,
                 peer_role=Role.DRIVER,
             )
+            channel.send_frame({"kind": str(Kind.ENGINE_KEY), "spki": b64url(self._engine_identity.spki_der)})
             frame = read(channel.recv_frame(MAX_SESSION_FRAME), Kind.CERTIFICATE)
         certificate, authority = field(frame, "certificate", str), field(frame, "ca", str)
         identity = self._identity.with_certificate(certificate, authority)
@@ -131,7 +136,7 @@ class WorkerAgent:
             control.close()
             raise BindingError("the control address is not served by the attested driver")
         control.settimeout(timeout)
-        return _Joined(control, identity)
+        return _Joined(control, identity, field(frame, "engine_certificate", str).encode(), driver.record)
 
     def _side_from(self, channel: Channel) -> VerifierSide:
         """Learn the policy from the driver, which is not attested yet: only the policy of the job that this node was started for counts."""
@@ -202,10 +207,11 @@ class WorkerAgent:
             context=self._context,
             attester=self._attester,
             verifier=self._verifier,
-            certificate=JobCertificate(joined.identity.certificate_pem, authority, self._identity.key.private_pem()),
+            certificate=JobCertificate(joined.engine_certificate, authority, self._engine_identity.key.private_pem()),
             private_dir=private,
             emit=self._emit,
             tell=self._reports.tell,
+            driver=joined.driver,
         )
 
     # --- speaking to the driver, and ending ----------------------------------------------------------------------------

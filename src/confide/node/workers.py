@@ -9,10 +9,12 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
-from confide.canonical import Json
+from confide.canonical import Json, from_b64url
 from confide.errors import (
+    AttestationError,
     BindingError,
     ChannelError,
     ConfideError,
@@ -23,9 +25,9 @@ from confide.errors import (
     error_from_json,
 )
 from confide.ids import NodeId, Role, SpkiDigest, check_name
-from confide.node.control import EventType, Kind, Link, field
+from confide.node.control import EventType, Kind, Link, field, read
 from confide.node.roster import ENDED, Phase, Roster
-from confide.node.session import AttestedPeer, Clock, VerifierSide, attest_mutually
+from confide.node.session import MAX_SESSION_FRAME, AttestedPeer, Clock, VerifierSide, attest_mutually
 from confide.node.workload import NodeReport
 
 if TYPE_CHECKING:
@@ -40,10 +42,20 @@ _log = logging.getLogger(__name__)
 
 
 class Workers:
-    """The workers of one run, on the driver.  ``ending`` is set once workers may leave; ``on_report`` hears what their workloads tell."""
+    """The workers of one run, on the driver.  ``ending`` is set once workers may leave.
+
+    ``on_report`` hears what their workloads tell; ``check_worker`` raises for one that must not join the engine.
+    """
 
     def __init__(
-        self, services: NodeServices, mail: Mailbox, ca: JobCa, clock: Clock, *, on_report: Callable[[NodeId, Json], None]
+        self,
+        services: NodeServices,
+        mail: Mailbox,
+        ca: JobCa,
+        clock: Clock,
+        *,
+        on_report: Callable[[NodeId, Json], None],
+        check_worker: Callable[[EvidenceRecord], None],
     ) -> None:
         self._services = services
         self._mail = mail
@@ -58,6 +70,7 @@ class Workers:
         self._links: dict[NodeId, Link] = {}
         self._engine: Json | None = None
         self._on_report = on_report
+        self._check_worker = check_worker
         self._on_lost: Callable[[NodeId], None] = lambda _: None
         self._control: Reception | None = None
         self.ending = False
@@ -137,9 +150,17 @@ class Workers:
         if control is None or spki is None:
             raise ProtocolError("the control address is not open")
         node = peer.context.node
-        pem = self._ca.issue(spki, node=node, role=Role.WORKER, host=channel.peer_address[0], now=self._clock())
-        certificate, authority = pem.decode("ascii"), self._ca.ca_pem.decode("ascii")
-        channel.send_frame({"kind": str(Kind.CERTIFICATE), "certificate": certificate, "ca": authority, "control_port": control.port})
+        engine_key = from_b64url(field(read(channel.recv_frame(MAX_SESSION_FRAME), Kind.ENGINE_KEY), "spki", str))
+        if engine_key == spki:
+            raise ProtocolError("a worker's engine has to have a key of its own")
+        issue = partial(self._ca.issue, node=node, role=Role.WORKER, host=channel.peer_address[0], now=self._clock())
+        channel.send_frame({
+            "kind": str(Kind.CERTIFICATE),
+            "certificate": issue(spki).decode("ascii"),
+            "engine_certificate": issue(engine_key).decode("ascii"),
+            "ca": self._ca.ca_pem.decode("ascii"),
+            "control_port": control.port,
+        })  # fmt: skip
         claims = peer.result.claims
         facts = {
             "tee": str(claims.tee),
@@ -222,13 +243,19 @@ class Workers:
     def engine_ready(self, engine: Json, on_lost: Callable[[NodeId], None]) -> None:
         """Give the engine's address to every worker that waits for it; ``on_lost`` hears of started workers that are gone."""
         self._engine, self._on_lost = engine, on_lost
-        for node, phase in self.roster.phases.items():
+        for node, phase in list(self.roster.phases.items()):
             if phase is Phase.READY:
                 self._start_engine(node)
 
     def _start_engine(self, node: NodeId) -> None:
-        if self._engine is not None:
-            self._send(node, Kind.START_ENGINE, engine=self._engine)
+        if self._engine is None:
+            return
+        try:
+            self._check_worker(self._peers[node].record)
+        except AttestationError as error:
+            self._failed(node, error)
+            return
+        self._send(node, Kind.START_ENGINE, engine=self._engine)
 
     def heard_of_end(self, node: NodeId) -> None:
         """The backend says that a node's process ended: a hint from outside, believed only of nodes that are not connected."""

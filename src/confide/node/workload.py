@@ -40,7 +40,10 @@ Raises:
 
 @dataclass(frozen=True, slots=True)
 class JobCertificate:
-    """This node's certificate from the job CA, for TLS between engine processes.  The key is the node's attested key (PKCS#8 PEM)."""
+    """This node's certificate from the job CA, for TLS between engine processes, with a key of its own (PKCS#8 PEM).
+
+    Not the node's attested key: engine processes, and the user's program beside them, can read this one.
+    """
 
     certificate_pem: bytes
     ca_pem: bytes
@@ -66,6 +69,8 @@ class NodeServices:
     private_dir: PrivateDir
     emit: Emit
     tell: Tell
+    driver: EvidenceRecord | None = None
+    """The driver's evidence as this worker accepted it; ``None`` on the driver itself."""
     stopping: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -109,6 +114,16 @@ class DriverWorkload(Protocol):
 
         Raises:
             JobFailedError: the program ended with an error.
+        """
+        ...
+
+    def check_worker(self, record: EvidenceRecord) -> None:
+        """Let an accepted worker join the engine, or raise: the job's policy accepted it, and the data's owners may ask for more.
+
+        Called after :meth:`prepare`, before the worker is given anything of the engine's.  Must be quick.
+
+        Raises:
+            AttestationError: the worker is not what an owner's policy asks for.
         """
         ...
 

@@ -115,7 +115,7 @@ def world(spark_group_class: Any, tmp_path_factory: pytest.TempPathFactory) -> I
     root = tmp_path_factory.mktemp("group")
     ring = Keyring()
     vector_ring(ring, root)
-    quiet = {op: lambda _: {} for op in ("file-renamed", "file-deleted")}
+    quiet = {"file-renamed": lambda _: {}, "file-deleted": lambda _: {}, "input-length": lambda _: {"length": -1}}
     group = spark_group_class(root, {**ring.operations(), **quiet})
     made = World(group, root, ring)
     try:

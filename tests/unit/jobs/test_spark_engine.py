@@ -42,7 +42,9 @@ def test_argument_file_quotes_paths() -> None:
 
 def test_environment_of_a_child_is_given_whole_and_holds_paths_only() -> None:
     for launch in (spark.driver_jvm(RUNTIME, NODE, RUN), spark.executor_command(RUNTIME, NODE, RUN, "1")):
-        assert set(launch.env) == {"PATH", "LANG", "HOME", "TMPDIR", "SPARK_LOCAL_DIRS", "SPARK_LOCAL_HOSTNAME", "SPARK_USER"}
+        names = {"PATH", "LANG", "HOME", "TMPDIR", "SPARK_LOCAL_DIRS", "SPARK_LOCAL_HOSTNAME", "SPARK_USER"}
+        assert set(launch.env) == names | {"PYTHONSAFEPATH", "PYTHONNOUSERSITE"}
+        assert launch.env["PYTHONSAFEPATH"] == launch.env["PYTHONNOUSERSITE"] == "1"
         assert launch.env["SPARK_LOCAL_DIRS"] == "/work dir"
 
 

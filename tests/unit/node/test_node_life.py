@@ -16,6 +16,7 @@ from confide.canonical import Json
 from confide.crypto.identity import AnyKeyUntilAttested, Identity, IssuedBy
 from confide.crypto.tls import connect
 from confide.errors import (
+    AppraisalError,
     AttestationError,
     BindingError,
     ChannelError,
@@ -44,6 +45,7 @@ class Engine:
         self.services: NodeServices | None = None
         self.lost: list[NodeId] = []
         self.reports: list[tuple[NodeId, Json]] = []
+        self.unwanted: set[str] = set()
 
     def prepare(self, node: NodeServices) -> Json:
         self.services = node
@@ -62,6 +64,10 @@ class Engine:
 
     def worker_lost(self, node: NodeId) -> None:
         self.lost.append(node)
+
+    def check_worker(self, record: EvidenceRecord) -> None:
+        if record.context.node in self.unwanted:
+            raise AppraisalError("an owner's policy asks for more")
 
     def heard(self, node: NodeId, report: Json) -> None:
         if "note" not in report:
@@ -286,6 +292,17 @@ def test_tampered_worker_is_refused_and_the_run_goes_on(stage: Stage) -> None:
     assert result["receipt"]["refused"] == [["worker-3", "appraisal-refused"]]
 
 
+def test_worker_that_the_owners_would_refuse_gets_nothing_of_the_engine(stage: Stage) -> None:
+    stage.engine.unwanted = {"worker-2"}
+    stage.begin("worker-1", "worker-2")
+    failed = stage.until("event", event="worker-failed")
+    assert (failed["node"], failed["fields"]["code"]) == ("worker-2", "appraisal-refused")
+    stage.until("event", event="program-started")
+    assert stage.workers["worker-1"][1].engine is not None
+    assert isinstance(stage.workers["worker-2"][0].join(), NodeLostError)
+    assert stage.workers["worker-2"][1].engine is None
+
+
 def test_refused_worker_ends_the_run_if_the_job_asks_so(world: Any, stage_of: Callable[[Any], Stage]) -> None:
     stage = stage_of(world.with_job(resources={"workers": 2, "min_workers": 1, "refused_worker": "fail"}))
     stage.begin("worker-1")
@@ -497,11 +514,24 @@ def test_certificate_alone_does_not_make_a_worker(stage: Stage) -> None:
     assert stage.driver.error is None
 
 
+def test_engine_key_is_not_the_attested_one_and_opens_no_control_channel(stage: Stage) -> None:
+    """What the user's program can read of a node does not let it speak, or sign, as the node."""
+    stage.begin("worker-1", "worker-2")
+    stage.until("event", event="program-started")
+    for agent, services in ((stage.driver.agent, stage.engine.services), *((w.agent, e.services) for w, e in stage.workers.values())):
+        assert services.certificate.private_key_pem.reveal() != agent._identity.key.private_pem().reveal()
+    worker, services = stage.workers["worker-1"][0].agent, stage.workers["worker-1"][1].services
+    certificate = services.certificate  # type: ignore[union-attr]
+    identity = worker._engine_identity.with_certificate(certificate.certificate_pem, certificate.ca_pem)  # type: ignore[union-attr]
+    with connect("127.0.0.1", control(stage).port, identity, trust=IssuedBy(certificate.ca_pem)) as channel, pytest.raises(ChannelError):
+        channel.recv_frame()
+
+
 def test_accepted_worker_has_one_control_channel(stage: Stage) -> None:
     stage.begin("worker-1", "worker-2")
     stage.until("event", event="program-started")
     worker, ca = stage.workers["worker-1"][0].agent, stage.driver.agent._ca  # type: ignore[union-attr]
-    pem = stage.workers["worker-1"][1].services.certificate.certificate_pem  # type: ignore[union-attr]
+    pem = ca.issue(worker._identity.spki_der, node=NodeId("worker-1"), role=Role.WORKER, host="127.0.0.1", now=utc_now())
     identity = worker._identity.with_certificate(pem, ca.ca_pem)
     with connect("127.0.0.1", control(stage).port, identity, trust=IssuedBy(ca.ca_pem)) as channel, pytest.raises(ChannelError):
         channel.recv_frame()

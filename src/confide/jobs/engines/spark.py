@@ -84,8 +84,9 @@ class JavaRuntime:
 class SparkNode:
     """The place of one node's JVM.
 
-    ``private_dir``: memory-backed, mode 0700, at most 64 bytes long (unix sockets are made in it).  ``work_dir``: shuffle and spill files,
-    encrypted but not authenticated, so memory-backed or TEE-protected.  ``agent_socket``: the agent's unix socket.
+    ``private_dir``: memory-backed, mode 0700, at most 64 bytes long (unix sockets are made in it).  ``work_dir``: current folder, shuffle
+    and spill files (which Spark encrypts without authenticating them, and PySpark does not encrypt), so in the node's memory too: what the
+    host can write there, it can have run or counted.  ``agent_socket``: the agent's unix socket.
     """
 
     private_dir: Path
@@ -247,6 +248,8 @@ def _environment(node: SparkNode) -> dict[str, str]:
         "SPARK_LOCAL_DIRS": str(node.work_dir),
         "SPARK_LOCAL_HOSTNAME": node.host,
         "SPARK_USER": "confide",
+        "PYTHONSAFEPATH": "1",  # no module from the current folder, also not for the Python workers that Spark starts with -m
+        "PYTHONNOUSERSITE": "1",
     }
 
 

@@ -61,7 +61,7 @@ public final class ConfideFileSystem extends FileSystem {
 
     private FileStatus above(FileStatus found) throws IOException {
         Path path = new Path(SCHEME, null, found.getPath().toUri().getPath());
-        long length = found.isDirectory() ? 0 : Container.plaintextLength(found.getLen(), key(found.getPath()));
+        long length = found.isDirectory() ? 0 : Container.plaintextLength(InputFiles.checked(found).getLen(), key(found.getPath()));
         return new FileStatus(
                 length, found.isDirectory(), found.getReplication(), found.getBlockSize(), found.getModificationTime(),
                 found.getAccessTime(), found.getPermission(), found.getOwner(), found.getGroup(), path);
@@ -74,6 +74,7 @@ public final class ConfideFileSystem extends FileSystem {
         if (status.isDirectory()) {
             throw new FileNotFoundException(path + " is a folder");
         }
+        InputFiles.checked(status);
         FSDataInputStream file = local.open(below, bufferSize);
         try {
             return new FSDataInputStream(new ContainerInput(file, status.getLen(), key(below)));

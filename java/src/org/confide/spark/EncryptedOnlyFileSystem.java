@@ -2,6 +2,7 @@ package org.confide.spark;
 
 import java.io.IOException;
 import java.io.OutputStream;
+import org.apache.hadoop.fs.FileStatus;
 import org.apache.hadoop.fs.LocalFileSystem;
 import org.apache.hadoop.fs.Path;
 import org.apache.hadoop.fs.RawLocalFileSystem;
@@ -30,6 +31,13 @@ public final class EncryptedOnlyFileSystem extends LocalFileSystem {
                 throw new IOException("[plaintext-found] " + name + " would be written in plaintext: write to enc:// or as Parquet");
             }
             return super.createOutputStreamWithMode(path, append, permission);
+        }
+
+        /** Listings end here as well. Other files than tables are none of a run's data, and Spark asks for many of them. */
+        @Override
+        public FileStatus getFileStatus(Path path) throws IOException {
+            FileStatus found = super.getFileStatus(path);
+            return found.isFile() && path.getName().endsWith(".parquet") ? InputFiles.checked(found) : found;
         }
 
         @Override
