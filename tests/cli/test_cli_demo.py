@@ -124,8 +124,19 @@ def test_receipt_verifies_by_run_folder_and_file(confide: Any, at_demo: Shown) -
     assert said.status == 0
     assert "accepted: " in said.out
     assert said.out.endswith("simulated: the nodes' TEEs were simulated, which protects nothing\n")
+    assert "not checked" not in said.out
     folder = at_demo.folder / "runs" / at_demo.run
     assert confide("verify", folder).status == confide("verify", folder / "receipt.json", "--json").status == 0
+    assert "not checked: that this is the job you mean (give --job)" in confide("verify", folder).out
+
+
+def test_receipt_of_another_job_is_refused(confide: Any, at_demo: Shown) -> None:
+    folder = at_demo.folder / "runs" / at_demo.run
+    job = confide("verify", at_demo.run, "--json").json["job"]
+    assert confide("verify", folder, "--job", job, "--json").json["job_given"]
+    said = confide("verify", folder, "--job", "ab" * 48)
+    assert said.status == 3
+    assert "FAIL job" in said.out
 
 
 def test_verify_of_a_path_that_is_not_there_says_so(confide: Any, tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ import click
 import pytest
 
 from confide.cli import main as cli_main
+from confide.cli import output
 from confide.cli.main import COMMANDS, cli
-from confide.cli.output import Story, print_error
+from confide.cli.output import Story, print_error, print_facts, print_table
 from confide.errors import AppraisalError, ConfideError, InterruptedRunError
 
 _PROGRAM = [sys.executable, "-c", "from confide.cli.main import main; main()"]
@@ -64,6 +65,28 @@ def test_help_imports_nothing_heavy() -> None:
     modules = subprocess.run([sys.executable, "-c", look], check=True, capture_output=True, text=True).stderr
     for heavy in ("pyarrow", "pydantic", "rich", "cryptography", "dcap_qvl", "pyspark", "OpenSSL"):
         assert f"'{heavy}'" not in modules
+
+
+HOSTILE = "\x1b[2K\rok: all\x9b31m\nok: well\u202e"
+"""Erases its line, forges two others and turns the writing round."""
+
+
+def test_nothing_in_a_text_steers_the_terminal(capsys: Any) -> None:
+    """Names, logs and errors come from hosts and peers: no control character of theirs is printed."""
+    print_error(AppraisalError(HOSTILE, hint=HOSTILE, got=HOSTILE + "."), as_json=False)
+    Story().say(HOSTILE)
+    print_facts({"name": HOSTILE})
+    print_table(("name",), [(HOSTILE,)])
+    said = capsys.readouterr()
+    assert not [line for line in (said.out + said.err).split("\n") if not line.isprintable()]
+    assert (said.out + said.err).count("ok: well") == 6  # each time where it was, and not on a line of its own
+    assert "\nok:" not in said.out + said.err
+
+
+def test_commands_print_through_one_place() -> None:
+    """``click.echo`` prints what it gets: only where the text is constant, or was escaped, is it used directly."""
+    using = {path.stem for path in Path(output.__file__).parent.glob("*.py") if "click.echo(" in path.read_text(encoding="utf-8")}
+    assert using == {"output", "broker", "demo", "main", "verify"}
 
 
 def test_unknown_command_is_a_usage_error(confide: Any, snapshot: Any) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from confide.cli.output import Context, answers, print_facts, print_table, short
+from confide.cli.output import Context, answers, print_facts, print_table, say, short
 from confide.errors import UsageError
 
 if TYPE_CHECKING:
@@ -84,12 +84,12 @@ class NodeShown:
     def show(self) -> None:
         """Print the node for people."""
         claims = self.claims
-        click.echo(f"node {self.node} ({self.record.role.value}){': SIMULATED, protects nothing' if claims.simulated else ''}")
+        say(f"node {self.node} ({self.record.role.value}){': SIMULATED, protects nothing' if claims.simulated else ''}")
         at = self.record.at.isoformat(timespec="seconds")
         print_facts({"tee": claims.tee.value, "measurement": claims.measurement, "judged as of": at})
         rows = [("yes" if c.ok else "NO", c.name, short(c.got, 48), short(c.expected, 48)) for c in self.checks]
         print_table(("ok", "check", "got", "expected"), rows)
-        click.echo()
+        say()
 
 
 def _policy_of(bundle: ReceiptBundle) -> Policy:
@@ -133,7 +133,7 @@ def measure(context: Context, policy_out: Path | None, *, simulate: bool) -> Non
     def text() -> None:
         print_facts({tee: ", ".join(digests) for tee, digests in values.items()})
         if policy_out is not None:
-            click.echo(f"policy written: {policy_out}", err=True)
+            say(f"policy written: {policy_out}", err=True)
 
     context.answer({"simulated": True, "measurements": values}, text)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from confide.cli.output import Context, answers, print_table, short
+from confide.cli.output import Context, answers, print_table, say, short
 from confide.errors import UsageError
 
 if TYPE_CHECKING:
@@ -82,9 +82,9 @@ def verify(context: Context, who: str | None, exported: Path | None, receipt: st
     value["continues"] = seen.size if seen else None
 
     def text() -> None:
-        click.echo(f"ok: {head.size} entries, unbroken, head signed by {short(key.digest)} at {head.time[:19]}")
+        say(f"ok: {head.size} entries, unbroken, head signed by {short(key.digest)} at {head.time[:19]}")
         if seen is not None:
-            click.echo(f"ok: continues the log of {seen.size} entries that the receipt names")
+            say(f"ok: continues the log of {seen.size} entries that the receipt names")
 
     context.answer(value, text)
 

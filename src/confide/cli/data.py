@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from confide.cli.output import Context, answers, print_facts, print_table, short
+from confide.cli.output import Context, answers, print_facts, print_table, say, short
 from confide.errors import ManifestError, OutputExistsError, UsageError
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def inspect(context: Context, folder: Path) -> None:
     def text() -> None:
         print_facts({name: item for name, item in value.items() if item is not None})
         if columns:
-            click.echo()
+            say()
             print_table(("column", "type", "nullable"), [(c["name"], c["type"], "yes" if c["nullable"] else "no") for c in columns])
 
     files = [{"path": f.path, "size": f.size, "sha256": f.sha256, "rows": f.rows} for f in manifest.files]
@@ -135,8 +135,8 @@ def verify(context: Context, folder: Path, signer: str | None) -> None:
 
     def text() -> None:
         doubt = "" if signer is not None else " (give --signer to say who must have)"
-        click.echo(f"ok: signed by {short(manifest.signer.digest)}{doubt}")
-        click.echo(f"ok: {len(manifest.files)} files are the listed ones, whole and encrypted")
+        say(f"ok: signed by {short(manifest.signer.digest)}{doubt}")
+        say(f"ok: {len(manifest.files)} files are the listed ones, whole and encrypted")
 
     context.answer(value, text)
 

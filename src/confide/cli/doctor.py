@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import click
 
-from confide.cli.output import Context, answers
+from confide.cli.output import Context, answers, say
 from confide.errors import ConfideError
 
 _MEMORY_MB = 3000
@@ -45,10 +45,10 @@ def command(context: Context) -> None:
     def text() -> None:
         for finding in findings:
             mark = "ok" if finding.ok else "NO" if finding.needed else "--"
-            click.echo(f"{mark}  {finding.check + ':':<18} {finding.found}")
+            say(f"{mark}  {finding.check + ':':<18} {finding.found}")
             if not finding.ok and finding.hint:
-                click.echo(f"    {'':<18} hint: {finding.hint}")
-        click.echo("this machine is ready" if not missing else f"{len(missing)} things are missing")
+                say(f"    {'':<18} hint: {finding.hint}")
+        say("this machine is ready" if not missing else f"{len(missing)} things are missing")
 
     checks = [finding._replace(hint="")._asdict() if finding.ok else finding._asdict() for finding in findings]
     context.answer({"ready": not missing, "checks": checks}, text)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from confide.cli.output import Context, answers, print_facts, print_table, short
+from confide.cli.output import Context, answers, print_facts, print_table, say, short
 from confide.errors import UsageError
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def grant(
     job = _load(job_file) if job_file else None
     policy = _policy(policy_file, job if accept_job_policy else None)
     if "simulated" in policy.allow:
-        click.echo("warning: this policy accepts simulated nodes, which protect nothing", err=True)
+        say("warning: this policy accepts simulated nodes, which protect nothing", err=True)
     end = datetime.now(UTC) + timedelta(days=days) if days else None
     with client_of(context.settings, ref.owner) as client:
         made = client.grant(ref.name, job=_digest(job, digest), policy=policy, recipients=recipients, not_after=end)
@@ -195,4 +195,4 @@ def revoke(context: Context, grant_id: str, who: str | None) -> None:
 
     with client_of(context.settings, who) as client:
         ended = client.revoke(grant_id)
-    context.answer(ended.to_json(), lambda: click.echo(f"revoked: {ended.id} ({ended.key})"))
+    context.answer(ended.to_json(), lambda: say(f"revoked: {ended.id} ({ended.key})"))

@@ -1,6 +1,7 @@
 """How commands speak: answers on standard output (text or JSON), the story and errors on standard error.
 
-Colour only on a terminal and never with ``NO_COLOR`` set.  Knows nothing of what it prints.
+Colour only on a terminal and never with ``NO_COLOR`` set.  Knows nothing of what it prints, so nothing in a text can steer a terminal:
+names, logs and errors come from hosts and peers, and a control character in one could hide a line or forge another.
 """
 
 from __future__ import annotations
@@ -71,6 +72,18 @@ def answers(function: Callable[..., None]) -> Callable[..., None]:
     return option(click.make_pass_decorator(Context, ensure=True)(function))
 
 
+def plain(text: str) -> str:
+    """``text`` with everything escaped that does not print: control characters, ends of lines, changes of writing direction."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def say(text: str = "", *, err: bool = False) -> None:
+    """Print one line on standard output, or with ``err`` on standard error, :func:`plain`."""
+    click.echo(plain(text), err=err)
+
+
 def print_error(error: ConfideError, *, as_json: bool) -> int:
     """Print an error (``error[code]: message``, facts, hint) and return its exit status.
 
@@ -81,12 +94,12 @@ def print_error(error: ConfideError, *, as_json: bool) -> int:
         return error.exit_status
     colour = wants_colour(sys.stderr)
     mark = click.style(f"error[{error.code}]:", fg="red", bold=True) if colour else f"error[{error.code}]:"
-    click.echo(f"{mark} {error.message}", err=True, color=colour)
+    click.echo(f"{mark} {plain(error.message)}", err=True, color=colour)
     for name, value in error.facts.items():
         if value is not None and str(value) not in error.message:
-            click.echo(f"  {name.replace('_', ' ')}: {value}", err=True)
+            say(f"  {name.replace('_', ' ')}: {value}", err=True)
     if error.hint:
-        click.echo(f"  hint: {error.hint}", err=True)
+        say(f"  hint: {error.hint}", err=True)
     return error.exit_status
 
 
@@ -100,7 +113,7 @@ def print_facts(value: Json) -> None:
     width = max((len(name) for name in value), default=0)
     for name, item in value.items():
         text = json.dumps(item) if isinstance(item, dict | list) else "" if item is None else str(item)
-        click.echo(f"{name.replace('_', ' ') + ':':<{width + 1}} {text}".rstrip())
+        say(f"{name.replace('_', ' ') + ':':<{width + 1}} {text}".rstrip())
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str = "nothing to show") -> None:
@@ -111,7 +124,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
 
     lines = [list(row) for row in rows]
     if not lines:
-        click.echo(empty, err=True)
+        say(empty, err=True)
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for number, column in enumerate(columns):
@@ -130,7 +143,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
 def _cell(item: object) -> str:
     if item is None:
         return ""
-    return f"{item:,.2f}" if isinstance(item, float) else str(item)
+    return f"{item:,.2f}" if isinstance(item, float) else plain(str(item))
 
 
 def _console(stream: TextIO) -> Console:
@@ -156,7 +169,7 @@ class Story:
         style = styles.get(mark) if wants_colour(sys.stderr) else None
         label = click.style(mark, fg=style, bold=True) if style else mark
         prefix = f"{SIMULATED} " if self.simulated else ""
-        line = f"{prefix}{time.monotonic() - self._started:5.1f}s {label} {text}".rstrip()
+        line = f"{prefix}{time.monotonic() - self._started:5.1f}s {label} {plain(text)}".rstrip()
         if self._status is not None:
             from rich.text import Text
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from confide.cli.output import Context, Story, answers, print_facts, short, shorten
+from confide.cli.output import Context, Story, answers, print_facts, say, short, shorten
 from confide.errors import UsageError
 
 if TYPE_CHECKING:
@@ -65,9 +65,9 @@ def _answer_check(context: Context, job: Job) -> None:
 def _show(result: RunResult) -> None:
     print_facts({"run": result.run, "job": short(result.job), "seconds": f"{result.seconds:.1f}", "receipt": str(result.receipt)})
     for output in result.outputs:
-        click.echo(f"output {output.name}: {output.path}")
+        say(f"output {output.name}: {output.path}")
     if result.simulated:
-        click.echo("simulated: the nodes' TEEs were simulated, which protects nothing")
+        say("simulated: the nodes' TEEs were simulated, which protects nothing")
 
 
 class Teller:

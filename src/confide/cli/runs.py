@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from confide.cli.output import Context, answers, print_facts, print_table, short
+from confide.cli.output import Context, answers, print_facts, print_table, say, short
 from confide.errors import UsageError
 
 if TYPE_CHECKING:
@@ -67,12 +67,12 @@ def show(context: Context, run: str) -> None:
     def text() -> None:
         print_facts({name: short(value[name]) if name == "digest" else value[name] for name in (*summary, "folder")})
         for node in value["nodes"]:
-            click.echo(f"node {node['node']}: {node['standing']}" + (f" ({node['code']})" if node.get("code") else ""))
+            say(f"node {node['node']}: {node['standing']}" + (f" ({node['code']})" if node.get("code") else ""))
         for name, path in (result or {}).get("outputs", {}).items():
-            click.echo(f"output {name}: {path}")
+            say(f"output {name}: {path}")
         error = (result or {}).get("error")
         if error:
-            click.echo(f"error[{error.get('code')}]: {error.get('message')}")
+            say(f"error[{error.get('code')}]: {error.get('message')}")
 
     context.answer(value, text)
 
@@ -131,7 +131,7 @@ def _print_new(file: Path, seen: dict[Path, int], *, label: bool, last: bool) ->
     whole = data if last else data[: data.rfind(b"\n") + 1]
     seen[file] = seen.get(file, 0) + len(whole)
     for line in whole.decode("utf-8", errors="replace").splitlines():
-        click.echo(f"{file.stem}: {line}" if label else line)
+        say((f"{file.stem}: {line}" if label else line).expandtabs(4))
     sys.stdout.flush()
 
 
@@ -141,4 +141,4 @@ def _print_new(file: Path, seen: dict[Path, int], *, label: bool, last: bool) ->
 def stop(context: Context, run: str) -> None:
     """End a run that is under way: its nodes, their engines and whatever they staged."""
     summary = _store(context).stop(run).to_json()
-    context.answer(summary, lambda: click.echo(f"{summary['run']}: {summary['status']}"))
+    context.answer(summary, lambda: say(f"{summary['run']}: {summary['status']}"))

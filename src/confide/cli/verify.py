@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from confide.cli.output import Context, answers, wants_colour
+from confide.cli.output import Context, answers, plain, say, wants_colour
 from confide.errors import ReceiptError, RunNotFoundError
 
 if TYPE_CHECKING:
@@ -19,18 +19,23 @@ if TYPE_CHECKING:
 @click.argument("run")
 @click.option("--policy", "policy_file", type=click.Path(path_type=Path, dir_okay=False, exists=True),
               help="Judge the nodes by this policy instead of the job's own.")  # fmt: skip
+@click.option("--job", metavar="HEX", help="Digest of the job that must have run [default for a run's id: the job that was submitted].")
 @answers
-def command(context: Context, run: str, policy_file: Path | None) -> None:
+def command(context: Context, run: str, policy_file: Path | None, job: str | None) -> None:
     """Re-check the receipt of a run from files alone.
 
     RUN is a run's id (or the beginning of it), a run's folder, or a receipt file.  Nothing is asked of the network.  Prints one line
     a check; the exit status is 3 if one fails.
+
+    A receipt shows that the job in it ran, with the policy and the broker that this job names.  Which job it had to be, only you can say:
+    give --job when the receipt comes from somebody else (`confide run --check` prints a job's digest).
     """
     from confide.attest.policy import Policy
     from confide.jobs.receipt import examine
 
     policy = Policy.load(policy_file) if policy_file else None
-    found = examine(source_of(context, run), settings=context.settings, policy=policy)
+    source = source_of(context, run)
+    found = examine(source, settings=context.settings, policy=policy, job=job or _submitted(run, source))
     context.answer(found.to_json(), lambda: _show(found))
     if not found.accepted:
         raise click.exceptions.Exit(ReceiptError.exit_status)
@@ -52,6 +57,13 @@ def source_of(context: Context, run: str) -> Path:
     return RunStore(context.settings.runs_dir).open(run).path
 
 
+def _submitted(run: str, source: Path) -> str | None:
+    """The digest of the job that this client submitted as ``run``; None if ``run`` is a path, whose folder may be anybody's."""
+    from confide.jobs.store import RunDir
+
+    return None if Path(run).exists() else RunDir(source).summary().digest
+
+
 def _show(found: Verification) -> None:
     width = max(len(check.name) for check in found.checks)
     colour = wants_colour(sys.stdout)
@@ -59,11 +71,13 @@ def _show(found: Verification) -> None:
         mark = "ok  " if check.ok else "FAIL"
         mark = click.style(mark, fg="green" if check.ok else "red") if colour else mark
         wanted = "" if check.ok else f" (expected {check.expected})"
-        click.echo(f"{mark} {check.name:<{width}}  {check.got}{wanted}")
+        click.echo(f"{mark} {plain(f'{check.name:<{width}}  {check.got}{wanted}')}")
     failed = sum(not check.ok for check in found.checks)
     if failed:
-        click.echo(f"refused: {failed} of {len(found.checks)} checks failed")
+        say(f"refused: {failed} of {len(found.checks)} checks failed")
         return
-    click.echo(f"accepted: {len(found.checks)} checks")
+    say(f"accepted: {len(found.checks)} checks")
+    if not found.job_given:
+        say("not checked: that this is the job you mean (give --job)")
     if found.statement is not None and found.statement.simulated:
-        click.echo("simulated: the nodes' TEEs were simulated, which protects nothing")
+        say("simulated: the nodes' TEEs were simulated, which protects nothing")

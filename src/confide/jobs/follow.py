@@ -253,7 +253,7 @@ class Follower:
             for name, value in getattr(bundle, kind).items():
                 self._folder.write(f"{kind}/{name}.json", value)
         path = self._folder.write("receipt.json", bundle.receipt)
-        self._verification = examine(path, roots=self._roots)
+        self._verification = examine(path, roots=self._roots, job=self._job.digest)
         statement = self._verification.require()
         if self._driver is None or (statement.run, statement.driver.spki) != (self._plan.run, self._driver.peer.spki):
             raise ReceiptError("the receipt is not by the driver that this client attested", got=statement.driver.spki)

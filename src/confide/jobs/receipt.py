@@ -1,13 +1,15 @@
 """Checks a receipt from files alone, as a stranger would: nothing is asked of the broker, the nodes or the network.
 
 1. The receipt is an in-toto statement in its canonical form, signed by the driver's key.
-2. The job's form has the job digest, and the policy in it the policy's digest.
+2. The job's form has the job digest, which is the one the reader expects, and the policy in it the policy's digest.
 3. Each node's evidence is genuine and meets the policy as of the time it was judged, with the collateral of then; it is bound to this
    job, run, node, role and key; the driver's key is the one that signed.
 4. A worker that was refused for its evidence is refused for it again.
 5. Input manifests are signed by the keys that the job pins, output manifests by the driver.
 6. Keys went to accepted nodes only, for the job's own inputs and outputs, each under a grant of every owner concerned.
 7. The head of the broker's audit log is signed.
+
+A reader who names no job learns that *some* job ran as the receipt says, under a policy and with a broker of that job's own choice.
 
 What this does not show: that times in the records are true (they are the driver's word), and anything that a simulated TEE "protects".
 """
@@ -40,10 +42,14 @@ from confide.node.record import EvidenceRecord
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """Every check of one receipt, in order.  ``statement`` is there if the receipt could be read; trust it only after :meth:`require`."""
+    """Every check of one receipt, in order.
+
+    ``statement`` is there if the receipt could be read; trust it only after :meth:`require`.  ``job_given``: the reader said which job.
+    """
 
     checks: tuple[Check, ...]
     statement: Statement | None = None
+    job_given: bool = False
 
     @property
     def accepted(self) -> bool:
@@ -71,27 +77,29 @@ class Verification:
             "simulated": self.statement.simulated if self.statement else None,
             "run": self.statement.run if self.statement else None,
             "job": self.statement.job if self.statement else None,
+            "job_given": self.job_given,
             "checks": rows,
         }
 
 
 def verify(source: Path | ReceiptBundle, *, settings: Settings | None = None, roots: TrustRoots | None = None,
-           policy: Policy | None = None) -> Verification:  # fmt: skip
+           policy: Policy | None = None, job: str | None = None) -> Verification:  # fmt: skip
     """Check a receipt and return what was checked; see the module for the steps.
 
     ``source`` is a run's folder or the ``receipt.json`` in one.  ``policy`` replaces the job's own for judging nodes.  ``roots``: by
-    default Intel's, and this installation's simulated one if there is one.
+    default Intel's, and this installation's simulated one if there is one.  ``job`` is the digest of the job that must have run, which
+    also pins the broker: give it whenever the receipt comes from somebody else.
 
     Raises:
         ReceiptError: a check failed, or there is no receipt.
     """
-    found = examine(source, settings=settings, roots=roots, policy=policy)
+    found = examine(source, settings=settings, roots=roots, policy=policy, job=job)
     found.require()
     return found
 
 
 def examine(source: Path | ReceiptBundle, *, settings: Settings | None = None, roots: TrustRoots | None = None,
-            policy: Policy | None = None) -> Verification:  # fmt: skip
+            policy: Policy | None = None, job: str | None = None) -> Verification:  # fmt: skip
     """Like :func:`verify`, but a failed check is in the list and not raised: to show all of them.
 
     Raises:
@@ -100,7 +108,7 @@ def examine(source: Path | ReceiptBundle, *, settings: Settings | None = None, r
     bundle = source if isinstance(source, ReceiptBundle) else load_bundle(source)
     if roots is None:
         roots = default_roots(settings if settings is not None else Settings.load())
-    return _Examination(bundle, roots, policy).run()
+    return _Examination(bundle, roots, policy, job).run()
 
 
 def default_roots(settings: Settings) -> TrustRoots:
@@ -137,6 +145,7 @@ class _Examination:
     bundle: ReceiptBundle
     roots: TrustRoots
     own_policy: Policy | None
+    expected_job: str | None
     checks: list[Check] = field(default_factory=list)
 
     def run(self) -> Verification:
@@ -144,9 +153,9 @@ class _Examination:
             statement = Statement.from_bytes(unverified_payload(self.bundle.receipt))
             driver = statement.driver
         except ConfideError as error:
-            return Verification((_failed("receipt", "an in-toto statement", error),))
+            return Verification((_failed("receipt", "an in-toto statement", error),), None, self.expected_job is not None)
         self._step("signature", "by the driver's attested key", partial(self._signature, driver))
-        self._step("job", _short(statement.job), partial(_job_digest, statement))
+        self._step("job", _short(self.expected_job or statement.job), partial(self._job, statement))
         self._step("policy", _short(statement.policy), partial(self._policy_digest, statement))
         for node in statement.nodes:
             self._step(f"node {node.node}", _expected(node), partial(self._node, statement, node))
@@ -160,7 +169,7 @@ class _Examination:
         self._step("outputs", "all that the job names", partial(_names, statement.outputs, statement.form, "outputs"))
         self._step("keys", "to accepted nodes, under grants", partial(_releases, statement))
         self._step("audit head", "signed by the broker", partial(_audit_head, statement))
-        return Verification(tuple(self.checks), statement)
+        return Verification(tuple(self.checks), statement, self.expected_job is not None)
 
     def _step(self, name: str, expected: str, step: Callable[[], str]) -> None:
         try:
@@ -181,6 +190,11 @@ class _Examination:
         _same("the driver's key", key.digest, driver.spki)
         dsse_verify(self.bundle.receipt, key, PAYLOAD_TYPE)
         return f"key {_short(key.digest)}"
+
+    def _job(self, statement: Statement) -> str:
+        if self.expected_job is not None and statement.job != self.expected_job:
+            raise ReceiptError("the receipt is of another job", expected=self.expected_job[:200], got=statement.job[:200])
+        return _short(_same("the job's form", digest_of(statement.form), statement.job))
 
     def _policy_digest(self, statement: Statement) -> str:
         return _short(_same("the job's policy", Policy.from_json(statement.form.get("policy")).digest, statement.policy))
@@ -270,10 +284,6 @@ def _same_claims(node: NodeEntry, result: AttestationResult, collateral: Collate
 
 def _expected(node: NodeEntry) -> str:
     return f"{node.role}, {node.tee} {_short(node.measurement)}"
-
-
-def _job_digest(statement: Statement) -> str:
-    return _short(_same("the job's form", digest_of(statement.form), statement.job))
 
 
 def _object(table: Json, name: str) -> Json:

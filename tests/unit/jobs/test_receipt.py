@@ -192,6 +192,13 @@ def test_simulated_evidence_is_refused_without_its_installations_root(run: Run, 
         verify(run.bundle(), settings=Settings(home=tmp_path))
 
 
+def test_a_receipt_of_another_job_than_the_one_meant_is_refused(run: Run) -> None:
+    """A receipt made in good order for a job of somebody's own choice shows nothing about the job its reader means."""
+    assert verify(run.bundle(), roots=run.tee.roots, job=run.job).to_json()["job_given"]
+    assert not verify(run.bundle(), roots=run.tee.roots).to_json()["job_given"]
+    assert failed(run.bundle(), run.tee, job="ab" * 48) == ["job"]
+
+
 def test_a_receipt_signed_by_another_key_is_refused(run: Run) -> None:
     assert failed(run.bundle(signer=run.worker), run.tee) == ["signature"]
 
