@@ -571,15 +571,33 @@ def test_row_that_was_moved_to_another_place_is_refused(world: World) -> None:
         world.client(world.node()).release(other)
 
 
-def test_revoked_grant_whose_old_row_is_put_back_stops_the_broker(world: World) -> None:
+@pytest.mark.parametrize("restart", [False, True], ids=["in service", "restarted"])
+def test_revoked_grant_whose_old_row_is_put_back_stops_the_broker(world: World, *, restart: bool) -> None:
     granted = Granted(world)
     with sqlite3.connect(world.folder / "store" / "broker.db") as database:
         body, mac = database.execute("SELECT body, mac FROM records WHERE kind = 'grant'").fetchone()
     database.close()
     granted.airline.revoke(granted.grant.id)
     _change(world, "UPDATE records SET body = ?, mac = ? WHERE kind = 'grant'", body, mac)
-    with pytest.raises(StoreError, match="put back"):
-        world.restart()
+    if restart:
+        with pytest.raises(StoreError, match="put back"):
+            world.restart()
+    else:
+        with pytest.raises(BrokerError):
+            world.client(world.node()).release(granted.manifest)
+
+
+def test_dataset_whose_old_row_is_put_back_to_hide_a_newer_snapshot_gets_no_key(world: World) -> None:
+    granted = Granted(world)
+    node = world.client(world.node())
+    node.release(granted.manifest)
+    with sqlite3.connect(world.folder / "store" / "broker.db") as database:
+        body, mac = database.execute("SELECT body, mac FROM records WHERE kind = 'dataset'").fetchone()
+    database.close()
+    granted.airline.register_manifest(manifest(granted.minted, world.credential("airline").key, snapshot=2))
+    _change(world, "UPDATE records SET body = ?, mac = ? WHERE kind = 'dataset'", body, mac)
+    with pytest.raises(BrokerError):
+        node.release(granted.manifest)
 
 
 @pytest.mark.parametrize(

@@ -83,11 +83,7 @@ class Broker:
         nonce_ttl: timedelta = NONCE_TTL,
         session_ttl: timedelta = SESSION_TTL,
     ) -> None:
-        """Take the store into service.
-
-        Raises:
-            StoreError: the store has an unrevoked grant that its audit log says was revoked: an older row was put back.
-        """
+        """Take the store into service."""
         self.store = store
         self.clock = clock
         self.owners = Owners(store, clock)
@@ -95,7 +91,6 @@ class Broker:
         self._verifier = verifier
         self._sessions = Sessions(verifier, nonce_ttl=nonce_ttl, session_ttl=session_ttl)
         self._lease = lease
-        self._check_revocations()
 
     # --- sessions ----------------------------------------------------------------------------------------------------
 
@@ -321,12 +316,6 @@ class Broker:
 
     def _audited(self, action: str, owners: Sequence[str], facts: Mapping[str, Fact]) -> AbstractContextManager[None]:
         return refusals_audited(self.store, self.clock, action, owners, facts)
-
-    def _check_revocations(self) -> None:
-        revoked = {e.event["grant"] for e in self.store.audit() if e.event is not None and e.event["action"] == "revoke"}
-        for grant in self.store.all(Grant):
-            if grant.id in revoked and grant.revoked is None:
-                raise StoreError("a revoked grant is in force again: an older row was put back into the key store", grant=grant.id)
 
 
 def seal_context(dataset: str, context: NodeContext, purpose: Purpose) -> Json:

@@ -1,7 +1,8 @@
 """The broker's memory: one SQLite file in which every row is authenticated and every secret is encrypted under the master key.
 
-Who can write the file but lacks the master key cannot change a row, cut the audit log or add a grant without the store refusing
-to go on.  What such a writer can do is put back an older copy of the whole file: only audit heads that others kept (receipts) show that.
+Who can write the file but lacks the master key cannot change a row, take one out, put an older one back, cut the audit log or add a grant
+without the store refusing to go on.  What such a writer can do is put back an older copy of the whole file while no broker has it open:
+only audit heads that others kept (receipts) show that.
 Decides nothing: who may have what is ``keys.broker``'s affair.
 """
 
@@ -15,6 +16,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
@@ -28,6 +30,7 @@ from confide.crypto.sign import SigningKey
 from confide.errors import AuditError, ParseError, StoreError, UnwrapError
 from confide.keys.audit import GENESIS, AuditEntry, AuditHead, digest_of_event, link, verify_chain
 from confide.keys.kms import Kms, Unlock
+from confide.keys.mirror import Mirror
 from confide.keys.records import Record
 
 FORMAT: Final = "confide-store-v1"
@@ -42,8 +45,18 @@ CREATE TABLE IF NOT EXISTS audit (seq INTEGER PRIMARY KEY, event TEXT NOT NULL, 
 """
 _SELECT: Final = "SELECT id, ref, body, mac FROM records"
 _HEAD: Final = ("audit-head", "head", "")
+"""The row that says how far the audit log has come and which rows there are.  It changes with every step that changes anything."""
 
 R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """The audit log's length and last hash, and the authentication tag of the row that says so (none before there is one)."""
+
+    size: int = 0
+    hash: str = GENESIS
+    tag: bytes | None = None
 
 
 class Store:
@@ -53,6 +66,9 @@ class Store:
         self._database = database
         self._lock = threading.RLock()
         self._row_key = row_key.reveal()
+        self._mirror = Mirror(self._row_key)
+        self._head = _Head()
+        self._appended = False
         self.kms = kms
         self.signing_key = signing_key
         """The broker's own key: its TLS identity and the signer of audit heads, so that one pin covers both."""
@@ -149,14 +165,25 @@ class Store:
                 yield
                 return
             self._database.execute("BEGIN IMMEDIATE")
+            before = self._head
             try:
+                self._catch_up()
+                before = self._head
                 yield
+                self._write_head()
                 self._database.execute("COMMIT")
             except BaseException:
-                self._undo()
+                self._undo(before)
                 raise
+            self._mirror.commit()
+            self._appended = False
 
-    def _undo(self) -> None:
+    def _undo(self, before: _Head) -> None:
+        self._mirror.rollback()
+        self._head, self._appended = before, False
+        self._end()
+
+    def _end(self) -> None:
         if self._database.in_transaction:  # sqlite has ended it itself after some failures
             self._database.execute("ROLLBACK")
 
@@ -164,18 +191,22 @@ class Store:
         """The record of that kind and id, if there is one.
 
         Raises:
-            StoreError: the row was changed by somebody without the master key.
+            StoreError: the row was changed by somebody without the master key, taken out, or replaced by an older one.
         """
-        row = self._one(f"{_SELECT} WHERE kind = ? AND id = ?", (kind.kind, name))
-        return None if row is None else self._read(kind, row)
+        with self._reading():
+            row = self._one(f"{_SELECT} WHERE kind = ? AND id = ?", (kind.kind, name))
+            if row is None and self._mirror.tag(kind.kind, name) is not None:
+                raise _not_latest(kind.kind, name)
+            return None if row is None else self._read(kind, row)
 
     def find(self, kind: type[R], ref: str) -> list[R]:
         """All records of that kind and ref, by id.  Raises as :meth:`get`."""
-        return [self._read(kind, row) for row in self._all(f"{_SELECT} WHERE kind = ? AND ref = ? ORDER BY id", (kind.kind, ref))]
-
-    def all(self, kind: type[R]) -> list[R]:
-        """All records of that kind, by id.  Raises as :meth:`get`."""
-        return [self._read(kind, row) for row in self._all(f"{_SELECT} WHERE kind = ? ORDER BY id", (kind.kind,))]
+        with self._reading():
+            rows = self._all(f"{_SELECT} WHERE kind = ? AND ref = ? ORDER BY id", (kind.kind, ref))
+            found = [self._read(kind, row) for row in rows]
+            if {record.id for record in found} != self._mirror.ids(kind.kind, ref):
+                raise _not_latest(kind.kind, ref)
+            return found
 
     def put(self, record: Record) -> None:
         """Keep ``record``, in place of the one with the same kind and id."""
@@ -186,12 +217,11 @@ class Store:
     def append_audit(self, event: Json) -> AuditEntry:
         """Add ``event`` to the audit log; it is on the disk when this returns (or when the surrounding transaction ends)."""
         with self.transaction():
-            size, last = self._audit_head()
             digest = digest_of_event(event)
-            entry = AuditEntry(size + 1, digest, link(last, digest), event)
+            entry = AuditEntry(self._head.size + 1, digest, link(self._head.hash, digest), event)
             text = canonical(event).decode()
             self._database.execute("INSERT INTO audit VALUES (?, ?, ?)", (entry.seq, text, entry.hash))
-            self._put(_HEAD, {"size": entry.seq, "hash": entry.hash})
+            self._head, self._appended = _Head(entry.seq, entry.hash), True
         return entry
 
     def audit(self) -> tuple[AuditEntry, ...]:
@@ -200,40 +230,86 @@ class Store:
         Raises:
             AuditError: it was changed or cut.
         """
-        with self.transaction():
+        with self._reading():
             rows = self._all("SELECT seq, event, hash FROM audit ORDER BY seq", ())
-            head = self._audit_head()
+            head = self._head
         try:
             events = [(seq, parse_object(text), last) for seq, text, last in rows]
         except ParseError as cause:
             raise AuditError("the audit log is damaged") from cause
         entries = tuple(AuditEntry(seq, digest_of_event(event), last, event) for seq, event, last in events)
-        if head != (len(entries), verify_chain(entries)):
-            raise AuditError("the audit log was cut", expected=head[0], got=len(entries))
+        if (head.size, head.hash) != (len(entries), verify_chain(entries)):
+            raise AuditError("the audit log was cut", expected=head.size, got=len(entries))
         return entries
 
     def signed_head(self, now: datetime) -> Json:
         """The audit log's head as it stands, signed by the broker's key (DSSE envelope)."""
-        size, last = self._audit_head()
-        return AuditHead(size, last, now.isoformat()).sign(self.signing_key)
+        with self._reading():
+            head = self._head
+        return AuditHead(head.size, head.hash, now.isoformat()).sign(self.signing_key)
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
-    def _audit_head(self) -> tuple[int, str]:
-        kind, name, _ = _HEAD
-        row = self._one(f"{_SELECT} WHERE kind = ? AND id = ?", (kind, name))
-        if row is None:
-            if self._one("SELECT seq FROM audit LIMIT 1", ()) is not None:
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """What is read inside is of one moment, and of the latest."""
+        with self._lock, _as_store_error(None):
+            if self._database.in_transaction:
+                yield
+                return
+            self._database.execute("BEGIN")
+            try:
+                self._catch_up()
+                yield
+            finally:
+                self._end()
+
+    def _catch_up(self) -> None:
+        """Take note of what another process has written since the last look, if it continues what this one knows."""
+        row = self._one(f"{_SELECT} WHERE kind = ? AND id = ?", _HEAD[:2])
+        if row is not None and row[3] == self._head.tag:
+            return
+        head, mirror = self._load(row)
+        known = self._head
+        if known.size:
+            there = self._one("SELECT hash FROM audit WHERE seq = ?", (known.size,))
+            if head.size < known.size or there != (known.hash,):
+                raise AuditError("the audit log was cut", expected=known.size, got=head.size)
+        self._head, self._mirror = head, mirror
+
+    def _load(self, head: tuple[Any, ...] | None) -> tuple[_Head, Mirror]:
+        """Every row, authenticated, and all of them those that the head was written for."""
+        mirror = Mirror(self._row_key)
+        for kind, *row in self._all("SELECT kind, id, ref, body, mac FROM records", ()):
+            if (kind, row[0]) != _HEAD[:2]:
+                self._authentic(kind, tuple(row))
+                mirror.set(kind, row[0], row[1], row[3])
+        mirror.commit()
+        if head is None:
+            if self._head.tag is not None or mirror.rows or self._one("SELECT seq FROM audit LIMIT 1", ()) is not None:
                 raise AuditError("the audit log has lost its head")
-            return 0, GENESIS
-        body = self._authentic(kind, row)
-        return int(body["size"]), str(body["hash"])
+            return _Head(), mirror
+        body = self._authentic(_HEAD[0], head)
+        if not mirror.has_total(str(body["rows"]), str(body["nonce"])):
+            raise StoreError("an older row was put back into the key store, or a row was taken out of it")
+        return _Head(int(body["size"]), str(body["hash"]), head[3]), mirror
+
+    def _write_head(self) -> None:
+        if not (self._appended or self._mirror.changed):
+            return
+        rows, nonce = self._mirror.sealed_total()
+        tag = self._insert(_HEAD, {"size": self._head.size, "hash": self._head.hash, "rows": rows, "nonce": nonce})
+        self._head = _Head(self._head.size, self._head.hash, tag)
 
     def _put(self, place: tuple[str, str, str], body: Json) -> None:
         with self.transaction():
-            mac = self._mac(place, body)
-            text = json.dumps(body, sort_keys=True)
-            self._database.execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?)", (*place, text, mac))
+            self._mirror.set(*place, self._insert(place, body))
+
+    def _insert(self, place: tuple[str, str, str], body: Json) -> bytes:
+        tag = self._mac(place, body)
+        text = json.dumps(body, sort_keys=True)
+        self._database.execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?)", (*place, text, tag))
+        return tag
 
     def _read(self, kind: type[R], row: tuple[Any, ...]) -> R:
         body = self._authentic(kind.kind, row)
@@ -243,6 +319,8 @@ class Store:
             raise StoreError("a row of the key store is of another version", kind=kind.kind, id=row[0]) from cause
         if (record.id, record.ref) != row[:2]:
             raise StoreError("a row of the key store is in the wrong place", kind=kind.kind, id=row[0])
+        if row[3] != self._mirror.tag(kind.kind, record.id):
+            raise _not_latest(kind.kind, record.id)
         return record
 
     def _authentic(self, kind: str, row: tuple[Any, ...]) -> Json:
@@ -258,7 +336,7 @@ class Store:
     def _mac(self, place: tuple[str, str, str], body: Json) -> bytes:
         return hmac.digest(self._row_key, canonical([FORMAT, *place, body]), hashlib.sha256)
 
-    def _one(self, sql: str, values: tuple[str, ...]) -> tuple[Any, ...] | None:
+    def _one(self, sql: str, values: tuple[str | int, ...]) -> tuple[Any, ...] | None:
         with self._lock, _as_store_error(None):
             row: tuple[Any, ...] | None = self._database.execute(sql, values).fetchone()
             return row
@@ -266,6 +344,10 @@ class Store:
     def _all(self, sql: str, values: tuple[str, ...]) -> list[tuple[Any, ...]]:
         with self._lock, _as_store_error(None):
             return self._database.execute(sql, values).fetchall()
+
+
+def _not_latest(kind: str, name: str) -> StoreError:
+    return StoreError("an older row was put back into the key store, or a row was taken out of it", kind=kind, id=name[:120])
 
 
 def _connect(path: Path) -> sqlite3.Connection:
