@@ -5,7 +5,8 @@ who    request                        body                             answer
 ====== ============================== ================================ ======================================================
 node   POST /kbs/v0/auth              version tee extra-params         nonce extra-params; cookie ``kbs-session-id``
 node   POST /kbs/v0/attest            runtime-data tee-evidence        token expires
-node   POST /confide/v0/release       manifest purpose                 jwe key version dataset expires
+node   POST /confide/v0/release       manifest purpose                 jwe key version dataset expires grants
+                                                                       policies
 node   POST /confide/v0/outputs       name inputs recipients           as release; wrapped signer recipients inherits
 node   PUT …/datasets/<id>/manifest   manifest                         dataset snapshot (outputs of the node's own run)
 both   POST /confide/v0/audit-head    (empty object)                   head
