@@ -179,6 +179,39 @@ def test_key_of_another_dataset_than_asked_for_is_refused(world: World, monkeypa
     assert minted.dataset != "ff" * 16
 
 
+def _grants(answer: Json, **changes: object) -> Json:
+    return {"grants": {key: {**ref, **changes} for key, ref in answer["grants"].items()}}
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        lambda answer: {"grants": {}},
+        lambda answer: {"grants": None},
+        lambda answer: {"grants": {"no key": next(iter(answer["grants"].values()))}},
+        lambda answer: _grants(answer, grant=3),
+        lambda answer: _grants(answer, policy="cd" * 48),
+        lambda answer: {"policies": {}},
+        lambda answer: {"policies": None},
+        lambda answer: {"policies": dict.fromkeys(answer["policies"])},
+        lambda answer: {"policies": dict.fromkeys(answer["policies"], policy(name="laxer").to_json())},
+    ],
+)
+def test_release_that_does_not_say_who_granted_it_and_how_is_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch, lie: Callable[[Json], Json]
+) -> None:
+    """Nodes judge each other by the owners' policies: an answer without them, or with others than it names, is no release."""
+    airline = world.owner("airline")
+    _, envelope = world.dataset(airline, "airline", "flights")
+    airline.grant("flights", job=JOB, policy=policy())
+    client = world.client(world.node())
+    assert [found.digest for found in client.release(envelope).policies] == [policy().digest]
+    honest = world.broker.release
+    monkeypatch.setattr(world.broker, "release", lambda *args: (answer := honest(*args)) | lie(answer))
+    with pytest.raises(BrokerError):
+        client.release(envelope)
+
+
 @pytest.mark.parametrize(
     ("nonce", "cookie"),
     [
