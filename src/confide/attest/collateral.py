@@ -7,13 +7,10 @@ Format of the JSON form: the fields of Intel's ``sgx_ql_qve_collateral_t`` versi
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from cryptography import x509
 
@@ -103,24 +100,6 @@ class Collateral:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: value.hex() if isinstance(value, bytes) else value for name, value in values.items()}
 
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read a file of the JSON form.
-
-        Raises:
-            CollateralError: there is none, or it is not collateral.
-        """
-        try:
-            return cls.from_json(parse_object(path.read_bytes()))
-        except OSError as cause:
-            raise CollateralError(f"cannot read collateral: {cause.strerror}", path=str(path)) from cause
-        except ParseError as cause:
-            raise CollateralError("the collateral file is not JSON", path=str(path)) from cause
-
-    def save(self, path: Path) -> None:
-        """Write the JSON form in one atomic step."""
-        write_atomic(path, json.dumps(self.to_json(), indent=1).encode())
-
     @cached_property
     def tcb(self) -> Json:
         """The TCB info as parsed JSON.  Unverified here."""
@@ -169,6 +148,11 @@ class Collateral:
         except ValueError as cause:
             raise CollateralError("the TCB info is for another kind of TEE") from cause
 
+    @property
+    def platform(self) -> tuple[str, str, Tee]:
+        """What a source finds the set by."""
+        return self.fmspc, self.ca, self.tee
+
     @cached_property
     def digest(self) -> str:
         """SHA-384 of the JSON form, lower-case hex: names the set."""
@@ -202,108 +186,6 @@ class Collateral:
             pck_crl_issued=self.pck_revocations.last_update_utc.strftime(_TIME),
             earliest_next_update=min(ends).strftime(_TIME),
         )
-
-
-class CollateralSource(Protocol):
-    """Where a verifier gets collateral from."""
-
-    def get(self, fmspc: str, ca: str, tee: Tee) -> Collateral:
-        """The set for a platform.  Raises ``CollateralError`` if there is none."""
-        ...
-
-
-class CollateralStore:
-    """Collateral in a folder, one file a platform.  New sets replace old ones; older ones are refused (no roll-back)."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._read: dict[Path, tuple[tuple[int, int, int], Collateral]] = {}
-
-    def get(self, fmspc: str, ca: str, tee: Tee) -> Collateral:
-        """The set for a platform.
-
-        Raises:
-            CollateralError: there is none, or the file holds another platform's.
-        """
-        path = self._path(fmspc, ca, tee)
-        try:
-            status = path.stat()
-        except OSError as cause:
-            raise _missing(fmspc, ca, tee) from cause
-        # Files are replaced, never written in place, so the same inode, time and size is the same set.
-        identity = (status.st_ino, status.st_mtime_ns, status.st_size)
-        known = self._read.get(path)
-        found = known[1] if known is not None and known[0] == identity else Collateral.load(path)
-        if (found.fmspc, found.ca, found.tee) != (fmspc.lower(), ca, tee):
-            raise CollateralError("a collateral file holds another platform's collateral", path=str(path))
-        self._read[path] = (identity, found)
-        return found
-
-    def put(self, collateral: Collateral) -> None:
-        """Keep a set.
-
-        Raises:
-            CollateralError: it is older than the one that is kept.
-        """
-        path = self._path(collateral.fmspc, collateral.ca, collateral.tee)
-        if path.exists():
-            collateral.epoch.check_not_older_than(Collateral.load(path).epoch)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        collateral.save(path)
-
-    def _path(self, fmspc: str, ca: str, tee: Tee) -> Path:
-        # The FMSPC comes out of foreign evidence: only its hex form may become part of a path.
-        if len(fmspc) != 12 or set(fmspc.lower()) - set("0123456789abcdef") or ca not in CA_KINDS.values():
-            raise CollateralError("not a platform that collateral exists for")
-        return self._folder / f"{tee.value}-{fmspc.lower()}-{ca}.json"
-
-
-class FixedCollateral:
-    """Given sets only: those stored with old evidence, or an offline bundle."""
-
-    def __init__(self, *sets: Collateral) -> None:
-        self._sets = {(c.fmspc, c.ca, c.tee): c for c in sets}
-
-    def get(self, fmspc: str, ca: str, tee: Tee) -> Collateral:
-        """The set for a platform.  Raises ``CollateralError`` if it is not among the given ones."""
-        found = self._sets.get((fmspc.lower(), ca, tee))
-        if found is None:
-            raise _missing(fmspc, ca, tee)
-        return found
-
-
-class CollateralSources:
-    """Several sources, asked in order."""
-
-    def __init__(self, *sources: CollateralSource) -> None:
-        self._sources = sources
-
-    def get(self, fmspc: str, ca: str, tee: Tee) -> Collateral:
-        """The first source's answer.  Raises the last source's ``CollateralError`` if none has the platform."""
-        error = _missing(fmspc, ca, tee)
-        for source in self._sources:
-            try:
-                return source.get(fmspc, ca, tee)
-            except CollateralError as refused:
-                error = refused
-        raise error
-
-
-def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Write ``data`` so that a reader sees the old file or the new one, never a part."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(data)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _missing(fmspc: str, ca: str, tee: Tee) -> CollateralError:
-    return CollateralError("there is no collateral for this platform", fmspc=fmspc, ca=ca, tee=tee.value)
 
 
 def _parsed(text: str, what: str) -> Json:

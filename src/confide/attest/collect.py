@@ -6,19 +6,29 @@ Interfaces: Gramine's ``/dev/attestation`` pseudo-files (Gramine documentation, 
 
 from __future__ import annotations
 
+import errno
 import secrets
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from confide.attest.amd_certs import endorsement_in_table
 from confide.attest.evidence import Evidence
+from confide.attest.snp_report import Report
 from confide.errors import AttesterError, ParseError
 from confide.ids import ReportData, Tee
 
 GRAMINE_ROOT = Path("/dev/attestation")
 CONFIGFS_ROOT = Path("/sys/kernel/config/tsm/report")
-_PROVIDERS = {"tdx_guest": Tee.TDX}
+_PROVIDERS = {"tdx_guest": Tee.TDX, "sev_guest": Tee.SNP}
 """Kernel drivers whose reports can be verified here."""
+_BUSY = {errno.EBUSY, errno.EAGAIN, errno.EINTR}
+"""What the kernel answers while another guest's or process's request is under way."""
+_TRIES = 20
+_TRY_EVERY_S = 0.05
 
 
 class Attester(Protocol):
@@ -62,40 +72,52 @@ class GramineAttester:
 
 
 class ConfigfsAttester:
-    """TDX quotes from the kernel's report interface under ``root``."""
+    """TDX quotes and SEV-SNP reports from the kernel's report interface under ``root``.
 
-    tee = Tee.TDX
+    A report comes with the certificate of the chip's key if the host hands it to its guests.
+    """
+
     simulated = False
 
     def __init__(self, root: Path = CONFIGFS_ROOT) -> None:
         self._root = root
         if not root.is_dir():
             raise AttesterError("the kernel offers no TEE reports here", path=str(root))
+        with self._entry() as entry:
+            self._tee = _provider(entry)
+
+    @property
+    def tee(self) -> Tee:
+        """What the kernel's driver gives reports of."""
+        return self._tee
 
     def quote(self, report_data: ReportData) -> Evidence:
-        """A quote of this trust domain over ``report_data``, through a report entry of its own."""
+        """Evidence of this machine over ``report_data``, through a report entry of its own."""
+        data = _checked(report_data)
+        with self._entry() as entry:
+            if _provider(entry) is not self._tee:
+                raise AttesterError("the kernel's driver for reports was exchanged")
+            before = _generation(entry)
+            _write(entry / "inblob", data)
+            raw = _read_when_free(entry / "outblob")
+            certificates = _read_when_free(entry / "auxblob") if self._tee is Tee.SNP and (entry / "auxblob").exists() else b""
+            # Every write to the entry counts the generation up by one: more than one means somebody else wrote to it.
+            if _generation(entry) != before + 1:
+                raise AttesterError("another process wrote to this node's report entry")
+        return _snp_evidence(raw, certificates) if self._tee is Tee.SNP else _evidence(self._tee, raw)
+
+    @contextmanager
+    def _entry(self) -> Iterator[Path]:
         entry = self._root / f"confide-{secrets.token_hex(8)}"
         try:
             entry.mkdir()
         except OSError as cause:
             raise AttesterError(f"cannot make a report entry: {cause.strerror}", path=str(entry)) from cause
         try:
-            return self._report(entry, _checked(report_data))
+            yield entry
         finally:
             # In configfs removing the entry removes its attributes; whether it works changes nothing about the quote.
             _remove(entry)
-
-    def _report(self, entry: Path, report_data: bytes) -> Evidence:
-        provider = _read(entry / "provider").decode("ascii", "replace").strip()
-        if _PROVIDERS.get(provider) is not self.tee:
-            raise AttesterError("reports of this TEE cannot be verified yet", got=provider[:40])
-        before = _generation(entry)
-        _write(entry / "inblob", report_data)
-        raw = _read(entry / "outblob")
-        # Every write to the entry counts the generation up by one: more than one means somebody else wrote to it.
-        if _generation(entry) != before + 1:
-            raise AttesterError("another process wrote to this node's report entry")
-        return _evidence(self.tee, raw)
 
 
 def find_attester(*, gramine: Path = GRAMINE_ROOT, configfs: Path = CONFIGFS_ROOT) -> Attester:
@@ -122,6 +144,32 @@ def _evidence(tee: Tee, raw: bytes) -> Evidence:
         return Evidence.from_device(tee, raw)
     except ParseError as cause:
         raise AttesterError(f"the TEE gave something that is not a quote: {cause.message}") from cause
+
+
+def _snp_evidence(raw: bytes, certificates: bytes) -> Evidence:
+    try:
+        return Evidence(Tee.SNP, raw, endorsement_in_table(certificates, Report.parse(raw).signing_key))
+    except ParseError as cause:
+        raise AttesterError(f"the TEE gave something that is not a report: {cause.message}") from cause
+
+
+def _provider(entry: Path) -> Tee:
+    provider = _read(entry / "provider").decode("ascii", "replace").strip()
+    if provider not in _PROVIDERS:
+        raise AttesterError("reports of this TEE cannot be verified yet", got=provider[:40])
+    return _PROVIDERS[provider]
+
+
+def _read_when_free(path: Path) -> bytes:
+    """Read a report, which is made now: the firmware serves one request at a time."""
+    for _ in range(_TRIES):
+        try:
+            return path.read_bytes()
+        except OSError as cause:
+            if cause.errno not in _BUSY:
+                raise AttesterError(f"cannot read {path}: {cause.strerror}", path=str(path)) from cause
+            time.sleep(_TRY_EVERY_S)
+    raise AttesterError("the TEE's firmware stayed busy", path=str(path), seconds=_TRIES * _TRY_EVERY_S)
 
 
 def _generation(entry: Path) -> int:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import confide
-from confide.attest.collateral import write_atomic
+from confide.attest.collateral_sources import write_atomic
 from confide.errors import ConfigError
 from confide.ids import Tee
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hmac
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import InitVar, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,9 +16,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from confide.attest.amd_certs import Product
 from confide.attest.binding import SessionBinding
+from confide.attest.claims import Claims
 from confide.attest.evidence import NodeContext
-from confide.attest.verify import Claims, VerifiedEvidence
+from confide.attest.verify import VerifiedEvidence
 from confide.canonical import Json, digest_of, parse_object
 from confide.errors import AppraisalError, BindingError, ParseError, PolicyError, UsageError
 from confide.ids import Role, SpkiDigest, Tee, check_name
@@ -39,8 +42,12 @@ TcbStatus = Literal[
 """Intel's TCB statuses without ``Revoked``, which no policy can accept."""
 _OLD = {"OutOfDate", "OutOfDateConfigurationNeeded", "TDRelaunchAdvised", "TDRelaunchAdvisedConfigurationNeeded"}
 
-Switch = Literal["simulated"]
-"""Named exceptions.  ``simulated``: evidence of the simulated TEE, which protects nothing, is accepted."""
+Switch = Literal["simulated", "snp-migration-agent", "snp-no-revocation-list"]
+"""Named exceptions.  ``simulated``: evidence of the simulated TEE, which protects nothing, is accepted.  ``snp-migration-agent``: the host
+may take a guest's keys elsewhere through an agent that the guest's owner chose.  ``snp-no-revocation-list``: AMD's list was not to be
+had."""
+Component = Literal["bootloader", "tee", "snp", "microcode", "fmc"]
+_COMPONENTS = {"bootloader", "tee", "snp", "microcode"}
 Register = Literal["rtmr0", "rtmr1", "rtmr2", "rtmr3"]
 
 
@@ -60,6 +67,8 @@ class Policy(BaseModel):
 
     ``measurements`` pins, for each kind of TEE in ``tees``, at least one MRENCLAVE or MRTD.  An MRTD covers the firmware of a TD only, so a
     policy for real TDs must also pin ``registers`` rtmr1 and rtmr2 (kernel, initial file system, command line).
+    ``min_tcb`` names, for each AMD product that is accepted, the smallest security version of each component of the platform; ``vmpls`` the
+    privilege levels that a guest may attest from (0 is the guest itself where nothing runs above it).
     Lists are kept sorted and without repeats, so that one policy has one digest.
     """
 
@@ -73,6 +82,8 @@ class Policy(BaseModel):
     statuses: tuple[TcbStatus, ...] = ("UpToDate",)
     min_tcb_eval: int | None = Field(default=None, ge=1)
     advisories_allowed: tuple[str, ...] = ()
+    min_tcb: dict[Product, dict[Component, Annotated[int, Field(ge=0, le=255)]]] = Field(default_factory=dict)
+    vmpls: tuple[Annotated[int, Field(ge=0, le=3)], ...] = (0,)
     roles: tuple[Role, ...] = (Role.DRIVER, Role.WORKER)
     allow: tuple[Switch, ...] = ()
 
@@ -97,7 +108,7 @@ class Policy(BaseModel):
         except UsageError as cause:
             raise ValueError(cause.message) from cause
 
-    @field_validator("tees", "statuses", "advisories_allowed", "roles", "allow", mode="after")
+    @field_validator("tees", "statuses", "advisories_allowed", "vmpls", "roles", "allow", mode="after")
     @classmethod
     def _sorted(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(sorted(set(values)))
@@ -109,23 +120,47 @@ class Policy(BaseModel):
 
     @model_validator(mode="after")
     def _asks_enough(self) -> Self:
-        if not self.tees or not self.roles or not self.statuses:
-            raise ValueError("a policy must name at least one kind of TEE, one role and one TCB status")
-        if set(self.measurements) != set(self.tees):
-            raise ValueError("a policy must pin measurements for exactly the kinds of TEE that it accepts")
-        for tee, values in self.measurements.items():
-            if not values or any(len(value) != _HEX_CHARACTERS[tee] for value in values):
-                raise ValueError(f"measurements for {tee} must be {_HEX_CHARACTERS[tee]} hex characters, and at least one")
-        if any(not values or any(len(v) != _HEX_CHARACTERS[Tee.TDX] for v in values) for values in self.registers.values()):
-            raise ValueError("registers must be pinned to values of 96 hex characters, each to at least one")
-        if self.registers and Tee.TDX not in self.tees:
-            raise ValueError("registers are a TD's: without tdx among the kinds of TEE nothing would check them")
-        if any(not _ADVISORY.fullmatch(advisory) for advisory in self.advisories_allowed):
-            raise ValueError("advisories are written as INTEL-SA-00615")
-        if _OLD & set(self.statuses) and self.min_tcb_eval is None:
-            raise ValueError("a policy that accepts an out-of-date TCB must set min_tcb_eval: without it there is no minimum TCB")
-        if Tee.TDX in self.tees and "simulated" not in self.allow and not {"rtmr1", "rtmr2"} <= set(self.registers):
-            raise ValueError("MRTD covers a TD's firmware only: pin registers rtmr1 and rtmr2 as well")
+        _require(
+            (
+                bool(self.tees and self.roles and self.statuses and self.vmpls),
+                "a policy must name at least one kind of TEE, one role, one TCB status and one VMPL",
+            ),
+            (set(self.measurements) == set(self.tees), "a policy must pin measurements for exactly the kinds of TEE that it accepts"),
+            *((_lengths(values, tee), f"measurements for {tee} must be {_HEX_CHARACTERS[tee]} hex characters, and at least one")
+              for tee, values in self.measurements.items()),
+        )  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
+    def _asks_enough_of_intel(self) -> Self:
+        firmware_only = Tee.TDX in self.tees and "simulated" not in self.allow and not {"rtmr1", "rtmr2"} <= set(self.registers)
+        _require(
+            (
+                all(_lengths(values, Tee.TDX) for values in self.registers.values()),
+                "registers must be pinned to values of 96 hex characters, each to at least one",
+            ),
+            (not self.registers or Tee.TDX in self.tees, "registers are a TD's: without tdx among the kinds of TEE nothing checks them"),
+            (all(map(_ADVISORY.fullmatch, self.advisories_allowed)), "advisories are written as INTEL-SA-00615"),
+            (
+                not _OLD & set(self.statuses) or self.min_tcb_eval is not None,
+                "a policy that accepts an out-of-date TCB must set min_tcb_eval: without it there is no minimum TCB",
+            ),
+            (not firmware_only, "MRTD covers a TD's firmware only: pin registers rtmr1 and rtmr2 as well"),
+        )
+        return self
+
+    @model_validator(mode="after")
+    def _asks_enough_of_amd(self) -> Self:
+        _require(
+            (
+                (Tee.SNP in self.tees) == bool(self.min_tcb),
+                "a policy for SEV-SNP, and only such a one, must set min_tcb: AMD rates no TCB, so that nothing else would",
+            ),
+            (
+                all(set(parts) == _COMPONENTS | ({"fmc"} if product == "Turin" else set()) for product, parts in self.min_tcb.items()),
+                "min_tcb must name bootloader, tee, snp and microcode of a product (and fmc of Turin)",
+            ),
+        )
         return self
 
     @classmethod
@@ -171,25 +206,43 @@ class Policy(BaseModel):
         claims = verified.claims
         checks = [
             _one_of("tee", self.tees, claims.tee),
-            Check("simulated", "allowed" if "simulated" in self.allow else "no", "yes" if claims.simulated else "no",
-                  ok=not claims.simulated or "simulated" in self.allow),
+            self._switch("simulated", "simulated", needed=claims.simulated),
             Check("debug", "no", "yes" if claims.debug else "no", ok=not claims.debug),
             _one_of("measurement", self.measurements.get(claims.tee, ()), claims.measurement),
         ]
         if claims.tee is Tee.TDX:
             checks += [_one_of(name, values, claims.registers.get(name, "")) for name, values in self.registers.items()]
-        checks += self._tcb_checks(claims, now)
+        checks += self._snp_checks(claims) if claims.tee is Tee.SNP else self._tcb_checks(claims)
+        checks.append(
+            Check("collateral", f"valid at {now.isoformat(timespec='seconds')}", f"until {claims.epoch.earliest_next_update}",
+                  ok=now < claims.epoch.stale_from))
         return checks if role is None else [*checks, _one_of("role", self.roles, role)]
 
-    def _tcb_checks(self, claims: Claims, now: datetime) -> list[Check]:
+    def _snp_checks(self, claims: Claims) -> list[Check]:
+        vendor = claims.vendor
+        minima = [parts for product, parts in self.min_tcb.items() if product == claims.platform]
+        minimum = {str(name): least for parts in minima for name, least in parts.items()}
+        enough = bool(minimum) and all(claims.tcb.get(name, -1) >= least for name, least in minimum.items())
+        listed = vendor.get("revocation_list") is True
+        return [
+            _one_of("product", tuple(self.min_tcb), claims.platform),
+            Check("tcb", f"at least {_parts(minimum)}", _parts(claims.tcb), ok=enough),
+            Check("vmpl", _list(tuple(map(str, self.vmpls))), str(vendor.get("vmpl")), ok=vendor.get("vmpl") in self.vmpls),
+            self._switch("migration-agent", "snp-migration-agent", needed=vendor.get("migration_agent") is not False),
+            self._switch("revocation-list-missing", "snp-no-revocation-list", needed=not listed),
+        ]
+
+    def _switch(self, name: str, switch: Switch, *, needed: bool) -> Check:
+        """What must not be, unless the policy has the switch for it."""
+        return Check(name, "allowed" if switch in self.allow else "no", "yes" if needed else "no", ok=not needed or switch in self.allow)
+
+    def _tcb_checks(self, claims: Claims) -> list[Check]:
         foreign = sorted(set(claims.advisory_ids) - set(self.advisories_allowed))
         minimum = self.min_tcb_eval or 0
         return [
             _one_of("tcb-status", self.statuses, claims.tcb_status),
             Check("tcb-eval", f"at least {minimum}", str(claims.tcb_eval), ok=claims.tcb_eval >= minimum),
             Check("advisories", _list(self.advisories_allowed), _list(claims.advisory_ids), ok=not foreign),
-            Check("collateral", f"valid at {now.isoformat(timespec='seconds')}", f"until {claims.epoch.earliest_next_update}",
-                  ok=now < claims.epoch.stale_from),
         ]
 
 
@@ -264,8 +317,22 @@ def appraise(verified: VerifiedEvidence, policy: Policy, binding: SessionBinding
     return AttestationResult(verified.claims, policy.digest, binding.role, binding.context, binding.spki_digest, now, token=_TOKEN)
 
 
+def _require(*rules: tuple[bool, str]) -> None:
+    for holds, message in rules:
+        if not holds:
+            raise ValueError(message)
+
+
+def _lengths(values: tuple[str, ...], tee: Tee) -> bool:
+    return bool(values) and all(len(value) == _HEX_CHARACTERS[tee] for value in values)
+
+
 def _one_of(name: str, accepted: tuple[str, ...], got: str) -> Check:
     return Check(name, _list(accepted), str(got), ok=got in accepted)
+
+
+def _parts(tcb: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in sorted(tcb.items())) or "none"
 
 
 def _list(values: tuple[str, ...]) -> str:

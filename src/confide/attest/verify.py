@@ -1,6 +1,7 @@
 """Is evidence genuine?  One function for real and simulated evidence; what it is *worth* is decided in ``policy``.
 
-The steps of :meth:`Verifier.verify` follow Intel's quote verification (SGX DCAP ECDSA Orientation Guide, section 3.7.1; TDX likewise):
+Reports of AMD SEV-SNP are verified in ``snp``.  For Intel's quotes the steps of :meth:`Verifier.verify` follow Intel's quote
+verification (SGX DCAP ECDSA Orientation Guide, section 3.7.1; TDX likewise):
 
 1. The quote parses to its last byte, is of a known version and of the kind that its carrier claims.
 2. It carries the chain PCK leaf, PCK CA, root; the root is one that is pinned here.  The root decides whether it is simulated.
@@ -27,64 +28,23 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
 from confide.attest import certs
-from confide.attest.collateral import Collateral, CollateralEpoch, CollateralSource
+from confide.attest.amd_collateral import AmdCollateral
+from confide.attest.claims import Claims
+from confide.attest.collateral import Collateral
+from confide.attest.collateral_sources import CollateralSource
 from confide.attest.evidence import Evidence
 from confide.attest.quote import PCK_CHAIN_PEM, Quote, SgxBody, TdBody, parse_quote
 from confide.attest.roots import TrustRoots
+from confide.attest.snp import verify_report
 from confide.canonical import Json, sha384_hex
 from confide.errors import CollateralError, EvidenceInvalidError, ParseError
 from confide.ids import ReportData, Tee
-
-__all__ = ["Claims", "TrustRoots", "VerifiedEvidence", "Verifier"]
 
 _QE_IDS = {Tee.SGX: "QE", Tee.TDX: "TD_QE"}
 _PCK_CHAIN = 3
 _SIGNER_CHAIN = 2
 _MAX_KNOWN = 1000
 """How many sets of collateral are remembered as rightly signed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Claims:
-    """What genuine evidence says.  Measurements and ids in lower-case hex.
-
-    ``measurement`` is MRENCLAVE or MRTD; ``signer`` is MRSIGNER or MRSIGNERSEAM; ``registers`` are a TD's run-time measurements.
-    ``evidence_digest`` is SHA-384 over the part that the quote's signature covers, which names one quote whatever surrounds it.
-    """
-
-    tee: Tee
-    simulated: bool
-    measurement: str
-    signer: str
-    registers: dict[str, str]
-    report_data: ReportData
-    debug: bool
-    tcb_status: str
-    advisory_ids: tuple[str, ...]
-    tcb_eval: int
-    fmspc: str
-    epoch: CollateralEpoch
-    evidence_digest: str
-    vendor: Json
-
-    def to_json(self) -> Json:
-        """The claims as JSON, for display and receipts."""
-        return {
-            "tee": self.tee.value,
-            "simulated": self.simulated,
-            "measurement": self.measurement,
-            "signer": self.signer,
-            "registers": dict(self.registers),
-            "report_data": self.report_data.hex(),
-            "debug": self.debug,
-            "tcb_status": self.tcb_status,
-            "advisory_ids": list(self.advisory_ids),
-            "tcb_eval": self.tcb_eval,
-            "fmspc": self.fmspc,
-            "epoch": self.epoch.to_json(),
-            "evidence_digest": self.evidence_digest,
-            "vendor": dict(self.vendor),
-        }
 
 
 _TOKEN = object()
@@ -96,7 +56,7 @@ class VerifiedEvidence:
 
     claims: Claims
     evidence: Evidence
-    collateral: Collateral
+    collateral: Collateral | AmdCollateral
     verified_at: datetime
     token: InitVar[object] = None
 
@@ -136,8 +96,13 @@ class Verifier:
             EvidenceInvalidError: it is not genuine, or of a kind that cannot be verified.
             CollateralError: collateral is missing, stale, or not signed by whom it must be.
         """
+        if evidence.tee is Tee.SNP:
+            claims, amd = verify_report(evidence, self._roots.amd, self._collateral, now)
+            return VerifiedEvidence(claims, evidence, amd, now, token=_TOKEN)
         parsed = self._parse(evidence)
         collateral = self._collateral.get(parsed.leaf.fmspc.hex(), parsed.ca, evidence.tee)
+        if not isinstance(collateral, Collateral):
+            raise CollateralError("the collateral is of another vendor", expected=parsed.leaf.fmspc.hex())
         check_current(collateral, now)
         self._check_signers(collateral, parsed.root)
         _check_platform(collateral, parsed, evidence.tee)
@@ -320,7 +285,8 @@ def _claims(parsed: _Parsed, collateral: Collateral, report: Json) -> Claims:
         tcb_status=str(report["status"]),
         advisory_ids=tuple(sorted(map(str, report["advisory_ids"]))),
         tcb_eval=collateral.epoch.tcb_eval,
-        fmspc=parsed.leaf.fmspc.hex(),
+        tcb={},
+        platform=parsed.leaf.fmspc.hex(),
         epoch=collateral.epoch,
         evidence_digest=sha384_hex(parsed.quote.signed_bytes),
         vendor={**platform, **vendor},

@@ -15,8 +15,9 @@ from confide.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from confide.attest.claims import Claims
     from confide.attest.policy import Check, Policy
-    from confide.attest.verify import Claims, TrustRoots
+    from confide.attest.roots import TrustRoots
     from confide.canonical import Json
     from confide.jobs.statement import ReceiptBundle
     from confide.node.record import EvidenceRecord
@@ -101,11 +102,11 @@ def _policy_of(bundle: ReceiptBundle) -> Policy:
 
 
 def _explain(bundle: ReceiptBundle, roots: TrustRoots, policy: Policy) -> list[NodeShown]:
-    from confide.attest.collateral import Collateral, FixedCollateral
+    from confide.attest.collateral_sources import FixedCollateral, read_collateral
     from confide.attest.verify import Verifier
     from confide.node.record import EvidenceRecord
 
-    verifier = Verifier(roots, FixedCollateral(*map(Collateral.from_json, bundle.collateral.values())))
+    verifier = Verifier(roots, FixedCollateral(*map(read_collateral, bundle.collateral.values())))
     shown = []
     for node, data in sorted(bundle.evidence.items()):
         record = EvidenceRecord.from_json(data)

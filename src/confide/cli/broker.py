@@ -89,8 +89,9 @@ def _serve_until_signal(server: BrokerServer) -> None:
 
 
 def _verifier(settings: Settings, *, simulate: bool) -> Verifier:
-    from confide.attest.collateral import CollateralStore
-    from confide.attest.verify import TrustRoots, Verifier
+    from confide.attest.collateral_sources import CollateralStore
+    from confide.attest.roots import TrustRoots
+    from confide.attest.verify import Verifier
 
     if simulate:
         from confide.jobs.local.simulation import SimulatedTee

@@ -19,7 +19,7 @@ from confide.ids import Role
 from confide.jobs.statement import PAYLOAD_TYPE, NodeEntry, ReceiptBundle, RefusedEntry, ReleaseEntry, build_statement
 
 if TYPE_CHECKING:
-    from confide.attest.collateral import Collateral
+    from confide.attest.collateral_sources import AnyCollateral
     from confide.attest.verify import Verifier
     from confide.canonical import Json
     from confide.jobs.inputs import VerifiedInput
@@ -70,7 +70,7 @@ def receipt_bundle(
     )
 
 
-def describe(report: NodeReport, verifier: Verifier) -> tuple[NodeEntry, Collateral]:
+def describe(report: NodeReport, verifier: Verifier) -> tuple[NodeEntry, AnyCollateral]:
     """One node's row, and the collateral that its evidence was verified with.
 
     Raises:
@@ -97,7 +97,7 @@ def describe(report: NodeReport, verifier: Verifier) -> tuple[NodeEntry, Collate
     return entry, collateral
 
 
-def describe_refused(refusal: Refusal, verifier: Verifier) -> tuple[RefusedEntry, Collateral | None]:
+def describe_refused(refusal: Refusal, verifier: Verifier) -> tuple[RefusedEntry, AnyCollateral | None]:
     """The row of a refused worker, and the collateral that its evidence was judged with, if there is evidence that is genuine at all."""
     record, collateral = refusal.record, None
     if record is not None:

@@ -23,7 +23,8 @@ from confide.node.client import DriverClient
 from confide.node.control import EventType, Kind, field
 
 if TYPE_CHECKING:
-    from confide.attest.verify import TrustRoots, Verifier
+    from confide.attest.roots import TrustRoots
+    from confide.attest.verify import Verifier
     from confide.config import Settings
     from confide.job import Job
     from confide.jobs.backend import Backend

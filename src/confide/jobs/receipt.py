@@ -24,9 +24,10 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from confide.attest.collateral import Collateral, FixedCollateral
+from confide.attest.collateral_sources import AnyCollateral, FixedCollateral, read_collateral
 from confide.attest.policy import AttestationResult, Check, Policy
-from confide.attest.verify import TrustRoots, Verifier
+from confide.attest.roots import TrustRoots
+from confide.attest.verify import Verifier
 from confide.canonical import Json, digest_of, from_b64url, parse_object, sha384_hex
 from confide.config import Settings
 from confide.crypto.sign import PublicKey, dsse_verify, unverified_payload
@@ -38,6 +39,9 @@ from confide.keys.audit import AuditHead
 from confide.keys.grants import GrantRef
 from confide.keys.owners import JOB_PREFIX
 from confide.node.record import EvidenceRecord
+
+_EPOCH_NUMBERS = {"tcb_eval": "TCB evaluation", "crl_number": "revocation list"}
+"""What the vendors number their collateral by: Intel and AMD."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,11 +220,11 @@ class _Examination:
         _same_claims(node, result, collateral)
         return f"{node.tcb_status}, {'SIMULATED' if result.claims.simulated else 'genuine'}, collateral {_epoch(node)}"
 
-    def _collateral(self, node: NodeEntry | RefusedEntry) -> Collateral:
+    def _collateral(self, node: NodeEntry | RefusedEntry) -> AnyCollateral:
         data = self.bundle.collateral.get(node.collateral)
         if data is None:
             raise CollateralError("the node's collateral is not kept", node=node.node)
-        collateral = Collateral.from_json(data)
+        collateral = read_collateral(data)
         _same("the collateral", collateral.digest, node.collateral)
         return collateral
 
@@ -267,7 +271,7 @@ class _Examination:
         return f"dataset {entry.dataset[:12]}, key {entry.key}@{entry.version}"
 
 
-def _same_claims(node: NodeEntry, result: AttestationResult, collateral: Collateral) -> None:
+def _same_claims(node: NodeEntry, result: AttestationResult, collateral: AnyCollateral) -> None:
     """What the receipt says of a node must be what its evidence says."""
     claims = result.claims
     for what, got, expected in (
@@ -347,4 +351,5 @@ def _short(digest: str) -> str:
 
 
 def _epoch(node: NodeEntry) -> str:
-    return f"TCB evaluation {node.epoch.get('tcb_eval')}, until {node.epoch.get('earliest_next_update')}"
+    number = next((f"{label} {node.epoch[name]}" for name, label in _EPOCH_NUMBERS.items() if name in node.epoch), "unnumbered")
+    return f"{number}, until {node.epoch.get('earliest_next_update')}"

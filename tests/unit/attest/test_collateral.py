@@ -6,19 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from confide.attest.collateral import Collateral, CollateralSources, CollateralStore, FixedCollateral, write_atomic
+from confide.attest.collateral import Collateral
+from confide.attest.collateral_sources import CollateralSources, CollateralStore, FixedCollateral, load_collateral, write_atomic
 from confide.errors import CollateralError
 from confide.ids import Tee
 
 FOLDER = Path(__file__).parents[2] / "vectors" / "intel" / "collateral"
-OLD, NEW = (Collateral.load(FOLDER / f"tdx-B0C0-{when}.json") for when in ("2025-06", "2026-08"))
+OLD, NEW = (load_collateral(FOLDER / f"tdx-B0C0-{when}.json") for when in ("2025-06", "2026-08"))
 
 
 def test_all_real_collateral_is_read_and_survives_json() -> None:
     paths = sorted(FOLDER.glob("*.json"))
     assert len(paths) == 9
     for path in paths:
-        collateral = Collateral.load(path)
+        collateral = load_collateral(path)
         assert Collateral.from_json(collateral.to_json()) == collateral
         assert collateral.tee.value == path.name[:3]
         assert collateral.issued < collateral.epoch.stale_from
@@ -115,10 +116,10 @@ def test_tcb_info_with_a_field_of_the_wrong_type_is_refused(old, new) -> None:
 
 def test_file_that_is_missing_or_no_json_is_refused(tmp_path) -> None:
     with pytest.raises(CollateralError, match="cannot read"):
-        Collateral.load(tmp_path / "none.json")
+        load_collateral(tmp_path / "none.json")
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(CollateralError, match="not JSON"):
-        Collateral.load(tmp_path / "bad.json")
+        load_collateral(tmp_path / "bad.json")
 
 
 def test_digest_names_the_set() -> None:

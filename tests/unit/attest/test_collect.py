@@ -1,10 +1,22 @@
+import errno
+import os
+import shutil
+import struct
+import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from support.amd import NOW as AMD_NOW
+from support.amd import Vendor
 
 from confide.attest import collect
+from confide.attest.collateral_sources import FixedCollateral
 from confide.attest.collect import ConfigfsAttester, GramineAttester, find_attester
+from confide.attest.roots import TrustRoots
+from confide.attest.verify import Verifier
 from confide.errors import AttesterError
 from confide.ids import ReportData, Tee
 
@@ -35,13 +47,31 @@ def configfs(tmp_path, make_evidence, monkeypatch) -> tuple[Path, dict[str, Any]
             (path / "provider").write_text(settings["provider"])
             (path / "generation").write_text("0\n")
             (path / "outblob").write_bytes(settings["outblob"])
+            if "auxblob" in settings:
+                (path / "auxblob").write_bytes(settings["auxblob"])
+
+    read = Path.read_bytes
+
+    def read_bytes(path: Path) -> bytes:
+        if path.name == "outblob" and settings.setdefault("busy", []):
+            number = settings["busy"].pop()
+            raise OSError(number, os.strerror(number))
+        return read(path)
+
+    def rmdir(path: Path) -> None:
+        for attribute in path.iterdir():
+            settings.setdefault("written", {})[attribute.name] = read(attribute)
+        shutil.rmtree(path)
 
     def counted(path: Path, data: bytes) -> None:
         write(path, data)
         (path.parent / "generation").write_text(f"{settings['step']}\n")
 
     monkeypatch.setattr(Path, "mkdir", mkdir)
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    monkeypatch.setattr(Path, "rmdir", rmdir)
     monkeypatch.setattr(collect, "_write", counted)
+    monkeypatch.setattr(collect, "_TRY_EVERY_S", 0)
     return root, settings
 
 
@@ -87,8 +117,8 @@ def test_kernel_report_is_taken_and_its_padding_cut(configfs, make_evidence) -> 
     evidence = ConfigfsAttester(configfs[0]).quote(DATA)
     assert evidence.tee is Tee.TDX
     assert len(evidence.quote) == len(make_evidence(Tee.TDX).quote)
-    (entry,) = configfs[0].iterdir()
-    assert (entry / "inblob").read_bytes() == DATA
+    assert configfs[1]["written"]["inblob"] == DATA
+    assert list(configfs[0].iterdir()) == []
 
 
 def test_report_entry_that_another_wrote_to_is_refused(configfs) -> None:
@@ -104,8 +134,96 @@ def test_report_entry_without_a_generation_is_refused(configfs) -> None:
 
 
 def test_reports_of_another_provider_are_refused(configfs) -> None:
+    attester = ConfigfsAttester(configfs[0])
     configfs[1]["provider"] = "sev_guest"
+    with pytest.raises(AttesterError, match="exchanged"):
+        attester.quote(DATA)
+    configfs[1]["provider"] = "arm_cca_guest"
     with pytest.raises(AttesterError, match="cannot be verified"):
+        ConfigfsAttester(configfs[0])
+
+
+@pytest.mark.parametrize("number", [errno.EBUSY, errno.EAGAIN, errno.EINTR])
+def test_firmware_that_is_busy_is_asked_again(configfs, number) -> None:
+    configfs[1]["busy"] = [number] * 3
+    assert ConfigfsAttester(configfs[0]).quote(DATA).tee is Tee.TDX
+    configfs[1]["busy"] = [number] * 50
+    with pytest.raises(AttesterError, match="busy"):
+        ConfigfsAttester(configfs[0]).quote(DATA)
+
+
+def test_firmware_that_fails_is_reported_at_once(configfs) -> None:
+    configfs[1]["busy"] = [errno.EIO]
+    with pytest.raises(AttesterError, match="Input/output"):
+        ConfigfsAttester(configfs[0]).quote(DATA)
+
+
+# --- SEV-SNP ---------------------------------------------------------------------------------------------------------
+
+
+def table(*entries: tuple[uuid.UUID, bytes], order: str = "bytes") -> bytes:
+    """The certificates that a host hands to its guests."""
+    at = 24 * (len(entries) + 1)
+    head, body = b"", b""
+    for guid, data in entries:
+        head += struct.pack("<16sII", getattr(guid, order), at + len(body), len(data))
+        body += data
+    return head + bytes(24) + body
+
+
+VCEK, VLEK, ASK = (
+    uuid.UUID(text)
+    for text in ("63da758d-e664-4564-adc5-f4b93be8accd", "a8074bc2-a25a-483e-aae6-39c045a0b8a1", "4ab7b379-bbac-4fe4-a02f-05aef327c782")
+)
+
+
+@pytest.fixture(scope="module")
+def chip() -> Vendor:
+    return Vendor("Milan")
+
+
+@pytest.mark.parametrize("order", ["bytes", "bytes_le"])
+@pytest.mark.parametrize("kind", ["vcek", "vlek"])
+def test_kernel_report_of_snp_comes_with_the_certificate_of_its_key(configfs, chip, kind, order) -> None:
+    leaves = {guid: chip.leaf(name) for guid, name in ((VCEK, "vcek"), (VLEK, "vlek"))}
+    settings = {"provider": "sev_guest\n", "outblob": chip.report(flags=4 * (kind == "vlek"), report_data=DATA)}
+    configfs[1].update(settings, auxblob=table((ASK, b"x"), *leaves.items(), order=order))
+    attester = ConfigfsAttester(configfs[0])
+    assert attester.tee is Tee.SNP
+    evidence = attester.quote(DATA)
+    assert evidence.chain == leaves[VLEK if kind == "vlek" else VCEK]
+    verified = Verifier(TrustRoots(amd=chip.roots), FixedCollateral(chip.collateral(kind))).verify(evidence, AMD_NOW)
+    assert verified.claims.report_data == DATA
+
+
+def test_certificate_in_pem_is_taken_too(configfs, chip) -> None:
+    pem = x509.load_der_x509_certificate(chip.leaf()).public_bytes(Encoding.PEM)
+    configfs[1].update(provider="sev_guest", outblob=chip.report(), auxblob=table((VCEK, pem)))
+    assert x509.load_der_x509_certificate(ConfigfsAttester(configfs[0]).quote(DATA).chain).subject == chip_subject(chip)
+
+
+def chip_subject(chip: Vendor) -> x509.Name:
+    return x509.load_der_x509_certificate(chip.leaf()).subject
+
+
+@pytest.mark.parametrize("certificates", [None, b"", bytes(24), table((ASK, b"x"))], ids=["no attribute", "empty", "nothing", "others"])
+def test_host_that_gives_no_certificate_leaves_it_out(configfs, chip, certificates) -> None:
+    configfs[1].update({"provider": "sev_guest", "outblob": chip.report()} | ({} if certificates is None else {"auxblob": certificates}))
+    assert ConfigfsAttester(configfs[0]).quote(DATA).chain == b""
+
+
+@pytest.mark.parametrize(
+    "certificates", [struct.pack("<16sII", VCEK.bytes, 24, 1), table((VCEK, b"-----BEGIN nothing"))], ids=["outside", "no PEM"]
+)
+def test_host_that_gives_nonsense_is_refused(configfs, chip, certificates) -> None:
+    configfs[1].update(provider="sev_guest", outblob=chip.report(), auxblob=certificates)
+    with pytest.raises(AttesterError, match="not a report"):
+        ConfigfsAttester(configfs[0]).quote(DATA)
+
+
+def test_short_report_is_refused(configfs, chip) -> None:
+    configfs[1].update(provider="sev_guest", outblob=chip.report()[:-1])
+    with pytest.raises(AttesterError, match="1184"):
         ConfigfsAttester(configfs[0]).quote(DATA)
 
 

@@ -152,6 +152,38 @@ def test_policy_that_asks_too_little_or_is_misspelt_cannot_be_built(data) -> Non
         Policy.from_json(data)
 
 
+SNP = {"name": "amd", "measurements": {"snp": [TDX]}, "min_tcb": {"Genoa": {"bootloader": 1, "tee": 0, "snp": 2, "microcode": 3}}}
+
+
+def test_policy_for_snp_is_read() -> None:
+    policy = Policy.from_json(SNP)
+    assert (policy.tees, policy.vmpls) == ((Tee.SNP,), (0,))
+    turin = {**SNP["min_tcb"]["Genoa"], "fmc": 1}
+    assert Policy.from_json({**SNP, "min_tcb": {**SNP["min_tcb"], "Turin": turin}}).digest != policy.digest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"min_tcb": {}},
+        {"min_tcb": {"Rome": SNP["min_tcb"]["Genoa"]}},
+        {"min_tcb": {"Genoa": {}}},
+        {"min_tcb": {"Genoa": {"snp": 2}}},
+        {"min_tcb": {"Genoa": {**SNP["min_tcb"]["Genoa"], "fmc": 1}}},
+        {"min_tcb": {"Genoa": {**SNP["min_tcb"]["Genoa"], "snp": 256}}},
+        {"min_tcb": {"Turin": SNP["min_tcb"]["Genoa"]}},
+        {"vmpls": []},
+        {"vmpls": [4]},
+        {"measurements": {"snp": [SGX]}},
+        {"measurements": {"sgx": [SGX]}},
+    ],
+    ids=str,
+)
+def test_policy_for_snp_that_asks_too_little_cannot_be_built(change) -> None:
+    with pytest.raises(PolicyError):
+        Policy.from_json({**SNP, **change})
+
+
 def test_registers_without_tdx_are_refused() -> None:
     with pytest.raises(PolicyError):
         Policy.from_json({**GOOD, "measurements": {"sgx": [SGX]}, "registers": {"rtmr1": [TDX]}})

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from confide.attest.collateral import Collateral, FixedCollateral
+from confide.attest.collateral_sources import FixedCollateral, load_collateral
 from confide.attest.evidence import Evidence
 from confide.attest.quote import _parse_prefix
-from confide.attest.verify import TrustRoots, Verifier
+from confide.attest.roots import TrustRoots
+from confide.attest.verify import Verifier
 from confide.errors import CollateralError, EvidenceInvalidError, ParseError
 from confide.ids import Tee
 
@@ -24,7 +25,7 @@ REASONS = {"sgx-v3-eppid-no-pck": "does not carry its PCK certificate chain"}
 def _load(entry):
     raw = (VECTORS / entry["quote"]).read_bytes()
     assert hashlib.sha256(raw).hexdigest() == entry["sha256"]
-    verifier = Verifier(TrustRoots(), FixedCollateral(Collateral.load(VECTORS / entry["collateral"])))
+    verifier = Verifier(TrustRoots(), FixedCollateral(load_collateral(VECTORS / entry["collateral"])))
     return raw, verifier, datetime.fromtimestamp(entry["now"], UTC)
 
 
@@ -92,7 +93,7 @@ def test_real_evidence_is_refused_before_and_after_its_collaterals_time(name) ->
 
 def test_real_evidence_with_the_collateral_of_another_platform_is_refused() -> None:
     raw, _, now = _load(_entry("tdx-v4-uptodate"))
-    other = Collateral.load(VECTORS / "intel" / "collateral" / "tdx-806F05-2025-07.json")
+    other = load_collateral(VECTORS / "intel" / "collateral" / "tdx-806F05-2025-07.json")
     with pytest.raises(CollateralError, match="no collateral"):
         Verifier(TrustRoots(), FixedCollateral(other)).verify(Evidence.from_device(Tee.TDX, raw), now)
 

@@ -17,7 +17,7 @@ from confide.attest.binding import SessionBinding
 from confide.attest.evidence import NodeContext
 from confide.attest.insecure import Fault, InsecureAttester
 from confide.attest.policy import Policy
-from confide.attest.verify import TrustRoots
+from confide.attest.roots import TrustRoots
 from confide.canonical import Json, canonical, digest_of, sha384_hex
 from confide.config import Settings
 from confide.crypto.envelope import wrap

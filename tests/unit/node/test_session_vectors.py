@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from confide.attest import binding
-from confide.attest.collateral import Collateral, FixedCollateral
+from confide.attest.collateral import Collateral
+from confide.attest.collateral_sources import FixedCollateral
 from confide.attest.policy import Policy
 from confide.attest.roots import TrustRoots
 from confide.attest.verify import Verifier

@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from confide.attest import certs
-from confide.attest.collateral import Collateral, CollateralStore
+from confide.attest.collateral import Collateral
+from confide.attest.collateral_sources import CollateralStore
 from confide.attest.insecure.authority import BACKDATED, Signer, new_platform_ca, new_root, new_tcb_signer
 from confide.attest.insecure.documents import Machine, Validity, qe_identity, tcb_info
 from confide.errors import CollateralError, ConfigError
@@ -95,7 +96,10 @@ class Installation:
 
     def collateral(self, tee: Tee, machine: Machine = Machine.GOOD) -> Collateral:
         """The collateral of one of the installation's machines."""
-        return self.collateral_source().get(machine.fmspc.hex(), "platform", tee)
+        found = self.collateral_source().get(machine.fmspc.hex(), "platform", tee)
+        if not isinstance(found, Collateral):
+            raise CollateralError("the simulated TEE makes Intel's kinds of evidence only", tee=tee.value)
+        return found
 
     def collateral_source(self) -> CollateralStore:
         """All collateral of the installation."""

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from confide.attest.insecure import Fault, InsecureAttester, Installation
 from confide.attest.measure import Measurement, measure
-from confide.attest.verify import TrustRoots, Verifier
+from confide.attest.roots import TrustRoots
+from confide.attest.verify import Verifier
 from confide.errors import UsageError
 from confide.ids import Tee
 from confide.jobs.local.backend import TAMPERED

@@ -1,0 +1,185 @@
+"""Where collateral is kept and found: files, given sets, several sources in order.  Of either vendor.
+
+Knows nothing of whether a set is signed by whom it must be: ``verify`` and ``snp`` check that each time they use one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Protocol
+
+from confide.attest.amd_certs import PRODUCTS
+from confide.attest.amd_collateral import AmdCollateral, AmdEpoch
+from confide.attest.certs import CA_KINDS
+from confide.attest.collateral import Collateral, CollateralEpoch
+from confide.canonical import parse_object
+from confide.errors import CollateralError, ParseError
+from confide.ids import Tee
+
+_FMSPC = re.compile(r"[0-9a-f]{12}")
+_AMD_KEYS = {"vcek", "vlek"}
+
+AnyCollateral = Collateral | AmdCollateral
+"""A set of either vendor's."""
+
+
+def read_collateral(data: object) -> AnyCollateral:
+    """Read the JSON form of either vendor's collateral.
+
+    Raises:
+        CollateralError: it is neither.
+    """
+    if isinstance(data, dict) and "product" in data:
+        return AmdCollateral.from_json(data)
+    return Collateral.from_json(data)
+
+
+def load_collateral(path: Path) -> AnyCollateral:
+    """Read a file of that form.
+
+    Raises:
+        CollateralError: there is none, or it is not collateral.
+    """
+    try:
+        return read_collateral(parse_object(path.read_bytes()))
+    except OSError as cause:
+        raise CollateralError(f"cannot read collateral: {cause.strerror}", path=str(path)) from cause
+    except ParseError as cause:
+        raise CollateralError("the collateral file is not JSON", path=str(path)) from cause
+
+
+def save_collateral(collateral: AnyCollateral, path: Path) -> None:
+    """Write the JSON form in one atomic step."""
+    write_atomic(path, json.dumps(collateral.to_json(), indent=1).encode())
+
+
+class CollateralSource(Protocol):
+    """Where a verifier gets collateral from."""
+
+    def get(self, platform: str, ca: str, tee: Tee) -> AnyCollateral:
+        """The set for a platform: an FMSPC and the PCK CA's kind, or AMD's product and kind of endorsement key.
+
+        Raises:
+            CollateralError: there is none.
+        """
+        ...
+
+
+class CollateralStore:
+    """Collateral in a folder, one file a platform.  New sets replace old ones; older ones are refused (no roll-back)."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._read: dict[Path, tuple[tuple[int, int, int], AnyCollateral]] = {}
+
+    def get(self, platform: str, ca: str, tee: Tee) -> AnyCollateral:
+        """The set for a platform.
+
+        Raises:
+            CollateralError: there is none, or the file holds another platform's.
+        """
+        path = self._path(platform, ca, tee)
+        try:
+            status = path.stat()
+        except OSError as cause:
+            raise _missing(platform, ca, tee) from cause
+        # Files are replaced, never written in place, so the same inode, time and size is the same set.
+        identity = (status.st_ino, status.st_mtime_ns, status.st_size)
+        known = self._read.get(path)
+        found = known[1] if known is not None and known[0] == identity else load_collateral(path)
+        if found.platform != (_spelling(platform, tee), ca, tee):
+            raise CollateralError("a collateral file holds another platform's collateral", path=str(path))
+        self._read[path] = (identity, found)
+        return found
+
+    def put(self, collateral: AnyCollateral) -> None:
+        """Keep a set.
+
+        Raises:
+            CollateralError: it is older than the one that is kept.
+        """
+        path = self._path(*collateral.platform)
+        if path.exists():
+            check_not_older(collateral, load_collateral(path))
+        self._folder.mkdir(parents=True, exist_ok=True)
+        save_collateral(collateral, path)
+
+    def _path(self, platform: str, ca: str, tee: Tee) -> Path:
+        # The platform comes out of foreign evidence: only its known forms may become part of a path.
+        spelling = _spelling(platform, tee)
+        known = _FMSPC.fullmatch(spelling) and ca in CA_KINDS.values() if tee is not Tee.SNP else spelling in PRODUCTS and ca in _AMD_KEYS
+        if not known:
+            raise CollateralError("not a platform that collateral exists for")
+        return self._folder / f"{tee.value}-{spelling.lower()}-{ca}.json"
+
+
+class FixedCollateral:
+    """Given sets only: those stored with old evidence, or an offline bundle."""
+
+    def __init__(self, *sets: AnyCollateral) -> None:
+        self._sets = {one.platform: one for one in sets}
+
+    def get(self, platform: str, ca: str, tee: Tee) -> AnyCollateral:
+        """The set for a platform.  Raises ``CollateralError`` if it is not among the given ones."""
+        found = self._sets.get((_spelling(platform, tee), ca, tee))
+        if found is None:
+            raise _missing(platform, ca, tee)
+        return found
+
+
+class CollateralSources:
+    """Several sources, asked in order."""
+
+    def __init__(self, *sources: CollateralSource) -> None:
+        self._sources = sources
+
+    def get(self, platform: str, ca: str, tee: Tee) -> AnyCollateral:
+        """The first source's answer.  Raises the last source's ``CollateralError`` if none has the platform."""
+        error = _missing(platform, ca, tee)
+        for source in self._sources:
+            try:
+                return source.get(platform, ca, tee)
+            except CollateralError as refused:
+                error = refused
+        raise error
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Write ``data`` so that a reader sees the old file or the new one, never a part."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(data)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def check_not_older(collateral: AnyCollateral, seen: AnyCollateral) -> None:
+    """Refuse a roll-back.
+
+    Raises:
+        CollateralError: ``collateral`` is older than ``seen``, or of another vendor.
+    """
+    match collateral.epoch, seen.epoch:
+        case CollateralEpoch() as epoch, CollateralEpoch() as known:
+            epoch.check_not_older_than(known)
+        case AmdEpoch() as epoch, AmdEpoch() as known:
+            epoch.check_not_older_than(known)
+        case _:
+            raise CollateralError("the collateral is of another vendor")
+
+
+def _spelling(platform: str, tee: Tee) -> str:
+    """An FMSPC is hex, which some spell in capitals."""
+    return platform if tee is Tee.SNP else platform.lower()
+
+
+def _missing(platform: str, ca: str, tee: Tee) -> CollateralError:
+    return CollateralError("there is no collateral for this platform", platform=platform[:40], ca=ca, tee=tee.value)

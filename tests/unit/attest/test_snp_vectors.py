@@ -1,0 +1,164 @@
+"""Every real AMD report gets its verdict through the one verifier, and policies decide about it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from confide.attest.amd_collateral import AmdCollateral
+from confide.attest.binding import SessionBinding
+from confide.attest.collateral_sources import FixedCollateral
+from confide.attest.evidence import Evidence, NodeContext
+from confide.attest.policy import Policy, appraise
+from confide.attest.roots import TrustRoots
+from confide.attest.verify import VerifiedEvidence, Verifier
+from confide.errors import BindingError, CollateralError, EvidenceInvalidError
+from confide.ids import Nonce, Role, Tee
+
+VECTORS = Path(__file__).parents[2] / "vectors"
+ENTRIES = json.loads((VECTORS / "snp" / "manifest.json").read_text())
+NOW = datetime(2025, 6, 1, tzinfo=UTC)
+SWITCH = "snp-no-revocation-list"
+GENUINE = ["milan-vcek-valid", "milan-vlek-valid", "milan-azure", "milan-debug-policy"]
+
+
+def _collateral() -> FixedCollateral:
+    blocks = (VECTORS / "snp" / "certs" / "milan_ask_ark_asvk.pem").read_text().split("-----BEGIN CERTIFICATE-----")[1:]
+    ask, ark, asvk = ("-----BEGIN CERTIFICATE-----" + block for block in blocks)
+    return FixedCollateral(AmdCollateral("Milan", "vcek", ask + ark, b""), AmdCollateral("Milan", "vlek", asvk + ark, b""))
+
+
+def _entry(name: str) -> Any:
+    return next(entry for entry in ENTRIES if entry["id"] == name)
+
+
+def _evidence(name: str) -> Evidence:
+    entry = _entry(name)
+    raw = (VECTORS / entry["report"]).read_bytes()
+    assert hashlib.sha256(raw).hexdigest() == entry["sha256"]
+    return Evidence(Tee.SNP, raw, (VECTORS / entry["leaf"]).read_bytes())
+
+
+def _verify(name: str, now: datetime = NOW) -> VerifiedEvidence:
+    return Verifier(TrustRoots(), _collateral()).verify(_evidence(name), now)
+
+
+def _policy(verified: VerifiedEvidence, **changes: Any) -> Policy:
+    claims = verified.claims
+    vmpl = claims.vendor["vmpl"]
+    data = {"measurements": {"snp": [claims.measurement]}, "min_tcb": {"Milan": claims.tcb}, "vmpls": [vmpl], "allow": [SWITCH]}
+    return Policy.from_json({"name": "milan", **data, **changes})
+
+
+def _refusals(verified: VerifiedEvidence, policy: Policy, now: datetime = NOW) -> list[str]:
+    return [check.name for check in policy.explain(verified, now=now) if not check.ok]
+
+
+def test_all_vectors_are_here_with_a_known_outcome() -> None:
+    assert len(ENTRIES) == 5
+    assert {entry["id"] for entry in ENTRIES} == {*GENUINE, "milan-vcek-wrong-chip"}
+
+
+@pytest.mark.parametrize("name", GENUINE)
+def test_real_report_is_genuine(name: str) -> None:
+    entry, verified = _entry(name), _verify(name)
+    claims = verified.claims
+    assert (claims.tee, claims.platform, claims.simulated) == (Tee.SNP, "Milan", False)
+    assert claims.vendor["report_version"] == entry["version"]
+    assert claims.vendor["signing_key"] == entry["signing_key"].lower()
+    assert claims.debug is entry["debug_allowed"]
+    assert set(claims.tcb) == {"bootloader", "tee", "snp", "microcode"}
+    assert len(claims.measurement) == 96
+    assert json.loads(json.dumps(claims.to_json()))["platform"] == "Milan"
+
+
+@pytest.mark.parametrize("name", ["milan-vcek-valid", "milan-vlek-valid", "milan-azure"])
+def test_policy_for_a_real_report_accepts_it(name: str) -> None:
+    verified = _verify(name)
+    assert _refusals(verified, _policy(verified)) == []
+
+
+def test_report_whose_guest_may_be_debugged_is_refused() -> None:
+    verified = _verify("milan-debug-policy")
+    assert _refusals(verified, _policy(verified)) == ["debug"]
+
+
+def test_report_with_the_certificate_of_another_chip_is_refused() -> None:
+    with pytest.raises(EvidenceInvalidError):
+        _verify("milan-vcek-wrong-chip")
+
+
+def test_report_of_one_chip_with_the_genuine_certificate_of_another_is_refused() -> None:
+    mixed = Evidence(Tee.SNP, _evidence("milan-vcek-valid").quote, _evidence("milan-azure").chain)
+    with pytest.raises(EvidenceInvalidError):
+        Verifier(TrustRoots(), _collateral()).verify(mixed, NOW)
+
+
+def test_vlek_that_has_ended_is_refused() -> None:
+    with pytest.raises(EvidenceInvalidError, match="not valid at this time"):
+        _verify("milan-vlek-valid", datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def test_real_report_without_a_revocation_list_needs_the_policys_switch() -> None:
+    verified = _verify("milan-vcek-valid")
+    assert _refusals(verified, _policy(verified, allow=[])) == ["revocation-list-missing"]
+
+
+def test_provider_that_attests_from_a_higher_vmpl_has_to_be_named() -> None:
+    """With a paravisor, the guest runs at VMPL 1 or above: what is measured at 0 is the provider's."""
+    verified = _verify("milan-vlek-valid")
+    assert verified.claims.vendor["vmpl"] == 1
+    assert _refusals(verified, _policy(verified, vmpls=[0])) == ["vmpl"]
+
+
+@pytest.mark.parametrize("component", ["bootloader", "tee", "snp", "microcode"])
+def test_each_component_of_the_tcb_has_a_minimum(component: str) -> None:
+    verified = _verify("milan-vcek-valid")
+    more = {**verified.claims.tcb, component: verified.claims.tcb[component] + 1}
+    assert _refusals(verified, _policy(verified, min_tcb={"Milan": more})) == ["tcb"]
+
+
+def test_product_that_is_not_named_is_refused() -> None:
+    verified = _verify("milan-vcek-valid")
+    assert _refusals(verified, _policy(verified, min_tcb={"Genoa": verified.claims.tcb})) == ["product", "tcb"]
+
+
+def test_real_report_is_bound_to_nobodys_session() -> None:
+    verified = _verify("milan-vcek-valid")
+    seal = {"kty": "EC", "crv": "P-256", "x": "A" * 43, "y": "A" * 43}
+    context = NodeContext("ab" * 48, "run-1", "worker-1", seal)  # type: ignore[arg-type]
+    binding = SessionBinding(Role.WORKER, bytes(32), Nonce(bytes(32)), b"spki", context)
+    with pytest.raises(BindingError):
+        appraise(verified, _policy(verified), binding, now=NOW)
+
+
+@pytest.mark.parametrize("roots", [{}, {"00" * 32: "Milan"}], ids=["none", "another"])
+def test_real_report_is_refused_where_amds_root_is_not_pinned(roots: Any) -> None:
+    with pytest.raises(EvidenceInvalidError, match="root"):
+        Verifier(TrustRoots(amd=roots), _collateral()).verify(_evidence("milan-vcek-valid"), NOW)
+
+
+def test_every_byte_of_a_real_report_counts() -> None:
+    evidence = _evidence("milan-vcek-valid")
+    verifier = Verifier(TrustRoots(), _collateral())
+    verifier.verify(evidence, NOW)
+    for at in range(len(evidence.quote)):
+        changed = bytearray(evidence.quote)
+        changed[at] ^= 1 << at % 8
+        with pytest.raises(EvidenceInvalidError):
+            verifier.verify(Evidence(Tee.SNP, bytes(changed), evidence.chain), NOW)
+
+
+def test_every_byte_of_a_real_certificate_counts() -> None:
+    evidence = _evidence("milan-vcek-valid")
+    verifier = Verifier(TrustRoots(), _collateral())
+    for at in range(len(evidence.chain)):
+        changed = bytearray(evidence.chain)
+        changed[at] ^= 1 << at % 8
+        with pytest.raises((EvidenceInvalidError, CollateralError)):
+            verifier.verify(Evidence(Tee.SNP, evidence.quote, bytes(changed)), NOW)
