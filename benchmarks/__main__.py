@@ -1,8 +1,9 @@
-"""``python -m benchmarks spine [--repeat N] [--write]``: figures next to their plain counterparts; ``--write`` puts them into docs."""
+"""``python -m benchmarks spine|attest [--repeat N] [--write]``: figures beside plain counterparts; ``--write`` puts them into docs."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -15,14 +16,13 @@ PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure, side by side with the plain counterpart.")
-    parser.add_argument("what", choices=["spine"])
-    parser.add_argument("--repeat", type=int, default=3, help="whole runs of each kind (default 3)")
+    parser.add_argument("what", choices=["spine", "attest"])
+    parser.add_argument("--repeat", type=int, default=3, help="whole runs of each kind, or rounds of verifications (default 3)")
     parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
     given = parser.parse_args()
 
-    from benchmarks import spine
-
-    table = spine.markdown(spine.measure(given.repeat), describe(), given.repeat)
+    bench = importlib.import_module(f"benchmarks.{given.what}")
+    table = bench.markdown(bench.measure(given.repeat), describe(), given.repeat)
     print(table)
     if given.write:
         _write(given.what, table)

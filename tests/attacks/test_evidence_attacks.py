@@ -103,7 +103,7 @@ def test_honest_node_is_accepted(verifier, evidence_of, tee) -> None:
         (Fault.REVOKED_PCK, EvidenceInvalidError),
         (Fault.STALE_COLLATERAL, CollateralError),
         (Fault.EXPIRED_CRL, CollateralError),
-        (Fault.DEBUG, EvidenceInvalidError),
+        (Fault.DEBUG, AppraisalError),
         (Fault.OUT_OF_DATE, AppraisalError),
         (Fault.WRONG_MEASUREMENT, AppraisalError),
         (Fault.REPLAY, BindingError),
@@ -196,14 +196,37 @@ def test_report_of_another_enclave_is_not_a_quoting_enclaves(vendor, verifier) -
         verifier.verify(_resigned(dataclasses.replace(quote, signature=signature), key), NOW)
 
 
-@pytest.mark.parametrize("attribute", [0, 1 << 28 | 1 << 1, 1 << 28 | 1 << 7], ids=["no-sept-ve-disable", "tud-1", "tud-7"])
-def test_td_with_weak_attributes_is_refused(vendor, verifier, attribute) -> None:
+def _td(vendor: Installation, attributes: int) -> Evidence:
+    """A simulated TD with other attributes."""
     attester = InsecureAttester(vendor, Tee.TDX, MEASUREMENTS[Tee.TDX])
     quote = parse_quote(attester.quote(BINDING.report_data).quote)
     assert isinstance(quote.body, TdBody)
-    weak = dataclasses.replace(quote.body, td_attributes=attribute.to_bytes(8, "little"))
-    with pytest.raises(EvidenceInvalidError):
-        verifier.verify(_resigned(dataclasses.replace(quote, body=weak), attester._key), NOW)
+    body = dataclasses.replace(quote.body, td_attributes=attributes.to_bytes(8, "little"))
+    return _resigned(dataclasses.replace(quote, body=body), attester._key)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "switch"),
+    [
+        (0, "tdx-no-sept-ve-disable"),
+        (1 << 28 | 1 << 1, "debug"),
+        (1 << 28 | 1 << 7, "debug"),
+        (1 << 28 | 1 << 29, "tdx-migratable"),
+    ],
+)
+def test_td_with_weak_attributes_is_refused(vendor, verifier, attributes, switch) -> None:
+    evidence = _td(vendor, attributes)
+    with pytest.raises(AppraisalError) as caught:
+        _accept(verifier, evidence)
+    assert caught.value.facts["check"] == switch.removeprefix("tdx-")
+    lenient = Policy.from_json({**POLICY.to_json(), "allow": ["simulated", switch]})
+    appraise(verifier.verify(evidence, NOW), lenient, BINDING, now=NOW)
+
+
+@pytest.mark.parametrize("bit", [8, 16, 27, 32, 62])
+def test_td_with_an_unknown_attribute_is_refused_whatever_the_policy(vendor, verifier, bit) -> None:
+    with pytest.raises(EvidenceInvalidError, match="attributes"):
+        verifier.verify(_td(vendor, 1 << 28 | 1 << bit), NOW)
 
 
 def test_migratable_td_is_refused(vendor, verifier) -> None:

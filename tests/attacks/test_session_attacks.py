@@ -416,8 +416,9 @@ def test_tampered_node_passes_only_a_policy_that_names_its_measurement(world: Wo
 
 
 def test_debug_quote_is_refused(world: World, linked: Connect) -> None:
-    with pytest.raises(EvidenceInvalidError):
+    with pytest.raises(AppraisalError) as refused:
         show(world, linked, Fault.DEBUG)
+    assert refused.value.facts["check"] == "debug"
 
 
 def test_out_of_date_tcb_is_refused(world: World, linked: Connect) -> None:

@@ -10,16 +10,14 @@ from __future__ import annotations
 import re
 import struct
 import uuid
-import warnings
 from dataclasses import dataclass, field
 from typing import Final, Literal, Self
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.utils import CryptographyDeprecationWarning
 
-from confide.attest.certs import DOES_NOT_PARSE, common_name, der, parse_chain
+from confide.attest.certs import DOES_NOT_PARSE, common_name, der, parse_chain, whole
 from confide.errors import EvidenceInvalidError, ParseError
 
 Product = Literal["Milan", "Genoa", "Turin"]
@@ -86,22 +84,15 @@ class Endorsement:
 def load_der(der: bytes) -> x509.Certificate:
     """Read one DER certificate whole.
 
-    AMD's endorsement certificates have serial number 0, which RFC 5280 forbids and cryptography warns of.
-
     Raises:
         ParseError: it is none.
     """
     if len(der) > _MAX_CERT:
         raise ParseError("a certificate is too large", length=len(der), limit=_MAX_CERT)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
-            found = x509.load_der_x509_certificate(der)
-            _ = found.subject, found.issuer, found.extensions, found.public_key(), found.serial_number
-            _ = found.not_valid_before_utc, found.not_valid_after_utc, found.signature_hash_algorithm
+        return whole(x509.load_der_x509_certificate(der))
     except DOES_NOT_PARSE as cause:
         raise ParseError("a certificate does not parse") from cause
-    return found
 
 
 def endorsement_in_table(table: bytes, kind: EndorsementKey) -> bytes:

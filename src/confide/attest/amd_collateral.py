@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Self
 
@@ -44,7 +44,7 @@ class AmdEpoch:
     @property
     def stale_from(self) -> datetime:
         """:attr:`earliest_next_update` as a time."""
-        return datetime.strptime(self.earliest_next_update, _TIME).replace(tzinfo=UTC)
+        return datetime.fromisoformat(self.earliest_next_update)
 
     def check_not_older_than(self, seen: AmdEpoch) -> None:
         """Refuse a roll-back.

@@ -6,6 +6,7 @@ Format: Intel SGX PCK Certificate and Certificate Revocation List Profile Specif
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass
 from typing import Self
 
@@ -15,9 +16,14 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import NameOID
 
 from confide.errors import EvidenceInvalidError, ParseError
+
+# Of evidence, which is foreign: what is wrong with a certificate is for its checks to say.  AMD's have serial number 0.
+warnings.filterwarnings("ignore", "Parsed a serial number which wasn't positive", category=CryptographyDeprecationWarning)
+warnings.filterwarnings("ignore", "Attribute's length must be", category=UserWarning)
 
 SGX_EXTENSION = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
 TCB_SIGNER_CN = "Intel SGX TCB Signing"
@@ -33,6 +39,7 @@ DOES_NOT_PARSE: tuple[type[Exception], ...] = (
 """What cryptography raises for a certificate or list that is none."""
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----\n[A-Za-z0-9+/=\n]+-----END CERTIFICATE-----\n?")
 _MAX_CHAIN = 4
+_ECDSA = ec.ECDSA(hashes.SHA256())
 _OID_PREFIX = bytes.fromhex("2a864886f84d010d01")
 """DER content of OID 1.2.840.113741.1.13.1."""
 _SEQUENCE, _INTEGER, _OCTETS, _OID, _ENUMERATED = 0x30, 0x02, 0x04, 0x06, 0x0A
@@ -53,7 +60,7 @@ def parse_chain(pem: bytes) -> list[x509.Certificate]:
         if match is None or len(found) == _MAX_CHAIN:
             raise ParseError("not a chain of PEM certificates", offset=at)
         try:
-            found.append(_whole(x509.load_pem_x509_certificate(match.group())))
+            found.append(whole(x509.load_pem_x509_certificate(match.group())))
         except DOES_NOT_PARSE as cause:
             raise ParseError("a certificate of the chain does not parse", offset=at) from cause
         at = match.end()
@@ -62,7 +69,8 @@ def parse_chain(pem: bytes) -> list[x509.Certificate]:
     return found
 
 
-def _whole(certificate: x509.Certificate) -> x509.Certificate:
+def whole(certificate: x509.Certificate) -> x509.Certificate:
+    """The certificate, if every part of it can be read; else what :data:`DOES_NOT_PARSE` names is raised."""
     # cryptography reads these parts only when they are asked for: ask now, so that a certificate that parsed does not fail later.
     _ = certificate.subject, certificate.issuer, certificate.extensions, certificate.public_key(), certificate.serial_number
     _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc, certificate.signature_hash_algorithm
@@ -100,9 +108,9 @@ def check_raw_signature(key: ec.EllipticCurvePublicKey, signature: bytes, data: 
     """
     if len(signature) != 64:
         raise EvidenceInvalidError(f"the signature of the {what} is not 64 bytes")
-    r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
+    r, s = int.from_bytes(signature[:32]), int.from_bytes(signature[32:])
     try:
-        key.verify(encode_dss_signature(r, s), data, ec.ECDSA(hashes.SHA256()))
+        key.verify(encode_dss_signature(r, s), data, _ECDSA)
     except InvalidSignature as cause:
         raise EvidenceInvalidError(f"the signature of the {what} does not verify") from cause
 

@@ -46,7 +46,7 @@ class CollateralEpoch:
     @property
     def stale_from(self) -> datetime:
         """:attr:`earliest_next_update` as a time."""
-        return _time(self.earliest_next_update)
+        return datetime.fromisoformat(self.earliest_next_update)
 
     def check_not_older_than(self, seen: CollateralEpoch) -> None:
         """Refuse a roll-back.

@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -42,10 +43,24 @@ TcbStatus = Literal[
 """Intel's TCB statuses without ``Revoked``, which no policy can accept."""
 _OLD = {"OutOfDate", "OutOfDateConfigurationNeeded", "TDRelaunchAdvised", "TDRelaunchAdvisedConfigurationNeeded"}
 
-Switch = Literal["simulated", "snp-migration-agent", "snp-no-revocation-list"]
-"""Named exceptions.  ``simulated``: evidence of the simulated TEE, which protects nothing, is accepted.  ``snp-migration-agent``: the host
-may take a guest's keys elsewhere through an agent that the guest's owner chose.  ``snp-no-revocation-list``: AMD's list was not to be
-had."""
+Switch = Literal[
+    "simulated",
+    "debug",
+    "tdx-no-sept-ve-disable",
+    "tdx-migratable",
+    "tdx-service-td",
+    "snp-migration-agent",
+    "snp-no-revocation-list",
+]
+"""Named exceptions, each of which weakens what a TEE protects:
+
+* ``simulated``: evidence of the simulated TEE, which protects nothing;
+* ``debug``: the host can read and change the TEE's memory, so that it protects nothing;
+* ``tdx-no-sept-ve-disable``: the host can interrupt a TD wherever it takes away a page;
+* ``tdx-migratable``, ``tdx-service-td``: a service TD, which is measured nowhere in the quote, may take the TD to another machine;
+* ``snp-migration-agent``: the host may take a guest's keys elsewhere through an agent that the guest's owner chose;
+* ``snp-no-revocation-list``: AMD's revocation list was not to be had.
+"""
 Component = Literal["bootloader", "tee", "snp", "microcode", "fmc"]
 _COMPONENTS = {"bootloader", "tee", "snp", "microcode"}
 Register = Literal["rtmr0", "rtmr1", "rtmr2", "rtmr3"]
@@ -193,7 +208,7 @@ class Policy(BaseModel):
         """The policy as JSON: every field, defaults included."""
         return self.model_dump(mode="json")
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-384 of the RFC 8785 form, lower-case hex."""
         return digest_of(self.to_json())
@@ -207,16 +222,25 @@ class Policy(BaseModel):
         checks = [
             _one_of("tee", self.tees, claims.tee),
             self._switch("simulated", "simulated", needed=claims.simulated),
-            Check("debug", "no", "yes" if claims.debug else "no", ok=not claims.debug),
+            self._switch("debug", "debug", needed=claims.debug),
             _one_of("measurement", self.measurements.get(claims.tee, ()), claims.measurement),
         ]
         if claims.tee is Tee.TDX:
             checks += [_one_of(name, values, claims.registers.get(name, "")) for name, values in self.registers.items()]
+            checks += self._td_checks(claims)
         checks += self._snp_checks(claims) if claims.tee is Tee.SNP else self._tcb_checks(claims)
         checks.append(
             Check("collateral", f"valid at {now.isoformat(timespec='seconds')}", f"until {claims.epoch.earliest_next_update}",
                   ok=now < claims.epoch.stale_from))
         return checks if role is None else [*checks, _one_of("role", self.roles, role)]
+
+    def _td_checks(self, claims: Claims) -> list[Check]:
+        vendor = claims.vendor
+        return [
+            self._switch("no-sept-ve-disable", "tdx-no-sept-ve-disable", needed=vendor.get("sept_ve_disable") is not True),
+            self._switch("migratable", "tdx-migratable", needed=vendor.get("migratable") is not False),
+            self._switch("service-td", "tdx-service-td", needed=vendor.get("service_td") is not False),
+        ]
 
     def _snp_checks(self, claims: Claims) -> list[Check]:
         vendor = claims.vendor

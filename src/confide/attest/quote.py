@@ -19,6 +19,9 @@ SGX_BODY_BYTES = 384
 TD10_BODY_BYTES = 584
 TD15_BODY_BYTES = 648
 REPORT_DATA_BYTES = 64
+SIGNATURE_BYTES = 64
+QE_AUTH_DATA_BYTES = 32
+"""What Intel's quoting enclaves put in; the field is of variable length."""
 ECDSA_P256 = 2
 """Attestation key type: ECDSA over SHA-256 with P-256."""
 TEE_TYPE_SGX = 0x00000000
@@ -41,6 +44,9 @@ TD_DEBUG = 0xFF
 """TD ATTRIBUTES bits 0 to 7, the group "TUD" (TD under debug): any of them set means no protection."""
 TD_SEPT_VE_DISABLE = 1 << 28
 TD_MIGRATABLE = 1 << 29
+_TD_PKS, _TD_KEY_LOCKER, _TD_PERFMON = 1 << 30, 1 << 31, 1 << 63
+TD_KNOWN = TD_DEBUG | TD_SEPT_VE_DISABLE | TD_MIGRATABLE | _TD_PKS | _TD_KEY_LOCKER | _TD_PERFMON
+"""All TD ATTRIBUTES that are known here (Intel TDX Module ABI Reference, ATTRIBUTES); the others are reserved."""
 
 
 class _Reader:
@@ -170,9 +176,19 @@ class TdBody:
         return fixed + self.tee_tcb_svn2 + self.mr_service_td
 
     @property
+    def flags(self) -> int:
+        """The TD's ATTRIBUTES as a number."""
+        return int.from_bytes(self.td_attributes, "little")
+
+    @property
     def debug(self) -> bool:
         """Whether the trust domain can be read from outside."""
-        return bool(self.td_attributes[0] & TD_DEBUG)
+        return bool(self.flags & TD_DEBUG)
+
+    @property
+    def service_td(self) -> bool:
+        """Whether a service TD, which may migrate this one, is bound to it."""
+        return any(self.mr_service_td)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +282,31 @@ def _parse_body(reader: _Reader, header: Header) -> SgxBody | TdBody:
             raise ParseError("not an SGX quote of version 3 or a TDX quote of version 4 or 5", offset=0, version=version, tee_type=tee_type)
 
 
-def _parse_prefix(raw: bytes) -> tuple[Quote, int]:
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A quote taken apart so far as it differs from others of its platform.
+
+    ``vouching`` (the attestation key and what vouches for it) is not read yet: its bytes are the same in all quotes of one quoting enclave.
+    """
+
+    header: Header
+    body: SgxBody | TdBody
+    signed_bytes: bytes
+    signature: bytes
+    vouching: bytes = field(repr=False)
+
+    @property
+    def tee(self) -> Tee:
+        """The kind of TEE that the quote claims."""
+        return Tee.SGX if isinstance(self.body, SgxBody) else Tee.TDX
+
+    @property
+    def whole_signature(self) -> Signature:
+        """All of the signature data, read to its last byte.  Raises ``ParseError``."""
+        return Signature.parse(self.signature + self.vouching, base=len(self.signed_bytes) + 4, nested=self.header.version > 3)
+
+
+def _split(raw: bytes) -> tuple[Parts, int]:
     reader = _Reader(raw)
     header = Header.parse(reader.take(HEADER_BYTES, "header"))
     if header.key_type != ECDSA_P256:
@@ -274,22 +314,29 @@ def _parse_prefix(raw: bytes) -> tuple[Quote, int]:
     if header.vendor != INTEL_QE_VENDOR:
         raise ParseError("the quoting enclave is not of Intel's vendor id", offset=12)
     body = _parse_body(reader, header)
-    size = reader.integer(4, "signature data size")
-    base = reader.at
-    signature = Signature.parse(reader.bounded(size, MAX_CERT_BYTES, "signature data"), base=base, nested=header.version > 3)
-    return Quote(header, body, signature), reader.at
+    signed = raw[: reader.at]
+    data = reader.bounded(reader.integer(4, "signature data size"), MAX_CERT_BYTES, "signature data")
+    if len(data) < SIGNATURE_BYTES:
+        raise ParseError("the quote ends inside its signature", offset=reader.at)
+    return Parts(header, body, signed, data[:SIGNATURE_BYTES], data[SIGNATURE_BYTES:]), reader.at
 
 
-def parse_quote(raw: bytes) -> Quote:
-    """Read one quote, to its last byte.
+def split_quote(raw: bytes) -> Parts:
+    """Take one quote apart, to its last byte, without reading what vouches for its attestation key.
 
     Raises:
         ParseError: the bytes are not exactly one quote of a known version; ``facts`` hold the offset.
     """
-    quote, end = _parse_prefix(raw)
+    parts, end = _split(raw)
     if end != len(raw):
         raise ParseError("there are bytes after the quote", offset=end, extra=len(raw) - end)
-    return quote
+    return parts
+
+
+def parse_quote(raw: bytes) -> Quote:
+    """Read one quote whole, to its last byte.  Raises as :func:`split_quote`."""
+    parts = split_quote(raw)
+    return Quote(parts.header, parts.body, parts.whole_signature)
 
 
 def without_padding(raw: bytes) -> bytes:
@@ -300,7 +347,8 @@ def without_padding(raw: bytes) -> bytes:
     Raises:
         ParseError: there is no quote, or something other than zeros after it.
     """
-    _, end = _parse_prefix(raw)
+    parts, end = _split(raw)
+    _ = parts.whole_signature
     if any(raw[end:]):
         raise ParseError("there is something other than padding after the quote", offset=end, extra=len(raw) - end)
     return raw[:end]

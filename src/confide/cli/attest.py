@@ -1,16 +1,17 @@
-"""``confide attest``: what nodes proved, and what this machine's nodes would prove."""
+"""``confide attest``: what nodes proved, what any evidence says, and what this machine's nodes would prove."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from confide.cli.output import Context, answers, print_facts, print_table, say, short
-from confide.errors import UsageError
+from confide.errors import AppraisalError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from confide.attest.claims import Claims
     from confide.attest.policy import Check, Policy
     from confide.attest.roots import TrustRoots
+    from confide.attest.verify import VerifiedEvidence
     from confide.canonical import Json
     from confide.jobs.statement import ReceiptBundle
     from confide.node.record import EvidenceRecord
@@ -25,11 +27,11 @@ if TYPE_CHECKING:
 
 @click.group("attest")
 def command() -> None:
-    """Show what a run's nodes proved."""
+    """Show and verify evidence, of a run's nodes or from a file."""
 
 
 @command.command("show")
-@click.argument("run")
+@click.argument("run", metavar="RUN|FILE")
 @click.option("--node", help="Only this node (driver, worker-1, ...).")
 @click.option("--policy", "policy_file", type=click.Path(path_type=Path, dir_okay=False, exists=True),
               help="Explain by this policy instead of the job's own.")  # fmt: skip
@@ -39,7 +41,16 @@ def show(context: Context, run: str, node: str | None, policy_file: Path | None)
 
     RUN is a run's id (or the beginning of it) or a run's folder.  Evidence is judged as of the time in its record, with the collateral
     that was kept then.
+
+    FILE is any quote, report or certificate: each field is shown with its offset, value and meaning, and nothing is verified
+    (`confide attest verify` does that).
     """
+    file = Path(run)
+    if file.is_file() and file.name != "receipt.json":
+        if node is not None or policy_file is not None:
+            raise UsageError("--node and --policy are for runs", hint="`confide attest verify FILE --policy ...` judges a file")
+        _show_file(context, file)
+        return
     from confide.attest.policy import Policy
     from confide.cli.verify import source_of
     from confide.jobs.receipt import default_roots, load_bundle
@@ -56,6 +67,100 @@ def show(context: Context, run: str, node: str | None, policy_file: Path | None)
             entry.show()
 
     context.answer({"nodes": [entry.to_json() for entry in chosen]}, text)
+
+
+def _show_file(context: Context, file: Path) -> None:
+    from confide.attest.annotate import annotate
+    from confide.attest.evidence_files import load_evidence, read_file
+
+    data = read_file(file)
+    found = annotate(load_evidence(file).quote if data.lstrip().startswith(b"{") else data)
+
+    def text() -> None:
+        say(f"{found.kind}; nothing is verified here")
+        say()
+        rows = [("" if f.offset is None else f"{f.offset:#06x}", f.name, short(f.value, 48), f.meaning) for f in found.fields]
+        print_table(("offset", "field", "value", "meaning"), rows)
+
+    context.answer(found.to_json(), text)
+
+
+@command.command("verify")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.option("--collateral", "sets", type=click.Path(path_type=Path, dir_okay=False, exists=True), multiple=True, required=True,
+              help="What the vendor signed about the platform: a JSON file; may be given several times.")  # fmt: skip
+@click.option("--endorsement", type=click.Path(path_type=Path, dir_okay=False, exists=True),
+              help="Certificate of the key that signed an SEV-SNP report (VCEK or VLEK).")  # fmt: skip
+@click.option("--at", "at", metavar="TIME", help="Judge as of this time, ISO 8601 [default: now].")
+@click.option("--policy", "by", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="Also appraise by this policy.")
+@answers
+def verify(context: Context, file: Path, sets: tuple[Path, ...], endorsement: Path | None, at: str | None, by: Path | None) -> None:
+    """Verify a quote or report: is it genuine, and with --policy, is it acceptable?
+
+    FILE holds it raw, in hex, in base64, or as an evidence record of a run.  Nothing is asked of the network.  An Intel quote is verified
+    twice, by our own verifier and by the reference (dcap-qvl): they have to agree.  The exit status is 3 if the evidence is refused.
+
+    Whom the evidence was made for (its report data) is shown and not judged.
+    """
+    from confide.attest.collateral_sources import FixedCollateral, load_collateral
+    from confide.attest.evidence_files import load_evidence, read_file
+    from confide.attest.policy import Policy
+    from confide.attest.verify import Verifier
+    from confide.jobs.receipt import default_roots
+
+    now, roots = _time(at), default_roots(context.settings)
+    evidence = load_evidence(file, _as_der(read_file(endorsement)) if endorsement else b"")
+    verified = Verifier(roots, FixedCollateral(*map(load_collateral, sets))).verify(evidence, now)
+    agreed = _agree(verified, roots)
+    checks = Policy.load(by).explain(verified, now=now) if by else []
+    claims, accepted = verified.claims, all(check.ok for check in checks)
+    rows = [{"name": c.name, "expected": c.expected, "got": c.got, "ok": c.ok} for c in checks]
+    value: Json = {"genuine": True, "accepted": accepted if checks else None, "verifiers": agreed, "at": now.isoformat()}
+    value |= {"claims": claims.to_json(), "checks": rows}
+
+    def text() -> None:
+        say(f"genuine: as of {now.isoformat(timespec='seconds')}, by {' and '.join(agreed)}")
+        if claims.simulated:
+            say("SIMULATED, protects nothing")
+        facts = {"tee": claims.tee.value, "platform": claims.platform, "measurement": claims.measurement, "tcb_status": claims.tcb_status}
+        if claims.tcb:
+            facts["tcb"] = ", ".join(f"{name} {number}" for name, number in claims.tcb.items())
+        more = {"advisories": ", ".join(claims.advisory_ids) or "none", "debug": "yes" if claims.debug else "no"}
+        print_facts({**facts, **more, "report_data": claims.report_data.hex(), "collateral_until": claims.epoch.earliest_next_update})
+        if checks:
+            say()
+            print_table(("ok", "check", "got", "expected"), _check_rows(checks))
+
+    context.answer(value, text)
+    if not accepted:
+        raise click.exceptions.Exit(AppraisalError.exit_status)
+
+
+def _agree(verified: VerifiedEvidence, roots: TrustRoots) -> list[str]:
+    """Which verifiers say so."""
+    from confide.attest.dcap import require_agreement
+    from confide.ids import Tee
+
+    if verified.claims.tee is Tee.SNP:
+        return ["confide"]
+    require_agreement(verified, roots.simulated if verified.claims.simulated and roots.simulated else roots.intel)
+    return ["confide", "dcap-qvl"]
+
+
+def _as_der(data: bytes) -> bytes:
+    from confide.attest.certs import der, parse_chain
+
+    return der(parse_chain(data)[0]) if data.startswith(b"-----BEGIN") else data
+
+
+def _time(text: str | None) -> datetime:
+    if text is None:
+        return datetime.now(UTC)
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as cause:
+        raise UsageError("not a time", got=text[:40], hint="write 2026-01-31 or 2026-01-31T12:00:00Z") from cause
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -88,9 +193,12 @@ class NodeShown:
         say(f"node {self.node} ({self.record.role.value}){': SIMULATED, protects nothing' if claims.simulated else ''}")
         at = self.record.at.isoformat(timespec="seconds")
         print_facts({"tee": claims.tee.value, "measurement": claims.measurement, "judged as of": at})
-        rows = [("yes" if c.ok else "NO", c.name, short(c.got, 48), short(c.expected, 48)) for c in self.checks]
-        print_table(("ok", "check", "got", "expected"), rows)
+        print_table(("ok", "check", "got", "expected"), _check_rows(self.checks))
         say()
+
+
+def _check_rows(checks: Sequence[Check]) -> list[tuple[str, str, str, str]]:
+    return [("yes" if c.ok else "NO", c.name, short(c.got, 48), short(c.expected, 48)) for c in checks]
 
 
 def _policy_of(bundle: ReceiptBundle) -> Policy:

@@ -28,7 +28,7 @@ COMMANDS = {
     "run": "Run a job and follow it to its receipt.",
     "runs": "List, show, follow and stop runs.",
     "verify": "Re-check the receipt of a run from files alone.",
-    "attest": "Show what a run's nodes proved.",
+    "attest": "Show and verify evidence, of a run's nodes or from a file.",
     "keys": "Create keys and say which jobs may use them.",
     "data": "Encrypt, decrypt, inspect and verify datasets.",
     "broker": "Serve keys to attested nodes, and enrol owners.",

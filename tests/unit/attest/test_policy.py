@@ -108,7 +108,8 @@ def test_binding_is_checked_before_the_policy(appraised, policy, context) -> Non
 def test_explain_lists_every_check(verifier, make_evidence, policy, now) -> None:
     verified = verifier.verify(make_evidence(fault=Fault.WRONG_MEASUREMENT), now)
     checks = {check.name: check for check in policy.explain(verified, role=Role.DRIVER, now=now)}
-    names = ["tee", "simulated", "debug", "measurement", "tcb-status", "tcb-eval", "advisories", "collateral", "role"]
+    names = ["tee", "simulated", "debug", "measurement", "no-sept-ve-disable", "migratable", "service-td"]
+    names += ["tcb-status", "tcb-eval", "advisories", "collateral", "role"]
     assert list(checks) == names
     assert [name for name in names if not checks[name].ok] == ["measurement"]
     assert "role" not in {check.name for check in policy.explain(verified, now=now)}
@@ -134,7 +135,7 @@ def test_explain_lists_every_check(verifier, make_evidence, policy, now) -> None
         {**GOOD, "min_tcb_eval": 0},
         {**GOOD, "roles": []},
         {**GOOD, "roles": ["client"]},
-        {**GOOD, "allow": ["debug"]},
+        {**GOOD, "allow": ["everything"]},
         {**GOOD, "advisories_allowed": ["all"]},
         {**GOOD, "registers": {"rtmr1": []}},
         {**GOOD, "registers": {"rtmr9": [TDX]}},

@@ -1,11 +1,17 @@
+import dataclasses
+from datetime import timedelta
+from types import SimpleNamespace
+
 import pytest
 from cryptography.x509.oid import NameOID
 
-from confide.attest import certs, verify
+from confide.attest import certs, intel
+from confide.attest.insecure import InsecureAttester
 from confide.attest.roots import INTEL_SGX_ROOT, INTEL_SGX_ROOT_SHA256, TrustRoots
+from confide.attest.verify import Verifier
 from confide.canonical import sha256_hex
-from confide.errors import EvidenceInvalidError, UsageError
-from confide.ids import Tee
+from confide.errors import CollateralError, EvidenceInvalidError, UsageError
+from confide.ids import ReportData, Tee
 
 
 def test_pinned_root_is_intels() -> None:
@@ -18,68 +24,65 @@ def test_simulated_root_must_be_its_own(simulated) -> None:
         TrustRoots(simulated=simulated)
 
 
-def _with_report(monkeypatch, change) -> None:
-    real = verify._dcap_verify
-
-    def patched(*args: object) -> object:
-        report = real(*args)
-        change(report)
-        return report
-
-    monkeypatch.setattr(verify, "_dcap_verify", patched)
-
-
-@pytest.mark.parametrize(
-    "field",
-    [(Tee.SGX, "SgxEnclave", name) for name in ("mr_enclave", "mr_signer", "report_data", "attributes")]
-    + [(Tee.TDX, "TD10", name) for name in ("mr_td", "report_data", "td_attributes", "rt_mr0", "rt_mr3")],
-    ids=lambda field: field[2],
-)
-def test_quote_that_two_parsers_read_differently_is_refused(verifier, make_evidence, now, monkeypatch, field) -> None:
-    tee, kind, name = field
-
-    def change(report) -> None:
-        assert name in report["report"][kind]
-        report["report"][kind][name] = "00"
-
-    _with_report(monkeypatch, change)
-    with pytest.raises(EvidenceInvalidError, match="two ways"):
-        verifier.verify(make_evidence(tee), now)
-
-
-def test_field_that_the_other_parser_does_not_give_is_refused(verifier, make_evidence, now, monkeypatch) -> None:
-    _with_report(monkeypatch, lambda report: report["report"]["TD10"].pop("mr_td"))
-    with pytest.raises(EvidenceInvalidError, match="two ways"):
-        verifier.verify(make_evidence(Tee.TDX), now)
-
-
-def test_revoked_platform_is_refused_here_too(verifier, make_evidence, now, monkeypatch) -> None:
-    _with_report(monkeypatch, lambda report: report.update(status="Revoked"))
-    with pytest.raises(EvidenceInvalidError, match="revoked"):
-        verifier.verify(make_evidence(), now)
-
-
-def test_panic_of_the_library_is_a_refusal_and_other_exits_pass(verifier, make_evidence, now, monkeypatch) -> None:
-    panic = type("PanicException", (BaseException,), {})
-    for raised, expected in ((panic, EvidenceInvalidError), (KeyboardInterrupt, KeyboardInterrupt)):
-
-        def fail(*_: object, kind: type[BaseException] = raised) -> None:
-            raise kind
-
-        monkeypatch.setattr(verify.dcap_qvl, "verify_with_root_ca", fail)
-        with pytest.raises(expected):
-            verifier.verify(make_evidence(), now)
-
-
-def test_right_signatures_are_checked_once_a_set_and_the_memory_is_bounded(verifier, make_evidence, now, monkeypatch) -> None:
+def _counted(monkeypatch, name) -> list[object]:
     calls: list[object] = []
-    monkeypatch.setattr(verify, "check_signers", lambda *args: calls.append(args))
-    monkeypatch.setattr(verify, "_MAX_KNOWN", 1)
-    verifier._known_signed.clear()
-    for tee in (Tee.SGX, Tee.SGX, Tee.TDX, Tee.SGX):
-        verifier.verify(make_evidence(tee), now)
-    assert len(calls) == 3
-    verifier._known_signed.clear()
+    real = getattr(intel, name)
+
+    def counted(*args: object) -> object:
+        calls.append(args)
+        return real(*args)
+
+    monkeypatch.setattr(intel, name, counted)
+    return calls
+
+
+def test_what_is_the_same_in_every_quote_is_checked_once(installation, now, monkeypatch) -> None:
+    chains, signers, lists = (_counted(monkeypatch, name) for name in ("_vouch", "check_signers", "_check_platform"))
+    verifier = Verifier(TrustRoots(simulated=installation.root_der), installation.collateral_source())
+    attesters = [InsecureAttester(installation, tee, "5a" * (32 if tee is Tee.SGX else 48)) for tee in (Tee.SGX, Tee.TDX)]
+    for number in range(3):
+        for attester in attesters:
+            verifier.verify(attester.quote(ReportData(bytes([number]) * 64)), now)
+    assert (len(chains), len(signers), len(lists)) == (2, 2, 2)
+    other = InsecureAttester(installation, Tee.SGX, "5a" * 32)  # another quoting enclave of the same kind of platform
+    verifier.verify(other.quote(ReportData(bytes(64))), now)
+    assert (len(chains), len(signers), len(lists)) == (3, 2, 3)
+
+
+def test_what_is_remembered_is_bounded_and_only_what_is_genuine(installation, make_evidence, now, monkeypatch) -> None:
+    monkeypatch.setattr(intel, "_MAX_KNOWN", 2)
+    verifier = Verifier(TrustRoots(simulated=installation.root_der), installation.collateral_source())
+    for _ in range(5):
+        verifier.verify(make_evidence(Tee.SGX), now)
+    assert 0 < len(verifier._intel._vouched) <= 2
+    assert 0 < len(verifier._intel._standings) <= 2
+    foreign = Verifier(TrustRoots(), installation.collateral_source())
+    with pytest.raises(EvidenceInvalidError):
+        foreign.verify(make_evidence(Tee.SGX), now)
+    assert foreign._intel._vouched == {}
+
+
+def test_what_was_remembered_does_not_outlive_its_time(installation, now) -> None:
+    """A quote of a platform that was fine before: certificates and collateral are held against the clock each time."""
+    verifier = Verifier(TrustRoots(simulated=installation.root_der), installation.collateral_source())
+    attester = InsecureAttester(installation, Tee.SGX, "5a" * 32)
+    verifier.verify(attester.quote(ReportData(bytes(64))), now)
+    for days in (31, 4000):
+        with pytest.raises((CollateralError, EvidenceInvalidError), match=r"stale|valid"):
+            verifier.verify(attester.quote(ReportData(bytes(64))), now + timedelta(days=days))
+
+
+def test_new_collateral_is_judged_anew(installation, now) -> None:
+    """What was found under one set of collateral does not count under the next."""
+    good = installation.collateral(Tee.SGX)
+    forged = dataclasses.replace(good, tcb_info=good.tcb_info.replace("OutOfDate", "UpToDate"))
+    sets = [good, forged]
+    verifier = Verifier(TrustRoots(simulated=installation.root_der), SimpleNamespace(get=lambda *_: sets[0]))
+    attester = InsecureAttester(installation, Tee.SGX, "5a" * 32)
+    verifier.verify(attester.quote(ReportData(bytes(64))), now)
+    sets.pop(0)
+    with pytest.raises(CollateralError, match="signature"):
+        verifier.verify(attester.quote(ReportData(bytes(64))), now)
 
 
 def test_claims_are_json(verifier, make_evidence, now) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from confide.attest.collateral_sources import FixedCollateral, load_collateral
 from confide.attest.evidence import Evidence
-from confide.attest.quote import _parse_prefix
+from confide.attest.policy import Policy
+from confide.attest.quote import _split
 from confide.attest.roots import TrustRoots
 from confide.attest.verify import Verifier
 from confide.errors import CollateralError, EvidenceInvalidError, ParseError
@@ -18,8 +19,10 @@ from confide.ids import Tee
 VECTORS = Path(__file__).parents[2] / "vectors"
 ENTRIES = json.loads((VECTORS / "intel" / "manifest.json").read_text())
 OUTCOMES = {"verified", "refused"}
-REASONS = {"sgx-v3-eppid-no-pck": "does not carry its PCK certificate chain"}
-"""Where our own step speaks before dcap-qvl does."""
+REASONS = {"sgx-v3-eppid-no-pck": "does not carry its PCK certificate chain", "tdx-v4-below-all-levels": "after the quote"}
+"""Why our verifier refuses genuine quotes."""
+CHECKS = {"sgx-v3-debug": "debug", "tdx-v4-debug": "debug", "tdx-v4-azure-sept-ve": "no-sept-ve-disable", "tdx-v5-servicetd": "service-td"}
+"""Which check of a policy refuses genuine quotes of TEEs that protect less."""
 
 
 def _load(entry):
@@ -51,15 +54,55 @@ def test_real_evidence_is_verified(entry) -> None:
     assert claims.vendor["quote_version"] == entry["version"]
     assert len(claims.measurement) == (64 if claims.tee is Tee.SGX else 96)
     assert verified.verified_at == now
+    assert _refusals(verified) == []
 
 
-@pytest.mark.parametrize("entry", [e for e in ENTRIES if e["expect"] == "refused"], ids=lambda e: e["id"])
-def test_real_evidence_is_refused_for_its_reason(entry) -> None:
+def test_each_refused_vector_has_its_reason() -> None:
+    assert {*REASONS, *CHECKS} == {entry["id"] for entry in ENTRIES if entry["expect"] == "refused"}
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_real_evidence_is_refused_for_its_reason(name) -> None:
+    entry = _entry(name)
     raw, verifier, now = _load(entry)
-    _, end = _parse_prefix(raw)
-    with pytest.raises(EvidenceInvalidError) as caught:
-        verifier.verify(Evidence(Tee(entry["tee"].lower()), raw[:end]), now)
-    assert REASONS.get(entry["id"], entry["reason"]) in caught.value.message
+    with pytest.raises(EvidenceInvalidError, match=REASONS[name]):
+        verifier.verify(Evidence(Tee(entry["tee"].lower()), raw), now)
+
+
+def test_real_quote_below_all_levels_is_refused_for_that_too() -> None:
+    entry = _entry("tdx-v4-below-all-levels")
+    raw, verifier, now = _load(entry)
+    with pytest.raises(EvidenceInvalidError, match="below all levels"):
+        verifier.verify(Evidence(Tee.TDX, raw[: _split(raw)[1]]), now)
+
+
+def _refusals(verified, *switches: str) -> list[str]:
+    """What a policy that asks for exactly this software at this TCB, and has the switches, refuses.  Registers are left out."""
+    claims = verified.claims
+    registers = {"registers": {"rtmr1": ["aa" * 48], "rtmr2": ["aa" * 48]}}
+    policy = Policy.from_json(
+        {
+            "name": "real",
+            "measurements": {claims.tee.value: [claims.measurement]},
+            **(registers if claims.tee is Tee.TDX else {}),
+            "statuses": [claims.tcb_status],
+            "min_tcb_eval": claims.tcb_eval,
+            "advisories_allowed": list(claims.advisory_ids),
+            "allow": list(switches),
+        }
+    )
+    refused = [check.name for check in policy.explain(verified, now=verified.verified_at) if not check.ok]
+    return [name for name in refused if not name.startswith("rtmr")]
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_real_tee_that_protects_less_needs_a_switch_of_the_policy(name) -> None:
+    entry = _entry(name)
+    raw, verifier, now = _load(entry)
+    verified = verifier.verify(Evidence.from_device(Tee(entry["tee"].lower()), raw), now)
+    switch = {"debug": "debug", "no-sept-ve-disable": "tdx-no-sept-ve-disable", "service-td": "tdx-service-td"}[CHECKS[name]]
+    assert CHECKS[name] in _refusals(verified)
+    assert CHECKS[name] not in _refusals(verified, switch)
 
 
 def test_real_quote_with_a_foreign_tail_is_refused_at_both_doors() -> None:
@@ -87,7 +130,7 @@ def test_real_evidence_is_refused_before_and_after_its_collaterals_time(name) ->
     raw, verifier, now = _load(entry)
     evidence = Evidence.from_device(Tee(entry["tee"].lower()), raw)
     for moment in (now + timedelta(days=60), now - timedelta(days=60)):
-        with pytest.raises(CollateralError):
+        with pytest.raises((CollateralError, EvidenceInvalidError), match=r"stale|valid"):
             verifier.verify(evidence, moment)
 
 

@@ -100,7 +100,7 @@ def evidence_vectors(vendor: Installation) -> dict[str, dict[str, Any]]:
         ),
     }
     for name, fault, expect in (
-        ("debug", Fault.DEBUG, "evidence-invalid"),
+        ("debug", Fault.DEBUG, "appraisal-refused"),
         ("tampered", Fault.WRONG_MEASUREMENT, "appraisal-refused"),
         ("out-of-date", Fault.OUT_OF_DATE, "appraisal-refused"),
         ("revoked", Fault.REVOKED_PCK, "evidence-invalid"),

@@ -1,0 +1,66 @@
+"""Evidence as people have it in files: raw, in hex or base64, or as this project's JSON."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from typing import TYPE_CHECKING
+
+from confide.attest.evidence import MAX_EVIDENCE_BYTES, Evidence
+from confide.attest.quote import split_quote, without_padding
+from confide.attest.snp_report import REPORT_BYTES
+from confide.canonical import parse_object
+from confide.errors import ParseError, UsageError
+from confide.ids import Tee
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_HEX = re.compile(rb"(?:0x)?((?:[0-9a-fA-F]{2}\s*)+)")
+_BASE64 = re.compile(rb"[A-Za-z0-9+/_=\s-]+")
+_MAX_FILE = 4 * MAX_EVIDENCE_BYTES
+
+
+def read_file(path: Path) -> bytes:
+    """A file's bytes, out of hex or base64 if it is text of that form.
+
+    Raises:
+        UsageError: it cannot be read, or is too large to be evidence.
+    """
+    try:
+        if path.stat().st_size > _MAX_FILE:
+            raise UsageError("the file is too large to be evidence", path=str(path), limit=_MAX_FILE)
+        data = path.read_bytes()
+    except OSError as cause:
+        raise UsageError(f"cannot read {path}: {cause.strerror}", path=str(path)) from cause
+    return _decoded(data)
+
+
+def load_evidence(path: Path, endorsement: bytes = b"") -> Evidence:
+    """Read a quote, a report (with ``endorsement``, the DER certificate of its key), or JSON that holds evidence.
+
+    Raises:
+        UsageError: the file cannot be read.
+        ParseError: it holds no evidence.
+    """
+    data = read_file(path)
+    if data.lstrip().startswith(b"{"):
+        found = parse_object(data)
+        return Evidence.from_json(found.get("evidence", found))
+    if len(data) == REPORT_BYTES:
+        return Evidence(Tee.SNP, data, endorsement)
+    raw = without_padding(data)
+    return Evidence(split_quote(raw).tee, raw)
+
+
+def _decoded(data: bytes) -> bytes:
+    text = data.strip()
+    if found := _HEX.fullmatch(text):
+        return bytes.fromhex(found[1].decode())
+    if _BASE64.fullmatch(text) and not text.startswith(b"-----"):
+        try:
+            return base64.b64decode(re.sub(rb"\s", b"", text).translate(bytes.maketrans(b"-_", b"+/")), validate=True)
+        except binascii.Error as cause:
+            raise ParseError("the file is text, but neither hex nor base64") from cause
+    return data

@@ -1,0 +1,149 @@
+"""``confide attest show FILE`` and ``confide attest verify FILE``: for people who use nothing else of Confide."""
+
+from __future__ import annotations
+
+import base64
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+VECTORS = Path(__file__).parents[1] / "vectors"
+INTEL = {entry["id"]: entry for entry in json.loads((VECTORS / "intel" / "manifest.json").read_text())}
+QUOTE = VECTORS / INTEL["tdx-v4-uptodate"]["quote"]
+COLLATERAL = VECTORS / INTEL["tdx-v4-uptodate"]["collateral"]
+AT = datetime.fromtimestamp(INTEL["tdx-v4-uptodate"]["now"], UTC).isoformat()
+
+
+@pytest.fixture
+def amd(tmp_path: Path) -> Path:
+    """Milan's collateral for VCEKs."""
+    blocks = (VECTORS / "snp" / "certs" / "milan_ask_ark_asvk.pem").read_text().split("-----BEGIN CERTIFICATE-----")[1:3]
+    chain = "".join("-----BEGIN CERTIFICATE-----" + block for block in blocks)
+    path = tmp_path / "milan.json"
+    path.write_text(json.dumps({"product": "Milan", "key": "vcek", "chain": chain, "crl": ""}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "fields"),
+    [
+        (QUOTE, "Intel TDX quote, version 4", {"MRTD": 184, "REPORTDATA": 568, "QE MRSIGNER": 898}),
+        (VECTORS / INTEL["sgx-v3-debug"]["quote"], "Intel SGX quote, version 3", {"MRENCLAVE": 112, "REPORTDATA": 368}),
+        (VECTORS / INTEL["tdx-v5-uptodate"]["quote"], "Intel TDX quote, version 5", {"body type": 48, "MRSERVICETD": 654}),
+        (VECTORS / "snp" / "milan-vcek-valid.report", "AMD SEV-SNP report, version 2", {"MEASUREMENT": 0x90, "CHIP_ID": 0x1A0}),
+        (VECTORS / "snp" / "milan-vcek-valid.vcek.der", "certificate, DER", {"product": None, "chip id": None}),
+        (VECTORS / "snp" / "certs" / "milan_ask_ark_asvk.pem", "3 certificates, PEM", {"certificate 2 subject": None}),
+    ],
+    ids=lambda value: value.name if isinstance(value, Path) else "",
+)
+def test_show_names_every_field_of_a_file(confide: Any, path: Path, kind: str, fields: dict[str, int | None]) -> None:
+    shown = confide("attest", "show", path, "--json").json
+    assert shown["kind"] == kind
+    assert shown["verified"] is False
+    offsets = {field["name"]: field["offset"] for field in shown["fields"]}
+    assert fields.items() <= offsets.items()
+    said = confide("attest", "show", path)
+    assert said.out.startswith(f"{kind}; nothing is verified here\n")
+    assert all(name in said.out for name in fields)
+
+
+def test_show_says_what_flags_mean(confide: Any) -> None:
+    assert "DEBUG: protects nothing" in confide("attest", "show", VECTORS / INTEL["sgx-v3-debug"]["quote"]).out
+    assert "DEBUG: protects nothing" in confide("attest", "show", VECTORS / "snp" / "milan-debug-policy.report").out
+
+
+def test_fields_cover_a_file_without_gaps(confide: Any) -> None:
+    """Bytes that no field shows are zeros, or could not be there."""
+    raw = (VECTORS / "snp" / "milan-azure.report").read_bytes()
+    seen = bytearray(raw)
+    for field in confide("attest", "show", VECTORS / "snp" / "milan-azure.report", "--json").json["fields"]:
+        value = bytes.fromhex(field["value"])
+        assert raw[field["offset"] : field["offset"] + len(value)] == value
+        seen[field["offset"] : field["offset"] + len(value)] = bytes(len(value))
+    assert not any(seen)
+
+
+@pytest.mark.parametrize("form", ["raw", "hex", "0x", "base64", "base64url"])
+def test_verify_reads_evidence_in_every_usual_form(confide: Any, tmp_path: Path, form: str) -> None:
+    raw = QUOTE.read_bytes()
+    written = {
+        "raw": raw,
+        "hex": raw.hex().encode() + b"\n",
+        "0x": b"0x" + raw.hex().encode(),
+        "base64": base64.encodebytes(raw),
+        "base64url": base64.urlsafe_b64encode(raw),
+    }
+    (tmp_path / "quote").write_bytes(written[form])
+    found = confide("attest", "verify", tmp_path / "quote", "--collateral", COLLATERAL, "--at", AT, "--json").json
+    assert found["genuine"]
+    assert found["verifiers"] == ["confide", "dcap-qvl"]
+    assert found["claims"]["tcb_status"] == "UpToDate"
+    assert found["accepted"] is None
+
+
+def test_verify_reads_an_evidence_record(confide: Any, tmp_path: Path) -> None:
+    from confide.attest.evidence import Evidence
+    from confide.ids import Tee
+
+    record = {"evidence": Evidence.from_device(Tee.TDX, QUOTE.read_bytes()).to_json(), "node": "worker-1"}
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    said = confide("attest", "verify", tmp_path / "record.json", "--collateral", COLLATERAL, "--at", AT)
+    assert said.status == 0
+    assert "genuine: as of" in said.out
+    assert "by confide and dcap-qvl" in said.out
+    assert "MRTD" in confide("attest", "show", tmp_path / "record.json").out
+
+
+def test_verify_of_an_amd_report_takes_its_certificate(confide: Any, amd: Path) -> None:
+    report, leaf = VECTORS / "snp" / "milan-vcek-valid.report", VECTORS / "snp" / "milan-vcek-valid.vcek.der"
+    said = confide("attest", "verify", report, "--endorsement", leaf, "--collateral", amd, "--at", "2025-06-01")
+    assert said.status == 0
+    assert "bootloader 3" in said.out
+    assert confide("attest", "verify", report, "--collateral", amd, "--at", "2025-06-01").status == 3
+
+
+def test_verify_appraises_by_a_policy(confide: Any, tmp_path: Path) -> None:
+    claims = confide("attest", "verify", QUOTE, "--collateral", COLLATERAL, "--at", AT, "--json").json["claims"]
+    policy = tmp_path / "p.json"
+    registers = {name: [claims["registers"][name]] for name in ("rtmr1", "rtmr2")}
+    policy.write_text(json.dumps({"name": "mine", "measurements": {"tdx": [claims["measurement"]]}, "registers": registers}))
+    said = confide("attest", "verify", QUOTE, "--collateral", COLLATERAL, "--at", AT, "--policy", policy, "--json")
+    assert (said.status, said.json["accepted"]) == (0, True)
+    policy.write_text(json.dumps({"name": "mine", "measurements": {"tdx": ["ab" * 48]}, "registers": registers}))
+    said = confide("attest", "verify", QUOTE, "--collateral", COLLATERAL, "--at", AT, "--policy", policy)
+    assert said.status == 3
+    assert "NO" in said.out
+
+
+def test_verify_refuses_what_is_not_genuine_or_not_current(confide: Any, tmp_path: Path) -> None:
+    raw = bytearray(QUOTE.read_bytes())
+    raw[200] ^= 1
+    (tmp_path / "changed").write_bytes(raw)
+    said = confide("attest", "verify", tmp_path / "changed", "--collateral", COLLATERAL, "--at", AT)
+    assert said.status == 3
+    assert "error[evidence-invalid]" in said.err
+    said = confide("attest", "verify", QUOTE, "--collateral", COLLATERAL, "--at", "2029-01-01T00:00:00Z")
+    assert "error[collateral-invalid]" in said.err
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"nonsense", b"{}", b"[]", b"\0" * 100, b"ab" * 300, b"-----BEGIN CERTIFICATE-----\nx", b"x" * 200_000]
+)
+def test_file_that_is_no_evidence_is_refused_clearly(confide: Any, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "file").write_bytes(content)
+    for said in (
+        confide("attest", "show", tmp_path / "file"),
+        confide("attest", "verify", tmp_path / "file", "--collateral", COLLATERAL),
+    ):
+        assert said.status in {2, 3, 5}
+        assert said.err.startswith("error[")
+        assert "internal" not in said.err
+
+
+def test_options_that_make_no_sense_are_refused(confide: Any) -> None:
+    assert confide("attest", "show", QUOTE, "--node", "driver").status == 2
+    assert confide("attest", "verify", QUOTE, "--collateral", COLLATERAL, "--at", "yesterday").status == 2
+    assert confide("attest", "verify", QUOTE).status == 2
