@@ -40,7 +40,7 @@ def test_every_job_field_is_in_the_example() -> None:
 
 def test_example_job_is_a_job_and_its_policy_a_policy() -> None:
     job, policy = _blocks("job-file.md")
-    policy["measurements"] = {"sgx": ["ab" * 32], "tdx": ["cd" * 48]}
+    policy["measurements"] = {"sgx": ["ab" * 32], "tdx": ["cd" * 48], "snp": ["cd" * 48]}
     policy["registers"] = {name: ["ef" * 48] for name in policy["registers"]}
     assert Policy.from_json(policy).name == "our-nodes"
     job["broker"]["spki"] = "ab" * 32
