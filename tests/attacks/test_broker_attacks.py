@@ -259,7 +259,7 @@ def test_sealed_key_opens_with_the_nodes_own_seal_key_only(world: World) -> None
 @pytest.mark.parametrize(
     ("fault", "expected"),
     [
-        (Fault.DEBUG, EvidenceInvalidError),
+        (Fault.DEBUG, AppraisalError),
         (Fault.REVOKED_PCK, EvidenceInvalidError),
         (Fault.STALE_COLLATERAL, CollateralError),
         (Fault.EXPIRED_CRL, CollateralError),
