@@ -16,6 +16,8 @@ from typing import Any
 from confide.errors import ConfigError
 
 _FILE = "config.toml"
+_PATHS = {"runs", "service_ca_file"}
+_TEXTS = {"intel_service", "amd_service"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,9 @@ class Settings:
 
     home: Path = field(default_factory=lambda: Path.home() / ".confide")
     runs: Path | None = None
+    intel_service: str = ""
+    amd_service: str = ""
+    service_ca_file: Path | None = None
     node_start_timeout_s: float = 30.0
     heartbeat_s: float = 2.0
     node_lost_after_s: float = 10.0
@@ -34,6 +39,11 @@ class Settings:
     def runs_dir(self) -> Path:
         """Folder of the run store."""
         return self.runs if self.runs is not None else self.home / "runs"
+
+    @property
+    def collateral_dir(self) -> Path:
+        """Folder of the vendors' collateral (``confide.attest.collateral_service``)."""
+        return self.home / "collateral"
 
     @property
     def simulation_dir(self) -> Path:
@@ -80,8 +90,10 @@ def _read_file(path: Path) -> dict[str, Any]:
     for name, value in table.items():
         if name in numbers and isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
             values[name] = float(value)
-        elif name == "runs" and isinstance(value, str):
+        elif name in _PATHS and isinstance(value, str):
             values[name] = Path(value).expanduser().absolute()
+        elif name in _TEXTS and isinstance(value, str):
+            values[name] = value
         else:
             raise ConfigError(f"{path}: unknown setting or wrong value: {name}", path=str(path), setting=name)
     return values

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.vendor_server import VendorServer
+
+from confide.attest.collateral_sources import load_collateral
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 INTEL = {entry["id"]: entry for entry in json.loads((VECTORS / "intel" / "manifest.json").read_text())}
@@ -129,6 +132,46 @@ def test_verify_refuses_what_is_not_genuine_or_not_current(confide: Any, tmp_pat
     assert "error[collateral-invalid]" in said.err
 
 
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CONFIDE_HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home"
+
+
+@pytest.mark.usefixtures("home")
+def test_collateral_is_taken_to_another_machine(confide: Any, tmp_path: Path) -> None:
+    assert confide("attest", "collateral", "ls").err == "no collateral is kept here\n"
+    assert confide("attest", "collateral", "export", tmp_path / "none.json").status == 2
+    assert not (tmp_path / "none.json").exists()
+    (tmp_path / "bundle.json").write_text(json.dumps({"format": "confide-collateral-v1", "sets": [json.loads(COLLATERAL.read_text())]}))
+    said = confide("attest", "collateral", "import", tmp_path / "bundle.json")
+    assert said.out.startswith("kept: tdx b0c06f000000 platform, good until 2025-")
+    assert "b0c06f000000" in confide("attest", "collateral", "ls").out
+    assert confide("attest", "verify", QUOTE, "--at", AT).status == 0
+    assert confide("attest", "collateral", "export", tmp_path / "out.json", "--json").json["sets"] == 1
+    exported = json.loads((tmp_path / "out.json").read_text())["sets"][0]
+    assert exported["tcb_info"] == json.loads(COLLATERAL.read_text())["tcb_info"]
+    assert confide("attest", "collateral", "export", tmp_path / "out.json").status == 2
+
+
+def test_collateral_that_is_not_kept_is_fetched_unless_offline(confide: Any, home: Path) -> None:
+    """The recorded set went stale since: the service answers, and the answer is not believed."""
+    server = VendorServer()
+    server.serve_intel(load_collateral(COLLATERAL))  # type: ignore[arg-type]
+    (home / "config.toml").write_text(f'intel_service = "{server.url}"\namd_service = "{server.url}"\n')
+    try:
+        assert "no collateral" in confide("attest", "verify", QUOTE, "--offline").err
+        assert server.asked.total() == 0
+        assert "stale" in confide("attest", "verify", QUOTE).err
+        assert server.asked.total() == 4
+        said = confide("attest", "verify", VECTORS / "snp" / "milan-vcek-valid.report")
+        assert "no certificate for this chip" in said.err
+    finally:
+        server.close()
+    assert not list((home / "collateral").glob("*.json"))
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"nonsense", b"{}", b"[]", b"\0" * 100, b"ab" * 300, b"-----BEGIN CERTIFICATE-----\nx", b"x" * 200_000]
 )
@@ -146,4 +189,3 @@ def test_file_that_is_no_evidence_is_refused_clearly(confide: Any, tmp_path: Pat
 def test_options_that_make_no_sense_are_refused(confide: Any) -> None:
     assert confide("attest", "show", QUOTE, "--node", "driver").status == 2
     assert confide("attest", "verify", QUOTE, "--collateral", COLLATERAL, "--at", "yesterday").status == 2
-    assert confide("attest", "verify", QUOTE).status == 2

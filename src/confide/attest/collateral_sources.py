@@ -5,10 +5,13 @@ Knows nothing of whether a set is signed by whom it must be: ``verify`` and ``sn
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -107,6 +110,23 @@ class CollateralStore:
             check_not_older(collateral, load_collateral(path))
         self._folder.mkdir(parents=True, exist_ok=True)
         save_collateral(collateral, path)
+
+    def sets(self) -> list[AnyCollateral]:
+        """Everything that is kept, by file name.
+
+        Raises:
+            CollateralError: a file is not collateral.
+        """
+        return [load_collateral(path) for path in sorted(self._folder.glob("*.json"))]
+
+    @contextmanager
+    def locked(self, platform: str, ca: str, tee: Tee) -> Iterator[None]:
+        """Of all processes that share the folder, one at a time does this for a platform."""
+        path = self._path(platform, ca, tee).with_suffix(".lock")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def _path(self, platform: str, ca: str, tee: Tee) -> Path:
         # The platform comes out of foreign evidence: only its known forms may become part of a path.

@@ -67,7 +67,8 @@ def verify_report(
     if not isinstance(collateral, AmdCollateral) or (collateral.product, collateral.key) != (endorsement.product, endorsement.kind):
         raise CollateralError("the collateral is for another platform", expected=endorsement.product)
     check_current(collateral, now)
-    _check_chain(endorsement, collateral, roots, now)
+    check_issuers(collateral, roots)
+    _check_leaf(endorsement, collateral, now)
     _check_platform(report, endorsement, tcb)
     _check_signature(report, endorsement)
     return _claims(report, endorsement, collateral, tcb), collateral
@@ -94,19 +95,28 @@ def _leaf(evidence: Evidence) -> bytes:
     return evidence.chain
 
 
-def _check_chain(endorsement: Endorsement, collateral: AmdCollateral, roots: Mapping[str, Product], now: datetime) -> None:
-    product, leaf = endorsement.product, endorsement.certificate
-    issuer, root = collateral.certificates
+def check_issuers(collateral: AmdCollateral, roots: Mapping[str, Product]) -> None:
+    """Check that the chain ends at the product's root, has AMD's names, and that the root's list does not revoke the certifying key.
+
+    Raises:
+        EvidenceInvalidError: the chain is not AMD's for that product, or revoked.
+        CollateralError: the list is not the root's.
+    """
+    product, (issuer, root) = collateral.product, collateral.certificates
     if roots.get(hashlib.sha256(certs.der(root)).hexdigest()) != product:
         raise EvidenceInvalidError("the report's chain does not end at a root of this product that is trusted here", product=product)
-    for certificate, name in ((root, amd_certs.root_name(product)), (issuer, amd_certs.issuer_name(product, endorsement.kind))):
+    for certificate, name in ((root, amd_certs.root_name(product)), (issuer, amd_certs.issuer_name(product, collateral.key))):
         if certs.common_name(certificate.subject) != name:
             raise EvidenceInvalidError("a certificate of AMD's chain has another name than it must", expected=name)
     amd_certs.check_issued(issuer, root, ca=True, what="key that certifies chips")
+    _check_revocations(collateral, issuer, root)
+
+
+def _check_leaf(endorsement: Endorsement, collateral: AmdCollateral, now: datetime) -> None:
+    leaf, (issuer, _) = endorsement.certificate, collateral.certificates
     amd_certs.check_issued(leaf, issuer, ca=False, what="chip's key")
     if not leaf.not_valid_before_utc <= now <= leaf.not_valid_after_utc:
         raise EvidenceInvalidError("the chip's certificate is not valid at this time", until=leaf.not_valid_after_utc.isoformat())
-    _check_revocations(collateral, issuer, root)
 
 
 def _check_revocations(collateral: AmdCollateral, issuer: x509.Certificate, root: x509.Certificate) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from confide.cli.collateral import command as collateral
 from confide.cli.output import Context, answers, print_facts, print_table, say, short
 from confide.errors import AppraisalError, UsageError
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from confide.attest.claims import Claims
+    from confide.attest.collateral_sources import CollateralSource
+    from confide.attest.evidence import Evidence
     from confide.attest.policy import Check, Policy
     from confide.attest.roots import TrustRoots
     from confide.attest.verify import VerifiedEvidence
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 @click.group("attest")
 def command() -> None:
     """Show and verify evidence, of a run's nodes or from a file."""
+
+
+command.add_command(collateral)
 
 
 @command.command("show")
@@ -87,22 +93,25 @@ def _show_file(context: Context, file: Path) -> None:
 
 @command.command("verify")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
-@click.option("--collateral", "sets", type=click.Path(path_type=Path, dir_okay=False, exists=True), multiple=True, required=True,
-              help="What the vendor signed about the platform: a JSON file; may be given several times.")  # fmt: skip
+@click.option("--collateral", "sets", type=click.Path(path_type=Path, dir_okay=False, exists=True), multiple=True,
+              help="What the vendor signed about the platform, a JSON file, or several [default: kept or fetched].")  # fmt: skip
 @click.option("--endorsement", type=click.Path(path_type=Path, dir_okay=False, exists=True),
-              help="Certificate of the key that signed an SEV-SNP report (VCEK or VLEK).")  # fmt: skip
-@click.option("--at", "at", metavar="TIME", help="Judge as of this time, ISO 8601 [default: now].")
+              help="Certificate of the key that signed an SEV-SNP report (VCEK or VLEK) [default: fetched, for a VCEK].")  # fmt: skip
+@click.option("--at", "at", metavar="TIME", help="Judge as of this time, ISO 8601, by kept collateral [default: now].")
+@click.option("--offline", is_flag=True, help="Fetch nothing.")
 @click.option("--policy", "by", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="Also appraise by this policy.")
 @answers
-def verify(context: Context, file: Path, sets: tuple[Path, ...], endorsement: Path | None, at: str | None, by: Path | None) -> None:
+def verify(
+    context: Context, file: Path, sets: tuple[Path, ...], endorsement: Path | None, at: str | None, by: Path | None, *, offline: bool
+) -> None:
     """Verify a quote or report: is it genuine, and with --policy, is it acceptable?
 
-    FILE holds it raw, in hex, in base64, or as an evidence record of a run.  Nothing is asked of the network.  An Intel quote is verified
-    twice, by our own verifier and by the reference (dcap-qvl): they have to agree.  The exit status is 3 if the evidence is refused.
+    FILE holds it raw, in hex, in base64, or as an evidence record of a run.  Collateral that is neither given nor kept is fetched from the
+    vendor, who learns which kind of platform (for a VCEK: which chip) is asked for.  An Intel quote is verified twice, by our own
+    verifier and by the reference (dcap-qvl): they have to agree.  The exit status is 3 if the evidence is refused.
 
     Whom the evidence was made for (its report data) is shown and not judged.
     """
-    from confide.attest.collateral_sources import FixedCollateral, load_collateral
     from confide.attest.evidence_files import load_evidence, read_file
     from confide.attest.policy import Policy
     from confide.attest.verify import Verifier
@@ -110,7 +119,9 @@ def verify(context: Context, file: Path, sets: tuple[Path, ...], endorsement: Pa
 
     now, roots = _time(at), default_roots(context.settings)
     evidence = load_evidence(file, _as_der(read_file(endorsement)) if endorsement else b"")
-    verified = Verifier(roots, FixedCollateral(*map(load_collateral, sets))).verify(evidence, now)
+    if not evidence.chain and not offline and not sets:
+        evidence = _endorsed(context, evidence)
+    verified = Verifier(roots, _source(context, sets, kept_only=offline or at is not None)).verify(evidence, now)
     agreed = _agree(verified, roots)
     checks = Policy.load(by).explain(verified, now=now) if by else []
     claims, accepted = verified.claims, all(check.ok for check in checks)
@@ -134,6 +145,27 @@ def verify(context: Context, file: Path, sets: tuple[Path, ...], endorsement: Pa
     context.answer(value, text)
     if not accepted:
         raise click.exceptions.Exit(AppraisalError.exit_status)
+
+
+def _source(context: Context, sets: tuple[Path, ...], *, kept_only: bool) -> CollateralSource:
+    from confide.attest.collateral_sources import FixedCollateral, load_collateral
+    from confide.cli.collateral import source_of, store_of
+
+    if sets:
+        return FixedCollateral(*map(load_collateral, sets))
+    return store_of(context.settings) if kept_only else source_of(context.settings)
+
+
+def _endorsed(context: Context, evidence: Evidence) -> Evidence:
+    """An SEV-SNP report that came without the certificate of its chip's key, with it."""
+    from confide.attest.snp_report import Report
+    from confide.cli.collateral import services_of
+    from confide.ids import Tee
+
+    if evidence.tee is not Tee.SNP:
+        return evidence
+    _, amd = services_of(context.settings)
+    return replace(evidence, chain=amd.endorsement(Report.parse(evidence.quote)))
 
 
 def _agree(verified: VerifiedEvidence, roots: TrustRoots) -> list[str]:

@@ -89,15 +89,15 @@ def _serve_until_signal(server: BrokerServer) -> None:
 
 
 def _verifier(settings: Settings, *, simulate: bool) -> Verifier:
-    from confide.attest.collateral_sources import CollateralStore
     from confide.attest.roots import TrustRoots
     from confide.attest.verify import Verifier
+    from confide.cli.collateral import source_of
 
     if simulate:
         from confide.jobs.local.simulation import SimulatedTee
 
         return SimulatedTee.at(settings.simulation_dir).verifier()
-    return Verifier(TrustRoots(), CollateralStore(settings.home / "collateral"))
+    return Verifier(TrustRoots(), source_of(settings))
 
 
 @command.command("enrol")

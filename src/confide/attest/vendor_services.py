@@ -1,0 +1,256 @@
+"""Asks the vendors for collateral: Intel's PCS or a PCCS, and AMD's KDS.  What comes back is not believed here: see ``collateral_service``.
+
+Interfaces: Intel SGX and TDX Provisioning Certification Service API, version 4 (a PCCS speaks the same, and gives the root's list);
+AMD publication 57230, chapter 4 (KDS).
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.parse
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import urllib3
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from confide.attest.amd_certs import PRODUCTS, EndorsementKey, Product
+from confide.attest.amd_collateral import AmdCollateral
+from confide.attest.certs import DOES_NOT_PARSE, parse_chain
+from confide.attest.collateral import Collateral
+from confide.attest.snp_report import Report, tcb_parts
+from confide.errors import CollateralError, ParseError, UsageError
+from confide.ids import Tee
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+INTEL_PCS: Final = "https://api.trustedservices.intel.com"
+INTEL_ROOT_CRL: Final = "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der"
+AMD_KDS: Final = "https://kdsintf.amd.com"
+_MAX_BODY: Final = 256 * 1024
+"""Cap on one answer, in bytes: the largest genuine one, a TCB info, has about 20 KiB."""
+_LOOPBACK: Final = {"localhost", "127.0.0.1", "::1"}
+_TCB_PARAMETERS: Final = {"bootloader": "blSPL", "tee": "teeSPL", "snp": "snpSPL", "microcode": "ucodeSPL", "fmc": "fmcSPL"}
+_FMSPC_CHARACTERS: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer with status 200."""
+
+    body: bytes
+    headers: Mapping[str, str]
+
+    def text(self) -> str:
+        """The body as text.
+
+        Raises:
+            CollateralError: it is none.
+        """
+        try:
+            return self.body.decode("utf-8")
+        except UnicodeDecodeError as cause:
+            raise CollateralError("a collateral service answered with something that is not text") from cause
+
+
+class Http:
+    """GET with time limits, a size limit, and patience for services that are busy.  Follows no redirects."""
+
+    def __init__(self, *, ca_file: Path | None = None, timeout_s: float = 15.0, retries: int = 4, backoff_s: float = 0.5) -> None:
+        patience = urllib3.Retry(
+            total=retries,
+            redirect=0,
+            status_forcelist=(429, 500, 502, 503, 504),
+            allowed_methods=("GET",),
+            backoff_factor=backoff_s,
+            backoff_max=10,
+            retry_after_max=20,
+            raise_on_status=False,
+            raise_on_redirect=False,
+        )
+        timeout = urllib3.Timeout(connect=min(timeout_s, 5.0), read=timeout_s)
+        authorities = None if ca_file is None else str(ca_file)
+        self._pool = urllib3.PoolManager(retries=patience, timeout=timeout, cert_reqs="CERT_REQUIRED", ca_certs=authorities)
+
+    def get(self, url: str, **parameters: str | int) -> Answer | None:
+        """The answer; None if there is no such thing (status 404).
+
+        Raises:
+            CollateralError: the service is not there, too slow, or answers anything else.
+        """
+        query = f"?{urllib.parse.urlencode(parameters)}" if parameters else ""
+        try:
+            reply = self._pool.request("GET", url + query, preload_content=False)
+            body = reply.read(_MAX_BODY + 1, decode_content=True)
+            reply.release_conn()
+        except urllib3.exceptions.HTTPError as cause:
+            reason = getattr(cause, "reason", None) or cause
+            raise CollateralError("a collateral service cannot be reached", url=url, reason=type(reason).__name__) from cause
+        if reply.status == 404:
+            return None
+        if reply.status != 200:
+            raise CollateralError("a collateral service refuses to answer", url=url, status=reply.status)
+        if len(body) > _MAX_BODY:
+            reply.close()
+            raise CollateralError("a collateral service's answer is too large", url=url, limit=_MAX_BODY)
+        return Answer(body, {name.lower(): value for name, value in reply.headers.items()})
+
+
+class IntelService:
+    """Intel's PCS, or a PCCS at another address (which also gives the root's revocation list)."""
+
+    def __init__(self, http: Http, url: str = INTEL_PCS) -> None:
+        self._http = http
+        self._url = checked_url(url)
+
+    def get(self, platform: str, ca: str, tee: Tee) -> Collateral:
+        """A fresh set for an FMSPC, the kind of its PCK CA, and SGX or TDX.
+
+        Raises:
+            CollateralError: the service does not answer, does not know the platform, or answers with something that is no collateral.
+        """
+        kind = tee.value
+        tcb, tcb_chain = self._signed(f"{kind}/certification/v4/tcb", "tcbInfo", "tcb-info-issuer-chain", fmspc=platform.upper())
+        qe, qe_chain = self._signed(f"{kind}/certification/v4/qe/identity", "enclaveIdentity", "sgx-enclave-identity-issuer-chain")
+        crl = self._answer("sgx/certification/v4/pckcrl", ca=ca, encoding="der")
+        return Collateral.from_json(
+            {
+                "pck_crl_issuer_chain": _chain(crl, "sgx-pck-crl-issuer-chain"),
+                "root_ca_crl": self._root_crl().hex(),
+                "pck_crl": _der_list(crl.body).hex(),
+                "tcb_info_issuer_chain": tcb_chain,
+                "tcb_info": tcb[0],
+                "tcb_info_signature": tcb[1],
+                "qe_identity_issuer_chain": qe_chain,
+                "qe_identity": qe[0],
+                "qe_identity_signature": qe[1],
+            }
+        )
+
+    def _root_crl(self) -> bytes:
+        if self._url == INTEL_PCS:
+            found = self._http.get(INTEL_ROOT_CRL)
+            if found is None:
+                raise CollateralError("Intel's root revocation list is not where it should be", url=INTEL_ROOT_CRL)
+            return _der_list(found.body)
+        return _der_list(self._answer("sgx/certification/v4/rootcacrl").body)
+
+    def _answer(self, path: str, **parameters: str) -> Answer:
+        found = self._http.get(f"{self._url}/{path}", **parameters)
+        if found is None:
+            raise CollateralError("the collateral service does not know this platform", url=f"{self._url}/{path}", **parameters)
+        return found
+
+    def _signed(self, path: str, name: str, header: str, **parameters: str) -> tuple[tuple[str, str], str]:
+        """The exact text that was signed, its signature (hex), and the signer's chain."""
+        found = self._answer(path, update="standard", **parameters)
+        return _signed_text(found.text(), name), _chain(found, header)
+
+
+class AmdService:
+    """AMD's Key Distribution Service."""
+
+    def __init__(self, http: Http, url: str = AMD_KDS) -> None:
+        self._http = http
+        self._url = checked_url(url)
+
+    def get(self, platform: str, ca: str, tee: Tee) -> AmdCollateral:
+        """A fresh set for a product and kind of endorsement key.
+
+        Raises:
+            CollateralError: the service does not answer, or with something that is no collateral, or there is no such product.
+        """
+        if platform not in PRODUCTS or ca not in {"vcek", "vlek"} or tee is not Tee.SNP:
+            raise CollateralError("not a platform that collateral exists for", platform=platform[:40])
+        base = f"{self._url}/{ca}/v1/{platform}"
+        chain, crl = (self._http.get(f"{base}/{what}") for what in ("cert_chain", "crl"))
+        if chain is None or crl is None:
+            raise CollateralError("the collateral service does not know this product", url=base)
+        return AmdCollateral.from_json({"product": platform, "key": ca, "chain": chain.text(), "crl": _der_list(crl.body).hex()})
+
+    def endorsement(self, report: Report) -> bytes:
+        """The VCEK's certificate for a report (DER): for its chip, at its TCB.
+
+        A report of version 2 does not say which product it is of: the service is asked for each.
+
+        Raises:
+            CollateralError: the service does not answer, or has none.
+        """
+        key: EndorsementKey = report.signing_key
+        if key != "vcek" or not any(report.chip_id):
+            raise CollateralError("the report does not say which chip made it", hint="give the certificate: the host has it")
+        for product in _products(report):
+            turin = product == "Turin"
+            try:
+                parts = tcb_parts(report.reported_tcb, turin=turin)
+            except ParseError:
+                continue
+            chip = report.chip_id[:8] if turin else report.chip_id
+            parameters = {_TCB_PARAMETERS[name]: number for name, number in parts.items()}
+            found = self._http.get(f"{self._url}/vcek/v1/{product}/{chip.hex()}", **parameters)
+            if found is not None:
+                return found.body
+        raise CollateralError("AMD's service has no certificate for this chip and TCB", chip=report.chip_id.hex()[:32])
+
+
+def checked_url(url: str) -> str:
+    """The address of a service without a slash at its end.
+
+    Raises:
+        UsageError: it is not https (plain http is for this machine only), or has more than a host, port and path.
+    """
+    parts = urllib.parse.urlsplit(url)
+    secure = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
+    if not secure or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise UsageError("not the address of a collateral service", got=url[:200], hint="write https://HOST[:PORT]")
+    return url.rstrip("/")
+
+
+def _products(report: Report) -> tuple[Product, ...]:
+    match report.family, report.model:
+        case 0x1A, _:
+            return ("Turin",)
+        case 0x19, int(model):
+            return ("Milan",) if model < 0x10 else ("Genoa",)
+        case _:
+            return ("Milan", "Genoa")
+
+
+def _chain(answer: Answer, header: str) -> str:
+    """A chain out of a header, where it is percent-encoded PEM."""
+    value = answer.headers.get(header) or answer.headers.get(f"sgx-{header}", "")
+    chain = urllib.parse.unquote(value)
+    try:
+        return "".join(certificate.public_bytes(Encoding.PEM).decode() for certificate in parse_chain(chain.encode()))
+    except ParseError as cause:
+        raise CollateralError("a collateral service's answer lacks its issuer chain", header=header) from cause
+
+
+def _signed_text(text: str, name: str) -> tuple[str, str]:
+    """``{"<name>": {...}, "signature": "<hex>"}``: the object's exact text, over which the signature is, and the signature."""
+    try:
+        whole = json.loads(text)
+        start = text.index(f'"{name}"') + len(name) + 2
+        start = text.index("{", start)
+        found, end = json.JSONDecoder().raw_decode(text, start)
+    except (ValueError, RecursionError) as cause:
+        raise CollateralError("a collateral service answered with something that is no signed document", name=name) from cause
+    signature = whole.get("signature") if isinstance(whole, dict) else None
+    if not isinstance(signature, str) or whole.get(name) != found:
+        raise CollateralError("a collateral service answered with something that is no signed document", name=name)
+    return text[start:end], signature
+
+
+def _der_list(body: bytes) -> bytes:
+    """A revocation list in DER, PEM or (from a PCCS) hex."""
+    text = body.strip()
+    try:
+        if text.startswith(b"-----BEGIN"):
+            return x509.load_pem_x509_crl(text).public_bytes(Encoding.DER)
+        data = bytes.fromhex(text.decode("ascii")) if not body.startswith(b"\x30") else body
+        return x509.load_der_x509_crl(data).public_bytes(Encoding.DER)
+    except DOES_NOT_PARSE as cause:
+        raise CollateralError("a collateral service answered with something that is no revocation list") from cause
