@@ -41,7 +41,7 @@ class VendorServer:
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_port}"
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
 
     def serve_intel(self, found: Collateral, kind: str = "tdx") -> None:
         """What a PCCS answers for this set."""
