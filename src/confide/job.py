@@ -11,10 +11,11 @@ import tomllib
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
 
+import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from confide.canonical import Json, b64url, digest_of, from_b64url, sha256_hex
-from confide.errors import JobError, UsageError
+from confide.canonical import Json, b64url, canonical, digest_of, from_b64url, parse_object, sha256_hex
+from confide.errors import JobError, ParseError, UsageError
 from confide.ids import JobDigest, check_name
 
 JOB_FORMAT = "confide-job-v1"
@@ -104,6 +105,10 @@ class Job(_Value):
             raise ValueError("an input and an output have the same name")
         if self.resources.min_workers > self.resources.workers:
             raise ValueError("min_workers is larger than workers")
+        try:
+            canonical(self.policy)
+        except (rfc8785.CanonicalizationError, RecursionError) as cause:  # TOML has dates, and numbers that JSON cannot carry
+            raise ValueError(f"the policy has a value that JSON cannot carry: {cause}") from None
         return self
 
     def canonical_form(self) -> Json:
@@ -175,30 +180,55 @@ class Job(_Value):
         Raises:
             JobError: the file or a file that it names cannot be read, or is not a valid job.
         """
-        table = _read_table(path)
-        folder = path.parent
-        data = dict(table)
-        names = [str(data.get("program", "")), *map(str, data.get("files", []))]
-        data["files"] = {str(PurePosixPath(name)): _read(folder / name) for name in names if name}
+        data, folder = _read_table(path), path.parent
+        names = [data.get("program", ""), *_of_type(data.get("files", []), list, "files")]
+        code = [(name, _place(folder, name, "files")) for name in names]
+        data["files"] = {str(PurePosixPath(name)): _read(path) for name, path in code}
         if isinstance(data.get("policy"), str):
-            data["policy"] = _read_table(folder / data["policy"])
+            data["policy"] = _read_table(_place(folder, data["policy"], "policy"))
         for kind in ("inputs", "outputs"):
-            for name, spec in dict(data.get(kind, {})).items():
-                if isinstance(spec, dict) and isinstance(spec.get("path"), str):
-                    data[kind] = {**data[kind], name: {**spec, "path": str((folder / spec["path"]).resolve())}}
+            table = _of_type(data.get(kind, {}), dict, kind)
+            data[kind] = {name: _with_place(folder, spec, f"{kind}.{name}") for name, spec in table.items()}
         return cls.build(data)
 
 
-def _read(path: Path) -> bytes:
+def _of_type(value: Any, kind: type, field: str) -> Any:
+    if not isinstance(value, kind):
+        raise JobError(f"{field}: not a {'list' if kind is list else 'table'}", field=field)
+    return value
+
+
+def _place(folder: Path, name: object, field: str) -> Path:
+    """Where ``name``, as it is in the job file, lies."""
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise JobError(f"{field}: not the name of a file", field=field, got=str(name)[:80])
+    return folder / name
+
+
+def _with_place(folder: Path, spec: Any, field: str) -> Json:
+    spec = _of_type(spec, dict, field)
+    path = _place(folder, spec.get("path", ""), f"{field}.path")
     try:
-        return path.read_bytes()
+        return {**spec, "path": str(path.resolve())}
+    except (OSError, RuntimeError) as cause:  # RuntimeError: Python's word for links that go round
+        raise JobError(f"{field}.path: not a place for a dataset: {path}", field=f"{field}.path") from cause
+
+
+def _read(path: Path) -> bytes:
+    """The bytes of a file of code; one that is longer than code may be is not read to its end."""
+    try:
+        if path.exists() and not path.is_file():
+            raise JobError(f"{path} is not a file", path=str(path))
+        with path.open("rb") as file:
+            return file.read(MAX_CODE_BYTES + 1)
     except OSError as cause:
         raise JobError(f"cannot read {path}: {cause.strerror}", path=str(path)) from cause
 
 
 def _read_table(path: Path) -> Json:
-    text = _read(path).decode("utf-8", errors="replace")
+    """A table from a TOML file, or from a JSON file by its name."""
+    text = _read(path)
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as cause:
-        raise JobError(f"{path.name} is not TOML: {cause}", path=str(path)) from cause
+        return parse_object(text) if path.suffix == ".json" else tomllib.loads(text.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, ParseError) as cause:
+        raise JobError(f"{path.name} is not {'JSON' if path.suffix == '.json' else 'TOML'}: {str(cause)[:200]}", path=str(path)) from cause

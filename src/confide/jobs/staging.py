@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from confide.errors import DataError, OutputExistsError
@@ -23,15 +23,20 @@ def staging_path(output: Path, run: RunId) -> Path:
     return output.parent / f".{output.name}{_MARK}{run}"
 
 
-def check_free(outputs: Mapping[str, Path]) -> None:
-    """Check that nothing is at the outputs' places, and that no two are in or around each other.
+def check_free(outputs: Mapping[str, Path], inputs: Collection[Path] = ()) -> None:
+    """Check that nothing is at the outputs' places, that no two are in or around each other, and that none is in an input's folder.
+
+    A dataset's folder holds what its manifest lists and nothing else: with an output in it, it would be refused from then on.
 
     Raises:
         OutputExistsError: something is.
     """
+    taken = {place.resolve() for place in inputs}
     for name, path in outputs.items():
         if os.path.lexists(path):
             raise OutputExistsError(f"output {name!r} exists: {path}", name=name, path=str(path))
+        if not taken.isdisjoint(path.resolve().parents):
+            raise OutputExistsError(f"output {name!r} lies in an input's folder", hint="write it elsewhere", name=name, path=str(path))
         for other, place in outputs.items():
             if other != name and (place == path or place in path.parents):
                 message = f"outputs {name!r} and {other!r} lie in each other"

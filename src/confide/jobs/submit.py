@@ -58,7 +58,7 @@ def submit(
     _check_faults(faults or {})
     job = pin_inputs(job)
     outputs = {name: Path(spec.path) for name, spec in job.outputs.items()}
-    check_free(outputs)
+    check_free(outputs, [Path(spec.path) for spec in job.inputs.values()])
     store = RunStore(settings.runs_dir)
     discard_abandoned(outputs, _ended_in(store))
     store.clear_lost()

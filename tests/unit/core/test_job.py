@@ -120,9 +120,68 @@ def test_job_file_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert job.files == {"p.py": b"pass\n"}
 
 
+JOB_FILE = {
+    "name": '"j"',
+    "program": '"p.py"',
+    "policy": '"policy.toml"',
+    "broker": f'{{url = "https://127.0.0.1:1", spki = "{"0" * 64}"}}',
+}
+ODD = ["5", "true", "nan", "2020-01-01", "[1]", "[[1]]", "[{}]", "{a = 1}", '""', '"."', '"none"', '"a\\u0000b"', '"loop"', "99999999999999999999"]
+
+
+def write_job_file(folder: Path, fields: dict[str, str], more: str = "") -> Path:
+    (folder / "p.py").write_text("pass\n")
+    (folder / "policy.toml").write_text('name = "strict"\n')
+    (folder / "loop").symlink_to("loop")
+    path = folder / "job.toml"
+    path.write_text("\n".join(f"{name} = {value}" for name, value in fields.items()) + f"\n{more}\n")
+    return path
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("field", [*JOB_FILE, "files", "inputs", "outputs", "resources"])
+def test_job_file_with_odd_values_is_refused_in_words(tmp_path: Path, field: str, odd: str) -> None:
+    if (field, odd) in {("name", '"none"'), ("name", '"loop"'), ("policy", "{a = 1}")}:  # odd elsewhere
+        odd = "[]"
+    with pytest.raises(JobError):
+        Job.load(write_job_file(tmp_path, {**JOB_FILE, field: odd}))
+
+
+@pytest.mark.parametrize("odd", ["5", "true", "[]", '""', '"a\\u0000b"', '"loop"'])
+@pytest.mark.parametrize("table", ["inputs", "outputs"])
+def test_job_file_with_an_odd_place_is_refused_in_words(tmp_path: Path, table: str, odd: str) -> None:
+    with pytest.raises(JobError):
+        Job.load(write_job_file(tmp_path, JOB_FILE, f"[{table}.a]\npath = {odd}"))
+
+
+@pytest.mark.parametrize("value", ["nan", "2020-01-01", "99999999999999999999"])
+def test_policy_that_has_no_canonical_form_is_refused(tmp_path: Path, value: str) -> None:
+    fields = {name: text for name, text in JOB_FILE.items() if name != "policy"}
+    with pytest.raises(JobError, match="policy has a value that JSON cannot carry"):
+        Job.load(write_job_file(tmp_path, fields, f"[policy]\nname = {value}"))
+
+
+def test_code_that_is_too_long_is_refused_without_reading_it(tmp_path: Path) -> None:
+    path = write_job_file(tmp_path, {**JOB_FILE, "program": '"endless"'})
+    with (tmp_path / "endless").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(JobError, match="larger than"):
+        Job.load(path)
+
+
+def test_policy_file_may_be_json(tmp_path: Path) -> None:
+    path = write_job_file(tmp_path, {**JOB_FILE, "policy": '"policy.json"'})
+    (tmp_path / "policy.json").write_text('{"name": "strict"}')
+    assert Job.load(path).policy == {"name": "strict"}
+    (tmp_path / "policy.json").write_text('{"name": "strict", "name": "lax"}')
+    with pytest.raises(JobError, match="not JSON"):
+        Job.load(path)
+
+
 def test_job_file_that_is_absent_or_not_toml_is_refused(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="cannot read"):
         Job.load(tmp_path / "none.toml")
-    (tmp_path / "bad.toml").write_text("= 1")
-    with pytest.raises(JobError, match="not TOML"):
-        Job.load(tmp_path / "bad.toml")
+    for bad in (b"= 1", b"a = '\xff'", b"a = " + b"[" * 5000 + b"]" * 5000):
+        (tmp_path / "bad.toml").write_bytes(bad)
+        with pytest.raises(JobError, match="not TOML"):
+            Job.load(tmp_path / "bad.toml")

@@ -74,6 +74,15 @@ def test_outputs_in_each_other_are_refused(tmp_path: Path, a: str, b: str) -> No
         check_free({"a": tmp_path / a, "b": tmp_path / b})
 
 
+def test_an_output_in_an_inputs_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "link").symlink_to("data")
+    for place in (tmp_path / "data" / "out", tmp_path / "link" / "deep" / "out", tmp_path / "other" / ".." / "data" / "out"):
+        with pytest.raises(OutputExistsError, match="in an input's folder"):
+            check_free({"a": place}, [tmp_path / "data"])
+    check_free({"a": tmp_path / "data-out"}, [tmp_path / "data"])
+
+
 def test_discard_removes_only_this_runs_folders(tmp_path: Path) -> None:
     places = staged(tmp_path, "a")
     other = staging_path(places["a"], RunId("demo-2"))

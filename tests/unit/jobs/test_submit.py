@@ -15,7 +15,7 @@ from confide.crypto.envelope import wrap
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
 from confide.data.manifest import FileEntry, Manifest, sign_manifest, write_manifest
-from confide.errors import AttestationError, BrokerError, ManifestError, NodeLostError, UsageError
+from confide.errors import AttestationError, BrokerError, ManifestError, NodeLostError, OutputExistsError, UsageError
 from confide.ids import DatasetId
 from confide.job import Job
 from confide.jobs.local.backend import TAMPERED
@@ -163,6 +163,17 @@ def test_a_pin_that_the_job_has_is_kept(tmp_path: Path, measured: dict[str, list
 def test_an_input_without_a_manifest_is_refused(tmp_path: Path, measured: dict[str, list[str]]) -> None:
     with pytest.raises(ManifestError):
         pin_inputs(job(measured, inputs={"flights": {"path": str(tmp_path)}}))
+
+
+def test_an_output_in_an_inputs_folder_is_refused_before_anything_starts(
+    settings: Settings, measured: dict[str, list[str]], tmp_path: Path
+) -> None:
+    folder = dataset(tmp_path / "flights", SigningKey.generate())
+    given = job(measured, inputs={"flights": {"path": str(folder)}}, outputs={"late": {"path": str(folder / "late")}})
+    before = len(RunStore(settings.runs_dir).list())
+    with pytest.raises(OutputExistsError, match="in an input's folder"):
+        submit(given, simulate=True, settings=settings)
+    assert len(RunStore(settings.runs_dir).list()) == before
 
 
 @pytest.mark.parametrize("damage", ["signer", "missing", "longer"])
