@@ -52,6 +52,14 @@ class RunSummary:
         }
 
 
+@contextlib.contextmanager
+def _file_system(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as cause:
+        raise UnavailableError(f"cannot write {path}: {cause.strerror}", path=str(path)) from cause
+
+
 class RunDir:
     """The folder of one run."""
 
@@ -85,19 +93,24 @@ class RunDir:
         return self.path / "receipt.json"
 
     def write(self, name: str, value: Json) -> Path:
-        """Write ``value`` as ``name`` (a relative path): whole or not at all."""
+        """Write ``value`` as ``name`` (a relative path): whole or not at all.
+
+        Raises:
+            UnavailableError: the file system refuses (full, read-only, ...).
+        """
         path = self.path / name
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(value, file, indent=1, sort_keys=True)
-                file.write("\n")
-            draft.replace(path)
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
+        with _file_system(path):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            try:
+                with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                    json.dump(value, file, indent=1, sort_keys=True)
+                    file.write("\n")
+                draft.replace(path)
+            except BaseException:
+                draft.unlink(missing_ok=True)
+                raise
         return path
 
     def read(self, name: str) -> Json:
@@ -113,11 +126,17 @@ class RunDir:
             raise RunNotFoundError(f"run {self.run} has no {name}", run=str(self.run), path=str(self.path / name)) from cause
 
     def add_event(self, event: Json) -> None:
-        """Append one event to ``events.jsonl``."""
+        """Append one event to ``events.jsonl``.
+
+        Raises:
+            UnavailableError: the file system refuses (full, read-only, ...).
+        """
         line = json.dumps(event, sort_keys=True, separators=(",", ":")) + "\n"
-        descriptor = os.open(self.path / "events.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        with os.fdopen(descriptor, "a", encoding="utf-8") as file:
-            file.write(line)
+        path = self.path / "events.jsonl"
+        with _file_system(path):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            with os.fdopen(descriptor, "a", encoding="utf-8") as file:
+                file.write(line)
 
     def events(self) -> Iterator[Json]:
         """The run's events, oldest first; a last line that was cut off is left out."""
@@ -180,12 +199,17 @@ class RunStore:
         self.path = path
 
     def create(self, run: RunId, plan: Json) -> RunDir:
-        """Make the folder of a new run and claim it for this process."""
+        """Make the folder of a new run and claim it for this process.
+
+        Raises:
+            UnavailableError: the file system refuses (full, read-only, ...).
+        """
         path = self.path / check_name(run, "run id")
-        path.mkdir(mode=0o700, parents=True)
         found = RunDir(path)
-        for folder in (found.logs, found.nodes, found.evidence, found.manifests):
-            folder.mkdir(mode=0o700)
+        with _file_system(path):
+            path.mkdir(mode=0o700, parents=True)
+            for folder in (found.logs, found.nodes, found.evidence, found.manifests):
+                folder.mkdir(mode=0o700)
         found.write("plan.json", {**plan, "run": run, "created": datetime.now(UTC).isoformat()})
         found.claim()
         return found

@@ -16,7 +16,7 @@ from pathlib import Path
 from confide.attest.verify import Verifier
 from confide.config import Settings
 from confide.data.manifest import load_manifest
-from confide.errors import ConfideError, InterruptedRunError, ManifestError, RunNotFoundError, UsageError
+from confide.errors import ConfideError, InterruptedRunError, ManifestError, RunNotFoundError, UnavailableError, UsageError
 from confide.ids import RunId, new_run_id
 from confide.job import InputSpec, Job
 from confide.jobs.backend import Backend
@@ -114,8 +114,15 @@ class _Report:
         if self._on_event is not None:
             self._on_event(event)
 
+    def end(self, event: RunEvent) -> None:
+        """Pass on how the run ended, also if it cannot be kept: the run's result says it, or could not be kept either."""
+        with suppress(UnavailableError):
+            self._folder.add_event(event.to_json())
+        if self._on_event is not None:
+            self._on_event(event)
 
-def _drive(follower: Follower, folder: RunDir, outputs: Mapping[str, Path], report: OnEvent) -> None:
+
+def _drive(follower: Follower, folder: RunDir, outputs: Mapping[str, Path], report: _Report) -> None:
     """Follow the run; whatever happens, end everything, then say how it ended."""
     error: ConfideError | None = None
     try:
@@ -128,19 +135,31 @@ def _drive(follower: Follower, folder: RunDir, outputs: Mapping[str, Path], repo
     finally:
         with _uninterrupted():
             follower.end()
-            if error is not None or not follower.succeeded:
-                withdraw(outputs, folder.run, _maker)
-            discard(outputs, folder.run)
-            folder.drop_scratch()
-            status = _status(error, succeeded=follower.succeeded)
-            last = RunEvent(ClientEvent.RUN_ENDED, fields={"status": status, "error": error.to_json() if error else None})
-            written = {name: str(path) for name, path in outputs.items()} if status == "succeeded" else {}
-            result = {"status": status, "ended": last.at, "outputs": written, "error": error.to_json() if error else None}
-            folder.write("result.json", result)
-    report(last)
+            error, last = _conclude(folder, outputs, error, succeeded=follower.succeeded)
+    report.end(last)
     if error is not None:
         error.facts.setdefault("run", folder.run)
         raise error
+
+
+def _conclude(
+    folder: RunDir, outputs: Mapping[str, Path], error: ConfideError | None, *, succeeded: bool
+) -> tuple[ConfideError | None, RunEvent]:
+    """Keep in the run's folder how the run ended; one that cannot has failed.  Outputs of a failed run are taken out of view."""
+    if error is not None or not succeeded:
+        withdraw(outputs, folder.run, _maker)
+    discard(outputs, folder.run)
+    folder.drop_scratch()
+    status = _status(error, succeeded=succeeded)
+    last = RunEvent(ClientEvent.RUN_ENDED, fields={"status": status, "error": error.to_json() if error else None})
+    written = {name: str(path) for name, path in outputs.items()} if status == "succeeded" else {}
+    try:
+        folder.write("result.json", {"status": status, "ended": last.at, "outputs": written, "error": last.fields["error"]})
+    except UnavailableError as failure:
+        withdraw(outputs, folder.run, _maker)
+        error = error or failure
+        last = RunEvent(ClientEvent.RUN_ENDED, fields={"status": "failed", "error": error.to_json()})
+    return error, last
 
 
 def _status(error: ConfideError | None, *, succeeded: bool) -> str:

@@ -126,7 +126,8 @@ JOB_FILE = {
     "policy": '"policy.toml"',
     "broker": f'{{url = "https://127.0.0.1:1", spki = "{"0" * 64}"}}',
 }
-ODD = ["5", "true", "nan", "2020-01-01", "[1]", "[[1]]", "[{}]", "{a = 1}", '""', '"."', '"none"', '"a\\u0000b"', '"loop"', "99999999999999999999"]
+ODD = ["5", "true", "nan", "2020-01-01", "[1]", "[[1]]", "[{}]", "{a = 1}"]
+ODD += ['""', '"."', '"none"', '"a\\u0000b"', '"loop"', "99999999999999999999"]
 
 
 def write_job_file(folder: Path, fields: dict[str, str], more: str = "") -> Path:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -15,14 +16,14 @@ from confide.crypto.envelope import wrap
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
 from confide.data.manifest import FileEntry, Manifest, sign_manifest, write_manifest
-from confide.errors import AttestationError, BrokerError, ManifestError, NodeLostError, OutputExistsError, UsageError
-from confide.ids import DatasetId
+from confide.errors import AttestationError, BrokerError, ManifestError, NodeLostError, OutputExistsError, UnavailableError, UsageError
+from confide.ids import DatasetId, RunId
 from confide.job import Job
 from confide.jobs.local.backend import TAMPERED
 from confide.jobs.local.simulation import FAULTS, SimulatedTee
 from confide.jobs.result import RunEvent
 from confide.jobs.store import RunStore
-from confide.jobs.submit import pin_inputs, submit
+from confide.jobs.submit import _drive, _Report, pin_inputs, submit
 from confide.node.child import session_members
 
 DATASET = DatasetId("12" * 16)
@@ -120,10 +121,54 @@ def test_a_listener_that_raises_does_not_keep_nodes_running(settings: Settings, 
         submit(job(measured), simulate=True, settings=settings, on_event=broken)
 
 
+FULL = "/dev/full"
+"""Takes no byte: every write to it fails with ENOSPC (full(4))."""
+
+
+@pytest.mark.parametrize("at", ["run-created", "node-started"])
+def test_a_full_disk_under_the_runs_folder_ends_the_run_in_words(
+    settings: Settings, measured: dict[str, list[str]], listener: Listener, at: str
+) -> None:
+    def fill(event: RunEvent) -> None:
+        listener(event)
+        if event.type == at:
+            events = settings.runs_dir / str(listener.events[0].fields["run"]) / "events.jsonl"
+            events.unlink()
+            events.symlink_to(FULL)
+
+    with pytest.raises(UnavailableError, match="No space left on device"):
+        submit(job(measured), simulate=True, settings=settings, on_event=fill)
+    assert listener.events[-1].fields["status"] == "failed"
+    assert RunStore(settings.runs_dir).list()[0].status == "failed"
+
+
+class Done:
+    """Follows a run that has ended well."""
+
+    succeeded = True
+    error = None
+
+    def follow(self) -> None:
+        """Nothing is left to follow."""
+
+    end = follow
+
+
+def test_a_run_whose_end_cannot_be_kept_has_failed_and_shows_no_output(settings: Settings, tmp_path: Path) -> None:
+    run = RunStore(settings.runs_dir).create(RunId("submitted-full"), {"job": "submitted"})
+    outputs = {"late": dataset(tmp_path / "late", SigningKey.generate(), run=run.run)}
+    (run.path / f".result.json.{os.getpid()}.tmp").symlink_to(FULL)
+    events: list[RunEvent] = []
+    with pytest.raises(UnavailableError, match="No space left on device"):
+        _drive(cast(Any, Done()), run, outputs, _Report(run, events.append))
+    assert [event.fields["status"] for event in events] == ["failed"]
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- pins ---------------------------------------------------------------------------------------------------------
 
 
-def dataset(folder: Path, key: SigningKey) -> Path:
+def dataset(folder: Path, key: SigningKey, *, run: RunId | None = None) -> Path:
     folder.mkdir()
     wrapped = wrap(SecretBytes.random(), SecretBytes.random(), key="airline/flights", version=1, dataset=DATASET)
     manifest = Manifest(
@@ -137,7 +182,8 @@ def dataset(folder: Path, key: SigningKey) -> Path:
         files=(FileEntry("a.bin", 1, "00" * 32),),
         wrapped=wrapped,
         signer=key.public,
-        owner="airline",
+        owner=None if run else "airline",
+        run=run,
     )
     write_manifest(folder, sign_manifest(manifest, key))
     return folder
