@@ -83,6 +83,23 @@ def test_nothing_in_a_text_steers_the_terminal(capsys: Any) -> None:
     assert "\nok:" not in said.out + said.err
 
 
+@pytest.mark.parametrize("width", [80, 60])
+def test_nothing_in_a_table_is_cut_by_a_narrow_terminal(capsys: Any, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    """A digest of which the end is missing, or a status, would be read as what it is not."""
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
+    row = ("measurement", "ab" * 48, "cd" * 48, "passed")
+    print_table(("check", "got", "expected", "status"), [row])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    assert "\x1b" not in "".join(lines)
+    assert lines[-1].isascii()
+    assert lines[0].split() == ["check", "got", "expected", "status"]
+    shown = "".join("".join(line.split()) for line in lines[2:])
+    assert (shown.count("b"), shown.count("c")) == (48, 48)
+
+
 def test_commands_print_through_one_place() -> None:
     """``click.echo`` prints what it gets: only where the text is constant, or was escaped, is it used directly."""
     using = {path.stem for path in Path(output.__file__).parent.glob("*.py") if "click.echo(" in path.read_text(encoding="utf-8")}
@@ -136,6 +153,9 @@ def test_bug_names_type_and_place_but_not_the_message(confide: Any, failing: Any
     assert said.status == cli_main.INTERNAL_ERROR_STATUS
     assert "error[internal]: ValueError in test_cli_speaks.py" in said.err
     assert "0123" not in said.err + said.out
+    answer = confide("doctor", "--json").json["error"]
+    assert answer["code"] == "internal"
+    assert set(answer) == set(AppraisalError("no").to_json())
 
 
 def test_debug_shows_the_trace(confide: Any, failing: Any) -> None:

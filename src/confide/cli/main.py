@@ -6,6 +6,7 @@ Commands are imported when they are called, so that ``confide --help`` needs not
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
 import traceback
@@ -98,17 +99,22 @@ def _run(words: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains when it flushes at exit
         return _PIPE_CLOSED_STATUS
     except Exception as error:  # noqa: BLE001  # the outermost edge of the process
-        return _bug(error, debug=debug)
+        return _bug(error, as_json=as_json, debug=debug)
     return status if isinstance(status, int) else 0
 
 
-def _bug(error: Exception, *, debug: bool) -> int:
+def _bug(error: Exception, *, as_json: bool, debug: bool) -> int:
     # The message of a foreign exception may quote data or keys: name the type and the place, no more, unless asked.
     if debug:
         traceback.print_exception(error)
     place = traceback.extract_tb(error.__traceback__)[-1]
-    click.echo(f"error[internal]: {type(error).__name__} in {Path(place.filename).name}:{place.lineno}", err=True)
-    click.echo("  hint: this is a bug in Confide; run again with `confide --debug ...` and report the trace", err=True)
+    message = f"{type(error).__name__} in {Path(place.filename).name}:{place.lineno}"
+    hint = "this is a bug in Confide; run again with `confide --debug ...` and report the trace"
+    if as_json:
+        answer = {"code": "internal", "message": message, "hint": hint, "facts": {}, "exit_status": INTERNAL_ERROR_STATUS}
+        click.echo(json.dumps({"error": answer}, indent=2, sort_keys=True))
+    else:
+        click.echo(f"error[internal]: {message}\n  hint: {hint}", err=True)
     return INTERNAL_ERROR_STATUS
 
 

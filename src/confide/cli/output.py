@@ -117,7 +117,7 @@ def print_facts(value: Json) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str = "nothing to show") -> None:
-    """Print rows under headings; numbers to the right.  Not cut to the terminal when there is none."""
+    """Print rows under headings; numbers to the right.  What a terminal is too narrow for goes on in the next line: nothing is cut."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -126,10 +126,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
     if not lines:
         say(empty, err=True)
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold" if wants_colour(sys.stdout) else "none")
     for number, column in enumerate(columns):
         numeric = all(isinstance(line[number], int | float) for line in lines)
-        table.add_column(column, justify="right" if numeric else "left", no_wrap=True, overflow="fold")
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=number == 0, overflow="fold")
     for line in lines:
         table.add_row(*(Text(_cell(item)) for item in line))
     console = _console(sys.stdout)

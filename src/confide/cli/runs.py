@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,13 +45,20 @@ def _store(context: Context) -> RunStore:
 def ls(context: Context) -> None:
     """List all runs, newest first."""
     runs = [run.to_json() for run in _store(context).list()]
-    rows = [(r["run"], r["job"], r["status"], "yes" if r["simulated"] else "no", _time(r["started"]), _time(r["ended"])) for r in runs]
-    columns = ("run", "job", "status", "simulated", "started", "ended")
+    rows = [(r["run"], r["status"], "yes" if r["simulated"] else "no", _minute(r["started"]), _took(r)) for r in runs]
+    columns = ("run", "status", "simulated", "started", "took")  # fits 80 columns; the run's id begins with the job's name
     context.answer({"runs": runs}, lambda: print_table(columns, rows, empty="no runs yet: try `confide demo`"))
 
 
-def _time(text: str | None) -> str:
-    return "" if not text else text[:19].replace("T", " ")
+def _minute(text: str) -> str:
+    return text[:16].replace("T", " ")
+
+
+def _took(run: Json) -> str:
+    try:
+        return f"{(datetime.fromisoformat(run['ended'] or '') - datetime.fromisoformat(run['started'])).total_seconds():.0f} s"
+    except (ValueError, TypeError):  # not ended, or somebody edited the run's files
+        return ""
 
 
 @command.command("show")
