@@ -63,7 +63,7 @@ def test_help_imports_nothing_heavy() -> None:
     """What keeps ``--help`` under 200 ms (``python -m benchmarks`` measures it; timings are not asserted)."""
     look = "import sys; from confide.cli.main import cli; cli(['--help'], standalone_mode=False); print(list(sys.modules), file=sys.stderr)"
     modules = subprocess.run([sys.executable, "-c", look], check=True, capture_output=True, text=True).stderr
-    for heavy in ("pyarrow", "pydantic", "rich", "cryptography", "dcap_qvl", "pyspark", "OpenSSL"):
+    for heavy in ("pyarrow", "pydantic", "rich", "cryptography", "dcap_qvl", "pyspark", "OpenSSL", "rfc8785"):
         assert f"'{heavy}'" not in modules
 
 

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from confide.canonical import Json
 from confide.errors import ConfideError
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.status import Status
 
+    from confide.canonical import Json
     from confide.config import Settings
 
 _PROCESS_BEGAN = time.monotonic()
