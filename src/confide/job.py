@@ -217,8 +217,6 @@ def _with_place(folder: Path, spec: Any, field: str) -> Json:
 def _read(path: Path) -> bytes:
     """The bytes of a file of code; one that is longer than code may be is not read to its end."""
     try:
-        if path.exists() and not path.is_file():
-            raise JobError(f"{path} is not a file", path=str(path))
         with path.open("rb") as file:
             return file.read(MAX_CODE_BYTES + 1)
     except OSError as cause:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pty
 import subprocess
@@ -17,7 +18,7 @@ from confide.cli import main as cli_main
 from confide.cli import output
 from confide.cli.main import COMMANDS, cli
 from confide.cli.output import Story, print_error, print_facts, print_table
-from confide.errors import AppraisalError, ConfideError, InterruptedRunError
+from confide.errors import AppraisalError, ConfideError, InterruptedRunError, UnavailableError
 
 _PROGRAM = [sys.executable, "-c", "from confide.cli.main import main; main()"]
 
@@ -156,6 +157,20 @@ def test_bug_names_type_and_place_but_not_the_message(confide: Any, failing: Any
     answer = confide("doctor", "--json").json["error"]
     assert answer["code"] == "internal"
     assert set(answer) == set(AppraisalError("no").to_json())
+
+
+def test_machine_that_refuses_is_no_bug(confide: Any, failing: Any) -> None:
+    failing(OSError(errno.ENOSPC, "No space left on device", "/somewhere"))
+    said = confide("doctor")
+    assert said.status == UnavailableError.exit_status
+    assert said.err.startswith("error[unavailable]: the system refused: No space left on device\n  path: /somewhere\n")
+
+
+def test_home_that_cannot_be_made_is_no_bug(confide: Any) -> None:
+    for words in (("demo",), ("keys", "init", "a", "--enrolment", "/dev/null"), ("attest", "measure", "--simulate")):
+        said = confide("--home", "/dev/null/home", *words)
+        assert said.status not in {0, cli_main.INTERNAL_ERROR_STATUS}
+        assert said.err.startswith("error[")
 
 
 def test_debug_shows_the_trace(confide: Any, failing: Any) -> None:

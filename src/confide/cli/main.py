@@ -17,7 +17,7 @@ import click
 
 from confide import __version__
 from confide.cli.output import Context, print_error
-from confide.errors import ConfideError, InterruptedRunError, UsageError
+from confide.errors import ConfideError, InterruptedRunError, UnavailableError, UsageError
 
 INTERNAL_ERROR_STATUS = 70
 """Exit status of a bug in Confide itself (sysexits.h: EX_SOFTWARE)."""
@@ -98,6 +98,11 @@ def _run(words: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains when it flushes at exit
         return _PIPE_CLOSED_STATUS
+    except OSError as error:  # a disk that is full, a folder that is not ours: the machine's state, no bug
+        if debug:
+            traceback.print_exc()
+        why = f"the system refused: {error.strerror or type(error).__name__}"
+        return print_error(UnavailableError(why, path=error.filename), as_json=as_json)
     except Exception as error:  # noqa: BLE001  # the outermost edge of the process
         return _bug(error, as_json=as_json, debug=debug)
     return status if isinstance(status, int) else 0

@@ -15,6 +15,7 @@ import socketserver
 import struct
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,8 @@ class LocalSocketClient:
                 self._socket.settimeout(self._timeout_s)
                 self._socket.connect(str(self._path))
                 self._reader = self._socket.makefile("rb")
-            self._socket.sendall(request)
+            with suppress(BrokenPipeError, ConnectionResetError):  # who refuses us has answered and closed: the answer says why
+                self._socket.sendall(request)
             line = self._reader.readline(MAX_LINE + 1)
         except OSError as cause:
             raise ChannelError("the node's agent does not answer on its socket", path=str(self._path)) from cause

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.machine import require_root
 
 from confide.canonical import Json
 from confide.errors import ChannelError, CredentialError, GrantError, ProtocolError, UnavailableError
@@ -102,6 +104,34 @@ def test_process_outside_the_node_is_refused(short_folder: Path) -> None:
         server.close()
         sleeper.kill()
         sleeper.wait()
+
+
+def test_refusal_is_heard_though_the_server_has_closed(short_folder: Path) -> None:
+    """The answer of a server that refuses whoever connects may be there, and the connection closed, before anything was asked."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(short_folder / "agent.sock"))
+        listener.listen()
+        client = LocalSocketClient(short_folder / "agent.sock", timeout_s=5)
+        client._socket = socket.socket(socket.AF_UNIX)
+        client._socket.connect(listener.getsockname())
+        client._reader = client._socket.makefile("rb")
+        peer, _ = listener.accept()
+        peer.sendall(json.dumps({"ok": False, "error": CredentialError("not of this node").to_json()}).encode() + b"\n")
+        peer.close()
+        with pytest.raises(CredentialError, match="not of this node"):
+            client.call("echo", text="x")
+
+
+def test_another_user_is_refused_even_in_a_child_that_may_open_the_socket(server: LocalSocketServer) -> None:
+    """A descendant of the agent, so that only the user's id is in its way, at a socket that everybody may open."""
+    require_root("starting a process of another user")
+    server.path.parent.chmod(0o711)
+    server.path.chmod(0o666)
+    ask = "import socket,sys;s=socket.socket(socket.AF_UNIX);s.connect(sys.argv[1]);print(s.makefile().readline())"
+    python = shutil.which("python3", path="/usr/local/bin:/usr/bin")
+    assert python is not None
+    said = subprocess.run([python, "-c", ask, str(server.path)], user=65534, capture_output=True, text=True, check=True, timeout=20).stdout
+    assert json.loads(said)["error"]["message"] == "the peer runs as another user"
 
 
 def test_grandchild_is_served(server: LocalSocketServer) -> None:
