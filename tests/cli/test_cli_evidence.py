@@ -186,6 +186,12 @@ def test_file_that_is_no_evidence_is_refused_clearly(confide: Any, tmp_path: Pat
         assert "internal" not in said.err
 
 
+def test_device_that_never_ends_is_no_evidence(confide: Any) -> None:
+    said = confide("attest", "verify", "/dev/zero")
+    assert said.status == 2
+    assert "too large to be evidence" in said.err
+
+
 def test_options_that_make_no_sense_are_refused(confide: Any) -> None:
     assert confide("attest", "show", QUOTE, "--node", "driver").status == 2
     assert confide("attest", "verify", QUOTE, "--collateral", COLLATERAL, "--at", "yesterday").status == 2

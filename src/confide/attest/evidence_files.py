@@ -29,11 +29,12 @@ def read_file(path: Path) -> bytes:
         UsageError: it cannot be read, or is too large to be evidence.
     """
     try:
-        if path.stat().st_size > _MAX_FILE:
-            raise UsageError("the file is too large to be evidence", path=str(path), limit=_MAX_FILE)
-        data = path.read_bytes()
+        with path.open("rb") as file:  # a device has no size to ask for first
+            data = file.read(_MAX_FILE + 1)
     except OSError as cause:
         raise UsageError(f"cannot read {path}: {cause.strerror}", path=str(path)) from cause
+    if len(data) > _MAX_FILE:
+        raise UsageError("the file is too large to be evidence", path=str(path), limit=_MAX_FILE)
     return _decoded(data)
 
 

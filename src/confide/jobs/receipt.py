@@ -32,7 +32,7 @@ from confide.canonical import Json, digest_of, from_b64url, parse_object, sha384
 from confide.config import Settings
 from confide.crypto.sign import PublicKey, dsse_verify, unverified_payload
 from confide.data.manifest import Manifest, verify_manifest
-from confide.errors import AppraisalError, AttestationError, CollateralError, ConfideError, ManifestError, ReceiptError
+from confide.errors import AppraisalError, AttestationError, CollateralError, ConfideError, ManifestError, ParseError, ReceiptError
 from confide.ids import Role
 from confide.jobs.statement import PAYLOAD_TYPE, DatasetEntry, NodeEntry, ReceiptBundle, RefusedEntry, Statement
 from confide.keys.audit import AuditHead
@@ -40,6 +40,8 @@ from confide.keys.grants import GrantRef
 from confide.keys.owners import JOB_PREFIX
 from confide.node.record import EvidenceRecord
 
+MAX_FILE_BYTES = 96 * 1024 * 1024
+"""Cap on one file of a receipt's folder: a manifest may have 64 MiB, and more in base64."""
 _EPOCH_NUMBERS = {"tcb_eval": "TCB evaluation", "crl_number": "revocation list"}
 """What the vendors number their collateral by: Intel and AMD."""
 
@@ -131,15 +133,25 @@ def load_bundle(source: Path) -> ReceiptBundle:
     """
     folder = source if source.is_dir() else source.parent
     receipt = source / "receipt.json" if source.is_dir() else source
+    tables = {
+        name: {path.stem: _object_in(path) for path in sorted((folder / name).glob("*.json"))}
+        for name in ("evidence", "refused", "collateral", "manifests")
+    }
+    return ReceiptBundle.from_json({"receipt": _object_in(receipt), **tables})
+
+
+def _object_in(path: Path) -> Json:
+    """The JSON object in a file of somebody else's folder, where a link may lead to a device that never ends."""
     try:
-        tables = {name: _json_files(folder / name) for name in ("evidence", "refused", "collateral", "manifests")}
-        return ReceiptBundle.from_json({"receipt": parse_object(receipt.read_bytes()), **tables})
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
+            raise ReceiptError(f"{path} is too large for a file of a receipt", path=str(path), limit=MAX_FILE_BYTES)
+        return parse_object(data)
     except OSError as cause:
-        raise ReceiptError(f"cannot read {receipt}: {cause.strerror}", path=str(receipt)) from cause
-
-
-def _json_files(folder: Path) -> dict[str, Json]:
-    return {path.stem: parse_object(path.read_bytes()) for path in sorted(folder.glob("*.json"))}
+        raise ReceiptError(f"cannot read {path}: {cause.strerror}", path=str(path)) from cause
+    except ParseError as cause:
+        raise ReceiptError(f"{path} is not a JSON object", path=str(path)) from cause
 
 
 @dataclass(slots=True)

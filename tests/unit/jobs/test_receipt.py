@@ -381,3 +381,18 @@ def test_a_bundle_survives_the_channel(run: Run) -> None:
 def test_no_receipt_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ReceiptError):
         load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["receipt.json", "evidence/driver.json"])
+@pytest.mark.parametrize("content", [None, b"{", b"[]"])
+def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path, name: str, content: bytes | None) -> None:
+    """It may be somebody else's, where a link leads to a device that never ends (``None``)."""
+    (tmp_path / "evidence").mkdir()
+    for file in ("receipt.json", name):
+        (tmp_path / file).unlink(missing_ok=True)
+        (tmp_path / file).write_bytes(content or b"{}")
+    if content is None:
+        (tmp_path / name).unlink()
+        (tmp_path / name).symlink_to("/dev/zero")
+    with pytest.raises(ReceiptError, match="not a JSON object" if content else "too large"):
+        load_bundle(tmp_path)
