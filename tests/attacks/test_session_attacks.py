@@ -421,6 +421,10 @@ def test_debug_quote_is_refused(world: World, linked: Connect) -> None:
     assert refused.value.facts["check"] == "debug"
 
 
+def test_debug_quote_passes_only_a_policy_that_allows_it(world: World, linked: Connect) -> None:
+    assert show(world, linked, Fault.DEBUG, {"allow": ["simulated", "debug"]}).result.claims.debug
+
+
 def test_out_of_date_tcb_is_refused(world: World, linked: Connect) -> None:
     with pytest.raises(AppraisalError) as refused:
         show(world, linked, Fault.OUT_OF_DATE)
