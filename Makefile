@@ -14,13 +14,18 @@ JAVA_SOURCES := $(shell find java -type f)
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-setup: $(VENV)/.ready $(JAR) $(ARCHIVE) ## virtual environment from the lock, Java 17, the Spark jar, its class-data archive
+setup: $(VENV)/.ready $(VENV)/.ovmf $(JAR) $(ARCHIVE) ## virtual environment from the lock, Java 17, the Spark jar, its class-data archive
 
 $(VENV)/.ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+# A firmware image that real guests boot from, for the tests of measurements before launch.
+$(VENV)/.ovmf: $(VENV)/.ready scripts/install_ovmf.sh
+	scripts/install_ovmf.sh
 	touch $@
 
 jar: $(JAR) ## the small Java part, compiled against the Spark jars that pip installed

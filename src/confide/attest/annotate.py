@@ -1,4 +1,7 @@
-"""Any quote, report or certificate, field by field: name, offset, value and what it means.  Shows what is claimed; verifies nothing."""
+"""Any quote, report, certificate or enclave signature, field by field: name, offset, value and what it means.
+
+Shows what is claimed; verifies nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from confide.attest import amd_certs, certs
+from confide.attest.launch.sigstruct import HEADER, SIGSTRUCT_BYTES, Sigstruct
 from confide.attest.quote import (
     HEADER_BYTES,
     SGX_BODY_BYTES,
@@ -59,7 +63,7 @@ class Annotated:
 
 
 def annotate(data: bytes) -> Annotated:
-    """Read a quote (SGX v3, TDX v4 and v5), an SEV-SNP report, or certificates (DER, or a PEM chain).
+    """Read a quote (SGX v3, TDX v4 and v5), an SEV-SNP report, certificates (DER, or a PEM chain), or an enclave's SIGSTRUCT.
 
     Raises:
         ParseError: it is none of these.
@@ -72,6 +76,8 @@ def annotate(data: bytes) -> Annotated:
     if len(data) == REPORT_BYTES:
         report = Report.parse(data)
         return Annotated(f"AMD SEV-SNP report, version {report.version}", tuple(_walk(data, 0, _snp(report.version))))
+    if len(data) == SIGSTRUCT_BYTES and data.startswith(HEADER):
+        return Annotated("Intel SGX SIGSTRUCT", tuple(_sigstruct(Sigstruct.parse(data), data)))
     return _quote(without_padding(data))
 
 
@@ -141,6 +147,41 @@ _TD15: Final[_Layout] = (
     ("TEE_TCB_SVN_2", 16, "security versions now; TEE_TCB_SVN has those of the launch"),
     ("MRSERVICETD", 48, "service TD bound to this one; zeros: none"),
 )
+
+
+_SIGSTRUCT: Final[_Layout] = (
+    ("HEADER", 16, ""),
+    ("VENDOR", 4, lambda data: "Intel" if any(data) else "not Intel"),
+    ("DATE", 4, "of the signature, as its signer wrote it"),
+    ("HEADER2", 16, ""),
+    ("SWDEFINED", 4, ""),
+    ("reserved", 84, ""),
+    ("MODULUS", 384, "of the signer's key; its SHA-256 is MRSIGNER"),
+    ("EXPONENT", 4, _number),
+    ("SIGNATURE", 384, "over what is before the modulus, and from MISCSELECT to ISVSVN"),
+    ("MISCSELECT", 4, "what an exception tells the enclave"),
+    ("MISCMASK", 4, "bits of MISCSELECT that have to be so"),
+    ("CET_ATTRIBUTES", 1, ""),
+    ("CET_ATTRIBUTES_MASK", 1, ""),
+    ("reserved", 2, ""),
+    ("ISVFAMILYID", 16, ""),
+    ("ATTRIBUTES", 16, _SGX_FLAGS),
+    ("ATTRIBUTEMASK", 16, "bits of ATTRIBUTES that have to be so"),
+    ("ENCLAVEHASH", 32, "the measurement: MRENCLAVE"),
+    ("reserved", 16, ""),
+    ("ISVEXTPRODID", 16, ""),
+    ("ISVPRODID", 2, _number),
+    ("ISVSVN", 2, _number),
+    ("reserved", 12, ""),
+    ("Q1", 384, "speeds up the check of the signature"),
+    ("Q2", 384, "speeds up the check of the signature"),
+)
+
+
+def _sigstruct(parsed: Sigstruct, raw: bytes) -> Iterator[Field]:
+    yield from _walk(raw, 0, _SIGSTRUCT)
+    yield Field("MRSIGNER", None, parsed.mr_signer.hex(), "who signed, as quotes name it")
+    yield Field("debug", None, parsed.debug, "whether it may be started so that it can be read from outside")
 
 
 def _quote(raw: bytes) -> Annotated:

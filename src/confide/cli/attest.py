@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from confide.cli.collateral import command as collateral
+from confide.cli.measure import command as measure
 from confide.cli.output import Context, answers, print_facts, print_table, say, short
 from confide.errors import AppraisalError, UsageError
 
@@ -34,6 +34,7 @@ def command() -> None:
 
 
 command.add_command(collateral)
+command.add_command(measure)
 
 
 @command.command("show")
@@ -48,8 +49,8 @@ def show(context: Context, run: str, node: str | None, policy_file: Path | None)
     RUN is a run's id (or the beginning of it) or a run's folder.  Evidence is judged as of the time in its record, with the collateral
     that was kept then.
 
-    FILE is any quote, report or certificate: each field is shown with its offset, value and meaning, and nothing is verified
-    (`confide attest verify` does that).
+    FILE is any quote, report, certificate or SIGSTRUCT: each field is shown with its offset, value and meaning, and nothing is verified
+    (`confide attest verify` does that; `confide attest measure sgx` for a SIGSTRUCT).
     """
     file = Path(run)
     if file.is_file() and file.name != "receipt.json":
@@ -253,43 +254,3 @@ def _explain(bundle: ReceiptBundle, roots: TrustRoots, policy: Policy) -> list[N
         verified = verifier.verify(record.evidence, record.at)
         shown.append(NodeShown(node, record, verified.claims, policy.explain(verified, role=record.role, now=record.at)))
     return shown
-
-
-@command.command("measure")
-@click.option("--simulate", is_flag=True, required=True, help="Needed: only simulated nodes can be measured from outside.")
-@click.option("--policy-out", type=click.Path(path_type=Path, dir_okay=False), help="Also write a policy that accepts exactly these nodes.")
-@answers
-def measure(context: Context, policy_out: Path | None, *, simulate: bool) -> None:
-    """Print what simulated nodes of this installation measure, for use in a policy.
-
-    The measurement covers interpreter, standard library, installed packages and Confide itself: one changed line changes it.
-    """
-    del simulate  # required on the command line, so that nobody takes this for a real measurement
-    from confide.jobs.local.simulation import SimulatedTee
-
-    values = SimulatedTee.at(context.settings.simulation_dir).reference_values()
-    if policy_out is not None:
-        _write_policy(policy_out, values)
-
-    def text() -> None:
-        print_facts({tee: ", ".join(digests) for tee, digests in values.items()})
-        if policy_out is not None:
-            say(f"policy written: {policy_out}", err=True)
-
-    context.answer({"simulated": True, "measurements": values}, text)
-
-
-def _write_policy(path: Path, measurements: dict[str, list[str]]) -> None:
-    lines = [
-        "# Accepts simulated nodes of one installation.  They protect nothing.",
-        'name = "simulated"',
-        'allow = ["simulated"]',
-        "",
-        "[measurements]",
-        *(f"{tee} = {json.dumps(digests)}" for tee, digests in measurements.items()),
-    ]
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
-    except OSError as cause:
-        raise UsageError(f"cannot write {path}: {cause.strerror}", path=str(path)) from cause

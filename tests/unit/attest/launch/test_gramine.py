@@ -1,0 +1,166 @@
+"""A Gramine enclave's measurement, held against a second computation: a picture of its memory, then read from top to bottom."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.gramine import MANIFEST, PAGE, RW, RX, SEGMENTS, R, libpal
+
+from confide.attest.launch.elf import SharedObject
+from confide.attest.launch.gramine import Manifest, from_files, measure
+from confide.errors import ParseError, UsageError
+
+THREADS, SIZE, MANIFEST_PAGES, PAL_PAGES = 2, 2 << 20, 1, 5
+
+
+def picture(manifest_text: str = MANIFEST) -> list[tuple[int, int, bytes | None]]:
+    """Every page of an enclave of two threads and 2 MiB, with SEGMENTS, in the order in which it is added.
+
+    Address, SECINFO flags, and contents if they are measured.
+    """
+    text, elf = manifest_text.encode() + b"\0", libpal()
+    manifest = SIZE - PAGE
+    ssa = manifest - THREADS * 8 * PAGE
+    tcs = ssa - THREADS * PAGE
+    tls = tcs - THREADS * PAGE
+    stacks = [tls - (thread + 1) * 64 * PAGE for thread in range(THREADS)]
+    signals = [stacks[-1] - (thread + 1) * 16 * PAGE for thread in range(THREADS)]
+    pal = signals[-1] - PAL_PAGES * PAGE
+    pages: list[tuple[int, int, bytes | None]] = [(manifest, 0x201, text.ljust(PAGE, b"\0"))]
+    pages += [(ssa + at * PAGE, 0x203, bytes(PAGE)) for at in range(THREADS * 8)]
+    for thread in range(THREADS):
+        page = struct.pack("<QQQIIQQQQII", 0, 0, ssa + thread * 8 * PAGE, 0, 2, pal + 0x1010, 0, 0, tls + thread * PAGE, 0xFFF, 0xFFF)
+        pages.append((tcs + thread * PAGE, 0x100, page.ljust(PAGE, b"\0")))
+    for thread in range(THREADS):
+        own = ssa + thread * 8 * PAGE
+        words = [tls + thread * PAGE, 0xBADBADBADBAD, *[0] * 32]  # the thread, its canary, 256 bytes for the library OS
+        words += [SIZE, tcs + thread * PAGE, stacks[thread] + 64 * PAGE, 0, signals[thread], signals[thread] + 16 * PAGE]
+        words += [0, own, own + 4 * PAGE - 184, *[0] * 9, len(text), 0x10000, pal]
+        pages.append((tls + thread * PAGE, 0x203, struct.pack(f"<{len(words)}Q", *words).ljust(PAGE, b"\0")))
+    for start, count in [*((stack, 64) for stack in stacks), *((stack, 16) for stack in signals)]:
+        pages += [(start + at * PAGE, 0x203, bytes(PAGE)) for at in range(count)]
+    memory = bytearray(PAL_PAGES * PAGE)
+    for offset, address, size, _, _ in SEGMENTS:
+        memory[address : address + size] = elf[offset : offset + size]
+    for page, flags in ((0, 0x201), (1, 0x205), (2, 0x205), (3, 0x203), (4, 0x203)):
+        pages.append((pal + page * PAGE, flags, bytes(memory[page * PAGE :][:PAGE])))
+    return pages + [(at, 0x207, None) for at in range(0x10000, pal, PAGE)]
+
+
+def by_the_picture(pages: list[tuple[int, int, bytes | None]]) -> str:
+    digest = hashlib.sha256(b"ECREATE\0" + struct.pack("<IQ", 4, SIZE) + bytes(44))
+    for address, flags, content in pages:
+        digest.update(b"EADD".ljust(8, b"\0") + struct.pack("<QQ", address, flags) + bytes(40))
+        for at in range(0, PAGE, 256) if content is not None else ():
+            digest.update(b"EEXTEND\0" + struct.pack("<Q", address + at) + bytes(48) + (content or b"")[at : at + 256])
+    return digest.hexdigest()
+
+
+def of(manifest: str = MANIFEST, pal: bytes | None = None) -> str:
+    measured = measure(Manifest.parse(manifest.encode()), SharedObject.parse(libpal() if pal is None else pal))
+    return measured.mr_enclave.hex()
+
+
+def test_every_page_is_added_in_gramines_order() -> None:
+    assert of() == by_the_picture(picture())
+
+
+def test_with_edmm_the_heap_is_not_added() -> None:
+    manifest = MANIFEST + "sgx.edmm_enable = true\n"
+    assert of(manifest) == by_the_picture([page for page in picture(manifest) if page[2] is not None])
+
+
+def test_values_are_of_the_manifest_and_name_no_signer(tmp_path: Path) -> None:
+    (tmp_path / "m").write_text(MANIFEST)
+    (tmp_path / "l").write_bytes(libpal())
+    assert from_files(tmp_path / "m", tmp_path / "l").to_json() == {"tee": "sgx", "mrenclave": of(), "isv_prod_id": 5, "isv_svn": 9}
+    with pytest.raises(UsageError, match="cannot read"):
+        from_files(tmp_path / "m", tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("python3", "python4"), ('sha256 = "00"', 'sha256 = "01"'), ('"2M"', '"4M"'), ("max_threads = 2", "max_threads = 1"),
+        ("error", "debug"),
+    ],
+)  # fmt: skip
+def test_whatever_the_manifest_says_changes_it(old: str, new: str) -> None:
+    assert of(MANIFEST.replace(old, new)) != of()
+
+
+@settings(max_examples=60, deadline=None)
+@given(at=st.sampled_from([*range(0x120, 0x300), *range(0x1000, 0x2200), *range(0x2E00, 0x3100)]))
+def test_any_loaded_byte_of_the_library_changes_it(at: int) -> None:
+    raw = bytearray(libpal())
+    raw[at] ^= 1
+    assert of(pal=bytes(raw)) != ORIGINAL
+
+
+def test_bytes_that_are_not_loaded_do_not_change_it() -> None:
+    raw = bytearray(libpal())
+    raw[0x800] ^= 1
+    raw[0x2D00] ^= 1
+    assert of(pal=bytes(raw)) == ORIGINAL
+
+
+ORIGINAL = of()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"2M"', '"3M"', "power of two"), ('"2M"', "2097152", "no size"), ('"2M"', '"2T"', "no size"), ('"2M"', '"512K"', "too small"),
+        ("max_threads = 2", "max_threads = 0", "at least one"), ("max_threads = 2", "max_threads = true", "max_threads"),
+        ("max_threads = 2", "thread_num = 2", "before 1.4"), ("isvsvn = 9", "isvsvn = 70000", "isvsvn"),
+        ("isvsvn = 9", "edmm_enable = 1", "edmm_enable"),
+        ("isvsvn = 9", "experimental_enable_aex_notify = true", "AEX-Notify"), ("isvsvn = 9", "isvsvn = ", "not TOML"),
+        ("max_threads = 2", "max_threads = 5000", "max_threads"),
+    ],
+)  # fmt: skip
+def test_manifest_that_asks_for_what_is_not_known_is_refused(old: str, new: str, said: str) -> None:
+    with pytest.raises(ParseError, match=said):
+        of(MANIFEST.replace(old, new))
+
+
+def test_manifest_that_is_no_text_or_not_for_sgx_is_refused() -> None:
+    for raw in (b"\xff", b"sgx = 1", b"# \0"):
+        with pytest.raises(ParseError):
+            Manifest.parse(raw)
+
+
+def test_defaults_are_gramines() -> None:
+    found, edmm = Manifest.parse(b""), Manifest.parse(b"sgx.edmm_enable = true")
+    assert (found.enclave_size, found.max_threads, found.edmm, found.isv_prod_id, found.isv_svn) == (256 << 20, 4, False, 0, 0)
+    assert (edmm.enclave_size, edmm.edmm) == (1 << 40, True)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        lambda: b"", lambda: libpal()[:63], lambda: b"\x7fELG" + libpal()[4:], lambda: libpal(kind=2), lambda: libpal(machine=183),
+        lambda: libpal([]),
+        lambda: libpal()[:100], lambda: libpal()[:0x2F00], lambda: libpal(entry=0x3E00), lambda: libpal(entry=0x9000),
+        lambda: libpal([(0, 0x1000, 0x300, 0x300, RX)], entry=0x1010), lambda: libpal([(0, 0, 0x300, 0x200, RX)], entry=0x10),
+        lambda: libpal([(0, 0, 0, 0, RX)]), lambda: libpal([(0x10, 0, 0x300, 0x300, RX)]), lambda: libpal([SEGMENTS[1], SEGMENTS[0]]),
+        lambda: libpal([(0, 0, 0x1800, 0x1800, RX), (0x1900, 0x1900, 0x10, 0x10, RW)], entry=0x10),
+        lambda: libpal([(0, 0, 0x10, 1 << 40, RX)], entry=0),
+        lambda: libpal([(0, 0, 0x300, 0x300, R)], entry=0x10),
+    ],
+    ids=[
+        "empty", "cut header", "magic", "not relocatable", "other machine", "no segments", "cut program headers", "cut segment",
+        "entry in data",
+        "entry nowhere", "does not begin at 0", "more file than memory", "no memory", "not mappable", "out of order", "one page twice",
+        "too large",
+        "no code",
+    ],
+)  # fmt: skip
+def test_library_that_cannot_be_loaded_is_refused(raw: Callable[[], bytes]) -> None:
+    with pytest.raises(ParseError):
+        SharedObject.parse(raw())
