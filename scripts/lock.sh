@@ -6,7 +6,7 @@ tools=$(mktemp -d)
 trap 'rm -rf "$tools"' EXIT
 "${PYTHON:-python3.11}" -m venv "$tools/venv"
 "$tools/venv/bin/pip" install --quiet pip-tools
-"$tools/venv/bin/pip-compile" --quiet --extra spark --extra demo --extra dev --generate-hashes --allow-unsafe --strip-extras \
+"$tools/venv/bin/pip-compile" --quiet --extra spark --extra demo --extra measure --extra dev --generate-hashes --allow-unsafe --strip-extras \
     --no-emit-index-url --no-emit-find-links --no-header --output-file requirements.lock pyproject.toml
 {
     echo "# Every package that \`make setup\` installs, pinned by version and by the hashes of its release files."

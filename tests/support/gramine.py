@@ -15,7 +15,7 @@ sgx.enclave_size = "2M"
 sgx.max_threads = 2
 sgx.isvprodid = 5
 sgx.isvsvn = 9
-sgx.trusted_files = [{ uri = "file:/usr/bin/python3", sha256 = "00" }]
+sgx.trusted_files = [{ uri = "file:/usr/bin/python3", sha256 = "0000000000000000000000000000000000000000000000000000000000000000" }]
 """
 
 

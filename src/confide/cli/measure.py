@@ -25,7 +25,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 @answers
 @click.pass_context
 def command(ctx: click.Context, context: Context, policy_out: Path | None, *, simulate: bool) -> None:
-    """Print reference values for a policy: what nodes will measure, from the build that they are started from.
+    """Print reference values, from a build or of simulated nodes.
 
     With --simulate: what simulated nodes of this installation measure.  That covers interpreter, standard library, installed packages and
     Confide itself: one changed line changes it.
@@ -122,8 +122,10 @@ def _tdx_values(image: Path | None, page_order: str, event_log: Path | None) -> 
 @click.argument("sigstruct", type=_FILE, required=False)
 @click.option("--manifest", type=_FILE, help="Gramine: the enclave's .manifest.sgx.")
 @click.option("--libpal", type=_FILE, help="Gramine: its libpal.so for SGX.")
+@click.option("--files", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="FOLDER",
+              help="Gramine: also compare the manifest's trusted files with those below FOLDER.")  # fmt: skip
 @answers
-def sgx(context: Context, sigstruct: Path | None, manifest: Path | None, libpal: Path | None) -> None:
+def sgx(context: Context, sigstruct: Path | None, manifest: Path | None, libpal: Path | None, files: Path | None) -> None:
     """Print what an SGX enclave will prove.
 
     It is read from the enclave's signature, computed from what Gramine loads, or both.
@@ -139,7 +141,9 @@ def sgx(context: Context, sigstruct: Path | None, manifest: Path | None, libpal:
         raise UsageError("--manifest and --libpal are given together: both are loaded into the enclave")
     if sigstruct is None and manifest is None:
         raise UsageError("there is nothing to measure", hint="name the SIGSTRUCT, or --manifest and --libpal")
-    built = from_files(manifest, libpal) if manifest is not None and libpal is not None else None
+    if files is not None and manifest is None:
+        raise UsageError("--files compares what a manifest lists", hint="name --manifest and --libpal too")
+    built = from_files(manifest, libpal, files) if manifest is not None and libpal is not None else None
     if sigstruct is None:
         if built is not None:
             context.answer(built.to_json())

@@ -3,11 +3,13 @@
 Rules: Gramine's public documentation and what its signer measures, for releases from 1.4 (the first with ``sgx.max_threads``).  The
 layout is Gramine's own and no standard: a release can change it, so a value that a signature says too (``sigstruct``) is worth more.
 
-Not checked: that the manifest says anything sensible, or that the trusted files whose digests it holds are those of a build.
+Not checked: that the manifest says anything sensible.  The digests of trusted files in it are part of what is measured; that they are
+those of a build, :func:`check_trusted_files` says.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import struct
 import tomllib
@@ -18,7 +20,7 @@ from confide.attest.launch.elf import PF_R, PF_W, PF_X, SharedObject
 from confide.attest.launch.files import read_capped
 from confide.attest.launch.sgx import PAGE, EnclaveMeasurement, PageFlags
 from confide.attest.launch.values import SgxValues
-from confide.errors import ParseError
+from confide.errors import AppraisalError, ParseError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +39,8 @@ STACK_CANARY = 0xBADBADBADBAD
 GPR_BYTES = 184
 """SDM volume 3D, "GPRSGX region": at the end of each SSA frame."""
 SEGMENT_LIMIT = PAGE - 1
+_FILE_URI = re.compile(r"file:(.+)", re.DOTALL)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _SIZE = re.compile(r"(0x[0-9a-fA-F]+|[0-9]+)([KMG]?)")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _DEFAULT_SIZE, _DEFAULT_SIZE_EDMM, _DEFAULT_THREADS = "256M", "1024G", 4
@@ -56,6 +60,8 @@ class Manifest:
     edmm: bool
     isv_prod_id: int
     isv_svn: int
+    trusted_files: tuple[tuple[str, str], ...]
+    """Paths and the SHA-256 that each file has to have when it is opened."""
 
     @classmethod
     def parse(cls, raw: bytes) -> Self:
@@ -81,7 +87,8 @@ class Manifest:
         threads = _number(sgx, "max_threads", _DEFAULT_THREADS, MAX_THREADS)
         if not threads:
             raise ParseError("an enclave has at least one thread")
-        return cls(raw, size, threads, edmm, _number(sgx, "isvprodid", 0, 0xFFFF), _number(sgx, "isvsvn", 0, 0xFFFF))
+        product, svn = _number(sgx, "isvprodid", 0, 0xFFFF), _number(sgx, "isvsvn", 0, 0xFFFF)
+        return cls(raw, size, threads, edmm, product, svn, _trusted_files(sgx.get("trusted_files", [])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,15 +125,41 @@ class _Layout:
         )
 
 
-def from_files(manifest: Path, libpal: Path) -> SgxValues:
+def from_files(manifest: Path, libpal: Path, root: Path | None = None) -> SgxValues:
     """What an enclave of these two files will prove; its signer is not known from them.
+
+    With ``root`` the trusted files are compared too, see :func:`check_trusted_files`.
 
     Raises:
         UsageError: a file cannot be read.
         ParseError: a file is not what it should be.
+        AppraisalError: a trusted file is another.
     """
     parsed = Manifest.parse(read_capped(manifest, MAX_MANIFEST_BYTES))
+    if root is not None:
+        check_trusted_files(parsed, root)
     return measure(parsed, SharedObject.parse(read_capped(libpal, MAX_LIBPAL_BYTES)))
+
+
+def check_trusted_files(manifest: Manifest, root: Path) -> None:
+    """Compare every trusted file below ``root`` with its digest in the manifest.  Relative paths begin at ``root`` too.
+
+    Raises:
+        UsageError: a file cannot be read, or a link leads out of ``root``.
+        AppraisalError: a file is another.
+    """
+    inside = root.resolve()
+    for path, expected in manifest.trusted_files:
+        place = (root / path.lstrip("/")).resolve()
+        if not place.is_relative_to(inside):
+            raise UsageError("a trusted file is outside of the folder", path=path, root=str(root))
+        try:
+            with place.open("rb") as file:
+                got = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as cause:
+            raise UsageError(f"cannot read {place}: {cause.strerror}", path=path) from cause
+        if got != expected:
+            raise AppraisalError(f"a trusted file is not the one of the manifest: {path}", check="sha256", expected=expected, got=got)
 
 
 def measure(manifest: Manifest, pal: SharedObject) -> SgxValues:
@@ -201,6 +234,21 @@ def _tls(layout: _Layout, manifest: Manifest, thread: int) -> bytes:
     for at, value in fields.items():
         struct.pack_into("<Q", page, at, value)
     return bytes(page)
+
+
+def _trusted_files(rows: object) -> tuple[tuple[str, str], ...]:
+    if not isinstance(rows, list):
+        raise ParseError("sgx.trusted_files is not a list")
+    found: dict[str, str] = {}
+    for row in rows:
+        uri, digest = (row.get("uri"), row.get("sha256")) if isinstance(row, dict) else (row, None)
+        name = _FILE_URI.fullmatch(uri) if isinstance(uri, str) else None
+        if name is None or name[1] in found:
+            raise ParseError("a trusted file is not a file, or is listed twice", uri=str(uri))
+        if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+            raise ParseError("a trusted file has no SHA-256", uri=str(uri), hint="name the .manifest.sgx that gramine-sgx-sign wrote")
+        found[name[1]] = digest
+    return tuple(found.items())
 
 
 def _size(text: object) -> int:

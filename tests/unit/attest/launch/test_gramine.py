@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from support.gramine import MANIFEST, PAGE, RW, RX, SEGMENTS, R, libpal
 
 from confide.attest.launch.elf import SharedObject
-from confide.attest.launch.gramine import Manifest, from_files, measure
-from confide.errors import ParseError, UsageError
+from confide.attest.launch.gramine import Manifest, check_trusted_files, from_files, measure
+from confide.errors import AppraisalError, ParseError, UsageError
 
 THREADS, SIZE, MANIFEST_PAGES, PAL_PAGES = 2, 2 << 20, 1, 5
 
@@ -87,7 +87,7 @@ def test_values_are_of_the_manifest_and_name_no_signer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("python3", "python4"), ('sha256 = "00"', 'sha256 = "01"'), ('"2M"', '"4M"'), ("max_threads = 2", "max_threads = 1"),
+        ("python3", "python4"), ('sha256 = "00', 'sha256 = "01'), ('"2M"', '"4M"'), ("max_threads = 2", "max_threads = 1"),
         ("error", "debug"),
     ],
 )  # fmt: skip
@@ -133,6 +133,38 @@ def test_manifest_that_is_no_text_or_not_for_sgx_is_refused() -> None:
     for raw in (b"\xff", b"sgx = 1", b"# \0"):
         with pytest.raises(ParseError):
             Manifest.parse(raw)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        '["file:/usr/bin/python3"]', '[{ uri = "file:/a", sha256 = "00" }]', '[{ uri = "file:/a" }]', "7", "[7]",
+        f'[{{ uri = "dev:tty", sha256 = "{"0" * 64}" }}]', f'[{{ uri = "file:", sha256 = "{"0" * 64}" }}]',
+        f'[{{ uri = "file:a", sha256 = "{"0" * 64}" }}, {{ uri = "file:a", sha256 = "{"1" * 64}" }}]',
+    ],
+)  # fmt: skip
+def test_manifest_that_does_not_pin_its_files_is_refused(rows: str) -> None:
+    with pytest.raises(ParseError, match="trusted"):
+        Manifest.parse(f"sgx.trusted_files = {rows}".encode())
+
+
+def test_trusted_file_that_was_changed_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "usr").mkdir()
+    (tmp_path / "usr" / "app").write_bytes(b"app")
+    (tmp_path / "near").write_bytes(b"near")
+    rows = [("/usr/app", b"app"), ("near", b"near")]
+    listed = ", ".join(f'{{ uri = "file:{path}", sha256 = "{hashlib.sha256(data).hexdigest()}" }}' for path, data in rows)
+    manifest = Manifest.parse(f"sgx.trusted_files = [{listed}]".encode())
+    check_trusted_files(manifest, tmp_path)
+    (tmp_path / "usr" / "app").write_bytes(b"apq")
+    with pytest.raises(AppraisalError, match="/usr/app"):
+        check_trusted_files(manifest, tmp_path)
+    (tmp_path / "usr" / "app").unlink()
+    with pytest.raises(UsageError, match="cannot read"):
+        check_trusted_files(manifest, tmp_path)
+    (tmp_path / "usr" / "app").symlink_to("/etc/hostname")
+    with pytest.raises(UsageError, match="outside"):
+        check_trusted_files(manifest, tmp_path)
 
 
 def test_defaults_are_gramines() -> None:
