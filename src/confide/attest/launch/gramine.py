@@ -78,8 +78,9 @@ class Manifest:
             raise ParseError("the manifest is not one for SGX")
         if sgx.get("experimental_enable_aex_notify", False) is not False:
             raise ParseError("how an enclave with AEX-Notify is laid out is not known here")
-        if "thread_num" in sgx:
-            raise ParseError("sgx.thread_num is of Gramine before 1.4, whose layout is not known here", hint="name sgx.max_threads")
+        for old in ("thread_num", "nonpie_binary"):
+            if old in sgx:
+                raise ParseError(f"sgx.{old} is of Gramine before 1.4, whose layout is not known here")
         edmm = sgx.get("edmm_enable", False)
         if not isinstance(edmm, bool):
             raise ParseError("sgx.edmm_enable is not true or false")

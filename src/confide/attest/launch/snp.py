@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from confide.attest.launch.files import read_capped
-from confide.attest.launch.firmware import MAX_FIRMWARE_BYTES, SEV_ES_RESET_BLOCK, SEV_HASH_TABLE, SEV_KERNEL_HASHES, Firmware
+from confide.attest.launch.firmware import MAX_FIRMWARE_BYTES, PAGE, SEV_ES_RESET_BLOCK, SEV_HASH_TABLE, SEV_KERNEL_HASHES, Firmware
 from confide.attest.launch.values import SnpValues
 from confide.errors import ExtraMissingError, ParseError, UsageError
 
@@ -23,6 +23,8 @@ MAX_VCPUS = 4096
 """What KVM allows."""
 SNP_ACTIVE = 1
 """``SEV_FEATURES`` of a guest without further ones (AMD64 manual, volume 2, "SEV_FEATURES"): bit 0, SNP is on."""
+HASH_TABLE_BYTES = 176
+"""QEMU's ``PaddedSevHashTable``: three hashes with their GUIDs under one more, padded to 16 bytes."""
 
 
 class Host(StrEnum):
@@ -97,11 +99,13 @@ def _check_firmware(launch: Launch) -> None:
         raise ParseError("the firmware does not say where further processors start: it is not made for SEV-SNP")
     if launch.kernel is None:
         return
-    if not any(section.kind == SEV_KERNEL_HASHES for section in sections):
+    pages = [section.address for section in sections if section.kind == SEV_KERNEL_HASHES]
+    if not pages:
         raise ParseError(
             "the firmware does not measure a kernel that the host gives it",
             hint="only images built for that do (OvmfPkg/AmdSev); with others the guest's disk decides what boots",
         )
-    place = firmware.table.get(SEV_HASH_TABLE, b"")
-    if len(place) != 8 or not int.from_bytes(place[:4], "little"):
-        raise ParseError("the firmware does not say where the hashes of kernel, initrd and command line go")
+    entry = firmware.table.get(SEV_HASH_TABLE, b"")
+    place = int.from_bytes(entry[:4], "little")
+    if len(entry) != 8 or not any(page <= place <= page + PAGE - HASH_TABLE_BYTES for page in pages):
+        raise ParseError("the firmware does not say where in that page the hashes of kernel, initrd and command line go", got=place)

@@ -118,7 +118,8 @@ ORIGINAL = of()
     [
         ('"2M"', '"3M"', "power of two"), ('"2M"', "2097152", "no size"), ('"2M"', '"2T"', "no size"), ('"2M"', '"512K"', "too small"),
         ("max_threads = 2", "max_threads = 0", "at least one"), ("max_threads = 2", "max_threads = true", "max_threads"),
-        ("max_threads = 2", "thread_num = 2", "before 1.4"), ("isvsvn = 9", "isvsvn = 70000", "isvsvn"),
+        ("max_threads = 2", "thread_num = 2", "before 1.4"), ("isvsvn = 9", "nonpie_binary = true", "before 1.4"),
+        ("isvsvn = 9", "isvsvn = 70000", "isvsvn"),
         ("isvsvn = 9", "edmm_enable = 1", "edmm_enable"),
         ("isvsvn = 9", "experimental_enable_aex_notify = true", "AEX-Notify"), ("isvsvn = 9", "isvsvn = ", "not TOML"),
         ("max_threads = 2", "max_threads = 5000", "max_threads"),

@@ -158,12 +158,19 @@ def test_firmware_that_is_not_made_for_it_is_refused(launch: Launch, image: Imag
 
 
 @pytest.mark.parametrize(
-    "image", [for_snp(), replace(for_snp(kernel=True), hash_table=None), replace(for_snp(kernel=True), hash_table=(0, 0x400))],
-    ids=["no page", "no place", "place is zero"],
+    ("image", "said"),
+    [
+        (replace(for_snp(), hash_table=(0x810C00, 0x400)), "does not measure a kernel"),
+        (replace(for_snp(kernel=True), hash_table=None), "where in that page"),
+        (replace(for_snp(kernel=True), hash_table=(0, 0x400)), "where in that page"),
+        (replace(for_snp(kernel=True), hash_table=(0x800C00, 0x400)), "where in that page"),
+        (replace(for_snp(kernel=True), hash_table=(0x810F51, 0x400)), "where in that page"),
+    ],
+    ids=["no page", "no place", "place is zero", "in another page", "over the page's end"],
 )  # fmt: skip
-def test_kernel_for_firmware_that_does_not_measure_one_is_refused(direct: Launch, image: Image) -> None:
+def test_kernel_for_firmware_that_does_not_measure_one_is_refused(direct: Launch, image: Image, said: str) -> None:
     direct.firmware.write_bytes(image.build())
-    with pytest.raises(ParseError):
+    with pytest.raises(ParseError, match=said):
         launch_digest(direct)
 
 
