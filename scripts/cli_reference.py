@@ -37,7 +37,7 @@ def _options(command: click.Command, ctx: click.Context) -> Iterator[str]:
     for parameter in command.get_params(ctx):
         record = parameter.get_help_record(ctx)
         if record is not None and isinstance(parameter, click.Option) and parameter.name not in {"help", "json"}:
-            yield f"| `{record[0]}` | {record[1].replace('|', chr(92) + '|')} |"
+            yield f"| `{record[0].replace('|', chr(92) + '|')}` | {record[1].replace('|', chr(92) + '|')} |"
 
 
 def page() -> str:
