@@ -113,6 +113,15 @@ def test_file_that_is_too_large_is_not_read(confide: Any, build: Path) -> None:
     assert "too large" in confide("attest", "measure", "tdx", "--firmware", build / "tdx.fd").err
 
 
+def test_show_lists_the_events_of_a_log_and_what_they_make(confide: Any, build: Path) -> None:
+    shown = confide("attest", "show", build / "CCEL", "--json").json
+    assert shown["kind"] == "event log of a TDX guest"
+    rows = [(field["name"], field["offset"], field["value"][:4]) for field in shown["fields"]]
+    assert rows[0] == ("RTMR0 EV_SEPARATOR", 65, "6464")
+    values = confide("attest", "measure", "tdx", "--event-log", build / "CCEL", "--json").json
+    assert {field["name"].lower(): field["value"] for field in shown["fields"][1:]} == {k: v for k, v in values.items() if k != "tee"}
+
+
 def test_show_names_every_field_of_a_sigstruct(confide: Any, build: Path) -> None:
     shown = confide("attest", "show", build / "app.sig", "--json").json
     assert shown["kind"] == "Intel SGX SIGSTRUCT"

@@ -1,4 +1,4 @@
-"""Any quote, report, certificate or enclave signature, field by field: name, offset, value and what it means.
+"""Any quote, report, certificate, enclave signature or event log, field by field: name, offset, value and what it means.
 
 Shows what is claimed; verifies nothing.
 """
@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from confide.attest import amd_certs, certs
+from confide.attest.launch.cc_event_log import EventLog
 from confide.attest.launch.sigstruct import HEADER, SIGSTRUCT_BYTES, Sigstruct
 from confide.attest.quote import (
     HEADER_BYTES,
@@ -63,7 +64,7 @@ class Annotated:
 
 
 def annotate(data: bytes) -> Annotated:
-    """Read a quote (SGX v3, TDX v4 and v5), an SEV-SNP report, certificates (DER, or a PEM chain), or an enclave's SIGSTRUCT.
+    """Read a quote (SGX v3, TDX v4 and v5), SEV-SNP report, certificates (DER, or a PEM chain), SIGSTRUCT, or event log of a TD.
 
     Raises:
         ParseError: it is none of these.
@@ -78,6 +79,8 @@ def annotate(data: bytes) -> Annotated:
         return Annotated(f"AMD SEV-SNP report, version {report.version}", tuple(_walk(data, 0, _snp(report.version))))
     if len(data) == SIGSTRUCT_BYTES and data.startswith(HEADER):
         return Annotated("Intel SGX SIGSTRUCT", tuple(_sigstruct(Sigstruct.parse(data), data)))
+    if EventLog.begins(data):
+        return Annotated("event log of a TDX guest", tuple(_events(EventLog.parse(data))))
     return _quote(without_padding(data))
 
 
@@ -182,6 +185,13 @@ def _sigstruct(parsed: Sigstruct, raw: bytes) -> Iterator[Field]:
     yield from _walk(raw, 0, _SIGSTRUCT)
     yield Field("MRSIGNER", None, parsed.mr_signer.hex(), "who signed, as quotes name it")
     yield Field("debug", None, parsed.debug, "whether it may be started so that it can be read from outside")
+
+
+def _events(log: EventLog) -> Iterator[Field]:
+    for event in log.events:
+        yield Field(event.name, event.offset, event.digest.hex(), event.text)
+    for number, value in enumerate(log.rtmrs()):
+        yield Field(f"RTMR{number}", None, value.hex(), "after all events")
 
 
 def _quote(raw: bytes) -> Annotated:

@@ -49,8 +49,8 @@ def show(context: Context, run: str, node: str | None, policy_file: Path | None)
     RUN is a run's id (or the beginning of it) or a run's folder.  Evidence is judged as of the time in its record, with the collateral
     that was kept then.
 
-    FILE is any quote, report, certificate or SIGSTRUCT: each field is shown with its offset, value and meaning, and nothing is verified
-    (`confide attest verify` does that; `confide attest measure sgx` for a SIGSTRUCT).
+    FILE is any quote, report, certificate, SIGSTRUCT or event log of a TD: each field is shown with its offset, value and meaning, and
+    nothing is verified (`confide attest verify` does that; `confide attest measure sgx` for a SIGSTRUCT).
     """
     file = Path(run)
     if file.is_file() and file.name != "receipt.json":

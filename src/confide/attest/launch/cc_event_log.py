@@ -22,6 +22,18 @@ SHA384 = 0x000C
 EV_NO_ACTION = 3
 _DIGEST_BYTES = {0x0004: 20, 0x000B: 32, SHA384: 48, 0x000D: 64, 0x0012: 32}
 """By TPM algorithm: SHA-1, SHA-256, SHA-384, SHA-512, SM3 (TCG Algorithm Registry)."""
+EVENT_KINDS = {
+    0x0: "EV_PREBOOT_CERT", 0x1: "EV_POST_CODE", 0x3: "EV_NO_ACTION", 0x4: "EV_SEPARATOR", 0x5: "EV_ACTION", 0x6: "EV_EVENT_TAG",
+    0x7: "EV_S_CRTM_CONTENTS", 0x8: "EV_S_CRTM_VERSION", 0x9: "EV_CPU_MICROCODE", 0xA: "EV_PLATFORM_CONFIG_FLAGS",
+    0xB: "EV_TABLE_OF_DEVICES",
+    0xC: "EV_COMPACT_HASH", 0xD: "EV_IPL", 0xE: "EV_IPL_PARTITION_DATA", 0xF: "EV_NONHOST_CODE", 0x10: "EV_NONHOST_CONFIG",
+    0x11: "EV_NONHOST_INFO", 0x12: "EV_OMIT_BOOT_DEVICE_EVENTS", 0x80000001: "EV_EFI_VARIABLE_DRIVER_CONFIG",
+    0x80000002: "EV_EFI_VARIABLE_BOOT", 0x80000003: "EV_EFI_BOOT_SERVICES_APPLICATION", 0x80000004: "EV_EFI_BOOT_SERVICES_DRIVER",
+    0x80000005: "EV_EFI_RUNTIME_SERVICES_DRIVER", 0x80000006: "EV_EFI_GPT_EVENT", 0x80000007: "EV_EFI_ACTION",
+    0x80000008: "EV_EFI_PLATFORM_FIRMWARE_BLOB", 0x80000009: "EV_EFI_HANDOFF_TABLES", 0x8000000A: "EV_EFI_PLATFORM_FIRMWARE_BLOB2",
+    0x8000000B: "EV_EFI_HANDOFF_TABLES2", 0x8000000C: "EV_EFI_VARIABLE_BOOT2", 0x800000E0: "EV_EFI_VARIABLE_AUTHORITY",
+}  # fmt: skip
+"""TCG PC Client Platform Firmware Profile, "Event Types"."""
 _FIRST = struct.Struct("<II20sI")
 _SPEC_ID = struct.Struct("<16sIBBBBI")
 _SIGNATURE = b"Spec ID Event03\0"
@@ -39,12 +51,35 @@ class Event:
     data: bytes = field(repr=False)
     offset: int
 
+    @property
+    def name(self) -> str:
+        """The register and the kind of event."""
+        register = f"RTMR{self.register - 1}" if self.register else "MRTD"
+        return f"{register} {EVENT_KINDS.get(self.kind, hex(self.kind))}"
+
+    @property
+    def text(self) -> str:
+        """What the event says of itself, if that is text.  The digest need not be of it."""
+        for encoding in ("ascii", "utf-16-le"):
+            try:
+                found = self.data.decode(encoding).rstrip("\0")
+            except UnicodeDecodeError:
+                continue
+            if found.isascii() and found.isprintable():
+                return found
+        return f"{len(self.data)} bytes"
+
 
 @dataclass(frozen=True, slots=True)
 class EventLog:
     """All events of a boot, in order."""
 
     events: tuple[Event, ...]
+
+    @staticmethod
+    def begins(raw: bytes) -> bool:
+        """Whether these bytes claim to be a log."""
+        return raw[_FIRST.size :].startswith(_SIGNATURE)
 
     @classmethod
     def parse(cls, raw: bytes) -> Self:

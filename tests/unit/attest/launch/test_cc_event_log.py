@@ -48,6 +48,19 @@ def test_events_without_action_and_copies_of_mrtd_extend_nothing() -> None:
     assert EventLog.parse(log() + more).rtmrs() == EventLog.parse(log()).rtmrs()
 
 
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"Calling EFI Application\0", "Calling EFI Application"),
+        ("console=ttyS0\0".encode("utf-16-le"), "console=ttyS0"), (b"\xff\xfe\x00", "3 bytes"),
+        (b"\x1b[2J", "4 bytes"), (b"", ""),
+    ],
+)  # fmt: skip
+def test_text_of_an_event_is_shown_if_it_is_text(data: bytes, text: str) -> None:
+    found = EventLog.parse(head() + event(0, 6, data) + event(4, 0x99, data)).events
+    assert [(one.name, one.text) for one in found] == [("MRTD EV_EVENT_TAG", text), ("RTMR3 0x99", text)]
+
+
 @pytest.mark.parametrize("padding", [b"\xff" * 4096, b"\0" * 4096, b"\xff", b""])
 def test_padding_of_the_tables_memory_is_no_event(padding: bytes) -> None:
     assert len(EventLog.parse(log() + padding).events) == len(EVENTS)
