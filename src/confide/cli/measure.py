@@ -14,7 +14,7 @@ from confide.errors import UsageError
 if TYPE_CHECKING:
     from confide.attest.launch.values import TdxValues
 
-_MAX_SIGSTRUCT_BYTES = 1 << 16
+_MAX_ENCLAVE_FILE_BYTES = 1 << 29
 _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
@@ -130,8 +130,8 @@ def sgx(context: Context, sigstruct: Path | None, manifest: Path | None, libpal:
 
     It is read from the enclave's signature, computed from what Gramine loads, or both.
 
-    SIGSTRUCT is the file with the enclave's signature (Gramine: APPLICATION.sig), which is verified.  With --manifest and --libpal the
-    measurement is computed from the files; given both, they have to agree.
+    SIGSTRUCT is the enclave's signature (Gramine: APPLICATION.sig), or a signed enclave with one in it (Intel's SDK); it is verified.
+    With --manifest and --libpal the measurement is computed from the files; given both, they have to agree.
     """
     from confide.attest.launch.files import read_capped
     from confide.attest.launch.gramine import from_files
@@ -148,7 +148,7 @@ def sgx(context: Context, sigstruct: Path | None, manifest: Path | None, libpal:
         if built is not None:
             context.answer(built.to_json())
         return
-    signed = Sigstruct.parse(read_capped(sigstruct, _MAX_SIGSTRUCT_BYTES))
+    signed = Sigstruct.find(read_capped(sigstruct, _MAX_ENCLAVE_FILE_BYTES))
     values = signed.verified()
     if built is not None:
         values.require_same(built)

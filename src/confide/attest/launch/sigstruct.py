@@ -109,6 +109,24 @@ class Sigstruct:
             raise ParseError(f"the SIGSTRUCT's modulus is not one of {MODULUS_BITS} bits", offset=128)
         return cls(**values, signed=raw[_SIGNED_HEAD] + raw[_SIGNED_BODY])
 
+    @classmethod
+    def find(cls, raw: bytes) -> Self:
+        """Read the one SIGSTRUCT of a file: all of it, or somewhere in a signed enclave (Intel's SDK puts it into a note).
+
+        Raises:
+            ParseError: there is none, or more than one.
+        """
+        if len(raw) == SIGSTRUCT_BYTES:
+            return cls.parse(raw)
+        found, at = [], raw.find(HEADER)
+        while at >= 0:
+            if raw.startswith(HEADER2, at + 24):
+                found.append(at)
+            at = raw.find(HEADER, at + 1)
+        if len(found) != 1:
+            raise ParseError("the file is no SIGSTRUCT, and does not hold exactly one", length=len(raw), found=len(found))
+        return cls.parse(raw[found[0] : found[0] + SIGSTRUCT_BYTES])
+
     def verified(self) -> SgxValues:
         """What quotes of this enclave will say, if the signature and the numbers that speed up its check are right.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from functools import cache
 
 import pytest
 from hypothesis import given, settings
@@ -33,9 +35,9 @@ def test_values_are_those_that_quotes_will_show(raw: bytes) -> None:
 
 
 @pytest.mark.parametrize("raw_of", [lambda raw: raw[:-1], lambda raw: raw + b"\0", lambda raw: b""], ids=["cut", "trailing", "empty"])
-def test_another_length_is_refused(raw: bytes, raw_of: object) -> None:
+def test_another_length_is_refused(raw: bytes, raw_of: Callable[[bytes], bytes]) -> None:
     with pytest.raises(ParseError):
-        Sigstruct.parse(raw_of(raw))  # type: ignore[operator]
+        Sigstruct.parse(raw_of(raw))
 
 
 @pytest.mark.parametrize(
@@ -60,10 +62,9 @@ def test_any_bit_changed_is_refused(at: int, bit: int) -> None:
         Sigstruct.parse(changed(raw, at, bytes([raw[at] ^ 1 << bit]))).verified()
 
 
-def sign_once(made: list[bytes] = []) -> bytes:  # noqa: B006 - made once, on purpose
-    if not made:
-        made.append(sign(MEASUREMENT))
-    return made[0]
+@cache
+def sign_once() -> bytes:
+    return sign(MEASUREMENT)
 
 
 @pytest.mark.parametrize(("at", "name"), [(1040, "Q1"), (1424, "Q2")])
@@ -94,6 +95,17 @@ def test_signature_beyond_the_modulus_is_refused(raw: bytes) -> None:
 )
 def test_debug_is_what_the_mask_leaves_open(attributes: int, mask: int, debug: str) -> None:
     assert Sigstruct.parse(sign(MEASUREMENT, attributes=attributes, mask=mask)).debug == debug
+
+
+@pytest.mark.parametrize("around", [lambda raw: raw, lambda raw: b"\x7fELF" + raw[:30] + raw + b"more", lambda raw: b"x" + raw])
+def test_the_one_signature_of_an_enclave_is_found(raw: bytes, around: Callable[[bytes], bytes]) -> None:
+    assert Sigstruct.find(around(raw)) == Sigstruct.parse(raw)
+
+
+@pytest.mark.parametrize("around", [lambda raw: b"", lambda raw: raw + raw, lambda raw: b"x" + raw[:-1], lambda raw: b"x" + raw[1:]])
+def test_file_without_exactly_one_signature_is_refused(raw: bytes, around: Callable[[bytes], bytes]) -> None:
+    with pytest.raises(ParseError):
+        Sigstruct.find(around(raw))
 
 
 def test_date_that_is_no_date_is_kept_as_it_is() -> None:
