@@ -141,6 +141,11 @@ class AmdCollateral:
         begins = [certificate.not_valid_before_utc for certificate in self.certificates]
         return max([*begins, self.revocations.last_update_utc] if self.revocations is not None else begins)
 
+    @property
+    def signed_since(self) -> datetime:
+        """When what AMD renews was signed: the revocation list, or the certificates for a set without."""
+        return self.issued if self.revocations is None else self.revocations.last_update_utc
+
     @cached_property
     def epoch(self) -> AmdEpoch:
         """How new the set is."""

@@ -122,7 +122,10 @@ def raw_public_key(key: ec.EllipticCurvePublicKey) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class SgxExtension:
-    """What a PCK certificate says of its platform.  ``tcb`` are the 16 component SVNs; ``sgx_type`` 0 is standard, 1 scalable."""
+    """What a PCK certificate says of its platform.  ``tcb`` are the 16 component SVNs; ``sgx_type`` 0 is standard, 1 scalable.
+
+    ``platform_instance`` (PIID) is there under the platform CA only.
+    """
 
     ppid: bytes
     tcb: tuple[int, ...]
@@ -131,6 +134,7 @@ class SgxExtension:
     pce_id: bytes
     fmspc: bytes
     sgx_type: int
+    platform_instance: bytes | None = None
 
     @classmethod
     def of(cls, certificate: x509.Certificate) -> Self:
@@ -147,7 +151,7 @@ class SgxExtension:
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
-        """Read the extension's DER value; fields that Confide does not use (platform instance, configuration) may be there."""
+        """Read the extension's DER value; fields that Confide does not use (configuration) may be there."""
         fields = _members(_only(data, _SEQUENCE), _OID_PREFIX)
         tcb = _members(_value(fields, 2, _SEQUENCE), _OID_PREFIX + b"\x02")
         return cls(
@@ -158,6 +162,7 @@ class SgxExtension:
             pce_id=_sized(_value(fields, 3, _OCTETS), 2),
             fmspc=_sized(_value(fields, 4, _OCTETS), 6),
             sgx_type=_small(_value(fields, 5, _ENUMERATED)),
+            platform_instance=_sized(_value(fields, 6, _OCTETS), 16) if 6 in fields else None,
         )
 
     def to_der(self) -> bytes:
@@ -166,6 +171,8 @@ class SgxExtension:
         tcb = b"".join(_member(_OID_PREFIX + b"\x02", n, value) for n, value in enumerate(levels, 1))
         values = [_tlv(_OCTETS, self.ppid), _tlv(_SEQUENCE, tcb), _tlv(_OCTETS, self.pce_id), _tlv(_OCTETS, self.fmspc)]
         values.append(_tlv(_ENUMERATED, _integer(self.sgx_type)))
+        if self.platform_instance is not None:
+            values.append(_tlv(_OCTETS, self.platform_instance))
         return _tlv(_SEQUENCE, b"".join(_member(_OID_PREFIX, n, value) for n, value in enumerate(values, 1)))
 
 

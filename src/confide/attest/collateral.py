@@ -165,6 +165,11 @@ class Collateral:
         begins += [self.root_crl.last_update_utc, self.pck_revocations.last_update_utc]
         return max(*begins, _time(_text(self.tcb, "issueDate")), _time(_text(self.qe, "issueDate")))
 
+    @cached_property
+    def signed_since(self) -> datetime:
+        """When the oldest of what the vendor renews monthly was signed: TCB info, identity, the PCKs' revocation list."""
+        return min(self.pck_revocations.last_update_utc, _time(_text(self.tcb, "issueDate")), _time(_text(self.qe, "issueDate")))
+
     def _signers(self) -> list[x509.Certificate]:
         return [c for name in ("pck_crl_issuer_chain", "tcb_info_issuer_chain", "qe_identity_issuer_chain") for c in self.chain(name)]
 

@@ -205,7 +205,8 @@ def _vouch(parts: Parts, roots: TrustRoots) -> _Vouched:
     _check_issued(leaf, issuer, ca=False)
     key = _attestation_key(signature, certs.p256(leaf))
     begins, ends = max(c.not_valid_before_utc for c in chain), min(c.not_valid_after_utc for c in chain)
-    facts: Json = {"ca": ca, "ppid_sha384": sha384_hex(platform.ppid), "quote_version": parts.header.version}
+    instance = sha384_hex(platform.platform_instance) if platform.platform_instance else ""
+    facts: Json = {"ca": ca, "ppid_sha384": sha384_hex(platform.ppid), "piid_sha384": instance, "quote_version": parts.header.version}
     return _Vouched(key, signature.qe_report, platform, ca, (leaf, issuer, root), simulated, begins, ends, facts)
 
 
@@ -292,6 +293,7 @@ def _claims(parts: Parts, vouched: _Vouched, collateral: Collateral, rating: Rat
         epoch=collateral.epoch,
         evidence_digest=sha384_hex(parts.signed_bytes),
         vendor={**vouched.platform, **vendor},
+        tcb_date=rating.date,
     )
 
 

@@ -7,7 +7,7 @@ Pure; whether the documents are signed by whom they must be is checked before.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import ge
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
@@ -42,6 +42,7 @@ _TDX_MODULE_PARTS: Final = 2
 _Hex = Annotated[str, Field(pattern=r"^(?:[0-9a-fA-F]{2})+$")]
 _Svn = Annotated[int, Field(ge=0, le=0xFF, strict=True)]
 _Isv = Annotated[int, Field(ge=0, le=0xFFFF, strict=True)]
+_Time = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$")]
 
 
 class _Document(BaseModel):
@@ -68,12 +69,14 @@ class _IsvSvn(_Document):
 class _PlatformLevel(_Document):
     tcb: _PlatformSvns
     status: Status = Field(alias="tcbStatus")
+    date: _Time = Field(alias="tcbDate")
     advisories: tuple[str, ...] = Field(default=(), alias="advisoryIDs")
 
 
 class _IsvLevel(_Document):
     tcb: _IsvSvn
     status: Status = Field(alias="tcbStatus")
+    date: _Time = Field(alias="tcbDate")
     advisories: tuple[str, ...] = Field(default=(), alias="advisoryIDs")
 
 
@@ -114,22 +117,27 @@ _QE_VERSIONS: Final = {"QE": (2,), "TD_QE": (2, 3)}
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """Intel's word on the firmware of a platform, or of a part of it.  ``Revoked`` is never a rating: it is refused."""
+    """Intel's word on the firmware of a platform, or of a part of it.  ``Revoked`` is never a rating: it is refused.
+
+    ``date`` is the level's ``tcbDate``: firmware of that level has no known weakness that was published before.  It is no part of what two
+    verifiers compare, because the reference does not say it.
+    """
 
     status: str
     advisories: frozenset[str]
+    date: str = field(default="", compare=False)
 
     def with_part(self, part: Rating) -> Rating:
-        """The rating of a platform that has this part: only one that is out of date changes the status."""
+        """The rating of a platform that has this part: only one that is out of date changes the status; the older date counts."""
         status = _OUT_OF_DATE.get(self.status, self.status) if part.status == "OutOfDate" else self.status
-        return Rating(status, self.advisories | part.advisories)
+        return Rating(status, self.advisories | part.advisories, min(self.date, part.date))
 
     def after_update(self, current: Rating) -> Rating:
         """The rating of a TD that was launched as ``self`` says and runs, after an update of the TDX module, as ``current`` says."""
         if not self.status.startswith("OutOfDate") or current.status not in _OUT_OF_DATE:
             return self
         needs = {self.status, current.status} & _NEEDS_CONFIGURATION
-        return Rating("TDRelaunchAdvisedConfigurationNeeded" if needs else "TDRelaunchAdvised", self.advisories)
+        return Rating("TDRelaunchAdvisedConfigurationNeeded" if needs else "TDRelaunchAdvised", self.advisories, self.date)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +273,7 @@ def _read(kind: type[_D], data: Json, what: str) -> _D:
 
 
 def _rating(level: _PlatformLevel | _IsvLevel) -> Rating:
-    return Rating(level.status, frozenset(level.advisories))
+    return Rating(level.status, frozenset(level.advisories), level.date)
 
 
 def _bytes(components: tuple[_Component, ...] | None) -> bytes:

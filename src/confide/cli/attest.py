@@ -252,5 +252,6 @@ def _explain(bundle: ReceiptBundle, roots: TrustRoots, policy: Policy) -> list[N
     for node, data in sorted(bundle.evidence.items()):
         record = EvidenceRecord.from_json(data)
         verified = verifier.verify(record.evidence, record.at)
-        shown.append(NodeShown(node, record, verified.claims, policy.explain(verified, role=record.role, now=record.at)))
+        checks = policy.explain(verified, role=record.role, job=record.context.job, now=record.at)
+        shown.append(NodeShown(node, record, verified.claims, checks))
     return shown

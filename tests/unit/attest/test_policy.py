@@ -7,7 +7,7 @@ import pytest
 
 from confide.attest.binding import SessionBinding
 from confide.attest.insecure import Fault
-from confide.attest.policy import AttestationResult, Policy, appraise
+from confide.attest.policy import AttestationResult, Policy, Rules, appraise
 from confide.attest.verify import VerifiedEvidence
 from confide.errors import AppraisalError, BindingError, PolicyError
 from confide.ids import Nonce, Role, Tee
@@ -191,7 +191,7 @@ def test_registers_without_tdx_are_refused() -> None:
 
 
 def test_every_way_to_build_a_policy_checks_it() -> None:
-    for build in (lambda: Policy(name="x", measurements={}), lambda: Policy.model_validate({"name": "x", "measurements": {}})):
+    for build in (lambda: Rules(name="x", measurements={}), lambda: Rules.model_validate({"name": "x", "measurements": {}})):
         with pytest.raises(PolicyError):
             build()
 

@@ -16,7 +16,7 @@ import pytest
 from confide.attest.binding import SessionBinding
 from confide.attest.evidence import NodeContext
 from confide.attest.insecure import Fault, InsecureAttester
-from confide.attest.policy import Policy
+from confide.attest.policy import Rules
 from confide.attest.roots import TrustRoots
 from confide.canonical import Json, canonical, digest_of, sha384_hex
 from confide.config import Settings
@@ -71,7 +71,7 @@ class Run:
     def __init__(self, tee: SimulatedTee) -> None:
         self.tee = tee
         self.driver, self.worker, self.owner, self.broker = (SigningKey.generate() for _ in range(4))
-        policy = Policy(name="p", measurements={k: (v,) for k, v in MEASURED.items()}, allow=("simulated",))
+        policy = Rules(name="p", measurements={k: (v,) for k, v in MEASURED.items()}, allow=("simulated",))
         self.input_manifest = manifest("flights", "11" * 16, self.owner, owner="airline")
         self.output_manifest = manifest("delays", "22" * 16, self.driver, run=RUN)
         self.form: Json = {
@@ -247,7 +247,7 @@ def test_evidence_of_another_role_is_refused(run: Run) -> None:
 
 
 def test_a_relying_partys_own_policy_decides(run: Run) -> None:
-    strict = Policy(name="strict", measurements={"tdx": ("01" * 48,)}, allow=("simulated",))
+    strict = Rules(name="strict", measurements={"tdx": ("01" * 48,)}, allow=("simulated",))
     assert failed(run.bundle(), run.tee, policy=strict) == ["node driver", "node worker-1"]
 
 

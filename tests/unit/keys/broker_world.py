@@ -13,7 +13,7 @@ from typing import Any
 
 from confide.attest.evidence import NodeContext
 from confide.attest.insecure import Fault, InsecureAttester, Installation
-from confide.attest.policy import Policy
+from confide.attest.policy import Policy, Rules
 from confide.attest.roots import TrustRoots
 from confide.attest.verify import Verifier
 from confide.canonical import Json, canonical
@@ -37,7 +37,7 @@ RUN = RunId("delays-0123456789ab")
 
 def policy(name: str = "demo", **changes: Any) -> Policy:
     data: dict[str, Any] = {"name": name, "measurements": {Tee.SGX: (MEASUREMENT,)}, "allow": ("simulated",)}
-    return Policy(**{**data, **changes})
+    return Rules(**{**data, **changes})
 
 
 def manifest(minted: MintedDataset | OutputKey, signer: SigningKey, snapshot: int = 1, **changes: object) -> Json:

@@ -12,7 +12,7 @@ import pytest
 from confide.attest import binding
 from confide.attest.collateral import Collateral
 from confide.attest.collateral_sources import FixedCollateral
-from confide.attest.policy import Policy
+from confide.attest.policy import Rules
 from confide.attest.roots import TrustRoots
 from confide.attest.verify import Verifier
 from confide.errors import ConfideError
@@ -51,7 +51,7 @@ def judged(vector: dict[str, Any], vendor: dict[str, Any], monkeypatch: pytest.M
     verifier = Verifier(
         TrustRoots(simulated=bytes.fromhex(vendor["root"])), FixedCollateral(*(Collateral.from_json(c) for c in vendor["collateral"]))
     )
-    policy = Policy(name="vectors", measurements={tee: [value] for tee, value in vendor["measurements"].items()}, allow=["simulated"])
+    policy = Rules(name="vectors", measurements={tee: [value] for tee, value in vendor["measurements"].items()}, allow=["simulated"])
     side = VerifierSide(verifier, policy, clock=lambda: now, nonce_ttl=timedelta(seconds=session["ttl_s"]))
     monkeypatch.setattr(binding.secrets, "token_bytes", lambda _: bytes.fromhex(session["nonce"]))
     nonce = side.nonces.issue(now - timedelta(seconds=session["age_s"]))

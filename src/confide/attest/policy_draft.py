@@ -1,0 +1,131 @@
+"""A policy's first version, from verified evidence or from reference values.  What it says is for a person to read before it is used."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import date
+from typing import TYPE_CHECKING, Any, Final
+
+from confide.attest.quote import SgxBody, parse_quote
+from confide.attest.snp_report import Report
+from confide.errors import ParseError, PolicyError
+from confide.ids import Tee
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from confide.attest.claims import Claims
+    from confide.attest.evidence import Evidence
+    from confide.attest.policy_tree import Policy
+    from confide.canonical import Json
+
+_MEASUREMENT: Final = {"sgx": "mrenclave", "tdx": "mrtd", "snp": "measurement"}
+"""What reference values call the measurement of each kind of TEE."""
+_REGISTERS: Final = ("rtmr0", "rtmr1", "rtmr2")
+"""RTMR3 is left out: what a TD extends it with at run time is known to no build."""
+_BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def of_claims(claims: Claims) -> Json:
+    """What accepts the software of this evidence, on platforms that are at least as new.
+
+    A rating, advisory or weakness of this one platform is not carried over: the draft then refuses the evidence it was made of, and
+    ``explain`` says by which line.
+    """
+    if claims.tee.value not in _MEASUREMENT:
+        raise PolicyError("policies have no rules for this kind of TEE", tee=claims.tee.value)
+    found: Json = {"measurements": {claims.tee.value: [claims.measurement]}}
+    if claims.simulated:
+        found["allow"] = ["simulated"]
+    if claims.tee is Tee.SNP:
+        return {**found, "min_tcb": {claims.platform: dict(claims.tcb)}}
+    found["min_tcb_eval"] = claims.tcb_eval
+    if claims.tcb_date:
+        found["min_tcb_date"] = claims.tcb_date[:10]
+    if claims.tee is Tee.TDX:
+        found["registers"] = {name: [claims.registers[name]] for name in _REGISTERS if claims.registers.get(name, "").strip("0")}
+    return found
+
+
+def of_reference(values: Mapping[str, Any]) -> Json:
+    """What accepts the software of a build's reference values: ``{"tee": ..., "mrenclave" | "mrtd" | "measurement": hex, "rtmr0": ...}``.
+
+    Says nothing of platforms: the minimum TCB has to be added.
+
+    Raises:
+        ParseError: they are none, or of a kind of TEE without rules.
+    """
+    tee = values.get("tee")
+    name = _MEASUREMENT.get(tee) if isinstance(tee, str) else None
+    if name is None or not isinstance(values.get(name), str):
+        raise ParseError("not reference values: tee, and mrenclave, mrtd or measurement, are needed", expected=name)
+    found: Json = {"measurements": {tee: [values[name]]}}
+    registers = {register: values[register] for register in _REGISTERS if tee == "tdx" and values.get(register) is not None}
+    if not all(isinstance(value, str) for value in registers.values()):
+        raise ParseError("a register of the reference values is not hex")
+    return {**found, "registers": {register: [value] for register, value in registers.items()}} if registers else found
+
+
+def unverified_reference(evidence: Evidence) -> Json:
+    """The reference values that evidence *claims*, genuine or not.
+
+    Raises:
+        ParseError: it is no evidence.
+    """
+    if evidence.tee is Tee.SNP:
+        return {"tee": "snp", "measurement": Report.parse(evidence.quote).measurement.hex()}
+    body = parse_quote(evidence.quote).body
+    if isinstance(body, SgxBody):
+        return {"tee": "sgx", "mrenclave": body.mr_enclave.hex()}
+    return {"tee": "tdx", "mrtd": body.mr_td.hex(), **{name: getattr(body, name).hex() for name in _REGISTERS}}
+
+
+def to_toml(policy: Policy) -> str:
+    """The policy as a TOML file that reads as the same policy; fields that say what the default says are left out, ``roles`` excepted."""
+    return "\n".join(_table(_asked(policy), "")) + "\n"
+
+
+def _asked(policy: Policy) -> Json:
+    if policy.members:
+        (word,) = {"all_of", "any_of"} & set(policy.to_json())
+        return {"name": policy.name, word: [_asked(member) for member in policy.members]}
+    values = policy.to_json()
+    keep = {name: value for name, value in values.items() if value not in (None, [], {}) and name not in {"format", "tees"}}
+    for name, default in (("vmpls", [0]),):
+        if keep.get(name) == default:
+            del keep[name]
+    for name in ("signers", "platforms"):
+        keep[name] = {word: entries for word, entries in keep[name].items() if entries}
+    return {name: value for name, value in keep.items() if value != {}}
+
+
+def _table(values: Json, path: str) -> list[str]:
+    """TOML 1.0: plain values first, then tables, then tables that repeat."""
+    lines = [f"{_key(name)} = {_value(value)}" for name, value in values.items() if not isinstance(value, dict) and not _is_members(name)]
+    for name, value in values.items():
+        if isinstance(value, dict):
+            lines += ["", f"[{path}{_key(name)}]", *(f"{_key(inner)} = {_value(one)}" for inner, one in value.items())]
+    for name, value in values.items():
+        if _is_members(name):
+            for member in value:
+                lines += ["", f"[[{path}{name}]]", *_table(member, f"{path}{name}.")]
+    return lines
+
+
+def _is_members(name: str) -> bool:
+    return name in {"all_of", "any_of"}
+
+
+def _key(name: str) -> str:
+    return name if _BARE.fullmatch(name) else json.dumps(name)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_key(name)} = {_value(one)}" for name, one in value.items() if one is not None) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
+        return date.fromisoformat(value).isoformat()
+    return json.dumps(value)
