@@ -6,12 +6,13 @@ Pure.  Fields are compared one by one; that two changes together come to nothing
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from confide.attest.policy_tree import AnyOf, Rules
+from confide.ids import Tee
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from confide.attest.policy_tree import Policy
     from confide.canonical import Json
@@ -63,22 +64,31 @@ def _members(old: Policy, new: Policy, path: str) -> Iterator[Change]:
 
 
 def _rules(old: Rules, new: Rules, path: str) -> Iterator[Change]:
-    for facts, compare in ((_lists, _list_change), (_floors, _floor_change), (_ceilings, _ceiling_change)):
-        before, after = facts(old), facts(new)
-        for field in sorted(before.keys() | after.keys()):
-            yield from compare(f"{path}{field}", before.get(field), after.get(field))
+    shared = set(old.tees) & set(new.tees)  # what is asked of a kind of TEE that only one accepts says nothing of the other
+    before, after = _lists(old, shared), _lists(new, shared)
+    for field in sorted(before.keys() | after.keys()):
+        yield from _list_change(f"{path}{field}", before.get(field), after.get(field))
+    for sign, bounds in ((1, _floors), (-1, _ceilings)):
+        least, now = bounds(old), bounds(new)
+        for field in sorted(least.keys() & now.keys()):
+            yield from _bound_change(f"{path}{field}", least[field], now[field], higher_is_stricter=sign > 0)
 
 
-def _lists(rules: Rules) -> dict[str, Any]:
+def _lists(rules: Rules, shared: set[Tee]) -> dict[str, Any]:
     """Fields where more entries accept more.  Of those that ask nothing when they are not there, only those that are there."""
     found: dict[str, Any] = {name: set(map(str, getattr(rules, name))) for name in ("tees", "statuses", "roles", "allow", "vmpls")}
     found["advisories_allowed"] = {advisory.id for advisory in rules.advisories_allowed}
     found["min_tcb products"] = set(rules.min_tcb)
-    optional = {f"registers.{name}": values for name, values in rules.registers.items()}
-    optional |= {f"measurements.{tee}": values for tee, values in rules.measurements.items()}
-    optional |= {f"platforms.{name}": getattr(rules.platforms, name) for name in type(rules.platforms).model_fields}
-    optional |= {f"signers.{tee}": tuple(map(repr, rules.signers.of(tee))) for tee in rules.tees}
-    optional["jobs"] = rules.jobs
+    platforms = rules.platforms
+    optional: dict[str, Any] = {"jobs": rules.jobs}
+    optional |= {f"measurements.{tee}": values for tee, values in rules.measurements.items() if tee in shared}
+    optional |= {f"signers.{tee}": tuple(map(repr, rules.signers.of(tee))) for tee in shared}
+    if Tee.TDX in shared:
+        optional |= {f"registers.{name}": values for name, values in rules.registers.items()}
+    if shared & {Tee.SGX, Tee.TDX}:
+        optional |= {"platforms.fmspc": platforms.fmspc, "platforms.ppid": platforms.ppid, "platforms.piid": platforms.piid}
+    if Tee.SNP in shared:
+        optional["platforms.chip_id"] = platforms.chip_id
     return found | {name: set(values) for name, values in optional.items() if values}
 
 
@@ -107,15 +117,10 @@ def _list_change(field: str, old: set[str] | None, new: set[str] | None) -> Iter
         yield Change(field, "stricter", _show(old), _show(new))
 
 
-def _floor_change(field: str, old: Any, new: Any) -> Iterator[Change]:
+def _bound_change(field: str, old: Any, new: Any, *, higher_is_stricter: bool) -> Iterator[Change]:
     if old != new:
-        laxer = new is None or (old is not None and new < old)
-        yield Change(field, "laxer" if laxer else "stricter", _show(old), _show(new))
-
-
-def _ceiling_change(field: str, old: Any, new: Any) -> Iterator[Change]:
-    if old != new:
-        laxer = new is None or (old is not None and new > old)
+        lower = new is not None and old is not None and new < old
+        laxer = new is None or (old is not None and lower is higher_is_stricter)
         yield Change(field, "laxer" if laxer else "stricter", _show(old), _show(new))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import date
 from typing import TYPE_CHECKING, Any, Final
 
 from confide.attest.quote import SgxBody, parse_quote
@@ -82,7 +81,7 @@ def unverified_reference(evidence: Evidence) -> Json:
 
 
 def to_toml(policy: Policy) -> str:
-    """The policy as a TOML file that reads as the same policy; fields that say what the default says are left out, ``roles`` excepted."""
+    """The policy as a TOML file that reads as the same policy; fields that ask nothing are left out."""
     return "\n".join(_table(_asked(policy), "")) + "\n"
 
 
@@ -92,9 +91,8 @@ def _asked(policy: Policy) -> Json:
         return {"name": policy.name, word: [_asked(member) for member in policy.members]}
     values = policy.to_json()
     keep = {name: value for name, value in values.items() if value not in (None, [], {}) and name not in {"format", "tees"}}
-    for name, default in (("vmpls", [0]),):
-        if keep.get(name) == default:
-            del keep[name]
+    if keep.get("vmpls") == [0]:
+        del keep["vmpls"]
     for name in ("signers", "platforms"):
         keep[name] = {word: entries for word, entries in keep[name].items() if entries}
     return {name: value for name, value in keep.items() if value != {}}
@@ -126,6 +124,4 @@ def _value(value: Any) -> str:
         return "{ " + ", ".join(f"{_key(name)} = {_value(one)}" for name, one in value.items() if one is not None) + " }"
     if isinstance(value, list):
         return "[" + ", ".join(map(_value, value)) + "]"
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
-        return date.fromisoformat(value).isoformat()
     return json.dumps(value)

@@ -28,8 +28,11 @@ _WEAKENS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that a policy asks too little of.  ``subject`` is the kind of TEE, status or switch that it is about; ``policy`` is the path
-    of names to the policy within a composition.  An ``error`` means that the policy should not decide about real data."""
+    """One thing that a policy asks too little of.
+
+    ``subject`` is the kind of TEE, status or switch that it is about; ``policy`` is the path of names to the policy within a composition.
+    An ``error`` means that the policy should not decide about real data.
+    """
 
     code: str
     severity: Severity
@@ -48,7 +51,9 @@ def lint(policy: Policy, today: date) -> tuple[Finding, ...]:
 
     A node must meet every member of an ``all_of``: there, what one member does not ask counts only if no other asks it.
     """
-    return tuple(sorted(_lint(policy, policy.name, today), key=lambda finding: (finding.severity, finding.policy, finding.code, finding.subject)))
+    return tuple(
+        sorted(_lint(policy, policy.name, today), key=lambda finding: (finding.severity, finding.policy, finding.code, finding.subject))
+    )
 
 
 def _lint(policy: Policy, path: str, today: date) -> list[Finding]:
@@ -65,38 +70,72 @@ def _lint(policy: Policy, path: str, today: date) -> list[Finding]:
 def _software(rules: Rules, path: str, today: date) -> Iterator[Finding]:
     del today
     for tee in sorted(rules.signers.tees - set(rules.measurements)):
-        yield Finding("signer-only", "error", tee, f"{tee} is pinned by its signer alone: whoever holds that key can run anything",
-                      "pin measurements as well, or combine with a policy that does by all_of", path)  # fmt: skip
+        yield Finding(
+            "signer-only",
+            "error",
+            tee,
+            f"{tee} is pinned by its signer alone: whoever holds that key can run anything",
+            "pin measurements as well, or combine with a policy that does by all_of",
+            path,
+        )
     if Tee.TDX in rules.tees and not {"rtmr1", "rtmr2"} <= set(rules.registers):
-        yield Finding("td-software-unpinned", "error", "tdx", "MRTD covers a TD's firmware only: any kernel and program would be accepted",
-                      "pin registers rtmr1 and rtmr2", path)  # fmt: skip
+        yield Finding(
+            "td-software-unpinned",
+            "error",
+            "tdx",
+            "MRTD covers a TD's firmware only: any kernel and program would be accepted",
+            "pin registers rtmr1 and rtmr2",
+            path,
+        )
     elif Tee.TDX in rules.tees and "rtmr0" not in rules.registers:
-        yield Finding("td-configuration-unpinned", "warning", "tdx", "RTMR0 is not pinned: the host chooses the TD's firmware configuration",
-                      "pin register rtmr0", path)  # fmt: skip
+        yield Finding(
+            "td-configuration-unpinned",
+            "warning",
+            "tdx",
+            "RTMR0 is not pinned: the host chooses the TD's firmware configuration",
+            "pin register rtmr0",
+            path,
+        )
 
 
 def _minimum_tcb(rules: Rules, path: str, today: date) -> Iterator[Finding]:
     del today
     for tee in sorted({Tee.SGX, Tee.TDX} & set(rules.tees)):
         if rules.min_tcb_eval is None and rules.min_tcb_date is None:
-            yield Finding("no-minimum-tcb", "error", tee, f"{tee} has no minimum TCB: a rating by old collateral counts as much as one by new",
-                          "set min_tcb_date, or min_tcb_eval", path)  # fmt: skip
+            yield Finding(
+                "no-minimum-tcb",
+                "error",
+                tee,
+                f"{tee} has no minimum TCB: a rating by old collateral counts as much as one by new",
+                "set min_tcb_date, or min_tcb_eval",
+                path,
+            )
     for product, parts in rules.min_tcb.items():
         if not any(parts.values()):
             yield Finding("no-minimum-tcb", "error", product, f"every version of {product}'s firmware is accepted", "raise min_tcb", path)
     old = sorted(OLD_STATUSES & set(rules.statuses))
     for status in old:
         if status not in rules.statuses_until:
-            yield Finding("out-of-date-for-good", "error", status, f"{status} is accepted for good", "give it a last day in statuses_until", path)
+            yield Finding(
+                "out-of-date-for-good", "error", status, f"{status} is accepted for good", "give it a last day in statuses_until", path
+            )
     if old and rules.min_tcb_date is None:
-        yield Finding("platform-age-unbounded", "warning", "", "min_tcb_eval bounds the age of the rating, not of the platform's firmware",
-                      "set min_tcb_date", path)  # fmt: skip
+        yield Finding(
+            "platform-age-unbounded",
+            "warning",
+            "",
+            "min_tcb_eval bounds the age of the rating, not of the platform's firmware",
+            "set min_tcb_date",
+            path,
+        )
 
 
 def _grace(rules: Rules, path: str, today: date) -> Iterator[Finding]:
     for advisory in rules.advisories_allowed:
         if advisory.until is None:
-            yield Finding("advisory-for-good", "warning", advisory.id, f"{advisory.id} is accepted for good", "give it a last day: until", path)
+            yield Finding(
+                "advisory-for-good", "warning", advisory.id, f"{advisory.id} is accepted for good", "give it a last day: until", path
+            )
     ends = [(advisory.id, advisory.until) for advisory in rules.advisories_allowed if advisory.until is not None]
     ends += [(str(status), until) for status, until in rules.statuses_until.items()]
     for name, until in ends:
@@ -109,14 +148,22 @@ def _exceptions(rules: Rules, path: str, today: date) -> Iterator[Finding]:
     for switch in rules.allow:
         if switch in {"simulated", "debug"}:
             what = "a simulated TEE" if switch == "simulated" else "a TEE whose memory the host can read"
-            yield Finding(f"{switch}-allowed", "error", switch, f"the policy accepts {what}, which protects nothing", f"remove {switch} from allow",
-                          path)  # fmt: skip
+            yield Finding(
+                f"{switch}-allowed",
+                "error",
+                switch,
+                f"the policy accepts {what}, which protects nothing",
+                f"remove {switch} from allow",
+                path,
+            )
         else:
             yield Finding("exception", "warning", switch, f"{switch}: {_WEAKENS[switch]}", "remove it unless you need it", path)
     if "roles" not in rules.model_fields_set:
         yield Finding("role-missing", "warning", "", "the policy names no role: drivers and workers are accepted", "set roles", path)
     elif set(rules.roles) == set(Role):
-        yield Finding("role-unrestricted", "warning", "", "every role is accepted", "name the roles that may have what this policy guards", path)
+        yield Finding(
+            "role-unrestricted", "warning", "", "every role is accepted", "name the roles that may have what this policy guards", path
+        )
     if len(rules.vmpls) > 1:
         yield Finding("vmpls", "warning", "", "several privilege levels are accepted: software of each can attest", "name one VMPL", path)
 

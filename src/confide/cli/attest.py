@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from confide.cli.collateral import command as collateral
+from confide.cli.evidence import Judging, check_rows, checks_json, judge, judging_options
 from confide.cli.measure import command as measure
 from confide.cli.output import Context, answers, print_facts, print_table, say, short
+from confide.cli.policies import command as policies
 from confide.errors import AppraisalError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from confide.attest.claims import Claims
-    from confide.attest.collateral_sources import CollateralSource
-    from confide.attest.evidence import Evidence
     from confide.attest.policy import Check, Policy
     from confide.attest.roots import TrustRoots
-    from confide.attest.verify import VerifiedEvidence
     from confide.canonical import Json
     from confide.jobs.statement import ReceiptBundle
     from confide.node.record import EvidenceRecord
@@ -35,6 +33,7 @@ def command() -> None:
 
 command.add_command(collateral)
 command.add_command(measure)
+command.add_command(policies)
 
 
 @command.command("show")
@@ -94,17 +93,10 @@ def _show_file(context: Context, file: Path) -> None:
 
 @command.command("verify")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
-@click.option("--collateral", "sets", type=click.Path(path_type=Path, dir_okay=False, exists=True), multiple=True,
-              help="What the vendor signed about the platform, a JSON file, or several [default: kept or fetched].")  # fmt: skip
-@click.option("--endorsement", type=click.Path(path_type=Path, dir_okay=False, exists=True),
-              help="Certificate of the key that signed an SEV-SNP report (VCEK or VLEK) [default: fetched, for a VCEK].")  # fmt: skip
-@click.option("--at", "at", metavar="TIME", help="Judge as of this time, ISO 8601, by kept collateral [default: now].")
-@click.option("--offline", is_flag=True, help="Fetch nothing.")
+@judging_options
 @click.option("--policy", "by", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="Also appraise by this policy.")
 @answers
-def verify(
-    context: Context, file: Path, sets: tuple[Path, ...], endorsement: Path | None, at: str | None, by: Path | None, *, offline: bool
-) -> None:
+def verify(context: Context, file: Path, judging: Judging, by: Path | None) -> None:
     """Verify a quote or report: is it genuine, and with --policy, is it acceptable?
 
     FILE holds it raw, in hex, in base64, or as an evidence record of a run.  Collateral that is neither given nor kept is fetched from the
@@ -113,22 +105,14 @@ def verify(
 
     Whom the evidence was made for (its report data) is shown and not judged.
     """
-    from confide.attest.evidence_files import load_evidence, read_file
     from confide.attest.policy import Policy
-    from confide.attest.verify import Verifier
-    from confide.jobs.receipt import default_roots
 
-    now, roots = _time(at), default_roots(context.settings)
-    evidence = load_evidence(file, _as_der(read_file(endorsement)) if endorsement else b"")
-    if not evidence.chain and not offline and not sets:
-        evidence = _endorsed(context, evidence)
-    verified = Verifier(roots, _source(context, sets, kept_only=offline or at is not None)).verify(evidence, now)
-    agreed = _agree(verified, roots)
+    now = judging.now
+    verified, agreed = judge(context, file, judging, now)
     checks = Policy.load(by).explain(verified, now=now) if by else []
     claims, accepted = verified.claims, all(check.ok for check in checks)
-    rows = [{"name": c.name, "expected": c.expected, "got": c.got, "ok": c.ok} for c in checks]
     value: Json = {"genuine": True, "accepted": accepted if checks else None, "verifiers": agreed, "at": now.isoformat()}
-    value |= {"claims": claims.to_json(), "checks": rows}
+    value |= {"claims": claims.to_json(), "checks": checks_json(checks)}
 
     def text() -> None:
         say(f"genuine: as of {now.isoformat(timespec='seconds')}, by {' and '.join(agreed)}")
@@ -141,59 +125,11 @@ def verify(
         print_facts({**facts, **more, "report_data": claims.report_data.hex(), "collateral_until": claims.epoch.earliest_next_update})
         if checks:
             say()
-            print_table(("ok", "check", "got", "expected"), _check_rows(checks))
+            print_table(("ok", "check", "got", "expected"), check_rows(checks))
 
     context.answer(value, text)
     if not accepted:
         raise click.exceptions.Exit(AppraisalError.exit_status)
-
-
-def _source(context: Context, sets: tuple[Path, ...], *, kept_only: bool) -> CollateralSource:
-    from confide.attest.collateral_sources import FixedCollateral, load_collateral
-    from confide.cli.collateral import source_of, store_of
-
-    if sets:
-        return FixedCollateral(*map(load_collateral, sets))
-    return store_of(context.settings) if kept_only else source_of(context.settings)
-
-
-def _endorsed(context: Context, evidence: Evidence) -> Evidence:
-    """An SEV-SNP report that came without the certificate of its chip's key, with it."""
-    from confide.attest.snp_report import Report
-    from confide.cli.collateral import services_of
-    from confide.ids import Tee
-
-    if evidence.tee is not Tee.SNP:
-        return evidence
-    _, amd = services_of(context.settings)
-    return replace(evidence, chain=amd.endorsement(Report.parse(evidence.quote)))
-
-
-def _agree(verified: VerifiedEvidence, roots: TrustRoots) -> list[str]:
-    """Which verifiers say so."""
-    from confide.attest.dcap import require_agreement
-    from confide.ids import Tee
-
-    if verified.claims.tee is Tee.SNP:
-        return ["confide"]
-    require_agreement(verified, roots.simulated if verified.claims.simulated and roots.simulated else roots.intel)
-    return ["confide", "dcap-qvl"]
-
-
-def _as_der(data: bytes) -> bytes:
-    from confide.attest.certs import der, parse_chain
-
-    return der(parse_chain(data)[0]) if data.startswith(b"-----BEGIN") else data
-
-
-def _time(text: str | None) -> datetime:
-    if text is None:
-        return datetime.now(UTC)
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError as cause:
-        raise UsageError("not a time", got=text[:40], hint="write 2026-01-31 or 2026-01-31T12:00:00Z") from cause
-    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -207,7 +143,6 @@ class NodeShown:
 
     def to_json(self) -> Json:
         """The node as JSON."""
-        rows = [{"name": c.name, "expected": c.expected, "got": c.got, "ok": c.ok} for c in self.checks]
         record = self.record
         return {
             "node": self.node,
@@ -217,7 +152,7 @@ class NodeShown:
             "at": record.at.isoformat(),
             "record": record.digest,
             "claims": self.claims.to_json(),
-            "checks": rows,
+            "checks": checks_json(self.checks),
         }
 
     def show(self) -> None:
@@ -226,12 +161,8 @@ class NodeShown:
         say(f"node {self.node} ({self.record.role.value}){': SIMULATED, protects nothing' if claims.simulated else ''}")
         at = self.record.at.isoformat(timespec="seconds")
         print_facts({"tee": claims.tee.value, "measurement": claims.measurement, "judged as of": at})
-        print_table(("ok", "check", "got", "expected"), _check_rows(self.checks))
+        print_table(("ok", "check", "got", "expected"), check_rows(self.checks))
         say()
-
-
-def _check_rows(checks: Sequence[Check]) -> list[tuple[str, str, str, str]]:
-    return [("yes" if c.ok else "NO", c.name, short(c.got, 48), short(c.expected, 48)) for c in checks]
 
 
 def _policy_of(bundle: ReceiptBundle) -> Policy:

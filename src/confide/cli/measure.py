@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from confide.cli.output import Context, answers, print_facts, say
+from confide.cli.policies import write_policy
 from confide.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,11 +40,12 @@ def command(ctx: click.Context, context: Context, policy_out: Path | None, *, si
 
 
 def _simulated(context: Context, policy_out: Path | None) -> None:
+    from confide.attest.policy import Policy
     from confide.jobs.local.simulation import SimulatedTee
 
     values = SimulatedTee.at(context.settings.simulation_dir).reference_values()
     if policy_out is not None:
-        _write_policy(policy_out, values)
+        write_policy(policy_out, Policy.from_json({"name": "simulated", "measurements": values, "allow": ["simulated"]}))
 
     def text() -> None:
         print_facts({tee: ", ".join(digests) for tee, digests in values.items()})
@@ -52,22 +53,6 @@ def _simulated(context: Context, policy_out: Path | None) -> None:
             say(f"policy written: {policy_out}", err=True)
 
     context.answer({"simulated": True, "measurements": values}, text)
-
-
-def _write_policy(path: Path, measurements: dict[str, list[str]]) -> None:
-    lines = [
-        "# Accepts simulated nodes of one installation.  They protect nothing.",
-        'name = "simulated"',
-        'allow = ["simulated"]',
-        "",
-        "[measurements]",
-        *(f"{tee} = {json.dumps(digests)}" for tee, digests in measurements.items()),
-    ]
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
-    except OSError as cause:
-        raise UsageError(f"cannot write {path}: {cause.strerror}", path=str(path)) from cause
 
 
 @command.command("snp")

@@ -1,0 +1,153 @@
+"""What commands about one piece of evidence share: their options, its verification, and how checks are shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from confide.cli.output import short
+from confide.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from confide.attest.collateral_sources import CollateralSource
+    from confide.attest.evidence import Evidence
+    from confide.attest.policy import Check
+    from confide.attest.roots import TrustRoots
+    from confide.attest.verify import VerifiedEvidence
+    from confide.canonical import Json
+    from confide.cli.output import Context
+
+_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How evidence is to be verified: the values of :func:`judging_options`."""
+
+    sets: tuple[Path, ...]
+    endorsement: Path | None
+    at: str | None
+    offline: bool
+
+    @property
+    def now(self) -> datetime:
+        """As of when."""
+        return time_of(self.at)
+
+
+def judging_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say how evidence is verified; it gets them as keyword argument ``judging``."""
+
+    def command(*args: Any, sets: tuple[Path, ...], endorsement: Path | None, at: str | None, offline: bool, **more: Any) -> None:
+        function(*args, judging=Judging(sets, endorsement, at, offline), **more)
+
+    options = (
+        click.option("--collateral", "sets", type=_FILE, multiple=True,
+                     help="What the vendor signed about the platform, a JSON file, or several [default: kept or fetched]."),
+        click.option("--endorsement", type=_FILE,
+                     help="Certificate of the key that signed an SEV-SNP report (VCEK or VLEK) [default: fetched, for a VCEK]."),
+        click.option("--at", "at", metavar="TIME", help="Judge as of this time, ISO 8601, by kept collateral [default: now]."),
+        click.option("--offline", is_flag=True, help="Fetch nothing."),
+    )  # fmt: skip
+    command.__doc__, command.__name__ = function.__doc__, function.__name__
+    command.__dict__.update(function.__dict__)
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def load(file: Path, judging: Judging) -> Evidence:
+    """The evidence in ``file``, with the endorsement that was given.
+
+    Raises:
+        ParseError: it holds none.
+    """
+    from confide.attest.evidence_files import load_evidence, read_file
+
+    return load_evidence(file, _as_der(read_file(judging.endorsement)) if judging.endorsement else b"")
+
+
+def judge(context: Context, file: Path, judging: Judging, now: datetime) -> tuple[VerifiedEvidence, list[str]]:
+    """Verify the evidence in ``file`` as of ``now``; with the names of the verifiers that agree on it.
+
+    Raises:
+        AttestationError: it is not genuine, or collateral for it is not to be had.
+    """
+    from confide.attest.verify import Verifier
+    from confide.jobs.receipt import default_roots
+
+    roots, evidence = default_roots(context.settings), load(file, judging)
+    if not evidence.chain and not judging.offline and not judging.sets:
+        evidence = _endorsed(context, evidence)
+    kept_only = judging.offline or judging.at is not None
+    verified = Verifier(roots, _source(context, judging.sets, kept_only=kept_only)).verify(evidence, now)
+    return verified, _agree(verified, roots)
+
+
+def _source(context: Context, sets: tuple[Path, ...], *, kept_only: bool) -> CollateralSource:
+    from confide.attest.collateral_sources import FixedCollateral, load_collateral
+    from confide.cli.collateral import source_of, store_of
+
+    if sets:
+        return FixedCollateral(*map(load_collateral, sets))
+    return store_of(context.settings) if kept_only else source_of(context.settings)
+
+
+def _endorsed(context: Context, evidence: Evidence) -> Evidence:
+    """An SEV-SNP report that came without the certificate of its chip's key, with it."""
+    from confide.attest.snp_report import Report
+    from confide.cli.collateral import services_of
+    from confide.ids import Tee
+
+    if evidence.tee is not Tee.SNP:
+        return evidence
+    _, amd = services_of(context.settings)
+    return replace(evidence, chain=amd.endorsement(Report.parse(evidence.quote)))
+
+
+def _agree(verified: VerifiedEvidence, roots: TrustRoots) -> list[str]:
+    """Which verifiers say so."""
+    from confide.attest.dcap import require_agreement
+    from confide.ids import Tee
+
+    if verified.claims.tee is Tee.SNP:
+        return ["confide"]
+    require_agreement(verified, roots.simulated if verified.claims.simulated and roots.simulated else roots.intel)
+    return ["confide", "dcap-qvl"]
+
+
+def _as_der(data: bytes) -> bytes:
+    from confide.attest.certs import der, parse_chain
+
+    return der(parse_chain(data)[0]) if data.startswith(b"-----BEGIN") else data
+
+
+def time_of(text: str | None) -> datetime:
+    """The time that ``text`` says, in UTC if it names no zone; now for None.
+
+    Raises:
+        UsageError: it is no time.
+    """
+    if text is None:
+        return datetime.now(UTC)
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as cause:
+        raise UsageError("not a time", got=text[:40], hint="write 2026-01-31 or 2026-01-31T12:00:00Z") from cause
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+
+
+def check_rows(checks: Sequence[Check]) -> list[tuple[str, str, str, str]]:
+    """The rows of a table of checks, for people."""
+    return [("yes" if c.ok else "NO", c.name, short(c.got, 48), short(c.expected, 48)) for c in checks]
+
+
+def checks_json(checks: Sequence[Check]) -> list[Json]:
+    """Checks as JSON."""
+    return [{"name": check.name, "expected": check.expected, "got": check.got, "ok": check.ok} for check in checks]
