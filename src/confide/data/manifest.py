@@ -4,6 +4,7 @@ Readers accept a file only through the manifest, so swapped, missing or foreign 
 The file ``_confide.json`` in the dataset's folder is a DSSE envelope (payload type ``application/vnd.confide.manifest+json``) over
 the RFC 8785 form of :class:`Manifest`.  Whether the signer may sign for the dataset, and whether the snapshot is current, is decided
 by whoever pins the signer (the job) and by the broker, which knows each dataset's signer and newest snapshot.
+The format is ``docs/formats/dataset.md``.
 """
 
 from __future__ import annotations
