@@ -154,9 +154,14 @@ def _manifest(
 
 
 def _named(source: Path) -> list[tuple[str, Path]]:
-    """The files to encrypt, each with its path in the dataset."""
-    if source.is_dir():
-        return [(path.relative_to(source).as_posix(), path) for path in sorted(source.rglob("*")) if path.is_file()]
-    if not source.is_file():
-        raise DataError(f"there is no file {source}", path=str(source))
-    return [(source.name, source)]
+    """The files to encrypt, each with its path in the dataset.  Nothing is left out unsaid: its owner may remove the plaintext next."""
+    if not source.is_dir():
+        if not source.is_file():
+            raise DataError(f"there is no file {source}", path=str(source))
+        return [(source.name, source)]
+    found = sorted(source.rglob("*"))
+    for path in found:
+        if not path.is_file() and (path.is_symlink() or not path.is_dir()):
+            hint = "links to folders are not followed: copy the files there, or remove the link"
+            raise DataError(f"not a file or folder: {path}", hint=hint, path=str(path))
+    return [(path.relative_to(source).as_posix(), path) for path in found if path.is_file()]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from decimal import Decimal
@@ -178,6 +179,22 @@ def test_plaintext_is_told_from_encrypted(tmp_path: Path) -> None:
     assert folder.check_encrypted(path) == "parquet"
     with pytest.raises(PlaintextError):
         folder.check_encrypted(path, "files")
+
+
+@pytest.mark.parametrize("kind", ["link to a folder", "link to nothing", "pipe"])
+def test_nothing_in_a_folder_is_left_out_unsaid(tmp_path: Path, kind: str) -> None:
+    """The owner removes the plaintext when the command has succeeded."""
+    source, elsewhere = tmp_path / "src", tmp_path / "elsewhere"
+    for place in (source, elsewhere):
+        place.mkdir()
+        (place / "a.txt").write_text(CANARY)
+    if kind == "pipe":
+        os.mkfifo(source / "odd")
+    else:
+        (source / "odd").symlink_to(elsewhere if kind == "link to a folder" else tmp_path / "nowhere")
+    with pytest.raises(DataError, match="not a file or folder"):
+        Owned(source, tmp_path / "d")
+    assert not (tmp_path / "d").exists()
 
 
 def test_folder_of_files_reads_back(tmp_path: Path) -> None:
