@@ -166,7 +166,7 @@ class At:
             self.nodes[str(event.node)] = int(event.fields["process"])
 
     def _watch(self) -> None:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 150
         while not self._marker.exists() and time.monotonic() < until:
             time.sleep(0.05)
         self._action(self.nodes)
@@ -201,6 +201,14 @@ submit(job, simulate=True, settings=Settings(home=Path(sys.argv[1])), on_event=l
 """
 
 
+def wait_for(marker: Path, client: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + 150  # a busy machine needs a minute to come so far; what is measured comes later
+    while not marker.exists():
+        assert time.monotonic() < until
+        assert client.poll() is None, client.communicate()[1].decode()
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_or_killed_client_leaves_nothing_within_five_seconds(stage: Stage, number: signal.Signals) -> None:
     import json
@@ -209,11 +217,11 @@ def test_an_interrupted_or_killed_client_leaves_nothing_within_five_seconds(stag
     description = stage.root / "job.json"
     description.write_text(json.dumps(job.to_json()))
     client = subprocess.Popen([sys.executable, "-c", CLIENT, str(stage.settings.home), str(description)], stderr=subprocess.PIPE)
-    until = time.monotonic() + 60
-    while not marker.exists():
-        assert time.monotonic() < until
-        assert client.poll() is None, client.communicate()[1].decode()
-        time.sleep(0.05)
+    try:
+        wait_for(marker, client)
+    except BaseException:
+        client.kill()  # its nodes end with it
+        raise
     begun = time.monotonic()
     client.send_signal(number)
     error = client.communicate(timeout=10)[1].decode()
