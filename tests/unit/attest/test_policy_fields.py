@@ -12,7 +12,7 @@ import pytest
 from confide.attest import verify as verify_module
 from confide.attest.insecure import Fault
 from confide.attest.policy import Policy
-from confide.attest.policy_checks import _OF_TEE  # noqa: PLC2701 - the table that a kind of TEE is missing from
+from confide.attest.policy_checks import _OF_TEE
 from confide.attest.verify import VerifiedEvidence
 from confide.canonical import sha384_hex
 from confide.errors import PolicyError
@@ -20,7 +20,11 @@ from confide.ids import JobDigest, Role, Tee
 
 SGX, TDX, JOB = "5a" * 32, "5a" * 48, JobDigest("ab" * 48)
 GOOD: dict[str, Any] = {"name": "demo", "measurements": {"sgx": [SGX], "tdx": [TDX]}, "allow": ["simulated"]}
-SNP: dict[str, Any] = {"name": "amd", "measurements": {"snp": [TDX]}, "min_tcb": {"Genoa": {"bootloader": 1, "tee": 0, "snp": 2, "microcode": 3}}}
+SNP: dict[str, Any] = {
+    "name": "amd",
+    "measurements": {"snp": [TDX]},
+    "min_tcb": {"Genoa": {"bootloader": 1, "tee": 0, "snp": 2, "microcode": 3}},
+}
 ID_BLOCK = {"id_key_digest": "1d" * 48, "family_id": "fa" * 16, "image_id": "1a" * 16, "min_guest_svn": 4}
 
 
@@ -28,7 +32,16 @@ ID_BLOCK = {"id_key_digest": "1d" * 48, "family_id": "fa" * 16, "image_id": "1a"
 def refusals(verifier, make_evidence, now) -> Callable[..., list[str]]:
     """Names of the checks that refuse evidence whose claims are changed as said (the signature is none of these checks' business)."""
 
-    def run(policy: dict[str, Any], *, tee: Tee = Tee.SGX, fault: Fault | None = None, moment: Any = None, vendor: Any = None, job: Any = JOB, **claims: Any) -> list[str]:
+    def run(
+        policy: dict[str, Any],
+        *,
+        tee: Tee = Tee.SGX,
+        fault: Fault | None = None,
+        moment: Any = None,
+        vendor: Any = None,
+        job: Any = JOB,
+        **claims: Any,
+    ) -> list[str]:
         verified = verifier.verify(make_evidence(tee if tee is not Tee.SNP else Tee.TDX, fault=fault), now)
         said = replace(verified.claims, tee=tee, **claims)
         said = replace(said, vendor={**said.vendor, **(vendor or {})})
@@ -101,7 +114,9 @@ def test_tcb_date_is_in_the_claims_of_simulated_evidence(verifier, make_evidence
 
 def test_status_is_accepted_through_its_last_day(refusals, now) -> None:
     grace = _sgx(statuses=["UpToDate", "OutOfDate"], statuses_until={"OutOfDate": now.date().isoformat()}, min_tcb_date="2020-01-01")
-    late = _sgx(statuses=["UpToDate", "OutOfDate"], statuses_until={"OutOfDate": (now.date() - timedelta(1)).isoformat()}, min_tcb_date="2020-01-01")
+    late = _sgx(
+        statuses=["UpToDate", "OutOfDate"], statuses_until={"OutOfDate": (now.date() - timedelta(1)).isoformat()}, min_tcb_date="2020-01-01"
+    )
     assert refusals(grace, tcb_status="OutOfDate") == []
     assert refusals(late, tcb_status="OutOfDate") == ["tcb-status"]
     assert refusals(late) == []
@@ -206,6 +221,20 @@ def test_field_of_another_form_is_refused(change) -> None:
 
 
 def test_same_fields_have_the_same_digest_in_any_order_and_form() -> None:
-    one = Policy.from_json({**GOOD, "min_tcb_date": "2024-03-13", "advisories_allowed": ["INTEL-SA-00002", {"id": "INTEL-SA-00001"}], "platforms": {"ppid": ["ab" * 16, "cd" * 16]}})
-    two = Policy.from_json({**GOOD, "min_tcb_date": date(2024, 3, 13), "advisories_allowed": ["INTEL-SA-00001", "INTEL-SA-00002"], "platforms": {"ppid": ["cd" * 16, sha384_hex(bytes.fromhex("ab" * 16))]}})
+    one = Policy.from_json(
+        {
+            **GOOD,
+            "min_tcb_date": "2024-03-13",
+            "advisories_allowed": ["INTEL-SA-00002", {"id": "INTEL-SA-00001"}],
+            "platforms": {"ppid": ["ab" * 16, "cd" * 16]},
+        }
+    )
+    two = Policy.from_json(
+        {
+            **GOOD,
+            "min_tcb_date": date(2024, 3, 13),
+            "advisories_allowed": ["INTEL-SA-00001", "INTEL-SA-00002"],
+            "platforms": {"ppid": ["cd" * 16, sha384_hex(bytes.fromhex("ab" * 16))]},
+        }
+    )
     assert one.digest == two.digest == Policy.from_json(one.to_json()).digest

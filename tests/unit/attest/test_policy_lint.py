@@ -134,7 +134,10 @@ def test_diff_of_compositions() -> None:
         {**GOOD, **SIGNER, **OLD, "statuses_until": {"OutOfDate": "2030-02-01"}},
         {**GOOD, "advisories_allowed": ["INTEL-SA-00001", {"id": "INTEL-SA-00002", "until": "2030-01-01"}], "jobs": ["ab" * 48]},
         {**GOOD, "name": "2030-01-01", "platforms": {"fmspc": ["00906ed50000"], "ppid": ["ab" * 16]}},
-        {"name": "c", "any_of": [{**GOOD, "name": "a"}, {"name": "b", "all_of": [{**GOOD, **TD, "name": "x"}, {**GOOD, **TD, "name": "y"}]}]},
+        {
+            "name": "c",
+            "any_of": [{**GOOD, "name": "a"}, {"name": "b", "all_of": [{**GOOD, **TD, "name": "x"}, {**GOOD, **TD, "name": "y"}]}],
+        },
     ],
     ids=str,
 )
@@ -152,7 +155,11 @@ def test_reference_values_become_a_policy() -> None:
     assert of_reference({"tee": "snp", "measurement": TDX}) == {"measurements": {"snp": [TDX]}}
 
 
-@pytest.mark.parametrize("values", [{}, {"tee": "tpm"}, {"tee": "sgx"}, {"tee": ["sgx"]}, {"tee": "tdx", "mrtd": TDX, "rtmr1": 1}, {"tee": "sgx", "mrenclave": 1}], ids=str)
+@pytest.mark.parametrize(
+    "values",
+    [{}, {"tee": "tpm"}, {"tee": "sgx"}, {"tee": ["sgx"]}, {"tee": "tdx", "mrtd": TDX, "rtmr1": 1}, {"tee": "sgx", "mrenclave": 1}],
+    ids=str,
+)
 def test_other_json_is_no_reference_values(values) -> None:
     with pytest.raises(ParseError):
         of_reference(values)

@@ -7,7 +7,9 @@ from datetime import timedelta
 import pytest
 from broker_world import JOB, OTHER_JOB, World, manifest, policy
 
+from confide.attest.policy import AllOf, AnyOf
 from confide.errors import (
+    AppraisalError,
     BindingError,
     CredentialError,
     GrantError,
@@ -15,7 +17,7 @@ from confide.errors import (
     RollbackError,
     UsageError,
 )
-from confide.ids import Purpose, Role, RunId
+from confide.ids import Purpose, Role, RunId, Tee
 from confide.keys.audit import AuditHead
 from confide.keys.grants import GrantRef
 
@@ -336,3 +338,23 @@ def test_audit_head_is_signed_by_the_pinned_key_and_continues(world: World) -> N
     late = airline.audit().verify(airline.broker_key(), seen=early)
     assert late.size > early.size
     assert AuditHead.verify(airline.audit_head(), airline.broker_key()).size == late.size
+
+
+def test_grant_under_a_composed_policy_releases_to_what_the_composition_accepts(world: World) -> None:
+    airline = world.owner("airline")
+    _, envelope = world.dataset(airline, "airline", "flights")
+    jobs = policy("jobs", jobs=(JOB,))
+    some = AnyOf(name="some", any_of=(policy("other", measurements={Tee.SGX: ("cd" * 32,)}), policy()))
+    composed = AllOf(name="both", all_of=(some, jobs))
+    grant = airline.grant("flights", job=JOB, policy=composed)
+    released = world.client(world.node()).release(envelope, Purpose.READ)
+    assert released.grants == {"airline/flights": GrantRef(grant.id, composed.digest)}
+
+
+def test_grant_under_a_composed_policy_refuses_what_one_member_refuses(world: World) -> None:
+    airline = world.owner("airline")
+    _, envelope = world.dataset(airline, "airline", "flights")
+    airline.grant("flights", job=JOB, policy=AllOf(name="both", all_of=(policy("a"), policy("b", jobs=(OTHER_JOB,)))))
+    with pytest.raises(AppraisalError) as caught:
+        world.client(world.node()).release(envelope, Purpose.READ)
+    assert caught.value.facts["check"] == "b/job"

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import tomllib
 from dataclasses import MISSING, fields
+from datetime import date
 from pathlib import Path
 
-from confide.attest.policy import Policy
+from confide.attest import policy_lint
+from confide.attest.policy import Policy, Rules
+from confide.attest.policy_values import Platforms, Signers
 from confide.canonical import Json
 from confide.config import Settings
 from confide.job import Job
@@ -46,3 +49,29 @@ def test_example_job_is_a_job_and_its_policy_a_policy() -> None:
     job["broker"]["spki"] = "ab" * 32
     built = Job.build({**job, "policy": policy, "files": dict.fromkeys((job["program"], *job["files"]), b"")})
     assert built.resources.workers == 2
+
+
+def test_every_field_and_finding_of_policies_is_documented() -> None:
+    page = (REFERENCE / "policy.md").read_text(encoding="utf-8")
+    fields = {*Rules.model_fields} - {"signers", "platforms"}
+    fields |= {f"signers.{name}" for name in Signers.model_fields} | {f"platforms.{name}" for name in Platforms.model_fields}
+    assert [name for name in fields if f"`{name}`" not in page] == []
+    source = Path(policy_lint.__file__).read_text(encoding="utf-8")
+    codes = set(re.findall(r'Finding\(\s*"([a-z-]+)"', source))
+    assert len(codes) == 12
+    assert all(f"`{code}`" in page for code in codes)
+
+
+def test_example_policies_are_policies() -> None:
+    def filled(policy: Json) -> Json:
+        members = {word: list(map(filled, policy[word])) for word in ("all_of", "any_of") if word in policy}
+        sizes = {"sgx": 32, "tdx": 48}
+        measurements = {tee: [values[0][:6] + "ab" * (sizes[tee] - 3)] for tee, values in policy.get("measurements", {}).items()}
+        registers = {name: ["ef" * 48] for name in policy.get("registers", {})}
+        pins = {name: pin for name, pin in (("measurements", measurements), ("registers", registers)) if pin}
+        return {**policy, **members, **pins}
+
+    rules, composed = (Policy.from_json(filled(block)) for block in _blocks("policy.md"))
+    for policy in (rules, composed):
+        assert [finding.code for finding in policy_lint.lint(policy, date(2026, 12, 1)) if finding.severity == "error"] == []
+    assert len(list(composed.walk())) == 5
