@@ -111,3 +111,15 @@ def test_simulated_nodes_policy_reads_and_lint_refuses_it(confide: Any, tmp_path
     found = confide("attest", "policy", "lint", path, "--json")
     assert found.status == 2
     assert "simulated-allowed" in {finding["code"] for finding in found.json["findings"]}
+
+
+def test_rego_policy_is_evaluated(confide: Any, tmp_path: Path) -> None:
+    policy, reference = tmp_path / "p.rego", tmp_path / "reference.json"
+    body = 'hardware := 2\nconfiguration := 2\nexecutables := 3 if input.tdx.quote.body.mr_td in query_reference_value("mr_td")\n'
+    policy.write_text(f"package policy\nimport rego.v1\ndefault executables := 33\n{body}")
+    measured = confide("attest", "verify", QUOTE, *JUDGED, "--json").json["claims"]["measurement"]
+    reference.write_text(json.dumps({"mr_td": [measured]}))
+    said = confide("attest", "policy", "rego", policy, QUOTE, *JUDGED, "--reference", reference)
+    assert (said.status, said.out.splitlines()[-1].split(",")[0]) == (0, "p.rego: affirmed")
+    refused = confide("attest", "policy", "rego", policy, QUOTE, *JUDGED, "--json")
+    assert (refused.status, refused.json["trust_claims"]["executables"]) == (3, 33)

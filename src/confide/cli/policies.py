@@ -172,6 +172,40 @@ def check(context: Context, file: Path, evidence: Path, role: str | None, job: s
         raise click.exceptions.Exit(AppraisalError.exit_status)
 
 
+@command.command("rego")
+@click.argument("file", type=_FILE)
+@click.argument("evidence", type=_FILE)
+@click.option("--reference", type=_FILE, help="Reference values: a JSON object, what query_reference_value(name) answers by name.")
+@judging_options
+@answers
+def rego(context: Context, file: Path, evidence: Path, reference: Path | None, judging: Judging) -> None:
+    """Verify evidence and say what a Rego policy of Trustee's makes of it.  The exit status is 3 unless all of it is affirmed.
+
+    Needs the extra `rego`.
+    """
+    from confide.attest.rego import evaluate
+    from confide.canonical import parse_object
+
+    try:
+        text = file.read_text(encoding="utf-8")
+        values = parse_object(reference.read_bytes()) if reference else {}
+    except (OSError, UnicodeDecodeError) as cause:
+        raise UsageError("cannot read the Rego policy or its reference values", path=str(file)) from cause
+    now = judging.now
+    verified, _ = judge(context, evidence, judging, now)
+    vector = evaluate(text, verified, values, now)
+    checks = vector.checks()
+    accepted = all(one.ok for one in checks)
+
+    def text_of() -> None:
+        print_table(("ok", "trust claim", "got", "expected"), check_rows(checks))
+        say(f"{file.name}: {'affirmed' if accepted else 'REFUSED'}, as of {now.isoformat(timespec='seconds')}")
+
+    context.answer({"accepted": accepted, "trust_claims": dict(vector.claims), "checks": checks_json(checks)}, text_of)
+    if not accepted:
+        raise click.exceptions.Exit(AppraisalError.exit_status)
+
+
 @command.command("diff")
 @click.argument("old", type=_FILE)
 @click.argument("new", type=_FILE)
