@@ -12,13 +12,15 @@ from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
+import dcap_qvl
 import pytest
 
+from confide.attest import certs
 from confide.attest.collateral import Collateral
 from confide.attest.collateral_sources import FixedCollateral, load_collateral
 from confide.attest.dcap import reference_rating, require_agreement
 from confide.attest.evidence import Evidence
-from confide.attest.insecure import InsecureAttester, Installation
+from confide.attest.insecure import Fault, InsecureAttester, Installation
 from confide.attest.insecure.installation import raw_signature
 from confide.attest.quote import Header, Quote, TdBody, parse_quote
 from confide.attest.roots import INTEL_SGX_ROOT, TrustRoots
@@ -54,7 +56,7 @@ def compare(verifier: Verifier, evidence: Evidence, collateral: Collateral, root
         require_agreement(verified, root)
         return verified.claims.tcb_status
     try:
-        reference_rating(evidence.quote, collateral, root, now)
+        reference_rating(evidence.quote, collateral, root, now, evidence.chain)
     except AttestationError as refusal:
         if "two ways" not in refusal.message:
             return "refused"
@@ -82,6 +84,37 @@ def test_they_agree_on_every_single_byte_mutation_of_real_quotes() -> None:
         seen[compare(verifier, Evidence(evidence.tee, bytes(changed)), collateral, INTEL_SGX_ROOT, now)] += 1
     assert set(seen) == {"refused", "stricter"}, "a changed byte was accepted"
     assert 0 < seen["stricter"] < MUTATIONS * 0.05
+
+
+# --- mutations of the vendor's collateral -------------------------------------------------------------------------------
+
+COLLATERAL_MUTATIONS = 160
+NOT_READ_BY_THE_REFERENCE = {"tcb_info_issuer_chain", "qe_identity_issuer_chain", "pck_crl_issuer_chain"}
+"""Fields of which the reference reads less than ours: roots in chains, what is between certificates."""
+
+
+def test_they_agree_on_single_character_mutations_of_real_collateral() -> None:
+    choose = random.Random(0xC0117)
+    scenes = []
+    for entry in (entry for entry in ENTRIES if entry["expect"] == "verified"):
+        evidence = Evidence.from_device(Tee(entry["tee"].lower()), (VECTORS / entry["quote"]).read_bytes())
+        scenes.append((json.loads((VECTORS / entry["collateral"]).read_text()), evidence, datetime.fromtimestamp(entry["now"], UTC)))
+    for number in range(COLLATERAL_MUTATIONS):
+        data, evidence, now = scenes[number % len(scenes)]
+        name = sorted(data)[number // len(scenes) % len(data)]
+        changed = data | {name: one_character_changed(data[name], choose)}
+        with pytest.raises((EvidenceInvalidError, CollateralError)):
+            Verifier(TrustRoots(), FixedCollateral(Collateral.from_json(changed))).verify(evidence, now)
+        if name not in NOT_READ_BY_THE_REFERENCE:
+            with pytest.raises(ValueError, match=r"."):
+                dcap_qvl.verify(evidence.quote, dcap_qvl.QuoteCollateralV3.from_json(json.dumps(changed)), int(now.timestamp()))
+
+
+def one_character_changed(text: str, choose: random.Random) -> str:
+    """Another digit or letter in place of one, so that PEM, hex and JSON stay of their form more often than not."""
+    at = choose.choice([place for place, character in enumerate(text) if character.isalnum()])
+    digits = "0123456789" if text[at].isdigit() else "abcdef" if text[at] in "abcdef" else "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    return text[:at] + choose.choice([digit for digit in digits if digit != text[at]]) + text[at + 1 :]
 
 
 # --- ratings ----------------------------------------------------------------------------------------------------------
@@ -180,3 +213,34 @@ def test_they_agree_on_ratings_of_random_platforms(vendor: Installation) -> None
         seen[compare(verifier, evidence, collateral, scene.root, NOW)] += 1
     assert not seen["stricter"]
     assert {*PLATFORM, *OLD, "TDRelaunchAdvised", "TDRelaunchAdvisedConfigurationNeeded"} <= set(seen)
+
+
+# --- every fault of the simulation -------------------------------------------------------------------------------------
+
+REFUSED_FAULTS = {Fault.REVOKED_PCK, Fault.STALE_COLLATERAL, Fault.EXPIRED_CRL}
+"""Both verifiers refuse these; the others are genuine evidence, about which a policy decides and on which both have to say the same."""
+
+
+@pytest.mark.parametrize("tee", [Tee.SGX, Tee.TDX], ids=str)
+@pytest.mark.parametrize("fault", [None, *Fault], ids=str)
+def test_they_agree_on_every_fault_of_the_simulation(vendor: Installation, tee: Tee, fault: Fault | None) -> None:
+    attester = InsecureAttester(vendor, tee, "5a" * (32 if tee is Tee.SGX else 48), fault=fault)
+    evidence = attester.quote(ReportData(bytes(64)))
+    source = vendor.collateral_source()
+    leaf = certs.SgxExtension.of(certs.parse_chain(parse_quote(evidence.quote).signature.cert_data)[0])
+    collateral = source.get(leaf.fmspc.hex(), "platform", tee)
+    assert isinstance(collateral, Collateral)
+    verifier = Verifier(TrustRoots(simulated=vendor.root_der), source)
+    found = compare(verifier, evidence, collateral, vendor.root_der, NOW)
+    expected = "refused" if fault in REFUSED_FAULTS else "OutOfDate" if fault is Fault.OUT_OF_DATE else "UpToDate"
+    assert found == expected
+
+
+@pytest.mark.parametrize("tee", [Tee.SGX, Tee.TDX], ids=str)
+def test_they_agree_on_a_quote_whose_pck_chain_comes_from_elsewhere(vendor: Installation, tee: Tee) -> None:
+    quote = parse_quote(InsecureAttester(vendor, tee, "5a" * (32 if tee is Tee.SGX else 48)).quote(ReportData(bytes(64))).quote)
+    named = dataclasses.replace(quote, signature=dataclasses.replace(quote.signature, cert_type=3, cert_data=bytes(404)))
+    verifier, collateral = Verifier(TrustRoots(simulated=vendor.root_der), vendor.collateral_source()), vendor.collateral(tee)
+    evidence = Evidence(tee, named.to_bytes(), quote.signature.cert_data)
+    assert compare(verifier, evidence, collateral, vendor.root_der, NOW) == "UpToDate"
+    assert compare(verifier, Evidence(tee, named.to_bytes()), collateral, vendor.root_der, NOW) == "refused"

@@ -22,6 +22,7 @@ from confide.ids import Tee
 MAX_COLLATERAL_BYTES = 512 * 1024
 """Cap on one set of collateral, in bytes: genuine sets are about 30 KiB."""
 _HEX_FIELDS = ("root_ca_crl", "pck_crl", "tcb_info_signature", "qe_identity_signature")
+_CHAIN = "pck_certificate_chain"
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -74,6 +75,8 @@ class Collateral:
     qe_identity_issuer_chain: str = field(repr=False)
     qe_identity: str = field(repr=False)
     qe_identity_signature: bytes = field(repr=False)
+    pck_certificate_chain: str = field(default="", repr=False)
+    """PEM, of one machine: what ``dcap-qvl`` keeps with the set of a quote that carries no chain.  Empty in all others."""
 
     @classmethod
     def from_json(cls, data: object) -> Self:
@@ -83,7 +86,9 @@ class Collateral:
             CollateralError: a field is missing, unknown or does not parse.
         """
         names = {f.name for f in fields(cls)}
-        if not isinstance(data, dict) or set(data) != names or not all(isinstance(value, str) for value in data.values()):
+        if isinstance(data, dict) and data.get(_CHAIN, "") is None:
+            data = {name: value for name, value in data.items() if name != _CHAIN}
+        if not isinstance(data, dict) or set(data) | {_CHAIN} != names or not all(isinstance(value, str) for value in data.values()):
             raise CollateralError("collateral must have exactly the fields of a version 3 collateral object")
         if sum(map(len, data.values())) > MAX_COLLATERAL_BYTES:
             raise CollateralError("collateral is too large", limit=MAX_COLLATERAL_BYTES)
@@ -98,6 +103,8 @@ class Collateral:
     def to_json(self) -> dict[str, str]:
         """The JSON form."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
+        if not self.pck_certificate_chain:
+            del values[_CHAIN]
         return {name: value.hex() if isinstance(value, bytes) else value for name, value in values.items()}
 
     @cached_property

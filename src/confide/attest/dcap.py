@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
 
@@ -41,7 +42,8 @@ def require_agreement(verified: VerifiedEvidence, root: bytes) -> None:
     """
     claims = verified.claims
     try:
-        rating = reference_rating(verified.evidence.quote, cast("Collateral", verified.collateral), root, verified.verified_at)
+        shown, collateral = verified.evidence, cast("Collateral", verified.collateral)
+        rating = reference_rating(shown.quote, collateral, root, verified.verified_at, shown.chain)
     except EvidenceInvalidError as refusal:
         if any(reason in refusal.message and says(claims) for reason, says in _SWITCHED.items()):
             return
@@ -51,13 +53,13 @@ def require_agreement(verified: VerifiedEvidence, root: bytes) -> None:
         raise EvidenceInvalidError("two verifiers disagree on the rating", expected=rating.status, got=ours.status)
 
 
-def reference_rating(quote: bytes, collateral: Collateral, root: bytes, now: datetime) -> Rating:
-    """The reference's rating of a quote under ``root`` (DER).
+def reference_rating(quote: bytes, collateral: Collateral, root: bytes, now: datetime, chain: bytes = b"") -> Rating:
+    """The reference's rating of a quote under ``root`` (DER), with the PCK ``chain`` (PEM) of one that carries none.
 
     Raises:
         EvidenceInvalidError: it refuses the quote, or reads it otherwise than we do.
     """
-    report = _verify(quote, collateral, root, now)
+    report = _verify(quote, collateral, chain, root, now)
     try:
         _check_same_reading(report, parse_quote(quote))
     except ParseError as cause:
@@ -65,9 +67,10 @@ def reference_rating(quote: bytes, collateral: Collateral, root: bytes, now: dat
     return Rating(str(report["status"]), frozenset(map(str, report["advisory_ids"])))
 
 
-def _verify(quote: bytes, collateral: Collateral, root: bytes, now: datetime) -> Json:
+def _verify(quote: bytes, collateral: Collateral, chain: bytes, root: bytes, now: datetime) -> Json:
     try:
-        bundle = dcap_qvl.QuoteCollateralV3.from_json(json.dumps(collateral.to_json()))
+        given = replace(collateral, pck_certificate_chain=chain.decode("ascii"))
+        bundle = dcap_qvl.QuoteCollateralV3.from_json(json.dumps(given.to_json()))
         report = dcap_qvl.verify_with_root_ca(quote, bundle, root, int(now.astimezone(UTC).timestamp()))
         found: Json = json.loads(report.to_json())
     except ValueError as cause:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from confide.attest.certs import der, parse_chain
+from confide.attest.collateral import Collateral
 from confide.attest.evidence import MAX_EVIDENCE_BYTES, Evidence
+from confide.attest.pck_id import PckId
 from confide.attest.quote import split_quote, without_padding
 from confide.attest.snp_report import REPORT_BYTES
 from confide.canonical import parse_object
@@ -15,7 +19,10 @@ from confide.errors import ParseError, UsageError
 from confide.ids import Tee
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
+
+    from confide.attest.collateral_sources import AnyCollateral
 
 _HEX = re.compile(rb"(?:0x)?((?:[0-9a-fA-F]{2}\s*)+)")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_=\s-]+")
@@ -39,7 +46,7 @@ def read_file(path: Path) -> bytes:
 
 
 def load_evidence(path: Path, endorsement: bytes = b"") -> Evidence:
-    """Read a quote, a report (with ``endorsement``, the DER certificate of its key), or JSON that holds evidence.
+    """Read a quote, a report, or JSON that holds evidence; ``endorsement``: the certificate of a report's key, or a PCK chain.
 
     Raises:
         UsageError: the file cannot be read.
@@ -50,9 +57,21 @@ def load_evidence(path: Path, endorsement: bytes = b"") -> Evidence:
         found = parse_object(data)
         return Evidence.from_json(found.get("evidence", found))
     if len(data) == REPORT_BYTES:
-        return Evidence(Tee.SNP, data, endorsement)
+        return Evidence(Tee.SNP, data, _as_der(endorsement))
     raw = without_padding(data)
-    return Evidence(split_quote(raw).tee, raw)
+    return Evidence(split_quote(raw).tee, raw, endorsement)
+
+
+def with_given_chain(evidence: Evidence, sets: Iterable[AnyCollateral]) -> Evidence:
+    """An Intel quote that carries no PCK chain, with the one that came with its collateral, if one did."""
+    if evidence.tee is Tee.SNP or evidence.chain or PckId.of(evidence.quote) is None:
+        return evidence
+    chains = [one.pck_certificate_chain for one in sets if isinstance(one, Collateral) and one.pck_certificate_chain]
+    return replace(evidence, chain=chains[0].encode()) if chains else evidence
+
+
+def _as_der(data: bytes) -> bytes:
+    return der(parse_chain(data)[0]) if data.startswith(b"-----BEGIN") else data
 
 
 def _decoded(data: bytes) -> bytes:

@@ -1,9 +1,8 @@
 """Is an Intel SGX or TDX quote genuine?  Steps follow Intel's quote verification library (its sections 4.1.2.4 and 4.1.2.9).
 
 1. The quote parses to its last byte, is of a known version and of the kind that its carrier claims; no TD attribute is unknown.
-2. It carries the chain PCK leaf, PCK CA, root; the root is one that is pinned here, each signed the next, and each is valid at the time.
-   The root decides whether the quote is simulated.
-3. The PCK signed the quoting enclave's report, and that report vouches for the attestation key.
+2. It carries the chain PCK leaf, PCK CA, root, or names the leaf and the chain came with it (certification data types 2 and 3).  The root
+   is one that is pinned here, each signed the next, and each is valid at the time.  The root decides whether the quote is simulated.
 4. Collateral for the platform is found and current: issued before now, and no part of it stale.
 5. TCB info and quoting enclave identity are each signed by a direct child of that root that is named as TCB signer, is no CA and is not
    revoked; they are of the right kind, and the TCB info is for the leaf's FMSPC and PCEID.
@@ -32,8 +31,8 @@ from confide.attest.claims import Claims
 from confide.attest.collateral import Collateral
 from confide.attest.collateral_check import check_current, check_signers
 from confide.attest.intel_tcb import PlatformRatings, QeRatings, Rating
+from confide.attest.pck_id import PckId
 from confide.attest.quote import (
-    PCK_CHAIN_PEM,
     QE_AUTH_DATA_BYTES,
     TD_KNOWN,
     TD_MIGRATABLE,
@@ -102,9 +101,9 @@ class IntelVerifier:
     def __init__(self, roots: TrustRoots, source: CollateralSource) -> None:
         self._roots = roots
         self._source = source
-        self._vouched: dict[tuple[bool, bytes], _Vouched] = {}
+        self._vouched: dict[tuple[bool, bytes, bytes], _Vouched] = {}
         self._signed: dict[tuple[str, bytes, bytes], _Signed] = {}
-        self._standings: dict[tuple[str, bool, bytes], _Standing] = {}
+        self._standings: dict[tuple[str, bool, bytes, bytes], _Standing] = {}
 
     def verify(self, evidence: Evidence, now: datetime) -> tuple[Claims, Collateral]:
         """Check that a quote is genuine as of ``now`` (see the module's steps).
@@ -114,26 +113,26 @@ class IntelVerifier:
             CollateralError: collateral is missing, stale, or not signed by whom it must be.
         """
         parts = _parts(evidence)
-        vouched = self._vouching(parts)
+        vouched = self._vouching(parts, evidence.chain)
         if not vouched.begins <= now <= vouched.ends:
             raise EvidenceInvalidError("a certificate of the quote's chain is not valid at this time", until=vouched.ends.isoformat())
         collateral = self._source.get(vouched.leaf.fmspc.hex(), vouched.ca, evidence.tee)
         if not isinstance(collateral, Collateral):
             raise CollateralError("the collateral is of another vendor", expected=vouched.leaf.fmspc.hex())
         check_current(collateral, now)
-        rating = self._rate(parts, vouched, collateral)
+        rating = self._rate(parts, evidence.chain, vouched, collateral)
         certs.check_raw_signature(vouched.attestation_key, parts.signature, parts.signed_bytes, "quote")
         return _claims(parts, vouched, collateral, rating), collateral
 
-    def _vouching(self, parts: Parts) -> _Vouched:
-        name = (parts.header.version > 3, parts.vouching)
+    def _vouching(self, parts: Parts, given: bytes) -> _Vouched:
+        name = (parts.header.version > 3, parts.vouching, given)
         known = self._vouched.get(name)
         if known is None:
-            known = _remember(self._vouched, name, _vouch(parts, self._roots))
+            known = _remember(self._vouched, name, _vouch(parts, given, self._roots))
         return known
 
-    def _rate(self, parts: Parts, vouched: _Vouched, collateral: Collateral) -> Rating:
-        name = (collateral.digest, parts.header.version > 3, parts.vouching)
+    def _rate(self, parts: Parts, given: bytes, vouched: _Vouched, collateral: Collateral) -> Rating:
+        name = (collateral.digest, parts.header.version > 3, parts.vouching, given)
         standing = self._standings.get(name)
         if standing is None:
             standing = _remember(self._standings, name, self._stand(parts.tee, vouched, collateral))
@@ -167,8 +166,6 @@ def _remember(table: dict[_K, _V], name: _K, value: _V) -> _V:
 
 
 def _parts(evidence: Evidence) -> Parts:
-    if evidence.chain:
-        raise EvidenceInvalidError("Intel quotes carry their certificate chain; a second one is refused")
     try:
         parts = split_quote(evidence.quote)
     except ParseError as cause:
@@ -180,21 +177,17 @@ def _parts(evidence: Evidence) -> Parts:
     return parts
 
 
-def _vouch(parts: Parts, roots: TrustRoots) -> _Vouched:
-    """Steps 2 and 3."""
+def _vouch(parts: Parts, given: bytes, roots: TrustRoots) -> _Vouched:
+    """Steps 2 and 3.  ``given`` is the chain that came with a quote that carries none."""
     try:
         signature = parts.whole_signature
-        if signature.cert_type != PCK_CHAIN_PEM:
-            raise EvidenceInvalidError(
-                "the quote does not carry its PCK certificate chain",
-                hint="configure the platform's quoting service to put the PCK chain into quotes (certification data type 5)",
-                cert_type=signature.cert_type,
-            )
-        chain = certs.parse_chain(signature.cert_data)
+        chain = certs.parse_chain(_pck_chain(signature, given))
         if len(chain) != _PCK_CHAIN:
             raise EvidenceInvalidError("the quote's chain must be PCK leaf, PCK CA and root", length=len(chain))
         leaf, issuer, root = chain
         platform = certs.SgxExtension.of(leaf)
+        if not signature.carries_chain:
+            _check_named(PckId.parse(parts, signature.cert_type, signature.cert_data), platform)
     except ParseError as cause:
         raise EvidenceInvalidError(cause.message, offset=cause.facts.get("offset")) from cause
     ca = certs.CA_KINDS.get(certs.common_name(issuer.subject))
@@ -208,6 +201,25 @@ def _vouch(parts: Parts, roots: TrustRoots) -> _Vouched:
     instance = sha384_hex(platform.platform_instance) if platform.platform_instance else ""
     facts: Json = {"ca": ca, "ppid_sha384": sha384_hex(platform.ppid), "piid_sha384": instance, "quote_version": parts.header.version}
     return _Vouched(key, signature.qe_report, platform, ca, (leaf, issuer, root), simulated, begins, ends, facts)
+
+
+def _pck_chain(signature: Signature, given: bytes) -> bytes:
+    if signature.carries_chain and given:
+        raise EvidenceInvalidError("the quote carries its certificate chain; a second one is refused")
+    if not signature.carries_chain and not given:
+        raise EvidenceInvalidError(
+            "the quote does not carry its PCK certificate chain",
+            hint="fetch it from the platform's PCCS, or have its quoting service put it into quotes (certification data type 5)",
+            cert_type=signature.cert_type,
+        )
+    return given or signature.cert_data
+
+
+def _check_named(wanted: PckId, leaf: certs.SgxExtension) -> None:
+    """The rest of what the quote names is checked by step 3: the PCK of another chip or TCB did not sign the quoting enclave's report."""
+    if wanted.pce_id != leaf.pce_id:
+        facts = {"expected": wanted.pce_id.hex(), "got": leaf.pce_id.hex()}
+        raise EvidenceInvalidError("the PCK certificate is of another PCEID than the quote", **facts)
 
 
 def _is_simulated(root: bytes, roots: TrustRoots) -> bool:

@@ -234,6 +234,11 @@ class Signature:
         return self.signature + self.attestation_key + inner
 
     @property
+    def carries_chain(self) -> bool:
+        """Whether the PCK certificate and its chain are in the quote; else they have to come from elsewhere (``pck_id``)."""
+        return self.cert_type == PCK_CHAIN_PEM
+
+    @property
     def expected_qe_report_data(self) -> bytes:
         """What the quoting enclave's report must hold: SHA-256 of attestation key and authentication data, then 32 zero bytes."""
         return hashlib.sha256(self.attestation_key + self.auth_data).digest() + bytes(32)

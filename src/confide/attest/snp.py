@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from confide.attest import amd_certs, certs
+from confide.attest.amd_certs import Endorsement
 from confide.attest.amd_collateral import AmdCollateral
 from confide.attest.claims import UNRATED, Claims
 from confide.attest.snp_report import Report, tcb_parts
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from confide.attest.amd_certs import Endorsement, Product
+    from confide.attest.amd_certs import Product
     from confide.attest.collateral_sources import CollateralSource
     from confide.attest.evidence import Evidence
 
@@ -44,34 +45,69 @@ _FAMILIES: Final[dict[str, tuple[int, tuple[range, ...]]]] = {
     "Turin": (0x1A, (range(0x20),)),
 }
 """CPUID family and models of each product (AMD publication 57230, section 3.3); Bergamo and Siena count as Genoa."""
+_MAX_KNOWN: Final = 1000
+"""How many chips under a set of collateral are remembered.  Only genuine ones are."""
 
 
-def verify_report(
-    evidence: Evidence, roots: Mapping[str, Product], source: CollateralSource, now: datetime
-) -> tuple[Claims, AmdCollateral]:
-    """Check that a report is genuine as of ``now`` (see the module's steps).  ``roots``: SHA-256 of each trusted ARK (DER), its product.
+class SnpVerifier:
+    """Verifies reports under given roots, with collateral from a given source.  Safe to use from several threads.
 
-    Raises:
-        EvidenceInvalidError: it is not genuine.
-        CollateralError: collateral is missing, stale, or not signed by whom it must be.
+    Step 4, but for the time, is the same for all reports of one chip under one set of collateral: it is done once and remembered, so that
+    another report costs step 6.  What depends on the time or the report is checked each time.
     """
-    try:
-        report = Report.parse(evidence.quote)
-        endorsement = amd_certs.Endorsement.parse(_leaf(evidence))
-        tcb = tcb_parts(report.reported_tcb, turin=endorsement.product == "Turin")
-    except ParseError as cause:
-        raise EvidenceInvalidError(cause.message, offset=cause.facts.get("offset")) from cause
-    if report.signing_key != endorsement.kind:
-        raise EvidenceInvalidError("the report is signed by another kind of key", expected=report.signing_key, got=endorsement.kind)
-    collateral = source.get(endorsement.product, endorsement.kind, Tee.SNP)
-    if not isinstance(collateral, AmdCollateral) or (collateral.product, collateral.key) != (endorsement.product, endorsement.kind):
-        raise CollateralError("the collateral is for another platform", expected=endorsement.product)
-    check_current(collateral, now)
-    check_issuers(collateral, roots)
-    _check_leaf(endorsement, collateral, now)
-    _check_platform(report, endorsement, tcb)
-    _check_signature(report, endorsement)
-    return _claims(report, endorsement, collateral, tcb), collateral
+
+    def __init__(self, roots: Mapping[str, Product], source: CollateralSource) -> None:
+        """``roots``: SHA-256 of each trusted ARK (DER), its product."""
+        self._roots = dict(roots)
+        self._source = source
+        self._endorsements: dict[bytes, Endorsement] = {}
+        self._issued: set[tuple[str, bytes]] = set()
+        self._sets: set[str] = set()
+
+    def verify(self, evidence: Evidence, now: datetime) -> tuple[Claims, AmdCollateral]:
+        """Check that a report is genuine as of ``now`` (see the module's steps).
+
+        Raises:
+            EvidenceInvalidError: it is not genuine.
+            CollateralError: collateral is missing, stale, or not signed by whom it must be.
+        """
+        try:
+            report = Report.parse(evidence.quote)
+            known = self._endorsements.get(evidence.chain)
+            endorsement = known or Endorsement.parse(_leaf(evidence))
+            tcb = tcb_parts(report.reported_tcb, turin=endorsement.product == "Turin")
+        except ParseError as cause:
+            raise EvidenceInvalidError(cause.message, offset=cause.facts.get("offset")) from cause
+        if report.signing_key != endorsement.kind:
+            raise EvidenceInvalidError("the report is signed by another kind of key", expected=report.signing_key, got=endorsement.kind)
+        collateral = self._source.get(endorsement.product, endorsement.kind, Tee.SNP)
+        if not isinstance(collateral, AmdCollateral) or (collateral.product, collateral.key) != (endorsement.product, endorsement.kind):
+            raise CollateralError("the collateral is for another platform", expected=endorsement.product)
+        check_current(collateral, now)
+        self._check_chain(evidence.chain, endorsement, collateral)
+        _check_time(endorsement, now)
+        _check_platform(report, endorsement, tcb)
+        _check_signature(report, endorsement)
+        return _claims(report, endorsement, collateral, tcb), collateral
+
+    def _check_chain(self, leaf: bytes, endorsement: Endorsement, collateral: AmdCollateral) -> None:
+        """Only what passed is remembered, so that nobody fills the memory with certificates of their own."""
+        name = (collateral.digest, leaf)
+        if name in self._issued:
+            return
+        if collateral.digest not in self._sets:
+            check_issuers(collateral, self._roots)
+        amd_certs.check_issued(endorsement.certificate, collateral.certificates[0], ca=False, what="chip's key")
+        if len(self._issued) >= _MAX_KNOWN:
+            self._forget()
+        self._sets.add(collateral.digest)
+        self._issued.add(name)
+        self._endorsements[leaf] = endorsement
+
+    def _forget(self) -> None:
+        self._issued.clear()
+        self._sets.clear()
+        self._endorsements.clear()
 
 
 def check_current(collateral: AmdCollateral, now: datetime) -> None:
@@ -112,9 +148,8 @@ def check_issuers(collateral: AmdCollateral, roots: Mapping[str, Product]) -> No
     _check_revocations(collateral, issuer, root)
 
 
-def _check_leaf(endorsement: Endorsement, collateral: AmdCollateral, now: datetime) -> None:
-    leaf, (issuer, _) = endorsement.certificate, collateral.certificates
-    amd_certs.check_issued(leaf, issuer, ca=False, what="chip's key")
+def _check_time(endorsement: Endorsement, now: datetime) -> None:
+    leaf = endorsement.certificate
     if not leaf.not_valid_before_utc <= now <= leaf.not_valid_after_utc:
         raise EvidenceInvalidError("the chip's certificate is not valid at this time", until=leaf.not_valid_after_utc.isoformat())
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from confide.attest.pck_id import PckId
+
 INTEL_PCS: Final = "https://api.trustedservices.intel.com"
 INTEL_ROOT_CRL: Final = "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der"
 AMD_KDS: Final = "https://kdsintf.amd.com"
@@ -130,6 +132,23 @@ class IntelService:
             }
         )
 
+    def pck_chain(self, wanted: PckId) -> bytes:
+        """PCK leaf, CA and root (PEM) of a quote that only names its leaf.  Unverified here: :mod:`confide.attest.intel` checks them.
+
+        The certificate is the answer's body, and its issuers are a header's (PCCS and PCS API version 4, "Get PCK Certificate").
+
+        Raises:
+            CollateralError: the service does not answer, or with something that is no certificate, or knows none.
+        """
+        found = self._answer("sgx/certification/v4/pckcert", **wanted.query)
+        try:
+            leaf = parse_chain(found.body)
+        except ParseError as cause:
+            raise CollateralError("a collateral service answered with something that is no PCK certificate") from cause
+        if len(leaf) != 1:
+            raise CollateralError("a collateral service answered with several certificates where one belongs", length=len(leaf))
+        return leaf[0].public_bytes(Encoding.PEM) + _chain(found, "sgx-pck-certificate-issuer-chain").encode()
+
     def _root_crl(self) -> bytes:
         if self._url == INTEL_PCS:
             found = self._http.get(INTEL_ROOT_CRL)
@@ -141,7 +160,8 @@ class IntelService:
     def _answer(self, path: str, **parameters: str) -> Answer:
         found = self._http.get(f"{self._url}/{path}", **parameters)
         if found is None:
-            raise CollateralError("the collateral service does not know this platform", url=f"{self._url}/{path}", **parameters)
+            known = {name: value[:40] for name, value in parameters.items()}
+            raise CollateralError("the collateral service does not know this platform", url=f"{self._url}/{path}", **known)
         return found
 
     def _signed(self, path: str, name: str, header: str, **parameters: str) -> tuple[tuple[str, str], str]:

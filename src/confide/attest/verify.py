@@ -9,7 +9,7 @@ from dataclasses import InitVar, dataclass
 from typing import TYPE_CHECKING, Any
 
 from confide.attest.intel import IntelVerifier
-from confide.attest.snp import verify_report
+from confide.attest.snp import SnpVerifier
 from confide.ids import Tee
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ class Verifier:
     """Says whether evidence is genuine under given roots, with collateral from a given source.  Safe to use from several threads."""
 
     def __init__(self, roots: TrustRoots, collateral: CollateralSource) -> None:
-        self._amd_roots = roots.amd
-        self._collateral = collateral
+        self._snp = SnpVerifier(roots.amd, collateral)
         self._intel = IntelVerifier(roots, collateral)
 
     def verify(self, evidence: Evidence, now: datetime) -> VerifiedEvidence:
@@ -61,7 +60,7 @@ class Verifier:
             CollateralError: collateral is missing, stale, or not signed by whom it must be.
         """
         if evidence.tee is Tee.SNP:
-            claims, amd = verify_report(evidence, self._amd_roots, self._collateral, now)
+            claims, amd = self._snp.verify(evidence, now)
             return VerifiedEvidence(claims, evidence, amd, now, token=_TOKEN)
         claims, collateral = self._intel.verify(evidence, now)
         return VerifiedEvidence(claims, evidence, collateral, now, token=_TOKEN)

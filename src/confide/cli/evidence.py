@@ -51,7 +51,8 @@ def judging_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--collateral", "sets", type=_FILE, multiple=True,
                      help="What the vendor signed about the platform, a JSON file, or several [default: kept or fetched]."),
         click.option("--endorsement", type=_FILE,
-                     help="Certificate of the key that signed an SEV-SNP report (VCEK or VLEK) [default: fetched, for a VCEK]."),
+                     help="Certificate of the key that signed an SEV-SNP report (VCEK or VLEK), or the PCK chain of a quote without one "
+                          "[default: fetched, but for a VLEK]."),
         click.option("--at", "at", metavar="TIME", help="Judge as of this time, ISO 8601, by kept collateral [default: now]."),
         click.option("--offline", is_flag=True, help="Fetch nothing."),
     )  # fmt: skip
@@ -70,7 +71,7 @@ def load(file: Path, judging: Judging) -> Evidence:
     """
     from confide.attest.evidence_files import load_evidence, read_file
 
-    return load_evidence(file, _as_der(read_file(judging.endorsement)) if judging.endorsement else b"")
+    return load_evidence(file, read_file(judging.endorsement) if judging.endorsement else b"")
 
 
 def judge(context: Context, file: Path, judging: Judging, now: datetime) -> tuple[VerifiedEvidence, list[str]]:
@@ -79,12 +80,16 @@ def judge(context: Context, file: Path, judging: Judging, now: datetime) -> tupl
     Raises:
         AttestationError: it is not genuine, or collateral for it is not to be had.
     """
+    from confide.attest.collateral_sources import load_collateral
+    from confide.attest.evidence_files import with_given_chain
     from confide.attest.verify import Verifier
     from confide.jobs.receipt import default_roots
 
     roots, evidence = default_roots(context.settings), load(file, judging)
     if not evidence.chain and not judging.offline and not judging.sets:
         evidence = _endorsed(context, evidence)
+    elif not evidence.chain:
+        evidence = with_given_chain(evidence, map(load_collateral, judging.sets))
     kept_only = judging.offline or judging.at is not None
     verified = Verifier(roots, _source(context, judging.sets, kept_only=kept_only)).verify(evidence, now)
     return verified, _agree(verified, roots)
@@ -100,14 +105,16 @@ def _source(context: Context, sets: tuple[Path, ...], *, kept_only: bool) -> Col
 
 
 def _endorsed(context: Context, evidence: Evidence) -> Evidence:
-    """An SEV-SNP report that came without the certificate of its chip's key, with it."""
+    """Evidence that came without the certificate of the key that vouches for it, with it: a VCEK's, or a PCK's chain."""
+    from confide.attest.pck_id import PckId
     from confide.attest.snp_report import Report
     from confide.cli.collateral import services_of
     from confide.ids import Tee
 
+    intel, amd = services_of(context.settings)
     if evidence.tee is not Tee.SNP:
-        return evidence
-    _, amd = services_of(context.settings)
+        wanted = PckId.of(evidence.quote)
+        return evidence if wanted is None else replace(evidence, chain=intel.pck_chain(wanted))
     return replace(evidence, chain=amd.endorsement(Report.parse(evidence.quote)))
 
 
@@ -120,12 +127,6 @@ def _agree(verified: VerifiedEvidence, roots: TrustRoots) -> list[str]:
         return ["confide"]
     require_agreement(verified, roots.simulated if verified.claims.simulated and roots.simulated else roots.intel)
     return ["confide", "dcap-qvl"]
-
-
-def _as_der(data: bytes) -> bytes:
-    from confide.attest.certs import der, parse_chain
-
-    return der(parse_chain(data)[0]) if data.startswith(b"-----BEGIN") else data
 
 
 def time_of(text: str | None) -> datetime:

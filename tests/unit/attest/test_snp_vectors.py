@@ -162,3 +162,26 @@ def test_every_byte_of_a_real_certificate_counts() -> None:
         changed[at] ^= 1 << at % 8
         with pytest.raises((EvidenceInvalidError, CollateralError)):
             verifier.verify(Evidence(Tee.SNP, evidence.quote, bytes(changed)), NOW)
+
+
+def test_chain_that_was_remembered_still_ends_and_counts_for_its_own_reports_only() -> None:
+    """The verifier remembers a chip's chain, never a verdict: time, chip and signature are checked for each report."""
+    verifier = Verifier(TrustRoots(), _collateral())
+    evidence = _evidence("milan-vlek-valid")
+    assert verifier.verify(evidence, NOW).claims == verifier.verify(evidence, NOW).claims
+    with pytest.raises(EvidenceInvalidError, match="not valid at this time"):
+        verifier.verify(evidence, datetime(2026, 1, 1, tzinfo=UTC))
+    changed = bytearray(evidence.quote)
+    changed[0x50] ^= 1  # report data
+    with pytest.raises(EvidenceInvalidError, match="signature does not verify"):
+        verifier.verify(Evidence(Tee.SNP, bytes(changed), evidence.chain), NOW)
+    verifier.verify(_evidence("milan-vcek-valid"), NOW)
+    with pytest.raises(EvidenceInvalidError, match="another chip|another TCB"):
+        verifier.verify(Evidence(Tee.SNP, _evidence("milan-azure").quote, _evidence("milan-vcek-valid").chain), NOW)
+
+
+def test_chain_that_was_refused_is_not_remembered() -> None:
+    verifier = Verifier(TrustRoots(amd={"00" * 32: "Milan"}), _collateral())
+    for _ in range(2):
+        with pytest.raises(EvidenceInvalidError, match="root"):
+            verifier.verify(_evidence("milan-vcek-valid"), NOW)
