@@ -66,3 +66,12 @@ def test_bad_settings_are_found(confide: Any, tmp_path: Path) -> None:
 def test_missing_memory_folder_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)
     assert not doctor._shared_memory().ok
+
+
+def test_each_source_of_evidence_is_told_with_a_reason(confide: Any) -> None:
+    checks = {check["check"]: check for check in confide("doctor", "--json").json["checks"]}
+    for name in ("gramine", "occlum", "configfs-tdx", "configfs-snp", "device-sgx", "device-tdx", "device-snp"):
+        assert checks[name]["found"]
+        assert not checks[name]["needed"]
+        assert checks[name]["ok"] or checks[name]["hint"]
+    assert "real evidence:" in confide("doctor").out

@@ -8,8 +8,8 @@ from typing import Any, Self
 
 from confide.attest.quote import without_padding
 from confide.canonical import Json, b64url, canonical, from_b64url, sha384_hex
-from confide.errors import ParseError
-from confide.ids import JobDigest, NodeId, RunId, Tee
+from confide.errors import AttesterError, ParseError
+from confide.ids import JobDigest, NodeId, ReportData, RunId, Tee
 
 CONTEXT_FORMAT = "confide-context-v1"
 MAX_EVIDENCE_BYTES = 32 * 1024
@@ -48,6 +48,18 @@ class Evidence:
         if len(raw) > MAX_EVIDENCE_BYTES:
             raise ParseError("evidence is too large", length=len(raw), limit=MAX_EVIDENCE_BYTES)
         return cls(tee, without_padding(raw))
+
+    @classmethod
+    def of_device(cls, tee: Tee, raw: bytes) -> Self:
+        """:meth:`from_device`, for attesters.
+
+        Raises:
+            AttesterError: the buffer holds no quote, or something other than zeros after it.
+        """
+        try:
+            return cls.from_device(tee, raw)
+        except ParseError as cause:
+            raise AttesterError(f"the TEE gave something that is not a quote: {cause.message}") from cause
 
     def to_json(self) -> Json:
         """The evidence as JSON; bytes in base64url."""
@@ -109,6 +121,17 @@ class NodeContext:
             raise ParseError("a node context is an object with a seal key")
         fields = _strings({k: v for k, v in data.items() if k != "seal"}, {"job", "run", "node"}, "node context")
         return cls(JobDigest(fields["job"]), RunId(fields["run"]), NodeId(fields["node"]), dict(data["seal"]))
+
+
+def check_report_data(report_data: ReportData) -> bytes:
+    """The 64 bytes that a TEE is given: never padded, never cut.
+
+    Raises:
+        AttesterError: they are not 64.
+    """
+    if len(report_data) != 64:
+        raise AttesterError("report data must be 64 bytes", got=len(report_data))
+    return bytes(report_data)
 
 
 def _check_jwk(jwk: Any) -> None:

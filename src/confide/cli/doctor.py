@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -128,12 +127,12 @@ def _settings(context: Context) -> Finding:
 
 
 def _tees() -> list[Finding]:
-    """Hardware that real evidence could come from; not needed for simulation."""
-    devices: list[tuple[str, Path, Callable[[Path], bool]]] = [
-        ("sgx (gramine)", Path("/dev/attestation/quote"), Path.exists),
-        ("tdx, sev-snp", Path("/sys/kernel/config/tsm/report"), Path.is_dir),
-    ]
-    return [
-        Finding(name, ok=there(path), found="found" if there(path) else "none: runs need --simulate, which protects nothing", needed=False)
-        for name, path, there in devices
-    ]
+    """Where real evidence could come from, and why not from each of the others; not needed for simulation."""
+    from confide.attest.detect import Machine, detect, devices
+
+    machine = Machine()
+    sources = detect(machine)
+    findings = [Finding(each.name, each.available, each.found, each.hint, needed=False) for each in (*sources, *devices(machine))]
+    source = next((each.name for each in sources if each.available), None)
+    none = "none: runs need --simulate, which protects nothing"
+    return [*findings, Finding("real evidence", source is not None, f"from {source}" if source else none, needed=False)]

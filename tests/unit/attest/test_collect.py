@@ -1,164 +1,315 @@
 import errno
-import os
-import shutil
 import struct
+import threading
 import uuid
-from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from support.amd import NOW as AMD_NOW
 from support.amd import Vendor
+from support.kernel import ConfigfsKernel, GramineKernel, OcclumKernel, Quoter
 
-from confide.attest import collect
+from confide.attest import device_files
 from confide.attest.collateral_sources import FixedCollateral
-from confide.attest.collect import ConfigfsAttester, GramineAttester, find_attester
+from confide.attest.configfs import ConfigfsAttester
+from confide.attest.gramine import GramineAttester
+from confide.attest.occlum import OcclumAttester
 from confide.attest.roots import TrustRoots
 from confide.attest.verify import Verifier
 from confide.errors import AttesterError
 from confide.ids import ReportData, Tee
 
 DATA = ReportData(bytes(range(64)))
+OTHER = ReportData(bytes(range(64, 128)))
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch) -> None:
+    monkeypatch.setattr(device_files, "TRY_EVERY_S", 0)
+
+
+def over(quote: bytes, at: int) -> Quoter:
+    """Makes quotes that differ in the report data only, as a TEE does."""
+    return lambda data: quote[:at] + data + quote[at + 64 :]
 
 
 @pytest.fixture
-def gramine(tmp_path, make_evidence) -> Path:
-    root = tmp_path / "attestation"
-    root.mkdir()
-    (root / "attestation_type").write_text("dcap")
-    (root / "user_report_data").write_bytes(b"")
-    (root / "quote").write_bytes(make_evidence(Tee.SGX).quote)
-    return root
+def gramine(make_evidence) -> GramineKernel:
+    return GramineKernel(quoter=over(make_evidence(Tee.SGX).quote, 48 + 320))
 
 
 @pytest.fixture
-def configfs(tmp_path, make_evidence, monkeypatch) -> tuple[Path, dict[str, Any]]:
-    """A folder that behaves as the kernel does: a new entry has its attributes, and each write counts the generation up."""
-    root = tmp_path / "report"
-    root.mkdir()
-    settings = {"provider": "tdx_guest\n", "outblob": make_evidence(Tee.TDX).quote + bytes(70), "step": 1}
-    make, write = Path.mkdir, collect._write
-
-    def mkdir(path: Path, *args: object, **kwargs: object) -> None:
-        make(path, *args, **kwargs)
-        if path.parent == root:
-            (path / "provider").write_text(settings["provider"])
-            (path / "generation").write_text("0\n")
-            (path / "outblob").write_bytes(settings["outblob"])
-            if "auxblob" in settings:
-                (path / "auxblob").write_bytes(settings["auxblob"])
-
-    read = Path.read_bytes
-
-    def read_bytes(path: Path) -> bytes:
-        if path.name == "outblob" and settings.setdefault("busy", []):
-            number = settings["busy"].pop()
-            raise OSError(number, os.strerror(number))
-        return read(path)
-
-    def rmdir(path: Path) -> None:
-        for attribute in path.iterdir():
-            settings.setdefault("written", {})[attribute.name] = read(attribute)
-        shutil.rmtree(path)
-
-    def counted(path: Path, data: bytes) -> None:
-        write(path, data)
-        (path.parent / "generation").write_text(f"{settings['step']}\n")
-
-    monkeypatch.setattr(Path, "mkdir", mkdir)
-    monkeypatch.setattr(Path, "read_bytes", read_bytes)
-    monkeypatch.setattr(Path, "rmdir", rmdir)
-    monkeypatch.setattr(collect, "_write", counted)
-    monkeypatch.setattr(collect, "_TRY_EVERY_S", 0)
-    return root, settings
+def occlum(make_evidence) -> OcclumKernel:
+    return OcclumKernel(quoter=over(make_evidence(Tee.SGX).quote, 48 + 320))
 
 
-def test_gramine_quote_is_taken_over_the_report_data(gramine) -> None:
-    attester = GramineAttester(gramine)
+@pytest.fixture
+def configfs(make_evidence) -> ConfigfsKernel:
+    quoter = over(make_evidence(Tee.TDX).quote, 48 + 520)
+    return ConfigfsKernel(quoter=lambda data: quoter(data) + bytes(70))
+
+
+def sgx_data(quote: bytes) -> bytes:
+    return quote[368:432]
+
+
+def td_data(quote: bytes) -> bytes:
+    return quote[568:632]
+
+
+def configfs_attester(kernel: ConfigfsKernel) -> ConfigfsAttester:
+    return ConfigfsAttester(files=kernel)
+
+
+def occlum_attester(kernel: OcclumKernel) -> OcclumAttester:
+    return OcclumAttester(files=kernel, ioctl=kernel.ioctl)
+
+
+# --- Gramine ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("piece", [1, 7, 4096])
+def test_gramine_quote_is_taken_over_the_report_data_in_pieces_of_any_size(gramine, piece) -> None:
+    gramine.piece = piece
+    attester = GramineAttester(files=gramine)
     evidence = attester.quote(DATA)
-    assert (gramine / "user_report_data").read_bytes() == DATA
-    assert evidence.tee is Tee.SGX
-    assert (attester.tee, attester.simulated) == (Tee.SGX, False)
+    assert gramine.user_report_data == DATA == sgx_data(evidence.quote)
+    assert (attester.tee, attester.simulated, evidence.tee) == (Tee.SGX, False, Tee.SGX)
+    assert gramine.descriptors == 0
 
 
 def test_gramine_without_dcap_is_refused(gramine) -> None:
-    (gramine / "attestation_type").write_text("none")
+    gramine.kind = "none"
     with pytest.raises(AttesterError, match="DCAP"):
-        GramineAttester(gramine)
+        GramineAttester(files=gramine)
 
 
 def test_gramine_giving_something_else_is_refused(gramine) -> None:
-    (gramine / "quote").write_bytes(b"nonsense")
+    gramine.quoter = lambda data: b"nonsense"
     with pytest.raises(AttesterError, match="not a quote"):
-        GramineAttester(gramine).quote(DATA)
+        GramineAttester(files=gramine).quote(DATA)
 
 
-def test_gramine_files_that_are_missing_are_reported(gramine) -> None:
-    attester = GramineAttester(gramine)
-    (gramine / "quote").unlink()
-    with pytest.raises(AttesterError, match="cannot read"):
+@pytest.mark.parametrize(
+    ("call", "says"), [("open quote", "cannot read"), ("read quote", "cannot read"), ("close user_report_data", "cannot write")]
+)
+def test_gramine_file_that_fails_is_reported_and_closed(gramine, call, says) -> None:
+    attester = GramineAttester(files=gramine)
+    gramine.errors[call] = [errno.EIO]
+    with pytest.raises(AttesterError, match=says):
         attester.quote(DATA)
-    (gramine / "user_report_data").unlink()
-    (gramine / "user_report_data").mkdir()
-    with pytest.raises(AttesterError, match="cannot write"):
+    assert gramine.descriptors == 0
+
+
+def test_report_data_that_was_taken_in_part_is_refused_and_no_quote_is_made(gramine) -> None:
+    attester = GramineAttester(files=gramine)
+    gramine.short_writes = True
+    with pytest.raises(AttesterError, match="took a part"):
         attester.quote(DATA)
+    assert "open quote" not in gramine.calls
+
+
+def test_threads_that_share_gramines_files_each_get_their_own_quote(gramine) -> None:
+    attester = GramineAttester(files=gramine)
+    wanted = [ReportData(bytes([n]) * 64) for n in range(16)]
+    got: dict[bytes, bytes] = {}
+    threads = [threading.Thread(target=lambda data=data: got.update({data: sgx_data(attester.quote(data).quote)})) for data in wanted]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert got == {bytes(data): bytes(data) for data in wanted}
+
+
+def test_second_thread_waits_until_the_firsts_quote_is_read(gramine) -> None:
+    """Deterministic form of the race: in the middle of one quote another thread asks for one of its own."""
+    attester = GramineAttester(files=gramine)
+    second: list[threading.Thread] = []
+
+    def intrude() -> None:
+        second.append(threading.Thread(target=attester.quote, args=(OTHER,)))
+        second[0].start()
+        # The kernel's own lock is free for it between two calls; without the attester's lock its report data would be in place now.
+        gramine._lock.release()
+        second[0].join(0.2)
+        gramine._lock.acquire()
+
+    gramine.hooks["open quote"] = intrude
+    assert sgx_data(attester.quote(DATA).quote) == DATA
+    second[0].join()
+    assert gramine.user_report_data == OTHER
+
+
+def test_file_without_an_end_is_not_read_for_ever(gramine) -> None:
+    gramine.piece = 2**20
+    gramine.quoter = lambda data: bytes(device_files.MAX_BLOB_BYTES + 1)
+    with pytest.raises(AttesterError, match="no end"):
+        GramineAttester(files=gramine).quote(DATA)
 
 
 @pytest.mark.parametrize("length", [0, 63, 65])
-def test_report_data_of_another_length_is_refused_not_padded(gramine, configfs, length) -> None:
-    for attester in (GramineAttester(gramine), ConfigfsAttester(configfs[0])):
+def test_report_data_of_another_length_is_refused_not_padded(gramine, configfs, occlum, length) -> None:
+    for attester in (GramineAttester(files=gramine), configfs_attester(configfs), occlum_attester(occlum)):
         with pytest.raises(AttesterError, match="64 bytes"):
             attester.quote(ReportData(bytes(length)))
 
 
-def test_kernel_report_is_taken_and_its_padding_cut(configfs, make_evidence) -> None:
-    evidence = ConfigfsAttester(configfs[0]).quote(DATA)
-    assert evidence.tee is Tee.TDX
-    assert len(evidence.quote) == len(make_evidence(Tee.TDX).quote)
-    assert configfs[1]["written"]["inblob"] == DATA
-    assert list(configfs[0].iterdir()) == []
+# --- Occlum ----------------------------------------------------------------------------------------------------------
 
 
-def test_report_entry_that_another_wrote_to_is_refused(configfs) -> None:
-    configfs[1]["step"] = 2
+def test_occlum_quote_is_taken_over_the_report_data(occlum) -> None:
+    attester = occlum_attester(occlum)
+    evidence = attester.quote(DATA)
+    assert (attester.tee, attester.simulated, sgx_data(evidence.quote)) == (Tee.SGX, False, DATA)
+    assert occlum.descriptors == 0
+
+
+def test_occlum_quote_that_is_shorter_than_its_buffer_is_cut_to_its_length(occlum, make_evidence) -> None:
+    occlum.size = 8000
+    assert len(occlum_attester(occlum).quote(DATA).quote) == len(make_evidence(Tee.SGX).quote)
+
+
+@pytest.mark.parametrize("size", [0, 2**31])
+def test_occlum_telling_a_size_that_no_quote_has_is_refused(occlum, size) -> None:
+    occlum.size = size
+    with pytest.raises(AttesterError, match="size that no quote has"):
+        occlum_attester(occlum)
+
+
+@pytest.mark.parametrize("told", [0, 8001])
+def test_occlum_telling_more_than_the_buffer_holds_is_refused(occlum, told) -> None:
+    occlum.size, occlum.told = 8000, told
+    with pytest.raises(AttesterError, match="cannot have"):
+        occlum_attester(occlum).quote(DATA)
+
+
+@pytest.mark.parametrize("number", [errno.ENOTTY, errno.EINVAL])
+def test_device_that_is_not_occlums_is_refused(occlum, number) -> None:
+    occlum.errors["ioctl 7 sgx"] = [number]
+    with pytest.raises(AttesterError, match="as Occlum does"):
+        occlum_attester(occlum)
+    assert occlum.descriptors == 0
+
+
+def test_occlum_quote_that_fails_is_reported(occlum) -> None:
+    attester = occlum_attester(occlum)
+    occlum.errors["ioctl 8 sgx"] = [errno.EIO]
+    with pytest.raises(AttesterError, match="Input/output"):
+        attester.quote(DATA)
+    assert occlum.descriptors == 0
+
+
+# --- configfs-tsm ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("piece", [1, 4096])
+def test_kernel_report_is_taken_and_its_padding_cut(configfs, make_evidence, piece) -> None:
+    configfs.piece = piece
+    evidence = configfs_attester(configfs).quote(DATA)
+    assert (evidence.tee, len(evidence.quote), td_data(evidence.quote)) == (Tee.TDX, len(make_evidence(Tee.TDX).quote), DATA)
+    assert (configfs.entries, configfs.descriptors, configfs.made) == ({}, 0, 1)
+
+
+@pytest.mark.parametrize("call", ["open outblob", "read outblob", "open generation"])
+def test_report_entry_that_another_wrote_to_is_refused(configfs, call) -> None:
+    attester = configfs_attester(configfs)
+    intrude = lambda: configfs.other_process_writes(OTHER)  # noqa: E731
+    if call == "open generation":
+        # After the report was read: the second look at the generation, not the first.
+        configfs.hooks["close outblob"] = lambda: configfs.hooks.update({call: intrude})
+    else:
+        configfs.hooks[call] = intrude
     with pytest.raises(AttesterError, match="another process"):
-        ConfigfsAttester(configfs[0]).quote(DATA)
+        attester.quote(DATA)
+    assert configfs.entries == {}
+
+
+def test_write_that_the_kernel_dropped_without_a_word_is_refused(configfs, monkeypatch) -> None:
+    attester = configfs_attester(configfs)
+    monkeypatch.setattr(configfs, "written", lambda path, data: None)
+    configfs.hooks["open outblob"] = lambda: [vars(entry).update(inblob=bytes(OTHER)) for entry in configfs.entries.values()]
+    with pytest.raises(AttesterError, match="did not take"):
+        attester.quote(DATA)
+
+
+def test_two_attesters_use_entries_of_their_own(configfs) -> None:
+    first, second = configfs_attester(configfs), configfs_attester(configfs)
+    between: list[bytes] = []
+    configfs.hooks["open outblob"] = lambda: between.append(td_data(second.quote(OTHER).quote))
+    assert td_data(first.quote(DATA).quote) == DATA
+    assert between == [OTHER]
 
 
 def test_report_entry_without_a_generation_is_refused(configfs) -> None:
-    configfs[1]["step"] = "?"
+    configfs.generation_text = "?"
     with pytest.raises(AttesterError, match="generation"):
-        ConfigfsAttester(configfs[0]).quote(DATA)
+        configfs_attester(configfs).quote(DATA)
 
 
 def test_reports_of_another_provider_are_refused(configfs) -> None:
-    attester = ConfigfsAttester(configfs[0])
-    configfs[1]["provider"] = "sev_guest"
+    attester = configfs_attester(configfs)
+    configfs.provider = "sev_guest"
     with pytest.raises(AttesterError, match="exchanged"):
         attester.quote(DATA)
-    configfs[1]["provider"] = "arm_cca_guest"
+    configfs.provider = "arm_cca_guest"
     with pytest.raises(AttesterError, match="cannot be verified"):
-        ConfigfsAttester(configfs[0])
+        configfs_attester(configfs)
 
 
-@pytest.mark.parametrize("number", [errno.EBUSY, errno.EAGAIN, errno.EINTR])
+@pytest.mark.parametrize("number", [errno.EBUSY, errno.EWOULDBLOCK, errno.EINTR])
 def test_firmware_that_is_busy_is_asked_again(configfs, number) -> None:
-    configfs[1]["busy"] = [number] * 3
-    assert ConfigfsAttester(configfs[0]).quote(DATA).tee is Tee.TDX
-    configfs[1]["busy"] = [number] * 50
+    configfs.errors["read outblob"] = [number] * 3
+    assert configfs_attester(configfs).quote(DATA).tee is Tee.TDX
+    configfs.errors["read outblob"] = [number] * 50
     with pytest.raises(AttesterError, match="busy"):
-        ConfigfsAttester(configfs[0]).quote(DATA)
+        configfs_attester(configfs).quote(DATA)
+    assert (configfs.entries, configfs.descriptors) == ({}, 0)
 
 
-def test_firmware_that_fails_is_reported_at_once(configfs) -> None:
-    configfs[1]["busy"] = [errno.EIO]
-    with pytest.raises(AttesterError, match="Input/output"):
-        ConfigfsAttester(configfs[0]).quote(DATA)
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENXIO, errno.EINVAL])
+def test_firmware_that_fails_is_reported_at_once(configfs, number) -> None:
+    configfs.errors["read outblob"] = [number]
+    with pytest.raises(AttesterError, match="cannot read"):
+        configfs_attester(configfs).quote(DATA)
+    assert configfs.calls.count("open outblob") == 1
+
+
+@pytest.mark.parametrize("number", [errno.EEXIST, errno.EACCES, errno.ENXIO])
+def test_entry_that_cannot_be_made_is_reported(configfs, number) -> None:
+    attester = configfs_attester(configfs)
+    configfs.errors["mkdir report"] = [number]
+    with pytest.raises(AttesterError, match="report entry"):
+        attester.quote(DATA)
+
+
+def test_entry_that_cannot_be_removed_does_not_spoil_the_quote(configfs) -> None:
+    attester = configfs_attester(configfs)
+    configfs.errors["rmdir report"] = [errno.EBUSY]
+    assert td_data(attester.quote(DATA).quote) == DATA
+
+
+def test_kernel_refuses_what_real_ones_refuse(configfs) -> None:
+    """The made-up kernel itself: its rules are those that the tests above rest on."""
+    root, entry = configfs.root, configfs.root / "x"
+    configfs.mkdir(entry)
+    for call, number in (
+        (lambda: configfs.mkdir(entry), errno.EEXIST),
+        (lambda: configfs.mkdir(root / "a" / "b"), errno.ENOENT),
+        (lambda: configfs.rmdir(root / "y"), errno.ENOENT),
+        (lambda: configfs.open(entry / "inblob", 0), errno.EACCES),
+        (lambda: configfs.open(entry / "outblob", 1), errno.EACCES),
+        (lambda: configfs.open(entry / "auxblob", 0), errno.ENOENT),
+        (lambda: configfs.read(configfs.open(entry / "outblob", 0), 10), errno.EINVAL),
+        (lambda: configfs.write(configfs.open(entry / "inblob", 1), bytes(65)), errno.EFBIG),
+    ):
+        with pytest.raises(OSError) as caught:
+            call()
+        assert caught.value.errno == number
 
 
 # --- SEV-SNP ---------------------------------------------------------------------------------------------------------
+
 
 
 def table(*entries: tuple[uuid.UUID, bytes], order: str = "bytes") -> bytes:
@@ -177,6 +328,11 @@ VCEK, VLEK, ASK = (
 )
 
 
+def snp(kernel: ConfigfsKernel, quoter, certificates: bytes | None) -> ConfigfsAttester:
+    kernel.provider, kernel.quoter, kernel.table = "sev_guest", quoter, certificates
+    return ConfigfsAttester(files=kernel)
+
+
 @pytest.fixture(scope="module")
 def chip() -> Vendor:
     return Vendor("Milan")
@@ -186,9 +342,8 @@ def chip() -> Vendor:
 @pytest.mark.parametrize("kind", ["vcek", "vlek"])
 def test_kernel_report_of_snp_comes_with_the_certificate_of_its_key(configfs, chip, kind, order) -> None:
     leaves = {guid: chip.leaf(name) for guid, name in ((VCEK, "vcek"), (VLEK, "vlek"))}
-    settings = {"provider": "sev_guest\n", "outblob": chip.report(flags=4 * (kind == "vlek"), report_data=DATA)}
-    configfs[1].update(settings, auxblob=table((ASK, b"x"), *leaves.items(), order=order))
-    attester = ConfigfsAttester(configfs[0])
+    certificates = table((ASK, b"x"), *leaves.items(), order=order)
+    attester = snp(configfs, lambda data: chip.report(flags=4 * (kind == "vlek"), report_data=data), certificates)
     assert attester.tee is Tee.SNP
     evidence = attester.quote(DATA)
     assert evidence.chain == leaves[VLEK if kind == "vlek" else VCEK]
@@ -198,8 +353,8 @@ def test_kernel_report_of_snp_comes_with_the_certificate_of_its_key(configfs, ch
 
 def test_certificate_in_pem_is_taken_too(configfs, chip) -> None:
     pem = x509.load_der_x509_certificate(chip.leaf()).public_bytes(Encoding.PEM)
-    configfs[1].update(provider="sev_guest", outblob=chip.report(), auxblob=table((VCEK, pem)))
-    assert x509.load_der_x509_certificate(ConfigfsAttester(configfs[0]).quote(DATA).chain).subject == chip_subject(chip)
+    attester = snp(configfs, lambda data: chip.report(), table((VCEK, pem)))
+    assert x509.load_der_x509_certificate(attester.quote(DATA).chain).subject == chip_subject(chip)
 
 
 def chip_subject(chip: Vendor) -> x509.Name:
@@ -208,39 +363,23 @@ def chip_subject(chip: Vendor) -> x509.Name:
 
 @pytest.mark.parametrize("certificates", [None, b"", bytes(24), table((ASK, b"x"))], ids=["no attribute", "empty", "nothing", "others"])
 def test_host_that_gives_no_certificate_leaves_it_out(configfs, chip, certificates) -> None:
-    configfs[1].update({"provider": "sev_guest", "outblob": chip.report()} | ({} if certificates is None else {"auxblob": certificates}))
-    assert ConfigfsAttester(configfs[0]).quote(DATA).chain == b""
+    assert snp(configfs, lambda data: chip.report(), certificates).quote(DATA).chain == b""
 
 
 @pytest.mark.parametrize(
     "certificates", [struct.pack("<16sII", VCEK.bytes, 24, 1), table((VCEK, b"-----BEGIN nothing"))], ids=["outside", "no PEM"]
 )
 def test_host_that_gives_nonsense_is_refused(configfs, chip, certificates) -> None:
-    configfs[1].update(provider="sev_guest", outblob=chip.report(), auxblob=certificates)
     with pytest.raises(AttesterError, match="not a report"):
-        ConfigfsAttester(configfs[0]).quote(DATA)
+        snp(configfs, lambda data: chip.report(), certificates).quote(DATA)
+
+
+def test_certificates_that_cannot_be_read_are_not_taken_for_none(configfs, chip) -> None:
+    configfs.errors["read auxblob"] = [errno.EIO]
+    with pytest.raises(AttesterError, match="cannot read"):
+        snp(configfs, lambda data: chip.report(), b"").quote(DATA)
 
 
 def test_short_report_is_refused(configfs, chip) -> None:
-    configfs[1].update(provider="sev_guest", outblob=chip.report()[:-1])
     with pytest.raises(AttesterError, match="1184"):
-        ConfigfsAttester(configfs[0]).quote(DATA)
-
-
-def test_entry_that_cannot_be_made_is_reported(configfs, tmp_path) -> None:
-    attester = ConfigfsAttester(configfs[0])
-    configfs[0].rename(tmp_path / "gone")
-    with pytest.raises(AttesterError, match="report entry"):
-        attester.quote(DATA)
-
-
-def test_no_tee_means_an_error_and_never_a_simulated_one(tmp_path) -> None:
-    with pytest.raises(AttesterError, match="TEE"):
-        find_attester(gramine=tmp_path / "a", configfs=tmp_path / "b")
-    with pytest.raises(AttesterError, match="no TEE reports"):
-        ConfigfsAttester(tmp_path / "b")
-
-
-def test_the_tee_that_is_there_is_found(gramine, configfs, tmp_path) -> None:
-    assert isinstance(find_attester(gramine=gramine, configfs=configfs[0]), GramineAttester)
-    assert isinstance(find_attester(gramine=tmp_path / "none", configfs=configfs[0]), ConfigfsAttester)
+        snp(configfs, lambda data: chip.report()[:-1], None).quote(DATA)
