@@ -9,12 +9,12 @@ ARCHIVE := src/confide/data/confide-spark.jsa
 JAVA_SOURCES := $(shell find java -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup jar demo test quick-test lint docs-check bench lock clean
+.PHONY: help setup test-packages jar demo test quick-test lint docs-check bench lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-setup: $(VENV)/.ready $(VENV)/.ovmf $(JAR) $(ARCHIVE) ## virtual environment from the lock, Java 17, the Spark jar, its class-data archive
+setup: $(VENV)/.ready $(JAR) $(ARCHIVE) ## virtual environment from the lock, Java 17, the Spark jar, its class-data archive
 
 $(VENV)/.ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
@@ -23,10 +23,9 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-# A firmware image that real guests boot from, for the tests of measurements before launch.
-$(VENV)/.ovmf: $(VENV)/.ready scripts/install_ovmf.sh
+test-packages: ## what tests run against: a software TPM, and firmware that real guests boot from
+	scripts/install_tpm.sh
 	scripts/install_ovmf.sh
-	touch $@
 
 jar: $(JAR) ## the small Java part, compiled against the Spark jars that pip installed
 
@@ -41,11 +40,11 @@ $(ARCHIVE): $(JAR)
 demo: setup ## the whole story on real data in under a minute
 	$(BIN)/confide demo
 
-test: setup ## every test, with branch coverage of everything that runs (command line and child processes included)
+test: setup test-packages ## every test, with branch coverage of everything that runs (command line and child processes included)
 	$(BIN)/coverage erase
 	$(BIN)/pytest --cov --cov-report=term:skip-covered
 
-quick-test: setup ## the tests that start no Java and no run
+quick-test: setup test-packages ## the tests that start no Java and no run
 	$(BIN)/pytest -m 'not spark and not run and not slow'
 
 lint: setup ## ruff, mypy strict, import contracts, documentation

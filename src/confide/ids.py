@@ -27,11 +27,12 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 
 
 class Tee(StrEnum):
-    """Kinds of trusted execution environment that evidence can come from."""
+    """Kinds of trusted execution environment that evidence can come from; and ``TPM``, which is none: it protects no memory in use."""
 
     SGX = "sgx"
     TDX = "tdx"
     SNP = "snp"
+    TPM = "tpm"
 
 
 class Role(StrEnum):

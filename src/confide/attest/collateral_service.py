@@ -16,6 +16,7 @@ from confide.attest import snp
 from confide.attest.amd_collateral import AmdCollateral
 from confide.attest.collateral_check import check_current, check_signers
 from confide.attest.collateral_sources import AnyCollateral, CollateralStore, read_collateral
+from confide.attest.tpm import TpmCollateral
 from confide.errors import AttestationError, CollateralError
 from confide.ids import Tee
 
@@ -91,6 +92,8 @@ class CollateralService:
     def _fetch(self, platform: str, ca: str, tee: Tee) -> AnyCollateral:
         found = (self._amd if tee is Tee.SNP else self._intel).get(platform, ca, tee)
         wanted = (platform if tee is Tee.SNP else platform.lower(), ca, tee)
+        if isinstance(found, TpmCollateral):
+            raise CollateralError("no service has collateral for TPMs")
         if found.platform != wanted:
             raise CollateralError("a collateral service answered for another platform", expected=platform[:40], got=found.platform[0])
         check_signed(found, self._roots)
@@ -114,6 +117,8 @@ def check_signed(collateral: AnyCollateral, roots: TrustRoots) -> None:
         CollateralError: it is not.
     """
     try:
+        if isinstance(collateral, TpmCollateral):
+            raise CollateralError("no vendor signs collateral for TPMs")
         if isinstance(collateral, AmdCollateral):
             snp.check_issuers(collateral, roots.amd)
         else:

@@ -19,6 +19,7 @@ from confide.attest.amd_certs import PRODUCTS
 from confide.attest.amd_collateral import AmdCollateral, AmdEpoch
 from confide.attest.certs import CA_KINDS
 from confide.attest.collateral import Collateral, CollateralEpoch
+from confide.attest.tpm import TpmCollateral
 from confide.canonical import parse_object
 from confide.errors import CollateralError, ParseError
 from confide.ids import Tee
@@ -26,8 +27,8 @@ from confide.ids import Tee
 _FMSPC = re.compile(r"[0-9a-f]{12}")
 _AMD_KEYS = {"vcek", "vlek"}
 
-AnyCollateral = Collateral | AmdCollateral
-"""A set of either vendor's."""
+AnyCollateral = Collateral | AmdCollateral | TpmCollateral
+"""A set of either vendor's, or what a TPM's certificates are judged by, which no store keeps."""
 
 
 def read_collateral(data: object) -> AnyCollateral:
@@ -38,6 +39,8 @@ def read_collateral(data: object) -> AnyCollateral:
     """
     if isinstance(data, dict) and "product" in data:
         return AmdCollateral.from_json(data)
+    if isinstance(data, dict) and "root" in data:
+        return TpmCollateral.from_json(data)
     return Collateral.from_json(data)
 
 

@@ -40,10 +40,12 @@ class TrustRoots:
     """Whose evidence is genuine.  ``simulated`` is one installation's own root (DER): evidence under it is marked as simulated.
 
     ``amd``: SHA-256 of each trusted AMD root key's certificate (DER, hex), and the product that it is for.
+    ``tpm``: SHA-256 of each root (DER, hex) whose certificates for attestation keys are trusted, an owner's own as a rule: none by default.
     """
 
     intel: bytes = field(default=INTEL_SGX_ROOT, repr=False)
     amd: Mapping[str, Product] = field(default_factory=lambda: AMD_ROOTS, repr=False)
+    tpm: frozenset[str] = frozenset()
     simulated: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
 """Is evidence genuine?  One function for every kind of TEE, real and simulated; what it is *worth* is decided in ``policy``.
 
-Intel's quotes are verified in ``intel``, AMD's reports in ``snp``.
+Intel's quotes are verified in ``intel``, AMD's reports in ``snp``, a TPM's quotes in ``tpm``.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from confide.attest.intel import IntelVerifier
 from confide.attest.snp import SnpVerifier
+from confide.attest.tpm import TpmCollateral, verify_tpm
 from confide.ids import Tee
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class VerifiedEvidence:
 
     claims: Claims
     evidence: Evidence
-    collateral: Collateral | AmdCollateral
+    collateral: Collateral | AmdCollateral | TpmCollateral
     verified_at: datetime
     token: InitVar[object] = None
 
@@ -48,6 +49,7 @@ class Verifier:
 
     def __init__(self, roots: TrustRoots, collateral: CollateralSource) -> None:
         self._snp = SnpVerifier(roots.amd, collateral)
+        self._tpm_roots = roots.tpm
         self._intel = IntelVerifier(roots, collateral)
 
     def verify(self, evidence: Evidence, now: datetime) -> VerifiedEvidence:
@@ -62,5 +64,8 @@ class Verifier:
         if evidence.tee is Tee.SNP:
             claims, amd = self._snp.verify(evidence, now)
             return VerifiedEvidence(claims, evidence, amd, now, token=_TOKEN)
+        if evidence.tee is Tee.TPM:
+            claims, tpm = verify_tpm(evidence, self._tpm_roots, now)
+            return VerifiedEvidence(claims, evidence, tpm, now, token=_TOKEN)
         claims, collateral = self._intel.verify(evidence, now)
         return VerifiedEvidence(claims, evidence, collateral, now, token=_TOKEN)

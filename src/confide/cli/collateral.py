@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from confide.cli.output import Context, answers, print_table, say, short
-from confide.errors import UsageError
+from confide.errors import CollateralError, UsageError
 
 if TYPE_CHECKING:
     from confide.attest.collateral_sources import AnyCollateral, CollateralSource, CollateralStore
@@ -51,7 +51,11 @@ def source_of(settings: Settings) -> CollateralSource:
 
 
 def _row(one: AnyCollateral) -> Json:
+    from confide.attest.tpm import TpmCollateral
+
     platform, ca, tee = one.platform
+    if isinstance(one, TpmCollateral):
+        raise CollateralError("collateral of a TPM is kept with its receipt only")
     facts = {"issued": one.issued.isoformat(), "epoch": one.epoch.to_json(), "digest": one.digest}
     return {"tee": tee.value, "platform": platform, "ca": ca, **facts}
 

@@ -1,0 +1,256 @@
+"""Is a TPM 2.0 quote genuine?
+
+A TPM says what was started on a machine.  It protects no memory in use: whoever operates the machine can read and change what runs.
+
+1. The container, and each structure in it, parses to its last byte.
+2. The chain that came with it leads from the attestation key (AK) to a root that is pinned here (none is by default): each certificate
+   signed by the next, valid at the time, the first for an AK and for exactly this key.
+3. The AK is one that can sign only what its TPM made: restricted, for signing only, made in the TPM and never to leave it.
+4. The AK signed the quote by its own scheme.
+5. The quote is over the SHA-256 of the report data, and its PCR digest over the values that came with it.
+6. The event log, if there is one, replays to the quoted value of each PCR that it extends, all of which the quote selects.
+
+Steps follow TCG "Trusted Platform Module Library" parts 1 and 2, revision 1.59, and "TPM 2.0 Keys for Device Identity and Attestation".
+How an AK gets its certificate: ``tpm_enrol``.  Whether the PCRs are good is decided in ``policy``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import itertools
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Final, Self
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+
+from confide.attest import certs, tpm_format
+from confide.attest.claims import UNRATED, Claims
+from confide.attest.tpm_format import Attest, Public, Signature, TpmEvidence, qualifying_data
+from confide.attest.tpm_log import Event, parse_log, replay
+from confide.canonical import Json, canonical, digest_of, sha384_hex
+from confide.errors import CollateralError, EvidenceInvalidError, ParseError
+from confide.ids import ReportData, Tee
+
+if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
+    from confide.attest.evidence import Evidence
+
+AK_CERTIFICATE: Final = x509.ObjectIdentifier("2.23.133.8.3")
+"""tcg-kp-AIKCertificate: the extended key usage of a certificate for an AK."""
+_NEEDED: Final = (
+    tpm_format.FIXED_TPM | tpm_format.FIXED_PARENT | tpm_format.SENSITIVE_DATA_ORIGIN | tpm_format.RESTRICTED | tpm_format.SIGN
+)
+
+_ANY_PATH: Final = 99
+"""A CA's limit if it names none: longer than any chain that is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class TpmCollateral:
+    """What a TPM's evidence was judged by: nothing but the pinned root (SHA-256 of its DER form) and how long its chain holds."""
+
+    root: str
+    earliest_next_update: str
+
+    @property
+    def epoch(self) -> TpmCollateral:
+        """Itself: a chain is its own epoch."""
+        return self
+
+    @property
+    def stale_from(self) -> datetime:
+        """:attr:`earliest_next_update` as a time."""
+        return datetime.fromisoformat(self.earliest_next_update)
+
+    @property
+    def digest(self) -> str:
+        """SHA-384 of the RFC 8785 form, lower-case hex."""
+        return digest_of(self.to_json())
+
+    @property
+    def platform(self) -> tuple[str, str, Tee]:
+        """What a source of collateral files it under."""
+        return self.root, "tpm", Tee.TPM
+
+    @classmethod
+    def from_json(cls, data: object) -> Self:
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            CollateralError: a field is missing, unknown or wrong.
+        """
+        if not isinstance(data, dict) or set(data) != {"root", "earliest_next_update"} or not all(isinstance(v, str) for v in data.values()):
+            raise CollateralError("this is not a TPM's collateral")
+        found = cls(**data)
+        try:
+            aware = found.stale_from.tzinfo is not None
+        except ValueError as cause:
+            raise CollateralError("this is not a TPM's collateral") from cause
+        if not aware:
+            raise CollateralError("a TPM's collateral has a time without a zone")
+        return found
+
+    def to_json(self) -> Json:
+        """The collateral as JSON."""
+        return {"root": self.root, "earliest_next_update": self.earliest_next_update}
+
+
+def verify_tpm(evidence: Evidence, roots: AbstractSet[str], now: datetime) -> tuple[Claims, TpmCollateral]:
+    """Check that a TPM's evidence is genuine as of ``now`` (see the module's steps).  ``roots``: SHA-256 of each trusted root (DER, hex).
+
+    Raises:
+        EvidenceInvalidError: it is not genuine.
+    """
+    try:
+        container = TpmEvidence.parse(evidence.quote)
+        attest, signature = Attest.parse(container.attest), Signature.parse(container.signature)
+        public = Public.parse(container.public)
+        events = parse_log(container.log) if container.log else ()
+        chain = certs.parse_chain(evidence.chain)
+    except ParseError as cause:
+        raise EvidenceInvalidError(cause.message, offset=cause.facts.get("offset")) from cause
+    collateral = check_chain(chain, roots, AK_CERTIFICATE, now)
+    if chain[0].public_key() != public.key:
+        raise EvidenceInvalidError("the certificate is for another attestation key")
+    check_attestation_key(public)
+    _check_signature(public, signature, container.attest)
+    _check_content(container, attest)
+    _check_log(events, dict(zip(attest.pcrs, container.pcrs, strict=True)))
+    return _claims(container, attest, events, collateral), collateral
+
+
+def check_chain(chain: list[x509.Certificate], roots: AbstractSet[str], usage: x509.ObjectIdentifier, now: datetime) -> TpmCollateral:
+    """Check that ``chain`` (leaf first) ends at a pinned root as of ``now``, and that its leaf is for ``usage``.
+
+    Does not check revocation: certificates for AKs are to be short-lived, and an owner who doubts a TPM removes its issuer.
+
+    Raises:
+        EvidenceInvalidError: it does not.
+    """
+    root = hashlib.sha256(certs.der(chain[-1])).hexdigest()
+    if len(chain) < 2 or root not in roots:
+        raise EvidenceInvalidError("the TPM's certificates lead to no root that is trusted here", root=root)
+    for certificate in chain:
+        if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
+            raise EvidenceInvalidError("a certificate of the TPM's chain is not valid at this time")
+    for depth, (certificate, issuer) in enumerate(itertools.pairwise(chain)):
+        _check_issued(certificate, issuer, depth)
+    if usage not in _usages(chain[0]) or _is_ca(chain[0]) is not None:
+        raise EvidenceInvalidError("the TPM's certificate is for another use", expected=usage.dotted_string)
+    until = min(certificate.not_valid_after_utc for certificate in chain)
+    return TpmCollateral(root, until.isoformat())
+
+
+def check_attestation_key(public: Public) -> None:
+    """Check that the key signs nothing but what its TPM made itself.
+
+    Raises:
+        EvidenceInvalidError: it could sign a forged quote, or exist outside of the TPM.
+    """
+    if public.attributes & _NEEDED != _NEEDED or public.attributes & tpm_format.DECRYPT:
+        raise EvidenceInvalidError("the key is not one that signs only what its TPM made", attributes=f"{public.attributes:#x}")
+
+
+def _check_issued(certificate: x509.Certificate, issuer: x509.Certificate, below: int) -> None:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm) as cause:
+        raise EvidenceInvalidError("a certificate of the TPM's chain is not signed by the next") from cause
+    path = _is_ca(issuer)
+    if path is None or path < below:
+        raise EvidenceInvalidError("a certificate of the TPM's chain is signed by one that may not sign it")
+
+
+def _is_ca(certificate: x509.Certificate) -> int | None:
+    """How many CAs may stand between the certificate and a leaf; None if it may not sign certificates at all."""
+    try:
+        basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except x509.ExtensionNotFound:
+        return None
+    try:
+        signs = certificate.extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
+    except x509.ExtensionNotFound:
+        signs = True
+    if not basic.ca or not signs:
+        return None
+    return _ANY_PATH if basic.path_length is None else basic.path_length
+
+
+def _usages(certificate: x509.Certificate) -> set[x509.ObjectIdentifier]:
+    try:
+        return set(certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+    except x509.ExtensionNotFound:
+        return set()
+
+
+def _check_signature(public: Public, signature: Signature, signed: bytes) -> None:
+    if (signature.scheme, signature.hash.name) != (public.scheme, public.hash.name):
+        raise EvidenceInvalidError("the quote is signed by another scheme than the key's", got=signature.scheme)
+    try:
+        if isinstance(public.key, rsa.RSAPublicKey) and isinstance(signature.value, bytes):
+            pss = padding.PSS(padding.MGF1(signature.hash), padding.PSS.AUTO)
+            public.key.verify(signature.value, signed, pss if public.scheme == "rsapss" else padding.PKCS1v15(), signature.hash)
+        elif isinstance(public.key, ec.EllipticCurvePublicKey) and isinstance(signature.value, tuple):
+            public.key.verify(encode_dss_signature(*signature.value), signed, ec.ECDSA(signature.hash))
+        else:
+            raise EvidenceInvalidError("the quote is signed by another kind of key")
+    except InvalidSignature as cause:
+        raise EvidenceInvalidError("the quote's signature does not verify") from cause
+
+
+def _check_content(container: TpmEvidence, attest: Attest) -> None:
+    if not hmac.compare_digest(attest.extra_data, qualifying_data(container.report_data)):
+        raise EvidenceInvalidError("the quote is over other report data")
+    if len(attest.pcrs) != len(container.pcrs):
+        raise EvidenceInvalidError("there is not one value for each PCR of the quote", expected=len(attest.pcrs), got=len(container.pcrs))
+    if not hmac.compare_digest(attest.pcr_digest, hashlib.sha256(b"".join(container.pcrs)).digest()):
+        raise EvidenceInvalidError("the PCR values are not those that the TPM quoted")
+
+
+def _check_log(events: tuple[Event, ...], pcrs: dict[int, bytes]) -> None:
+    for pcr, value in replay(events).items():
+        if pcr not in pcrs:
+            raise EvidenceInvalidError("the event log has events of a PCR that the quote does not cover", pcr=pcr)
+        if not hmac.compare_digest(pcrs[pcr], value):
+            raise EvidenceInvalidError("the event log does not lead to the quoted PCR", pcr=pcr)
+
+
+def pcr_measurement(pcrs: dict[str, str]) -> str:
+    """The measurement of a TPM's evidence: SHA-256, in hex, of the RFC 8785 form of its PCRs' values by name (``pcr0`` to ``pcr23``)."""
+    return hashlib.sha256(canonical({"format": "confide-tpm-pcrs-v1", "sha256": dict(pcrs)})).hexdigest()
+
+
+def _claims(container: TpmEvidence, attest: Attest, events: tuple[Event, ...], collateral: TpmCollateral) -> Claims:
+    registers = {f"pcr{pcr}": value.hex() for pcr, value in zip(attest.pcrs, container.pcrs, strict=True)}
+    vendor: Json = {
+        "protects_memory": False,
+        "clock_ms": attest.clock,
+        "clock_safe": attest.clock_safe,
+        "reset_count": attest.reset_count,
+        "restart_count": attest.restart_count,
+        "firmware_version": f"{attest.firmware_version:#x}",
+        "log_events": len(events),
+    }
+    return Claims(
+        tee=Tee.TPM,
+        simulated=False,
+        measurement=pcr_measurement(registers),
+        signer="",
+        registers=registers,
+        report_data=ReportData(container.report_data),
+        debug=False,
+        tcb_status=UNRATED,
+        advisory_ids=(),
+        tcb_eval=0,
+        tcb={},
+        platform="tpm2",
+        epoch=collateral.epoch,
+        evidence_digest=sha384_hex(container.attest),
+        vendor=vendor,
+    )
