@@ -27,7 +27,8 @@ class Owner:
     """An owner's CA for attestation keys."""
 
     def __init__(self, now: datetime | None = None) -> None:
-        self.now = now or datetime.now(UTC).replace(microsecond=0)
+        # A minute ahead: certificates of a TPM that is made later in the same second, or soon after, are valid then.
+        self.now = now or datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=1)
         self.key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "owner of the nodes")])
         self.root = (

@@ -1,0 +1,149 @@
+"""Recorded evidence of a real software TPM (scripts/record_tpm_vectors.py): needs no TPM."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.tpm import log_event, log_of
+
+from confide.attest.collateral_sources import FixedCollateral, read_collateral
+from confide.attest.evidence import Evidence
+from confide.attest.roots import TrustRoots
+from confide.attest.tpm import pcr_measurement
+from confide.attest.tpm_format import Attest, Public, Signature, TpmEvidence
+from confide.attest.tpm_log import parse_log, replay
+from confide.attest.verify import VerifiedEvidence, Verifier
+from confide.errors import CollateralError, EvidenceInvalidError, ParseError
+from confide.ids import Tee
+
+VECTORS = sorted((Path(__file__).parents[2] / "vectors/tpm").glob("*.json"))
+SAYS = {
+    "other-key": "another attestation key",
+    "report-data": "other report data",
+    "pcr": "PCR",
+    "log": "event log",
+    "signature": "signature does not verify|another scheme",
+    "parse": "made by a TPM|another kind|after its end|ends early|chain is empty",
+    "chain": "no root that is trusted",
+}
+"""The closed list of outcomes beside ``genuine``, and what the refusal says."""
+
+
+def load(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((Path(__file__).parents[2] / f"vectors/tpm/{name}.json").read_text())
+    return found
+
+
+def verify(vector: dict[str, Any], evidence: Evidence | None = None) -> VerifiedEvidence:
+    verifier = Verifier(TrustRoots(tpm=frozenset(vector["roots"])), FixedCollateral())
+    return verifier.verify(evidence or Evidence.from_json(vector["evidence"]), datetime.fromisoformat(vector["at"]))
+
+
+@pytest.fixture
+def good() -> dict[str, Any]:
+    return load("genuine-ecdsa")
+
+
+@pytest.fixture
+def parts(good) -> TpmEvidence:
+    return TpmEvidence.parse(Evidence.from_json(good["evidence"]).quote)
+
+
+def test_all_vectors_are_there() -> None:
+    assert len(VECTORS) == 22
+
+
+@pytest.mark.parametrize("path", VECTORS, ids=lambda path: path.stem)
+def test_recorded_evidence_gets_its_verdict(path) -> None:
+    vector = load(path.stem)
+    assert vector["scenario"] == path.stem
+    if vector["expect"] == "genuine":
+        claims = verify(vector).claims
+        assert claims.measurement == pcr_measurement(claims.registers)
+        return
+    with pytest.raises(EvidenceInvalidError, match=SAYS[vector["expect"]]):
+        verify(vector)
+
+
+def test_every_byte_of_a_recorded_quote_counts(good) -> None:
+    evidence = Evidence.from_json(good["evidence"])
+    for at in range(len(evidence.quote)):
+        changed = evidence.quote[:at] + bytes([evidence.quote[at] ^ 0x80]) + evidence.quote[at + 1 :]
+        # The text of an event explains its digest and is covered by nothing: that is all that may change.
+        try:
+            verify(good, dataclasses.replace(evidence, quote=changed))
+        except EvidenceInvalidError:
+            continue
+        log, new = parse_log(TpmEvidence.parse(evidence.quote).log), parse_log(TpmEvidence.parse(changed).log)
+        unlogged = [dataclasses.replace(event, data=b"", kind=0) for event in new]
+        assert unlogged == [dataclasses.replace(event, data=b"", kind=0) for event in log] or _header_differs(evidence.quote, changed)
+
+
+def _header_differs(one: bytes, other: bytes) -> bool:
+    """Platform class and version numbers of the log's header, on which nothing depends."""
+    at = next(n for n, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
+    start = one.index(b"Spec ID Event03\0") + 16
+    return start <= at < start + 8
+
+
+@pytest.mark.parametrize("parse", [TpmEvidence.parse, Attest.parse, Signature.parse, Public.parse, parse_log], ids=lambda p: p.__qualname__)
+def test_cut_or_longer_structures_are_refused(good, parts, parse) -> None:
+    whole = {
+        "TpmEvidence.parse": Evidence.from_json(good["evidence"]).quote, "Attest.parse": parts.attest,
+        "Signature.parse": parts.signature, "Public.parse": parts.public, "parse_log": log_of((0, b"x")),
+    }[parse.__qualname__]  # fmt: skip
+    header = len(log_of())
+    parse(whole)
+    for length in range(len(whole)):
+        if parse is not parse_log or length != header:
+            with pytest.raises(ParseError):
+                parse(whole[:length])
+    with pytest.raises(ParseError):
+        parse(whole + b"\0")
+
+
+@pytest.mark.parametrize(
+    ("log", "says"),
+    [
+        (log_of() + log_event(24, bytes(32), b""), "names a PCR"),
+        (log_of().replace(b"Spec ID Event03", b"Spec ID Event02"), "crypto-agile"),
+        (log_of() + log_event(0, bytes(32), b"").replace(b"\x0b\0", b"\x0c\0"), "unlisted bank"),
+        (log_of().replace(b"\x0b\0\x20\0", b"\x0b\0\x30\0"), "unknown bank"),
+        (log_of().replace(b"\x0b\0\x20\0", b"\x0c\0\x30\0"), "does not list SHA-256"),
+        (b"\1" + log_of()[1:], "does not begin"),
+    ],
+)
+def test_log_of_another_form_is_refused(log, says) -> None:
+    with pytest.raises(ParseError, match=says):
+        parse_log(log)
+
+
+def test_locality_of_startup_is_the_first_value_of_pcr_0() -> None:
+    digest = hashlib.sha256(b"x").digest()
+    assert replay(parse_log(log_of((0, b"x"), locality=3)))[0] == hashlib.sha256(bytes(31) + b"\3" + digest).digest()
+    assert replay(parse_log(log_of((17, b"x"))))[17] == hashlib.sha256(b"\xff" * 32 + digest).digest()
+
+
+@pytest.mark.parametrize("bit", [1, 4, 5, 16, 18, 17])
+def test_key_with_another_attribute_is_refused_even_with_a_certificate(good, parts, bit) -> None:
+    """The certificate names the public point only: the attributes are checked at each verification."""
+    attributes = int.from_bytes(parts.public[4:8]) ^ (1 << bit)
+    public = parts.public[:4] + attributes.to_bytes(4) + parts.public[8:]
+    evidence = Evidence(Tee.TPM, dataclasses.replace(parts, public=public).to_bytes(), Evidence.from_json(good["evidence"]).chain)
+    with pytest.raises(EvidenceInvalidError, match="signs only what its TPM made"):
+        verify(good, evidence)
+
+
+def test_collateral_of_a_tpm_goes_through_json(good) -> None:
+    collateral = verify(good).collateral
+    assert read_collateral(collateral.to_json()) == collateral
+    assert collateral.platform == (good["roots"][0], "tpm", Tee.TPM)
+    for bad in ({"root": "x"}, {"root": "x", "earliest_next_update": "soon"}, {"root": "x", "earliest_next_update": "2026-01-01T00:00:00"}):
+        with pytest.raises(CollateralError):
+            read_collateral(bad)
