@@ -10,6 +10,7 @@ import fcntl
 import os
 import platform
 import re
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -88,7 +89,7 @@ def detect(machine: Machine) -> tuple[Source, ...]:
 
 def devices(machine: Machine) -> tuple[Source, ...]:
     """What processor and kernel show of each TEE.  Not a source of evidence: it tells where the trouble is."""
-    return tuple(_device(machine, tee) for tee in (Tee.SGX, Tee.TDX, Tee.SNP))
+    return *(_device(machine, tee) for tee in (Tee.SGX, Tee.TDX, Tee.SNP)), _tpm(machine)
 
 
 def _gramine(machine: Machine) -> Source:
@@ -167,6 +168,19 @@ def _device(machine: Machine, tee: Tee) -> Source:
         return Source(f"device-{tee.value}", tee, available=False, found=f"no permission to use {there}",
                       hint=f"add the node's user to the group that owns {there}")  # fmt: skip
     return Source(f"device-{tee.value}", tee, available=True, found=f"{there}, processor {flag} flag {_FLAGS[tee]}")
+
+
+def _tpm(machine: Machine) -> Source:
+    device = machine.root / "dev/tpmrm0"
+    if not device.exists():
+        old = (machine.root / "dev/tpm0").exists()
+        found = f"no {device}, the resource manager of a TPM 2.0" + (", but a TPM of version 1.2 or a kernel without it" if old else "")
+        return Source("tpm", Tee.TPM, available=False, found=found, hint="switch the TPM on in the firmware, or give the machine a vTPM")
+    if not os.access(device, os.R_OK | os.W_OK):
+        return Source("tpm", Tee.TPM, available=False, found=f"no permission to use {device}", hint="add the node's user to the group tss")
+    if shutil.which("tpm2_quote") is None:
+        return Source("tpm", Tee.TPM, available=False, found=f"{device}, but no tpm2_quote", hint="install tpm2-tools")
+    return Source("tpm", Tee.TPM, available=True, found=f"{device}: says what was started, protects no memory in use")
 
 
 def _has_device(machine: Machine, tee: Tee) -> bool:

@@ -85,7 +85,8 @@ class TpmCollateral:
         Raises:
             CollateralError: a field is missing, unknown or wrong.
         """
-        if not isinstance(data, dict) or set(data) != {"root", "earliest_next_update"} or not all(isinstance(v, str) for v in data.values()):
+        names = {"root", "earliest_next_update"}
+        if not isinstance(data, dict) or set(data) != names or not all(isinstance(each, str) for each in data.values()):
             raise CollateralError("this is not a TPM's collateral")
         found = cls(**data)
         try:

@@ -152,3 +152,20 @@ def test_the_tee_that_is_there_is_found(tmp_path, make_evidence) -> None:
 def test_source_as_json_says_everything(tmp_path) -> None:
     told = detect(machine(tmp_path))[0]
     assert told.to_json() == {"name": "gramine", "tee": "sgx", "available": False, "found": told.found, "hint": told.hint}
+
+
+def test_tpm_is_told_with_each_reason_and_never_taken_for_a_tee(tmp_path, monkeypatch) -> None:
+    def told(*there: str) -> Source:
+        return source(devices(machine(tmp_path, *there)), "tpm")
+
+    assert "no " in told().found
+    assert "1.2" in told("dev/tpm0").found
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert told("dev/tpmrm0").hint == "install tpm2-tools"
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    assert told().available
+    assert "protects no memory" in told().found
+    with pytest.raises(AttesterError):
+        find_attester(machine(tmp_path))
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert "no permission" in told().found

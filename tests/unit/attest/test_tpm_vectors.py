@@ -1,4 +1,4 @@
-"""Recorded evidence of a real software TPM (scripts/record_tpm_vectors.py): needs no TPM."""
+"""Recorded evidence of a real software TPM (tests/support/record_tpm.py): needs no TPM."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from support.tpm import log_event, log_of
 
 from confide.attest.collateral_sources import FixedCollateral, read_collateral
 from confide.attest.evidence import Evidence
+from confide.attest.policy import Policy
 from confide.attest.roots import TrustRoots
 from confide.attest.tpm import pcr_measurement
 from confide.attest.tpm_format import Attest, Public, Signature, TpmEvidence
 from confide.attest.tpm_log import parse_log, replay
 from confide.attest.verify import VerifiedEvidence, Verifier
-from confide.errors import CollateralError, EvidenceInvalidError, ParseError
+from confide.errors import CollateralError, EvidenceInvalidError, ParseError, PolicyError
 from confide.ids import Tee
 
 VECTORS = sorted((Path(__file__).parents[2] / "vectors/tpm").glob("*.json"))
@@ -147,3 +148,52 @@ def test_collateral_of_a_tpm_goes_through_json(good) -> None:
     for bad in ({"root": "x"}, {"root": "x", "earliest_next_update": "soon"}, {"root": "x", "earliest_next_update": "2026-01-01T00:00:00"}):
         with pytest.raises(CollateralError):
             read_collateral(bad)
+
+
+# --- what a policy makes of it ---------------------------------------------------------------------------------------
+
+
+def tpm_policy(good, **changes: Any) -> Policy:
+    claims = verify(good).claims
+    data: dict[str, Any] = {"name": "machines", "measurements": {"tpm": [claims.measurement]}, "allow": ["tpm-no-memory-protection"]}
+    data["registers"] = {name: [value] for name, value in claims.registers.items() if value.strip("0")}
+    return Policy(**(data | changes))
+
+
+def failed(good, policy: Policy) -> list[str]:
+    verified = verify(good)
+    return [check.name for check in policy.explain(verified, now=datetime.fromisoformat(good["at"])) if not check.ok]
+
+
+def test_policy_that_names_the_tpm_its_registers_and_its_weakness_accepts_it(good) -> None:
+    assert failed(good, tpm_policy(good)) == []
+
+
+def test_register_that_the_node_left_out_of_its_quote_is_refused(good) -> None:
+    assert failed(good, tpm_policy(good, registers={"pcr7": ["5a" * 32]})) == ["pcr7"]
+    assert failed(good, tpm_policy(good, registers={"pcr0": ["5a" * 32]})) == ["pcr0"]
+
+
+def test_other_measurement_of_a_tpm_is_refused(good) -> None:
+    assert failed(good, tpm_policy(good, measurements={"tpm": ["5a" * 32]})) == ["measurement"]
+
+
+def test_tpm_is_refused_where_the_policy_is_for_a_tee(good) -> None:
+    refused = failed(good, Policy(name="enclaves", measurements={"sgx": [verify(good).claims.measurement]}))
+    assert {"tee", "measurement", "no-memory-protection"} <= set(refused)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"allow": []}, "tpm-no-memory-protection"),
+        ({"registers": {}}, "must pin registers"),
+        ({"registers": {"pcr0": ["5a" * 48]}}, "hex characters"),
+        ({"registers": {"pcr24": ["5a" * 32]}}, "pcr24"),
+        ({"registers": {"pcr0": ["5a" * 32], "rtmr1": ["5a" * 48]}}, "rtmr registers are a TD's"),
+        ({"measurements": {"sgx": ["5a" * 32]}}, "pcr registers a TPM's"),
+    ],
+)
+def test_policy_for_a_tpm_that_asks_too_little_cannot_be_made(good, changes, says) -> None:
+    with pytest.raises(PolicyError, match=says):
+        tpm_policy(good, **changes)

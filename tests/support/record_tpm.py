@@ -1,25 +1,25 @@
-"""Write tests/vectors/tpm anew: one quote of a real software TPM, and what an attacker makes of it.  Needs swtpm and tpm2-tools."""
+"""Write tests/vectors/tpm anew: quotes of a real software TPM, and what an attacker makes of them.
+
+``PYTHONPATH=tests python -m support.record_tpm``, with swtpm and tpm2-tools installed.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+from support.tpm import Owner, Swtpm, log_of
 
-from support.tpm import Owner, Swtpm, log_of  # noqa: E402  # of the tests, which are no package
+from confide.attest.evidence import Evidence
+from confide.attest.tpm_device import TpmAttester
+from confide.attest.tpm_format import TpmEvidence
+from confide.ids import ReportData, Tee
 
-from confide.attest.evidence import Evidence  # noqa: E402
-from confide.attest.tpm_device import TpmAttester  # noqa: E402
-from confide.attest.tpm_format import TpmEvidence  # noqa: E402
-from confide.ids import ReportData, Tee  # noqa: E402
-
+TARGET = Path(__file__).resolve().parents[1] / "vectors/tpm"
 EVENTS = ((0, b"firmware"), (4, b"boot loader"), (4, b"kernel"))
 DATA = ReportData(bytes(range(64)))
 
@@ -84,14 +84,13 @@ def scenarios(found: dict[str, Evidence]) -> Iterator[tuple[str, str, Evidence]]
 
 def main() -> None:
     """Record and write."""
-    target = ROOT / "tests/vectors/tpm"
-    target.mkdir(parents=True, exist_ok=True)
     owner = Owner()
     with tempfile.TemporaryDirectory() as name:
         found = record(Path(name), owner)
     for scenario, expect, evidence in scenarios(found):
-        text = {"scenario": scenario, "expect": expect, "at": owner.now.isoformat(), "roots": sorted(owner.pins), "evidence": evidence.to_json()}
-        (target / f"{scenario}.json").write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
+        text: dict[str, object] = {"scenario": scenario, "expect": expect, "at": owner.now.isoformat(), "roots": sorted(owner.pins)}
+        text["evidence"] = evidence.to_json()
+        (TARGET / f"{scenario}.json").write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
