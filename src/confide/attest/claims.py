@@ -39,8 +39,9 @@ class Claims:
 
     ``measurement`` is MRENCLAVE, MRTD or SNP's MEASUREMENT; ``signer`` is MRSIGNER, MRSIGNERSEAM or SNP's ID_KEY_DIGEST; ``registers``
     are a TD's run-time measurements, or a TPM's PCRs (``measurement`` then is a digest over them).
-    ``tcb`` holds the security version numbers of an SNP platform by component; of an Intel platform the vendor's own rating of them is in ``tcb_status``, which is ``Unrated`` for AMD, and the date of the oldest level that
-    a part of the platform reaches in ``tcb_date`` (ISO 8601, UTC; empty without a rating).
+    ``tcb`` holds the security version numbers of an SNP platform by component; of an Intel platform the vendor's own rating of them is in
+    ``tcb_status``, which is ``Unrated`` for AMD, and the date of the oldest level that a part of the platform reaches in ``tcb_date``
+    (ISO 8601, UTC; empty without a rating).
     ``platform`` is the FMSPC or AMD's product name; ``vendor`` has the vendor's other values under the vendor's names.
     ``evidence_digest`` is SHA-384 over the part that the quote's signature covers, which names one quote whatever surrounds it.
     """

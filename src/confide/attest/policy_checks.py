@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC
 from typing import TYPE_CHECKING, Any, Final
 
-from confide.attest.policy_values import SgxSigner, SnpSigner, Switch, day_of
+from confide.attest.policy_values import SgxSigner, SnpSigner, Switch, day_of, tee_of_register
 from confide.ids import Role, Tee
 
 if TYPE_CHECKING:
@@ -98,12 +98,23 @@ def _sgx(rules: RuleFields, claims: Claims, now: datetime) -> list[Check]:
 def _tdx(rules: RuleFields, claims: Claims, now: datetime) -> list[Check]:
     vendor = claims.vendor
     return [
-        *(_one_of(name, values, _register(claims, name)) for name, values in rules.registers.items()),
+        *_registers(rules, claims),
         _switch(rules, "no-sept-ve-disable", "tdx-no-sept-ve-disable", needed=vendor.get("sept_ve_disable") is not True),
         _switch(rules, "migratable", "tdx-migratable", needed=vendor.get("migratable") is not False),
         _switch(rules, "service-td", "tdx-service-td", needed=vendor.get("service_td") is not False),
         *_intel_tcb(rules, claims, now),
     ]
+
+
+def _tpm(rules: RuleFields, claims: Claims, now: datetime) -> list[Check]:
+    del now  # a TPM's numbers have no time
+    return [*_registers(rules, claims), _switch(rules, "no-memory-protection", "tpm-no-memory-protection", needed=True)]
+
+
+def _registers(rules: RuleFields, claims: Claims) -> list[Check]:
+    """The registers of this kind of TEE; one that the evidence does not have is refused."""
+    asked = {name: values for name, values in rules.registers.items() if tee_of_register(name) is claims.tee}
+    return [_one_of(name, values, _register(claims, name)) for name, values in asked.items()]
 
 
 def _register(claims: Claims, name: str) -> str:
@@ -126,7 +137,12 @@ def _snp(rules: RuleFields, claims: Claims, now: datetime) -> list[Check]:
     ]
 
 
-_OF_TEE: Final[Mapping[Tee, Callable[[RuleFields, Claims, datetime], list[Check]]]] = {Tee.SGX: _sgx, Tee.TDX: _tdx, Tee.SNP: _snp}
+_OF_TEE: Final[Mapping[Tee, Callable[[RuleFields, Claims, datetime], list[Check]]]] = {
+    Tee.SGX: _sgx,
+    Tee.TDX: _tdx,
+    Tee.SNP: _snp,
+    Tee.TPM: _tpm,
+}
 """A kind of TEE without an entry is refused."""
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from confide.attest.policy_tree import AnyOf, Rules
+from confide.attest.policy_values import tee_of_register
 from confide.ids import Tee
 
 if TYPE_CHECKING:
@@ -83,8 +84,7 @@ def _lists(rules: Rules, shared: set[Tee]) -> dict[str, Any]:
     optional: dict[str, Any] = {"jobs": rules.jobs}
     optional |= {f"measurements.{tee}": values for tee, values in rules.measurements.items() if tee in shared}
     optional |= {f"signers.{tee}": tuple(map(repr, rules.signers.of(tee))) for tee in shared}
-    if Tee.TDX in shared:
-        optional |= {f"registers.{name}": values for name, values in rules.registers.items()}
+    optional |= {f"registers.{name}": values for name, values in rules.registers.items() if tee_of_register(name) in shared}
     if shared & {Tee.SGX, Tee.TDX}:
         optional |= {"platforms.fmspc": platforms.fmspc, "platforms.ppid": platforms.ppid, "platforms.piid": platforms.piid}
     if Tee.SNP in shared:

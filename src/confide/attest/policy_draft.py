@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from confide.attest.policy_tree import Policy
     from confide.canonical import Json
 
-_MEASUREMENT: Final = {"sgx": "mrenclave", "tdx": "mrtd", "snp": "measurement"}
+_MEASUREMENT: Final = {"sgx": "mrenclave", "tdx": "mrtd", "snp": "measurement", "tpm": "measurement"}
 """What reference values call the measurement of each kind of TEE."""
 _REGISTERS: Final = ("rtmr0", "rtmr1", "rtmr2")
 """RTMR3 is left out: what a TD extends it with at run time is known to no build."""
@@ -39,12 +39,19 @@ def of_claims(claims: Claims) -> Json:
         found["allow"] = ["simulated"]
     if claims.tee is Tee.SNP:
         return {**found, "min_tcb": {claims.platform: dict(claims.tcb)}}
+    if claims.tee is Tee.TPM:  # no policy for a TPM can be without the switch
+        return {**found, "allow": ["tpm-no-memory-protection"], "registers": _pins(claims.registers)}
     found["min_tcb_eval"] = claims.tcb_eval
     if claims.tcb_date:
         found["min_tcb_date"] = claims.tcb_date[:10]
     if claims.tee is Tee.TDX:
-        found["registers"] = {name: [claims.registers[name]] for name in _REGISTERS if claims.registers.get(name, "").strip("0")}
+        found["registers"] = _pins({name: claims.registers.get(name, "") for name in _REGISTERS})
     return found
+
+
+def _pins(registers: Mapping[str, str]) -> dict[str, list[str]]:
+    """Registers that something was measured into."""
+    return {name: [value] for name, value in registers.items() if value.strip("0")}
 
 
 def of_reference(values: Mapping[str, Any]) -> Json:

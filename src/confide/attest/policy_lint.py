@@ -23,6 +23,7 @@ _WEAKENS: Final = {
     "tdx-service-td": "a service TD that is measured nowhere may take the TD to another machine",
     "snp-migration-agent": "an agent may take a guest's keys to another machine",
     "snp-no-revocation-list": "a revoked AMD key would not be noticed",
+    "tpm-no-memory-protection": "the machine's operator can read and change what runs",
 }
 
 

@@ -17,12 +17,12 @@ from confide.attest.policy_values import (
     Component,
     Day,
     Hex,
-    Hex48,
     Platforms,
     Register,
     Signers,
     Switch,
     TcbStatus,
+    tee_of_register,
 )
 from confide.errors import PolicyError, UsageError
 from confide.ids import Role, Tee, check_name
@@ -61,7 +61,7 @@ class RuleFields(BaseModel):
     tees: tuple[Tee, ...] = Field(default=(), description="Kinds of TEE; by default those that measurements and signers name.")
     measurements: dict[Tee, tuple[Hex, ...]] = Field(default_factory=dict, description="MRENCLAVE, MRTD or MEASUREMENT by kind.")
     signers: Signers = Field(default=Signers(), description="Whose signed software is accepted, from which version on.")
-    registers: dict[Register, tuple[Hex48, ...]] = Field(default_factory=dict, description="A TD's further measurements.")
+    registers: dict[Register, tuple[Hex, ...]] = Field(default_factory=dict, description="Further measurements of a TD, and a TPM's PCRs.")
     statuses: tuple[TcbStatus, ...] = Field(default=("UpToDate",), description="Intel's ratings that are accepted.")
     statuses_until: dict[TcbStatus, Day] = Field(default_factory=dict, description="The last day that a status is accepted on.")
     min_tcb_eval: int | None = Field(default=None, ge=1, description="Least number of the TCB evaluation that the platform was rated by.")
@@ -146,8 +146,6 @@ class RuleFields(BaseModel):
         firmware_only = Tee.TDX in self.tees and "simulated" not in self.allow and not {"rtmr1", "rtmr2"} <= set(self.registers)
         platforms = self.platforms
         _require(
-            (all(self.registers.values()), "registers must be pinned to at least one value each"),
-            (not self.registers or Tee.TDX in self.tees, "registers are a TD's: without tdx among the kinds of TEE nothing checks them"),
             (set(self.statuses_until) <= set(self.statuses), "statuses_until names a status that statuses does not accept"),
             (
                 not OLD_STATUSES & set(self.statuses) or self.min_tcb_eval is not None or self.min_tcb_date is not None,
@@ -157,6 +155,26 @@ class RuleFields(BaseModel):
             (
                 not (platforms.fmspc or platforms.ppid or platforms.piid) or bool(_INTEL & set(self.tees)),
                 "fmspc, ppid and piid are Intel's: without sgx or tdx among the kinds of TEE nothing checks them",
+            ),
+        )
+        return self
+
+    @model_validator(mode="after")
+    def _asks_enough_of_registers(self) -> Self:
+        registers_of = {tee_of_register(name) for name in self.registers}
+        _require(
+            (
+                all(_lengths(values, tee_of_register(name)) for name, values in self.registers.items()),
+                "registers must be 96 hex characters (a TPM's 64), each pinned to at least one value",
+            ),
+            (registers_of <= set(self.tees), "rtmr registers are a TD's, pcr registers a TPM's: without it in tees nothing checks them"),
+            (
+                (Tee.TPM in self.tees) == ("tpm-no-memory-protection" in self.allow),
+                "a policy for a TPM, and only such a one, must allow tpm-no-memory-protection: the operator can read what runs",
+            ),
+            (
+                Tee.TPM not in self.tees or Tee.TPM in registers_of,
+                "a policy for a TPM must pin registers (pcr0 to pcr23): which ones a quote selects is the node's choice otherwise",
             ),
         )
         return self

@@ -20,8 +20,10 @@ from pydantic import (
 from confide.canonical import sha384_hex
 from confide.ids import Tee
 
-MEASUREMENT_CHARACTERS: Final = {Tee.SGX: 64, Tee.TDX: 96, Tee.SNP: 96}
-"""Length of MRENCLAVE, MRTD and SNP's MEASUREMENT in hex.  A kind of TEE that is not here cannot be named in a policy."""
+MEASUREMENT_CHARACTERS: Final = {Tee.SGX: 64, Tee.TDX: 96, Tee.SNP: 96, Tee.TPM: 64}
+"""Length of MRENCLAVE, MRTD, SNP's MEASUREMENT and the digest over a TPM's PCRs in hex.
+
+A kind of TEE that is not here cannot be named in a policy."""
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _DIGEST_CHARACTERS: Final = 96
 
@@ -46,6 +48,7 @@ Switch = Literal[
     "tdx-service-td",
     "snp-migration-agent",
     "snp-no-revocation-list",
+    "tpm-no-memory-protection",
 ]
 """Named exceptions, each of which weakens what a TEE protects:
 
@@ -54,12 +57,17 @@ Switch = Literal[
 * ``tdx-no-sept-ve-disable``: the host can interrupt a TD wherever it takes away a page;
 * ``tdx-migratable``, ``tdx-service-td``: a service TD, which is measured nowhere in the quote, may take the TD to another machine;
 * ``snp-migration-agent``: the host may take a guest's keys elsewhere through an agent that the guest's owner chose;
-* ``snp-no-revocation-list``: AMD's revocation list was not to be had.
+* ``snp-no-revocation-list``: AMD's revocation list was not to be had;
+* ``tpm-no-memory-protection``: a TPM says what was started; the machine's operator can read and change what runs.
 """
 Component = Literal["bootloader", "tee", "snp", "microcode", "fmc"]
-Register = Literal["rtmr0", "rtmr1", "rtmr2", "rtmr3", "mr_config_id", "mr_owner", "mr_owner_config"]
-"""What a TD's report holds beside MRTD.  The last three are what the host said when it made the TD: they name a configuration, and nobody
-signed them, so that they narrow what MRTD and the RTMRs allow and never replace it."""
+Register = Literal[
+    "rtmr0", "rtmr1", "rtmr2", "rtmr3", "mr_config_id", "mr_owner", "mr_owner_config",
+    "pcr0", "pcr1", "pcr2", "pcr3", "pcr4", "pcr5", "pcr6", "pcr7", "pcr8", "pcr9", "pcr10", "pcr11",
+    "pcr12", "pcr13", "pcr14", "pcr15", "pcr16", "pcr17", "pcr18", "pcr19", "pcr20", "pcr21", "pcr22", "pcr23",
+]  # fmt: skip
+"""What a TD's report holds beside MRTD, and a TPM's registers.  The three after the RTMRs are what the host said when it made the TD: they
+name a configuration, and nobody signed them, so that they narrow what MRTD and the RTMRs allow and never replace it."""
 
 
 def _hex(text: str) -> str:
@@ -96,6 +104,11 @@ Fmspc = Annotated[str, AfterValidator(_hex), _of_length(12)]
 Day = Annotated[date, BeforeValidator(_plain_date, json_schema_input_type=date)]
 """A day in UTC; "until" a day includes it."""
 Isv = Annotated[int, Field(ge=0, le=0xFFFF, strict=True)]
+
+
+def tee_of_register(name: str) -> Tee:
+    """The kind of TEE that a register is of."""
+    return Tee.TPM if name.startswith("pcr") else Tee.TDX
 
 
 def day_of(moment: datetime) -> date:

@@ -20,7 +20,7 @@ import hashlib
 import hmac
 import itertools
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Self
 
 from cryptography import x509
@@ -67,6 +67,11 @@ class TpmCollateral:
     def stale_from(self) -> datetime:
         """:attr:`earliest_next_update` as a time."""
         return datetime.fromisoformat(self.earliest_next_update)
+
+    @property
+    def signed_since(self) -> datetime:
+        """The beginning of time: nothing in a TPM's chain is renewed, so that a policy with a highest age refuses it."""
+        return datetime.min.replace(tzinfo=UTC)
 
     @property
     def digest(self) -> str:

@@ -176,7 +176,7 @@ def test_chain_that_was_remembered_still_ends_and_counts_for_its_own_reports_onl
     with pytest.raises(EvidenceInvalidError, match="signature does not verify"):
         verifier.verify(Evidence(Tee.SNP, bytes(changed), evidence.chain), NOW)
     verifier.verify(_evidence("milan-vcek-valid"), NOW)
-    with pytest.raises(EvidenceInvalidError, match="another chip|another TCB"):
+    with pytest.raises(EvidenceInvalidError, match=r"another chip|another TCB"):
         verifier.verify(Evidence(Tee.SNP, _evidence("milan-azure").quote, _evidence("milan-vcek-valid").chain), NOW)
 
 

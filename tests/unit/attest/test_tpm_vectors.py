@@ -15,6 +15,7 @@ from support.tpm import log_event, log_of
 from confide.attest.collateral_sources import FixedCollateral, read_collateral
 from confide.attest.evidence import Evidence
 from confide.attest.policy import Policy
+from confide.attest.policy_draft import of_claims
 from confide.attest.roots import TrustRoots
 from confide.attest.tpm import pcr_measurement
 from confide.attest.tpm_format import Attest, Public, Signature, TpmEvidence
@@ -157,7 +158,7 @@ def tpm_policy(good, **changes: Any) -> Policy:
     claims = verify(good).claims
     data: dict[str, Any] = {"name": "machines", "measurements": {"tpm": [claims.measurement]}, "allow": ["tpm-no-memory-protection"]}
     data["registers"] = {name: [value] for name, value in claims.registers.items() if value.strip("0")}
-    return Policy(**(data | changes))
+    return Policy.from_json(data | changes)
 
 
 def failed(good, policy: Policy) -> list[str]:
@@ -167,6 +168,12 @@ def failed(good, policy: Policy) -> list[str]:
 
 def test_policy_that_names_the_tpm_its_registers_and_its_weakness_accepts_it(good) -> None:
     assert failed(good, tpm_policy(good)) == []
+
+
+def test_policy_written_from_a_tpms_evidence_accepts_it_and_pins_its_registers(good) -> None:
+    draft = of_claims(verify(good).claims)
+    assert failed(good, Policy.from_json({"name": "machines", **draft})) == []
+    assert draft["registers"].keys() == {name for name, value in verify(good).claims.registers.items() if value.strip("0")}
 
 
 def test_register_that_the_node_left_out_of_its_quote_is_refused(good) -> None:
@@ -179,7 +186,7 @@ def test_other_measurement_of_a_tpm_is_refused(good) -> None:
 
 
 def test_tpm_is_refused_where_the_policy_is_for_a_tee(good) -> None:
-    refused = failed(good, Policy(name="enclaves", measurements={"sgx": [verify(good).claims.measurement]}))
+    refused = failed(good, Policy.from_json({"name": "enclaves", "measurements": {"sgx": [verify(good).claims.measurement]}}))
     assert {"tee", "measurement", "no-memory-protection"} <= set(refused)
 
 
