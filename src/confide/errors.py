@@ -125,6 +125,30 @@ class NonceError(AttestationError):
     code = "nonce-refused"
 
 
+class TokenInvalidError(AttestationError):
+    """A token is not genuine: layout, algorithm, key or signature.  Nothing that it says was looked at."""
+
+    code = "token-invalid"
+
+
+class TokenExpiredError(AttestationError):
+    """A token is genuine but not of this time: expired, not valid yet, or valid for longer than tokens may be."""
+
+    code = "token-expired"
+
+
+class TokenMisdirectedError(AttestationError):
+    """A token is genuine but not for this reader: another issuer, audience, nonce or profile."""
+
+    code = "token-misdirected"
+
+
+class TokenReplayError(AttestationError):
+    """A token's id was seen before."""
+
+    code = "token-replayed"
+
+
 class PolicyError(AttestationError):
     """A policy cannot be built or loaded: it asks nothing, or too little."""
 

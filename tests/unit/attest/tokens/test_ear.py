@@ -1,0 +1,187 @@
+"""EAR tokens: only results are written, and nothing but the right token is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import hmac
+import json
+from datetime import datetime, timedelta
+from typing import Any, cast
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from jwcrypto.jwk import JWK
+from jwcrypto.jws import JWS
+
+from confide.attest.ar4si import CLAIMS, status_of, tier_of, vector_of
+from confide.attest.ear import PROFILE, EarClaims, EarReader, EarRequest, write_ear
+from confide.attest.policy import AttestationResult
+from confide.attest.tokens.jwt import MAX_TOKEN_BYTES, TokenBook, UnverifiedJwt
+from confide.canonical import b64url, from_b64url
+from confide.errors import AttestationError, TokenExpiredError, TokenInvalidError, TokenMisdirectedError, TokenReplayError, UsageError
+
+REQUEST = EarRequest("confide-broker", "relying-party", nonce="0123456789abcdef")
+Key = ec.EllipticCurvePrivateKey
+
+
+def public(key: Key) -> JWK:
+    return JWK.from_pyca(key.public_key())
+
+
+@pytest.fixture(scope="module")
+def token(result: AttestationResult, signing_key: Key, now: datetime) -> str:
+    return write_ear(result, REQUEST, signing_key, now=now)
+
+
+@pytest.fixture
+def reader(signing_key: Key) -> EarReader:
+    return EarReader("confide-broker", public(signing_key), "relying-party")
+
+
+def resigned(token: str, key: Key, **changes: Any) -> str:
+    """The token with claims changed, signed by its own key: what is wrong is what it says."""
+    made = JWS(json.dumps({**json.loads(from_b64url(token.split(".")[1])), **changes}))
+    made.add_signature(JWK.from_pyca(key), protected='{"alg":"ES256"}')
+    return cast(str, made.serialize(compact=True))
+
+
+def test_what_was_written_is_read(token: str, reader: EarReader, result: AttestationResult, now: datetime) -> None:
+    found = reader.read(token, nonce=REQUEST.nonce, now=now)
+    assert found.policy_digest == result.policy_digest
+    assert found.collateral_epoch == result.claims.epoch.to_json()
+    assert found.confirmation == result.context.seal
+    assert found.evidence["evidence_digest"] == result.claims.evidence_digest
+    assert found.validity.expires_at - now == REQUEST.lifetime
+
+
+def test_es384_is_written_and_read(result: AttestationResult, now: datetime) -> None:
+    key = ec.generate_private_key(ec.SECP384R1())
+    assert EarReader("confide-broker", public(key), "relying-party").read(write_ear(result, REQUEST, key, now=now), now=now)
+    with pytest.raises(UsageError):
+        write_ear(result, REQUEST, ec.generate_private_key(ec.SECP521R1()), now=now)
+
+
+def test_only_an_attestation_result_is_written(token: str, reader: EarReader, signing_key: Key, now: datetime) -> None:
+    read = reader.read(token, now=now)
+    with pytest.raises(TypeError):
+        write_ear(cast(Any, read), REQUEST, signing_key, now=now)
+    assert isinstance(read, EarClaims)
+    assert not isinstance(read, AttestationResult)
+    assert read.to_json()["session_bound"] is False
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        cast(Any, read).status = "affirming"
+
+
+def test_any_changed_character_is_refused(token: str, reader: EarReader, now: datetime) -> None:
+    for at in range(0, len(token), 11):
+        for other in ("A", "B"):
+            changed = token[:at] + other + token[at + 1 :]
+            if changed != token:
+                with pytest.raises(AttestationError):
+                    reader.read(changed, now=now)
+
+
+@pytest.mark.parametrize("algorithm", ["none", "None", "HS256", "HS384", "RS256", "ES384", "EdDSA"])
+def test_a_tokens_own_algorithm_is_never_believed(algorithm: str, token: str, reader: EarReader, signing_key: Key, now: datetime) -> None:
+    payload = token.split(".")[1]
+    head = b64url(json.dumps({"alg": algorithm}).encode())
+    spki = signing_key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    forged = b64url(hmac.new(spki, f"{head}.{payload}".encode(), hashlib.sha256).digest())
+    for signature in (forged, token.split(".")[2], ""):
+        with pytest.raises(TokenInvalidError):
+            reader.read(f"{head}.{payload}.{signature}", now=now)
+
+
+@pytest.mark.parametrize("header", [
+    '{"alg":"ES256","alg":"ES256"}', '{"alg":"ES256","crit":["b64"],"b64":false}', '{"alg":["ES256"]}', '{"kid":"a"}',
+    '{"alg":"ES256","kid":7}', '{"alg":"ES256","typ":"JWE"}', "[]", "{" + '"a":{' * 20 + "}" * 21,
+])  # fmt: skip
+def test_a_strange_header_is_refused(header: str, token: str, reader: EarReader, now: datetime) -> None:
+    _, payload, signature = token.split(".")
+    with pytest.raises(TokenInvalidError):
+        reader.read(f"{b64url(header.encode())}.{payload}.{signature}", now=now)
+
+
+def test_a_key_in_the_header_is_not_used(token: str, reader: EarReader, now: datetime) -> None:
+    other = ec.generate_private_key(ec.SECP256R1())
+    made = JWS(from_b64url(token.split(".")[1]))
+    header = {"alg": "ES256", "jwk": public(other).export_public(as_dict=True), "jku": "https://attacker.example/keys"}
+    made.add_signature(JWK.from_pyca(other), protected=json.dumps(header))
+    with pytest.raises(TokenInvalidError, match="signature"):
+        reader.read(made.serialize(compact=True), now=now)
+
+
+def test_too_large_or_nested_is_refused(signing_key: Key, token: str, reader: EarReader, now: datetime) -> None:
+    with pytest.raises(TokenInvalidError):
+        UnverifiedJwt.parse("a." * 2 + "a" * MAX_TOKEN_BYTES)
+    nested: Any = 1
+    for _ in range(20):
+        nested = [nested]
+    with pytest.raises(TokenInvalidError, match="nested"):
+        reader.read(resigned(token, signing_key, extra=nested), now=now)
+
+
+@pytest.mark.parametrize(("changes", "error"), [
+    ({"aud": "another"}, TokenMisdirectedError), ({"aud": []}, TokenMisdirectedError), ({"iss": "another"}, TokenMisdirectedError),
+    ({"eat_profile": "tag:other"}, TokenMisdirectedError), ({"eat_nonce": "another-nonce"}, TokenMisdirectedError),
+    ({"exp": True}, TokenInvalidError), ({"exp": 1e300}, TokenInvalidError), ({"iat": "now"}, TokenInvalidError),
+    ({"exp": 4102444800}, TokenExpiredError), ({"nbf": 4102444800}, TokenExpiredError), ({"exp": 1}, TokenExpiredError),
+    ({"jti": ""}, TokenInvalidError), ({"submods": {}}, TokenInvalidError), ({"cnf": {}}, TokenInvalidError),
+])  # fmt: skip
+def test_a_genuine_token_for_something_else_is_refused(  # noqa: PLR0917
+    changes: dict[str, Any], error: type[AttestationError], token: str, reader: EarReader, signing_key: Key, now: datetime
+) -> None:
+    with pytest.raises(error):
+        reader.read(resigned(token, signing_key, **changes), nonce=REQUEST.nonce, now=now)
+
+
+def test_a_token_is_of_its_time(token: str, reader: EarReader, now: datetime) -> None:
+    last = now + REQUEST.lifetime + reader.leeway
+    assert reader.read(token, now=last - timedelta(seconds=1))
+    for moment in (last, now - reader.leeway - timedelta(seconds=1)):
+        with pytest.raises(TokenExpiredError):
+            reader.read(token, now=moment)
+    with pytest.raises(TokenExpiredError, match="leeway"):
+        dataclasses.replace(reader, leeway=timedelta(hours=1)).read(token, now=now)
+
+
+def test_a_token_is_taken_once(token: str, reader: EarReader, now: datetime) -> None:
+    once = dataclasses.replace(reader, book=TokenBook())
+    once.read(token, now=now)
+    with pytest.raises(TokenReplayError):
+        once.read(token, now=now)
+
+
+def test_a_status_better_than_its_vector_is_refused(token: str, reader: EarReader, signing_key: Key, now: datetime) -> None:
+    submods = json.loads(from_b64url(token.split(".")[1]))["submods"]
+    assert submods["cpu0"]["ear.status"] == "contraindicated", "simulated evidence affirms nothing"
+    submods["cpu0"]["ear.status"] = "affirming"
+    with pytest.raises(TokenInvalidError, match="status"):
+        reader.read(resigned(token, signing_key, submods=submods), now=now)
+
+
+def test_vector_says_what_was_looked_at(result: AttestationResult) -> None:
+    real = dataclasses.replace(result.claims, simulated=False, vendor={"sept_ve_disable": True, "migratable": False, "service_td": False})
+    good = vector_of(real)
+    assert set(good) == set(CLAIMS)
+    assert good == {**dict.fromkeys(CLAIMS, 0), "configuration": 2, "executables": 3, "hardware": 2, "runtime-opaque": 2}
+    assert status_of(good) == "affirming"
+    assert vector_of(dataclasses.replace(real, tcb_status="OutOfDate"))["hardware"] == 32
+    assert vector_of(dataclasses.replace(real, advisory_ids=("INTEL-SA-00001",)))["hardware"] == 32
+    assert vector_of(dataclasses.replace(real, vendor={}))["configuration"] == 32
+    assert status_of(vector_of(dataclasses.replace(real, debug=True))) == "contraindicated"
+    assert status_of({}) == "none"
+
+
+@pytest.mark.parametrize(("value", "tier"), [
+    (-128, "contraindicated"), (-97, "contraindicated"), (-96, "warning"), (-33, "warning"), (-32, "affirming"), (-2, "affirming"),
+    (-1, "none"), (0, "none"), (1, "none"), (2, "affirming"), (31, "affirming"), (32, "warning"), (95, "warning"), (96, "contraindicated"),
+])  # fmt: skip
+def test_tiers_are_those_of_the_draft(value: int, tier: str) -> None:
+    assert tier_of(value) == tier
+
+
+def test_profile_is_trustees() -> None:
+    assert PROFILE == "tag:github.com,2024:confidential-containers/Trustee"
