@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from confide.attest.claims import Claims
     from confide.attest.evidence import NodeContext
     from confide.attest.policy_tree import Policy
+    from confide.attest.tokens.verified import VerifiedToken
     from confide.attest.verify import VerifiedEvidence
     from confide.canonical import Json
     from confide.ids import Role, SpkiDigest
@@ -59,7 +60,7 @@ class AttestationResult:
         }
 
 
-def appraise(verified: VerifiedEvidence, policy: Policy, binding: SessionBinding, *, now: datetime) -> AttestationResult:
+def appraise(verified: VerifiedEvidence | VerifiedToken, policy: Policy, binding: SessionBinding, *, now: datetime) -> AttestationResult:
     """Accept ``verified`` under ``policy`` as evidence of the session ``binding``, or raise.
 
     Does not check that the nonce is fresh (``NonceBook.redeem`` does, before), nor that the context's job is the wanted one (the caller

@@ -59,7 +59,8 @@ def _configuration(claims: Claims) -> int:
     vendor = claims.vendor
     weak = "Configuration" in claims.tcb_status
     if claims.tee is Tee.TDX:
-        weak = weak or vendor.get("sept_ve_disable") is not True or any(vendor.get(name) is not False for name in ("migratable", "service_td"))
+        movable = any(vendor.get(name) is not False for name in ("migratable", "service_td"))
+        weak = weak or movable or vendor.get("sept_ve_disable") is not True
     if claims.tee is Tee.SNP:
         weak = weak or vendor.get("migration_agent") is not False
     return 32 if weak else 2

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from confide.attest.policy_values import SgxSigner, SnpSigner, Switch, day_of, tee_of_register
+from confide.attest.tokens.verified import VerifiedToken
 from confide.ids import Role, Tee
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from confide.attest.claims import Claims
     from confide.attest.policy_rules import RuleFields
     from confide.attest.verify import VerifiedEvidence
@@ -29,7 +28,9 @@ class Check:
     ok: bool
 
 
-def checks_of(rules: RuleFields, verified: VerifiedEvidence, role: Role | None, job: JobDigest | None, now: datetime) -> list[Check]:
+def checks_of(
+    rules: RuleFields, verified: VerifiedEvidence | VerifiedToken, role: Role | None, job: JobDigest | None, now: datetime
+) -> list[Check]:
     """Every rule with what was found.
 
     Outside a session ``role`` and ``job`` are None: there the role is left out, and a policy for named jobs has a line that fails, because
@@ -37,6 +38,7 @@ def checks_of(rules: RuleFields, verified: VerifiedEvidence, role: Role | None, 
     """
     claims = verified.claims
     checks = [
+        *_issuer(rules, verified),
         _one_of("tee", rules.tees, claims.tee),
         _switch(rules, "simulated", "simulated", needed=claims.simulated),
         _switch(rules, "debug", "debug", needed=claims.debug),
@@ -51,6 +53,14 @@ def checks_of(rules: RuleFields, verified: VerifiedEvidence, role: Role | None, 
     if rules.jobs:
         checks.append(_one_of("job", rules.jobs, job or "unknown outside a session"))
     return checks if role is None else [*checks, _one_of("role", rules.roles, role)]
+
+
+def _issuer(rules: RuleFields, verified: VerifiedEvidence | VerifiedToken) -> list[Check]:
+    """A token counts only where the policy names its issuer, entry and all."""
+    if not isinstance(verified, VerifiedToken):
+        return []
+    names = tuple(issuer.issuer for issuer in rules.token_issuers)
+    return [Check("token-issuer", _list(names), verified.issuer.issuer, ok=verified.issuer in rules.token_issuers)]
 
 
 def _software(rules: RuleFields, claims: Claims) -> list[Check]:
@@ -180,12 +190,12 @@ def _machine(rules: RuleFields, claims: Claims) -> list[Check]:
     return [_one_of(name, accepted, str(got or "")) for name, accepted, got in named if accepted]
 
 
-def _freshness(rules: RuleFields, verified: VerifiedEvidence, now: datetime) -> list[Check]:
+def _freshness(rules: RuleFields, verified: VerifiedEvidence | VerifiedToken, now: datetime) -> list[Check]:
     epoch = verified.claims.epoch
     valid = f"valid at {now.isoformat(timespec='seconds')}"
     checks = [Check("collateral", valid, f"until {epoch.earliest_next_update}", ok=now < epoch.stale_from)]
     if rules.max_collateral_age_days is not None:
-        signed = verified.collateral.signed_since
+        signed = _signed_since(verified)
         age, most = (now - signed).total_seconds() / 86400, rules.max_collateral_age_days
         got = f"{age:.1f} days, of {signed.astimezone(UTC).isoformat(timespec='seconds')}"
         checks.append(Check("collateral-age", f"at most {most} days", got, ok=0 <= age <= most))
@@ -193,6 +203,11 @@ def _freshness(rules: RuleFields, verified: VerifiedEvidence, now: datetime) -> 
         seconds, longest = (now - verified.verified_at).total_seconds(), rules.max_evidence_age_s
         checks.append(Check("evidence-age", f"at most {longest} s", f"{seconds:.0f} s", ok=0 <= seconds <= longest))
     return checks
+
+
+def _signed_since(verified: VerifiedEvidence | VerifiedToken) -> datetime:
+    """Which collateral an issuer of tokens used, it does not say: that is as old as can be."""
+    return datetime.min.replace(tzinfo=UTC) if isinstance(verified, VerifiedToken) else verified.collateral.signed_since
 
 
 def _switch(rules: RuleFields, name: str, switch: Switch, *, needed: bool) -> Check:

@@ -77,7 +77,8 @@ def _rules(old: Rules, new: Rules, path: str) -> Iterator[Change]:
 
 def _lists(rules: Rules, shared: set[Tee]) -> dict[str, Any]:
     """Fields where more entries accept more.  Of those that ask nothing when they are not there, only those that are there."""
-    found: dict[str, Any] = {name: set(map(str, getattr(rules, name))) for name in ("tees", "statuses", "roles", "allow", "vmpls")}
+    plain = ("tees", "statuses", "roles", "allow", "vmpls", "token_issuers")
+    found: dict[str, Any] = {name: set(map(str, getattr(rules, name))) for name in plain}
     found["advisories_allowed"] = {advisory.id for advisory in rules.advisories_allowed}
     found["min_tcb products"] = set(rules.min_tcb)
     platforms = rules.platforms

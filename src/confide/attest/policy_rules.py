@@ -24,6 +24,7 @@ from confide.attest.policy_values import (
     TcbStatus,
     tee_of_register,
 )
+from confide.attest.tokens.issuers import TokenIssuer
 from confide.errors import PolicyError, UsageError
 from confide.ids import Role, Tee, check_name
 
@@ -77,6 +78,7 @@ class RuleFields(BaseModel):
     jobs: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{96}$")], ...] = Field(default=(), description="Digests of the jobs accepted.")
     roles: tuple[Role, ...] = Field(default=(Role.DRIVER, Role.WORKER), description="Roles that a node may have.")
     allow: tuple[Switch, ...] = Field(default=(), description="Named exceptions, each of which weakens what a TEE protects.")
+    token_issuers: tuple[TokenIssuer, ...] = Field(default=(), description="Verifiers whose tokens count in the place of evidence.")
 
     def __init__(self, **data: Any) -> None:
         try:
@@ -120,6 +122,11 @@ class RuleFields(BaseModel):
     @classmethod
     def _signers_in_order(cls, signers: Signers) -> Signers:
         return Signers(sgx=tuple(sorted(set(signers.sgx), key=repr)), snp=tuple(sorted(set(signers.snp), key=repr)))
+
+    @field_validator("token_issuers", mode="after")
+    @classmethod
+    def _issuers_in_order(cls, issuers: tuple[TokenIssuer, ...]) -> tuple[TokenIssuer, ...]:
+        return tuple(sorted(set(issuers), key=repr))
 
     @field_validator("platforms", mode="after")
     @classmethod

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from confide.attest.policy_values import Switch
+    from confide.attest.tokens.verified import VerifiedToken
     from confide.attest.verify import VerifiedEvidence
     from confide.ids import JobDigest, Role, Tee
 
@@ -72,7 +73,9 @@ class Policy(ABC):
         """The policy as JSON: every field, defaults included."""
 
     @abstractmethod
-    def explain(self, verified: VerifiedEvidence, *, role: Role | None = None, job: JobDigest | None = None, now: datetime) -> list[Check]:
+    def explain(
+        self, verified: VerifiedEvidence | VerifiedToken, *, role: Role | None = None, job: JobDigest | None = None, now: datetime
+    ) -> list[Check]:
         """Each check with what was expected and what was found; the policy accepts exactly if all of them are ok.
 
         Decides nothing: :func:`confide.attest.appraisal.appraise` does.  ``role`` and ``job`` are None for evidence that is shown outside
@@ -136,7 +139,9 @@ class Rules(RuleFields, Policy):
         """The policy as JSON: every field, defaults included."""
         return self.model_dump(mode="json")
 
-    def explain(self, verified: VerifiedEvidence, *, role: Role | None = None, job: JobDigest | None = None, now: datetime) -> list[Check]:
+    def explain(
+        self, verified: VerifiedEvidence | VerifiedToken, *, role: Role | None = None, job: JobDigest | None = None, now: datetime
+    ) -> list[Check]:
         """Each rule beside what was found."""
         return checks_of(self, verified, role, job, now)
 
@@ -219,7 +224,9 @@ class AllOf(_Composed):
             raise ValueError("the members of all_of accept no kind of TEE in common")
         return self
 
-    def explain(self, verified: VerifiedEvidence, *, role: Role | None = None, job: JobDigest | None = None, now: datetime) -> list[Check]:
+    def explain(
+        self, verified: VerifiedEvidence | VerifiedToken, *, role: Role | None = None, job: JobDigest | None = None, now: datetime
+    ) -> list[Check]:
         """The checks of every member, each under its name."""
         return [check for member in self.all_of for check in _under(member, member.explain(verified, role=role, job=job, now=now))]
 
@@ -244,7 +251,9 @@ class AnyOf(_Composed):
         """The exceptions that any member makes."""
         return tuple(sorted({switch for member in self.any_of for switch in member.allow}))
 
-    def explain(self, verified: VerifiedEvidence, *, role: Role | None = None, job: JobDigest | None = None, now: datetime) -> list[Check]:
+    def explain(
+        self, verified: VerifiedEvidence | VerifiedToken, *, role: Role | None = None, job: JobDigest | None = None, now: datetime
+    ) -> list[Check]:
         """Which member accepts, and its checks alone; the checks of all members if none does."""
         names = ", ".join(member.name for member in self.any_of)
         found: list[Check] = []

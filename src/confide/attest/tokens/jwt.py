@@ -86,7 +86,8 @@ class UnverifiedJwt:
         """
         algorithm = self.header["alg"]
         if algorithm not in algorithms or algorithm not in _KEYS:
-            raise TokenInvalidError("a token is signed with an algorithm that is not accepted", got=algorithm[:20], expected=", ".join(algorithms))
+            accepted = ", ".join(algorithms)
+            raise TokenInvalidError("a token is signed with an algorithm that is not accepted", got=algorithm[:20], expected=accepted)
         _check_key(key, algorithm)
         token = JWS()
         token.allowed_algs = [algorithm]

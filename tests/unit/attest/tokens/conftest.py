@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from confide.attest.binding import SessionBinding
 from confide.attest.evidence import NodeContext
 from confide.attest.insecure import InsecureAttester, Installation
-from confide.attest.policy import AttestationResult, Policy, appraise
+from confide.attest.policy import AttestationResult, Rules, appraise
 from confide.attest.verify import Verifier
 from confide.ids import Nonce, Role, Tee
 
@@ -24,7 +24,7 @@ def binding(context: NodeContext) -> SessionBinding:
 def result(
     installation: Installation, verifier: Verifier, measurements: dict[Tee, str], binding: SessionBinding, now: datetime
 ) -> AttestationResult:
-    policy = Policy(name="simulated", measurements={Tee.TDX: (measurements[Tee.TDX],)}, allow=("simulated",))
+    policy = Rules(name="simulated", measurements={Tee.TDX: (measurements[Tee.TDX],)}, allow=("simulated",))
     evidence = InsecureAttester(installation, Tee.TDX, measurements[Tee.TDX]).quote(binding.report_data)
     return appraise(verifier.verify(evidence, now), policy, binding, now=now)
 
