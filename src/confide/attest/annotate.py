@@ -26,8 +26,11 @@ from confide.attest.quote import (
     split_quote,
     without_padding,
 )
+from confide.attest.ratls import RatlsCertificate
 from confide.attest.snp_report import POLICY_DEBUG, POLICY_MIGRATE_MA, REPORT_BYTES, Report
-from confide.errors import ParseError
+from confide.attest.tokens.jwt import UnverifiedJwt
+from confide.canonical import canonical
+from confide.errors import BindingError, ParseError, TokenInvalidError
 from confide.ids import Tee
 
 if TYPE_CHECKING:
@@ -64,7 +67,7 @@ class Annotated:
 
 
 def annotate(data: bytes) -> Annotated:
-    """Read a quote (SGX v3, TDX v4 and v5), SEV-SNP report, certificates (DER, or a PEM chain), SIGSTRUCT, or event log of a TD.
+    """Read a quote (SGX v3, TDX v4 and v5), report, certificates (DER or PEM, RA-TLS too), token, SIGSTRUCT, or event log of a TD.
 
     Raises:
         ParseError: it is none of these.
@@ -72,6 +75,10 @@ def annotate(data: bytes) -> Annotated:
     if data.startswith(b"-----BEGIN CERTIFICATE-----"):
         chain = certs.parse_chain(data)
         return Annotated(f"{len(chain)} certificates, PEM" if len(chain) > 1 else "certificate, PEM", tuple(_chain(chain)))
+    if data.startswith(b"eyJ"):
+        return Annotated("signed token (JWT)", tuple(_token(data)))
+    if data[:2] == b"\x30\x82" and (found := _ratls(data)) is not None:
+        return Annotated(f"RA-TLS certificate, {found.format} format", tuple(_ratls_fields(found)))
     if data[:2] == b"\x30\x82":
         return Annotated("certificate, DER", tuple(_certificate(amd_certs.load_der(data), "")))
     if len(data) == REPORT_BYTES:
@@ -311,6 +318,53 @@ def _amd_rows(certificate: x509.Certificate) -> dict[str, str]:
     found = amd_certs.Endorsement.parse(certs.der(certificate))
     rows = {"product": found.product, "TCB": ", ".join(f"{name} {number}" for name, number in found.tcb.items())}
     return {**rows, "chip id": found.chip_id.hex()} if found.kind == "vcek" else {**rows, "provider": found.csp_id}
+
+
+# --- tokens and RA-TLS ------------------------------------------------------------------------------------------------
+
+_TOKEN_MEANINGS: Final = {
+    "alg": "the signature's algorithm, if the reader allows it",
+    "jku": "a place of keys: never followed",
+    "x5u": "a place of certificates: never followed",
+    "iss": "who claims to have issued it",
+    "aud": "whom it is for",
+    "eat_nonce": "the reader's nonce",
+    "cnf": "key that the bearer has to prove to hold",
+    "submods": "one appraisal for each TEE",
+}
+
+
+def _token(data: bytes) -> Iterator[Field]:
+    try:
+        parsed = UnverifiedJwt.parse(data.decode("ascii").strip())
+    except (UnicodeDecodeError, TokenInvalidError) as cause:
+        raise ParseError("not a signed token") from cause
+    for part, values in (("header", parsed.header), ("claim", parsed.unverified_claims())):
+        for name, value in _flat(values, ""):
+            yield Field(f"{part} {name}", None, value, _TOKEN_MEANINGS.get(name.partition(".")[0], ""))
+
+
+def _flat(value: object, name: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict) and value:
+        for inner, item in value.items():
+            yield from _flat(item, f"{name}.{inner}" if name else str(inner))
+    else:
+        yield name, value if isinstance(value, str) else canonical(value).decode()
+
+
+def _ratls(data: bytes) -> RatlsCertificate | None:
+    try:
+        return RatlsCertificate.parse(data)
+    except (ParseError, BindingError):
+        return None
+
+
+def _ratls_fields(found: RatlsCertificate) -> Iterator[Field]:
+    yield from _certificate(found.certificate, "")
+    yield Field("report data expected", None, found.report_data.hex(), "binds the quote to the certificate's key, and to no session")
+    if found.nonce is not None:
+        yield Field("nonce", None, found.nonce.hex(), "in the claims buffer")
+    yield from _quote_fields(split_quote(found.evidence.quote))
 
 
 def _walk(data: bytes, at: int, layout: _Layout) -> Iterator[Field]:
