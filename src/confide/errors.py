@@ -149,6 +149,13 @@ class TokenReplayError(AttestationError):
     code = "token-replayed"
 
 
+class OverdueError(AttestationError):
+    """A node in a run has not attested itself again in time."""
+
+    code = "evidence-overdue"
+    default_hint = "see its log: its attester gave no evidence, or it is cut off from the network"
+
+
 class PolicyError(AttestationError):
     """A policy cannot be built or loaded: it asks nothing, or too little."""
 

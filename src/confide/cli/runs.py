@@ -26,6 +26,7 @@ _STANDING = {
     "worker-started": "started its engine",
     "worker-failed": "failed",
     "worker-lost": "lost",
+    "worker-cut-off": "cut off",
 }
 
 

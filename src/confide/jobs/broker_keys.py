@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from confide.canonical import Json
     from confide.crypto.secret import SecretBytes
+    from confide.ids import NodeId
     from confide.jobs.inputs import VerifiedInput
     from confide.node.local_socket import Operation
     from confide.node.workload import NodeServices
@@ -109,6 +110,15 @@ class BrokerKeys:
         """Tell the broker of an output's manifest (driver only)."""
         with self._lock:
             self._broker.register_manifest(envelope)
+
+    def cut_off(self, node: NodeId) -> None:
+        """Have the broker give that node of this run no key any more (driver only).
+
+        Raises:
+            ConfideError: the broker does not take note.
+        """
+        with self._lock:
+            self._broker.cut_off(node)
 
     def audit_head(self) -> tuple[Json, bytes]:
         """The broker's signed audit head, and the key (DER SPKI) that signed it, which the job pins."""

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from confide.canonical import Json
-from confide.errors import ConfideError, NodeLostError, ProtocolError, ReceiptError, error_from_json
+from confide.errors import AttestationError, ConfideError, NodeLostError, ProtocolError, ReceiptError, error_from_json
 from confide.ids import NodeId, Role
 from confide.jobs import state as run_state
 from confide.jobs.backend import NodeHandle
@@ -152,6 +152,9 @@ class Follower:
             return
         try:
             frame = self._driver.next_frame(_POLL_S)
+        except AttestationError as error:  # its channel is still there: what is wrong is known
+            self._happen(run_state.Failed(error))
+            return
         except ConfideError as error:
             self._happen(self._loss(error))
             return
@@ -185,6 +188,8 @@ class Follower:
             self._happen(run_state.WorkerAccepted(node))
         elif kind == EventType.WORKER_REFUSED:
             self._happen(run_state.WorkerRefused(node, str(fields.get("code"))))
+        elif kind == EventType.WORKER_CUT_OFF:
+            self._happen(run_state.WorkerCutOff(node, str(fields.get("code"))))
 
     def _loss(self, error: ConfideError) -> run_state.Event:
         """The driver's channel broke: its exit status says more, if it has one."""

@@ -110,4 +110,6 @@ def _timing(settings: Settings) -> Timing:
         heartbeat_s=settings.heartbeat_s,
         lost_after_s=settings.node_lost_after_s,
         nonce_ttl_s=settings.nonce_ttl_s,
+        reattest_every_s=settings.reattest_every_s,
+        reattest_grace_s=settings.reattest_grace_s,
     )

@@ -27,7 +27,7 @@ class Phase(StrEnum):
     FAILED = "failed"
 
 
-NodeStanding = Literal["starting", "accepted", "refused", "lost", "ended"]
+NodeStanding = Literal["starting", "accepted", "refused", "cut-off", "lost", "ended"]
 FINAL = frozenset({Phase.DONE, Phase.FAILED})
 
 
@@ -101,6 +101,14 @@ class WorkerRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerCutOff:
+    """The driver accepted a worker, and does not any more."""
+
+    node: NodeId
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
 class NodeExited:
     """A node's process ended."""
 
@@ -139,6 +147,7 @@ Event = (
     | WorkersWanted
     | WorkerAccepted
     | WorkerRefused
+    | WorkerCutOff
     | NodeExited
     | Finished
     | ReceiptVerified
@@ -202,8 +211,8 @@ def step(state: RunState, event: Event) -> tuple[RunState, list[Command]]:
             return _exited(state, node, status)
         case WorkerAccepted(node):
             return _worker(state, node, NodeView(Role.WORKER, "accepted"))
-        case WorkerRefused(node, code):
-            return _worker(state, node, NodeView(Role.WORKER, "refused", code))
+        case WorkerRefused(node, code) | WorkerCutOff(node, code):
+            return _worker(state, node, NodeView(Role.WORKER, "cut-off" if isinstance(event, WorkerCutOff) else "refused", code))
         case _:
             return _advance(state, event)
 
@@ -235,7 +244,8 @@ def _worker(state: RunState, node: NodeId, view: NodeView) -> tuple[RunState, li
 def _exited(state: RunState, node: NodeId, status: int) -> tuple[RunState, list[Command]]:
     if node != state.driver:
         view = state.nodes.get(node, NodeView(Role.WORKER))
-        standing: NodeStanding = "refused" if view.standing == "refused" else ("ended" if status == 0 else "lost")
+        ended: NodeStanding = "ended" if status == 0 else "lost"
+        standing = view.standing if view.standing in {"refused", "cut-off"} else ended
         return _see(state, node, replace(view, standing=standing)), []
     if state.phase is Phase.CHECKING:  # it has said all it had to say: the receipt stands or falls by itself
         return _see(state, node, NodeView(Role.DRIVER, "ended")), []

@@ -141,6 +141,15 @@ class SparkDriver:
     def worker_lost(self, node: NodeId) -> None:
         """Nothing to do: Spark notices lost executors by their connections and runs their tasks again."""
 
+    def cut_off(self, node: NodeId) -> None:
+        """Tell the broker, so that no key is given to that node of this run any more.
+
+        Raises:
+            ConfideError: the broker does not take note.
+        """
+        if self._keys is not None:
+            self._keys.cut_off(node)
+
     def heard(self, node: NodeId, report: Json) -> None:
         """Take note of a key that a node was given, or of files that its tasks wrote or deleted.
 

@@ -21,13 +21,13 @@ from confide.crypto.seal import seal
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import PublicKey
 from confide.errors import BindingError, Fact, GrantError, ManifestError, ParseError, StoreError, UsageError
-from confide.ids import DatasetId, Nonce, Purpose, Role, Tee, check_name
+from confide.ids import DatasetId, NodeId, Nonce, Purpose, Role, Tee, check_name
 from confide.keys.audit import new_event
 from confide.keys.grants import Decision, Grant, Request, decide, recipients
 from confide.keys.hierarchy import KeyHierarchy
 from confide.keys.manifest_claims import ManifestClaims, unverified_dataset
 from confide.keys.owners import JOB_PREFIX, Owners
-from confide.keys.records import Dataset, Origin, Release, owners_of, run_ref
+from confide.keys.records import CutOff, Dataset, Origin, Release, owners_of, run_ref
 from confide.keys.refusals import refusals_audited
 from confide.keys.sessions import SESSION_TTL, Attested, Peer, Sessions
 from confide.keys.store import Store
@@ -205,6 +205,24 @@ class Broker:
             self.store.append_audit(new_event("manifest", found.owners, asker.now, **facts))
         return {"dataset": found.dataset, "snapshot": claims.snapshot}
 
+    def cut_off(self, peer: Peer, session: str, node: str) -> Json:
+        """Give ``node`` of the asking driver's run no key any more: its driver has found that it is not what it was accepted as.
+
+        Raises:
+            AttestationError: the session or its evidence does not hold, or another driver made an output of this run.
+            GrantError: the node that asks is not a driver, or names itself.
+        """
+        asker = self._asker(peer, session)
+        context, facts = asker.context, {**asker.facts(), "cut_off": check_name(node, "node")}
+        with self._audited("cut-off", [], facts), self.store.transaction():
+            if asker.attested.role is not Role.DRIVER or node == context.node:
+                raise GrantError("only a run's driver cuts off a node, and only another one", run=context.run)
+            if any(output.signer != asker.attested.binding.spki for output in self._outputs(context)):
+                raise BindingError("an output of this run was made by another driver", run=context.run)
+            self.store.put(CutOff(context.job, context.run, NodeId(node)))
+            self.store.append_audit(new_event("cut-off", [], asker.now, **facts))
+        return {"node": node}
+
     def audit_head(self, peer: Peer, session: str) -> Json:
         """The signed head of the audit log, for any attested node.
 
@@ -231,11 +249,13 @@ class Broker:
             return found, ManifestClaims.verify(manifest, PublicKey.from_spki(found.signer))
 
     def _decide(self, roots: Sequence[str], asker: _Asker, purpose: Purpose) -> list[Decision]:
-        """One yes from the owner of every root key.  None at all is a no."""
+        """One yes from the owner of every root key.  None at all is a no, and so is a node that its driver has cut off."""
         if not roots:
             hint = "outputs inherit their policy from inputs: name at least one"
             raise GrantError("there is no input whose owner could grant this", hint=hint)
-        attested, now = asker.attested, asker.now
+        attested, now, context = asker.attested, asker.now, asker.context
+        if self.store.get(CutOff, CutOff(context.job, context.run, context.node).id) is not None:
+            raise GrantError("the run's driver does not accept this node any more", run=context.run, node=context.node)
         decisions = []
         for key in roots:
             request = Request(key, attested.context.job, attested.role, purpose)

@@ -26,7 +26,7 @@ from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import PublicKey
 from confide.crypto.tls import Identity
 from confide.errors import BrokerError, ConfideError, ManifestError, ParseError, UsageError
-from confide.ids import DatasetId, JobDigest, KeyRef, Nonce, Purpose, Role, SpkiDigest
+from confide.ids import DatasetId, JobDigest, KeyRef, NodeId, Nonce, Purpose, Role, SpkiDigest
 from confide.keys.audit import AuditEntry, AuditHead, AuditLog
 from confide.keys.connection import Answer, Connection, as_key
 from confide.keys.credentials import Credential
@@ -169,6 +169,10 @@ class NodeBrokerClient:
             AttestationError, GrantError, ManifestError, RollbackError, BrokerError: as :meth:`release`.
         """
         self._ask("PUT", f"/confide/v0/{_manifest_path(manifest)}", {"manifest": manifest})
+
+    def cut_off(self, node: NodeId) -> None:
+        """Have the broker give ``node`` of this node's run no key any more (drivers only).  Raises as :meth:`release` does."""
+        self._ask("POST", "/confide/v0/cut-off", {"node": node})
 
     def audit_head(self) -> Json:
         """The signed head of the broker's audit log (DSSE envelope), verified: for the receipt, next to :meth:`broker_key`.

@@ -1,4 +1,4 @@
-"""What the broker remembers, as frozen values with an exact JSON form: owners, enrolments, keys, datasets, releases.
+"""What the broker remembers, as frozen values with an exact JSON form: owners, enrolments, keys, datasets, releases, cut-offs.
 
 Pure.  ``keys.store`` keeps them; grants are in ``keys.grants``.  ``ref`` is what a record is looked up by besides its id.
 """
@@ -12,7 +12,7 @@ from typing import ClassVar, Protocol, Self
 from confide.canonical import Json, sha256_hex
 from confide.crypto.envelope import WrappedKey
 from confide.errors import ManifestError, RollbackError
-from confide.ids import DatasetId, JobDigest, KeyRef, Role, RunId, SpkiDigest
+from confide.ids import DatasetId, JobDigest, KeyRef, NodeId, Role, RunId, SpkiDigest
 from confide.keys.manifest_claims import ManifestClaims
 
 
@@ -273,6 +273,35 @@ class Release:
     def from_json(cls, data: Json) -> Self:
         """See :class:`Record`."""
         return cls(data["job"], data["run"], data["dataset"], Role(data["first_role"]))
+
+
+@dataclass(frozen=True, slots=True)
+class CutOff:
+    """The fact that a run's driver does not accept one of its nodes any more: it gets no key from then on."""
+
+    kind: ClassVar[str] = "cut-off"
+    job: JobDigest
+    run: RunId
+    node: NodeId
+
+    @property
+    def id(self) -> str:
+        """Job, run and node."""
+        return f"{self.job}/{self.run}/{self.node}"
+
+    @property
+    def ref(self) -> str:
+        """The run."""
+        return run_ref(self.run)
+
+    def to_json(self) -> Json:
+        """See :class:`Record`."""
+        return {"job": self.job, "run": self.run, "node": self.node}
+
+    @classmethod
+    def from_json(cls, data: Json) -> Self:
+        """See :class:`Record`."""
+        return cls(data["job"], data["run"], data["node"])
 
 
 def run_ref(run: RunId) -> str:

@@ -9,6 +9,7 @@ node   POST /confide/v0/release       manifest purpose                 jwe key v
                                                                        policies
 node   POST /confide/v0/outputs       name inputs recipients           as release; wrapped signer recipients inherits
 node   PUT …/datasets/<id>/manifest   manifest                         dataset snapshot (outputs of the node's own run)
+node   POST /confide/v0/cut-off       node                           node
 both   POST /confide/v0/audit-head    (empty object)                   head
 owner  POST /confide/v0/enrol         owner token                      owner spki
 owner  GET /confide/v0/keys                                            keys: [key version created datasets]
@@ -186,6 +187,8 @@ class Routes:
                 return self._release(request)
             case "POST", "/confide/v0/outputs":
                 return self._output(request)
+            case "POST", "/confide/v0/cut-off":
+                return self._cut_off(request)
         return self._owner_route(request) or self._named(request)
 
     # --- nodes -------------------------------------------------------------------------------------------------------
@@ -201,6 +204,12 @@ class Routes:
             case {"name": str(name), "inputs": list(inputs), "recipients": list(wanted), **rest} if not rest and _texts(inputs, wanted):
                 return self._broker.output(self._peer, _session(request), name, inputs, wanted)
         raise ParseError("not a request for an output's key")
+
+    def _cut_off(self, request: Request) -> Json:
+        match _body(request):
+            case {"node": str(node), **rest} if not rest:
+                return self._broker.cut_off(self._peer, _session(request), node)
+        raise ParseError("not a request to cut off a node")
 
     def _audit_head(self, request: Request) -> Json:
         if COOKIE in request.headers.get("cookie", ""):

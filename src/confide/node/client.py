@@ -7,16 +7,18 @@ very channel.  Starting nodes is the caller's business (``confide.jobs``).
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 from confide.attest.policy import Policy
 from confide.crypto.identity import AnyKeyUntilAttested, Identity
 from confide.crypto.tls import connect
-from confide.errors import ConfideError, NodeLostError
+from confide.errors import AttestationError, ConfideError, NodeLostError
 from confide.ids import NodeId, Role
 from confide.node.control import PROTOCOL, Kind, Link, field, read
+from confide.node.reattest import Pace, Watch
 from confide.node.session import AttestedPeer, Clock, VerifierSide, attest_peer, utc_now
 from confide.node.spec import Timing
 
@@ -28,16 +30,25 @@ if TYPE_CHECKING:
     from confide.crypto.tls import Channel
     from confide.ids import RunId
     from confide.job import Job
+    from confide.node.record import EvidenceRecord
+
+_TICK_S = 0.5
+"""How often it is looked whether the driver is to attest itself again while nothing is heard of it."""
 
 
 class DriverClient:
     """A channel to an attested driver.  Make it with :meth:`attest`; then :meth:`submit` once, and read :meth:`frames`."""
 
-    def __init__(self, channel: Channel, peer: AttestedPeer, job: Job, timing: Timing) -> None:
+    def __init__(
+        self, channel: Channel, peer: AttestedPeer, job: Job, timing: Timing, *, side: VerifierSide, now: Callable[[], float]
+    ) -> None:
         self.peer = peer
         self._channel = channel
         self._job = job
         self._timing = timing
+        self._side = side
+        self._now = now
+        self._watch: Watch | None = None
         self._frames: queue.SimpleQueue[Json | ConfideError] = queue.SimpleQueue()
         self._link: Link | None = None
 
@@ -53,6 +64,7 @@ class DriverClient:
         verifier: Verifier,
         policy: Policy | None = None,
         clock: Clock = utc_now,
+        now: Callable[[], float] = time.monotonic,
         timing: Timing | None = None,
     ) -> Self:
         """Connect to whoever listens at ``host:port`` and attest it as driver ``node`` of ``run`` for ``job``.
@@ -74,7 +86,7 @@ class DriverClient:
         except ConfideError:
             channel.close()
             raise
-        return cls(channel, peer, job, timing)
+        return cls(channel, peer, job, timing, side=side, now=now)
 
     def submit(self) -> None:
         """Send the job, code included, to the attested driver, and begin to hear its frames.
@@ -84,28 +96,45 @@ class DriverClient:
         """
         self._channel.send_frame({"kind": str(Kind.BUNDLE), "job": self._job.to_json()})
         read(self._channel.recv_frame(), Kind.ACCEPTED)
-        self._link = Link(
+        link = self._link = Link(
             self._channel,
             heartbeat_s=self._timing.heartbeat_s,
             lost_after_s=self._timing.lost_after_s,
             on_frame=self._frames.put,
             on_lost=self._frames.put,
         )
-        self._link.start()
+        self._watch = Watch(
+            self.peer,
+            self._channel,
+            side=self._side,
+            pace=Pace.of(self._timing),
+            now=self._now,
+            send=link.send,
+            aside=lambda work: work()(),
+            on_refused=_refuse,
+        )
+        link.start()
 
     def next_frame(self, timeout_s: float | None = None) -> Json | None:
         """The driver's next frame (``event``, ``start-workers`` or ``result``), or ``None`` if none came in time.
 
+        The driver is attested again, at its interval, by whoever calls this: call it often.
+
         Raises:
+            AttestationError: the driver is not accepted any more.
             NodeLostError: the driver is gone.
         """
+        if self._watch is not None:
+            self._watch.tick()
         try:
             frame = self._frames.get(timeout=timeout_s)
         except queue.Empty:
             return None
         if isinstance(frame, ConfideError):
             raise NodeLostError("the driver is gone", hint="see `confide runs logs`", node=self.peer.context.node, reason=frame.message)
-        field(frame, "kind", str)
+        if field(frame, "kind", str) == Kind.REATTEST_EVIDENCE and self._watch is not None:
+            self._watch.answered(frame)
+            return None
         return frame
 
     def frames(self) -> Iterator[Json]:
@@ -115,7 +144,7 @@ class DriverClient:
             NodeLostError: the driver is gone before that.
         """
         while True:
-            frame = self.next_frame()
+            frame = self.next_frame(_TICK_S)
             if frame is not None:
                 yield frame
                 if frame["kind"] == Kind.RESULT:
@@ -144,3 +173,7 @@ class DriverClient:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _refuse(error: AttestationError, _shown: EvidenceRecord | None) -> NoReturn:
+    raise error

@@ -54,6 +54,10 @@ class Kind(StrEnum):
     REPORT = "report"
     # driver -> worker, the answer to a report
     HEARD = "heard"
+    # between attested nodes, and client and driver: re-attestation (confide.node.reattest)
+    REATTEST = "reattest"
+    REATTEST_EVIDENCE = "reattest-evidence"
+    REATTEST_VERDICT = "reattest-verdict"
     # any direction
     STOP = "stop"
     HEARTBEAT = "heartbeat"
@@ -69,6 +73,7 @@ class EventType(StrEnum):
     WORKER_STARTED = "worker-started"
     WORKER_FAILED = "worker-failed"
     WORKER_LOST = "worker-lost"
+    WORKER_CUT_OFF = "worker-cut-off"
     PROGRAM_STARTED = "program-started"
     PROGRAM_ENDED = "program-ended"
 

@@ -7,6 +7,8 @@ supervised -> the program -> receipt -> wipe.  All decisions are taken on the th
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,7 @@ from confide.node.control import PROTOCOL, EventType, Kind, Link, field, read
 from confide.node.jobca import JobCa
 from confide.node.mailbox import Mailbox
 from confide.node.private_dir import PrivateDir
+from confide.node.reattest import Presenter
 from confide.node.reception import Reception
 from confide.node.session import MAX_SESSION_FRAME, Clock, present, utc_now
 from confide.node.spec import Announcement
@@ -44,7 +47,17 @@ _FAREWELL_S = 5.0
 class DriverAgent:
     """One driver node.  ``run`` returns the result that the client got, or raises what ended the run; either way all is wiped."""
 
-    def __init__(self, spec: NodeSpec, workload: DriverWorkload, *, attester: Attester, verifier: Verifier, clock: Clock = utc_now) -> None:
+    def __init__(
+        self,
+        spec: NodeSpec,
+        workload: DriverWorkload,
+        *,
+        attester: Attester,
+        verifier: Verifier,
+        clock: Clock = utc_now,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``clock`` tells the date, ``now`` counts seconds and never goes back, so that setting a date does not put off re-attestation."""
         if spec.role is not Role.DRIVER or spec.announce_path is None:
             raise ConfigError("not a driver's spec", role=str(spec.role))
         self._announce_path = spec.announce_path
@@ -53,6 +66,7 @@ class DriverAgent:
         self._attester = attester
         self._verifier = verifier
         self._clock = clock
+        self._now = now
         self._mail = Mailbox()
         self._identity = Identity.generate(spec.node_id)
         self._seal = SealKey.generate()
@@ -61,6 +75,7 @@ class DriverAgent:
         self._client: Link | None = None
         self._client_gone = False
         self._record: EvidenceRecord | None = None
+        self._presenter: Presenter | None = None
         self._job: Job | None = None
         self._workers: Workers | None = None
         self._services: NodeServices | None = None
@@ -144,6 +159,9 @@ class DriverAgent:
             on_frame=lambda frame: self._mail.post(lambda: self._on_client_frame(frame)),
             on_lost=lambda error: self._mail.post(lambda: self._on_client_lost(error)),
         )
+        self._presenter = Presenter(
+            channel, attester=self._attester, role=Role.DRIVER, context=self._context, send=link.send, clock=self._clock
+        )
         link.send(Kind.ACCEPTED)
         self._client, self._record, self._job = link, record, job
         link.start()
@@ -154,6 +172,10 @@ class DriverAgent:
         match frame.get("kind"):
             case Kind.STOP:
                 raise InterruptedRunError("the client stopped the run")
+            case Kind.REATTEST if self._presenter is not None:
+                self._presenter.challenged(frame)
+            case Kind.REATTEST_VERDICT if self._presenter is not None:
+                self._presenter.verdict(frame)
             case Kind.WORKER_ENDED if self._workers is not None:
                 self._workers.heard_of_end(NodeId(field(frame, "node", str)))
             case kind:
@@ -170,8 +192,16 @@ class DriverAgent:
         self._emit(EventType.JOB_ACCEPTED, job=job.digest)
         services = self._services = self._build_services(job, private)
         control_identity = self._identity.with_certificate(self._certify(self._identity), self._ca.ca_pem)
-        heard, check = self._workload.heard, self._workload.check_worker
-        workers = Workers(services, self._mail, self._ca, self._clock, on_report=heard, check_worker=check)
+        workers = Workers(
+            services,
+            self._mail,
+            self._ca,
+            self._clock,
+            on_report=self._workload.heard,
+            check_worker=self._workload.check_worker,
+            cut_off=self._workload.cut_off,
+            now=self._now,
+        )
         control = Reception(spec.listen_host, control_identity, IssuedBy(self._ca.ca_pem), workers.connect, name="control")
         workers.open(control)
         self._workers = workers
@@ -181,17 +211,19 @@ class DriverAgent:
         self._await_workers(workers)
         self._emit(EventType.PROGRAM_STARTED, workers=len(workers.started))
         self._mail.background(self._workload.run, self._on_program_ended, name="program")
-        self._mail.pump(lambda: self._summary is not None)
+        self._mail.pump(lambda: self._summary is not None, tick=workers.tick)
         self._emit(EventType.PROGRAM_ENDED)
-        own = NodeReport(spec.node_id, self._record, "ok")
+        presenter = self._presenter
+        again, latest = (0, None) if presenter is None else (presenter.count, presenter.latest)
+        own = NodeReport(spec.node_id, self._record, "ok", again, latest)
         receipt = self._workload.receipt([own, *workers.reports], workers.roster.refusals)
         return {"ok": True, "summary": self._summary, "receipt": receipt}
 
     def _await_workers(self, workers: Workers) -> None:
         """Wait until the engine is ready, and every worker has started or ended, or their time is over and enough have started."""
         limit = self._spec.timing.start_timeout_s
-        self._mail.pump(lambda: self._engine is not None)
-        self._mail.pump(lambda: workers.roster.settled, timeout_s=limit)
+        self._mail.pump(lambda: self._engine is not None, tick=workers.tick)
+        self._mail.pump(lambda: workers.roster.settled, timeout_s=limit, tick=workers.tick)
         workers.check_started()
 
     def _on_prepared(self, engine: Json) -> None:
@@ -240,6 +272,8 @@ class DriverAgent:
     def _end(self, bootstrap: Reception) -> None:
         """Stop and wipe everything, then give the client the time to take the result."""
         bootstrap.close()
+        if self._presenter is not None:
+            self._presenter.close()
         if self._services is not None:
             self._services.stopping.set()
         if self._workers is not None:

@@ -209,7 +209,7 @@ def present(channel: Channel, *, attester: Attester, role: Role, context: NodeCo
         raise BindingError("the peer shows this node's own key: the session is reflected")
     evidence = attester.quote(report_data(role=role, exporter=exporter, nonce=nonce, spki=spki, context=context.digest))
     channel.send_frame({"kind": str(Kind.EVIDENCE), "role": str(role), "context": context.to_json(), "evidence": evidence.to_json()})
-    _read_verdict(channel.recv_frame(MAX_SESSION_FRAME))
+    read_verdict(channel.recv_frame(MAX_SESSION_FRAME))
     return EvidenceRecord(role, context, evidence, exporter, nonce, spki, clock())
 
 
@@ -251,7 +251,13 @@ def attest_mutually(
     return peer
 
 
-def _read_verdict(frame: Json) -> None:
+def read_verdict(frame: Json) -> None:
+    """Return if the peer's verdict is yes.
+
+    Raises:
+        AttestationError: it is no; the leaf is the one that the peer named.
+        ProtocolError: it is not a verdict.
+    """
     if frame.get("kind") != Kind.VERDICT or not isinstance(frame.get("ok"), bool):
         raise ProtocolError("a peer sent something else than its verdict", got=str(frame.get("kind"))[:80])
     if frame["ok"]:

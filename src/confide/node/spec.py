@@ -21,6 +21,12 @@ ANNOUNCE_FORMAT = "confide-announce-v1"
 MAX_NONCE_TTL_S = 300.0
 """A verifier's nonce never lives longer, whatever the spec says (docs/formats/session-protocol.md)."""
 
+MIN_REATTEST_S = 1.0
+"""Nodes are not attested again more often: a real TEE needs up to a second for a quote."""
+MAX_REATTEST_S = 900.0
+MAX_REATTEST_GRACE_S = 300.0
+"""Nodes are attested again at least this often, and have at most so long to answer, whatever the spec says."""
+
 _ID = r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$"
 
 
@@ -42,6 +48,8 @@ class Timing(_Value):
     heartbeat_s: float = Field(default=2.0, gt=0, le=60)
     lost_after_s: float = Field(default=10.0, gt=0, le=600)
     nonce_ttl_s: float = Field(default=60.0, gt=0, le=MAX_NONCE_TTL_S)
+    reattest_every_s: float = Field(default=300.0, ge=MIN_REATTEST_S, le=MAX_REATTEST_S)
+    reattest_grace_s: float = Field(default=120.0, ge=MIN_REATTEST_S, le=MAX_REATTEST_GRACE_S)
 
 
 class NodeSpec(_Value):

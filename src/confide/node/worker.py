@@ -7,10 +7,12 @@ learns from the driver must have that digest.  All decisions are taken on the th
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from confide.attest.evidence import NodeContext
 from confide.attest.policy import Policy
@@ -19,6 +21,7 @@ from confide.crypto.identity import AnyKeyUntilAttested, Identity, IssuedBy
 from confide.crypto.seal import SealKey
 from confide.crypto.tls import Channel, connect
 from confide.errors import (
+    AttestationError,
     BindingError,
     ChannelError,
     ConfideError,
@@ -33,8 +36,9 @@ from confide.job import Job
 from confide.node.control import PROTOCOL, Kind, Link, field, read
 from confide.node.mailbox import Mailbox
 from confide.node.private_dir import PrivateDir
+from confide.node.reattest import Pace, Presenter, Watch
 from confide.node.reports import Reports
-from confide.node.session import MAX_SESSION_FRAME, Clock, VerifierSide, attest_mutually, utc_now
+from confide.node.session import MAX_SESSION_FRAME, AttestedPeer, Clock, VerifierSide, attest_mutually, utc_now
 from confide.node.workload import JobCertificate, NodeServices
 
 if TYPE_CHECKING:
@@ -49,18 +53,29 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Joined:
-    """A worker that the driver accepted: its control channel, its certificates, and the driver's evidence that it accepted itself."""
+    """A worker that the driver accepted: its control channel, its certificates, and the driver that it accepted itself."""
 
     channel: Channel
     identity: Identity
     engine_certificate: bytes
-    driver: EvidenceRecord
+    driver: AttestedPeer
+    side: VerifierSide
 
 
 class WorkerAgent:
     """One worker node.  ``run`` returns when the driver says stop, or raises what ended the node; either way all is wiped."""
 
-    def __init__(self, spec: NodeSpec, workload: WorkerWorkload, *, attester: Attester, verifier: Verifier, clock: Clock = utc_now) -> None:
+    def __init__(
+        self,
+        spec: NodeSpec,
+        workload: WorkerWorkload,
+        *,
+        attester: Attester,
+        verifier: Verifier,
+        clock: Clock = utc_now,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``clock`` tells the date, ``now`` counts seconds and never goes back."""
         if spec.role is not Role.WORKER or spec.driver_host is None or spec.driver_port is None:
             raise ConfigError("not a worker's spec", role=str(spec.role))
         self._driver = (spec.driver_host, spec.driver_port)
@@ -69,12 +84,15 @@ class WorkerAgent:
         self._attester = attester
         self._verifier = verifier
         self._clock = clock
+        self._now = now
         self._mail = Mailbox()
         self._identity = Identity.generate(spec.node_id)
         self._engine_identity = Identity.generate(spec.node_id)
         self._seal = SealKey.generate()
         self._context = NodeContext(spec.job_digest, spec.run_id, spec.node_id, self._seal.public_jwk())
         self._link: Link | None = None
+        self._watch: Watch | None = None
+        self._presenter: Presenter | None = None
         self._reports = Reports(self._send_report)
         self._services: NodeServices | None = None
         self._stopped = False
@@ -113,13 +131,14 @@ class WorkerAgent:
         """Attest both ways on a fresh channel, then come back with the job CA's certificate."""
         host, port = self._driver
         timeout = self._spec.timing.start_timeout_s
+        sides: list[VerifierSide] = []
         with connect(host, port, self._identity, trust=AnyKeyUntilAttested(), timeout=timeout) as channel:
             channel.settimeout(timeout)
             channel.send_frame({"kind": str(Kind.HELLO), "protocol": PROTOCOL, "role": "worker", "node": self._spec.node_id})
             driver = attest_mutually(
                 channel,
                 initiator=True,
-                side=lambda: self._side_from(channel),
+                side=lambda: self._side_from(channel, sides),
                 attester=self._attester,
                 role=Role.WORKER,
                 context=self._context,
@@ -136,14 +155,15 @@ class WorkerAgent:
             control.close()
             raise BindingError("the control address is not served by the attested driver")
         control.settimeout(timeout)
-        return _Joined(control, identity, field(frame, "engine_certificate", str).encode(), driver.record)
+        return _Joined(control, identity, field(frame, "engine_certificate", str).encode(), driver, sides[0])
 
-    def _side_from(self, channel: Channel) -> VerifierSide:
+    def _side_from(self, channel: Channel, kept: list[VerifierSide]) -> VerifierSide:
         """Learn the policy from the driver, which is not attested yet: only the policy of the job that this node was started for counts."""
         form = field(read(channel.recv_frame(), Kind.JOB), "form", dict)
         self._check_digest(digest_of(form))
         ttl = timedelta(seconds=self._spec.timing.nonce_ttl_s)
-        return VerifierSide(self._verifier, Policy.from_json(form.get("policy")), clock=self._clock, nonce_ttl=ttl)
+        kept.append(VerifierSide(self._verifier, Policy.from_json(form.get("policy")), clock=self._clock, nonce_ttl=ttl))
+        return kept[0]
 
     def _check_digest(self, got: str) -> None:
         if got != self._spec.job_digest:
@@ -156,16 +176,29 @@ class WorkerAgent:
         self._check_digest(job.digest)
         services = self._services = self._build_services(job, joined, private)
         timing = self._spec.timing
-        self._link = Link(
+        link = self._link = Link(
             joined.channel,
             heartbeat_s=timing.heartbeat_s,
             lost_after_s=timing.lost_after_s,
             on_frame=lambda frame: self._mail.post(lambda: self._on_frame(frame)),
             on_lost=self._on_lost,
         )
-        self._link.start()
+        self._presenter = Presenter(
+            joined.channel, attester=self._attester, role=Role.WORKER, context=self._context, send=link.send, clock=self._clock
+        )
+        self._watch = Watch(
+            joined.driver,
+            joined.channel,
+            side=joined.side,
+            pace=Pace.of(timing),
+            now=self._now,
+            send=link.send,
+            aside=lambda work: self._mail.background(work, lambda follow: follow(), name="reattest"),
+            on_refused=_end_with,
+        )
+        link.start()
         self._mail.background(lambda: self._workload.open(services), lambda _: self._send(Kind.READY), name="open")
-        self._mail.pump(lambda: self._stopped, tick=self._watch_engine)
+        self._mail.pump(lambda: self._stopped, tick=self._tick)
 
     def _on_frame(self, frame: Json) -> None:
         match frame.get("kind"):
@@ -173,6 +206,12 @@ class WorkerAgent:
                 self._stopped = True
             case Kind.HEARD:
                 self._reports.heard(field(frame, "seq", int))
+            case Kind.REATTEST if self._presenter is not None:
+                self._presenter.challenged(frame)
+            case Kind.REATTEST_VERDICT if self._presenter is not None:
+                self._presenter.verdict(frame)
+            case Kind.REATTEST_EVIDENCE if self._watch is not None:
+                self._watch.answered(frame)
             case Kind.START_ENGINE if not self._engine_runs:
                 engine = field(frame, "engine", dict)
                 self._mail.background(lambda: self._workload.start(engine), lambda _: self._on_started(), name="engine")
@@ -186,6 +225,11 @@ class WorkerAgent:
     def _on_started(self) -> None:
         self._engine_runs = True
         self._send(Kind.ENGINE_STARTED)
+
+    def _tick(self) -> None:
+        if self._watch is not None:
+            self._watch.tick()
+        self._watch_engine()
 
     def _watch_engine(self) -> None:
         status = self._workload.poll() if self._engine_runs else None
@@ -211,7 +255,7 @@ class WorkerAgent:
             private_dir=private,
             emit=self._emit,
             tell=self._reports.tell,
-            driver=joined.driver,
+            driver=joined.driver.record,
         )
 
     # --- speaking to the driver, and ending ----------------------------------------------------------------------------
@@ -237,6 +281,8 @@ class WorkerAgent:
         if self._services is not None:
             self._services.stopping.set()
         self._reports.close()
+        if self._presenter is not None:
+            self._presenter.close()
         try:
             self._workload.stop()
         except Exception:  # noqa: BLE001  whatever fails there, the rest is wiped
@@ -245,6 +291,11 @@ class WorkerAgent:
             self._services.certificate.private_key_pem.wipe()
         if self._link is not None:
             self._link.close()
+
+
+def _end_with(error: AttestationError, _shown: EvidenceRecord | None) -> NoReturn:
+    """The driver is not accepted any more: this node gives it nothing from now on, and wipes."""
+    raise error
 
 
 def _welcome(channel: Channel) -> Json:

@@ -19,6 +19,7 @@ from confide.errors import (
     ChannelError,
     ConfideError,
     NodeLostError,
+    ParseError,
     ProtocolError,
     UnavailableError,
     UsageError,
@@ -26,6 +27,7 @@ from confide.errors import (
 )
 from confide.ids import NodeId, Role, SpkiDigest, check_name
 from confide.node.control import EventType, Kind, Link, field, read
+from confide.node.reattest import Pace, Presenter, Watch
 from confide.node.roster import ENDED, Phase, Roster
 from confide.node.session import MAX_SESSION_FRAME, AttestedPeer, Clock, VerifierSide, attest_mutually
 from confide.node.workload import NodeReport
@@ -44,7 +46,8 @@ _log = logging.getLogger(__name__)
 class Workers:
     """The workers of one run, on the driver.  ``ending`` is set once workers may leave.
 
-    ``on_report`` hears what their workloads tell; ``check_worker`` raises for one that must not join the engine.
+    ``on_report`` hears what their workloads tell; ``check_worker`` raises for one that must not join the engine; ``cut_off`` sees to it
+    that one that failed to attest itself again gets no key any more.  ``now`` counts seconds and never goes back.
     """
 
     def __init__(
@@ -56,6 +59,8 @@ class Workers:
         *,
         on_report: Callable[[NodeId, Json], None],
         check_worker: Callable[[EvidenceRecord], None],
+        cut_off: Callable[[NodeId], None],
+        now: Callable[[], float],
     ) -> None:
         self._services = services
         self._mail = mail
@@ -71,6 +76,10 @@ class Workers:
         self._engine: Json | None = None
         self._on_report = on_report
         self._check_worker = check_worker
+        self._cut_off = cut_off
+        self._now = now
+        self._watches: dict[NodeId, Watch] = {}
+        self._presenters: dict[NodeId, Presenter] = {}
         self._on_lost: Callable[[NodeId], None] = lambda _: None
         self._control: Reception | None = None
         self.ending = False
@@ -89,7 +98,12 @@ class Workers:
     def reports(self) -> list[NodeReport]:
         """Every worker that was accepted, and how it ended, for the receipt."""
         words = {Phase.LOST: "lost", Phase.FAILED: "failed"}
-        return [NodeReport(node, peer.record, words.get(self.roster.phases[node], "ok")) for node, peer in sorted(self._peers.items())]
+        reports = []
+        for node, peer in sorted(self._peers.items()):
+            ended, watch = words.get(self.roster.phases[node], "ok"), self._watches.get(node)
+            again, latest = (0, None) if watch is None else (watch.count, watch.latest)
+            reports.append(NodeReport(node, peer.record, ended, again, latest))
+        return reports
 
     def check_started(self) -> None:
         """Return if enough workers have started; raises ``NodeLostError`` otherwise."""
@@ -199,9 +213,9 @@ class Workers:
     def _take(self, channel: Channel, spki: bytes) -> None:
         self._check_open()
         node = next((n for n, peer in self._peers.items() if peer.record.spki == spki), None)
-        if node is None or node in self._links:
+        if node is None or node in self._links or self.roster.phases[node] in ENDED:
             raise BindingError("no accepted worker has that key, or it is connected already")
-        timing = self._services.spec.timing
+        services, timing = self._services, self._services.spec.timing
         link = Link(
             channel,
             heartbeat_s=timing.heartbeat_s,
@@ -210,15 +224,32 @@ class Workers:
             on_lost=lambda error: self._mail.post(lambda: self._lost(node, error)),
         )
         self._links[node] = link
+        self._watches[node] = Watch(
+            self._peers[node],
+            channel,
+            side=self._side,
+            pace=Pace.of(timing),
+            now=self._now,
+            send=link.send,
+            aside=lambda work: self._mail.background(work, lambda follow: follow(), name="reattest"),
+            on_refused=lambda error, shown: self._refused_again(node, error, shown),
+        )
+        self._presenters[node] = Presenter(
+            channel, attester=services.attester, role=Role.DRIVER, context=services.context, send=link.send, clock=self._clock
+        )
         link.start()
         self._send(node, Kind.WELCOME, job=self._services.job.to_json())
 
     def _on_frame(self, node: NodeId, frame: Json) -> None:
+        if self.roster.phases.get(node) in ENDED:
+            return  # what was still under way when it was left
         try:
             self._handle(node, frame)
-        except ProtocolError as error:
+        except (ProtocolError, ParseError) as error:
             self._links[node].close()
             self._lost(node, error)
+        except AttestationError as error:  # it does not accept this driver any more, or wants another node in its place
+            self._failed(node, error)
 
     def _handle(self, node: NodeId, frame: Json) -> None:
         match frame.get("kind"):
@@ -230,11 +261,17 @@ class Workers:
                 self._services.emit(EventType.WORKER_STARTED, node=node)
             case Kind.EVENT:
                 self._services.emit(field(frame, "type", str)[:80], node=node, **_relayed(field(frame, "fields", dict)))
-            case Kind.REPORT if self.roster.phases.get(node) not in ENDED:
+            case Kind.REPORT:
                 self._on_report(node, field(frame, "report", dict))
                 self._send(node, Kind.HEARD, seq=field(frame, "seq", int))
             case Kind.ENGINE_EXITED:
                 self._lost(node, NodeLostError("the engine's process on a worker ended", node=node, status=field(frame, "status", int)))
+            case Kind.REATTEST:
+                self._presenters[node].challenged(frame)
+            case Kind.REATTEST_EVIDENCE:
+                self._watches[node].answered(frame)
+            case Kind.REATTEST_VERDICT:
+                self._presenters[node].verdict(frame)
             case Kind.FAILED:
                 self._failed(node, error_from_json(frame.get("error")))
             case kind:
@@ -281,6 +318,26 @@ class Workers:
         self._leave(node)
         self._check()
 
+    def tick(self) -> None:
+        """Attest again whose time it is.  Raises ``NodeLostError`` if too few workers are left then."""
+        for node, watch in self._watches.items():
+            if not self.ending and self.roster.phases[node] not in ENDED:
+                watch.tick()
+
+    def _refused_again(self, node: NodeId, error: AttestationError, shown: EvidenceRecord | None) -> None:
+        """A worker is not what was accepted any more: it loses its channel, its place and its keys; the run may go on without it."""
+        if self.ending or self.roster.phases[node] in ENDED:
+            return
+        started = self.roster.phases[node] is Phase.STARTED
+        self.roster = self.roster.refuse(node, error.code, shown).end(node, Phase.FAILED, error.code)
+        fields = {"code": error.code, "message": error.message, "facts": error.facts, "reattested": self._watches[node].count}
+        self._services.emit(EventType.WORKER_CUT_OFF, node=node, **fields)
+        self._leave(node)
+        self._mail.background(lambda: self._cut_off(node), lambda _: None, name="cut-off")
+        if started:
+            self._on_lost(node)
+        self._check()
+
     def _check_open(self) -> None:
         if self.ending:
             raise UnavailableError("the run is ending")
@@ -296,6 +353,7 @@ class Workers:
     def _leave(self, node: NodeId) -> None:
         link = self._links.get(node)
         if link is not None:
+            self._presenters[node].close()
             link.close()
 
     def close(self) -> None:
@@ -305,6 +363,7 @@ class Workers:
             self._control.close()
         for node, link in self._links.items():
             self._send(node, Kind.STOP)
+            self._presenters[node].close()
             link.close()
 
 

@@ -81,16 +81,24 @@ class NodeServices:
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
-    """What the receipt says of one accepted node: its evidence, and how its part ended (``ok``, ``lost``, ``failed``)."""
+    """What the receipt says of one accepted node: its evidence, and how its part ended (``ok``, ``lost``, ``failed``).
+
+    ``again`` says how many times it was attested again and accepted, ``latest`` is what it showed the last time.
+    """
 
     node: NodeId
     record: EvidenceRecord
     ended: str
+    again: int = 0
+    latest: EvidenceRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A worker that was refused, for the receipt: which one says it was, the code of the error, and its evidence if it showed any."""
+    """A worker that was refused, for the receipt: which one says it was, the code of the error, and its evidence if it showed any.
+
+    Also one that was accepted and then refused when it was attested again.
+    """
 
     node: NodeId
     code: str
@@ -129,6 +137,14 @@ class DriverWorkload(Protocol):
 
     def worker_lost(self, node: NodeId) -> None:
         """Hear that a started worker is gone; the run goes on.  Most engines notice by themselves."""
+        ...
+
+    def cut_off(self, node: NodeId) -> None:
+        """See to it that a worker that is not accepted any more gets no key and no task.  The run goes on.  May take its time.
+
+        Raises:
+            ConfideError: it cannot be seen to, so the run must not go on.
+        """
         ...
 
     def heard(self, node: NodeId, report: Json) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from confide.attest.evidence import Evidence
 from confide.attest.insecure import Fault
 from confide.canonical import Json
 from confide.crypto.identity import AnyKeyUntilAttested, Identity, IssuedBy
@@ -18,16 +19,18 @@ from confide.crypto.tls import connect
 from confide.errors import (
     AppraisalError,
     AttestationError,
+    AttesterError,
     BindingError,
     ChannelError,
     ConfideError,
     JobFailedError,
     KeyAccessError,
     NodeLostError,
+    OverdueError,
     ProtocolError,
     UnavailableError,
 )
-from confide.ids import NodeId, Role
+from confide.ids import NodeId, ReportData, Role, Tee
 from confide.node.agent import DriverAgent, NodeReport, NodeServices, Refusal, WorkerAgent
 from confide.node.client import DriverClient
 from confide.node.control import PROTOCOL, Kind, read
@@ -44,6 +47,7 @@ class Engine:
         self.release, self.stopped = threading.Event(), threading.Event()
         self.services: NodeServices | None = None
         self.lost: list[NodeId] = []
+        self.cut: list[NodeId] = []
         self.reports: list[tuple[NodeId, Json]] = []
         self.unwanted: set[str] = set()
 
@@ -65,6 +69,9 @@ class Engine:
     def worker_lost(self, node: NodeId) -> None:
         self.lost.append(node)
 
+    def cut_off(self, node: NodeId) -> None:
+        self.cut.append(node)
+
     def check_worker(self, record: EvidenceRecord) -> None:
         if record.context.node in self.unwanted:
             raise AppraisalError("an owner's policy asks for more")
@@ -75,7 +82,9 @@ class Engine:
         self.reports.append((node, report))
 
     def receipt(self, nodes: Sequence[NodeReport], refused: Sequence[Refusal]) -> Json:
-        return {"nodes": [[n.node, n.ended, n.record.to_json()] for n in nodes], "refused": [[r.node, r.code] for r in refused]}
+        again = {n.node: [n.again, n.latest is not None and n.latest.digest != n.record.digest] for n in nodes}
+        rows = [[n.node, n.ended, n.record.to_json()] for n in nodes]
+        return {"nodes": rows, "refused": [[r.node, r.code] for r in refused], "again": again}
 
     def stop(self) -> None:
         self.stopped.set()
@@ -105,6 +114,31 @@ class Executor:
 
     def stop(self) -> None:
         self.stopped.set()
+
+
+class Changing:
+    """An attester whose platform's standing may change; ``trouble`` makes it give nothing."""
+
+    def __init__(self, world: Any, fault: Fault | None) -> None:
+        self.world, self.fault, self.trouble, self.asked = world, fault, False, 0
+        self.tee, self.simulated = Tee.SGX, True
+
+    def quote(self, data: ReportData) -> Evidence:
+        self.asked += 1
+        if self.trouble:
+            raise AttesterError("busy")
+        evidence: Evidence = self.world.attester(self.fault).quote(data)
+        return evidence
+
+
+class Seconds:
+    """The clock of re-attestation: it stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def __call__(self) -> float:
+        return self.value
 
 
 class Running:
@@ -139,22 +173,33 @@ class Stage:
         self.workers: dict[str, tuple[Running, Executor]] = {}
         self.frames: list[Json] = []
         self.client: DriverClient | None = None
+        self.seconds = Seconds()
+        self.attesters: dict[str, Changing] = {}
+
+    def attester(self, node: str, fault: Fault | None) -> Changing:
+        self.attesters[node] = Changing(self.world, fault)
+        return self.attesters[node]
 
     def start_driver(self, fault: Fault | None = None, **changes: object) -> None:
         self.spec = self.specs.make(self.job, Role.DRIVER, "driver", **changes)
-        self.driver = Running(DriverAgent(self.spec, self.engine, attester=self.world.attester(fault), verifier=self.world.verifier))
+        attester = self.attester("driver", fault)
+        self.driver = Running(
+            DriverAgent(self.spec, self.engine, attester=attester, verifier=self.world.verifier, now=self.seconds)
+        )
         wait_for(lambda: self.specs.folder.joinpath("announce.json").exists())
         self.address = Announcement.load(self.specs.folder / "announce.json")
 
     def attest(self, **changes: Any) -> DriverClient:
-        values = {"job": self.job, "run": self.specs.run, "node": "driver", "verifier": self.world.verifier, "timing": self.spec.timing}
+        values = {"job": self.job, "run": self.specs.run, "node": "driver", "verifier": self.world.verifier}
+        values |= {"timing": self.spec.timing, "now": self.seconds}
         self.client = DriverClient.attest(self.address.host, self.address.port, **{**values, **changes})
         return self.client
 
     def start_worker(self, node: str, *, fault: Fault | None = None, executor: Executor | None = None, job: Any = None) -> Running:
         executor = executor or Executor()
         spec = self.specs.make(job or self.job, Role.WORKER, node, port=self.address.port)
-        running = Running(WorkerAgent(spec, executor, attester=self.world.attester(fault), verifier=self.world.verifier))
+        attester = self.attester(node, fault)
+        running = Running(WorkerAgent(spec, executor, attester=attester, verifier=self.world.verifier, now=self.seconds))
         self.workers[node] = (running, executor)
         return running
 
@@ -637,3 +682,143 @@ def test_client_leaves_a_driver_that_it_does_not_accept(world: Any, stage: Stage
     with pytest.raises(AttestationError):
         stage.attest()
     assert stage.engine.services is None
+
+
+# --- long runs: nodes are attested again ------------------------------------------------------------------------------
+
+
+INTERVAL, GRACE = 300.0, 120.0
+
+
+def working(stage: Stage, *workers: str) -> None:
+    stage.begin(*workers)
+    stage.until("event", event="program-started")
+
+
+def finished(stage: Stage) -> Json:
+    stage.engine.release.set()
+    result = stage.until("result")
+    assert result["ok"], result
+    receipt: Json = result["receipt"]
+    return receipt
+
+
+def test_all_nodes_of_a_long_run_attest_themselves_again(stage: Stage) -> None:
+    working(stage, "worker-1", "worker-2")
+    before = {node: attester.asked for node, attester in stage.attesters.items()}
+    for _ in range(2):
+        stage.seconds.value += INTERVAL
+        rounds = {node: count + 1 for node, count in before.items()}
+        rounds["driver"] = before["driver"] + 3  # for two workers and the client
+        beats(stage, lambda expected=rounds: {node: a.asked for node, a in stage.attesters.items()} == expected)
+        before = rounds
+        beats(stage, lambda number=_ + 1: again_of(stage) == [number] * 3)
+    assert finished(stage)["again"] == {"driver": [2, True], "worker-1": [2, True], "worker-2": [2, True]}
+
+
+def again_of(stage: Stage) -> list[int]:
+    agent = stage.driver.agent
+    assert isinstance(agent, DriverAgent)
+    return [agent._presenter.count, *(report.again for report in agent._workers.reports)]  # type: ignore[union-attr]
+
+
+def beats(stage: Stage, condition: Callable[[], bool]) -> None:
+    """Wait like a client that listens: it attests the driver meanwhile."""
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        frame = stage.client.next_frame(0.02)  # type: ignore[union-attr]
+        if frame is not None:
+            stage.frames.append(frame)
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [(Fault.OUT_OF_DATE, "appraisal-refused"), (Fault.REVOKED_PCK, "evidence-invalid"), (Fault.REPLAY, "binding-mismatch")],
+)
+def test_worker_that_loses_its_good_standing_is_cut_off_and_the_run_goes_on(fault: Fault, code: str, stage: Stage) -> None:
+    working(stage, "worker-1", "worker-2")
+    stage.attesters["worker-1"].fault = fault
+    stage.seconds.value += INTERVAL
+    cut = stage.until("event", event="worker-cut-off")
+    assert (cut["node"], cut["fields"]["code"]) == ("worker-1", code)
+    running, executor = stage.workers["worker-1"]
+    error = running.join()
+    assert isinstance(error, AttestationError)
+    assert error.code == code
+    assert executor.stopped.is_set()
+    wait_for(lambda: stage.engine.cut == stage.engine.lost == ["worker-1"])
+    receipt = finished(stage)
+    assert [node[:2] for node in receipt["nodes"]] == [["driver", "ok"], ["worker-1", "failed"], ["worker-2", "ok"]]
+    assert receipt["refused"] == [["worker-1", code]]
+
+
+def test_worker_that_was_cut_off_comes_back_neither_with_its_certificate_nor_anew(stage: Stage) -> None:
+    working(stage, "worker-1", "worker-2")
+    agent = stage.workers["worker-1"][0].agent
+    assert isinstance(agent, WorkerAgent)
+    workers = stage.driver.agent._workers  # type: ignore[union-attr]
+    spki = workers._peers[NodeId("worker-1")].record.spki  # type: ignore[union-attr]
+    stage.attesters["worker-1"].fault = Fault.OUT_OF_DATE
+    stage.seconds.value += INTERVAL
+    stage.until("event", event="worker-cut-off")
+    del workers._links[NodeId("worker-1")]  # type: ignore[union-attr]  # so that the roster alone keeps it out
+    with pytest.raises(BindingError, match="no accepted worker"):
+        workers._take(None, spki)  # type: ignore[union-attr, arg-type]
+    assert isinstance(stage.start_worker("worker-1").join(), ConfideError)
+    assert stage.workers["worker-1"][1].services is None
+
+
+def test_worker_that_is_silent_for_too_long_is_cut_off(stage: Stage) -> None:
+    working(stage, "worker-1", "worker-2")
+    stage.attesters["worker-2"].trouble = True
+    stage.seconds.value += INTERVAL
+    beats(stage, lambda: again_of(stage) == [1, 1, 0])
+    stage.seconds.value += GRACE
+    cut = stage.until("event", event="worker-cut-off")
+    assert (cut["node"], cut["fields"]["code"]) == ("worker-2", "evidence-overdue")
+    assert isinstance(stage.workers["worker-2"][0].join(), OverdueError)
+
+
+def test_attester_that_is_busy_for_a_while_is_no_refusal(stage: Stage) -> None:
+    working(stage, "worker-1", "worker-2")
+    stage.attesters["worker-2"].trouble = True
+    stage.seconds.value += INTERVAL
+    beats(stage, lambda: again_of(stage) == [1, 1, 0])
+    stage.attesters["worker-2"].trouble = False
+    beats(stage, lambda: again_of(stage) == [1, 1, 1])
+    assert finished(stage)["refused"] == []
+
+
+def test_worker_that_is_cut_off_ends_the_run_if_the_job_asks_so(world: Any, stage_of: Callable[[Any], Stage]) -> None:
+    stage = stage_of(world.with_job(resources={"workers": 2, "min_workers": 1, "refused_worker": "fail"}))
+    working(stage, "worker-1", "worker-2")
+    stage.attesters["worker-1"].fault = Fault.OUT_OF_DATE
+    stage.seconds.value += INTERVAL
+    error = stage.until("result")["error"]
+    assert (error["code"], error["facts"]["code"]) == ("node-lost", "appraisal-refused")
+
+
+def test_driver_that_loses_its_good_standing_ends_the_run_for_its_client_and_wipes(stage: Stage) -> None:
+    working(stage, "worker-1", "worker-2")
+    stage.attesters["driver"].fault = Fault.OUT_OF_DATE
+    stage.seconds.value += INTERVAL
+    with pytest.raises(AppraisalError):
+        stage.until("result")
+    stage.leave()
+    assert isinstance(stage.driver.join(), ConfideError)
+    assert stage.engine.stopped.is_set()
+    assert [executor.stopped.wait(5) for _, executor in stage.workers.values()] == [True, True]
+    assert [isinstance(running.join(), ConfideError) for running, _ in stage.workers.values()] == [True, True]
+    assert private_folders(stage.specs.run) == []
+
+
+def test_worker_leaves_a_driver_that_lost_its_good_standing(stage: Stage) -> None:
+    working(stage, "worker-1", "worker-2")
+    stage.attesters["driver"].fault = Fault.OUT_OF_DATE
+    stage.seconds.value += INTERVAL  # the client does not look: it is the workers who notice
+    errors = [running.join() for running, _ in stage.workers.values()]
+    assert any(isinstance(error, AppraisalError) for error in errors)
+    assert all(isinstance(error, AppraisalError | NodeLostError) for error in errors)
+    assert all(executor.stopped.is_set() for _, executor in stage.workers.values())
+    assert isinstance(stage.driver.join(), NodeLostError)
