@@ -48,9 +48,13 @@ class Verifier:
     """Says whether evidence is genuine under given roots, with collateral from a given source.  Safe to use from several threads."""
 
     def __init__(self, roots: TrustRoots, collateral: CollateralSource) -> None:
+        self._roots = roots
         self._snp = SnpVerifier(roots.amd, collateral)
-        self._tpm_roots = roots.tpm
         self._intel = IntelVerifier(roots, collateral)
+
+    def with_collateral(self, collateral: CollateralSource) -> Verifier:
+        """A verifier with the same roots and other collateral, such as what was kept with old evidence."""
+        return Verifier(self._roots, collateral)
 
     def verify(self, evidence: Evidence, now: datetime) -> VerifiedEvidence:
         """Check that ``evidence`` is genuine as of ``now``.
@@ -65,7 +69,7 @@ class Verifier:
             claims, amd = self._snp.verify(evidence, now)
             return VerifiedEvidence(claims, evidence, amd, now, token=_TOKEN)
         if evidence.tee is Tee.TPM:
-            claims, tpm = verify_tpm(evidence, self._tpm_roots, now)
+            claims, tpm = verify_tpm(evidence, self._roots.tpm, now)
             return VerifiedEvidence(claims, evidence, tpm, now, token=_TOKEN)
         claims, collateral = self._intel.verify(evidence, now)
         return VerifiedEvidence(claims, evidence, collateral, now, token=_TOKEN)

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 import confide
+from confide.attest.collateral_sources import FixedCollateral
 from confide.canonical import canonical
 from confide.crypto.sign import dsse_sign
 from confide.errors import AttestationError
@@ -46,7 +47,7 @@ def receipt_bundle(
     """
     described = [describe(report, services.verifier) for report in nodes]
     turned_away = [describe_refused(one, services.verifier) for one in refused]
-    used = [collateral for _, collateral in described] + [collateral for _, collateral in turned_away if collateral is not None]
+    used = [one for _, sets in described for one in sets] + [collateral for _, collateral in turned_away if collateral is not None]
     statement = build_statement(
         run=services.spec.run_id,
         form=services.job.canonical_form(),
@@ -64,21 +65,25 @@ def receipt_bundle(
     return ReceiptBundle(
         receipt=dsse_sign(services.identity.key, PAYLOAD_TYPE, statement.to_bytes()),
         evidence={str(report.node): report.record.to_json() for report in nodes},
+        latest={str(report.node): report.latest.to_json() for report in nodes if report.latest is not None},
         refused={one.record.digest: one.record.to_json() for one in refused if one.record is not None},
         collateral={collateral.digest: dict(collateral.to_json()) for collateral in used},
         manifests={**{one.name: one.envelope for one in inputs}, **{one.name: one.envelope for one in outputs}},
     )
 
 
-def describe(report: NodeReport, verifier: Verifier) -> tuple[NodeEntry, AnyCollateral]:
-    """One node's row, and the collateral that its evidence was verified with.
+def describe(report: NodeReport, verifier: Verifier) -> tuple[NodeEntry, list[AnyCollateral]]:
+    """One node's row, and the sets of collateral that its evidence, the first and the latest, was verified with.
 
     Raises:
         AttestationError: the evidence does not verify as of when it was judged.
     """
     record = report.record
-    verified = verifier.verify(record.evidence, record.at)
+    verified = _verifier_of_then(verifier, report.collateral).verify(record.evidence, record.at)
     claims, collateral = verified.claims, verified.collateral
+    latest, used = report.latest, [collateral]
+    if latest is not None:
+        used.append(_verifier_of_then(verifier, report.latest_collateral).verify(latest.evidence, latest.at).collateral)
     entry = NodeEntry(
         node=str(report.node),
         role=Role(record.role).value,
@@ -93,8 +98,16 @@ def describe(report: NodeReport, verifier: Verifier) -> tuple[NodeEntry, AnyColl
         epoch=claims.epoch.to_json(),
         spki=record.binding.spki_digest,
         at=record.at.isoformat(),
+        again=report.again,
+        latest="" if latest is None else latest.digest,
+        latest_collateral="" if latest is None else used[-1].digest,
     )
-    return entry, collateral
+    return entry, used
+
+
+def _verifier_of_then(verifier: Verifier, collateral: AnyCollateral | None) -> Verifier:
+    """``verifier`` with the collateral of the time when evidence was judged: the run may have lasted into newer sets."""
+    return verifier if collateral is None else verifier.with_collateral(FixedCollateral(collateral))
 
 
 def describe_refused(refusal: Refusal, verifier: Verifier) -> tuple[RefusedEntry, AnyCollateral | None]:

@@ -255,7 +255,7 @@ class Follower:
     def _check_receipt(self, received: Json) -> None:
         """Keep the receipt and everything it names, then check it from these files alone, and that it is of this very run."""
         bundle = ReceiptBundle.from_json(received)
-        for kind in ("evidence", "refused", "collateral", "manifests"):
+        for kind in ("evidence", "latest", "refused", "collateral", "manifests"):
             for name, value in getattr(bundle, kind).items():
                 self._folder.write(f"{kind}/{name}.json", value)
         path = self._folder.write("receipt.json", bundle.receipt)

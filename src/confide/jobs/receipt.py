@@ -4,7 +4,8 @@
 2. The job's form has the job digest, which is the one the reader expects, and the policy in it the policy's digest.
 3. Each node's evidence is genuine and meets the policy as of the time it was judged, with the collateral of then; it is bound to this
    job, run, node, role and key; the driver's key is the one that signed.
-4. A worker that was refused for its evidence is refused for it again.
+   What it showed when it was attested for the last time is of the same node and newer, and meets the policy as of then.
+4. A worker that was refused for its evidence, at first or later, is refused for it again.
 5. Input manifests are signed by the keys that the job pins, output manifests by the driver.
 6. Keys went to accepted nodes only, for the job's own inputs and outputs, each under a grant of every owner concerned.
 7. The head of the broker's audit log is signed.
@@ -135,7 +136,7 @@ def load_bundle(source: Path) -> ReceiptBundle:
     receipt = source / "receipt.json" if source.is_dir() else source
     tables = {
         name: {path.stem: _object_in(path) for path in sorted((folder / name).glob("*.json"))}
-        for name in ("evidence", "refused", "collateral", "manifests")
+        for name in ("evidence", "latest", "refused", "collateral", "manifests")
     }
     return ReceiptBundle.from_json({"receipt": _object_in(receipt), **tables})
 
@@ -175,6 +176,8 @@ class _Examination:
         self._step("policy", _short(statement.policy), partial(self._policy_digest, statement))
         for node in statement.nodes:
             self._step(f"node {node.node}", _expected(node), partial(self._node, statement, node))
+            if node.again or node.latest:
+                self._step(f"again {node.node}", f"accepted {node.again} times more", partial(self._latest, statement, node))
         for refused in statement.refused:
             self._step(f"refused {refused.node}", refused.code, partial(self._refused, statement, refused))
         for entry in statement.inputs:
@@ -227,17 +230,34 @@ class _Examination:
         ):
             _same(what, got, expected)
         policy = self.own_policy or Policy.from_json(statement.form.get("policy"))
-        collateral = self._collateral(node)
+        collateral = self._collateral(node.node, node.collateral)
         result = record.recheck(Verifier(self.roots, FixedCollateral(collateral)), policy, record.at)
         _same_claims(node, result, collateral)
         return f"{node.tcb_status}, {'SIMULATED' if result.claims.simulated else 'genuine'}, collateral {_epoch(node)}"
 
-    def _collateral(self, node: NodeEntry | RefusedEntry) -> AnyCollateral:
-        data = self.bundle.collateral.get(node.collateral)
+    def _latest(self, statement: Statement, node: NodeEntry) -> str:
+        """What a node showed when it was attested for the last time is of the very same node, fresh, and meets the policy as of then."""
+        first, data = self._record(node), self.bundle.latest.get(node.node)
+        if data is None or node.again < 1:
+            raise ReceiptError("the node's latest evidence is not kept, or nothing is said of it", node=node.node)
+        record = EvidenceRecord.from_json(data)
+        _same("the latest evidence record", record.digest, node.latest)
+        if (record.role, record.context, record.spki) != (first.role, first.context, first.spki):
+            raise ReceiptError("the latest evidence is another node's", node=node.node)
+        if record.nonce == first.nonce or record.at < first.at:
+            raise ReceiptError("the latest evidence is not newer than the first", node=node.node)
+        policy = self.own_policy or Policy.from_json(statement.form.get("policy"))
+        collateral = self._collateral(node.node, node.latest_collateral)
+        claims = record.recheck(Verifier(self.roots, FixedCollateral(collateral)), policy, record.at).claims
+        _same("the TEE and its measurement", f"{claims.tee} {claims.measurement}", f"{node.tee} {node.measurement}")
+        return f"{claims.tcb_status} at {record.at.isoformat(timespec='seconds')}"
+
+    def _collateral(self, node: str, digest: str) -> AnyCollateral:
+        data = self.bundle.collateral.get(digest)
         if data is None:
-            raise CollateralError("the node's collateral is not kept", node=node.node)
+            raise CollateralError("the node's collateral is not kept", node=node)
         collateral = read_collateral(data)
-        _same("the collateral", collateral.digest, node.collateral)
+        _same("the collateral", collateral.digest, digest)
         return collateral
 
     def _refused(self, statement: Statement, entry: RefusedEntry) -> str:
@@ -252,7 +272,7 @@ class _Examination:
         if entry.code != AppraisalError.code:  # a nonce that was used, a role that was not wanted
             return "refused for its session, which files do not show"
         policy = Policy.from_json(statement.form.get("policy"))
-        verifier = Verifier(self.roots, FixedCollateral(self._collateral(entry)))
+        verifier = Verifier(self.roots, FixedCollateral(self._collateral(entry.node, entry.collateral)))
         try:
             record.recheck(verifier, policy, record.at)
         except AttestationError as refusal:

@@ -24,7 +24,11 @@ _SHA384 = re.compile(r"[0-9a-f]{96}")
 
 @dataclass(frozen=True, slots=True)
 class NodeEntry:
-    """One accepted node.  ``record`` names its evidence record, ``collateral`` the set that it was verified with (SHA-384, hex)."""
+    """One accepted node.  ``record`` names its evidence record, ``collateral`` the set that it was verified with (SHA-384, hex).
+
+    ``again`` counts how many times it was attested again and accepted; ``latest`` and ``latest_collateral`` name what it showed the last
+    time, and are empty if it never was.
+    """
 
     node: str
     role: str
@@ -39,6 +43,9 @@ class NodeEntry:
     epoch: Json
     spki: str
     at: str
+    again: int
+    latest: str
+    latest_collateral: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +171,13 @@ class Statement:
 class ReceiptBundle:
     """A receipt and everything that its digests name: enough to check it again years later.
 
-    ``evidence`` by node id, ``refused`` (evidence records too) and ``collateral`` by digest, ``manifests`` (DSSE envelopes) by name.
+    ``evidence`` and ``latest`` (evidence records) by node id, ``refused`` (evidence records too) and ``collateral`` by digest,
+    ``manifests`` (DSSE envelopes) by name.
     """
 
     receipt: Json
     evidence: Mapping[str, Json]
+    latest: Mapping[str, Json]
     refused: Mapping[str, Json]
     collateral: Mapping[str, Json]
     manifests: Mapping[str, Json]
@@ -178,6 +187,7 @@ class ReceiptBundle:
         return {
             "receipt": self.receipt,
             "evidence": dict(self.evidence),
+            "latest": dict(self.latest),
             "refused": dict(self.refused),
             "collateral": dict(self.collateral),
             "manifests": dict(self.manifests),
@@ -194,14 +204,16 @@ class ReceiptBundle:
             case {
                 "receipt": dict(receipt),
                 "evidence": dict(evidence),
+                "latest": dict(latest),
                 "refused": dict(refused),
                 "collateral": dict(collateral),
                 "manifests": dict(manifests),
             }:
-                for table, form in ((evidence, _NAME), (refused, _SHA384), (collateral, _SHA384), (manifests, _NAME)):
+                named, hashed = (evidence, latest, manifests), (refused, collateral)
+                for table, form in (*((table, _NAME) for table in named), *((table, _SHA384) for table in hashed)):
                     if not all(isinstance(k, str) and form.fullmatch(k) and isinstance(v, dict) for k, v in table.items()):
                         raise ReceiptError("a receipt's bundle has an entry that is not one")
-                return cls(receipt, evidence, refused, collateral, manifests)
+                return cls(receipt, evidence, latest, refused, collateral, manifests)
             case _:
                 raise ReceiptError("not a receipt's bundle")
 

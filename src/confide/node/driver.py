@@ -189,6 +189,7 @@ class DriverAgent:
         job, spec = self._job, self._spec
         if job is None or self._record is None:
             raise UnavailableError("there is no job")
+        collateral = self._verifier.verify(self._record.evidence, self._record.at).collateral
         self._emit(EventType.JOB_ACCEPTED, job=job.digest)
         services = self._services = self._build_services(job, private)
         control_identity = self._identity.with_certificate(self._certify(self._identity), self._ca.ca_pem)
@@ -215,7 +216,7 @@ class DriverAgent:
         self._emit(EventType.PROGRAM_ENDED)
         presenter = self._presenter
         again, latest = (0, None) if presenter is None else (presenter.count, presenter.latest)
-        own = NodeReport(spec.node_id, self._record, "ok", again, latest)
+        own = NodeReport(spec.node_id, self._record, "ok", again, latest, collateral)
         receipt = self._workload.receipt([own, *workers.reports], workers.roster.refusals)
         return {"ok": True, "summary": self._summary, "receipt": receipt}
 

@@ -147,7 +147,7 @@ class Watch:
         self._nonce: Nonce | None = None
         self._trouble: CollateralError | None = None
         self._over = False
-        self.latest: EvidenceRecord | None = None
+        self.latest: AttestedPeer | None = None
 
     @property
     def count(self) -> int:
@@ -211,7 +211,7 @@ class Watch:
     def _accept(self, seq: int, again: AttestedPeer) -> None:
         if self._over:
             return
-        self.latest, self._trouble = again.record, None
+        self.latest, self._trouble = again, None
         self._standing = self._standing.accepted(self._now())
         with suppress(ConfideError):
             self._send(Kind.REATTEST_VERDICT, seq=seq, ok=True)

@@ -22,6 +22,7 @@ from confide.node.control import PROTOCOL, Kind, field
 from confide.node.record import EvidenceRecord
 
 if TYPE_CHECKING:
+    from confide.attest.collateral_sources import AnyCollateral
     from confide.attest.collect import Attester
     from confide.attest.policy import AttestationResult, Policy
     from confide.attest.verify import Verifier
@@ -74,6 +75,7 @@ class AttestedPeer:
     context: NodeContext
     spki: SpkiDigest
     record: EvidenceRecord
+    collateral: AnyCollateral
 
 
 def challenge_frame(nonce: Nonce, role: Role) -> Json:
@@ -143,7 +145,8 @@ def judge(
     binding = SessionBinding(role=presented.role, exporter=exporter, nonce=nonce, spki=peer_spki, context=context)
     verified = side.verifier.verify(presented.evidence, now)
     result = appraise(verified, side.policy, binding, now=now)
-    return AttestedPeer(result, context, binding.spki_digest, _record(presented, nonce, exporter, peer_spki, now))
+    record = _record(presented, nonce, exporter, peer_spki, now)
+    return AttestedPeer(result, context, binding.spki_digest, record, verified.collateral)
 
 
 def _record(presented: Presented, nonce: Nonce, exporter: bytes, spki: bytes, at: datetime) -> EvidenceRecord:

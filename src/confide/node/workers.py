@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
@@ -101,8 +102,11 @@ class Workers:
         reports = []
         for node, peer in sorted(self._peers.items()):
             ended, watch = words.get(self.roster.phases[node], "ok"), self._watches.get(node)
-            again, latest = (0, None) if watch is None else (watch.count, watch.latest)
-            reports.append(NodeReport(node, peer.record, ended, again, latest))
+            report = NodeReport(node, peer.record, ended, collateral=peer.collateral)
+            if watch is not None and watch.latest is not None:
+                shown = watch.latest
+                report = replace(report, again=watch.count, latest=shown.record, latest_collateral=shown.collateral)
+            reports.append(report)
         return reports
 
     def check_started(self) -> None:

@@ -16,6 +16,7 @@ from confide.canonical import Json
 from confide.ids import NodeId
 
 if TYPE_CHECKING:
+    from confide.attest.collateral_sources import AnyCollateral
     from confide.attest.collect import Attester
     from confide.attest.evidence import NodeContext
     from confide.attest.policy import Policy
@@ -83,7 +84,8 @@ class NodeServices:
 class NodeReport:
     """What the receipt says of one accepted node: its evidence, and how its part ended (``ok``, ``lost``, ``failed``).
 
-    ``again`` says how many times it was attested again and accepted, ``latest`` is what it showed the last time.
+    ``again`` says how many times it was attested again and accepted, ``latest`` is what it showed the last time.  Where this node
+    itself verified evidence, the collateral that it did it with is beside it: a later set may not judge a time before it.
     """
 
     node: NodeId
@@ -91,6 +93,8 @@ class NodeReport:
     ended: str
     again: int = 0
     latest: EvidenceRecord | None = None
+    collateral: AnyCollateral | None = None
+    latest_collateral: AnyCollateral | None = None
 
 
 @dataclass(frozen=True, slots=True)

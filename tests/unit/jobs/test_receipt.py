@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 
 from confide.attest.binding import SessionBinding
+from confide.attest.collateral_sources import FixedCollateral
 from confide.attest.evidence import NodeContext
 from confide.attest.insecure import Fault, InsecureAttester
 from confide.attest.policy import Rules
 from confide.attest.roots import TrustRoots
+from confide.attest.verify import Verifier
 from confide.canonical import Json, canonical, digest_of, sha384_hex
 from confide.config import Settings
 from confide.crypto.envelope import wrap
@@ -25,7 +27,7 @@ from confide.crypto.seal import SealKey
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey, dsse_sign, unverified_payload
 from confide.data.manifest import FileEntry, Manifest, sign_manifest
-from confide.errors import ReceiptError
+from confide.errors import CollateralError, ReceiptError
 from confide.ids import DatasetId, JobDigest, NodeId, Nonce, Role, RunId, Tee
 from confide.jobs.evidence import describe, describe_refused
 from confide.jobs.local.simulation import SimulatedTee
@@ -89,18 +91,22 @@ class Run:
         }
         tampered = self.record("worker-2", Role.WORKER, SigningKey.generate(), Tee.SGX, measurement="ef" * 32)
         self.refused = [Refusal(NodeId("worker-2"), "appraisal-refused", tampered)]
+        self.latest: dict[str, EvidenceRecord] = {}
 
     def record(self, node: str, role: Role, key: SigningKey, kind: Tee, **changes: Any) -> EvidenceRecord:
-        context = NodeContext(changes.get("job", self.job), changes.get("run", RUN), NodeId(node), SealKey.generate().public_jwk())
+        seal = changes.get("seal", SealKey.generate().public_jwk())
+        context = NodeContext(changes.get("job", self.job), changes.get("run", RUN), NodeId(node), seal)
         nonce = Nonce(secrets.token_bytes(32))
         binding = SessionBinding(role=role, exporter=bytes(32), nonce=nonce, spki=key.spki_der, context=context)
         measured = changes.get("measurement", MEASURED[kind])
         attester = InsecureAttester(self.tee.installation, kind, measured, fault=changes.get("fault"))
-        return EvidenceRecord(role, context, attester.quote(binding.report_data), bytes(32), nonce, key.spki_der, NOW)
+        return EvidenceRecord(role, context, attester.quote(binding.report_data), bytes(32), nonce, key.spki_der, changes.get("at", NOW))
 
     def statement(self, **changes: Any) -> Statement:
-        rows = [describe(NodeReport(NodeId(n), r, "ok"), self.tee.verifier()) for n, r in self.records.items()]
-        self.collateral = {c.digest: dict(c.to_json()) for _, c in rows}
+        verifier, again = self.tee.verifier(), self.latest
+        reports = [NodeReport(NodeId(n), r, "ok", 3 if n in again else 0, again.get(n)) for n, r in self.records.items()]
+        rows = [describe(report, verifier) for report in reports]
+        self.collateral = {c.digest: dict(c.to_json()) for _, sets in rows for c in sets}
         head = AuditHead(3, "00" * 32, NOW.isoformat()).sign(self.broker)
         made = build_statement(
             run=RUN,
@@ -141,6 +147,7 @@ class Run:
         return ReceiptBundle(
             receipt=dsse_sign(signer or self.driver, PAYLOAD_TYPE, statement.to_bytes()),
             evidence={n: r.to_json() for n, r in self.records.items()},
+            latest={n: r.to_json() for n, r in self.latest.items()},
             refused={r.record.digest: r.record.to_json() for r in self.refused if r.record is not None},
             collateral=self.collateral,
             manifests={"flights": self.input_manifest, "delays": self.output_manifest},
@@ -174,7 +181,7 @@ def test_a_receipt_is_checked_from_files_alone(run: Run, tmp_path: Path) -> None
     folder = RunDir(tmp_path)
     bundle = run.bundle()
     folder.write("receipt.json", bundle.receipt)
-    for kind in ("evidence", "refused", "collateral", "manifests"):
+    for kind in ("evidence", "latest", "refused", "collateral", "manifests"):
         for name, value in getattr(bundle, kind).items():
             folder.write(f"{kind}/{name}.json", value)
     verify(tmp_path, roots=run.tee.roots)
@@ -327,6 +334,68 @@ def test_an_output_that_another_key_signed_is_refused(run: Run) -> None:
     assert failed(run.bundle(), run.tee) == ["output delays"]
 
 
+def attested_again(of: Run, /, **changes: Any) -> EvidenceRecord:
+    """The worker of a run, attested again a minute later."""
+    kept = {"seal": of.records["worker-1"].context.seal, "at": NOW + timedelta(minutes=1)}
+    node, role, key = changes.pop("node", "worker-1"), changes.pop("role", Role.WORKER), changes.pop("key", of.worker)
+    return of.record(node, role, key, changes.pop("kind", Tee.TDX), **{**kept, **changes})
+
+
+def test_a_node_that_was_attested_again_has_a_line_more(run: Run) -> None:
+    run.latest["worker-1"] = attested_again(run)
+    found = verify(run.bundle(), roots=run.tee.roots)
+    (check,) = [c for c in found.checks if c.name == "again worker-1"]
+    assert (check.expected, check.got[:8]) == ("accepted 3 times more", "UpToDate")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fault": Fault.OUT_OF_DATE},
+        {"measurement": "ef" * 48},
+        {"kind": Tee.SGX},
+        {"run": RunId("other-1")},
+        {"job": JobDigest("00" * 48)},
+        {"node": "worker-3"},
+        {"role": Role.DRIVER},
+        {"seal": SealKey.generate().public_jwk()},
+        {"key": SigningKey.generate()},
+        {"at": NOW - timedelta(seconds=1)},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_latest_evidence_that_is_not_of_the_same_node_in_good_standing_is_refused(run: Run, changes: dict[str, Any]) -> None:
+    run.latest["worker-1"] = attested_again(run, **changes)
+    assert failed(run.bundle(), run.tee) == ["again worker-1"]
+
+
+def test_the_first_evidence_does_not_pass_for_the_latest(run: Run) -> None:
+    run.latest["worker-1"] = run.records["worker-1"]
+    assert failed(run.bundle(), run.tee) == ["again worker-1"]
+
+
+def test_latest_evidence_is_kept_and_told_in_full(run: Run) -> None:
+    run.latest["worker-1"] = attested_again(run)
+    bundle = run.bundle()
+    assert failed(dataclasses.replace(bundle, latest={}), run.tee) == ["again worker-1"]
+    other = {"worker-1": attested_again(run).to_json()}
+    assert failed(dataclasses.replace(bundle, latest=other), run.tee) == ["again worker-1"]
+    for untold in ({"again": 0}, {"latest": ""}, {"latest_collateral": ""}):
+        rows = tuple(dataclasses.replace(row, **untold) if row.node == "worker-1" else row for row in run.statement().nodes)  # type: ignore[arg-type]
+        assert failed(run.bundle(nodes=rows), run.tee) == ["again worker-1"]
+
+
+def test_a_long_run_keeps_the_collateral_of_when_it_judged(run: Run) -> None:
+    """Collateral of the end of a run may be newer than evidence of its beginning, and judges it by what was not known then."""
+    record = run.records["worker-1"]
+    of_then = run.tee.verifier().verify(record.evidence, record.at).collateral
+    nothing_now = Verifier(run.tee.roots, FixedCollateral())
+    report = NodeReport(NodeId("worker-1"), record, "ok", 1, record, of_then, of_then)
+    assert [found.digest for found in describe(report, nothing_now)[1]] == [of_then.digest] * 2
+    with pytest.raises(CollateralError):
+        describe(dataclasses.replace(report, collateral=None), nothing_now)
+
+
 @pytest.mark.parametrize("field", ["tcb_status", "measurement", "simulated", "spki", "evidence", "tee", "epoch"])
 def test_a_node_row_that_says_other_than_its_evidence_is_refused(run: Run, field: str) -> None:
     rows = run.statement().nodes
@@ -363,9 +432,9 @@ def test_a_receipt_with_an_unknown_field_or_loose_spelling_is_refused(run: Run) 
     "data",
     [
         {},
-        {"receipt": {}, "evidence": {"../x": {}}, "refused": {}, "collateral": {}, "manifests": {}},
-        {"receipt": {}, "evidence": {}, "refused": {"x": {}}, "collateral": {}, "manifests": {}},
-        {"receipt": {}, "evidence": {}, "refused": {}, "collateral": {"x": {}}, "manifests": {}},
+        {"receipt": {}, "evidence": {"../x": {}}, "latest": {}, "refused": {}, "collateral": {}, "manifests": {}},
+        {"receipt": {}, "evidence": {}, "latest": {}, "refused": {"x": {}}, "collateral": {}, "manifests": {}},
+        {"receipt": {}, "evidence": {}, "latest": {}, "refused": {}, "collateral": {"x": {}}, "manifests": {}},
     ],
 )
 def test_a_bundle_with_names_that_are_no_names_is_refused(data: Json) -> None:
