@@ -5,20 +5,26 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
+from confide.attest.collect import Attester
+from confide.attest.evidence import Evidence
 from confide.attest.insecure import Fault, InsecureAttester, Installation
 from confide.attest.measure import Measurement, measure
 from confide.attest.roots import TrustRoots
 from confide.attest.verify import Verifier
 from confide.errors import UsageError
-from confide.ids import Tee
+from confide.ids import ReportData, Tee
 from confide.jobs.local.backend import TAMPERED
 from confide.node.spec import NodeSpec
 
 _CACHE = "measured.json"
-FAULTS = (TAMPERED, *(fault.value for fault in Fault))
+FALLS_BEHIND = "falls-behind"
+"""The fault of a platform that is good when the run begins and out of date some quotes later."""
+_GOOD_QUOTES = 6
+FAULTS = (TAMPERED, FALLS_BEHIND, *(fault.value for fault in Fault))
 """What a simulated node can be asked to show; each gets it refused."""
 
 
@@ -52,7 +58,7 @@ class SimulatedTee:
         measured = self.measurement()
         return {tee.value: [measured.of(tee)] for tee in (Tee.SGX, Tee.TDX)}
 
-    def attester(self, spec: NodeSpec) -> InsecureAttester:
+    def attester(self, spec: NodeSpec) -> Attester:
         """The attester of a simulated node, with the fault that its spec asks for.
 
         Raises:
@@ -61,5 +67,26 @@ class SimulatedTee:
         asked = spec.simulation.fault if spec.simulation is not None else None
         if asked is not None and asked not in FAULTS:
             raise UsageError(f"there is no fault {asked[:40]!r}", hint=f"faults: {', '.join(FAULTS)}")
+        measured = self.measurement().of(spec.tee)
+        if asked == FALLS_BEHIND:
+            good, behind = (InsecureAttester(self.installation, spec.tee, measured, fault=fault) for fault in (None, Fault.OUT_OF_DATE))
+            return _FallingBehind(good, behind)
         fault = None if asked in {None, TAMPERED} else Fault(asked)
-        return InsecureAttester(self.installation, spec.tee, self.measurement().of(spec.tee), fault=fault)
+        return InsecureAttester(self.installation, spec.tee, measured, fault=fault)
+
+
+class _FallingBehind:
+    """A node whose platform becomes out of date while the node runs."""
+
+    simulated = True
+
+    def __init__(self, good: InsecureAttester, behind: InsecureAttester) -> None:
+        self._good = good
+        self._behind = behind
+        self._made = itertools.count()
+        self.tee = good.tee
+
+    def quote(self, report_data: ReportData) -> Evidence:
+        """Simulated evidence."""
+        attester = self._good if next(self._made) < _GOOD_QUOTES else self._behind
+        return attester.quote(report_data)
