@@ -25,6 +25,7 @@ from confide.crypto.tls import Channel, Identity, PinnedSpki, connect
 from confide.errors import (
     AppraisalError,
     AuditError,
+    BindingError,
     BrokerError,
     CollateralError,
     ConfideError,
@@ -36,7 +37,7 @@ from confide.errors import (
     StoreError,
     UnwrapError,
 )
-from confide.ids import Nonce, Purpose, Role, RunId, Tee
+from confide.ids import NodeId, Nonce, Purpose, Role, RunId, Tee
 from confide.keys.kms import KeyFile, Passphrase
 from confide.keys.store import Store
 
@@ -296,6 +297,42 @@ def test_simulated_node_is_refused_by_a_policy_without_the_switch(world: World) 
     granted = Granted(world, policy=policy("real", allow=()))
     with pytest.raises(AppraisalError, match="simulated"):
         world.client(world.node()).release(granted.manifest)
+
+
+# --- a node that its run's driver does not accept any more --------------------------------------------------------------
+
+
+def test_node_that_was_cut_off_gets_no_key_not_even_for_fresh_evidence(world: World) -> None:
+    granted = Granted(world)
+    worker, other = world.client(world.node()), world.client(world.node(name="worker-2"))
+    worker.release(granted.manifest)
+    world.client(world.node(Role.DRIVER)).cut_off(NodeId("worker-1"))
+    for client in (worker, world.client(world.node())):  # its session, and one anew with keys of its own
+        with pytest.raises(GrantError, match="does not accept this node"):
+            client.release(granted.manifest)
+    world.restart()
+    with pytest.raises(GrantError, match="does not accept this node"):
+        world.client(world.node()).release(granted.manifest)
+    assert ("release", "grant-missing") in world.refusals()
+    other = world.client(world.node(name="worker-2"))
+    other.release(granted.manifest)
+    world.client(world.node(run=RunId("another-run"))).release(granted.manifest)
+    (event,) = world.events("cut-off")
+    assert (event["node"], event["cut_off"]) == ("driver-1", "worker-1")
+
+
+@pytest.mark.parametrize(("role", "target"), [(Role.WORKER, "worker-2"), (Role.DRIVER, "driver-1")])
+def test_only_a_driver_cuts_off_and_only_others(world: World, role: Role, target: str) -> None:
+    with pytest.raises(GrantError):
+        world.client(world.node(role)).cut_off(NodeId(target))
+    assert world.events("cut-off") == []
+
+
+def test_driver_of_the_same_run_that_made_no_output_cuts_off_nobody(world: World) -> None:
+    granted = Granted(world, purposes=[Purpose.READ, Purpose.WRITE])
+    world.client(world.node(Role.DRIVER)).output("delays", inputs=[granted.minted.dataset], recipients=[])
+    with pytest.raises(BindingError, match="another driver"):
+        world.client(world.node(Role.DRIVER, name="driver-2")).cut_off(NodeId("worker-1"))
 
 
 # --- grants ---------------------------------------------------------------------------------------------------------

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 LIFETIME = timedelta(hours=24)
 """How long certificates of one run are valid; a run that lasts longer ends its own channels."""
+CONTROL_LIFETIME = timedelta(minutes=15)
+"""How long a worker's control certificate is valid: it opens one channel, at once, and re-attestation speaks for the node from then on."""
 _SKEW = timedelta(minutes=5)
 """Certificates are valid from a little before now: nodes' clocks differ."""
 
@@ -41,7 +43,7 @@ class JobCa:
         builder = builder.add_extension(_usage(signs_certificates=True), critical=True)
         self.ca_pem = builder.sign(self._key, SHA256()).public_bytes(Encoding.PEM)
 
-    def issue(self, spki: bytes, *, node: NodeId, role: Role, host: str, now: datetime) -> bytes:
+    def issue(self, spki: bytes, *, node: NodeId, role: Role, host: str, now: datetime, lifetime: timedelta = LIFETIME) -> bytes:
         """A PEM certificate for the attested key ``spki`` (DER), as client and server, under the node's id and ``host``.
 
         There is no certificate request: that the peer holds the key was shown by the TLS handshake of its attested channel.
@@ -54,7 +56,8 @@ class JobCa:
         if not isinstance(key, ec.EllipticCurvePublicKey):
             raise ParseError("not a P-256 public key")
         unit = x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, str(role))
-        builder = _builder(x509.Name([unit, _common_name(node)]), key, now, self._not_after).issuer_name(self._name)
+        until = min(now + lifetime, self._not_after)
+        builder = _builder(x509.Name([unit, _common_name(node)]), key, now, until).issuer_name(self._name)
         authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         for extension, critical in (
             (x509.BasicConstraints(ca=False, path_length=None), True),

@@ -28,6 +28,7 @@ from confide.errors import (
 )
 from confide.ids import NodeId, Role, SpkiDigest, check_name
 from confide.node.control import EventType, Kind, Link, field, read
+from confide.node.jobca import CONTROL_LIFETIME
 from confide.node.reattest import Pace, Presenter, Watch
 from confide.node.roster import ENDED, Phase, Roster
 from confide.node.session import MAX_SESSION_FRAME, AttestedPeer, Clock, VerifierSide, attest_mutually
@@ -174,7 +175,7 @@ class Workers:
         issue = partial(self._ca.issue, node=node, role=Role.WORKER, host=channel.peer_address[0], now=self._clock())
         channel.send_frame({
             "kind": str(Kind.CERTIFICATE),
-            "certificate": issue(spki).decode("ascii"),
+            "certificate": issue(spki, lifetime=CONTROL_LIFETIME).decode("ascii"),
             "engine_certificate": issue(engine_key).decode("ascii"),
             "ca": self._ca.ca_pem.decode("ascii"),
             "control_port": control.port,

@@ -9,7 +9,7 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 from confide.crypto.identity import Identity, certificate_spki
 from confide.errors import ParseError
 from confide.ids import NodeId, Role, RunId
-from confide.node.jobca import LIFETIME, JobCa
+from confide.node.jobca import CONTROL_LIFETIME, LIFETIME, JobCa
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 RUN = RunId("run-1")
@@ -45,6 +45,17 @@ def test_certificate_ends_after_a_day() -> None:
     ca = JobCa(RUN, now=NOW)
     with pytest.raises(VerificationError):
         check(ca, issued(ca, Identity.generate("x")), NOW + LIFETIME + timedelta(seconds=1))
+
+
+def test_control_certificate_ends_after_what_it_is_for_and_none_outlives_the_ca() -> None:
+    ca, identity = JobCa(RUN, now=NOW), Identity.generate("x")
+
+    def ending(now: datetime) -> datetime:
+        pem = ca.issue(identity.spki_der, node=NodeId("worker-1"), role=Role.WORKER, host="::1", now=now, lifetime=CONTROL_LIFETIME)
+        return x509.load_pem_x509_certificate(pem).not_valid_after_utc
+
+    assert ending(NOW) == NOW + CONTROL_LIFETIME
+    assert ending(NOW + LIFETIME - timedelta(minutes=1)) == NOW + LIFETIME
 
 
 def test_certificate_of_another_ca_of_the_same_run_is_refused() -> None:

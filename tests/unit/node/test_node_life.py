@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from confide.ids import NodeId, ReportData, Role, Tee
 from confide.node.agent import DriverAgent, NodeReport, NodeServices, Refusal, WorkerAgent
 from confide.node.client import DriverClient
 from confide.node.control import PROTOCOL, Kind, read
+from confide.node.jobca import CONTROL_LIFETIME, LIFETIME
 from confide.node.reattest import Watch
 from confide.node.record import EvidenceRecord
 from confide.node.session import present, utc_now
@@ -772,6 +774,22 @@ def test_worker_that_was_cut_off_comes_back_neither_with_its_certificate_nor_ane
         workers._take(None, spki)  # type: ignore[union-attr, arg-type]
     assert isinstance(stage.start_worker("worker-1").join(), ConfideError)
     assert stage.workers["worker-1"][1].services is None
+
+
+def test_control_certificate_of_a_worker_is_short_lived(stage: Stage) -> None:
+    stage.begin()
+    issued: list[timedelta] = []
+    ca = stage.driver.agent._ca
+    original = ca.issue
+
+    def issue(*args: Any, **options: Any) -> bytes:
+        issued.append(options.get("lifetime", LIFETIME))
+        return original(*args, **options)
+
+    ca.issue = issue  # type: ignore[method-assign]
+    stage.start_worker("worker-1")
+    stage.until("event", event="worker-started")
+    assert sorted(issued) == [CONTROL_LIFETIME, LIFETIME], "one for the control channel, one for the engine"
 
 
 def test_worker_that_is_silent_for_too_long_is_cut_off(stage: Stage) -> None:
