@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,11 +14,13 @@ import pytest
 from confide.attest import binding
 from confide.attest.collateral import Collateral
 from confide.attest.collateral_sources import FixedCollateral
+from confide.attest.evidence import NodeContext
 from confide.attest.policy import Rules
 from confide.attest.roots import TrustRoots
 from confide.attest.verify import Verifier
 from confide.errors import ConfideError
 from confide.ids import JobDigest, NodeId, Nonce, Role, RunId
+from confide.node.reattest import Pace, Watch
 from confide.node.session import Expected, VerifierSide, judge, parse_challenge, parse_evidence
 
 FOLDER = Path(__file__).parents[2] / "vectors" / "session"
@@ -25,7 +29,7 @@ VERDICTS = {"accepted", "appraisal-refused", "binding-mismatch", "evidence-inval
 
 
 def test_all_scenarios_are_here() -> None:
-    assert len(SCENARIOS) == 30
+    assert len(SCENARIOS) == 37
     assert {json.loads(path.read_text())["expect"] for path in SCENARIOS} == VERDICTS
 
 
@@ -39,6 +43,8 @@ def verdict(vector: dict[str, Any], vendor: dict[str, Any], monkeypatch: pytest.
     try:
         if vector["type"] == "challenge":
             parse_challenge(vector["frame"], role=Role(vector["role"]))
+        elif vector["type"] == "reattest":
+            judged_again(vector, vendor, monkeypatch)
         else:
             judged(vector, vendor, monkeypatch)
     except ConfideError as error:
@@ -46,13 +52,17 @@ def verdict(vector: dict[str, Any], vendor: dict[str, Any], monkeypatch: pytest.
     return "accepted"
 
 
-def judged(vector: dict[str, Any], vendor: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    now, session, wanted = datetime.fromisoformat(vendor["now"]), vector["session"], vector["expected"]
+def side_of(vendor: dict[str, Any], now: datetime, ttl_s: float) -> VerifierSide:
     verifier = Verifier(
         TrustRoots(simulated=bytes.fromhex(vendor["root"])), FixedCollateral(*(Collateral.from_json(c) for c in vendor["collateral"]))
     )
     policy = Rules(name="vectors", measurements={tee: [value] for tee, value in vendor["measurements"].items()}, allow=["simulated"])
-    side = VerifierSide(verifier, policy, clock=lambda: now, nonce_ttl=timedelta(seconds=session["ttl_s"]))
+    return VerifierSide(verifier, policy, clock=lambda: now, nonce_ttl=timedelta(seconds=ttl_s))
+
+
+def judged(vector: dict[str, Any], vendor: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    now, session, wanted = datetime.fromisoformat(vendor["now"]), vector["session"], vector["expected"]
+    side = side_of(vendor, now, session["ttl_s"])
     monkeypatch.setattr(binding.secrets, "token_bytes", lambda _: bytes.fromhex(session["nonce"]))
     nonce = side.nonces.issue(now - timedelta(seconds=session["age_s"]))
     nodes = None if wanted["nodes"] is None else frozenset(map(NodeId, wanted["nodes"]))
@@ -65,6 +75,38 @@ def judged(vector: dict[str, Any], vendor: dict[str, Any], monkeypatch: pytest.M
         own_spki=bytes.fromhex(session["own_spki"]),
         expected=Expected(Role(wanted["role"]), JobDigest(wanted["job"]), RunId(wanted["run"]), nodes),
     )
+
+
+def judged_again(vector: dict[str, Any], vendor: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Section 9: a watch that has sent ``sent`` challenges to the peer that was accepted as ``first``."""
+    now, session, first = datetime.fromisoformat(vendor["now"]), vector["session"], vector["first"]
+    exporter, peer_spki = bytes.fromhex(session["exporter"]), bytes.fromhex(session["peer_spki"])
+    channel = SimpleNamespace(exporter=lambda: exporter, peer_spki=peer_spki, own_spki=b"")
+    claims = SimpleNamespace(tee=first["tee"], measurement=first["measurement"])
+    spki = bytes.fromhex(first["spki"])
+    peer = SimpleNamespace(
+        context=NodeContext.from_json(first["context"]),
+        spki=hashlib.sha256(spki).hexdigest(),
+        record=SimpleNamespace(role=Role.WORKER, spki=spki),
+        result=SimpleNamespace(claims=claims),
+    )
+    monkeypatch.setattr(binding.secrets, "token_bytes", lambda _: bytes.fromhex(session["nonce"]))
+    seconds, refusals = iter(range(0, 100_000, 300)), []
+    watch = Watch(
+        peer,  # type: ignore[arg-type]
+        channel,  # type: ignore[arg-type]
+        side=side_of(vendor, now, session["ttl_s"]),
+        pace=Pace(300, 10_000, 300),
+        now=lambda: next(seconds),
+        send=lambda *_args, **_fields: None,
+        aside=lambda work: work()(),
+        on_refused=lambda error, _: refusals.append(error),
+    )
+    for _ in range(vector["sent"]):
+        watch.tick()
+    watch.answered(vector["frame"])
+    for error in refusals:
+        raise error
 
 
 @pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)

@@ -126,6 +126,35 @@ def challenge_vectors() -> dict[str, dict[str, Any]]:
     }
 
 
+def reattest_vectors(accepted: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Scenarios of section 9, from an accepted one of section 3: the peer was accepted as ``first``, and got ``sent`` challenges."""
+    frame, own = accepted["frame"], accepted["session"]
+    first = {"context": frame["context"], "spki": own["peer_spki"], "tee": "sgx", "measurement": MEASUREMENTS[Tee.SGX]}
+
+    def vector(description: str, expect: str, *, before: Any = None, session: Any = None, sent: int = 3, **fields: Any) -> dict[str, Any]:
+        return {
+            "type": "reattest",
+            "description": description,
+            "session": {**own, **(session or {})},
+            "sent": sent,
+            "first": {**first, **(before or {})},
+            "frame": {**frame, "kind": "reattest-evidence", "seq": 3, **fields},
+            "expect": expect,
+        }
+
+    bad, off = "binding-mismatch", "protocol-violation"
+    seal = {**frame["context"], "seal": SealKey.generate().public_jwk()}
+    return {
+        "reattest-accepted": vector("the node that was accepted answers the last challenge", "accepted"),
+        "reattest-replayed": vector("the quote answers another nonce", bad, session={"nonce": secrets.token_bytes(32).hex()}),
+        "reattest-relayed": vector("the quote was made in another TLS session", bad, session={"exporter": secrets.token_bytes(32).hex()}),
+        "reattest-other-seal": vector("another seal key than at first", bad, before={"context": seal}),
+        "reattest-other-measurement": vector("another measurement than at first", bad, before={"measurement": "cd" * 32}),
+        "reattest-not-asked": vector("an answer to a challenge that was not sent", off, sent=2),
+        "reattest-no-number": vector("an answer without a number", off, seq=None),
+    }
+
+
 def main() -> None:
     """Write all vectors."""
     for old in HERE.glob("*.json"):
@@ -134,7 +163,8 @@ def main() -> None:
         vendor = Installation.create(Path(folder) / "vendor", now=NOW)
         collateral = [vendor.collateral(tee, machine).to_json() for tee in (Tee.SGX, Tee.TDX) for machine in (Machine.GOOD,)]
         public = {"now": NOW.isoformat(), "root": vendor.root_der.hex(), "collateral": collateral, "measurements": dict(MEASUREMENTS)}
-        vectors = {**evidence_vectors(vendor), **challenge_vectors(), "vendor": public}
+        evidence = evidence_vectors(vendor)
+        vectors = {**evidence, **challenge_vectors(), **reattest_vectors(evidence["accepted-worker-sgx"]), "vendor": public}
     for name, vector in vectors.items():
         (HERE / f"{name}.json").write_text(json.dumps(vector, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
