@@ -115,3 +115,18 @@ def test_the_error_of_a_failed_run_is_the_first_one() -> None:
     first: ConfideError = JobFailedError("first")
     state, _ = run(*TO_RUNNING, s.Failed(first), s.Failed(NodeLostError("second")))
     assert state.error is first
+
+
+@pytest.mark.parametrize("status", [0, -9])
+def test_worker_that_is_cut_off_stays_so_however_its_process_ends(status: int) -> None:
+    running = s.RunState(NodeId("driver"), frozenset({W1}), s.Phase.RUNNING)
+    state, commands = s.step(running, s.WorkerAccepted(W1))
+    assert (state.nodes[W1].standing, commands) == ("accepted", [])
+    for event in (s.WorkerCutOff(W1, "evidence-overdue"), s.NodeExited(W1, status)):
+        state, commands = s.step(state, event)
+        assert (state.nodes[W1], state.phase, commands) == (s.NodeView(Role.WORKER, "cut-off", "evidence-overdue"), s.Phase.RUNNING, [])
+
+
+def test_news_of_a_cut_off_out_of_order_ends_the_run() -> None:
+    state, commands = s.step(s.begin(NodeId("driver"), [W1]), s.WorkerCutOff(W1, "evidence-overdue"))
+    assert (state.phase, commands) == (s.Phase.FAILED, [s.StopAll()])
