@@ -1,0 +1,86 @@
+"""Coverage-guided search with atheris: ``python -m tests.fuzz [TARGET ...] [--seconds N]``, the seconds shared by all targets.
+
+Prints executions per target.  Exit status 1 for a finding (its input is written to ``--findings``), or for a target that ran nothing.
+A finding, once understood, goes to ``tests/fuzz/corpus/<target>/<what it is>.bin`` and is replayed by ``test_fuzz_replay.py`` ever after.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["confide"]):
+    from . import targets
+from .mutations import mutated
+from .seeds import seeds
+
+_DONE = re.compile(r"stat::number_of_executed_units: (\d+)")
+
+
+def _mutator(data: bytes, max_size: int, seed: int) -> bytes:
+    """Half of the changes are of the structure where the input is JSON; the rest is libFuzzer's own."""
+    return mutated(data, random.Random(seed))[:max_size] if seed % 2 else atheris.Mutate(data, max_size)[:max_size]
+
+
+def _search(name: str, seconds: float, folder: Path, findings: Path) -> None:
+    """Search in this process, which ends with it."""
+    corpus = folder / "corpus"
+    corpus.mkdir()
+    for number, data in enumerate(seeds(name)):
+        (corpus / str(number)).write_bytes(data)
+    log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    limits = [f"-max_total_time={max(1, round(seconds))}", "-max_len=65536", "-timeout=20", "-rss_limit_mb=2048", "-seed=1"]
+    target = targets.TARGETS[name]
+    atheris.Setup(
+        ["fuzz", str(corpus), *limits, f"-artifact_prefix={findings}/{name}-", "-print_final_stats=1"],
+        lambda data: targets.run(target, data),
+        custom_mutator=_mutator,
+    )
+    atheris.Fuzz()
+
+
+def search(name: str, seconds: float, findings: Path) -> bool:
+    """Search one target in a process of its own (libFuzzer ends its process); print what came of it."""
+    with tempfile.TemporaryDirectory(prefix="confide-fuzz-") as temporary:
+        folder = Path(temporary)
+        child = os.fork()
+        if not child:
+            try:
+                _search(name, seconds, folder, findings)
+            finally:
+                os._exit(70)
+        _, status = os.waitpid(child, 0)
+        log = (folder / "log").read_text(errors="replace")
+    done = _DONE.search(log)
+    executions, fine = int(done[1]) if done else 0, status == 0
+    print(f"{name:16} {executions:9} executions  {'ok' if fine and executions else 'FINDING' if executions else 'DID NOT RUN'}", flush=True)
+    if not fine or not executions:
+        print(log[-6000:], flush=True)
+    return fine and executions > 0
+
+
+def main() -> int:
+    """Search the targets named, or all."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(sorted(targets.TARGETS)))
+    parser.add_argument("--seconds", type=float, default=45)
+    parser.add_argument("--findings", type=Path, default=Path("fuzz-findings"))
+    options = parser.parse_args()
+    names = options.targets or sorted(targets.TARGETS)
+    options.findings.mkdir(parents=True, exist_ok=True)
+    good = [search(name, options.seconds / len(names), options.findings) for name in names]
+    print(f"fuzzing: {sum(good)} of {len(good)} targets without a finding")
+    return 0 if all(good) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""What fuzzing starts from: the vectors, what our own writers make, and inputs that once were findings (``corpus/<target>/``)."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from confide.attest import certs
+from confide.attest.amd_certs import _TABLE_GUIDS
+from confide.attest.quote import parse_quote, without_padding
+from confide.canonical import b64url, canonical
+from confide.crypto.envelope import WrappedKey
+from confide.crypto.sign import SigningKey, dsse_sign
+from confide.data.manifest import FileEntry, Manifest, sign_manifest
+from confide.ids import DatasetId
+from confide.jobs.statement import DatasetEntry, NodeEntry, ReceiptBundle, RefusedEntry, ReleaseEntry, Statement
+
+VECTORS = Path(__file__).resolve().parents[1] / "vectors"
+CORPUS = Path(__file__).with_name("corpus")
+# The scalar 1: a key that anybody has, for envelopes whose signature verifies.
+KEY = SigningKey(ec.derive_private_key(1, ec.SECP256R1()))
+
+
+def _dump(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+def _quotes() -> list[bytes]:
+    # One vector has something else than padding after its quote, on purpose.
+    return [_exact(path.name) for path in sorted((VECTORS / "intel").glob("*.quote")) if path.stem != "tdx-v4-below-all-levels"]
+
+
+def _exact(name: str) -> bytes:
+    return without_padding((VECTORS / "intel" / name).read_bytes())
+
+
+def _collateral() -> list[dict[str, str]]:
+    return [json.loads(path.read_text()) for path in sorted((VECTORS / "intel" / "collateral").glob("*.json"))]
+
+
+def _session_frames() -> list[dict[str, Any]]:
+    scenarios = [json.loads(path.read_text()) for path in sorted((VECTORS / "session").glob("*.json"))]
+    return [scenario["frame"] for scenario in scenarios if "frame" in scenario]
+
+
+def _framed(frame: dict[str, Any]) -> bytes:
+    body = _dump(frame)
+    return len(body).to_bytes(4, "big") + body
+
+
+def _evidence() -> list[bytes]:
+    frame = next(f for f in _session_frames() if f["kind"] == "evidence")
+    record = {
+        "format": "confide-evidence-record-v1",
+        **{name: frame[name] for name in ("role", "context", "evidence")},
+        **dict.fromkeys(("exporter", "nonce", "spki"), b64url(bytes(32))),
+        "at": "2026-01-02T03:04:05+00:00",
+    }
+    return [_dump(frame["evidence"]), _dump(frame["context"]), _dump(record)]
+
+
+def _kbs() -> list[bytes]:
+    frame = next(f for f in _session_frames() if f["kind"] == "evidence")
+    context = frame["context"]
+    runtime = {"nonce": b64url(bytes(32)), "tee-pubkey": context["seal"], "confide-context": context, "role": "worker"}
+    return [_dump({"runtime-data": runtime, "tee-evidence": {"primary_evidence": frame["evidence"], "additional_evidence": ""}})]
+
+
+def _chains() -> list[bytes]:
+    return [parse_quote(_exact(name)).signature.cert_data for name in ("sgx-v3-confighard.quote", "tdx-v4-uptodate.quote")]
+
+
+def _extensions() -> list[bytes]:
+    return [certs.parse_chain(pem)[0].extensions.get_extension_for_oid(certs.SGX_EXTENSION).value.public_bytes() for pem in _chains()]
+
+
+def _amd_leaves() -> list[bytes]:
+    return [path.read_bytes() for path in sorted((VECTORS / "snp").glob("*.der"))]
+
+
+def _amd_tables() -> list[bytes]:
+    leaf, start = _amd_leaves()[0], 3 * 24
+    entries = [struct.pack("<16sII", guid.bytes, start, len(leaf)) for guid in _TABLE_GUIDS.values()]
+    return [b"".join(entries) + bytes(24) + leaf]
+
+
+def _collaterals() -> list[bytes]:
+    blocks = (VECTORS / "snp" / "certs" / "milan_ask_ark_asvk.pem").read_text().split("-----BEGIN CERTIFICATE-----")[1:]
+    chain = "".join("-----BEGIN CERTIFICATE-----" + block for block in blocks[:2])
+    return [*map(_dump, _collateral()[:3]), _dump({"product": "Milan", "key": "vcek", "chain": chain, "crl": ""})]
+
+
+def _vendor_answers() -> list[bytes]:
+    one = _collateral()[0]
+    signed = '{"tcbInfo":' + one["tcb_info"] + ',"signature":"' + one["tcb_info_signature"] + '"}'
+    return [signed.encode(), one["tcb_info_issuer_chain"].encode(), bytes.fromhex(one["pck_crl"]), one["pck_crl"].encode()]
+
+
+def _containers() -> list[bytes]:
+    found = [json.loads(path.read_text()) for path in sorted((VECTORS / "container").glob("*.json"))]
+    return [bytes.fromhex(s["sealed"]) for s in found if isinstance(s.get("sealed"), str) and len(s["sealed"]) < 4000]
+
+
+def manifest() -> Manifest:
+    """A manifest of a table, of fixed content."""
+    schema = {"columns": [{"name": "x", "type": "int64", "nullable": True}], "spark": {"type": "struct", "fields": [{"name": "x"}]}}
+    dataset = DatasetId("ab" * 16)
+    wrapped = WrappedKey("airline/flights", 3, dataset, bytes(12), bytes(48))
+    files = (FileEntry("a.parquet", 10, "0" * 64, 5),)
+    return Manifest(dataset, "flights", 1, None, "2026-01-02T03:04:05Z", "parquet", schema, files, wrapped, KEY.public, owner="airline")
+
+
+def statement() -> Statement:
+    """A receipt's statement, of fixed content."""
+    values: dict[type, Any] = {}
+    for kind in (NodeEntry, RefusedEntry, DatasetEntry, ReleaseEntry):
+        fields = {name: {"str": "x", "int": 1, "bool": True, "Json": {}}.get(str(f.type), "x") for name, f in kind.__dataclass_fields__.items()}
+        values[kind] = kind(**fields)
+    text = {name: "x" for name in ("run", "job", "policy", "started", "finished", "broker_key", "confide")}
+    rows = {"nodes": NodeEntry, "refused": RefusedEntry, "inputs": DatasetEntry, "outputs": DatasetEntry, "releases": ReleaseEntry}
+    return Statement(form={"name": "delays"}, audit_head={}, **text, **{name: (values[kind],) for name, kind in rows.items()})  # type: ignore[arg-type]
+
+
+def _receipts() -> list[bytes]:
+    bundle = ReceiptBundle({}, {"driver": {}}, {"ab" * 48: {}}, {"ab" * 48: {}}, {"flights": {}})
+    return [statement().to_bytes(), _dump(bundle.to_json())]
+
+
+def _envelopes() -> list[bytes]:
+    return [_dump(dsse_sign(KEY, "application/json", b'{"dataset":"x"}')), _dump(sign_manifest(manifest(), KEY))]
+
+
+_POLICY = {"name": "p", "measurements": {"sgx": ["5a" * 32], "snp": ["5a" * 48]}, "statuses": ["UpToDate"], "min_tcb": {"Genoa": {"snp": 1}}}
+_TOML = b'name = "p"\nstatuses = ["UpToDate"]\nallow = ["debug"]\n[measurements]\nsgx = ["' + b"5a" * 32 + b'"]\n'
+_JOB = {
+    "name": "j",
+    "program": "main.py",
+    "files": {"main.py": b64url(b"pass\n")},
+    "policy": _POLICY,
+    "inputs": {"a": {"path": "/data/a"}},
+    "broker": {"url": "https://127.0.0.1:1", "spki": "cd" * 32},
+}
+_REQUEST = b'POST /kbs/v0/attest?a=b&c=d HTTP/1.1\r\nHost: b\r\nContent-Type: application/json\r\nContent-Length: 8\r\n\r\n{"a": 1}'
+_CHUNKED = b"GET /x HTTP/1.1\r\nHost: b\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n8\r\n{\"a\": 1}\r\n0\r\n\r\n"
+_RESPONSE = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 8\r\n\r\n{"a": 1}'
+
+_SEEDS: dict[str, Callable[[], list[bytes]]] = {
+    "intel-quote": _quotes,
+    "intel-verify": lambda: [_exact("tdx-v4-uptodate.quote")],
+    "snp-report": lambda: [path.read_bytes() for path in sorted((VECTORS / "snp").glob("*.report"))],
+    "collateral": _collaterals,
+    "tcb-info": lambda: [one["tcb_info"].encode() for one in _collateral()],
+    "qe-identity": lambda: [one["qe_identity"].encode() for one in _collateral()],
+    "pck-chain": _chains,
+    "pck-extension": _extensions,
+    "amd-certificate": _amd_leaves,
+    "amd-table": _amd_tables,
+    "vendor-answer": _vendor_answers,
+    "evidence": _evidence,
+    "evidence-file": lambda: [_quotes()[0], _quotes()[0].hex().encode(), base64.b64encode(_quotes()[0]), *_evidence()[:1]],
+    "session-frames": lambda: [_framed(frame) for frame in _session_frames()],
+    "container": _containers,
+    "manifest": lambda: [canonical(manifest().to_json())],
+    "dsse": _envelopes,
+    "receipt": _receipts,
+    "policy-json": lambda: [_dump(_POLICY)],
+    "policy-toml": lambda: [_TOML],
+    "job": lambda: [_dump(_JOB)],
+    "kbs-attest": _kbs,
+    "http-request": lambda: [_REQUEST, _CHUNKED, _REQUEST + _REQUEST],
+    "http-response": lambda: [_RESPONSE, b"HTTP/1.1 100 Continue\r\n\r\n" + _RESPONSE],
+}
+
+
+def seeds(target: str) -> list[bytes]:
+    """Seeds of one target, past findings among them; never none."""
+    found = _SEEDS[target]() + [path.read_bytes() for path in sorted((CORPUS / target).glob("*.bin"))]
+    if not found:
+        raise LookupError(f"no seeds for {target}")
+    return found
