@@ -9,7 +9,7 @@ ARCHIVE := src/confide/data/confide-spark.jsa
 JAVA_SOURCES := $(shell find java -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-packages jar demo test quick-test lint docs-check bench lock clean
+.PHONY: help setup test-packages jar demo test quick-test fuzz mutation lint docs-check bench lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,13 @@ test: setup test-packages ## every test, with branch coverage of everything that
 
 quick-test: setup test-packages ## the tests that start no Java and no run
 	$(BIN)/pytest -m 'not spark and not run and not slow'
+
+FUZZ_SECONDS ?= 45
+fuzz: setup ## coverage-guided search of every parser of outside bytes, FUZZ_SECONDS in all
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
+
+mutation: setup ## leave out one check of attest/ at a time: does a test notice?  (hours; see docs/security/mutation-testing.md)
+	$(BIN)/python scripts/mutate.py --seconds 36000
 
 lint: setup ## ruff, mypy strict, import contracts, documentation
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """Mutation testing of the modules that decide about evidence: leaves out one check at a time and asks whether a test notices.
 
-``python scripts/mutate.py [--seconds N] [--seed N] [MODULE ...]``.  Each mutant is tested in a fork in which only the mutated module's text is
-another; no file is changed.  Messages are not mutated (they decide nothing).  Mutants are taken in a shuffled order (by the seed), so
+``python scripts/mutate.py [--seconds N] [--seed N] [MODULE ...]``.  Each mutant is tested in a fork in which only the mutated module's
+text is another; no file is changed.  Messages are not mutated (they decide nothing).  Mutants are taken in a shuffled order (by the seed), so
 that a run that is cut short is still a fair sample.  Results: ``docs/security/mutation-testing.md``.
 """
 
@@ -127,7 +127,9 @@ class _Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def __init__(self, mutant: Mutant) -> None:
         self._mutant = mutant
 
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> importlib.machinery.ModuleSpec | None:
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
         name = f"confide.attest.{self._mutant.module}"
         return importlib.util.spec_from_loader(name, self) if fullname == name else None
 

@@ -6,7 +6,9 @@ import json
 import random
 from typing import Any
 
-_ODD: list[Any] = [None, True, False, 0, -1, 1.5, 2**63, 2**200, "", "0", "\0", "\ud7ff", "é" * 40, "9" * 5000, [], {}, [[]], {"": None}, [1, "x"]]
+_NUMBERS = [0, -1, 1.5, 2**63, 2**200]
+_TEXTS = ["", "0", "\0", "\ud7ff", "é" * 40, "9" * 5000]
+_ODD: list[Any] = [None, True, False, *_NUMBERS, *_TEXTS, [], {}, [[]], {"": None}, [1, "x"]]
 _BYTES = (0, 1, 0x7F, 0x80, 0xFF)
 
 

@@ -119,10 +119,11 @@ def manifest() -> Manifest:
 def statement() -> Statement:
     """A receipt's statement, of fixed content."""
     values: dict[type, Any] = {}
+    samples: dict[str, Any] = {"str": "x", "int": 1, "bool": True, "Json": {}}
     for kind in (NodeEntry, RefusedEntry, DatasetEntry, ReleaseEntry):
-        fields = {name: {"str": "x", "int": 1, "bool": True, "Json": {}}.get(str(f.type), "x") for name, f in kind.__dataclass_fields__.items()}
+        fields = {name: samples.get(str(f.type), "x") for name, f in kind.__dataclass_fields__.items()}
         values[kind] = kind(**fields)
-    text = {name: "x" for name in ("run", "job", "policy", "started", "finished", "broker_key", "confide")}
+    text = dict.fromkeys(("run", "job", "policy", "started", "finished", "broker_key", "confide"), "x")
     rows = {"nodes": NodeEntry, "refused": RefusedEntry, "inputs": DatasetEntry, "outputs": DatasetEntry, "releases": ReleaseEntry}
     return Statement(form={"name": "delays"}, audit_head={}, **text, **{name: (values[kind],) for name, kind in rows.items()})  # type: ignore[arg-type]
 
@@ -136,7 +137,8 @@ def _envelopes() -> list[bytes]:
     return [_dump(dsse_sign(KEY, "application/json", b'{"dataset":"x"}')), _dump(sign_manifest(manifest(), KEY))]
 
 
-_POLICY = {"name": "p", "measurements": {"sgx": ["5a" * 32], "snp": ["5a" * 48]}, "statuses": ["UpToDate"], "min_tcb": {"Genoa": {"snp": 1}}}
+_MEASUREMENTS = {"sgx": ["5a" * 32], "snp": ["5a" * 48]}
+_POLICY = {"name": "p", "measurements": _MEASUREMENTS, "statuses": ["UpToDate"], "min_tcb": {"Genoa": {"snp": 1}}}
 _TOML = b'name = "p"\nstatuses = ["UpToDate"]\nallow = ["debug"]\n[measurements]\nsgx = ["' + b"5a" * 32 + b'"]\n'
 _JOB = {
     "name": "j",
@@ -147,7 +149,7 @@ _JOB = {
     "broker": {"url": "https://127.0.0.1:1", "spki": "cd" * 32},
 }
 _REQUEST = b'POST /kbs/v0/attest?a=b&c=d HTTP/1.1\r\nHost: b\r\nContent-Type: application/json\r\nContent-Length: 8\r\n\r\n{"a": 1}'
-_CHUNKED = b"GET /x HTTP/1.1\r\nHost: b\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n8\r\n{\"a\": 1}\r\n0\r\n\r\n"
+_CHUNKED = b'GET /x HTTP/1.1\r\nHost: b\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n8\r\n{"a": 1}\r\n0\r\n\r\n'
 _RESPONSE = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 8\r\n\r\n{"a": 1}'
 
 _SEEDS: dict[str, Callable[[], list[bytes]]] = {

@@ -1,4 +1,7 @@
-"""Every parser of bytes from outside, as a function of bytes.  Whatever comes, it returns or raises a ``ConfideError``: all else is a finding."""
+"""Every parser of bytes from outside, as a function of bytes.
+
+Whatever comes, it returns or raises a ``ConfideError``: all else is a finding.
+"""
 
 from __future__ import annotations
 

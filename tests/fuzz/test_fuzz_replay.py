@@ -1,4 +1,4 @@
-"""Every seed, a few hundred changes of each, and every input that once was a finding, given to every parser: refused or accepted, never a crash.
+"""Every seed, a few hundred changes of each, and every past finding, given to every parser: refused or accepted, never a crash.
 
 The coverage-guided search is ``python -m tests.fuzz``; this is what it leaves behind, without atheris.
 """
@@ -6,15 +6,19 @@ The coverage-guided search is ``python -m tests.fuzz``; this is what it leaves b
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 
 import pytest
-
-from confide.errors import ParseError
 from fuzz import targets
 from fuzz.mutations import mutated
 from fuzz.seeds import _SEEDS, CORPUS, seeds
 
+from confide.errors import ParseError
+
+ROOT = Path(__file__).resolve().parents[2]
 EACH = 300
 _SLOW = {"intel-verify": 60, "collateral": 100, "intel-quote": 150, "tcb-info": 100, "pck-chain": 150}
 
@@ -69,3 +73,26 @@ def test_refusal_is_no_finding() -> None:
         raise ParseError("never")
 
     assert replay("policy-json", refusing, 10) == 11
+
+
+_PLANT = """
+from pathlib import Path
+from tests.fuzz import __main__ as fuzz
+def careless(data):
+    if data[:4] == b"HTTP" and data[-1] == 0:
+        raise IndexError
+fuzz.targets.TARGETS["http-response"] = {target}
+raise SystemExit(not fuzz.search("http-response", {seconds}, Path({findings!r})))
+"""
+
+
+@pytest.mark.parametrize(("target", "ok"), [("careless", False), ("fuzz.targets.TARGETS['http-response']", True)])
+def test_search_finds_a_planted_bug_and_reports_executions(target: str, ok: bool, tmp_path: Path) -> None:
+    pytest.importorskip("atheris", reason="atheris has wheels for Linux only")
+    seconds = 1 if ok else 20  # at most: the search ends with the finding
+    program = _PLANT.format(target=target, seconds=seconds, findings=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) is ok, done.stdout + done.stderr
+    row = next(line for line in done.stdout.splitlines() if line.startswith("http-response"))
+    assert int(row.split()[1]) > 0 or not ok
+    assert bool(list(tmp_path.glob("http-response-crash-*"))) is not ok

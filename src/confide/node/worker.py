@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from confide.attest.collect import Attester
     from confide.attest.verify import Verifier
     from confide.node.record import EvidenceRecord
+    from confide.node.session import AttestedPeer
     from confide.node.spec import NodeSpec
     from confide.node.workload import WorkerWorkload
 
@@ -150,10 +151,7 @@ class WorkerAgent:
         identity = self._identity.with_certificate(certificate, authority)
         trust = IssuedBy(authority, name=driver.context.node)
         control = connect(host, field(frame, "control_port", int), identity, trust=trust, timeout=timeout)
-        # The CA says "a node of this run under the driver's name"; only the key says that it is the node that was attested.
-        if control.peer_spki != driver.record.spki:
-            control.close()
-            raise BindingError("the control address is not served by the attested driver")
+        _check_same_node(control, driver)
         control.settimeout(timeout)
         return _Joined(control, identity, field(frame, "engine_certificate", str).encode(), driver, sides[0])
 
@@ -304,3 +302,10 @@ def _welcome(channel: Channel) -> Json:
         frame = read(channel.recv_frame(), Kind.WELCOME, Kind.HEARTBEAT)
         if frame["kind"] == Kind.WELCOME:
             return frame
+
+
+def _check_same_node(control: Channel, driver: AttestedPeer) -> None:
+    # The CA says "a node of this run under the driver's name"; only the key says that it is the node that was attested.
+    if control.peer_spki != driver.record.spki:
+        control.close()
+        raise BindingError("the control address is not served by the attested driver")

@@ -159,10 +159,17 @@ class Workers:
         self._check_open()
         if not self.roster.can_enter(node):
             raise BindingError("no worker of that name is expected, or it is here already", node=node[:80])
-        if peer.spki in self._by_key:
-            raise BindingError("two workers show the same key", node=node)
+        self._check_own_keys(peer)
         self.roster = self.roster.advance(node, Phase.ACCEPTED)
         self._peers[node], self._by_key[peer.spki] = peer, node
+
+    def _check_own_keys(self, peer: AttestedPeer) -> None:
+        """Refuse a node whose TLS key or seal key is another node's: one of the two is a copy, and reads what is meant for the other."""
+        if peer.spki in self._by_key:
+            raise BindingError("two workers show the same key", node=peer.context.node)
+        contexts = (self._services.context, *(other.context for other in self._peers.values()))
+        if any(peer.context.seal == known.seal for known in contexts):
+            raise BindingError("two nodes show the same seal key", node=peer.context.node)
 
     def _certify(self, channel: Channel, peer: AttestedPeer) -> None:
         control, spki = self._control, channel.peer_spki

@@ -1,0 +1,8 @@
+"""Fixtures of attacks on attestation."""
+
+from __future__ import annotations
+
+from support.attested_session import link_ends, make_world
+from support.simulated_evidence import make_evidence_of, make_vendor, make_verifier, make_with_collateral
+
+__all__ = ["link_ends", "make_evidence_of", "make_vendor", "make_verifier", "make_with_collateral", "make_world"]

@@ -1,0 +1,139 @@
+"""Forged evidence: changed bytes, other keys, other roots."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from support.simulated_evidence import BINDING, BOTH, MEASUREMENTS, NOW, accept, resigned
+
+from confide.attest import certs
+from confide.attest.evidence import Evidence
+from confide.attest.insecure import Fault, InsecureAttester, Installation
+from confide.attest.insecure.documents import Machine
+from confide.attest.insecure.installation import raw_signature
+from confide.attest.quote import parse_quote
+from confide.errors import AppraisalError, AttestationError, BindingError, CollateralError, EvidenceInvalidError
+from confide.ids import Role, Tee
+
+
+@BOTH
+def test_honest_node_is_accepted(verifier, evidence_of, tee) -> None:
+    assert accept(verifier, evidence_of(tee)).role is Role.WORKER
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (Fault.REVOKED_PCK, EvidenceInvalidError),
+        (Fault.STALE_COLLATERAL, CollateralError),
+        (Fault.EXPIRED_CRL, CollateralError),
+        (Fault.DEBUG, AppraisalError),
+        (Fault.OUT_OF_DATE, AppraisalError),
+        (Fault.WRONG_MEASUREMENT, AppraisalError),
+        (Fault.REPLAY, BindingError),
+    ],
+)
+def test_every_fault_is_refused(verifier, evidence_of, tee, fault, error) -> None:
+    with pytest.raises(error):
+        accept(verifier, evidence_of(tee, fault))
+
+
+def test_every_fault_has_a_test() -> None:
+    assert len(Fault) == 7
+
+
+@BOTH
+def test_any_one_byte_changed_is_refused(verifier, evidence_of, tee) -> None:
+    raw = evidence_of(tee).quote
+    signed = len(parse_quote(raw).signed_bytes)
+    # Every byte that is not certificate text, and every seventh of that.
+    positions = [*range(signed + 4 + 128 + 384 + 64 + 60), *range(signed + 4 + 128 + 384 + 64 + 60, len(raw), 7)]
+    for at in positions:
+        changed = raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :]
+        with pytest.raises(AttestationError):
+            accept(verifier, Evidence(tee, changed))
+
+
+@BOTH
+def test_evidence_of_one_kind_is_none_of_another(verifier, evidence_of, tee) -> None:
+    other = Tee.TDX if tee is Tee.SGX else Tee.SGX
+    with pytest.raises(EvidenceInvalidError, match="another kind"):
+        verifier.verify(Evidence(other, evidence_of(tee).quote), NOW)
+    with pytest.raises(EvidenceInvalidError, match="1184 bytes"):
+        verifier.verify(Evidence(Tee.SNP, evidence_of(tee).quote), NOW)
+
+
+def test_second_form_of_the_signature_does_not_make_new_evidence(verifier, evidence_of) -> None:
+    """(r, n - s) signs the same bytes: whoever keys on the quote's hash can be shown one quote twice.  The evidence digest stays."""
+    evidence = evidence_of(Tee.TDX)
+    quote = parse_quote(evidence.quote)
+    order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+    s = order - int.from_bytes(quote.signature.signature[32:], "big")
+    mirrored = dataclasses.replace(quote.signature, signature=quote.signature.signature[:32] + s.to_bytes(32, "big"))
+    twin = Evidence(Tee.TDX, dataclasses.replace(quote, signature=mirrored).to_bytes())
+    first, second = verifier.verify(evidence, NOW), verifier.verify(twin, NOW)
+    assert twin.quote != evidence.quote
+    assert first.claims.evidence_digest == second.claims.evidence_digest
+
+
+def test_quote_signed_with_an_own_attestation_key_is_refused(verifier, evidence_of) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    quote = parse_quote(evidence_of(Tee.TDX).quote)
+    forged = dataclasses.replace(quote.signature, attestation_key=certs.raw_public_key(key.public_key()))
+    with pytest.raises(EvidenceInvalidError):
+        verifier.verify(resigned(dataclasses.replace(quote, signature=forged), key), NOW)
+
+
+def test_report_of_another_enclave_is_not_a_quoting_enclaves(vendor, verifier) -> None:
+    """A compromised application enclave on a genuine platform gets its own report certified and vouches for its own key."""
+    attester = InsecureAttester(vendor, Tee.SGX, MEASUREMENTS[Tee.SGX])
+    key = ec.generate_private_key(ec.SECP256R1())
+    signature = dataclasses.replace(attester._vouched, attestation_key=certs.raw_public_key(key.public_key()))
+    report = dataclasses.replace(signature.qe_report, mr_signer=bytes(32), report_data=signature.expected_qe_report_data)
+    pck = vendor.machine(Machine.GOOD).key
+    signature = dataclasses.replace(signature, qe_report=report, qe_report_signature=raw_signature(pck, report.to_bytes()))
+    quote = parse_quote(attester.quote(BINDING.report_data).quote)
+    with pytest.raises(EvidenceInvalidError):
+        verifier.verify(resigned(dataclasses.replace(quote, signature=signature), key), NOW)
+
+
+def test_root_of_the_same_name_and_another_key_is_refused(vendor, verifier, tmp_path) -> None:
+    other = Installation.create(tmp_path / "other", now=NOW)
+    forged = InsecureAttester(other, Tee.SGX, MEASUREMENTS[Tee.SGX]).quote(BINDING.report_data)
+    with pytest.raises(EvidenceInvalidError, match="root"):
+        verifier.verify(forged, NOW)
+
+
+def test_leaf_of_another_vendor_with_our_root_appended_is_refused(vendor, verifier, tmp_path) -> None:
+    other = Installation.create(tmp_path / "other", now=NOW)
+    quote = parse_quote(InsecureAttester(other, Tee.SGX, MEASUREMENTS[Tee.SGX]).quote(BINDING.report_data).quote)
+    chain = certs.parse_chain(other.pck_chain(Machine.GOOD))
+    ours = certs.parse_chain(vendor.pck_chain(Machine.GOOD))
+    mixed = b"".join(c.public_bytes(Encoding.PEM) for c in (chain[0], chain[1], ours[2]))
+    forged = dataclasses.replace(quote, signature=dataclasses.replace(quote.signature, cert_data=mixed))
+    with pytest.raises(EvidenceInvalidError):
+        verifier.verify(Evidence(Tee.SGX, forged.to_bytes()), NOW)
+
+
+@pytest.mark.parametrize("keep", [(0,), (0, 1), (0, 1, 2, 2), (0, 2), (2, 1, 0)])
+def test_chain_of_another_shape_is_refused(vendor, verifier, evidence_of, keep) -> None:
+    chain = certs.parse_chain(vendor.pck_chain(Machine.GOOD))
+    pem = b"".join(chain[i].public_bytes(Encoding.PEM) for i in keep)
+    quote = parse_quote(evidence_of(Tee.SGX).quote)
+    forged = dataclasses.replace(quote, signature=dataclasses.replace(quote.signature, cert_data=pem))
+    with pytest.raises(EvidenceInvalidError):
+        verifier.verify(Evidence(Tee.SGX, forged.to_bytes()), NOW)
+
+
+def test_pck_issued_by_something_that_is_no_pck_ca_is_refused(vendor, verifier, evidence_of) -> None:
+    chain = certs.parse_chain(vendor.pck_chain(Machine.GOOD))
+    signer = vendor._signer("tcb-signer").certificate
+    pem = b"".join(c.public_bytes(Encoding.PEM) for c in (chain[0], signer, chain[2]))
+    quote = parse_quote(evidence_of(Tee.SGX).quote)
+    forged = dataclasses.replace(quote, signature=dataclasses.replace(quote.signature, cert_data=pem))
+    with pytest.raises(EvidenceInvalidError, match="PCK CA"):
+        verifier.verify(Evidence(Tee.SGX, forged.to_bytes()), NOW)
