@@ -1,8 +1,8 @@
 """Mutation testing of the modules that decide about evidence: leaves out one check at a time and asks whether a test notices.
 
 ``python scripts/mutate.py [--seconds N] [--seed N] [MODULE ...]``.  Each mutant is tested in a fork in which only the mutated module's
-text is another; no file is changed.  Messages are not mutated (they decide nothing).  Mutants are taken in a shuffled order (by the seed), so
-that a run that is cut short is still a fair sample.  Results: ``docs/security/mutation-testing.md``.
+text is another; no file is changed.  Messages are not mutated (they decide nothing).  Mutants are taken in a shuffled order (by the
+seed), so that a run that is cut short is still a fair sample.  Results: ``docs/security/mutation-testing.md``.
 """
 
 from __future__ import annotations

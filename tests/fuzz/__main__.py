@@ -62,7 +62,8 @@ def search(name: str, seconds: float, findings: Path) -> bool:
         log = (folder / "log").read_text(errors="replace")
     done = _DONE.search(log)
     executions, fine = int(done[1]) if done else 0, status == 0
-    print(f"{name:16} {executions:9} executions  {'ok' if fine and executions else 'FINDING' if executions else 'DID NOT RUN'}", flush=True)
+    verdict = "FINDING" if not fine else "ok" if executions else "DID NOT RUN"
+    print(f"{name:16} {executions:9} executions  {verdict}", flush=True)
     if not fine or not executions:
         print(log[-6000:], flush=True)
     return fine and executions > 0

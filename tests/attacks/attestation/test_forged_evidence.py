@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import timedelta
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from support.simulated_evidence import BINDING, BOTH, MEASUREMENTS, NOW, accept, resigned
@@ -137,3 +140,27 @@ def test_pck_issued_by_something_that_is_no_pck_ca_is_refused(vendor, verifier, 
     forged = dataclasses.replace(quote, signature=dataclasses.replace(quote.signature, cert_data=pem))
     with pytest.raises(EvidenceInvalidError, match="PCK CA"):
         verifier.verify(Evidence(Tee.SGX, forged.to_bytes()), NOW)
+
+
+def test_issuer_in_the_quotes_chain_that_is_no_ca_is_refused(vendor, verifier, evidence_of) -> None:
+    """Name, key and signatures are right; only the certificate does not say that its key may certify."""
+    root, ca = vendor._signer("root"), vendor._signer("platform-ca")
+    builder = x509.CertificateBuilder().subject_name(ca.certificate.subject).issuer_name(root.certificate.subject)
+    builder = builder.public_key(ca.key.public_key()).serial_number(0xCA2)
+    builder = builder.not_valid_before(NOW - timedelta(days=1)).not_valid_after(NOW + timedelta(days=99))
+    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    chain = certs.parse_chain(vendor.pck_chain(Machine.GOOD))
+    mixed = b"".join(c.public_bytes(Encoding.PEM) for c in (chain[0], builder.sign(root.key, hashes.SHA256()), chain[2]))
+    quote = parse_quote(evidence_of(Tee.SGX).quote)
+    forged = dataclasses.replace(quote, signature=dataclasses.replace(quote.signature, cert_data=mixed))
+    with pytest.raises(EvidenceInvalidError, match="CA certificate is where none"):
+        verifier.verify(Evidence(Tee.SGX, forged.to_bytes()), NOW)
+
+
+def test_td_under_a_module_of_an_unknown_major_version_is_refused(vendor, verifier) -> None:
+    attester = InsecureAttester(vendor, Tee.TDX, MEASUREMENTS[Tee.TDX])
+    quote = parse_quote(attester.quote(BINDING.report_data).quote)
+    svn = quote.body.tee_tcb_svn
+    body = dataclasses.replace(quote.body, tee_tcb_svn=svn[:1] + b"\x63" + svn[2:])
+    with pytest.raises(EvidenceInvalidError, match="major version"):
+        verifier.verify(resigned(dataclasses.replace(quote, body=body), attester._key), NOW)
