@@ -7,11 +7,13 @@ A finding, once understood, goes to ``tests/fuzz/corpus/<target>/<what it is>.bi
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import random
 import re
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import atheris
@@ -29,6 +31,15 @@ def _mutator(data: bytes, max_size: int, seed: int) -> bytes:
     return mutated(data, random.Random(seed))[:max_size] if seed % 2 else atheris.Mutate(data, max_size)[:max_size]
 
 
+def _kept(target: Callable[[bytes], object], data: bytes, place: Path) -> None:
+    """Run a target; an input that is a finding is kept (libFuzzer itself keeps only crashes of the process, and timeouts)."""
+    try:
+        targets.run(target, data)
+    except BaseException:
+        place.write_bytes(data)
+        raise
+
+
 def _search(name: str, seconds: float, folder: Path, findings: Path) -> None:
     """Search in this process, which ends with it."""
     corpus = folder / "corpus"
@@ -42,7 +53,7 @@ def _search(name: str, seconds: float, folder: Path, findings: Path) -> None:
     target = targets.TARGETS[name]
     atheris.Setup(
         ["fuzz", str(corpus), *limits, f"-artifact_prefix={findings}/{name}-", "-print_final_stats=1"],
-        lambda data: targets.run(target, data),
+        lambda data: _kept(target, data, findings / f"{name}-crash-{hashlib.sha256(data).hexdigest()[:16]}"),
         custom_mutator=_mutator,
     )
     atheris.Fuzz()
