@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 
 from confide.attest.cbor import Tagged, decode
 from confide.attest.evidence import Evidence
-from confide.attest.policy import AttestationResult, Policy
+from confide.attest.policy import AttestationResult, Policy, Rules
 from confide.attest.ratls import GRAMINE_OID, TCG_OID, RatlsCertificate, UnboundResult, verify_ratls
 from confide.attest.verify import Verifier
 from confide.errors import AppraisalError, BindingError, EvidenceInvalidError, ParseError
@@ -73,7 +73,7 @@ def interoperable(make: Make, now: datetime, buffer: bytes | None = None, tag: i
 
 @pytest.fixture(scope="module")
 def accepting(measurements: dict[Tee, str]) -> Policy:
-    return Policy(name="p", measurements={tee: (value,) for tee, value in measurements.items()}, allow=("simulated",))
+    return Rules(name="p", measurements={tee: (value,) for tee, value in measurements.items()}, allow=("simulated",))
 
 
 def test_both_formats_are_read_and_are_no_results(make_evidence: Make, verifier: Verifier, accepting: Policy, now: datetime) -> None:
@@ -114,7 +114,7 @@ def test_the_certificate_itself_is_checked(make_evidence: Make, verifier: Verifi
         verify_ratls(gramine(make_evidence, now, signer=OTHER), verifier, accepting, now=now, accept_not_session_bound=True)
     with pytest.raises(EvidenceInvalidError, match="valid now"):
         verify_ratls(gramine(make_evidence, now - timedelta(days=3)), verifier, accepting, now=now, accept_not_session_bound=True)
-    strict = Policy(name="p", measurements={Tee.SGX: ("6b" * 32,)}, allow=("simulated",))
+    strict = Rules(name="p", measurements={Tee.SGX: ("6b" * 32,)}, allow=("simulated",))
     with pytest.raises(AppraisalError):
         verify_ratls(gramine(make_evidence, now), verifier, strict, now=now, accept_not_session_bound=True)
 
