@@ -28,8 +28,8 @@ VECTORS = sorted((Path(__file__).parents[2] / "vectors/tpm").glob("*.json"))
 SAYS = {
     "other-key": "another attestation key",
     "report-data": "other report data",
-    "pcr": "PCR",
-    "log": "event log",
+    "pcr": "not those that the TPM quoted|one value for each PCR",
+    "log": "log does not lead|log has events of a PCR",
     "signature": "signature does not verify|another scheme",
     "parse": "made by a TPM|another kind|after its end|ends early|chain is empty",
     "chain": "no root that is trusted",
