@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from confide.attest import certs
 from confide.attest.amd_certs import _TABLE_GUIDS
 from confide.attest.quote import parse_quote, without_padding
-from confide.canonical import b64url, canonical
+from confide.attest.tpm_format import TpmEvidence
+from confide.canonical import b64url, canonical, from_b64url
 from confide.crypto.envelope import WrappedKey
 from confide.crypto.sign import SigningKey, dsse_sign
 from confide.data.manifest import FileEntry, Manifest, sign_manifest
@@ -107,6 +108,27 @@ def _containers() -> list[bytes]:
     return [bytes.fromhex(s["sealed"]) for s in found if isinstance(s.get("sealed"), str) and len(s["sealed"]) < 4000]
 
 
+def _tpm_evidence() -> list[bytes]:
+    found = [json.loads(path.read_text()) for path in sorted((VECTORS / "tpm").glob("genuine-*.json"))]
+    return [from_b64url(vector["evidence"]["quote"]) for vector in found]
+
+
+def _tpm_logs() -> list[bytes]:
+    return [log for log in (TpmEvidence.parse(raw).log for raw in _tpm_evidence()) if log]
+
+
+def _cc_event_logs() -> list[bytes]:
+    """TCG PC Client PFP, "TCG_PCClientPCREvent" and "TCG_PCR_EVENT2", with SHA-384 only as a TD's firmware writes it."""
+    spec = struct.pack("<16sIBBBBIHHB", b"Spec ID Event03\0", 0, 0, 2, 0, 2, 1, 0xC, 48, 0)
+    events = [struct.pack("<IIIH48sI", register, 4, 1, 0xC, bytes(48), 4) + bytes(4) for register in (1, 2, 3)]
+    return [struct.pack("<II20sI", 0, 3, bytes(20), len(spec)) + spec + b"".join(events)]
+
+
+def _token() -> bytes:
+    parts = [_dump({"alg": "ES256", "kid": "k", "typ": "JWT"}), _dump({"iss": "https://i", "exp": 2, "iat": 1}), bytes(64)]
+    return ".".join(map(b64url, parts)).encode()
+
+
 def manifest() -> Manifest:
     """A manifest of a table, of fixed content."""
     schema = {"columns": [{"name": "x", "type": "int64", "nullable": True}], "spark": {"type": "struct", "fields": [{"name": "x"}]}}
@@ -129,7 +151,7 @@ def statement() -> Statement:
 
 
 def _receipts() -> list[bytes]:
-    bundle = ReceiptBundle({}, {"driver": {}}, {"ab" * 48: {}}, {"ab" * 48: {}}, {"flights": {}})
+    bundle = ReceiptBundle({}, {"driver": {}}, {"driver": {}}, {"ab" * 48: {}}, {"ab" * 48: {}}, {"flights": {}})
     return [statement().to_bytes(), _dump(bundle.to_json())]
 
 
@@ -148,6 +170,13 @@ _JOB = {
     "inputs": {"a": {"path": "/data/a"}},
     "broker": {"url": "https://127.0.0.1:1", "spki": "cd" * 32},
 }
+_GRAMINE = b"""
+loader.log_level = "error"
+sgx.enclave_size = "2M"
+sgx.max_threads = 2
+sgx.isvprodid = 5
+sgx.trusted_files = [{ uri = "file:/usr/bin/python3", sha256 = "0000000000000000000000000000000000000000000000000000000000000000" }]
+"""
 _REQUEST = b'POST /kbs/v0/attest?a=b&c=d HTTP/1.1\r\nHost: b\r\nContent-Type: application/json\r\nContent-Length: 8\r\n\r\n{"a": 1}'
 _CHUNKED = b'GET /x HTTP/1.1\r\nHost: b\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n8\r\n{"a": 1}\r\n0\r\n\r\n'
 _RESPONSE = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 8\r\n\r\n{"a": 1}'
@@ -159,6 +188,12 @@ _SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "collateral": _collaterals,
     "tcb-info": lambda: [one["tcb_info"].encode() for one in _collateral()],
     "qe-identity": lambda: [one["qe_identity"].encode() for one in _collateral()],
+    "tpm-evidence": _tpm_evidence,
+    "tpm-log": _tpm_logs,
+    "cc-event-log": _cc_event_logs,
+    "gramine-manifest": lambda: [_GRAMINE],
+    "cbor": lambda: [bytes.fromhex("d9ea6082430102034161"), bytes.fromhex("a2616101616282f5f6")],
+    "token": lambda: [_token()],
     "pck-chain": _chains,
     "pck-extension": _extensions,
     "amd-certificate": _amd_leaves,

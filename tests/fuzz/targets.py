@@ -15,16 +15,21 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from confide.attest import certs, evidence_files, vendor_services
+from confide.attest import cbor, certs, evidence_files, vendor_services
 from confide.attest.amd_certs import Endorsement, endorsement_in_table
 from confide.attest.annotate import annotate
 from confide.attest.collateral_sources import FixedCollateral, load_collateral, read_collateral
 from confide.attest.evidence import Evidence, NodeContext
 from confide.attest.intel_tcb import PlatformRatings, QeRatings
+from confide.attest.launch.cc_event_log import EventLog
+from confide.attest.launch.gramine import Manifest as GramineManifest
 from confide.attest.policy import Policy
 from confide.attest.quote import parse_quote, split_quote, without_padding
 from confide.attest.roots import TrustRoots
 from confide.attest.snp_report import Report
+from confide.attest.tokens.jwt import UnverifiedJwt
+from confide.attest.tpm_format import Attest, Public, Signature, TpmEvidence
+from confide.attest.tpm_log import parse_log
 from confide.attest.verify import Verifier
 from confide.canonical import parse_object
 from confide.crypto import http
@@ -40,7 +45,7 @@ from confide.jobs.statement import ReceiptBundle, Statement
 from confide.keys.broker import _read_attest
 from confide.keys.manifest_claims import ManifestClaims, unverified_dataset
 from confide.node.record import EvidenceRecord
-from confide.node.session import _read_verdict, parse_challenge, parse_evidence
+from confide.node.session import parse_challenge, parse_evidence, read_verdict
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
 _CONTAINER = json.loads((VECTORS / "container" / "opened-one-byte.json").read_text())
@@ -125,7 +130,14 @@ def _frames(data: bytes) -> None:
     channel = BytesChannel(data)
     while True:
         frame = channel.recv_frame()
-        _all(frame, lambda f: parse_challenge(f, role=Role.WORKER), parse_evidence, _read_verdict, lambda f: _raise(f.get("error")))  # type: ignore[arg-type]
+        _all(frame, lambda f: parse_challenge(f, role=Role.WORKER), parse_evidence, read_verdict, lambda f: _raise(f.get("error")))  # type: ignore[arg-type]
+
+
+def _tpm(data: bytes) -> None:
+    found = TpmEvidence.parse(data)
+    _all(found.public, Public.parse)
+    _all(found.attest, Attest.parse)
+    _all(found.signature, Signature.parse)
 
 
 def _raise(value: object) -> None:
@@ -179,6 +191,12 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
     "collateral": _json(read_collateral),
     "tcb-info": _json(PlatformRatings.parse),
     "qe-identity": _json(QeRatings.parse),
+    "tpm-evidence": _tpm,
+    "tpm-log": parse_log,
+    "cc-event-log": EventLog.parse,
+    "gramine-manifest": GramineManifest.parse,
+    "cbor": cbor.decode,
+    "token": lambda data: _all(data.decode("utf-8", errors="replace"), UnverifiedJwt.parse),  # type: ignore[arg-type]
     "pck-chain": _certificates,
     "pck-extension": _extension,
     "amd-certificate": lambda data: _all(data, lambda der: Endorsement.parse(der).key, annotate),

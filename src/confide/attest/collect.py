@@ -42,9 +42,7 @@ def find_attester(machine: Machine | None = None) -> Attester:
     for source in found:
         if source.available:
             return _attester(source, machine)
-    reasons = {source.name: source.found for source in found}
-    said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-    raise AttesterError(f"this process does not run in a TEE ({said})", **reasons)
+    raise AttesterError("this process does not run in a TEE", **{source.name: source.found for source in found})
 
 
 def _attester(source: Source, machine: Machine) -> Attester:

@@ -162,6 +162,8 @@ class Statement:
         for name, entry in rows.items():
             values[name] = tuple(_entry(entry, row, name) for row in _list(predicate, name))
         statement: Self = _entry(cls, values, "predicate")
+        if not isinstance(statement.form.get("name"), str):  # the subject's name is made of it
+            raise ReceiptError("a receipt's job has no name")
         if statement.to_bytes() != payload:  # subjects, order and spelling included
             raise ReceiptError("a receipt is not in its canonical form")
         return statement

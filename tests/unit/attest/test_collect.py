@@ -130,7 +130,8 @@ def test_second_thread_waits_until_the_firsts_quote_is_read(gramine) -> None:
     def intrude() -> None:
         second.append(threading.Thread(target=attester.quote, args=(OTHER,)))
         second[0].start()
-        # The kernel's own lock (taken twice in open) is free for it between two calls; without the attester's lock its report data would be in place now.
+        # The kernel's own lock (taken twice in open) is free for it between two calls: without the attester's lock its report data
+        # would be in place now.
         gramine._lock.release()
         gramine._lock.release()
         second[0].join(0.2)
