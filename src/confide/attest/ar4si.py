@@ -23,7 +23,7 @@ _TIERS: Final = ("none", "affirming", "warning", "contraindicated")
 
 def vector_of(claims: Claims) -> dict[str, int]:
     """The eight trustworthiness claims about evidence that a policy has accepted."""
-    open_memory = claims.simulated or claims.debug
+    open_memory = claims.simulated or claims.debug or claims.tee is Tee.TPM
     return {
         **dict.fromkeys(CLAIMS, 0),
         "configuration": _configuration(claims),

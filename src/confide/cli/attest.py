@@ -13,6 +13,7 @@ from confide.cli.evidence import Judging, check_rows, checks_json, judge, judgin
 from confide.cli.measure import command as measure
 from confide.cli.output import Context, answers, print_facts, print_table, say, short
 from confide.cli.policies import command as policies
+from confide.cli.tokens import command as token
 from confide.errors import AppraisalError, UsageError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def command() -> None:
 command.add_command(collateral)
 command.add_command(measure)
 command.add_command(policies)
+command.add_command(token)
 
 
 @command.command("show")

@@ -74,15 +74,6 @@ def test_only_an_attestation_result_is_written(token: str, reader: EarReader, si
         cast(Any, read).status = "affirming"
 
 
-def test_any_changed_character_is_refused(token: str, reader: EarReader, now: datetime) -> None:
-    for at in range(0, len(token), 11):
-        for other in ("A", "B"):
-            changed = token[:at] + other + token[at + 1 :]
-            if changed != token:
-                with pytest.raises(AttestationError):
-                    reader.read(changed, now=now)
-
-
 @pytest.mark.parametrize("algorithm", ["none", "None", "HS256", "HS384", "RS256", "ES384", "EdDSA"])
 def test_a_tokens_own_algorithm_is_never_believed(algorithm: str, token: str, reader: EarReader, signing_key: Key, now: datetime) -> None:
     payload = token.split(".")[1]
