@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from confide.attest.collateral import Collateral
 
 _SIGNER_CHAIN: Final = 2
+_PLATFORM_EXTENSION: Final = certs.SGX_EXTENSION
+"""What only certificates of platforms' keys have."""
 
 
 def check_current(collateral: Collateral, now: datetime) -> None:
@@ -79,6 +81,8 @@ def _tcb_signer(collateral: Collateral, name: str, root: x509.Certificate) -> x5
     signer = _child_of_root(collateral, name, root, ca=False)
     if certs.common_name(signer.subject) != certs.TCB_SIGNER_CN:
         raise CollateralError("collateral is not signed by the TCB signer", signer=certs.common_name(signer.subject)[:80])
+    if any(extension.oid == _PLATFORM_EXTENSION for extension in signer.extensions):
+        raise CollateralError("collateral is signed by a platform's key: a TCB signer's certificate has no SGX extension")
     return signer
 
 

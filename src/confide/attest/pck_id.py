@@ -32,14 +32,14 @@ class PckId:
 
     @classmethod
     def of(cls, quote: bytes) -> Self | None:
-        """What a quote asks for; None if it carries a chain of its own.
+        """What a quote asks for; None if it carries a chain of its own, or names no certificate: the verifier refuses it then.
 
         Raises:
-            ParseError: it is not exactly one quote, or its certification data is of another type or length.
+            ParseError: it is not exactly one quote, or its certification data is not of its type's length.
         """
         parts = split_quote(quote)
         signature = parts.whole_signature
-        return None if signature.carries_chain else cls.parse(parts, signature.cert_type, signature.cert_data)
+        return cls.parse(parts, signature.cert_type, signature.cert_data) if signature.cert_type in _ENCRYPTED_PPID_BYTES else None
 
     @classmethod
     def parse(cls, parts: Parts, cert_type: int, data: bytes) -> Self:

@@ -59,6 +59,18 @@ def test_tcb_info_signed_by_another_end_entity_of_the_root_is_refused(vendor, wi
         with_collateral(forged).verify(evidence_of(Tee.SGX, Fault.OUT_OF_DATE), NOW)
 
 
+def test_tcb_info_signed_by_a_platforms_key_with_the_signers_name_is_refused(vendor, with_collateral, evidence_of, monkeypatch) -> None:
+    """The name alone does not make a TCB signer, should the root ever sign a PCK certificate."""
+    root, platform = vendor._signer("root"), certs.SgxExtension.of(vendor._signer("pck-good").certificate)
+    signer = root.issue(certs.TCB_SIGNER_CN, NOW, platform=platform)
+    good = vendor.collateral(Tee.SGX)
+    forged = signed_tcb(good, signer, pem(signer, root), tcbLevels=all_up_to_date(good))
+    with pytest.raises(CollateralError, match="platform's key"):
+        with_collateral(forged).verify(evidence_of(Tee.SGX, Fault.OUT_OF_DATE), NOW)
+    monkeypatch.setattr(collateral_check, "_PLATFORM_EXTENSION", x509.ObjectIdentifier("1.2.3"))  # the weakened check
+    assert with_collateral(forged).verify(evidence_of(Tee.SGX, Fault.OUT_OF_DATE), NOW).claims.tcb_status == "UpToDate"
+
+
 def test_tcb_signer_that_is_a_ca_is_refused(vendor, with_collateral, evidence_of) -> None:
     root = vendor._signer("root")
     signer = root.issue(certs.TCB_SIGNER_CN, NOW, ca_depth=0)
