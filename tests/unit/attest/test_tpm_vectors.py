@@ -176,6 +176,10 @@ def test_policy_written_from_a_tpms_evidence_accepts_it_and_pins_its_registers(g
     assert draft["registers"].keys() == {name for name, value in verify(good).claims.registers.items() if value.strip("0")}
 
 
+def test_policy_with_a_highest_age_of_collateral_refuses_a_tpm_whose_chain_has_none(good) -> None:
+    assert failed(good, tpm_policy(good, max_collateral_age_days=3650)) == ["collateral-age"]
+
+
 def test_register_that_the_node_left_out_of_its_quote_is_refused(good) -> None:
     assert failed(good, tpm_policy(good, registers={"pcr7": ["5a" * 32]})) == ["pcr7"]
     assert failed(good, tpm_policy(good, registers={"pcr0": ["5a" * 32]})) == ["pcr0"]

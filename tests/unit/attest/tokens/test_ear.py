@@ -21,6 +21,7 @@ from confide.attest.policy import AttestationResult
 from confide.attest.tokens.jwt import MAX_TOKEN_BYTES, TokenBook, UnverifiedJwt
 from confide.canonical import b64url, from_b64url
 from confide.errors import AttestationError, TokenExpiredError, TokenInvalidError, TokenMisdirectedError, TokenReplayError, UsageError
+from confide.ids import Tee
 
 REQUEST = EarRequest("confide-broker", "relying-party", nonce="0123456789abcdef")
 Key = ec.EllipticCurvePrivateKey
@@ -164,6 +165,8 @@ def test_vector_says_what_was_looked_at(result: AttestationResult) -> None:
     assert vector_of(dataclasses.replace(real, vendor={}))["configuration"] == 32
     assert status_of(vector_of(dataclasses.replace(real, debug=True))) == "contraindicated"
     assert status_of({}) == "none"
+    tpm = vector_of(dataclasses.replace(real, tee=Tee.TPM))
+    assert (tpm["runtime-opaque"], tpm["executables"], status_of(tpm)) == (96, 0, "contraindicated")
 
 
 @pytest.mark.parametrize(("value", "tier"), [

@@ -21,6 +21,7 @@ from support.vendor_server import VendorServer
 
 from confide.attest.binding import SessionBinding
 from confide.attest.policy import Policy, Rules, appraise
+from confide.attest.policy_diff import diff
 from confide.attest.tokens.issuers import TokenIssuer
 from confide.attest.tokens.jwks import IssuerKeys
 from confide.attest.tokens.jwt import TokenBook
@@ -115,6 +116,17 @@ def test_by_default_no_issuer_counts(binding: SessionBinding) -> None:
         with pytest.raises(AppraisalError) as refused:
             appraise(checked(ita(binding)), policy(*named), binding, now=NOW)
         assert refused.value.facts["check"] == "token-issuer"
+
+
+def test_token_whose_collateral_nobody_knows_is_too_old_for_a_policy_that_asks(binding: SessionBinding) -> None:
+    asks = Rules(**{**policy(ITA_ENTRY).to_json(), "max_collateral_age_days": 3650})
+    with pytest.raises(AppraisalError) as refused:
+        appraise(checked(ita(binding)), asks, binding, now=NOW)
+    assert refused.value.facts["check"] == "collateral-age"
+
+
+def test_naming_an_issuer_makes_a_policy_laxer() -> None:
+    assert [(c.field, c.direction) for c in diff(policy(), policy(ITA_ENTRY))] == [("token_issuers", "laxer")]
 
 
 def test_a_token_of_another_session_is_refused(binding: SessionBinding) -> None:
