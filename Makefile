@@ -23,9 +23,10 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-test-packages: ## what tests run against: a software TPM, and firmware that real guests boot from
+test-packages: ## what tests run against: a software TPM, firmware that real guests boot from, a PostgreSQL server
 	scripts/install_tpm.sh
 	scripts/install_ovmf.sh
+	scripts/install_postgres.sh
 
 jar: $(JAR) ## the small Java part, compiled against the Spark jars that pip installed
 

@@ -198,8 +198,15 @@ class StoreError(KeyAccessError):
     code = "store-unavailable"
 
 
+class WitnessError(KeyAccessError):
+    """A witness of the audit log cannot be asked or told: without it, a store that was rolled back would not show."""
+
+    code = "witness-unavailable"
+    default_hint = "see that its file or address can be reached; the broker does not start without asking it"
+
+
 class AuditError(ConfideError):
-    """The audit log's chain or head does not verify."""
+    """The audit log, its head or a proof of it does not verify."""
 
     code = "audit-broken"
     exit_status = 5

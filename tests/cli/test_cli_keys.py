@@ -181,8 +181,35 @@ def test_audit_is_shown_verified_and_exported(confide: Any, owner: str, tmp_path
     log = tmp_path / "log.jsonl"
     assert confide("audit", "export", log, "--as", owner).status == 0
     assert confide("audit", "export", log, "--as", owner).status == 2
-    assert "unbroken" in confide("audit", "verify", "--as", owner, "--file", log).out
+    assert "whole and unchanged" in confide("audit", "verify", "--as", owner, "--file", log).out
     assert confide("audit", "verify", "--as", owner, "--json").json["accepted"]
+
+
+def test_audit_is_checked_offline_with_the_brokers_key(confide: Any, owner: str, tmp_path: Path) -> None:
+    """An auditor who has two files and the broker's key needs neither the broker nor a credential."""
+    confide("keys", "create", f"{owner}/k")
+    log, proof, key = tmp_path / "log.jsonl", tmp_path / "proof.json", tmp_path / "broker.pem"
+    entries = confide("audit", "show", "--as", owner, "--json").json["entries"]
+    seq = next(entry["seq"] for entry in entries if entry["event"] and entry["event"]["action"] == "create-key")
+    for words in (("export", log), ("prove", seq, proof), ("key", key)):
+        assert confide("audit", *words, "--as", owner).status == 0
+        assert confide("audit", *words, "--as", owner).status == 2, "nothing is overwritten"
+    elsewhere = ("--home", tmp_path / "elsewhere", "audit", "verify", "--key", key)
+    assert "whole and unchanged" in confide(*elsewhere, "--file", log).out
+    said = confide(*elsewhere, "--proof", proof)
+    assert f"entry {seq} is in the log" in said.out
+    assert "create-key" in said.out
+    proof.write_text(proof.read_text(encoding="utf-8").replace(owner, "x" * len(owner), 1), encoding="utf-8")
+    assert confide(*elsewhere, "--proof", proof).status == 5
+
+
+def test_audit_as_a_table_holds_no_formula(confide: Any, owner: str, tmp_path: Path) -> None:
+    table = tmp_path / "log.csv"
+    assert confide("audit", "export", table, "--csv", "--as", owner).status == 0
+    lines = table.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "seq,time,action,owners,what,leaf"
+    assert any(f",enrol,{owner}," in line for line in lines)
+    assert not any(cell[:1] in {"=", "+", "-", "@"} for line in lines for cell in line.split(","))
 
 
 def test_audit_hides_other_owners_events(confide: Any, home: Path, owner: str) -> None:

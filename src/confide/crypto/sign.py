@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_der_public_key,
     load_pem_private_key,
+    load_pem_public_key,
 )
 
 from confide.canonical import Json, sha256_hex
@@ -64,6 +65,23 @@ class PublicKey:
         if spki_of(key) != der:
             raise ParseError("a public key is not in its canonical encoding")
         return cls(der)
+
+    @classmethod
+    def from_pem(cls, pem: bytes) -> PublicKey:
+        """Read a PEM public key.
+
+        Raises:
+            ParseError: it is none, or as :meth:`from_spki`.
+        """
+        try:
+            return cls.from_spki(load_pem_public_key(pem).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+        except (ValueError, TypeError, UnsupportedAlgorithm) as cause:
+            raise ParseError("not a PEM public key") from cause
+
+    @property
+    def pem(self) -> bytes:
+        """The key in PEM."""
+        return load_der_public_key(self.spki_der).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
     @property
     def digest(self) -> SpkiDigest:

@@ -365,7 +365,7 @@ def _audit_head(statement: Statement) -> str:
     key = PublicKey.from_spki(from_b64url(statement.broker_key))
     _same("the broker's key", key.digest, str(_object(statement.form, "broker").get("spki")))
     head = AuditHead.verify(statement.audit_head, key)
-    return f"{head.size} entries, {_short(head.hash)}"
+    return f"{head.size} entries, {_short(head.root)}"
 
 
 def _same(what: str, got: str, expected: str) -> str:

@@ -27,7 +27,7 @@ from confide.crypto.sign import PublicKey
 from confide.crypto.tls import Identity
 from confide.errors import BrokerError, ConfideError, ManifestError, ParseError, UsageError
 from confide.ids import DatasetId, JobDigest, KeyRef, NodeId, Nonce, Purpose, Role, SpkiDigest
-from confide.keys.audit import AuditEntry, AuditHead, AuditLog
+from confide.keys.audit import AuditEntry, AuditHead, AuditLog, AuditProof, hashes
 from confide.keys.connection import Answer, Connection, as_key
 from confide.keys.credentials import Credential
 from confide.keys.grants import Grant, GrantRef
@@ -35,6 +35,7 @@ from confide.keys.manifest_claims import unverified_dataset
 
 KBS_VERSION: Final = "0.4.0"
 COOKIE: Final = "kbs-session-id"
+_AUDIT_PAGE: Final = 1000
 _SESSION_MARGIN: Final = timedelta(seconds=30)
 """Evidence is made anew this long before the broker's session ends."""
 
@@ -345,11 +346,43 @@ class OwnerClient:
         Raises:
             AuditError: the log or its head does not verify.
         """
-        answer = self._call("GET", "audit")
-        entries = tuple(AuditEntry.from_json(one) for one in self._objects(answer, "entries"))
-        log = AuditLog(entries, answer.field("head", dict))
+        entries, envelope = self._audit_page(1)
+        head = AuditHead.verify(envelope, self.broker_key())
+        while len(entries) < head.size:
+            more, _ = self._audit_page(len(entries) + 1)
+            if not more:
+                raise BrokerError("the broker's answer ends before its audit log does", expected=head.size, got=len(entries))
+            entries += more
+        log = AuditLog(tuple(entries[: head.size]), envelope)
         log.verify(self.broker_key())
         return log
+
+    def _audit_page(self, first: int) -> tuple[list[AuditEntry], Json]:
+        answer = self._call("POST", "audit", {"first": first, "limit": _AUDIT_PAGE})
+        return [AuditEntry.from_json(one) for one in self._objects(answer, "entries")], answer.field("head", dict)
+
+    def audit_proof(self, seq: int) -> AuditProof:
+        """Entry ``seq`` (its event only if it concerns this owner) with the proof that it is in the log, verified.
+
+        Raises:
+            AuditError: there is no such entry, or its proof does not hold.
+        """
+        proof = AuditProof.from_json(self._call("POST", "audit/proof", {"seq": seq}).field("proof", dict))
+        if proof.entry.seq != seq:
+            raise BrokerError("the broker's answer proves another entry", expected=seq, got=proof.entry.seq)
+        proof.verify(self.broker_key())
+        return proof
+
+    def audit_since(self, seen: AuditHead) -> AuditHead:
+        """The newest head, after checking that its log continues the one of ``seen``: without reading either.
+
+        Raises:
+            AuditError: the log was cut, rewritten or forked since.
+        """
+        head = AuditHead.verify(self.audit_head(), self.broker_key())
+        answer = self._call("POST", "audit/consistency", {"old": min(seen.size, head.size), "new": head.size})
+        head.continues(seen, hashes(answer.field("proof", list)))
+        return head
 
     def audit_head(self) -> Json:
         """The signed head alone (DSSE envelope), verified."""

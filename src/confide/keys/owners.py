@@ -27,6 +27,8 @@ from confide.keys.sessions import Peer
 from confide.keys.store import Store
 
 ENROLMENT_TTL: Final = timedelta(hours=24)
+AUDIT_PAGE: Final = 1000
+"""Entries of the audit log in one answer."""
 OPEN_LEASE: Final = timedelta(hours=1)
 """How long an owner or recipient should use an opened key before asking again."""
 JOB_PREFIX: Final = "job-"
@@ -189,7 +191,7 @@ class Owners:
         return owner.name in origin.recipients and bool(agreed) and all(agreed)
 
     def _datasets(self, key: Key) -> int:
-        return len(self._store.find(Dataset, f"key:{key.id}"))
+        return self._store.count(Dataset, f"key:{key.id}")
 
     # --- grants ------------------------------------------------------------------------------------------------------
 
@@ -253,16 +255,41 @@ class Owners:
 
     # --- audit -------------------------------------------------------------------------------------------------------
 
-    def audit(self, peer: Peer) -> Json:
-        """The audit log as the client may see it, with its signed head."""
-        with self._command("audit", peer, {}) as owner, self._store.transaction():
-            entries = view(self._store.audit(), owner.name)
-            return {"entries": [entry.to_json() for entry in entries], "head": self._store.signed_head(self._clock())}
+    def audit(self, peer: Peer, first: int, limit: int) -> Json:
+        """At most ``limit`` entries of the audit log from number ``first``, as the client may see them, and the log's signed head.
+
+        Raises:
+            UsageError: the range is none.
+        """
+        with self._command("audit", peer, {}) as owner:
+            if first < 1 or not 1 <= limit <= AUDIT_PAGE:
+                raise UsageError("not a part of the audit log", hint=f"entries count from 1, and one answer holds at most {AUDIT_PAGE}")
+            entries, head = self._store.audit_page(first, limit, self._clock())
+            return {"entries": [entry.to_json() for entry in view(entries, owner.name)], "head": head.sign(self._store.signing_key)}
 
     def audit_head(self, peer: Peer) -> Json:
         """The signed head alone."""
         with self._command("audit", peer, {}):
             return {"head": self._store.signed_head(self._clock())}
+
+    def audit_proof(self, peer: Peer, seq: int) -> Json:
+        """The proof that entry ``seq`` is in the log of a head that is signed now.  Somebody else's entry shows as its leaf only.
+
+        Raises:
+            AuditError: there is no such entry.
+        """
+        with self._command("audit", peer, {}) as owner:
+            proof = self._store.prove(seq, self._clock())
+            return {"proof": replace(proof, entry=view([proof.entry], owner.name)[0]).to_json()}
+
+    def audit_consistency(self, peer: Peer, old: int, new: int) -> Json:
+        """The proof that the log of ``new`` entries continues the one of ``old``.
+
+        Raises:
+            AuditError: these are not lengths that the log has had.
+        """
+        with self._command("audit", peer, {}):
+            return {"proof": [node.hex() for node in self._store.consistency(old, new)]}
 
     # --- inside ------------------------------------------------------------------------------------------------------
 

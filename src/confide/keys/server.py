@@ -22,7 +22,9 @@ owner  GET /confide/v0/grants                                          grants: [
 owner  POST /confide/v0/grants        key job policy roles purposes    grant
                                       recipients not_after
 owner  DELETE …/grants/<id>                                            grant
-owner  GET /confide/v0/audit                                           entries head
+owner  POST /confide/v0/audit         first limit                      entries head
+owner  POST …/audit/proof             seq                              proof
+owner  POST …/audit/consistency       old new                          proof
 ====== ============================== ================================ ======================================================
 
 A node's requests after ``auth`` carry the cookie, which counts on its own connection only.  Answers have status 200; refusals are
@@ -229,7 +231,9 @@ class Routes:
             ("POST", "open"): lambda: owners.open(peer, _object(request, "manifest")),
             ("POST", "grants"): lambda: owners.grant(peer, _body(request)),
             ("GET", "grants"): lambda: owners.grants(peer),
-            ("GET", "audit"): lambda: owners.audit(peer),
+            ("POST", "audit"): lambda: owners.audit(peer, _number(request, "first"), _number(request, "limit")),
+            ("POST", "audit/proof"): lambda: owners.audit_proof(peer, _number(request, "seq")),
+            ("POST", "audit/consistency"): lambda: owners.audit_consistency(peer, _number(request, "old"), _number(request, "new")),
         }
         prefix, path = "/confide/v0/", request.path.rstrip("/")
         command = commands.get((request.method, path.removeprefix(prefix))) if path.startswith(prefix) else None
@@ -259,6 +263,13 @@ def _text(request: Request, field: str) -> str:
     value = _body(request).get(field)
     if not isinstance(value, str):
         raise ParseError("a text field is missing", field=field)
+    return value
+
+
+def _number(request: Request, field: str) -> int:
+    value = _body(request).get(field)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ParseError("a whole number is missing", field=field)
     return value
 
 

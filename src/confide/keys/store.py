@@ -1,8 +1,10 @@
-"""The broker's memory: one SQLite file in which every row is authenticated and every secret is encrypted under the master key.
+"""The broker's memory: a database in which every row is authenticated and every secret is encrypted under the master key.
 
-Who can write the file but lacks the master key cannot change a row, take one out, put an older one back, cut the audit log or add a grant
-without the store refusing to go on.  What such a writer can do is put back an older copy of the whole file while no broker has it open:
-only audit heads that others kept (receipts) show that.
+Who can write the database but lacks the master key cannot change a row, take one out, put an older one back, cut the audit log or add a
+grant without the store refusing to go on.  What such a writer can do is put back an older copy of the whole database while no broker has it
+open: heads of the audit log that others kept (receipts, witnesses) show that.
+
+Several brokers may share one database, and several threads one store.  Steps that wait for each other are committed together.
 Decides nothing: who may have what is ``keys.broker``'s affair.
 """
 
@@ -11,64 +13,75 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import os
-import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Final, Self, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from sqlalchemy import insert, select
 
-from confide.canonical import Json, b64url, canonical, from_b64url, parse_object
+from confide.canonical import Json, b64url, from_b64url, parse_object
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
 from confide.errors import AuditError, ParseError, StoreError, UnwrapError
-from confide.keys.audit import GENESIS, AuditEntry, AuditHead, digest_of_event, link, verify_chain
+from confide.keys.audit import AuditEntry, AuditHead, AuditProof
 from confide.keys.kms import Kms, Unlock
-from confide.keys.mirror import Mirror
 from confide.keys.records import Record
+from confide.keys.storage.contents import BUCKETS
+from confide.keys.storage.database import Database, Location, SqliteFile, Statement, newest_revision, upsert
+from confide.keys.storage.log import Extent, Log
+from confide.keys.storage.rows import REF_KIND, Rows, not_latest, subkey
+from confide.keys.storage.schema import HEAD, META
 
-FORMAT: Final = "confide-store-v1"
-_BUSY_S: Final = 10.0
-"""How long one process waits for another's transaction, in seconds."""
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS records (
-  kind TEXT NOT NULL, id TEXT NOT NULL, ref TEXT NOT NULL, body TEXT NOT NULL, mac BLOB NOT NULL, PRIMARY KEY (kind, id)) STRICT;
-CREATE INDEX IF NOT EXISTS records_by_ref ON records (kind, ref);
-CREATE TABLE IF NOT EXISTS audit (seq INTEGER PRIMARY KEY, event TEXT NOT NULL, hash TEXT NOT NULL) STRICT;
-"""
-_SELECT: Final = "SELECT id, ref, body, mac FROM records"
-_HEAD: Final = ("audit-head", "head", "")
-"""The row that says how far the audit log has come and which rows there are.  It changes with every step that changes anything."""
+FORMAT: Final = "confide-store-v2"
+MAX_BATCH: Final = 128
+"""Steps that are committed together at most."""
+_PATIENCE_S: Final = 0.05
+"""How long a step waits for others to commit it before it sees to that itself."""
+_READ_HEAD: Final = Statement(select(HEAD.c.body, HEAD.c.mac))
+_KEEP_HEAD: Final = upsert(HEAD)
 
 R = TypeVar("R", bound=Record)
 
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """The audit log's length and last hash, and the authentication tag of the row that says so (none before there is one)."""
+    """The store's newest state: how many commits there were, how far the audit log is, and the head row's own tag (none at first)."""
 
-    size: int = 0
-    hash: str = GENESIS
+    epoch: int = 0
+    log: Extent = Extent()  # noqa: RUF009 -- frozen, so one for all is right
     tag: bytes | None = None
+
+
+class _Batch:
+    """Steps that are committed together.  Whoever did one waits for ``done``; ``error`` is why none of them has happened."""
+
+    def __init__(self, before: _Head) -> None:
+        self.before = before
+        self.steps = 0
+        self.done = threading.Event()
+        self.error: BaseException | None = None
 
 
 class Store:
     """An unlocked store.  Safe to use from several threads and processes; :meth:`transaction` makes several calls one step."""
 
-    def __init__(self, database: sqlite3.Connection, kms: Kms, row_key: SecretBytes, signing_key: SigningKey) -> None:
+    def __init__(self, database: Database, kms: Kms, row_key: SecretBytes, signing_key: SigningKey) -> None:
         self._database = database
         self._lock = threading.RLock()
-        self._row_key = row_key.reveal()
-        self._mirror = Mirror(self._row_key)
-        self._head = _Head()
-        self._appended = False
+        self._queue = threading.Lock()
+        self._waiting = 0
+        self._inside = threading.local()
+        self._head_key = subkey(row_key.reveal(), "head")
+        self._rows = Rows(database, row_key.reveal(), FORMAT)
+        self._log = Log(database)
+        self._head = self._committed = _Head()
+        self._batch: _Batch | None = None
         self.kms = kms
         self.signing_key = signing_key
         """The broker's own key: its TLS identity and the signer of audit heads, so that one pin covers both."""
@@ -76,17 +89,14 @@ class Store:
     # --- opening ---------------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, path: Path, unlock: Unlock) -> Self:
-        """Make a new store (mode 0600) and open it.
+    def create(cls, location: Location | Path, unlock: Unlock) -> Self:
+        """Make a new store and open it.  A path is a SQLite file, made with mode 0600.
 
         Raises:
             StoreError: something is there already, or it cannot be written.
         """
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-        except OSError as cause:
-            raise StoreError(f"cannot make a key store at {path}: {cause.strerror}", path=str(path)) from cause
+        place = _location(location)
+        place.prepare()
         parameters = unlock.new_parameters()
         kms = unlock.unlock(parameters)
         wrapped = {
@@ -95,97 +105,230 @@ class Store:
             "row_key": b64url(kms.wrap(SecretBytes.random(), context={"use": "rows"})),
             "signing_key": b64url(kms.wrap(SigningKey.generate().private_pem(), context={"use": "signing"})),
         }
-        with _as_store_error(path):
-            database = _connect(path)
-            try:
-                database.executescript(_SCHEMA)
-                database.execute("INSERT INTO meta VALUES ('store', ?)", (json.dumps(wrapped),))
-            finally:
-                database.close()
-        return cls.open(path, unlock)
+        with _schema_step(place) as database:
+            if database.has_tables():
+                raise StoreError(f"there is a key store at {place.name} already", path=place.name)
+            database.migrate()
+            database.run(Statement(insert(META)), {"name": "store", "value": json.dumps(wrapped)})
+        return cls.open(place, unlock)
 
     @classmethod
-    def open(cls, path: Path, unlock: Unlock) -> Self:
-        """Open a store, and check its audit log from the start.
+    def open(cls, location: Location | Path, unlock: Unlock) -> Self:
+        """Open a store.  Its head is checked now; a row is when it is read, and all of them by :meth:`check`.
 
         Raises:
             StoreError: there is none, it is damaged or of another version, or the passphrase or key file is not the one it was made with.
-            AuditError: the audit log was changed or cut.
+            AuditError: the store has lost its head.
         """
-        if not path.is_file():
-            raise StoreError(f"there is no key store at {path}", hint="`confide broker serve` makes one when first started", path=str(path))
-        with _as_store_error(path):
-            database = _connect(path)
+        place = _location(location)
+        if not place.exists():
+            hint = "`confide broker serve` makes one when first started"
+            raise StoreError(f"there is no key store at {place.name}", hint=hint, path=place.name)
+        database = Database.open(place)
         try:
-            return cls._unlock(database, path, unlock)
+            return cls._unlock(database, place.name, unlock)
         except BaseException:
             database.close()
             raise
 
     @classmethod
-    def open_or_create(cls, path: Path, unlock: Unlock) -> Self:
-        """Open the store at ``path``, or make it if there is none."""
-        return cls.open(path, unlock) if path.exists() else cls.create(path, unlock)
+    def open_or_create(cls, location: Location | Path, unlock: Unlock) -> Self:
+        """Open the store at ``location``, or make it if there is none."""
+        return cls.open(location, unlock) if _location(location).exists() else cls.create(location, unlock)
+
+    @staticmethod
+    def upgrade(location: Location | Path) -> None:
+        """Change an older store's tables to those of this version.  Needs no key: rows stay as they are.
+
+        Raises:
+            StoreError: there is no store of this kind, or its database cannot be changed.
+        """
+        place = _location(location)
+        with _schema_step(place) as database:
+            if database.revision() is None:
+                raise StoreError(f"{place.name} is not a key store of this version", path=place.name)
+            database.migrate()
 
     @classmethod
-    def _unlock(cls, database: sqlite3.Connection, path: Path, unlock: Unlock) -> Self:
-        with _as_store_error(path):
-            row = database.execute("SELECT value FROM meta WHERE name = 'store'").fetchone()
+    def _unlock(cls, database: Database, name: str, unlock: Unlock) -> Self:
+        meta = _meta(database, name)
         try:
-            meta = parse_object(row[0]) if row else {}
             if meta.get("format") != FORMAT:
-                raise StoreError(f"{path} is not a key store of this version", path=str(path))
+                raise StoreError(f"{name} is not a key store of this version", path=name)
             kms = unlock.unlock(meta["master"])
             row_key = kms.unwrap(from_b64url(meta["row_key"]), context={"use": "rows"})
             signing_key = _signing_key(kms.unwrap(from_b64url(meta["signing_key"]), context={"use": "signing"}))
         except UnwrapError:
-            raise StoreError("the passphrase or key file is not the one that this key store was made with", path=str(path)) from None
+            raise StoreError("the passphrase or key file is not the one that this key store was made with", path=name) from None
         except (ParseError, KeyError, TypeError) as cause:
-            raise StoreError(f"{path} is damaged", path=str(path)) from cause
+            raise StoreError(f"{name} is damaged", path=name) from cause
         found = cls(database, kms, row_key, signing_key)
-        found.audit()
-        return found
+        with found._reading():
+            return found
 
     def close(self) -> None:
-        """Close the file."""
+        """End the connection to the database."""
         with self._lock:
+            if self._batch is not None:
+                self._commit(self._batch)
             self._database.close()
 
-    # --- records ---------------------------------------------------------------------------------------------------
+    def check(self) -> int:
+        """Read every row and every audit entry: all are genuine, the latest, and none is missing.  Returns the number of records.
+
+        Raises:
+            StoreError: a row was changed, taken out, or replaced by an older one.
+            AuditError: the audit log was changed or cut.
+        """
+        found = 0
+        for bucket in range(BUCKETS):
+            with self._lock:
+                if self._rows.contents.tag(bucket) is None:
+                    continue
+            with self._reading():
+                found += sum(kind != REF_KIND for kind, _ in self._rows.in_bucket(bucket))
+        with self._reading():
+            if self._rows.stray():
+                raise not_latest()
+            for _ in self._log.walk(self._head.log):
+                pass
+        return found
+
+    # --- steps -----------------------------------------------------------------------------------------------------
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Everything inside happens, or nothing does, and nobody else writes meanwhile.  May be nested.
 
+        It is on the disk when the outermost block has ended.
+
         Raises:
-            StoreError: the file cannot be written, or another process holds it for too long.
+            StoreError: the database cannot be written, or another process holds it for too long.
         """
-        with self._lock, _as_store_error(None):
-            if self._database.in_transaction:
-                yield
-                return
-            self._database.execute("BEGIN IMMEDIATE")
-            before = self._head
+        if self._is_writing:
+            yield
+            return
+        with self._turn():
+            batch = self._batch or self._begin()
+            mark, head = self._rows.mark(), self._head
+            self._inside.writing = True
             try:
-                self._catch_up()
-                before = self._head
+                if batch.steps:
+                    self._database.savepoint()
                 yield
-                self._write_head()
-                self._database.execute("COMMIT")
+                if batch.steps:
+                    self._database.release()
+                batch.steps += 1
             except BaseException:
-                self._undo(before)
+                self._take_back(batch, mark, head)
                 raise
-            self._mirror.commit()
-            self._appended = False
+            finally:
+                self._inside.writing = False
+                self._commit_if_last(batch)
+        self._await(batch)
 
-    def _undo(self, before: _Head) -> None:
-        self._mirror.rollback()
-        self._head, self._appended = before, False
-        self._end()
+    @property
+    def _is_writing(self) -> bool:
+        return getattr(self._inside, "writing", False)
 
-    def _end(self) -> None:
-        if self._database.in_transaction:  # sqlite has ended it itself after some failures
-            self._database.execute("ROLLBACK")
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """This thread alone uses the connection.  Who waits for that is counted: a batch stays open for them."""
+        self._count(1)
+        try:
+            self._lock.acquire()
+        finally:
+            self._count(-1)
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _count(self, more: int) -> None:
+        with self._queue:
+            self._waiting += more
+
+    def _begin(self) -> _Batch:
+        self._database.begin_write()
+        try:
+            self._catch_up()
+        except BaseException:
+            self._database.end()
+            raise
+        self._batch = _Batch(self._head)
+        return self._batch
+
+    def _take_back(self, batch: _Batch, mark: int, head: _Head) -> None:
+        """Undo one step; if the database cannot, the whole batch has failed."""
+        self._rows.restore(mark)
+        self._head = head
+        if batch.steps == 0:
+            self._database.end()
+            self._batch = None
+            return
+        try:
+            self._database.take_back()
+        except StoreError as cause:
+            self._fail(batch, cause)
+
+    def _commit_if_last(self, batch: _Batch) -> None:
+        if self._batch is batch and (self._waiting == 0 or batch.steps >= MAX_BATCH):
+            self._commit(batch)
+
+    def _commit(self, batch: _Batch) -> None:
+        try:
+            if self._rows.changed or self._head != batch.before:
+                self._write_head(batch.before.epoch + 1)
+                self._database.commit()
+            else:
+                self._database.end()
+        except BaseException as cause:  # noqa: BLE001 -- each of those who wait for the batch raises it
+            self._fail(batch, cause)
+            return
+        self._batch = None
+        self._rows.keep()
+        self._committed = self._head
+        batch.done.set()
+
+    def _fail(self, batch: _Batch, cause: BaseException) -> None:
+        self._batch = None
+        self._rows.restore(0)
+        self._head = batch.before
+        self._database.end()
+        batch.error = cause
+        batch.done.set()
+
+    def _await(self, batch: _Batch) -> None:
+        """Wait until the batch has been committed; whoever was expected to do it may have been interrupted."""
+        while not batch.done.wait(_PATIENCE_S):
+            with self._lock:
+                if self._batch is batch:
+                    self._commit(batch)
+        if isinstance(batch.error, StoreError):
+            raise StoreError(batch.error.message, hint=batch.error.hint) from batch.error
+        if batch.error is not None:
+            raise StoreError("the key store could not keep this step: nothing of it has happened") from batch.error
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """What is read inside is of one moment, and of the latest (steps that wait for their commit included)."""
+        with self._turn():
+            if self._is_writing:
+                yield
+            elif self._batch is not None:
+                try:
+                    yield
+                finally:
+                    self._commit_if_last(self._batch)
+            else:
+                self._database.begin_read()
+                try:
+                    self._catch_up()
+                    yield
+                finally:
+                    self._database.end()
+
+    # --- records ---------------------------------------------------------------------------------------------------
 
     def get(self, kind: type[R], name: str) -> R | None:
         """The record of that kind and id, if there is one.
@@ -194,34 +337,51 @@ class Store:
             StoreError: the row was changed by somebody without the master key, taken out, or replaced by an older one.
         """
         with self._reading():
-            row = self._one(f"{_SELECT} WHERE kind = ? AND id = ?", (kind.kind, name))
-            if row is None and self._mirror.tag(kind.kind, name) is not None:
-                raise _not_latest(kind.kind, name)
-            return None if row is None else self._read(kind, row)
+            return self._rows.get(kind, name)
 
     def find(self, kind: type[R], ref: str) -> list[R]:
         """All records of that kind and ref, by id.  Raises as :meth:`get`."""
         with self._reading():
-            rows = self._all(f"{_SELECT} WHERE kind = ? AND ref = ? ORDER BY id", (kind.kind, ref))
-            found = [self._read(kind, row) for row in rows]
-            if {record.id for record in found} != self._mirror.ids(kind.kind, ref):
-                raise _not_latest(kind.kind, ref)
-            return found
+            return self._rows.find(kind, ref)
 
-    def put(self, record: Record) -> None:
-        """Keep ``record``, in place of the one with the same kind and id."""
-        self._put((record.kind, record.id, record.ref), record.to_json())
+    def count(self, kind: type[R], ref: str) -> int:
+        """How many records of that kind and ref there are.  Raises as :meth:`get`."""
+        with self._reading():
+            return self._rows.count(kind, ref)
+
+    def walk(self, kind: type[R], *, start: int = 0) -> Iterator[tuple[int, list[R]]]:
+        """All records of a kind, a part at a time, each with where to ``start`` in order to go on behind it.
+
+        The parts are of different moments; a record that is there throughout is in exactly one.  Raises as :meth:`get`.
+        """
+        while start < BUCKETS:
+            with self._reading():
+                start, found = self._rows.some(kind, start)
+            if found:
+                yield start, found
+
+    def put(self, record: Record, *, expires: datetime | None = None) -> None:
+        """Keep ``record``, in place of the one with the same kind and id.  After ``expires``, :meth:`sweep` removes it."""
+        with self.transaction():
+            self._rows.put(record, None if expires is None else int(expires.timestamp()))
+
+    def delete(self, kind: type[Record], name: str) -> bool:
+        """Remove a record; whether there was one."""
+        with self.transaction():
+            return self._rows.delete((kind.kind, name))
+
+    def sweep(self, now: datetime, *, limit: int = 1000) -> int:
+        """Remove records that have expired, at most ``limit``; returns how many."""
+        with self.transaction():
+            return sum(self._rows.delete(place) for place in self._rows.due(int(now.timestamp()), limit))
 
     # --- audit -----------------------------------------------------------------------------------------------------
 
     def append_audit(self, event: Json) -> AuditEntry:
         """Add ``event`` to the audit log; it is on the disk when this returns (or when the surrounding transaction ends)."""
         with self.transaction():
-            digest = digest_of_event(event)
-            entry = AuditEntry(self._head.size + 1, digest, link(self._head.hash, digest), event)
-            text = canonical(event).decode()
-            self._database.execute("INSERT INTO audit VALUES (?, ?, ?)", (entry.seq, text, entry.hash))
-            self._head, self._appended = _Head(entry.seq, entry.hash), True
+            entry, log = self._log.append(self._head.log, event)
+            self._head = replace(self._head, log=log)
         return entry
 
     def audit(self) -> tuple[AuditEntry, ...]:
@@ -231,140 +391,136 @@ class Store:
             AuditError: it was changed or cut.
         """
         with self._reading():
-            rows = self._all("SELECT seq, event, hash FROM audit ORDER BY seq", ())
-            head = self._head
-        try:
-            events = [(seq, parse_object(text), last) for seq, text, last in rows]
-        except ParseError as cause:
-            raise AuditError("the audit log is damaged") from cause
-        entries = tuple(AuditEntry(seq, digest_of_event(event), last, event) for seq, event, last in events)
-        if (head.size, head.hash) != (len(entries), verify_chain(entries)):
-            raise AuditError("the audit log was cut", expected=head.size, got=len(entries))
-        return entries
+            return tuple(self._log.walk(self._head.log))
+
+    def audit_page(self, first: int, limit: int, now: datetime) -> tuple[tuple[AuditEntry, ...], AuditHead]:
+        """At most ``limit`` entries from number ``first``, checked against the head as it is on the disk, and that head.
+
+        Raises as :meth:`audit`.
+        """
+        with self._reading():
+            head = self._on_disk()
+            return self._log.page(head.log, first, first + limit - 1), _public(head, now)
+
+    def prove(self, seq: int, now: datetime) -> AuditProof:
+        """Entry ``seq`` with the proof that it is in the log of a head that is signed now.
+
+        Raises:
+            AuditError: there is no such entry, or the log was changed.
+        """
+        with self._reading():
+            head = self._on_disk()
+            if not 1 <= seq <= head.log.size:
+                raise AuditError("no such entry in an audit log of that size", expected=head.log.size, got=seq)
+            (entry,) = self._log.page(head.log, seq, seq)
+            path = tuple(self._log.inclusion(seq, head.log))
+        return AuditProof(entry, path, _public(head, now).sign(self.signing_key))
+
+    def consistency(self, old: int, new: int) -> list[bytes]:
+        """The proof that the log of ``new`` entries continues the one of ``old``.
+
+        Raises:
+            AuditError: these are not lengths that the log has had.
+        """
+        with self._reading():
+            size = self._on_disk().log.size
+            if not 0 <= old <= new <= size:
+                raise AuditError("the audit log has not had these lengths", expected=size, got=new)
+            return self._log.consistency(old, new)
+
+    def head(self, now: datetime) -> AuditHead:
+        """The audit log's head as it is on the disk."""
+        with self._reading():
+            return _public(self._on_disk(), now)
 
     def signed_head(self, now: datetime) -> Json:
-        """The audit log's head as it stands, signed by the broker's key (DSSE envelope)."""
-        with self._reading():
-            head = self._head
-        return AuditHead(head.size, head.hash, now.isoformat()).sign(self.signing_key)
+        """:meth:`head`, signed by the broker's key (DSSE envelope)."""
+        return self.head(now).sign(self.signing_key)
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        """What is read inside is of one moment, and of the latest."""
-        with self._lock, _as_store_error(None):
-            if self._database.in_transaction:
-                yield
-                return
-            self._database.execute("BEGIN")
-            try:
-                self._catch_up()
-                yield
-            finally:
-                self._end()
+    def _on_disk(self) -> _Head:
+        """The newest state that no failure can undo: a head that is signed must stay true."""
+        return self._batch.before if self._batch is not None else self._head
 
     def _catch_up(self) -> None:
         """Take note of what another process has written since the last look, if it continues what this one knows."""
-        row = self._one(f"{_SELECT} WHERE kind = ? AND id = ?", _HEAD[:2])
-        if row is not None and row[3] == self._head.tag:
-            return
-        head, mirror = self._load(row)
-        known = self._head
-        if known.size:
-            there = self._one("SELECT hash FROM audit WHERE seq = ?", (known.size,))
-            if head.size < known.size or there != (known.hash,):
-                raise AuditError("the audit log was cut", expected=known.size, got=head.size)
-        self._head, self._mirror = head, mirror
-
-    def _load(self, head: tuple[Any, ...] | None) -> tuple[_Head, Mirror]:
-        """Every row, authenticated, and all of them those that the head was written for."""
-        mirror = Mirror(self._row_key)
-        for kind, *row in self._all("SELECT kind, id, ref, body, mac FROM records", ()):
-            if (kind, row[0]) != _HEAD[:2]:
-                self._authentic(kind, tuple(row))
-                mirror.set(kind, row[0], row[1], row[3])
-        mirror.commit()
-        if head is None:
-            if self._head.tag is not None or mirror.rows or self._one("SELECT seq FROM audit LIMIT 1", ()) is not None:
+        rows = self._database.rows(_READ_HEAD)
+        if not rows:
+            if self._head.tag is not None or not self._log.is_empty() or self._rows.stray():
                 raise AuditError("the audit log has lost its head")
-            return _Head(), mirror
-        body = self._authentic(_HEAD[0], head)
-        if not mirror.has_total(str(body["rows"]), str(body["nonce"])):
-            raise StoreError("an older row was put back into the key store, or a row was taken out of it")
-        return _Head(int(body["size"]), str(body["hash"]), head[3]), mirror
-
-    def _write_head(self) -> None:
-        if not (self._appended or self._mirror.changed):
             return
-        rows, nonce = self._mirror.sealed_total()
-        tag = self._insert(_HEAD, {"size": self._head.size, "hash": self._head.hash, "rows": rows, "nonce": nonce})
-        self._head = _Head(self._head.size, self._head.hash, tag)
+        text, tag = str(rows[0][0]), bytes(rows[0][1])
+        if tag == self._head.tag:
+            return
+        if not hmac.compare_digest(self._mac(text), tag):
+            raise StoreError("the head of the key store was changed by somebody else than the broker")
+        body = parse_object(text)
+        peaks = tuple(bytes.fromhex(peak) for peak in body["peaks"])
+        head = _Head(int(body["epoch"]), Extent(int(body["size"]), peaks), tag)
+        if head.epoch <= self._head.epoch:
+            raise AuditError("the key store went back to an earlier state: its audit log was cut", seen=self._head.epoch, got=head.epoch)
+        self._log.check_continues(self._head.log, head.log)
+        mark = self._rows.mark()
+        self._rows.load_tags(self._head.epoch)
+        if not hmac.compare_digest(self._rows.contents.seal(head.epoch), str(body["contents"])):
+            self._rows.restore(mark)
+            raise not_latest()
+        self._rows.keep()
+        self._head = head
 
-    def _put(self, place: tuple[str, str, str], body: Json) -> None:
-        with self.transaction():
-            self._mirror.set(*place, self._insert(place, body))
-
-    def _insert(self, place: tuple[str, str, str], body: Json) -> bytes:
-        tag = self._mac(place, body)
+    def _write_head(self, epoch: int) -> None:
+        self._rows.write_tags(epoch)
+        log = self._head.log
+        body = {
+            "epoch": epoch,
+            "size": log.size,
+            "peaks": [peak.hex() for peak in log.peaks],
+            "contents": self._rows.contents.seal(epoch),
+        }
         text = json.dumps(body, sort_keys=True)
-        self._database.execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?)", (*place, text, tag))
-        return tag
+        tag = self._mac(text)
+        self._database.run(_KEEP_HEAD, {"place": 0, "body": text, "mac": tag})
+        self._head = _Head(epoch, log, tag)
 
-    def _read(self, kind: type[R], row: tuple[Any, ...]) -> R:
-        body = self._authentic(kind.kind, row)
-        try:
-            record = kind.from_json(body)
-        except (KeyError, TypeError, ValueError, ParseError) as cause:
-            raise StoreError("a row of the key store is of another version", kind=kind.kind, id=row[0]) from cause
-        if (record.id, record.ref) != row[:2]:
-            raise StoreError("a row of the key store is in the wrong place", kind=kind.kind, id=row[0])
-        if row[3] != self._mirror.tag(kind.kind, record.id):
-            raise _not_latest(kind.kind, record.id)
-        return record
-
-    def _authentic(self, kind: str, row: tuple[Any, ...]) -> Json:
-        name, ref, text, mac = row
-        try:
-            body = parse_object(text)
-        except ParseError:
-            body = {}
-        if not hmac.compare_digest(self._mac((kind, name, ref), body), mac):
-            raise StoreError("a row of the key store was changed by somebody else than the broker", kind=kind, id=str(name)[:120])
-        return body
-
-    def _mac(self, place: tuple[str, str, str], body: Json) -> bytes:
-        return hmac.digest(self._row_key, canonical([FORMAT, *place, body]), hashlib.sha256)
-
-    def _one(self, sql: str, values: tuple[str | int, ...]) -> tuple[Any, ...] | None:
-        with self._lock, _as_store_error(None):
-            row: tuple[Any, ...] | None = self._database.execute(sql, values).fetchone()
-            return row
-
-    def _all(self, sql: str, values: tuple[str, ...]) -> list[tuple[Any, ...]]:
-        with self._lock, _as_store_error(None):
-            return self._database.execute(sql, values).fetchall()
+    def _mac(self, text: str) -> bytes:
+        return hmac.digest(self._head_key, text.encode(), hashlib.sha256)
 
 
-def _not_latest(kind: str, name: str) -> StoreError:
-    return StoreError("an older row was put back into the key store, or a row was taken out of it", kind=kind, id=name[:120])
+def _public(head: _Head, now: datetime) -> AuditHead:
+    return AuditHead(head.log.size, head.log.root.hex(), head.epoch, now.isoformat())
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    # The RLock in Store serialises threads; sqlite's own check would forbid sharing the connection.
-    database = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "trusted_schema = OFF", "secure_delete = ON"):
-        database.execute(f"PRAGMA {pragma}")
-    return database
+def _location(location: Location | Path) -> Location:
+    return SqliteFile(location) if isinstance(location, Path) else location
 
 
 @contextmanager
-def _as_store_error(path: Path | None) -> Iterator[None]:
+def _schema_step(location: Location) -> Iterator[Database]:
+    """A transaction that may change the tables."""
+    database = Database.open(location)
     try:
-        yield
-    except sqlite3.Error as cause:
-        # sqlite's texts name tables and columns, never values.
-        raise StoreError(f"the key store cannot be used: {cause}", path=str(path) if path else None) from cause
+        database.begin_write()
+        yield database
+        database.commit()
+    finally:
+        database.end()
+        database.close()
+
+
+def _meta(database: Database, name: str) -> Json:
+    """The store's parameters, if its tables are of this version."""
+    there, newest = database.revision(), newest_revision()
+    if there is None:
+        raise StoreError(f"{name} is not a key store of this version", path=name)
+    if there != newest:
+        hint = "`confide broker upgrade` changes those of an older one"
+        raise StoreError(f"the key store at {name} has the tables of another version", hint=hint, path=name)
+    rows = database.rows(select(META.c.value).where(META.c.name == "store"))
+    try:
+        return parse_object(rows[0][0]) if rows else {}
+    except ParseError as cause:
+        raise StoreError(f"{name} is damaged", path=name) from cause
 
 
 def _signing_key(pem: SecretBytes) -> SigningKey:

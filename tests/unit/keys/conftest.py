@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.databases import Place, PostgresServer, SqlitePlace, postgres
 
 from confide.attest.insecure import Installation
 
@@ -29,3 +30,18 @@ def world(tmp_path: Path, installation: Installation) -> Iterator[object]:
     made = broker_world.World(tmp_path, installation)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    with postgres("-c fsync=off") as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return SqlitePlace(tmp_path / "s" / "broker.db")
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return server.new()

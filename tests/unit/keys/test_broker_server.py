@@ -25,7 +25,7 @@ def _open(server: BrokerServer) -> Channel:
         ("GET", "/"),
         ("GET", "/kbs/v0/auth"),
         ("POST", "/confide/v0/"),
-        ("POST", "/confide/v0/audit"),
+        ("GET", "/confide/v0/audit"),
         ("PUT", "/confide/v0/datasets/../manifest"),
         ("DELETE", "/confide/v0/grants/0123456789abcdef/manifest"),
         ("GET", "/confide/v0/keys/../keys"),

@@ -1,0 +1,294 @@
+"""The store's records as rows: authenticated, the latest, and none missing, whether asked for by id or by ref.
+
+See ``storage.contents`` for how that is known.  Which records are under a *ref* is itself a row (of kind ``#ref``): their number, and a
+masked additive hash over their tags.  Callers hold the transaction; :meth:`Rows.restore` takes changes back in memory when it is undone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import secrets
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import bindparam, delete, select
+
+from confide.canonical import Json, parse_object
+from confide.errors import ParseError, StoreError
+from confide.keys.records import Record
+from confide.keys.storage.contents import BUCKETS as BUCKET_COUNT
+from confide.keys.storage.contents import Contents, Place
+from confide.keys.storage.database import Database, Statement, upsert
+from confide.keys.storage.database import Row as Fields
+from confide.keys.storage.schema import BUCKETS, RECORDS
+
+REF_KIND: Final = "#ref"
+_CACHED_BUCKETS: Final = 4096
+_CACHED_REFS: Final = 1024
+_PART: Final = 100
+"""Records that a walk takes at a time, at least."""
+_MODULUS: Final = 1 << 256
+_NONCE_BYTES: Final = 16
+_ROWS: Final = select(RECORDS.c.kind, RECORDS.c.id, RECORDS.c.ref, RECORDS.c.body, RECORDS.c.mac, RECORDS.c.expires)
+_IN_BUCKET: Final = Statement(_ROWS.where(RECORDS.c.bucket == bindparam("bucket")))
+_UNDER_REF: Final = Statement(_ROWS.where((RECORDS.c.kind == bindparam("kind")) & (RECORDS.c.ref == bindparam("ref"))))
+_REMOVE: Final = Statement(delete(RECORDS).where((RECORDS.c.kind == bindparam("kind")) & (RECORDS.c.id == bindparam("id"))))
+_KEEP: Final = upsert(RECORDS)
+_KEEP_TAG: Final = upsert(BUCKETS)
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An authentic row.  ``made`` holds the record once somebody has asked for it."""
+
+    ref: str
+    text: str
+    mac: bytes
+    expires: int | None
+    made: list[Any] = field(default_factory=list, compare=False)
+
+    def body(self) -> Json:
+        """The body as JSON."""
+        return parse_object(self.text)
+
+
+class Rows:
+    """The records' tables, and what is known of them."""
+
+    def __init__(self, database: Database, row_key: bytes, version: str) -> None:
+        self._database = database
+        self._version = version
+        self._mac_key, self._ref_key = subkey(row_key, "rows"), subkey(row_key, "refs")
+        self.contents = Contents(subkey(row_key, "contents"))
+        self._undo: list[tuple[int, bytes | None]] = []
+        self._dirty: set[int] = set()
+        self._buckets: OrderedDict[int, tuple[bytes | None, dict[Place, Row]]] = OrderedDict()
+        self._refs: OrderedDict[tuple[str, str], tuple[bytes, list[Any]]] = OrderedDict()
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def get(self, kind: type[R], name: str) -> R | None:
+        """The record of that kind and id, if there is one.
+
+        Raises:
+            StoreError: a row beside it, or it itself, was changed, taken out or replaced by an older one.
+        """
+        place = (kind.kind, name)
+        row = self._row(place)
+        return None if row is None else _record(kind, place, row)
+
+    def find(self, kind: type[R], ref: str) -> list[R]:
+        """All records of that kind and ref, by id.  Raises as :meth:`get`."""
+        index = self._row(_index_place(kind.kind, ref))
+        if index is None:
+            return []
+        cached = self._refs.get((kind.kind, ref))
+        if cached is None or cached[0] != index.mac:
+            cached = (index.mac, self._under(kind, ref, index))
+            _keep(self._refs, (kind.kind, ref), cached, _CACHED_REFS)
+        return list(cached[1])
+
+    def count(self, kind: type[R], ref: str) -> int:
+        """How many records of that kind and ref there are.  Raises as :meth:`get`."""
+        index = self._row(_index_place(kind.kind, ref))
+        return 0 if index is None else int(index.body()["count"])
+
+    def in_bucket(self, bucket: int) -> Mapping[Place, Row]:
+        """All rows of a bucket, checked.  Raises as :meth:`get`."""
+        tag = self.contents.tag(bucket)
+        cached = self._buckets.get(bucket)
+        if cached is not None and cached[0] == tag:
+            return cached[1]
+        found = {} if tag is None else self._select(_IN_BUCKET, {"bucket": bucket})
+        if self.contents.tag_of(bucket, {place: row.mac for place, row in found.items()}) != tag:
+            raise not_latest()
+        _keep(self._buckets, bucket, (tag, found), _CACHED_BUCKETS)
+        return found
+
+    def some(self, kind: type[R], start: int) -> tuple[int, list[R]]:
+        """The records of a kind in the next buckets from ``start``, and the bucket behind them.  Raises as :meth:`get`."""
+        found: list[R] = []
+        while start < BUCKET_COUNT and len(found) < _PART:
+            if self.contents.tag(start) is not None:
+                found += [_record(kind, place, row) for place, row in sorted(self.in_bucket(start).items()) if place[0] == kind.kind]
+            start += 1
+        return start, found
+
+    def stray(self) -> bool:
+        """Whether there is a row in a bucket that must be empty."""
+        used = self._database.rows(select(RECORDS.c.bucket).distinct())
+        return any(self.contents.tag(bucket) is None for (bucket,) in used)
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    def put(self, record: Record, expires: int | None) -> None:
+        """Keep ``record``, in place of the one with the same kind and id."""
+        text = json.dumps(record.to_json(), sort_keys=True, separators=(",", ":"))
+        self._change((record.kind, record.id), record.ref, text, expires)
+
+    def delete(self, place: Place) -> bool:
+        """Remove a record; whether there was one."""
+        before = self._row(place)
+        if before is None:
+            return False
+        self._database.run(_REMOVE, {"kind": place[0], "id": place[1]})
+        self._set(place, None)
+        if place[0] != REF_KIND:
+            self._shift(place[0], before.ref, before.mac, None)
+        return True
+
+    def due(self, now: int, limit: int) -> list[Place]:
+        """The places of records that have expired."""
+        query = select(RECORDS.c.kind, RECORDS.c.id).where(RECORDS.c.expires < now).limit(limit)
+        return [(kind, name) for kind, name in self._database.rows(query)]
+
+    def write_tags(self, epoch: int) -> None:
+        """Write the tags of the buckets that have changed since the last :meth:`keep`."""
+        tags = [{"bucket": bucket, "tag": self.contents.tag(bucket) or b"", "epoch": epoch} for bucket in sorted(self._dirty)]
+        self._database.run(_KEEP_TAG, *tags)
+
+    def load_tags(self, after: int) -> None:
+        """Take over the tags that others have written after epoch ``after``; :meth:`Contents.seal` tells whether they are right."""
+        for bucket, tag in self._database.rows(select(BUCKETS.c.bucket, BUCKETS.c.tag).where(BUCKETS.c.epoch > after)):
+            self._undo.append((bucket, self.contents.set(bucket, bytes(tag) or None)))
+
+    # --- undoing -----------------------------------------------------------------------------------------------------
+
+    @property
+    def changed(self) -> bool:
+        """Whether a bucket has changed since the last :meth:`keep`."""
+        return bool(self._dirty)
+
+    def mark(self) -> int:
+        """A moment to which :meth:`restore` can go back."""
+        return len(self._undo)
+
+    def restore(self, mark: int) -> None:
+        """Take back what has changed since ``mark``.  The database undoes it itself."""
+        while len(self._undo) > mark:
+            bucket, tag = self._undo.pop()
+            self.contents.set(bucket, tag)
+            self._buckets.pop(bucket, None)
+        if not self._undo:
+            self._dirty.clear()
+
+    def keep(self) -> None:
+        """Changes so far stay."""
+        self._undo.clear()
+        self._dirty.clear()
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _row(self, place: Place) -> Row | None:
+        return self.in_bucket(self.contents.bucket(place)).get(place)
+
+    def _select(self, query: Statement, values: Mapping[str, object]) -> dict[Place, Row]:
+        return {(fields[0], fields[1]): self._authentic(fields) for fields in self._database.rows(query, values)}
+
+    def _under(self, kind: type[R], ref: str, index: Row) -> list[R]:
+        rows = self._select(_UNDER_REF, {"kind": kind.kind, "ref": ref})
+        total = sum(self._number("row:" + row.mac.hex()) for row in rows.values()) % _MODULUS
+        if (len(rows), total) != self._counted(index):
+            raise not_latest()
+        return [_record(kind, place, row) for place, row in sorted(rows.items())]
+
+    def _change(self, place: Place, ref: str, text: str, expires: int | None) -> None:
+        before = self._row(place)
+        row = Row(ref, text, self._mac(place, ref, text, expires), expires)
+        if before is not None and before.mac == row.mac:
+            return
+        values = {"kind": place[0], "id": place[1], "ref": ref, "body": text, "mac": row.mac, "expires": expires}
+        self._database.run(_KEEP, {**values, "bucket": self.contents.bucket(place)})
+        self._set(place, row)
+        if place[0] == REF_KIND:
+            return
+        if before is not None and before.ref != ref:
+            self._shift(place[0], before.ref, before.mac, None)
+            before = None
+        self._shift(place[0], ref, before.mac if before else None, row.mac)
+
+    def _set(self, place: Place, row: Row | None) -> None:
+        bucket = self.contents.bucket(place)
+        rows = {other: kept for other, kept in self.in_bucket(bucket).items() if other != place}
+        if row is not None:
+            rows[place] = row
+        tag = self.contents.tag_of(bucket, {other: kept.mac for other, kept in rows.items()})
+        self._undo.append((bucket, self.contents.set(bucket, tag)))
+        self._dirty.add(bucket)
+        _keep(self._buckets, bucket, (tag, rows), _CACHED_BUCKETS)
+
+    def _shift(self, kind: str, ref: str, gone: bytes | None, come: bytes | None) -> None:
+        """Take note that a row under ``ref`` has another tag, has come or has gone."""
+        place = _index_place(kind, ref)
+        index = self._row(place)
+        count, total = self._counted(index) if index else (0, 0)
+        for mac, sign in ((gone, -1), (come, 1)):
+            if mac is not None:
+                count, total = count + sign, total + sign * self._number("row:" + mac.hex())
+        if count == 0:
+            self.delete(place)
+            return
+        nonce = secrets.token_hex(_NONCE_BYTES)
+        body = {"count": count, "total": f"{(total + self._number('mask:' + nonce)) % _MODULUS:064x}", "nonce": nonce}
+        self._change(place, "", json.dumps(body), None)
+
+    def _counted(self, index: Row) -> tuple[int, int]:
+        body = index.body()
+        return int(body["count"]), (int(body["total"], 16) - self._number("mask:" + str(body["nonce"]))) % _MODULUS
+
+    def _authentic(self, fields: Fields) -> Row:
+        kind, name, ref, text, mac, expires = fields
+        if not hmac.compare_digest(self._mac((kind, name), ref, text, expires), bytes(mac)):
+            raise StoreError("a row of the key store was changed by somebody else than the broker", kind=str(kind)[:40], id=str(name)[:120])
+        return Row(ref, text, bytes(mac), expires)
+
+    def _mac(self, place: Place, ref: str, text: str, expires: int | None) -> bytes:
+        data = json.dumps([self._version, *place, ref, text, expires]).encode()
+        return hmac.digest(self._mac_key, data, hashlib.sha256)
+
+    def _number(self, text: str) -> int:
+        return int.from_bytes(hmac.digest(self._ref_key, text.encode(), hashlib.sha256))
+
+
+def subkey(key: bytes, use: str) -> bytes:
+    """A key for one use, from the store's row key."""
+    return hmac.digest(key, f"confide store {use}".encode(), hashlib.sha256)
+
+
+def not_latest() -> StoreError:
+    """The refusal of rows that are genuine, but not those that there must be."""
+    return StoreError("an older row was put back into the key store, or a row was taken out of it")
+
+
+def _index_place(kind: str, ref: str) -> Place:
+    return REF_KIND, f"{kind} {ref}"
+
+
+def _record(kind: type[R], place: Place, row: Row) -> R:
+    if not row.made:
+        try:
+            record = kind.from_json(row.body())
+        except (KeyError, TypeError, ValueError, ParseError) as cause:
+            raise StoreError("a row of the key store is of another version", kind=kind.kind, id=place[1][:120]) from cause
+        if (record.id, record.ref) != (place[1], row.ref):
+            raise StoreError("a row of the key store is in the wrong place", kind=kind.kind, id=place[1][:120])
+        row.made.append(record)
+    found: R = row.made[0]
+    return found
+
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+def _keep(cache: OrderedDict[K, V], name: K, value: V, most: int) -> None:
+    cache[name] = value
+    cache.move_to_end(name)
+    while len(cache) > most:
+        cache.popitem(last=False)

@@ -1,0 +1,225 @@
+"""Witnesses: places away from the broker that remember how far its audit log had come, so that a store that was rolled back shows.
+
+A witness keeps signed heads (``keys.audit``), the newest last.  It learns nothing but lengths, roots and times, and cannot make a head up.
+A broker asks its witnesses when it starts and tells them of new heads while it serves; what happened between two such times and was lost
+with the store is not noticed by a witness, but by whoever has a receipt of it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final, Protocol, Self
+from urllib.parse import urlsplit
+
+import urllib3
+
+from confide.canonical import Json, parse_object
+from confide.errors import AuditError, ParseError, StoreError, UsageError, WitnessError
+from confide.keys.audit import AuditHead
+from confide.keys.store import Store
+
+INTERVAL_S: Final = 5.0
+"""How often a broker looks whether there is a new head to tell of."""
+_TIMEOUT_S: Final = 10.0
+_MAX_HEAD_BYTES: Final = 4096
+_OK: Final = (200, 201, 204)
+_log = logging.getLogger(__name__)
+
+
+class Witness(Protocol):
+    """Remembers signed heads."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        ...
+
+    def last(self) -> Json | None:
+        """The newest head that it was told of (DSSE envelope), unverified; None if there was none.
+
+        Raises:
+            WitnessError: it cannot be asked.
+        """
+        ...
+
+    def tell(self, head: Json) -> None:
+        """Have it remember a head.
+
+        Raises:
+            WitnessError: it cannot be told.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FileWitness:
+    """A file of heads as JSON Lines, only ever appended to: on another machine's disk, or on media that cannot be rewritten."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    def last(self) -> Json | None:
+        """See :class:`Witness`."""
+        try:
+            with self.path.open("rb") as file:
+                end = file.seek(0, os.SEEK_END)
+                file.seek(max(0, end - 2 * _MAX_HEAD_BYTES))
+                lines = file.read().splitlines()
+        except FileNotFoundError:
+            return None
+        except OSError as cause:
+            raise WitnessError(f"the witness cannot be read: {cause.strerror}", witness=self.name) from cause
+        whole = [line for line in lines if line.strip()]
+        return _head(whole[-1], self.name) if whole else None
+
+    def tell(self, head: Json) -> None:
+        """See :class:`Witness`."""
+        line = json.dumps(head, sort_keys=True).encode() + b"\n"
+        try:
+            handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                if os.write(handle, line) != len(line):
+                    raise WitnessError("the witness took half a head: its disk is full", witness=self.name)
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        except OSError as cause:
+            raise WitnessError(f"the witness cannot be written: {cause.strerror}", witness=self.name) from cause
+
+
+class HttpWitness:
+    """A witness behind a URL: ``GET`` answers the newest head (200) or that there is none (404); ``POST`` of a head appends it."""
+
+    def __init__(self, url: str, ca: Path | None = None) -> None:
+        parts = urlsplit(url)
+        if parts.scheme != "https" or not parts.hostname or parts.username:
+            raise UsageError("a witness has an https address", hint="write https://HOST/PATH; a secret does not go into an address")
+        self._url = url
+        trusted = str(ca) if ca else None  # None: the system's roots
+        self._pool = urllib3.PoolManager(retries=False, timeout=_TIMEOUT_S, cert_reqs="CERT_REQUIRED", ca_certs=trusted)
+
+    @property
+    def name(self) -> str:
+        """The address."""
+        return self._url
+
+    def last(self) -> Json | None:
+        """See :class:`Witness`."""
+        status, body = self._ask("GET", None)
+        if status == 404:
+            return None
+        if status != 200:
+            raise WitnessError("the witness answered with something else than a head", witness=self.name, status=status)
+        return _head(body, self.name)
+
+    def tell(self, head: Json) -> None:
+        """See :class:`Witness`."""
+        status, _ = self._ask("POST", json.dumps(head).encode())
+        if status not in _OK:
+            raise WitnessError("the witness did not take the head", witness=self.name, status=status)
+
+    def _ask(self, method: str, body: bytes | None) -> tuple[int, bytes]:
+        headers = {"content-type": "application/json"} if body else {}
+        try:
+            answer = self._pool.request(method, self._url, body=body, headers=headers, redirect=False, preload_content=False)
+            try:
+                found = answer.read(_MAX_HEAD_BYTES + 1)
+            finally:
+                answer.release_conn()
+        except (urllib3.exceptions.HTTPError, OSError) as cause:
+            raise WitnessError(f"the witness cannot be reached: {type(cause).__name__}", witness=self.name) from cause
+        return answer.status, found
+
+
+def witness(where: str, ca: Path | None = None) -> Witness:
+    """The witness at an https address or in a file."""
+    return HttpWitness(where, ca) if "://" in where else FileWitness(Path(where))
+
+
+def check(store: Store, witnesses: Iterable[Witness], now: datetime) -> None:
+    """Check that the store's log continues what every witness has seen.
+
+    Raises:
+        AuditError: the store was rolled back or forked, or the witness holds another broker's heads.
+        WitnessError: a witness cannot be asked.
+    """
+    for one in witnesses:
+        envelope = one.last()
+        if envelope is None:
+            continue
+        seen = AuditHead.verify(envelope, store.signing_key.public)
+        head = store.head(now)
+        if seen.size > head.size:
+            hint = "the store is an older copy: see docs/guides/broker.md, Restoring"
+            raise AuditError("the witness has seen a longer audit log than the store holds", hint=hint, seen=seen.size, got=head.size)
+        head.continues(seen, [] if seen.size == 0 else store.consistency(seen.size, head.size))
+
+
+class Reporter:
+    """Tells witnesses of new heads, in a thread of its own.  A witness that cannot be told is tried again; the log says so."""
+
+    def __init__(self, store: Store, witnesses: Sequence[Witness], clock: Callable[[], datetime], *, interval: float = INTERVAL_S) -> None:
+        self._store = store
+        self._clock = clock
+        self._interval = interval
+        self._told: dict[str, int] = {}
+        self._witnesses = witnesses
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="witness", daemon=True)
+
+    def __enter__(self) -> Self:
+        if self._witnesses:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Tell of the last head before ending."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def report(self) -> list[str]:
+        """Tell each witness of the newest head unless it knows it; the names of those that could not be told."""
+        head = self._store.head(self._clock())
+        failed = []
+        for one in self._witnesses:
+            if self._told.get(one.name) == head.epoch:
+                continue
+            try:
+                one.tell(head.sign(self._store.signing_key))
+                self._told[one.name] = head.epoch
+            except WitnessError as cause:
+                failed.append(one.name)
+                _log.warning("a witness was not told of the audit log's head: %s", cause.message)
+        return failed
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self._interval):
+            self._try()
+        self._try()
+
+    def _try(self) -> None:
+        try:
+            self.report()
+        except (AuditError, StoreError) as cause:
+            _log.error("the audit log's head cannot be read: %s", cause)
+
+
+def _head(line: bytes, name: str) -> Json:
+    if len(line) > _MAX_HEAD_BYTES:
+        raise WitnessError("what the witness holds is too long for a head", witness=name)
+    try:
+        return parse_object(line)
+    except ParseError as cause:
+        raise WitnessError("what the witness holds is no head", witness=name) from cause
