@@ -105,11 +105,15 @@ class Store:
             "row_key": b64url(kms.wrap(SecretBytes.random(), context={"use": "rows"})),
             "signing_key": b64url(kms.wrap(SigningKey.generate().private_pem(), context={"use": "signing"})),
         }
-        with _schema_step(place) as database:
-            if database.has_tables():
-                raise StoreError(f"there is a key store at {place.name} already", path=place.name)
-            database.migrate()
-            database.run(Statement(insert(META)), {"name": "store", "value": json.dumps(wrapped)})
+        try:
+            with _schema_step(place) as database:
+                if database.has_tables():
+                    raise StoreError(f"there is a key store at {place.name} already", path=place.name)
+                database.migrate()
+                database.run(Statement(insert(META)), {"name": "store", "value": json.dumps(wrapped)})
+        except BaseException:
+            place.discard()
+            raise
         return cls.open(place, unlock)
 
     @classmethod

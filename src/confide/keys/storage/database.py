@@ -86,6 +86,10 @@ class Location(Protocol):
         """Make room for a new store."""
         ...
 
+    def discard(self) -> None:
+        """Remove what :meth:`prepare` made, if making the store has failed."""
+        ...
+
     def engine(self) -> Engine:
         """How SQLAlchemy connects to it."""
         ...
@@ -117,6 +121,11 @@ class SqliteFile:
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         except OSError as cause:
             raise StoreError(f"cannot make a key store at {self.path}: {cause.strerror}", path=str(self.path)) from cause
+
+    def discard(self) -> None:
+        """Remove the file and what SQLite keeps beside it."""
+        for suffix in ("", "-wal", "-shm"):
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
     def engine(self) -> Engine:
         """See :class:`Location`."""
@@ -162,6 +171,9 @@ class Postgres:
 
     def prepare(self) -> None:
         """Nothing: the database is there, and the tables are made in a transaction."""
+
+    def discard(self) -> None:
+        """Nothing: the transaction has not happened."""
 
     def engine(self) -> Engine:
         """See :class:`Location`."""
@@ -273,6 +285,11 @@ class Database:
             text, names = statement.text(self._engine.dialect)
             found = self._live.exec_driver_sql(text, tuple((values or {})[name] for name in names))
             return found.fetchall()
+
+    def stream(self, statement: Executable, page: int) -> Iterator[Row]:
+        """What a query finds, ``page`` rows in memory at a time where the driver can."""
+        with _as_store_error():
+            yield from self._live.execution_options(yield_per=page).execute(statement)
 
     def run(self, statement: Statement, *sets: Values) -> None:
         """Carry out a statement for each set of values."""
