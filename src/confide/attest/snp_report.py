@@ -1,6 +1,6 @@
 """AMD SEV-SNP attestation reports: bytes to frozen records and back, no IO and no trust.
 
-Layout: AMD publication 56860, SEV Secure Nested Paging Firmware ABI Specification, "ATTESTATION_REPORT" (versions 2, 3 and 5).  Integers
+Layout: AMD publication 56860, SEV Secure Nested Paging Firmware ABI Specification, "ATTESTATION_REPORT" (versions 2 to 5).  Integers
 are little-endian.  What is parsed here is only *claimed*: ``snp`` checks it.
 """
 
@@ -18,7 +18,8 @@ SIGNED_BYTES = 672
 ECDSA_P384_SHA384 = 1
 _SCALAR_BYTES = 72
 """Room for r and for s in a signature, little-endian, padded with zeros; then reserved bytes."""
-_VERSIONS = (2, 3, 5)
+_VERSIONS = (2, 3, 4, 5)
+"""Firmware 1.55 of Milan makes version 4 in the field, with version 3's layout; what it might add is refused as a reserved field in use."""
 _FAMILY_FROM = 3
 """The first version that names the processor's family, model and stepping."""
 _VECTORS_FROM = 5
@@ -92,7 +93,7 @@ class Report:
         values = _HEAD.unpack_from(raw)
         version, algorithm, flags, reserved = values[0], values[6], values[9], values[10]
         if version not in _VERSIONS:
-            raise ParseError("not an SEV-SNP report of version 2, 3 or 5", offset=0, version=version)
+            raise ParseError("not an SEV-SNP report of version 2 to 5", offset=0, version=version)
         if algorithm != ECDSA_P384_SHA384:
             raise ParseError("the report is not signed with ECDSA P-384", offset=0x34, got=algorithm)
         if flags >> 5 or reserved:

@@ -24,13 +24,17 @@ VECTORS = Path(__file__).parents[2] / "vectors"
 ENTRIES = json.loads((VECTORS / "snp" / "manifest.json").read_text())
 NOW = datetime(2025, 6, 1, tzinfo=UTC)
 SWITCH = "snp-no-revocation-list"
-GENUINE = ["milan-vcek-valid", "milan-vlek-valid", "milan-azure", "milan-debug-policy"]
+OTHERS = ["milan-azure-container", "genoa-azure", "genoa-v5", "turin-v5"]
+GENUINE = ["milan-vcek-valid", "milan-vlek-valid", "milan-azure", "milan-debug-policy", *OTHERS]
+PARTS = {"bootloader", "tee", "snp", "microcode"}
 
 
 def _collateral() -> FixedCollateral:
     blocks = (VECTORS / "snp" / "certs" / "milan_ask_ark_asvk.pem").read_text().split("-----BEGIN CERTIFICATE-----")[1:]
     ask, ark, asvk = ("-----BEGIN CERTIFICATE-----" + block for block in blocks)
-    return FixedCollateral(AmdCollateral("Milan", "vcek", ask + ark, b""), AmdCollateral("Milan", "vlek", asvk + ark, b""))
+    folder = VECTORS / "snp" / "certs"
+    genoa, turin = (AmdCollateral(p, "vcek", (folder / f"{p.lower()}_ask_ark.pem").read_text(), b"") for p in ("Genoa", "Turin"))
+    return FixedCollateral(AmdCollateral("Milan", "vcek", ask + ark, b""), AmdCollateral("Milan", "vlek", asvk + ark, b""), genoa, turin)
 
 
 def _entry(name: str) -> Any:
@@ -44,14 +48,19 @@ def _evidence(name: str) -> Evidence:
     return Evidence(Tee.SNP, raw, (VECTORS / entry["leaf"]).read_bytes())
 
 
-def _verify(name: str, now: datetime = NOW) -> VerifiedEvidence:
-    return Verifier(TrustRoots(), _collateral()).verify(_evidence(name), now)
+def _when(name: str) -> datetime:
+    """``NOW``, or the first day of a certificate that is younger."""
+    return max(NOW, datetime.fromisoformat(_entry(name)["leaf_not_before"]))
+
+
+def _verify(name: str, now: datetime | None = None) -> VerifiedEvidence:
+    return Verifier(TrustRoots(), _collateral()).verify(_evidence(name), now or _when(name))
 
 
 def _policy(verified: VerifiedEvidence, **changes: Any) -> Policy:
     claims = verified.claims
     vmpl = claims.vendor["vmpl"]
-    data = {"measurements": {"snp": [claims.measurement]}, "min_tcb": {"Milan": claims.tcb}, "vmpls": [vmpl], "allow": [SWITCH]}
+    data = {"measurements": {"snp": [claims.measurement]}, "min_tcb": {claims.platform: claims.tcb}, "vmpls": [vmpl], "allow": [SWITCH]}
     return Policy.from_json({"name": "milan", **data, **changes})
 
 
@@ -60,7 +69,7 @@ def _refusals(verified: VerifiedEvidence, policy: Policy, now: datetime = NOW) -
 
 
 def test_all_vectors_are_here_with_a_known_outcome() -> None:
-    assert len(ENTRIES) == 5
+    assert len(ENTRIES) == 9
     assert {entry["id"] for entry in ENTRIES} == {*GENUINE, "milan-vcek-wrong-chip"}
 
 
@@ -68,16 +77,16 @@ def test_all_vectors_are_here_with_a_known_outcome() -> None:
 def test_real_report_is_genuine(name: str) -> None:
     entry, verified = _entry(name), _verify(name)
     claims = verified.claims
-    assert (claims.tee, claims.platform, claims.simulated) == (Tee.SNP, "Milan", False)
+    assert (claims.tee, claims.platform.lower(), claims.simulated) == (Tee.SNP, name.split("-", maxsplit=1)[0], False)
     assert claims.vendor["report_version"] == entry["version"]
     assert claims.vendor["signing_key"] == entry["signing_key"].lower()
     assert claims.debug is entry["debug_allowed"]
-    assert set(claims.tcb) == {"bootloader", "tee", "snp", "microcode"}
+    assert set(claims.tcb) == (PARTS | {"fmc"} if claims.platform == "Turin" else PARTS)
     assert len(claims.measurement) == 96
-    assert json.loads(json.dumps(claims.to_json()))["platform"] == "Milan"
+    assert json.loads(json.dumps(claims.to_json()))["platform"] == claims.platform
 
 
-@pytest.mark.parametrize("name", ["milan-vcek-valid", "milan-vlek-valid", "milan-azure"])
+@pytest.mark.parametrize("name", ["milan-vcek-valid", "milan-vlek-valid", "milan-azure", *OTHERS])
 def test_policy_for_a_real_report_accepts_it(name: str) -> None:
     verified = _verify(name)
     assert _refusals(verified, _policy(verified)) == []
@@ -91,6 +100,15 @@ def test_report_whose_guest_may_be_debugged_is_refused() -> None:
 def test_report_with_the_certificate_of_another_chip_is_refused() -> None:
     with pytest.raises(EvidenceInvalidError):
         _verify("milan-vcek-wrong-chip")
+
+
+def test_real_numbers_of_each_product_are_read_in_their_own_layout() -> None:
+    """Turin's TCB begins with FMC, and its chips have ids of 8 bytes; 219 is a DER integer of two bytes."""
+    read = {name: _verify(name).claims.tcb for name in OTHERS}
+    assert read["turin-v5"] == {"fmc": 0, "bootloader": 1, "tee": 0, "snp": 2, "microcode": 71}
+    assert read["genoa-v5"] == {"bootloader": 10, "tee": 0, "snp": 27, "microcode": 88}
+    assert read["genoa-azure"] == {"bootloader": 10, "tee": 0, "snp": 23, "microcode": 84}
+    assert read["milan-azure-container"] == {"bootloader": 4, "tee": 0, "snp": 24, "microcode": 219}
 
 
 def test_report_of_one_chip_with_the_genuine_certificate_of_another_is_refused() -> None:
@@ -143,15 +161,16 @@ def test_real_report_is_refused_where_amds_root_is_not_pinned(roots: Any) -> Non
         Verifier(TrustRoots(amd=roots), _collateral()).verify(_evidence("milan-vcek-valid"), NOW)
 
 
-def test_every_byte_of_a_real_report_counts() -> None:
-    evidence = _evidence("milan-vcek-valid")
-    verifier = Verifier(TrustRoots(), _collateral())
-    verifier.verify(evidence, NOW)
+@pytest.mark.parametrize("name", ["milan-vcek-valid", "genoa-v5", "turin-v5"])
+def test_every_byte_of_a_real_report_counts(name: str) -> None:
+    evidence = _evidence(name)
+    verifier, now = Verifier(TrustRoots(), _collateral()), _when(name)
+    verifier.verify(evidence, now)
     for at in range(len(evidence.quote)):
         changed = bytearray(evidence.quote)
         changed[at] ^= 1 << at % 8
         with pytest.raises(EvidenceInvalidError):
-            verifier.verify(Evidence(Tee.SNP, bytes(changed), evidence.chain), NOW)
+            verifier.verify(Evidence(Tee.SNP, bytes(changed), evidence.chain), now)
 
 
 def test_every_byte_of_a_real_certificate_counts() -> None:
