@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from support.vendor_server import VendorServer
 
 from confide.attest.collateral_sources import load_collateral
@@ -140,6 +142,34 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.usefixtures("home")
+def test_collateral_is_taken_as_other_tools_and_services_have_it(confide: Any, tmp_path: Path) -> None:
+    """Answers of Intel's service as several files; AMD's chain as a cloud gives it, with the chip's certificate before it."""
+    found = json.loads(COLLATERAL.read_text())
+    tcb = f'{{"tcbInfo":{found["tcb_info"]},"signature":"{found["tcb_info_signature"]}"}}'
+    identity = f'{{"enclaveIdentity":{found["qe_identity"]},"signature":"{found["qe_identity_signature"]}"}}'
+    chains = found["tcb_info_issuer_chain"] + found["pck_crl_issuer_chain"]
+    options: list[Any] = ["--at", AT]
+    for number, content in enumerate([tcb, identity, chains, found["root_ca_crl"], bytes.fromhex(found["pck_crl"])]):
+        path = tmp_path / f"part-{number}"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        options += ["--collateral", path]
+    assert confide("attest", "verify", QUOTE, *options, "--json").json["claims"]["tcb_status"] == "UpToDate"
+    said = confide("attest", "verify", QUOTE, *options[:-2])
+    assert (said.status, "error[collateral-invalid]: a part of the collateral is missing" in said.err) == (3, True)
+    leaf = x509.load_der_x509_certificate((VECTORS / "snp" / "turin-v5.vcek.der").read_bytes()).public_bytes(Encoding.PEM)
+    (tmp_path / "chain.pem").write_bytes(b"# VCEK\n" + leaf + (VECTORS / "snp" / "certs" / "turin_ask_ark.pem").read_bytes())
+    given = ("--endorsement", tmp_path / "chain.pem", "--collateral", tmp_path / "chain.pem", "--at", "2026-01-01", "--json")
+    assert confide("attest", "verify", VECTORS / "snp" / "turin-v5.report", *given).json["claims"]["platform"] == "Turin"
+
+
+def test_collateral_of_no_known_form_is_refused_with_the_forms_that_are(confide: Any, tmp_path: Path) -> None:
+    (tmp_path / "what.json").write_text('{"hello": "world"}')
+    said = confide("attest", "verify", QUOTE, "--collateral", tmp_path / "what.json", "--at", AT)
+    assert said.status == 3
+    assert "error[collateral-invalid]: the JSON is of no form that collateral is known in" in said.err
+    assert "platform_collaterals.json" in said.err
+
+
 def test_collateral_is_taken_to_another_machine(confide: Any, tmp_path: Path) -> None:
     assert confide("attest", "collateral", "ls").err == "no collateral is kept here\n"
     assert confide("attest", "collateral", "export", tmp_path / "none.json").status == 2

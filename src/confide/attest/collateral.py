@@ -23,6 +23,7 @@ MAX_COLLATERAL_BYTES = 512 * 1024
 """Cap on one set of collateral, in bytes: genuine sets are about 30 KiB."""
 _HEX_FIELDS = ("root_ca_crl", "pck_crl", "tcb_info_signature", "qe_identity_signature")
 _CHAIN = "pck_certificate_chain"
+_TCB_INFO_VERSION = 3
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -97,6 +98,7 @@ class Collateral:
         except ValueError as cause:
             raise CollateralError("a binary field of the collateral is not hex") from cause
         found = cls(**values)
+        _check_version(found.tcb)
         _ = found.epoch, found.fmspc, found.tee, found.ca
         return found
 
@@ -198,6 +200,13 @@ class Collateral:
             pck_crl_issued=self.pck_revocations.last_update_utc.strftime(_TIME),
             earliest_next_update=min(ends).strftime(_TIME),
         )
+
+
+def _check_version(tcb: Json) -> None:
+    """Intel's API has given TCB infos of version 3 since its version 4; those of version 2 say nothing of TDX and are not renewed."""
+    if tcb.get("version") != _TCB_INFO_VERSION:
+        hint = "get collateral from version 4 of Intel's API, or from a PCCS that speaks it"
+        raise CollateralError("the TCB info is not of version 3", hint=hint, got=str(tcb.get("version"))[:20])
 
 
 def _parsed(text: str, what: str) -> Json:

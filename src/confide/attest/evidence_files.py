@@ -8,8 +8,10 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from confide.attest.certs import der, parse_chain
+from confide.attest.amd_certs import endorsement_in_table
+from confide.attest.certs import CA_KINDS, common_name, der
 from confide.attest.collateral import Collateral
+from confide.attest.collateral_forms import pem_blocks, pem_of
 from confide.attest.evidence import MAX_EVIDENCE_BYTES, Evidence
 from confide.attest.pck_id import PckId
 from confide.attest.quote import split_quote, without_padding
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 _HEX = re.compile(rb"(?:0x)?((?:[0-9a-fA-F]{2}\s*)+)")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_=\s-]+")
 _MAX_FILE = 4 * MAX_EVIDENCE_BYTES
+_FLAGS_AT = 0x48
+_LEAVES = {"SEV-VCEK", "SEV-VLEK"}
 
 
 def read_file(path: Path) -> bytes:
@@ -57,9 +61,9 @@ def load_evidence(path: Path, endorsement: bytes = b"") -> Evidence:
         found = parse_object(data)
         return Evidence.from_json(found.get("evidence", found))
     if len(data) == REPORT_BYTES:
-        return Evidence(Tee.SNP, data, _as_der(endorsement))
+        return Evidence(Tee.SNP, data, _endorsement(endorsement, data[_FLAGS_AT] >> 2 & 7))
     raw = without_padding(data)
-    return Evidence(split_quote(raw).tee, raw, endorsement)
+    return Evidence(split_quote(raw).tee, raw, _pck_chain(endorsement))
 
 
 def with_given_chain(evidence: Evidence, sets: Iterable[AnyCollateral]) -> Evidence:
@@ -70,8 +74,32 @@ def with_given_chain(evidence: Evidence, sets: Iterable[AnyCollateral]) -> Evide
     return replace(evidence, chain=chains[0].encode()) if chains else evidence
 
 
-def _as_der(data: bytes) -> bytes:
-    return der(parse_chain(data)[0]) if data.startswith(b"-----BEGIN") else data
+def _endorsement(data: bytes, signing_key: int) -> bytes:
+    """A VCEK's or VLEK's certificate (DER) as hosts and clouds give it: DER, PEM with or without its issuers, a table, or JSON with PEM.
+
+    ``signing_key``: of a table that has both, the report's is taken (AMD publication 56860, ATTESTATION_REPORT, SIGNING_KEY).
+
+    Raises:
+        ParseError: it is none of that, or holds no certificate.
+    """
+    if not data or data.startswith(b"\x30"):
+        return data
+    if data.lstrip().startswith(b"{"):
+        data = str(parse_object(data).get("vcekCert", "")).encode()
+    if b"-----BEGIN" in data:
+        certificates, _ = pem_blocks(data)
+        return der(next((one for one in certificates if common_name(one.subject) in _LEAVES), certificates[0]))
+    if found := endorsement_in_table(data, "vlek" if signing_key == 1 else "vcek"):
+        return found
+    raise ParseError("the endorsement is no certificate, and no table of a host that has the one of the report's key")
+
+
+def _pck_chain(data: bytes) -> bytes:
+    """A PCK chain of a file, leaf first and the root last, without what may be between the certificates."""
+    if b"-----BEGIN" not in data:
+        return data
+    certificates, _ = pem_blocks(data)
+    return pem_of(sorted(certificates, key=lambda one: (one.subject == one.issuer, common_name(one.subject) in CA_KINDS))).encode()
 
 
 def _decoded(data: bytes) -> bytes:

@@ -6,19 +6,18 @@ AMD publication 57230, chapter 4 (KDS).
 
 from __future__ import annotations
 
-import json
 import urllib.parse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import urllib3
-from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from confide.attest.amd_certs import PRODUCTS, EndorsementKey, Product
 from confide.attest.amd_collateral import AmdCollateral
-from confide.attest.certs import DOES_NOT_PARSE, parse_chain
+from confide.attest.certs import parse_chain
 from confide.attest.collateral import Collateral
+from confide.attest.collateral_forms import der_list, signed_text
 from confide.attest.snp_report import Report, tcb_parts
 from confide.errors import CollateralError, ParseError, UsageError
 from confide.ids import Tee
@@ -122,7 +121,7 @@ class IntelService:
             {
                 "pck_crl_issuer_chain": _chain(crl, "sgx-pck-crl-issuer-chain"),
                 "root_ca_crl": self._root_crl().hex(),
-                "pck_crl": _der_list(crl.body).hex(),
+                "pck_crl": der_list(crl.body).hex(),
                 "tcb_info_issuer_chain": tcb_chain,
                 "tcb_info": tcb[0],
                 "tcb_info_signature": tcb[1],
@@ -154,8 +153,8 @@ class IntelService:
             found = self._http.get(INTEL_ROOT_CRL)
             if found is None:
                 raise CollateralError("Intel's root revocation list is not where it should be", url=INTEL_ROOT_CRL)
-            return _der_list(found.body)
-        return _der_list(self._answer("sgx/certification/v4/rootcacrl").body)
+            return der_list(found.body)
+        return der_list(self._answer("sgx/certification/v4/rootcacrl").body)
 
     def _answer(self, path: str, **parameters: str) -> Answer:
         found = self._http.get(f"{self._url}/{path}", **parameters)
@@ -167,7 +166,7 @@ class IntelService:
     def _signed(self, path: str, name: str, header: str, **parameters: str) -> tuple[tuple[str, str], str]:
         """The exact text that was signed, its signature (hex), and the signer's chain."""
         found = self._answer(path, update="standard", **parameters)
-        return _signed_text(found.text(), name), _chain(found, header)
+        return signed_text(found.text(), name), _chain(found, header)
 
 
 class AmdService:
@@ -189,7 +188,7 @@ class AmdService:
         chain, crl = (self._http.get(f"{base}/{what}") for what in ("cert_chain", "crl"))
         if chain is None or crl is None:
             raise CollateralError("the collateral service does not know this product", url=base)
-        return AmdCollateral.from_json({"product": platform, "key": ca, "chain": chain.text(), "crl": _der_list(crl.body).hex()})
+        return AmdCollateral.from_json({"product": platform, "key": ca, "chain": chain.text(), "crl": der_list(crl.body).hex()})
 
     def endorsement(self, report: Report) -> bytes:
         """The VCEK's certificate for a report (DER): for its chip, at its TCB.
@@ -247,30 +246,3 @@ def _chain(answer: Answer, header: str) -> str:
         return "".join(certificate.public_bytes(Encoding.PEM).decode() for certificate in parse_chain(chain.encode()))
     except ParseError as cause:
         raise CollateralError("a collateral service's answer lacks its issuer chain", header=header) from cause
-
-
-def _signed_text(text: str, name: str) -> tuple[str, str]:
-    """``{"<name>": {...}, "signature": "<hex>"}``: the object's exact text, over which the signature is, and the signature."""
-    try:
-        whole = json.loads(text)
-        start = text.index(f'"{name}"') + len(name) + 2
-        start = text.index("{", start)
-        found, end = json.JSONDecoder().raw_decode(text, start)
-    except (ValueError, RecursionError) as cause:
-        raise CollateralError("a collateral service answered with something that is no signed document", name=name) from cause
-    signature = whole.get("signature") if isinstance(whole, dict) else None
-    if not isinstance(signature, str) or whole.get(name) != found:
-        raise CollateralError("a collateral service answered with something that is no signed document", name=name)
-    return text[start:end], signature
-
-
-def _der_list(body: bytes) -> bytes:
-    """A revocation list in DER, PEM or (from a PCCS) hex."""
-    text = body.strip()
-    try:
-        if text.startswith(b"-----BEGIN"):
-            return x509.load_pem_x509_crl(text).public_bytes(Encoding.DER)
-        data = bytes.fromhex(text.decode("ascii")) if not body.startswith(b"\x30") else body
-        return x509.load_der_x509_crl(data).public_bytes(Encoding.DER)
-    except DOES_NOT_PARSE as cause:
-        raise CollateralError("a collateral service answered with something that is no revocation list") from cause

@@ -15,7 +15,7 @@ from confide.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from confide.attest.collateral_sources import CollateralSource
+    from confide.attest.collateral_sources import AnyCollateral, CollateralSource
     from confide.attest.evidence import Evidence
     from confide.attest.policy import Check
     from confide.attest.roots import TrustRoots
@@ -49,7 +49,7 @@ def judging_options(function: Callable[..., None]) -> Callable[..., None]:
 
     options = (
         click.option("--collateral", "sets", type=_FILE, multiple=True,
-                     help="What the vendor signed about the platform, a JSON file, or several [default: kept or fetched]."),
+                     help="What the vendor signed about the platform: a set, or its parts as several files [default: kept or fetched]."),
         click.option("--endorsement", type=_FILE,
                      help="Certificate of the key that signed an SEV-SNP report (VCEK or VLEK), or the PCK chain of a quote without one "
                           "[default: fetched, but for a VLEK]."),
@@ -80,27 +80,27 @@ def judge(context: Context, file: Path, judging: Judging, now: datetime) -> tupl
     Raises:
         AttestationError: it is not genuine, or collateral for it is not to be had.
     """
-    from confide.attest.collateral_sources import load_collateral
+    from confide.attest.collateral_files import load_sets
     from confide.attest.evidence_files import with_given_chain
     from confide.attest.verify import Verifier
     from confide.jobs.receipt import default_roots
 
-    roots, evidence = default_roots(context.settings), load(file, judging)
-    if not evidence.chain and not judging.offline and not judging.sets:
+    roots, evidence, sets = default_roots(context.settings), load(file, judging), load_sets(judging.sets)
+    if not evidence.chain and not judging.offline and not sets:
         evidence = _endorsed(context, evidence)
     elif not evidence.chain:
-        evidence = with_given_chain(evidence, map(load_collateral, judging.sets))
+        evidence = with_given_chain(evidence, sets)
     kept_only = judging.offline or judging.at is not None
-    verified = Verifier(roots, _source(context, judging.sets, kept_only=kept_only)).verify(evidence, now)
+    verified = Verifier(roots, _source(context, sets, kept_only=kept_only)).verify(evidence, now)
     return verified, _agree(verified, roots)
 
 
-def _source(context: Context, sets: tuple[Path, ...], *, kept_only: bool) -> CollateralSource:
-    from confide.attest.collateral_sources import FixedCollateral, load_collateral
+def _source(context: Context, sets: list[AnyCollateral], *, kept_only: bool) -> CollateralSource:
+    from confide.attest.collateral_sources import FixedCollateral
     from confide.cli.collateral import source_of, store_of
 
     if sets:
-        return FixedCollateral(*map(load_collateral, sets))
+        return FixedCollateral(*sets)
     return store_of(context.settings) if kept_only else source_of(context.settings)
 
 

@@ -1,0 +1,100 @@
+"""The certificate of the key that vouches for evidence, in the forms that hosts and clouds give it."""
+
+from __future__ import annotations
+
+import json
+import struct
+import uuid
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from support.amd import Vendor
+
+from confide.attest.collateral_sources import FixedCollateral
+from confide.attest.evidence_files import load_evidence
+from confide.attest.insecure import InsecureAttester, Installation
+from confide.attest.quote import parse_quote
+from confide.attest.roots import TrustRoots
+from confide.attest.verify import Verifier
+from confide.errors import ParseError
+from confide.ids import ReportData, Tee
+
+GUIDS = {"vcek": uuid.UUID("63da758d-e664-4564-adc5-f4b93be8accd"), "vlek": uuid.UUID("a8074bc2-a25a-483e-aae6-39c045a0b8a1")}
+
+
+@pytest.fixture(scope="module")
+def vendor() -> Vendor:
+    return Vendor("Genoa")
+
+
+def pem(*certificates: x509.Certificate) -> bytes:
+    return b"".join(one.public_bytes(Encoding.PEM) for one in certificates)
+
+
+def table(vendor: Vendor, *kinds: str, big_endian: bool = True) -> bytes:
+    """A host's table of certificates (AMD publication 56421)."""
+    entries, data, at = b"", b"", 24 * (len(kinds) + 1)
+    for kind in kinds:
+        leaf = vendor.leaf(kind)
+        entries += (GUIDS[kind].bytes if big_endian else GUIDS[kind].bytes_le) + struct.pack("<II", at + len(data), len(leaf))
+        data += leaf
+    return entries + bytes(24) + data
+
+
+def verify(vendor: Vendor, folder: Path, endorsement: bytes, **changes: Any) -> str:
+    (folder / "report").write_bytes(vendor.report(**changes))
+    evidence = load_evidence(folder / "report", endorsement)
+    sets = FixedCollateral(vendor.collateral("vcek"), vendor.collateral("vlek"))
+    claims = Verifier(TrustRoots(amd=vendor.roots), sets).verify(evidence, vendor.now).claims
+    return str(claims.vendor["signing_key"])
+
+
+def test_certificate_of_a_chips_key_is_read_as_hosts_and_clouds_give_it(vendor: Vendor, tmp_path: Path) -> None:
+    leaf = x509.load_der_x509_certificate(vendor.leaf())
+    whole = pem(leaf, vendor.issuer(), vendor.root())
+    cache = {"vcekCert": pem(leaf).decode(), "tcbm": "00", "certificateChain": pem(vendor.issuer(), vendor.root()).decode()}
+    for form in (
+        vendor.leaf(),
+        pem(leaf),
+        whole,
+        pem(vendor.root(), vendor.issuer(), leaf),
+        whole.replace(b"-----BEGIN", b"# words\r\n\r\n-----BEGIN"),
+        json.dumps(cache).encode(),
+        table(vendor, "vcek"),
+        table(vendor, "vcek", big_endian=False),
+    ):
+        assert verify(vendor, tmp_path, form) == "vcek"
+
+
+def test_of_a_table_with_both_keys_the_reports_is_taken(vendor: Vendor, tmp_path: Path) -> None:
+    both = table(vendor, "vcek", "vlek")
+    assert verify(vendor, tmp_path, both) == "vcek"
+    assert verify(vendor, tmp_path, both, flags=1 << 2) == "vlek"
+
+
+@pytest.mark.parametrize(
+    "endorsement", [b"junk", bytes(100), b'{"vcekCert": "junk"}', b'{"x": 1}', b"-----BEGIN EC PRIVATE KEY-----\n"], ids=str
+)
+def test_endorsement_that_is_no_certificate_is_refused(vendor: Vendor, tmp_path: Path, endorsement: bytes) -> None:
+    with pytest.raises(ParseError):
+        verify(vendor, tmp_path, endorsement)
+
+
+def test_table_without_the_reports_key_is_refused(vendor: Vendor, tmp_path: Path) -> None:
+    with pytest.raises(ParseError, match="no table of a host"):
+        verify(vendor, tmp_path, table(vendor, "vlek"))
+
+
+def test_pck_chain_of_a_file_is_read_in_any_order(installation: Installation, now: Any, tmp_path: Path) -> None:
+    attester = InsecureAttester(installation, Tee.SGX, "5a" * 32)
+    quote = parse_quote(attester.quote(ReportData(bytes(64))).quote)
+    named = replace(quote, signature=replace(quote.signature, cert_type=3, cert_data=bytes(404)))
+    (tmp_path / "quote").write_bytes(named.to_bytes())
+    verifier = Verifier(TrustRoots(simulated=installation.root_der), installation.collateral_source())
+    blocks = [b"-----BEGIN" + block for block in quote.signature.cert_data.split(b"-----BEGIN")[1:]]
+    for chain in (b"".join(blocks), b"\n# words\n".join(blocks) + b"\n\n", b"".join(reversed(blocks))):
+        assert verifier.verify(load_evidence(tmp_path / "quote", chain), now).claims.tee is Tee.SGX
