@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +104,22 @@ def _vendor_answers() -> list[bytes]:
     return [signed.encode(), one["tcb_info_issuer_chain"].encode(), bytes.fromhex(one["pck_crl"]), one["pck_crl"].encode()]
 
 
+def _collateral_files() -> list[bytes]:
+    """Forms of other tools: an object in camel case, the client tool's file, PEM, a list, and the service's answer."""
+    one = _collateral()[0]
+    camel = {re.sub("_(.)", lambda letter: letter[1].upper(), name): text for name, text in one.items()}
+    info = {"fmspc": "00", "tdx_tcbinfo": {"tcbInfo": json.loads(one["tcb_info"]), "signature": one["tcb_info_signature"]}}
+    chains = {"TCB-Info-Issuer-Chain": one["tcb_info_issuer_chain"]}
+    tool = {"collaterals": {"tcbinfos": [info], "pckcacrl": {"platformCrl": one["pck_crl"]}, "certificates": chains, "rootcacrl": ""}}
+    amd = (VECTORS / "snp" / "certs" / "turin_ask_ark.pem").read_bytes()
+    return [*_collaterals()[2:], _dump(camel), _dump(tool), amd, *_vendor_answers()]
+
+
+def _endorsements() -> list[bytes]:
+    chain = _chains()[0].rstrip(b"\0")
+    return [_amd_leaves()[0], *_amd_tables(), chain, _dump({"vcekCert": chain.decode(), "certificateChain": ""})]
+
+
 def _containers() -> list[bytes]:
     found = [json.loads(path.read_text()) for path in sorted((VECTORS / "container").glob("*.json"))]
     return [bytes.fromhex(s["sealed"]) for s in found if isinstance(s.get("sealed"), str) and len(s["sealed"]) < 4000]
@@ -186,6 +203,8 @@ _SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "intel-verify": lambda: [_exact("tdx-v4-uptodate.quote")],
     "snp-report": lambda: [path.read_bytes() for path in sorted((VECTORS / "snp").glob("*.report"))],
     "collateral": _collaterals,
+    "collateral-file": _collateral_files,
+    "endorsement": _endorsements,
     "tcb-info": lambda: [one["tcb_info"].encode() for one in _collateral()],
     "qe-identity": lambda: [one["qe_identity"].encode() for one in _collateral()],
     "tpm-evidence": _tpm_evidence,

@@ -18,6 +18,8 @@ from typing import Any
 from confide.attest import cbor, certs, evidence_files, vendor_services
 from confide.attest.amd_certs import Endorsement, endorsement_in_table
 from confide.attest.annotate import annotate
+from confide.attest.collateral_files import load_sets
+from confide.attest.collateral_forms import der_list, signed_text
 from confide.attest.collateral_sources import FixedCollateral, load_collateral, read_collateral
 from confide.attest.evidence import Evidence, NodeContext
 from confide.attest.intel_tcb import PlatformRatings, QeRatings
@@ -173,8 +175,13 @@ def _http_request(data: bytes) -> None:
 def _answer(data: bytes) -> None:
     text = data.decode("utf-8", errors="replace")
     answer = vendor_services.Answer(data, {"tcb-info-issuer-chain": text})
-    _all(data, lambda _: vendor_services._signed_text(answer.text(), "tcbInfo"))
-    _all(data, lambda _: vendor_services._chain(answer, "tcb-info-issuer-chain"), vendor_services._der_list)
+    _all(data, lambda _: signed_text(answer.text(), "tcbInfo"))
+    _all(data, lambda _: vendor_services._chain(answer, "tcb-info-issuer-chain"), der_list)
+
+
+def _endorsement(data: bytes) -> None:
+    report, quote = VECTORS / "snp" / "genoa-v5.report", VECTORS / "intel" / "sgx-v3-eppid-no-pck.quote"
+    _all(data, lambda e: evidence_files.load_evidence(report, e), lambda e: evidence_files.load_evidence(quote, e))
 
 
 def _statement(data: bytes) -> None:
@@ -189,6 +196,8 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
     "intel-verify": _verify,
     "snp-report": lambda data: _all(data, Report.parse, annotate),
     "collateral": _json(read_collateral),
+    "collateral-file": _file("collateral", lambda path: load_sets([path])),
+    "endorsement": _endorsement,
     "tcb-info": _json(PlatformRatings.parse),
     "qe-identity": _json(QeRatings.parse),
     "tpm-evidence": _tpm,

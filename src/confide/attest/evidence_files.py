@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from confide.attest.collateral_sources import AnyCollateral
+    from confide.canonical import Json
 
 _HEX = re.compile(rb"(?:0x)?((?:[0-9a-fA-F]{2}\s*)+)")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_=\s-]+")
@@ -59,11 +60,22 @@ def load_evidence(path: Path, endorsement: bytes = b"") -> Evidence:
     data = read_file(path)
     if data.lstrip().startswith(b"{"):
         found = parse_object(data)
-        return Evidence.from_json(found.get("evidence", found))
+        if (quote := _quote_in(found)) is None:
+            return Evidence.from_json(found.get("evidence", found))
+        data = quote
     if len(data) == REPORT_BYTES:
         return Evidence(Tee.SNP, data, _endorsement(endorsement, data[_FLAGS_AT] >> 2 & 7))
     raw = without_padding(data)
     return Evidence(split_quote(raw).tee, raw, _pck_chain(endorsement))
+
+
+def _quote_in(found: Json) -> bytes | None:
+    """The quote in another tool's JSON, hex or base64 under ``quote`` at the top or in the kind of TEE.  None if the JSON is ours."""
+    inner = [value for name in ("tdx", "sgx") if isinstance(value := found.get(name), dict)]
+    quotes = [one["quote"] for one in (found, *inner) if "tee" not in one and isinstance(one.get("quote"), str)]
+    if len(quotes) > 1:
+        raise ParseError("the JSON holds several quotes", count=len(quotes))
+    return _decoded(quotes[0].encode()) if quotes else None
 
 
 def with_given_chain(evidence: Evidence, sets: Iterable[AnyCollateral]) -> Evidence:

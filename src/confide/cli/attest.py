@@ -101,9 +101,9 @@ def _show_file(context: Context, file: Path) -> None:
 def verify(context: Context, file: Path, judging: Judging, by: Path | None) -> None:
     """Verify a quote or report: is it genuine, and with --policy, is it acceptable?
 
-    FILE holds it raw, in hex, in base64, or as an evidence record of a run.  Collateral that is neither given nor kept is fetched from the
-    vendor, who learns which kind of platform (for a VCEK: which chip) is asked for.  An Intel quote is verified twice, by our own
-    verifier and by the reference (dcap-qvl): they have to agree.  The exit status is 3 if the evidence is refused.
+    FILE holds it raw, in hex, in base64, as an evidence record of a run, or in JSON under "quote".  Collateral that is neither given nor
+    kept is fetched from the vendor, who learns which kind of platform (for a VCEK: which chip) is asked for.  An Intel quote is verified
+    twice, by our own verifier and by the reference (dcap-qvl): they have to agree.  The exit status is 3 if the evidence is refused.
 
     Whom the evidence was made for (its report data) is shown and not judged.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import struct
 import uuid
@@ -23,6 +24,7 @@ from confide.attest.verify import Verifier
 from confide.errors import ParseError
 from confide.ids import ReportData, Tee
 
+VECTORS = Path(__file__).parents[2] / "vectors"
 GUIDS = {"vcek": uuid.UUID("63da758d-e664-4564-adc5-f4b93be8accd"), "vlek": uuid.UUID("a8074bc2-a25a-483e-aae6-39c045a0b8a1")}
 
 
@@ -87,6 +89,26 @@ def test_endorsement_that_is_no_certificate_is_refused(vendor: Vendor, tmp_path:
 def test_table_without_the_reports_key_is_refused(vendor: Vendor, tmp_path: Path) -> None:
     with pytest.raises(ParseError, match="no table of a host"):
         verify(vendor, tmp_path, table(vendor, "vlek"))
+
+
+def test_quote_in_the_json_of_other_tools_is_read(tmp_path: Path) -> None:
+    """Under ``quote`` as guest agents answer, or under the kind of TEE as clients of attestation services write, with its padding."""
+    raw = (VECTORS / "intel" / "tdx-v4-uptodate.quote").read_bytes()
+    wanted = load_evidence(VECTORS / "intel" / "tdx-v4-uptodate.quote")
+    path, text = tmp_path / "evidence.json", base64.b64encode(raw).decode()
+    for form in ({"quote": raw.hex(), "event_log": "[]"}, {"quote": "0x" + raw.hex()}, {"tdx": {"runtime_data": None, "quote": text}}):
+        path.write_text(json.dumps(form))
+        assert load_evidence(path) == wanted
+    path.write_text(json.dumps(wanted.to_json()))
+    assert load_evidence(path) == wanted
+    for form, says in (
+        ({"quote": text, "tdx": {"quote": text}}, "several quotes"),
+        ({"quote": "no"}, "."),
+        ({"quote": 7}, "evidence must"),
+    ):
+        path.write_text(json.dumps(form))
+        with pytest.raises(ParseError, match=says):
+            load_evidence(path)
 
 
 def test_pck_chain_of_a_file_is_read_in_any_order(installation: Installation, now: Any, tmp_path: Path) -> None:
