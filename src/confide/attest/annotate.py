@@ -238,6 +238,10 @@ def _snp(version: int) -> _Layout:
     policy = _flags(
         (1 << 16, "SMT"), (POLICY_MIGRATE_MA, "migration agent"), (POLICY_DEBUG, "DEBUG: protects nothing"), (1 << 20, "single socket"),
         (1 << 21, "CXL"), (1 << 22, "AES-256-XTS"), (1 << 23, "RAPL off"), (1 << 24, "ciphertext hiding"),
+        (1 << 25, "no page swapping"),
+    )  # fmt: skip
+    platform = _flags(
+        (1, "SMT"), (2, "TSME"), (4, "ECC"), (8, "RAPL off"), (16, "ciphertext hiding"), (32, "alias check"), (128, "TIO"),
     )  # fmt: skip
     processor: _Layout = (("CPUID family, model, stepping", 3, ""), ("reserved", 21, "")) if version > 2 else (("reserved", 24, ""),)
     vectors: _Layout = (("LAUNCH_MIT_VECTOR", 8, ""), ("CURRENT_MIT_VECTOR", 8, ""), ("reserved", 152, ""))
@@ -251,7 +255,7 @@ def _snp(version: int) -> _Layout:
         ("VMPL", 4, _number),
         ("SIGNATURE_ALGO", 4, "1: ECDSA P-384 with SHA-384"),
         ("CURRENT_TCB", 8, "firmware now"),
-        ("PLATFORM_INFO", 8, _flags((1, "SMT"), (2, "TSME"), (4, "ECC"), (8, "RAPL off"), (16, "ciphertext hiding"), (32, "alias check"))),
+        ("PLATFORM_INFO", 8, platform),
         ("SIGNING_KEY and flags", 4, lambda data: {0: "VCEK", 1: "VLEK", 7: "none"}.get(data[0] >> 2 & 7, "unknown")),
         ("reserved", 4, ""),
         ("REPORT_DATA", 64, "what the guest said about itself: a session's binding"),

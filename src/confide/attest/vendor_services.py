@@ -35,7 +35,8 @@ _MAX_BODY: Final = 256 * 1024
 """Cap on one answer, in bytes: the largest genuine one, a TCB info, has about 20 KiB."""
 _LOOPBACK: Final = {"localhost", "127.0.0.1", "::1"}
 _TCB_PARAMETERS: Final = {"bootloader": "blSPL", "tee": "teeSPL", "snp": "snpSPL", "microcode": "ucodeSPL", "fmc": "fmcSPL"}
-_FMSPC_CHARACTERS: Final = 12
+_TURIN_CHIP_ID: Final = 8
+"""Bytes of a chip's id on Turin; the rest of the field is zero (AMD publication 56860, ATTESTATION_REPORT, CHIP_ID)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +208,7 @@ class AmdService:
                 parts = tcb_parts(report.reported_tcb, turin=turin)
             except ParseError:
                 continue
-            chip = report.chip_id[:8] if turin else report.chip_id
+            chip = report.chip_id[:_TURIN_CHIP_ID] if turin else report.chip_id
             parameters = {_TCB_PARAMETERS[name]: number for name, number in parts.items()}
             found = self._http.get(f"{self._url}/vcek/v1/{product}/{chip.hex()}", **parameters)
             if found is not None:
@@ -234,6 +235,8 @@ def _products(report: Report) -> tuple[Product, ...]:
             return ("Turin",)
         case 0x19, int(model):
             return ("Milan",) if model < 0x10 else ("Genoa",)
+        case _ if not any(report.chip_id[_TURIN_CHIP_ID:]):
+            return ("Turin",)
         case _:
             return ("Milan", "Genoa")
 

@@ -100,7 +100,7 @@ def test_amds_answers_become_collateral_that_verifies_a_report(server: VendorSer
     assert server.asked == {"/vcek/v1/Genoa/cert_chain": 1, "/vcek/v1/Genoa/crl": 1}
 
 
-@pytest.mark.parametrize(("product", "version"), [("Milan", 2), ("Genoa", 2), ("Genoa", 3), ("Turin", 5)])
+@pytest.mark.parametrize(("product", "version"), [("Milan", 2), ("Milan", 4), ("Genoa", 2), ("Genoa", 3), ("Turin", 2), ("Turin", 5)])
 def test_certificate_of_a_chip_is_fetched_for_its_tcb(server: VendorServer, http: Http, product: str, version: int) -> None:
     vendor = Vendor(product)
     raw = vendor.report(version=version)
