@@ -148,12 +148,10 @@ def _of_client_tool(collaterals: Json) -> _Parts:
     """The parts of ``platform_collaterals.json``.  Only standard updates are taken, as from Intel's service: early ones are another set."""
     certificates = [c for text in _texts(collaterals.get("certificates")) for c in pem_blocks(text.encode())[0]]
     lists = [der_list(text.encode()) for text in _texts([collaterals.get("pckcacrl"), collaterals.get("rootcacrl")])]
-    infos = []
-    for entry in collaterals.get("tcbinfos") or ():
-        for name in ("tcbinfo", "sgx_tcbinfo", "tdx_tcbinfo"):
-            match entry:
-                case dict() if isinstance(document := entry.get(name), dict):
-                    infos.append(signed_text(rewritten(document), "tcbInfo"))
+    listed = collaterals.get("tcbinfos")
+    entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+    documents = [entry.get(name) for entry in entries for name in ("tcbinfo", "sgx_tcbinfo", "tdx_tcbinfo")]
+    infos = [signed_text(rewritten(document), "tcbInfo") for document in documents if isinstance(document, dict)]
     texts = _texts([collaterals.get("qeidentity"), collaterals.get("tdqeidentity")])
     identities = [signed_text(text, "enclaveIdentity") for text in texts]
     return _Parts(tuple(certificates), tuple(lists), tuple(infos), tuple(identities))

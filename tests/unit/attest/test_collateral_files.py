@@ -267,6 +267,8 @@ def test_parts_that_could_be_meant_in_two_ways_are_refused(files: Any) -> None:
         ({"tcbInfo": {}, "signature": 7}, "not known"),
         ({"format": "confide-collateral-v1"}, "not a bundle"),
         ({"collaterals": {}}, "hold no set"),
+        ({"collaterals": {"tcbinfos": 5, "pckcacrl": 7, "certificates": [1]}}, "hold no set"),
+        ({"collaterals": {"tcbinfos": [5, {"sgx_tcbinfo": 5}]}}, "hold no set"),
         (bundle([]), "hold no set"),
     ],
     ids=str,
