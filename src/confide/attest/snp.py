@@ -176,7 +176,10 @@ def _check_platform(report: Report, endorsement: Endorsement, tcb: dict[str, int
         raise EvidenceInvalidError("the certificate is for another TCB than the report's", expected=str(endorsement.tcb), got=str(tcb))
     if endorsement.kind == "vcek":
         chip = endorsement.chip_id
-        if report.masked_chip or not any(chip) or report.chip_id != chip.ljust(len(report.chip_id), b"\0"):
+        if report.masked_chip or not any(report.chip_id):
+            hint = "have the host mask neither ids nor keys of chips (SNP_CONFIG, MASK_CHIP_ID and MASK_CHIP_KEY), or attest under a VLEK"
+            raise EvidenceInvalidError("the report does not say which chip made it", hint=hint)
+        if not any(chip) or report.chip_id != chip.ljust(len(report.chip_id), b"\0"):
             raise EvidenceInvalidError("the certificate is for another chip")
     if report.family is not None and report.model is not None:
         family, models = _FAMILIES[endorsement.product]

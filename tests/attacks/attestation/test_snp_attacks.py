@@ -81,8 +81,11 @@ def test_turins_short_chip_id_is_compared_whole() -> None:
 def test_masked_chip_is_refused_under_a_chips_key(vendor: Vendor) -> None:
     for changes in ({"flags": 2}, {"flags": 2, "chip_id": b""}, {"chip_id": b""}):
         leaf = vendor.leaf(chip_id=bytes(64)) if "chip_id" in changes else None
-        with pytest.raises(EvidenceInvalidError, match="another chip"):
+        with pytest.raises(EvidenceInvalidError, match="does not say which chip") as caught:
             verify(vendor, vendor.evidence(leaf=leaf, **changes))
+        assert "VLEK" in (caught.value.hint or "")
+    with pytest.raises(EvidenceInvalidError, match="another chip"):
+        verify(vendor, vendor.evidence(leaf=vendor.leaf(chip_id=bytes(64))))
 
 
 def test_report_signed_by_another_key_than_the_certificates_is_refused(vendor: Vendor) -> None:
