@@ -134,7 +134,7 @@ def _tpm_logs() -> list[bytes]:
     return [log for log in (TpmEvidence.parse(raw).log for raw in _tpm_evidence()) if log]
 
 
-def _cc_event_logs() -> list[bytes]:
+def _td_logs() -> list[bytes]:
     """TCG PC Client PFP, "TCG_PCClientPCREvent" and "TCG_PCR_EVENT2", with SHA-384 only as a TD's firmware writes it."""
     spec = struct.pack("<16sIBBBBIHHB", b"Spec ID Event03\0", 0, 0, 2, 0, 2, 1, 0xC, 48, 0)
     events = [struct.pack("<IIIH48sI", register, 4, 1, 0xC, bytes(48), 4) + bytes(4) for register in (1, 2, 3)]
@@ -209,7 +209,7 @@ _SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "qe-identity": lambda: [one["qe_identity"].encode() for one in _collateral()],
     "tpm-evidence": _tpm_evidence,
     "tpm-log": _tpm_logs,
-    "cc-event-log": _cc_event_logs,
+    "td-log": _td_logs,
     "gramine-manifest": lambda: [_GRAMINE],
     "cbor": lambda: [bytes.fromhex("d9ea6082430102034161"), bytes.fromhex("a2616101616282f5f6")],
     "token": lambda: [_token()],

@@ -21,9 +21,9 @@ from confide.attest.annotate import annotate
 from confide.attest.collateral_files import load_sets
 from confide.attest.collateral_forms import der_list, signed_text
 from confide.attest.collateral_sources import FixedCollateral, load_collateral, read_collateral
+from confide.attest.event_log import OF_TD, OF_TPM, EventLog
 from confide.attest.evidence import Evidence, NodeContext
 from confide.attest.intel_tcb import PlatformRatings, QeRatings
-from confide.attest.launch.cc_event_log import EventLog
 from confide.attest.launch.gramine import Manifest as GramineManifest
 from confide.attest.policy import Policy
 from confide.attest.quote import parse_quote, split_quote, without_padding
@@ -31,7 +31,6 @@ from confide.attest.roots import TrustRoots
 from confide.attest.snp_report import Report
 from confide.attest.tokens.jwt import UnverifiedJwt
 from confide.attest.tpm_format import Attest, Public, Signature, TpmEvidence
-from confide.attest.tpm_log import parse_log
 from confide.attest.verify import Verifier
 from confide.canonical import parse_object
 from confide.crypto import http
@@ -201,8 +200,8 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
     "tcb-info": _json(PlatformRatings.parse),
     "qe-identity": _json(QeRatings.parse),
     "tpm-evidence": _tpm,
-    "tpm-log": parse_log,
-    "cc-event-log": EventLog.parse,
+    "tpm-log": lambda data: EventLog.parse(data, OF_TPM).pcrs(),
+    "td-log": lambda data: EventLog.parse(data, OF_TD).rtmrs(),
     "gramine-manifest": GramineManifest.parse,
     "cbor": cbor.decode,
     "token": lambda data: _all(data.decode("utf-8", errors="replace"), UnverifiedJwt.parse),  # type: ignore[arg-type]

@@ -77,7 +77,7 @@ def scenarios(found: dict[str, Evidence]) -> Iterator[tuple[str, str, Evidence]]
     yield "not-made-by-a-tpm", "parse", made(attest=flipped(parts.attest, 3))
     yield "attestation-of-another-kind", "parse", made(attest=flipped(parts.attest, 5))
     yield "trailing-byte", "parse", Evidence(Tee.TPM, good.quote + b"\0", good.chain)
-    yield "no-chain", "parse", Evidence(Tee.TPM, good.quote)
+    yield "no-chain", "chain", Evidence(Tee.TPM, good.quote)
     yield "root-only", "chain", Evidence(Tee.TPM, good.quote, good.chain[good.chain.index(b"-----BEGIN", 1) :])
     yield "leaf-only", "chain", Evidence(Tee.TPM, good.quote, good.chain[: good.chain.index(b"-----BEGIN", 1)])
 

@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from confide.attest import amd_certs, certs
-from confide.attest.launch.cc_event_log import EventLog
+from confide.attest.event_log import OF_TD, EventLog
 from confide.attest.launch.sigstruct import HEADER, SIGSTRUCT_BYTES, Sigstruct
 from confide.attest.quote import (
     HEADER_BYTES,
@@ -87,7 +87,8 @@ def annotate(data: bytes) -> Annotated:
     if len(data) == SIGSTRUCT_BYTES and data.startswith(HEADER):
         return Annotated("Intel SGX SIGSTRUCT", tuple(_sigstruct(Sigstruct.parse(data), data)))
     if EventLog.begins(data):
-        return Annotated("event log of a TDX guest", tuple(_events(EventLog.parse(data))))
+        log = EventLog.parse_any(data)
+        return Annotated("event log of a TDX guest" if log.registers is OF_TD else "event log of a TPM", tuple(_events(log)))
     return _quote(without_padding(data))
 
 
@@ -194,11 +195,12 @@ def _sigstruct(parsed: Sigstruct, raw: bytes) -> Iterator[Field]:
     yield Field("debug", None, parsed.debug, "whether it may be started so that it can be read from outside")
 
 
-def _events(log: EventLog) -> Iterator[Field]:
+def _events(log: EventLog, at: int = 0) -> Iterator[Field]:
     for event in log.events:
-        yield Field(event.name, event.offset, event.digest.hex(), event.text)
-    for number, value in enumerate(log.rtmrs()):
-        yield Field(f"RTMR{number}", None, value.hex(), "after all events")
+        yield Field(log.name_of(event), at + event.offset, event.digest.hex(), event.text)
+    values = dict(enumerate(log.rtmrs(), 1)) if log.registers is OF_TD else log.pcrs()
+    for number, value in sorted(values.items()):
+        yield Field(log.registers.name(number), None, value.hex(), "after all events")
 
 
 def _quote(raw: bytes) -> Annotated:

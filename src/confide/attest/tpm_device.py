@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from confide.attest.device_files import read_file
-from confide.attest.evidence import MAX_EVIDENCE_BYTES, Evidence, check_report_data
+from confide.attest.evidence import MAX_TPM_EVIDENCE_BYTES, Evidence, check_report_data
 from confide.attest.tpm_format import PCR_COUNT, Attest, Public, TpmEvidence, qualifying_data
 from confide.errors import AttesterError, ParseError
 from confide.ids import ReportData, Tee
@@ -86,6 +86,6 @@ class TpmAttester:
 
 def _evidence(found: TpmEvidence, chain: bytes) -> Evidence:
     raw = found.to_bytes()
-    if len(raw) > MAX_EVIDENCE_BYTES:
-        raise AttesterError("the TPM's event log is too large to send", length=len(raw), limit=MAX_EVIDENCE_BYTES, hint="leave the log out")
+    if len(raw) > MAX_TPM_EVIDENCE_BYTES:
+        raise AttesterError("the TPM's event log is too large to send", length=len(raw), limit=MAX_TPM_EVIDENCE_BYTES, hint="leave the log out")
     return Evidence(Tee.TPM, raw, chain)

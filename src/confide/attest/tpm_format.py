@@ -46,6 +46,10 @@ class Reader:
         self.at += length
         return self._data[self.at - length : self.at]
 
+    def ahead(self, length: int | None = None) -> bytes:
+        """The next bytes, ``length`` of them at most, without taking them."""
+        return self._data[self.at :] if length is None else self._data[self.at : self.at + length]
+
     def number(self, length: int) -> int:
         """The next number of ``length`` bytes."""
         return int.from_bytes(self.take(length), self._order)

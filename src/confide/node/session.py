@@ -17,7 +17,7 @@ from confide.attest.evidence import Evidence, NodeContext
 from confide.attest.policy import appraise
 from confide.canonical import Json, b64url, from_b64url
 from confide.errors import AttestationError, BindingError, ConfideError, ProtocolError, leaf_of
-from confide.ids import JobDigest, NodeId, Nonce, Role, RunId, SpkiDigest
+from confide.ids import JobDigest, NodeId, Nonce, Role, RunId, SpkiDigest, Tee
 from confide.node.control import PROTOCOL, Kind, field
 from confide.node.record import EvidenceRecord
 
@@ -31,6 +31,13 @@ if TYPE_CHECKING:
 Clock = Callable[[], datetime]
 MAX_SESSION_FRAME = 128 * 1024
 """Cap on a frame from a peer that is not attested yet, in bytes: a quote and its chain in base64url fit twice."""
+_MAX_TPM_FRAME = 512 * 1024
+"""The same for evidence where the policy accepts TPMs, whose event logs are long."""
+
+
+def evidence_cap(policy: Policy) -> int:
+    """Cap on a frame with evidence, in bytes: nobody may send more than the longest that the policy could accept."""
+    return _MAX_TPM_FRAME if Tee.TPM in policy.tees else MAX_SESSION_FRAME
 
 
 def utc_now() -> datetime:
@@ -176,7 +183,7 @@ def attest_peer(
     expected = Expected(role, job, run, None if nodes is None else frozenset(nodes))
     channel.send_frame(challenge_frame(nonce, role))
     try:
-        presented = parse_evidence(channel.recv_frame(MAX_SESSION_FRAME))
+        presented = parse_evidence(channel.recv_frame(evidence_cap(side.policy)))
         if channel.peer_spki is None:
             raise BindingError("the peer shows no key")
         exporter, spki = channel.exporter(), channel.peer_spki

@@ -14,11 +14,12 @@ from support.tpm import Owner, Swtpm, fingerprint, log_of
 
 from confide.attest.claims import Claims
 from confide.attest.collateral_sources import FixedCollateral
-from confide.attest.evidence import Evidence
+from confide.attest.evidence import MAX_TPM_EVIDENCE_BYTES, Evidence
 from confide.attest.roots import TrustRoots
 from confide.attest.tpm_device import TpmAttester
 from confide.attest.tpm_enrol import challenge
 from confide.attest.tpm_format import GENERATED, Public, TpmEvidence, qualifying_data
+from confide.attest.tpm_trust import TpmTrust
 from confide.attest.verify import Verifier
 from confide.errors import AttesterError, EvidenceInvalidError
 from confide.ids import ReportData, Tee
@@ -72,7 +73,7 @@ def attester(tpm: Swtpm, ak: tuple[str, bytes], pcrs: tuple[int, ...] = PCRS) ->
 
 
 def verify(evidence: Evidence, owner: Owner, **later: int) -> Claims:
-    return Verifier(TrustRoots(tpm=owner.pins), FixedCollateral()).verify(evidence, owner.now + timedelta(**later)).claims
+    return Verifier(TrustRoots(tpm=TpmTrust(issuers=owner.pins)), FixedCollateral()).verify(evidence, owner.now + timedelta(**later)).claims
 
 
 def quote(tpm: Swtpm, ak: tuple[str, bytes]) -> Evidence:
@@ -106,7 +107,7 @@ def test_certificate_of_the_wrong_use_is_refused(tpm, ek, ecc) -> None:
     chain = b"".join(each.public_bytes(Encoding.PEM) for each in ek)
     evidence = dataclasses.replace(quote(tpm, ecc), chain=chain)
     with pytest.raises(EvidenceInvalidError, match="for another use"):
-        Verifier(TrustRoots(tpm=frozenset({fingerprint(ek[-1])})), FixedCollateral()).verify(evidence, Owner().now)
+        Verifier(TrustRoots(tpm=TpmTrust(issuers=frozenset({fingerprint(ek[-1])}))), FixedCollateral()).verify(evidence, Owner().now)
 
 
 def test_other_attestation_key_than_the_certificates_is_refused(tpm, ecc, owner) -> None:
@@ -209,7 +210,7 @@ def test_tpm_that_cannot_be_had_is_reported(tpm, ecc, monkeypatch) -> None:
         TpmAttester(str(tpm.path("nothing.ctx")), ecc[1], PCRS, log=None, tcti=tpm.tcti).quote(DATA)
     with pytest.raises(AttesterError, match="from 0 to 23"):
         attester(tpm, ecc, (24,))
-    tpm.path("long-log").write_bytes(bytes(40_000))
+    tpm.path("long-log").write_bytes(bytes(MAX_TPM_EVIDENCE_BYTES))
     with pytest.raises(AttesterError, match="too large"):
         TpmAttester(ecc[0], ecc[1], PCRS, log=tpm.path("long-log"), tcti=tpm.tcti).quote(DATA)
     monkeypatch.setenv("PATH", "/nowhere")

@@ -1,4 +1,4 @@
-"""A CCEL is read to its end or refused, and its events make the RTMRs that a TD would have."""
+"""A log is read to its end or refused, and its events make the RTMRs that a TD would have, or the PCRs that a TPM would."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from confide.attest.launch.cc_event_log import EventLog
+from confide.attest.event_log import MAX_EVENTS, OF_TD, OF_TPM, EventLog, Registers
 from confide.errors import ParseError
 
 SHA384 = hashlib.sha384
@@ -35,17 +35,21 @@ def log() -> bytes:
     return head() + b"".join(event(*row) for row in EVENTS)
 
 
+def rtmrs(raw: bytes) -> tuple[bytes, ...]:
+    return EventLog.parse(raw, OF_TD).rtmrs()
+
+
 def test_each_event_extends_its_own_register() -> None:
     zeros = bytes(48)
     first = SHA384(zeros + SHA384(b"variables").digest()).digest()
     second = SHA384(SHA384(zeros + SHA384(b"\0\0\0\0").digest()).digest() + SHA384(b"Exit Boot Services Invocation").digest()).digest()
     third = SHA384(zeros + SHA384(b"initrd=initrd console=ttyS0").digest()).digest()
-    assert EventLog.parse(log()).rtmrs() == (first, second, third, zeros)
+    assert rtmrs(log()) == (first, second, third, zeros)
 
 
 def test_events_without_action_and_copies_of_mrtd_extend_nothing() -> None:
     more = event(1, 3, b"StartupLocality") + event(0, 0x80000008, b"firmware blob")
-    assert EventLog.parse(log() + more).rtmrs() == EventLog.parse(log()).rtmrs()
+    assert rtmrs(log() + more) == rtmrs(log())
 
 
 @pytest.mark.parametrize(
@@ -57,18 +61,18 @@ def test_events_without_action_and_copies_of_mrtd_extend_nothing() -> None:
     ],
 )  # fmt: skip
 def test_text_of_an_event_is_shown_if_it_is_text(data: bytes, text: str) -> None:
-    found = EventLog.parse(head() + event(0, 6, data) + event(4, 0x99, data)).events
-    assert [(one.name, one.text) for one in found] == [("MRTD EV_EVENT_TAG", text), ("RTMR3 0x99", text)]
+    found = EventLog.parse(head() + event(0, 6, data) + event(4, 0x99, data), OF_TD)
+    assert [(found.name_of(one), one.text) for one in found.events] == [("MRTD EV_EVENT_TAG", text), ("RTMR3 0x99", text)]
 
 
 @pytest.mark.parametrize("padding", [b"\xff" * 4096, b"\0" * 4096, b"\xff", b""])
 def test_padding_of_the_tables_memory_is_no_event(padding: bytes) -> None:
-    assert len(EventLog.parse(log() + padding).events) == len(EVENTS)
+    assert len(EventLog.parse(log() + padding, OF_TD).events) == len(EVENTS)
 
 
 def test_other_digests_beside_sha384_are_read_over() -> None:
     raw = head(((0xB, 32), (0xC, 48)), b"vendor") + event(1, 4, b"data", (0xC, 0xB))
-    assert EventLog.parse(raw).events[0].digest == SHA384(b"data").digest()
+    assert EventLog.parse(raw, OF_TD).events[0].digest == SHA384(b"data").digest()
 
 
 @pytest.mark.parametrize(
@@ -91,7 +95,7 @@ def test_other_digests_beside_sha384_are_read_over() -> None:
 )  # fmt: skip
 def test_what_is_no_log_is_refused(raw: bytes) -> None:
     with pytest.raises(ParseError):
-        EventLog.parse(raw)
+        EventLog.parse(raw, OF_TD)
 
 
 @settings(max_examples=200, deadline=None)
@@ -99,6 +103,56 @@ def test_what_is_no_log_is_refused(raw: bytes) -> None:
 def test_any_change_is_read_or_refused_and_nothing_else(at: int, value: int) -> None:
     raw = log()[:at] + bytes([value]) + log()[at + 1 :]
     try:
-        assert len(EventLog.parse(raw).rtmrs()) == 4
+        assert len(rtmrs(raw)) == 4
     except ParseError:
         return
+
+
+SHA256 = ((0xB, 32),)
+
+
+def tpm_log(*events: bytes) -> bytes:
+    return head(SHA256) + b"".join(events)
+
+
+def sha256_event(pcr: int, kind: int, data: bytes) -> bytes:
+    return event(pcr, kind, data, (0xB,))
+
+
+def test_pcrs_begin_with_the_startup_locality_and_resettable_ones_with_ones() -> None:
+    digest = hashlib.sha256(b"x").digest()
+    locality = sha256_event(0, 3, b"StartupLocality\0\3")
+    found = EventLog.parse(tpm_log(locality, sha256_event(0, 4, b"x"), sha256_event(17, 4, b"x"), sha256_event(4, 4, b"x")), OF_TPM).pcrs()
+    assert found == {
+        0: hashlib.sha256(bytes(31) + b"\3" + digest).digest(),
+        4: hashlib.sha256(bytes(32) + digest).digest(),
+        17: hashlib.sha256(b"\xff" * 32 + digest).digest(),
+    }
+
+
+def test_locality_that_is_told_after_the_first_extension_counts_no_more() -> None:
+    measured = sha256_event(0, 4, b"x")
+    late = EventLog.parse(tpm_log(measured, sha256_event(0, 3, b"StartupLocality\0\3")), OF_TPM).pcrs()
+    assert late == EventLog.parse(tpm_log(measured), OF_TPM).pcrs()
+
+
+def test_log_of_a_tpm_has_no_padding() -> None:
+    for padding in (b"\xff" * 64, bytes(64)):
+        with pytest.raises(ParseError):
+            EventLog.parse(tpm_log(sha256_event(0, 4, b"x")) + padding, OF_TPM)
+
+
+@pytest.mark.parametrize(("registers", "raw"), [(OF_TPM, log()), (OF_TD, tpm_log(sha256_event(0, 4, b"x")))], ids=["TPM", "TD"])
+def test_log_of_one_kind_of_machine_is_none_of_the_other(registers: Registers, raw: bytes) -> None:
+    with pytest.raises(ParseError, match="no digests"):
+        EventLog.parse(raw, registers)
+    assert EventLog.parse_any(raw).registers is not registers
+
+
+def test_number_of_events_and_of_registers_is_bounded() -> None:
+    one = sha256_event(0, 4, b"")
+    assert len(EventLog.parse(tpm_log(one * MAX_EVENTS), OF_TPM).events) == MAX_EVENTS
+    with pytest.raises(ParseError, match="too many events"):
+        EventLog.parse(tpm_log(one * (MAX_EVENTS + 1)), OF_TPM)
+    with pytest.raises(ParseError, match="register that there is not"):
+        EventLog.parse(tpm_log(sha256_event(24, 4, b"")), OF_TPM)
