@@ -16,8 +16,8 @@ from typing import Any
 from confide.errors import ConfigError
 
 _FILE = "config.toml"
-_PATHS = {"runs", "service_ca_file"}
-_TEXTS = {"intel_service", "amd_service"}
+_PATHS = {"runs", "service_ca_file", "tpm_chain_file"}
+_TEXTS = {"intel_service", "amd_service", "tpm_key", "tpm_pcrs", "tpm_log", "tpm_tcti"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,11 @@ class Settings:
     intel_service: str = ""
     amd_service: str = ""
     service_ca_file: Path | None = None
+    tpm_key: str = ""
+    tpm_pcrs: str = "0,1,2,3,4,5,6,7"
+    tpm_chain_file: Path | None = None
+    tpm_log: str = ""
+    tpm_tcti: str = "device:/dev/tpmrm0"
     node_start_timeout_s: float = 30.0
     heartbeat_s: float = 2.0
     node_lost_after_s: float = 10.0
@@ -51,6 +56,11 @@ class Settings:
     def simulation_dir(self) -> Path:
         """Folder of this installation's simulated TEE root (``confide.attest.insecure``)."""
         return self.home / "simulated"
+
+    @property
+    def tpm_dir(self) -> Path:
+        """Folder of what is trusted in TPMs (``confide.attest.tpm_trust``), and of open challenges to machines."""
+        return self.home / "tpm"
 
     @property
     def credentials_dir(self) -> Path:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from confide.attest import amd_certs, certs
-from confide.attest.event_log import OF_TD, EventLog
+from confide.attest import amd_certs, certs, tpm_fields
+from confide.attest.event_log import OF_TD, OF_TPM, EventLog
 from confide.attest.launch.sigstruct import HEADER, SIGSTRUCT_BYTES, Sigstruct
 from confide.attest.quote import (
     HEADER_BYTES,
@@ -29,11 +29,13 @@ from confide.attest.quote import (
 from confide.attest.ratls import RatlsCertificate
 from confide.attest.snp_report import POLICY_DEBUG, POLICY_MIGRATE_MA, REPORT_BYTES, Report
 from confide.attest.tokens.jwt import UnverifiedJwt
+from confide.attest.tpm_format import MAGIC
 from confide.canonical import canonical
 from confide.errors import BindingError, ParseError, TokenInvalidError
 from confide.ids import Tee
 
 if TYPE_CHECKING:
+    from confide.attest.evidence import Evidence
     from confide.canonical import Json
 
 _Meaning = str | Callable[[bytes], str]
@@ -66,21 +68,33 @@ class Annotated:
         return {"kind": self.kind, "verified": False, "fields": [field.to_json() for field in self.fields]}
 
 
+def annotate_evidence(evidence: Evidence) -> Annotated:
+    """The same of evidence: its quote or report, and the chain that came with it in PEM.
+
+    Raises:
+        ParseError: it is none.
+    """
+    found = annotate(evidence.quote)
+    if not evidence.chain.startswith(b"-----BEGIN"):
+        return found
+    return Annotated(found.kind, (*found.fields, *_chain(certs.parse_chain(evidence.chain))))
+
+
 def annotate(data: bytes) -> Annotated:
-    """Read a quote (SGX v3, TDX v4 and v5), report, certificates (DER or PEM, RA-TLS too), token, SIGSTRUCT, or event log of a TD.
+    """Read a quote (SGX v3, TDX v4 and v5, a TPM's), report, certificates (DER or PEM, RA-TLS too), token, SIGSTRUCT, or event log.
 
     Raises:
         ParseError: it is none of these.
     """
+    if data.startswith(MAGIC):
+        return Annotated("TPM 2.0 evidence", tuple(_tpm(data)))
     if data.startswith(b"-----BEGIN CERTIFICATE-----"):
         chain = certs.parse_chain(data)
         return Annotated(f"{len(chain)} certificates, PEM" if len(chain) > 1 else "certificate, PEM", tuple(_chain(chain)))
     if data.startswith(b"eyJ"):
         return Annotated("signed token (JWT)", tuple(_token(data)))
-    if data[:2] == b"\x30\x82" and (found := _ratls(data)) is not None:
-        return Annotated(f"RA-TLS certificate, {found.format} format", tuple(_ratls_fields(found)))
     if data[:2] == b"\x30\x82":
-        return Annotated("certificate, DER", tuple(_certificate(amd_certs.load_der(data), "")))
+        return _der(data)
     if len(data) == REPORT_BYTES:
         report = Report.parse(data)
         return Annotated(f"AMD SEV-SNP report, version {report.version}", tuple(_walk(data, 0, _snp(report.version))))
@@ -201,6 +215,13 @@ def _events(log: EventLog, at: int = 0) -> Iterator[Field]:
     values = dict(enumerate(log.rtmrs(), 1)) if log.registers is OF_TD else log.pcrs()
     for number, value in sorted(values.items()):
         yield Field(log.registers.name(number), None, value.hex(), "after all events")
+
+
+def _tpm(data: bytes) -> Iterator[Field]:
+    yield from (Field(*row) for row in tpm_fields.rows(data))
+    at = tpm_fields.log_offset(data)
+    if data[at:]:
+        yield from _events(EventLog.parse(data[at:], OF_TPM), at)
 
 
 def _quote(raw: bytes) -> Annotated:
@@ -358,11 +379,12 @@ def _flat(value: object, name: str) -> Iterator[tuple[str, str]]:
         yield name, value if isinstance(value, str) else canonical(value).decode()
 
 
-def _ratls(data: bytes) -> RatlsCertificate | None:
+def _der(data: bytes) -> Annotated:
     try:
-        return RatlsCertificate.parse(data)
+        found = RatlsCertificate.parse(data)
     except (ParseError, BindingError):
-        return None
+        return Annotated("certificate, DER", tuple(_certificate(amd_certs.load_der(data), "")))
+    return Annotated(f"RA-TLS certificate, {found.format} format", tuple(_ratls_fields(found)))
 
 
 def _ratls_fields(found: RatlsCertificate) -> Iterator[Field]:

@@ -45,9 +45,7 @@ if TYPE_CHECKING:
 
 AK_CERTIFICATE: Final = x509.ObjectIdentifier("2.23.133.8.3")
 """tcg-kp-AIKCertificate: the extended key usage of a certificate for an AK."""
-_NEEDED: Final = (
-    tpm_format.FIXED_TPM | tpm_format.FIXED_PARENT | tpm_format.SENSITIVE_DATA_ORIGIN | tpm_format.RESTRICTED | tpm_format.SIGN
-)
+_NEEDED: Final = tpm_format.FIXED_TPM | tpm_format.FIXED_PARENT | tpm_format.SENSITIVE_DATA_ORIGIN | tpm_format.RESTRICTED | tpm_format.SIGN
 
 _ANY_PATH: Final = 99
 """A CA's limit if it names none: longer than any chain that is read."""
@@ -134,8 +132,7 @@ def verify_tpm(evidence: Evidence, trust: TpmTrust, now: datetime) -> tuple[Clai
 def _trusted(public: Public, chain: list[x509.Certificate], trust: TpmTrust, now: datetime) -> TpmCollateral:
     """Why the key is trusted as of ``now``.  Revocation has no time of its own: what a lost key signed may be of any date that it likes."""
     name = public.name.hex()
-    if name in trust.revoked:
-        raise EvidenceInvalidError("the attestation key is revoked", key=name)
+    trust.check_not_revoked(name)
     key = trust.keys.get(name)
     found = check_chain(chain, trust.issuers, AK_CERTIFICATE, now) if key is None else _enrolled(key, now)
     if chain and chain[0].public_key() != public.key:
@@ -251,7 +248,7 @@ def pcr_measurement(pcrs: dict[str, str]) -> str:
 
 
 def _claims(container: TpmEvidence, attest: Attest, log: EventLog, public: Public, collateral: TpmCollateral) -> Claims:
-    registers = {f"pcr{pcr}": value.hex() for pcr, value in zip(attest.pcrs, container.pcrs, strict=True)}
+    registers = container.registers()
     vendor: Json = {
         "protects_memory": False,
         "clock_ms": attest.clock,

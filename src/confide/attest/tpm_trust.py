@@ -6,22 +6,24 @@ write it decides which TPMs are genuine.
 
 from __future__ import annotations
 
+import fcntl
 import json
-import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 from confide.canonical import Json, parse_object
-from confide.errors import ConfigError, ParseError, UsageError
+from confide.errors import ConfigError, EvidenceInvalidError, ParseError, UsageError
 from confide.ids import check_name
 
+RootUse = Literal["manufacturer", "issuer"]
 TRUST_FORMAT: Final = "confide-tpm-trust-v1"
 _FILE: Final = "trust.json"
+_LOCK: Final = "trust.lock"
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _KEY_NAME: Final = re.compile(r"000b[0-9a-f]{64}")
 """A TPM's name of a key: the number of SHA-256, and the SHA-256 of its public area (Part 1, section 16)."""
@@ -79,17 +81,25 @@ class TpmTrust:
     keys: Mapping[str, EnrolledKey] = field(default_factory=lambda: MappingProxyType({}))
     revoked: frozenset[str] = frozenset()
 
-    def with_key(self, key: EnrolledKey) -> TpmTrust:
+    def check_not_revoked(self, name: str) -> None:
+        """Return if the key of this name is not revoked.
+
+        Raises:
+            EvidenceInvalidError: it is: that is for good.
+        """
+        if name in self.revoked:
+            raise EvidenceInvalidError("the attestation key is revoked", hint="revocation is for good: make another key", key=name)
+
+    def with_key(self, key: EnrolledKey) -> Self:
         """The same with ``key`` enrolled.
 
         Raises:
-            UsageError: it is revoked: that is for good.
+            EvidenceInvalidError: it is revoked.
         """
-        if key.name in self.revoked:
-            raise UsageError("the attestation key is revoked", hint="make another one: the same key is never enrolled again", key=key.name)
+        self.check_not_revoked(key.name)
         return replace(self, keys=MappingProxyType({**self.keys, key.name: key}))
 
-    def without_key(self, name: str) -> TpmTrust:
+    def without_key(self, name: str) -> Self:
         """The same with the key of this name revoked, enrolled here or not: an issuer's certificate for it counts no more either.
 
         Raises:
@@ -98,6 +108,22 @@ class TpmTrust:
         if not _KEY_NAME.fullmatch(name):
             raise UsageError("not the name of a TPM's key", got=name[:80], hint="`confide attest tpm list` has the names of enrolled keys")
         return replace(self, revoked=self.revoked | {name})
+
+    def with_root(self, use: RootUse, root: str) -> Self:
+        """The same with one more trusted root (SHA-256, hex)."""
+        if use == "manufacturer":
+            return replace(self, manufacturers=self.manufacturers | {root})
+        return replace(self, issuers=self.issuers | {root})
+
+    def without_root(self, root: str) -> Self:
+        """The same without this root (SHA-256, hex), whatever it was trusted for.
+
+        Raises:
+            UsageError: it is not trusted.
+        """
+        if root not in self.manufacturers | self.issuers:
+            raise UsageError("no such root is trusted", got=root[:80], hint="`confide attest tpm list` has the trusted roots")
+        return replace(self, manufacturers=self.manufacturers - {root}, issuers=self.issuers - {root})
 
     @classmethod
     def from_json(cls, data: Json) -> Self:
@@ -143,20 +169,25 @@ class TpmTrust:
         except ParseError as cause:
             raise ConfigError(f"{path}: {cause.message}", path=str(path)) from cause
 
-    def save(self, folder: Path) -> None:
-        """Write the file in ``folder``, whole or not at all.
+    @classmethod
+    def update(cls, folder: Path, change: Callable[[Self], Self]) -> Self:
+        """Change the file in ``folder``, whole or not at all; two who change it at once do it one after the other.
 
         Raises:
-            ConfigError: it cannot be written.
+            ConfigError: it cannot be read or written.
         """
         path = folder / _FILE
-        draft = path.with_suffix(f".{os.getpid()}.tmp")
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            draft.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
-            draft.replace(path)
+            with (folder / _LOCK).open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                changed = change(cls.load(folder))
+                draft = path.with_suffix(".tmp")
+                draft.write_text(json.dumps(changed.to_json(), indent=1) + "\n", encoding="utf-8")
+                draft.replace(path)
         except OSError as cause:
             raise ConfigError(f"cannot write {path}: {cause.strerror}", path=str(path)) from cause
+        return changed
 
 
 def _texts(data: Json, name: str, form: re.Pattern[str]) -> frozenset[str]:

@@ -14,6 +14,7 @@ from confide.attest.tpm import TpmCollateral, verify_tpm
 from confide.ids import Tee
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     from confide.attest.amd_collateral import AmdCollateral
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from confide.attest.collateral_sources import CollateralSource
     from confide.attest.evidence import Evidence
     from confide.attest.roots import TrustRoots
+    from confide.attest.tpm_trust import TpmTrust
 
 _TOKEN = object()
 
@@ -45,16 +47,21 @@ class VerifiedEvidence:
 
 
 class Verifier:
-    """Says whether evidence is genuine under given roots, with collateral from a given source.  Safe to use from several threads."""
+    """Says whether evidence is genuine under given roots, with collateral from a given source.  Safe to use from several threads.
 
-    def __init__(self, roots: TrustRoots, collateral: CollateralSource) -> None:
+    ``tpm`` is asked for the trust in TPMs each time, so that a key which is revoked while a verifier serves is refused from then on; by
+    default it is the roots'.
+    """
+
+    def __init__(self, roots: TrustRoots, collateral: CollateralSource, *, tpm: Callable[[], TpmTrust] | None = None) -> None:
         self._roots = roots
+        self._tpm = tpm
         self._snp = SnpVerifier(roots.amd, collateral)
         self._intel = IntelVerifier(roots, collateral)
 
     def with_collateral(self, collateral: CollateralSource) -> Verifier:
         """A verifier with the same roots and other collateral, such as what was kept with old evidence."""
-        return Verifier(self._roots, collateral)
+        return Verifier(self._roots, collateral, tpm=self._tpm)
 
     def verify(self, evidence: Evidence, now: datetime) -> VerifiedEvidence:
         """Check that ``evidence`` is genuine as of ``now``.
@@ -69,7 +76,7 @@ class Verifier:
             claims, amd = self._snp.verify(evidence, now)
             return VerifiedEvidence(claims, evidence, amd, now, token=_TOKEN)
         if evidence.tee is Tee.TPM:
-            claims, tpm = verify_tpm(evidence, self._roots.tpm, now)
+            claims, tpm = verify_tpm(evidence, self._tpm() if self._tpm is not None else self._roots.tpm, now)
             return VerifiedEvidence(claims, evidence, tpm, now, token=_TOKEN)
         claims, collateral = self._intel.verify(evidence, now)
         return VerifiedEvidence(claims, evidence, collateral, now, token=_TOKEN)

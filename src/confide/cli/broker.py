@@ -90,6 +90,7 @@ def _serve_until_signal(server: BrokerServer) -> None:
 
 def _verifier(settings: Settings, *, simulate: bool) -> Verifier:
     from confide.attest.roots import TrustRoots
+    from confide.attest.tpm_trust import TpmTrust
     from confide.attest.verify import Verifier
     from confide.cli.collateral import source_of
 
@@ -97,7 +98,7 @@ def _verifier(settings: Settings, *, simulate: bool) -> Verifier:
         from confide.jobs.local.simulation import SimulatedTee
 
         return SimulatedTee.at(settings.simulation_dir).verifier()
-    return Verifier(TrustRoots(), source_of(settings))
+    return Verifier(TrustRoots(), source_of(settings), tpm=lambda: TpmTrust.load(settings.tpm_dir))
 
 
 @command.command("enrol")

@@ -51,8 +51,8 @@ def judging_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--collateral", "sets", type=_FILE, multiple=True,
                      help="What the vendor signed about the platform: a set, or its parts as several files [default: kept or fetched]."),
         click.option("--endorsement", type=_FILE,
-                     help="Certificate of the key that signed an SEV-SNP report (VCEK or VLEK), or the PCK chain of a quote without one "
-                          "[default: fetched, but for a VLEK]."),
+                     help="Certificate of the key that signed an SEV-SNP report (VCEK or VLEK), the PCK chain of a quote without one, or "
+                          "the chain of a TPM's key [default: fetched, but for a VLEK and a TPM]."),
         click.option("--at", "at", metavar="TIME", help="Judge as of this time, ISO 8601, by kept collateral [default: now]."),
         click.option("--offline", is_flag=True, help="Fetch nothing."),
     )  # fmt: skip
@@ -112,6 +112,8 @@ def _endorsed(context: Context, evidence: Evidence) -> Evidence:
     from confide.ids import Tee
 
     intel, amd = services_of(context.settings)
+    if evidence.tee is Tee.TPM:  # nobody has the certificates of owners' keys
+        return evidence
     if evidence.tee is not Tee.SNP:
         wanted = PckId.of(evidence.quote)
         return evidence if wanted is None else replace(evidence, chain=intel.pck_chain(wanted))
@@ -123,7 +125,7 @@ def _agree(verified: VerifiedEvidence, roots: TrustRoots) -> list[str]:
     from confide.attest.dcap import require_agreement
     from confide.ids import Tee
 
-    if verified.claims.tee is Tee.SNP:
+    if verified.claims.tee in {Tee.SNP, Tee.TPM}:
         return ["confide"]
     require_agreement(verified, roots.simulated if verified.claims.simulated and roots.simulated else roots.intel)
     return ["confide", "dcap-qvl"]

@@ -55,8 +55,11 @@ def new(context: Context, file: Path | None, build: Path | None, judging: Judgin
         write_policy(out, policy)
     if unverified:
         say("warning: nothing of this was verified; whoever made FILE chose what the policy accepts", err=True)
-    if draft.get("allow"):
+    allowed = draft.get("allow", ())
+    if "simulated" in allowed:
         say("warning: the evidence is simulated and protects nothing; so does the policy", err=True)
+    if "tpm-no-memory-protection" in allowed:
+        say("warning: a TPM says what was started; whoever operates a machine that the policy accepts can read what runs there", err=True)
 
     def text() -> None:
         from confide.attest.policy_draft import to_toml

@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from confide.attest.collateral_sources import AnyCollateral, FixedCollateral, read_collateral
 from confide.attest.policy import AttestationResult, Check, Policy
 from confide.attest.roots import TrustRoots
+from confide.attest.tpm_trust import TpmTrust
 from confide.attest.verify import Verifier
 from confide.canonical import Json, digest_of, from_b64url, parse_object, sha384_hex
 from confide.config import Settings
@@ -119,11 +120,11 @@ def examine(source: Path | ReceiptBundle, *, settings: Settings | None = None, r
 
 
 def default_roots(settings: Settings) -> TrustRoots:
-    """Intel's root, and the public root of this installation's simulated TEE if it has one."""
-    path = settings.simulation_dir / "root.pem"
+    """The vendors' roots, this owner's trust in TPMs, and the public root of this installation's simulated TEE if it has one."""
+    path, tpm = settings.simulation_dir / "root.pem", TpmTrust.load(settings.tpm_dir)
     if not path.exists():
-        return TrustRoots()
-    return TrustRoots(simulated=x509.load_pem_x509_certificate(path.read_bytes()).public_bytes(Encoding.DER))
+        return TrustRoots(tpm=tpm)
+    return TrustRoots(tpm=tpm, simulated=x509.load_pem_x509_certificate(path.read_bytes()).public_bytes(Encoding.DER))
 
 
 def load_bundle(source: Path) -> ReceiptBundle:

@@ -191,14 +191,14 @@ def test_pcr_that_changed_after_the_log_is_refused(tpm, ecc, owner) -> None:
 
 def test_pcr_that_changes_between_reading_and_quoting_is_read_again(tpm, ecc, owner, monkeypatch) -> None:
     source = attester(tpm, ecc)
-    run, left = source._run, [b"race"]
+    run, left = source._tools.run, [b"race"]
 
     def racing(*command: str) -> None:
         if command[0] == "tpm2_quote" and left:
             tpm.extend(16, hashlib.sha256(left.pop()).digest())
         run(*command)
 
-    monkeypatch.setattr(source, "_run", racing)
+    monkeypatch.setattr(source._tools, "run", racing)
     verify(source.quote(DATA), owner)
     left.extend([b"1", b"2", b"3"])
     with pytest.raises(AttesterError, match="kept changing"):
