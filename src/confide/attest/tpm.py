@@ -9,7 +9,8 @@ A TPM says what was started on a machine.  It protects no memory in use: whoever
 3. The AK is one that can sign only what its TPM made: restricted, for signing only, made in the TPM and never to leave it.
 4. The AK signed the quote by its own scheme.
 5. The quote is over the SHA-256 of the report data, and its PCR digest over the values that came with it.
-6. The event log, if there is one, replays to the quoted value of each PCR that it extends, all of which the quote selects.
+6. The event log, if there is one, replays to the quoted value of each PCR that it extends, all of which the quote selects; a quoted PCR
+   of the firmware (0 to 7) that it does not extend is as at start.
 
 Steps follow TCG "Trusted Platform Module Library" parts 1 and 2, revision 1.59, and "TPM 2.0 Keys for Device Identity and Attestation".
 How an AK gets its certificate: ``tpm_enrol``.  Whether the PCRs are good is decided in ``policy``.
@@ -47,6 +48,9 @@ AK_CERTIFICATE: Final = x509.ObjectIdentifier("2.23.133.8.3")
 """tcg-kp-AIKCertificate: the extended key usage of a certificate for an AK."""
 _NEEDED: Final = tpm_format.FIXED_TPM | tpm_format.FIXED_PARENT | tpm_format.SENSITIVE_DATA_ORIGIN | tpm_format.RESTRICTED | tpm_format.SIGN
 
+_FIRMWARES: Final = frozenset(range(8))
+"""PCRs that only what writes this log extends: a log that is silent of one says that it is as at start (profile, section 2.3.4).  Later
+ones are the operating system's, which may log elsewhere."""
 _ANY_PATH: Final = 99
 """A CA's limit if it names none: longer than any chain that is read."""
 
@@ -235,7 +239,8 @@ def _check_content(container: TpmEvidence, attest: Attest) -> None:
 
 
 def _check_log(log: EventLog, pcrs: dict[int, bytes]) -> None:
-    for pcr, value in log.pcrs().items():
+    silent = {pcr: bytes(32) for pcr in _FIRMWARES & pcrs.keys()} if log.events else {}
+    for pcr, value in (silent | log.pcrs()).items():
         if pcr not in pcrs:
             raise EvidenceInvalidError("the event log has events of a PCR that the quote does not cover", pcr=pcr)
         if not hmac.compare_digest(pcrs[pcr], value):
