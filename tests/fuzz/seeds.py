@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from confide.attest import certs
 from confide.attest.amd_certs import _TABLE_GUIDS
 from confide.attest.quote import parse_quote, without_padding
+from confide.attest.tpm_exchange import Answer, Request, Sent
 from confide.attest.tpm_format import TpmEvidence
 from confide.canonical import b64url, canonical, from_b64url
 from confide.crypto.envelope import WrappedKey
@@ -134,6 +135,20 @@ def _tpm_logs() -> list[bytes]:
     return [log for log in (TpmEvidence.parse(raw).log for raw in _tpm_evidence()) if log]
 
 
+def _tpm_trust() -> list[bytes]:
+    times = {"since": "2026-01-01T00:00:00+00:00", "until": "2026-02-01T00:00:00+00:00"}
+    key = {"name": "000b" + "5a" * 32, "machine": "node-7", "ek": "cd" * 32, **times}
+    lists = {"manufacturers": ["ab" * 32], "issuers": [], "keys": [key], "revoked": ["000b" + "a5" * 32]}
+    return [_dump({"format": "confide-tpm-trust-v1", **lists})]
+
+
+def _tpm_enrolment() -> list[bytes]:
+    vector = json.loads((VECTORS / "tpm" / "genuine-ecdsa.json").read_text())["evidence"]
+    key = TpmEvidence.parse(from_b64url(vector["quote"])).public
+    request = Request("node-7", from_b64url(vector["chain"]), key)
+    return [_dump(one.to_json()) for one in (request, Sent("ab" * 16, bytes(68), bytes(258)), Answer("ab" * 16, bytes(32)))]
+
+
 def _td_logs() -> list[bytes]:
     """TCG PC Client PFP, "TCG_PCClientPCREvent" and "TCG_PCR_EVENT2", with SHA-384 only as a TD's firmware writes it."""
     spec = struct.pack("<16sIBBBBIHHB", b"Spec ID Event03\0", 0, 0, 2, 0, 2, 1, 0xC, 48, 0)
@@ -209,6 +224,8 @@ _SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "qe-identity": lambda: [one["qe_identity"].encode() for one in _collateral()],
     "tpm-evidence": _tpm_evidence,
     "tpm-log": _tpm_logs,
+    "tpm-trust": _tpm_trust,
+    "tpm-enrolment": _tpm_enrolment,
     "td-log": _td_logs,
     "gramine-manifest": lambda: [_GRAMINE],
     "cbor": lambda: [bytes.fromhex("d9ea6082430102034161"), bytes.fromhex("a2616101616282f5f6")],

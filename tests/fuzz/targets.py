@@ -15,7 +15,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from confide.attest import cbor, certs, evidence_files, vendor_services
+from confide.attest import cbor, certs, evidence_files, tpm_exchange, vendor_services
 from confide.attest.amd_certs import Endorsement, endorsement_in_table
 from confide.attest.annotate import annotate
 from confide.attest.collateral_files import load_sets
@@ -31,6 +31,7 @@ from confide.attest.roots import TrustRoots
 from confide.attest.snp_report import Report
 from confide.attest.tokens.jwt import UnverifiedJwt
 from confide.attest.tpm_format import Attest, Public, Signature, TpmEvidence
+from confide.attest.tpm_trust import TpmTrust
 from confide.attest.verify import Verifier
 from confide.canonical import parse_object
 from confide.crypto import http
@@ -139,6 +140,7 @@ def _tpm(data: bytes) -> None:
     _all(found.public, Public.parse)
     _all(found.attest, Attest.parse)
     _all(found.signature, Signature.parse)
+    _all(data, annotate, lambda _: found.registers())
 
 
 def _raise(value: object) -> None:
@@ -201,6 +203,8 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
     "qe-identity": _json(QeRatings.parse),
     "tpm-evidence": _tpm,
     "tpm-log": lambda data: EventLog.parse(data, OF_TPM).pcrs(),
+    "tpm-trust": _json(TpmTrust.from_json),
+    "tpm-enrolment": _json(tpm_exchange.Request.from_json, tpm_exchange.Sent.from_json, tpm_exchange.Answer.from_json),
     "td-log": lambda data: EventLog.parse(data, OF_TD).rtmrs(),
     "gramine-manifest": GramineManifest.parse,
     "cbor": cbor.decode,

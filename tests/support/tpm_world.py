@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from support.attested_session import World
 from support.tpm import Swtpm, fingerprint, log_of
 
 from confide.attest.collateral_sources import FixedCollateral
@@ -25,6 +26,7 @@ from confide.attest.tpm_format import Public, TpmEvidence
 from confide.attest.tpm_trust import EnrolledKey, TpmTrust
 from confide.attest.verify import VerifiedEvidence, Verifier
 from confide.ids import ReportData, Tee
+from confide.job import Job
 
 DATA = ReportData(bytes(range(64)))
 EVENTS = ((0, b"firmware"), (4, b"boot loader"), (4, b"kernel"))
@@ -113,3 +115,21 @@ def make_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TpmWorld]
         yield world
     finally:
         world.tpm.stop()
+
+
+class TpmSession(World):
+    """The attested session of a machine with a TPM."""
+
+    machine: TpmWorld
+
+    def attester(self, fault: object = None) -> TpmAttester:  # type: ignore[override]
+        return self.machine.attester()
+
+
+@pytest.fixture
+def tpm_session(world: World, machine: TpmWorld) -> TpmSession:
+    parts: dict[str, Any] = {"name": "attacked", "program": "main.py", "files": {"main.py": b"pass\n"}}
+    job = Job.build({**parts, "policy": machine.policy().to_json(), "broker": {"url": "https://127.0.0.1:1", "spki": "cd" * 32}})
+    found = TpmSession(world.installation, machine.verifier(), job)
+    object.__setattr__(found, "machine", machine)
+    return found

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from support.attested_session import link_ends, make_world
 from support.simulated_evidence import make_evidence_of, make_vendor, make_verifier, make_with_collateral
-from support.tpm_world import make_machine
+from support.tpm_world import make_machine, tpm_session
 
-__all__ = ["link_ends", "make_evidence_of", "make_machine", "make_vendor", "make_verifier", "make_with_collateral", "make_world"]
+__all__ = [
+    "link_ends", "make_evidence_of", "make_machine", "make_vendor", "make_verifier", "make_with_collateral", "make_world", "tpm_session",
+]  # fmt: skip

@@ -7,14 +7,19 @@ import json
 import struct
 
 import pytest
+from support.attested_session import NODE, Connect, World, aside
 from support.simulated_evidence import BOTH, NOW
+from support.tpm import log_event, log_of
+from support.tpm_world import EVENTS, TpmSession, TpmWorld, remade
 
 from confide.attest import evidence
 from confide.attest.evidence import Evidence
 from confide.attest.quote import parse_quote
 from confide.canonical import b64url, parse_object
-from confide.errors import EvidenceInvalidError, ParseError
-from confide.ids import Tee
+from confide.errors import AppraisalError, EvidenceInvalidError, ParseError, ProtocolError
+from confide.ids import ReportData, Role, Tee
+from confide.node import session
+from confide.node.session import VerifierSide, present
 
 
 @BOTH
@@ -38,6 +43,63 @@ def test_evidence_over_the_cap_is_refused_before_it_is_read(evidence_of, monkeyp
         Evidence.from_json({**small.to_json(), "chain": large["quote"]})
     monkeypatch.setattr(evidence, "MAX_EVIDENCE_BYTES", 2**30)
     assert len(Evidence.from_json(large).quote) > 2**15
+
+
+def with_log_of(length: int, good: Evidence) -> Evidence:
+    """A TPM's evidence of exactly this length: an event that extends nothing has as many bytes as it takes."""
+    log = log_of(*EVENTS) + log_event(0, bytes(32), b"", kind=3)
+    empty = remade(good, log=log)
+    return remade(good, log=log_of(*EVENTS) + log_event(0, bytes(32), bytes(length - len(empty.quote)), kind=3))
+
+
+def test_tpms_evidence_has_a_cap_of_its_own_just_above_the_largest_that_is_read(machine: TpmWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = machine.quote()
+    largest = with_log_of(evidence.MAX_TPM_EVIDENCE_BYTES, good)
+    assert len(largest.quote) == evidence.MAX_TPM_EVIDENCE_BYTES
+    assert machine.verify(Evidence.from_json(largest.to_json())).claims.vendor["log_events"] == len(EVENTS) + 1
+    with pytest.raises(ParseError, match="too large"):
+        with_log_of(evidence.MAX_TPM_EVIDENCE_BYTES + 1, good)
+    for tee in (Tee.SGX, Tee.TDX, Tee.SNP):
+        Evidence(tee, bytes(evidence.MAX_EVIDENCE_BYTES))
+        with pytest.raises(ParseError, match="too large"):
+            Evidence(tee, bytes(evidence.MAX_EVIDENCE_BYTES + 1))
+    with pytest.raises(ParseError, match="too large"):
+        Evidence(Tee.TPM, good.quote, bytes(evidence.MAX_EVIDENCE_BYTES + 1))
+    monkeypatch.setattr(evidence, "MAX_TPM_EVIDENCE_BYTES", 2**30)
+    assert machine.verify(with_log_of(2**21, good)).claims.vendor["log_events"] == len(EVENTS) + 1
+
+
+@dataclasses.dataclass
+class LongLog:
+    """An attester whose evidence is as long as it may be."""
+
+    machine: TpmWorld
+    tee = Tee.TPM
+    simulated = False
+
+    def quote(self, report_data: ReportData) -> Evidence:
+        return with_log_of(evidence.MAX_TPM_EVIDENCE_BYTES, self.machine.quote(report_data))
+
+
+def test_session_takes_the_longest_evidence_only_where_the_policy_names_tpms(
+    tpm_session: TpmSession, world: World, linked: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def show(**options: VerifierSide) -> session.AttestedPeer:
+        near, far = linked()
+        node = aside(lambda: present(near, attester=LongLog(tpm_session.machine), role=Role.WORKER, context=tpm_session.context()))
+        try:
+            return tpm_session.attest(far, **options)
+        finally:
+            node.join()
+
+    assert show().context.node == NODE
+    for_tees = VerifierSide(tpm_session.machine.verifier(), world.side.policy)
+    with pytest.raises(ProtocolError, match="longer than allowed"):
+        show(side=for_tees)
+    # The weakened verifier reads it whole from anybody, and only then asks whether it wants a TPM.
+    monkeypatch.setattr(session, "evidence_cap", lambda policy: session._MAX_TPM_FRAME)
+    with pytest.raises(AppraisalError):
+        show(side=for_tees)
 
 
 @pytest.mark.parametrize("text", ['{"a":' * 100_000, '{"a":' + "[" * 100_000, '{"a":' + "[" * 50_000 + "]" * 50_000 + "}"])

@@ -18,7 +18,6 @@ from confide.attest.evidence import MAX_TPM_EVIDENCE_BYTES, Evidence
 from confide.attest.roots import TrustRoots
 from confide.attest.tpm_device import TpmAttester
 from confide.attest.tpm_enrol import challenge
-from confide.attest.tpm_format import GENERATED, Public, TpmEvidence, qualifying_data
 from confide.attest.tpm_trust import TpmTrust
 from confide.attest.verify import Verifier
 from confide.errors import AttesterError, EvidenceInvalidError
@@ -110,68 +109,12 @@ def test_certificate_of_the_wrong_use_is_refused(tpm, ek, ecc) -> None:
         Verifier(TrustRoots(tpm=TpmTrust(issuers=frozenset({fingerprint(ek[-1])}))), FixedCollateral()).verify(evidence, Owner().now)
 
 
-def test_other_attestation_key_than_the_certificates_is_refused(tpm, ecc, owner) -> None:
-    tpm.make_ak("other")
-    with pytest.raises(EvidenceInvalidError, match="another attestation key"):
-        verify(quote(tpm, ("other.ctx", ecc[1])), owner)
-
-
-def test_attestation_key_that_is_not_in_the_endorsed_tpm_gets_no_certificate(tpm, ek, owner, tmp_path) -> None:
-    """The challenge is for an AK of another TPM: this TPM, which has the EK, does not give the secret out for one of its own."""
-    other = Swtpm(tmp_path)
-    try:
-        other.make_ek()
-        foreign = other.make_ak("foreign")
-        asked = challenge(ek, foreign, {fingerprint(ek[-1])}, owner.now)
-        with pytest.raises(RuntimeError, match="activatecredential"):
-            other.activate("foreign", asked.credential, asked.encrypted_secret)
-    finally:
-        other.stop()
-    tpm.make_ak("own")
-    with pytest.raises(RuntimeError, match="activatecredential"):
-        tpm.activate("own", asked.credential, asked.encrypted_secret)
-    with pytest.raises(EvidenceInvalidError, match="not in the TPM"):
-        asked.certify(bytes(32), owner.root, owner.key, now=owner.now, valid=timedelta(days=1))
-
-
-def test_endorsement_key_of_an_unknown_manufacturer_gets_no_challenge(ek, tpm, owner) -> None:
-    public = tpm.make_ak("unknown")
-    with pytest.raises(EvidenceInvalidError, match="no root that is trusted"):
-        challenge(ek, public, owner.pins, owner.now)
-
-
 def test_certificate_for_an_attestation_key_is_short_lived(ek, tpm, owner) -> None:
     public = tpm.make_ak("long")
     asked = challenge(ek, public, {fingerprint(ek[-1])}, owner.now)
     answer = tpm.activate("long", asked.credential, asked.encrypted_secret)
     with pytest.raises(ValueError, match="short-lived"):
         asked.certify(answer, owner.root, owner.key, now=owner.now, valid=timedelta(days=91))
-
-
-def test_unrestricted_key_that_signs_a_forged_quote_is_refused(tpm, ek, ecc, owner) -> None:
-    """A key of the same TPM that signs anything: its TPM is genuine, what it signs is not."""
-    plain = tpm.make_plain_key("plain")
-    public = Public.parse(plain)
-    with pytest.raises(EvidenceInvalidError, match="signs only what its TPM made"):
-        challenge(ek, public, {fingerprint(ek[-1])}, owner.now)
-    genuine = TpmEvidence.parse(quote(tpm, ecc).quote)
-    forged = genuine.attest.replace(qualifying_data(DATA), qualifying_data(bytes(64)))
-    assert forged[:4] == GENERATED.to_bytes(4)
-    container = dataclasses.replace(genuine, report_data=bytes(64), attest=forged, signature=tpm.sign("plain", forged), public=plain)
-    # An owner that was careless enough to issue a certificate for it is still protected.
-    careless = dataclasses.replace(challenge(ek, tpm.make_ak("careless"), {fingerprint(ek[-1])}, owner.now), public=public)
-    answer = tpm.activate("careless", careless.credential, careless.encrypted_secret)
-    chain = owner.chain(careless.certify(answer, owner.root, owner.key, now=owner.now, valid=timedelta(days=1)))
-    with pytest.raises(EvidenceInvalidError, match="signs only what its TPM made"):
-        verify(Evidence(Tee.TPM, container.to_bytes(), chain), owner)
-
-
-def test_restricted_key_signs_no_forged_quote(tpm, ecc) -> None:
-    """What the attribute is relied on for: the TPM itself refuses."""
-    forged = TpmEvidence.parse(quote(tpm, ecc).quote).attest
-    with pytest.raises(RuntimeError, match="tpm2_sign"):
-        tpm.sign("one", forged)
-    tpm.flush()
 
 
 def test_pcr_that_changed_after_the_log_is_refused(tpm, ecc, owner) -> None:
