@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 from support.tpm import Owner, Swtpm, log_of
 
 from confide.attest.tpm_exchange import CHALLENGE_TTL, OpenChallenges
 from confide.attest.tpm_trust import TpmTrust
 from confide.config import Settings
+from confide.crypto.sign import SigningKey
 
 HANDLE = "0x81010002"
 EVENTS = ((0, b"firmware"), (4, b"boot loader"))
@@ -194,13 +195,17 @@ def test_certificate_instead_of_a_record_is_for_verifiers_that_trust_its_issuer(
     ca = Owner(datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=5))
     root, key, chain = site.file("root.pem"), site.file("root.key.pem"), site.file("ak.pem")
     root.write_bytes(ca.root.public_bytes(Encoding.PEM))
-    key.touch(mode=0o600)
-    key.write_bytes(ca.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    SigningKey(ca.key).save_private(key)
     site.trust_manufacturer()
     assert "a certificate needs" in site.at_owner("tpm", "enrol", site.file("ca.pem"), "--issuer", root).err
     words = ("--issuer", root, "--issuer-key", key, "--out", chain)
-    assert "90 days" in site.at_owner("tpm", "enrol", site.answered("long"), *words, "--days", "91").err
-    said = site.at_owner("tpm", "enrol", site.answered(), *words)
+    answer = site.answered()
+    assert "90 days" in site.at_owner("tpm", "enrol", answer, *words, "--days", "91").err
+    assert "exists" in site.at_owner("tpm", "enrol", answer, *words[:-1], root).err
+    other = site.file("other.key.pem")
+    SigningKey.generate().save_private(other)
+    assert "not the key of" in site.at_owner("tpm", "enrol", answer, *words[:3], other, *words[4:]).err
+    said = site.at_owner("tpm", "enrol", answer, *words)
     assert said.status == 0, said.err
     with (site.machine / "config.toml").open("a") as file:
         file.write(f"tpm_chain_file = {json.dumps(str(chain))}\n")
@@ -210,6 +215,17 @@ def test_certificate_instead_of_a_record_is_for_verifiers_that_trust_its_issuer(
     assert site.at_owner("verify", evidence).status == 0
     shown = site.at_owner("show", evidence, "--json").json["fields"]
     assert any(field["name"] == "certificate 1 subject" and field["value"].startswith("TPM AK 000b") for field in shown)
+
+
+def test_revoked_key_gets_no_certificate(site: Site) -> None:
+    ca = Owner(datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=5))
+    root, key, chain = site.file("root.pem"), site.file("root.key.pem"), site.file("ak.pem")
+    root.write_bytes(ca.root.public_bytes(Encoding.PEM))
+    SigningKey(ca.key).save_private(key)
+    name, waiting = site.enrol(), site.answered("again")
+    site.at_owner("tpm", "revoke", name)
+    said = site.at_owner("tpm", "enrol", waiting, "--issuer", root, "--issuer-key", key, "--out", chain)
+    assert (said.status, "revoked" in said.err, chain.exists()) == (3, True, False)
 
 
 def test_show_explains_each_part_of_the_evidence(site: Site) -> None:
@@ -260,3 +276,6 @@ def test_doctor_says_that_a_tpm_is_taken_only_if_configured(site: Site) -> None:
     told = finding(site.machine, "tpm as a source")
     assert (told["ok"], "protects no memory" in told["found"]) == (True, True)
     assert finding(site.machine, "real evidence")["found"] == "from the TPM"
+    (site.machine / "config.toml").write_text('tpm_key = "0x81010002"\n')
+    without = finding(site.machine, "tpm as a source")
+    assert without["ok"] is Path("/dev/tpmrm0").exists()

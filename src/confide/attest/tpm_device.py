@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from confide.attest.device_files import read_file
+from confide.attest.event_log import OF_TPM, EventLog
 from confide.attest.evidence import MAX_TPM_EVIDENCE_BYTES, Evidence, check_report_data
 from confide.attest.tpm_format import PCR_COUNT, Attest, Public, TpmEvidence, qualifying_data
 from confide.attest.tpm_tools import QUOTE_TIMEOUT_S, TpmTools
@@ -22,6 +23,7 @@ TPM_DEVICE = Path("/dev/tpmrm0")
 EVENT_LOG = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
 NO_LOG: Final = "none"
 """What the setting ``tpm_log`` says when quotes are to travel without the log."""
+_WITHOUT_LOG: Final = 'set tpm_log = "none", and pin the PCRs by value'
 _TRIES: Final = 3
 """A PCR may be extended between reading it and quoting it."""
 
@@ -49,7 +51,7 @@ class TpmAttester:
     def quote(self, report_data: ReportData) -> Evidence:
         """A quote of this machine's TPM over ``report_data``."""
         data = check_report_data(report_data)
-        log = read_file(self._log) if self._log is not None else b""
+        log = self._read_log()
         for _ in range(_TRIES):
             try:
                 found = self._once(data, log)
@@ -59,6 +61,20 @@ class TpmAttester:
             if quoted == hashlib.sha256(b"".join(found.pcrs)).digest():
                 return _evidence(found, self._chain)
         raise AttesterError("the TPM's PCRs kept changing while they were quoted", tries=_TRIES)
+
+    def _read_log(self) -> bytes:
+        """The log, if every verifier would take it beside these PCRs: it is told here what is wrong, where it can be changed."""
+        log = read_file(self._log) if self._log is not None else b""
+        try:
+            extended = EventLog.parse(log, OF_TPM).pcrs() if log else {}
+        except ParseError as cause:
+            raise AttesterError(f"the TPM's event log is none that verifiers take: {cause.message}", hint=_WITHOUT_LOG) from cause
+        if missing := sorted(extended.keys() - set(self._pcrs)):
+            named = ", ".join(map(str, missing))
+            raise AttesterError(
+                "the TPM's event log has events of PCRs that are not quoted", pcrs=named, hint=f"quote them too, or {_WITHOUT_LOG}"
+            )
+        return log
 
     def _once(self, data: bytes, log: bytes) -> TpmEvidence:
         selection = "sha256:" + ",".join(map(str, self._pcrs))
@@ -96,6 +112,5 @@ def configured(settings: Settings) -> TpmAttester | None:
 def _evidence(found: TpmEvidence, chain: bytes) -> Evidence:
     raw = found.to_bytes()
     if len(raw) > MAX_TPM_EVIDENCE_BYTES:
-        hint = 'set tpm_log = "none", and pin the PCRs by value'
-        raise AttesterError("the TPM's event log is too large to send", length=len(raw), limit=MAX_TPM_EVIDENCE_BYTES, hint=hint)
+        raise AttesterError("the TPM's event log is too large to send", length=len(raw), limit=MAX_TPM_EVIDENCE_BYTES, hint=_WITHOUT_LOG)
     return Evidence(Tee.TPM, raw, chain)

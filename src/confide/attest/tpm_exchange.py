@@ -149,11 +149,9 @@ class OpenChallenges:
             NonceError: there is none, it was answered before, or its time is over.
         """
         path = self._path(name)
-        taken = path.with_suffix(f".{secrets.token_hex(8)}")
         try:
-            path.rename(taken)  # one of two who answer at once gets it
-            raw = taken.read_bytes()
-            taken.unlink()
+            raw = path.read_bytes()
+            path.unlink()  # of two who answer at once, one can
         except OSError as cause:
             raise NonceError("there is no open challenge of this id", hint="each is answered once: make another", id=name) from cause
         fields = _fields(parse_object(raw), _OPEN_FORMAT, {"until", "machine", "ek", "key", "answer"})

@@ -13,10 +13,13 @@ from confide.cli.output import Context, answers, print_facts, print_table, say, 
 from confide.errors import UsageError
 
 if TYPE_CHECKING:
-    from confide.attest.tpm_exchange import Open, OpenChallenges
+    from cryptography.x509 import Certificate
+
+    from confide.attest.tpm_exchange import OpenChallenges
     from confide.attest.tpm_tools import TpmTools
     from confide.attest.tpm_trust import RootUse
     from confide.canonical import Json
+    from confide.crypto.sign import SigningKey
 
 _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 _NEW_FILE = click.Path(path_type=Path, dir_okay=False)
@@ -149,38 +152,45 @@ def challenge(context: Context, request: Path, out: Path) -> None:
 @answers
 def enrol(context: Context, answer: Path, days: int, issuer: Path | None, issuer_key: Path | None, out: Path | None) -> None:
     """Enrol the key whose machine gave this ANSWER: trust it here, or certify it with --issuer."""
+    from cryptography.hazmat.primitives.serialization import Encoding
+
     from confide.attest.tpm_exchange import Answer, read
     from confide.attest.tpm_trust import TpmTrust
 
-    if len({issuer is None, issuer_key is None, out is None}) != 1:
-        raise UsageError("a certificate needs --issuer, --issuer-key and --out")
+    issued_by = _issuer(issuer, issuer_key, out, days)
     given, now = Answer.from_json(read(answer)), datetime.now(UTC).replace(microsecond=0)
     asked = _open(context).take(given.id, now)
     TpmTrust.load(context.settings.tpm_dir).check_not_revoked(asked.challenge.public.name.hex())
-    if issuer is not None and issuer_key is not None and out is not None:
-        _certify(asked, given.secret, issuer, issuer_key, out, now=now, days=days)
-        context.answer({"machine": asked.machine, "key": asked.challenge.public.name.hex(), "days": days, "certificate": str(out)})
+    if issued_by is not None:
+        chain, key, target = issued_by
+        made = asked.challenge.certify(given.secret, chain[0], key.unwrapped(), now=now, valid=timedelta(days=days))
+        _write_text(target, b"".join(one.public_bytes(Encoding.PEM) for one in (made, *chain)).decode())
+        context.answer({"machine": asked.machine, "key": asked.challenge.public.name.hex(), "days": days, "certificate": str(target)})
         return
     record = asked.challenge.enrol(given.secret, asked.machine, asked.ek, now=now, valid=timedelta(days=days))
     TpmTrust.update(context.settings.tpm_dir, lambda before: before.with_key(record))
     context.answer(record.to_json(), lambda: print_facts({"enrolled": record.machine, **record.to_json()}))
 
 
-def _certify(asked: Open, secret: bytes, issuer: Path, issuer_key: Path, out: Path, *, now: datetime, days: int) -> None:
-    from cryptography.hazmat.primitives.serialization import Encoding
-
+def _issuer(issuer: Path | None, issuer_key: Path | None, out: Path | None, days: int) -> tuple[list[Certificate], SigningKey, Path] | None:
+    """The CA that is to certify the key, and where to write it; None if it is to be enrolled here.  Checked before an answer is used up."""
     from confide.attest.certs import parse_chain
     from confide.attest.evidence_files import read_file
     from confide.attest.tpm_enrol import MAX_VALIDITY
     from confide.crypto.sign import SigningKey
 
+    if issuer is None and issuer_key is None and out is None:
+        return None
+    if issuer is None or issuer_key is None or out is None:
+        raise UsageError("a certificate needs --issuer, --issuer-key and --out")
+    if out.exists():
+        raise UsageError(f"{out} exists", hint="choose another file with --out")
+    if timedelta(days=days) > MAX_VALIDITY:
+        raise UsageError("a certificate for an attestation key is for 90 days at most", hint="give fewer --days")
     chain, key = parse_chain(read_file(issuer)), SigningKey.load_private(issuer_key)
     if chain[0].public_key() != key.unwrapped().public_key():
         raise UsageError("--issuer-key is not the key of --issuer")
-    if timedelta(days=days) > MAX_VALIDITY:
-        raise UsageError("a certificate for an attestation key is for 90 days at most", hint="give fewer --days")
-    made = asked.challenge.certify(secret, chain[0], key.unwrapped(), now=now, valid=timedelta(days=days))
-    _write_text(out, b"".join(one.public_bytes(Encoding.PEM) for one in (made, *chain)).decode())
+    return chain, key, out
 
 
 @command.command("list")

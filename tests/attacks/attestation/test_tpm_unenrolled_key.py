@@ -60,6 +60,9 @@ def test_certificate_by_the_attackers_own_issuer_is_refused(machine: TpmWorld, f
     evidence, trust = dataclasses.replace(machine.quote(key="own"), chain=chain), TpmTrust(issuers=owner.pins)
     with pytest.raises(EvidenceInvalidError, match="no root that is trusted"):
         machine.verify(evidence, trust)
+    # A root for endorsement keys vouches for no attestation key.
+    with pytest.raises(EvidenceInvalidError, match="no root that is trusted"):
+        machine.verify(evidence, TpmTrust(issuers=owner.pins, manufacturers=attacker.pins))
     # With the owner's root behind it, the signature does not hold.
     leaf = chain[: chain.index(b"-----BEGIN", 1)]
     with pytest.raises(EvidenceInvalidError, match="not signed by the next"):

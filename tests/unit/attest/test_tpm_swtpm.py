@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from support.tpm import Owner, Swtpm, fingerprint, log_of
+from support.tpm import Owner, Swtpm, fingerprint, log_event, log_of
 
 from confide.attest.claims import Claims
 from confide.attest.collateral_sources import FixedCollateral
@@ -153,9 +153,23 @@ def test_tpm_that_cannot_be_had_is_reported(tpm, ecc, monkeypatch) -> None:
         TpmAttester(str(tpm.path("nothing.ctx")), ecc[1], PCRS, log=None, tcti=tpm.tcti).quote(DATA)
     with pytest.raises(AttesterError, match="from 0 to 23"):
         attester(tpm, ecc, (24,))
-    tpm.path("long-log").write_bytes(bytes(MAX_TPM_EVIDENCE_BYTES))
-    with pytest.raises(AttesterError, match="too large"):
-        TpmAttester(ecc[0], ecc[1], PCRS, log=tpm.path("long-log"), tcti=tpm.tcti).quote(DATA)
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(AttesterError, match="not installed"):
         attester(tpm, ecc).quote(DATA)
+
+
+@pytest.mark.parametrize(
+    ("log", "says"),
+    [
+        (log_of(*EVENTS) + log_event(0, bytes(32), bytes(MAX_TPM_EVIDENCE_BYTES - 600), kind=3), "too large"),
+        (log_of(*EVENTS)[:-1], "none that verifiers take"),
+        (log_of(*EVENTS, (14, b"of a boot loader")), "not quoted"),
+    ],
+    ids=["too long", "cut", "of another PCR"],
+)
+def test_log_that_no_verifier_would_take_is_told_on_the_machine(tpm, ecc, log, says) -> None:
+    tpm.path("bad-log").write_bytes(log)
+    with pytest.raises(AttesterError, match=says) as caught:
+        TpmAttester(ecc[0], ecc[1], PCRS, log=tpm.path("bad-log"), tcti=tpm.tcti).quote(DATA)
+    tpm.flush()
+    assert 'tpm_log = "none"' in (caught.value.hint or "")
