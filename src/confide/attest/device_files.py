@@ -10,7 +10,7 @@ from typing import Protocol
 from confide.errors import AttesterError
 
 MAX_BLOB_BYTES = 256 * 1024
-"""More than any report or certificate table of today (Linux caps its blobs at 32 KiB), and as much as evidence with a TPM's log may have."""
+"""More than any report or certificate table of today (Linux caps its blobs at 32 KiB), and what evidence with a TPM's log may have."""
 _CHUNK = 16 * 1024
 _TRIES = 20
 TRY_EVERY_S = 0.05
