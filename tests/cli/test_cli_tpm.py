@@ -72,9 +72,7 @@ class Site:
 def tpm(tmp_path_factory) -> Iterator[Swtpm]:
     tpm = Swtpm(tmp_path_factory.mktemp("tpm"))
     try:
-        tpm.path("log").write_bytes(log_of(*EVENTS))
-        for pcr, text in EVENTS:
-            tpm.extend(pcr, hashlib.sha256(text).digest())
+        tpm.start(*EVENTS)
         yield tpm
     finally:
         tpm.stop()
@@ -135,13 +133,27 @@ def test_revoked_key_is_refused_for_good(site: Site) -> None:
     assert "not the name" in site.at_owner("tpm", "revoke", "node-8").err
 
 
-def test_running_verifier_notices_a_revocation(site: Site) -> None:
+def test_owner_is_warned_of_another_key_of_a_tpm_whose_key_was_revoked(site: Site) -> None:
+    site.enrol()
+    site.at_owner("tpm", "revoke", "node-7")
+    site.tpm.make_ek()
+    site.tpm.make_ak("second")
+    request = site.file("second.request.json")
+    key = site.tpm.path("second.ctx")
+    assert site.at_machine("tpm", "request", "node-7", "--key", key, "--chain", site.file("ca.pem"), "--out", request).status == 0
+    site.tpm.flush()
+    said = site.at_owner("tpm", "challenge", request, "--out", site.file("second.challenge.json"))
+    assert (said.status, "another key of this TPM was revoked" in said.err) == (0, True)
+
+
+@pytest.mark.parametrize("simulate", [False, True], ids=["real", "simulated"])
+def test_running_verifier_notices_a_revocation(site: Site, *, simulate: bool) -> None:
     from confide.cli.broker import _verifier
     from confide.cli.evidence import load
     from confide.errors import EvidenceInvalidError
 
     name = site.enrol()
-    verifier = _verifier(Settings.load(home=site.owner), simulate=False)
+    verifier = _verifier(Settings.load(home=site.owner), simulate=simulate)
     evidence, later = load(site.evidence(), _judging()), datetime.now(UTC)
     assert verifier.verify(evidence, later).claims.vendor["key_name"] == name
     site.at_owner("tpm", "revoke", name)

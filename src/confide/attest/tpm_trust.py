@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -89,6 +90,14 @@ class TpmTrust:
         """
         if name in self.revoked:
             raise EvidenceInvalidError("the attestation key is revoked", hint="revocation is for good: make another key", key=name)
+
+    def keys_of(self, machine: str) -> tuple[str, ...]:
+        """Names of the keys that are enrolled for a machine of this name."""
+        return tuple(name for name, key in self.keys.items() if key.machine == machine)
+
+    def has_revoked_key_of(self, ek: str) -> bool:
+        """Whether a key of the TPM with this endorsement key (SHA-256 of its certificate) was enrolled, and revoked."""
+        return any(key.ek == ek and name in self.revoked for name, key in self.keys.items())
 
     def with_key(self, key: EnrolledKey) -> Self:
         """The same with ``key`` enrolled.
@@ -183,7 +192,10 @@ class TpmTrust:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 changed = change(cls.load(folder))
                 draft = path.with_suffix(".tmp")
-                draft.write_text(json.dumps(changed.to_json(), indent=1) + "\n", encoding="utf-8")
+                with draft.open("w", encoding="utf-8") as file:
+                    file.write(json.dumps(changed.to_json(), indent=1) + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())  # a revocation that was answered is not lost with the power
                 draft.replace(path)
         except OSError as cause:
             raise ConfigError(f"cannot write {path}: {cause.strerror}", path=str(path)) from cause

@@ -94,11 +94,14 @@ def _verifier(settings: Settings, *, simulate: bool) -> Verifier:
     from confide.attest.verify import Verifier
     from confide.cli.collateral import source_of
 
+    def tpm() -> TpmTrust:
+        return TpmTrust.load(settings.tpm_dir)
+
     if simulate:
         from confide.jobs.local.simulation import SimulatedTee
 
-        return SimulatedTee.at(settings.simulation_dir).verifier()
-    return Verifier(TrustRoots(), source_of(settings), tpm=lambda: TpmTrust.load(settings.tpm_dir))
+        return SimulatedTee.at(settings.simulation_dir).verifier(tpm)
+    return Verifier(TrustRoots(), source_of(settings), tpm=tpm)
 
 
 @command.command("enrol")

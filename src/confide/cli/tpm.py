@@ -137,6 +137,8 @@ def challenge(context: Context, request: Path, out: Path) -> None:
     asked, now = Request.from_json(read(request)), datetime.now(UTC)
     known, public = TpmTrust.load(context.settings.tpm_dir), Public.parse(asked.key)
     known.check_not_revoked(public.name.hex())
+    if known.has_revoked_key_of(asked.ek):
+        say("warning: another key of this TPM was revoked", err=True)
     made = made_for(parse_chain(asked.ek_chain), public, known.manufacturers, now)
     sent = _open(context).put(made, asked, now)
     _write(out, sent.to_json())
@@ -224,16 +226,13 @@ def revoke(context: Context, key: str) -> None:
     """
     from confide.attest.tpm_trust import TpmTrust
 
-    named = TpmTrust.load(context.settings.tpm_dir).keys.values()
-    keys = [one.name for one in named if one.machine == key] or [key]
-
     def without(before: TpmTrust) -> TpmTrust:
-        for name in keys:
+        for name in before.keys_of(key) or (key,):
             before = before.without_key(name)
         return before
 
-    TpmTrust.update(context.settings.tpm_dir, without)
-    context.answer({"revoked": keys})
+    after = TpmTrust.update(context.settings.tpm_dir, without)
+    context.answer({"revoked": list(after.keys_of(key) or (key,))})
 
 
 def _open(context: Context) -> OpenChallenges:

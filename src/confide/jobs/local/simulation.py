@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from confide.attest.evidence import Evidence
 from confide.attest.insecure import Fault, InsecureAttester, Installation
 from confide.attest.measure import Measurement, measure
 from confide.attest.roots import TrustRoots
+from confide.attest.tpm_trust import TpmTrust
 from confide.attest.verify import Verifier
 from confide.errors import UsageError
 from confide.ids import ReportData, Tee
@@ -45,9 +47,9 @@ class SimulatedTee:
         installation = Installation.create(folder)
         return cls(installation, TrustRoots(simulated=installation.root_der))
 
-    def verifier(self) -> Verifier:
-        """A verifier that knows the simulated root beside Intel's."""
-        return Verifier(self.roots, self.installation.collateral_source())
+    def verifier(self, tpm: Callable[[], TpmTrust] | None = None) -> Verifier:
+        """A verifier that knows the simulated root beside Intel's, and the TPMs of ``tpm``."""
+        return Verifier(self.roots, self.installation.collateral_source(), tpm=tpm)
 
     def measurement(self) -> Measurement:
         """What this process runs; nodes started from the same installation have the same."""
