@@ -197,6 +197,10 @@ class RuleFields(BaseModel):
                 all(set(parts) == _COMPONENTS | ({"fmc"} if product == "Turin" else set()) for product, parts in self.min_tcb.items()),
                 "min_tcb must name bootloader, tee, snp and microcode of a product (and fmc of Turin)",
             ),
+            (
+                not self.platforms.tpm_key or Tee.TPM in self.tees,
+                "tpm_key is a TPM's: without tpm among the kinds of TEE nothing checks it",
+            ),
             (not self.platforms.chip_id or Tee.SNP in self.tees, "chip_id is AMD's: without snp among the kinds of TEE nothing checks it"),
         )
         return self

@@ -101,6 +101,7 @@ _PAIRS: list[tuple[Any, Any, str]] = [
     ({"statuses_until": {"UpToDate": "2030-01-01"}}, {"statuses_until": {"UpToDate": "2030-01-02"}}, "statuses_until.UpToDate"),
     (SIGNER, {}, "signers.sgx"),
     ({"platforms": {"fmspc": ["00906ed50000"]}}, {}, "platforms.fmspc"),
+    ({**TPM, "platforms": {"tpm_key": ["000b" + SGX]}}, TPM, "platforms.tpm_key"),
     ({"jobs": ["ab" * 48]}, {}, "jobs"),
     ({"max_collateral_age_days": 2}, {"max_collateral_age_days": 3}, "max_collateral_age_days"),
     ({"max_evidence_age_s": 2}, {}, "max_evidence_age_s"),

@@ -192,9 +192,20 @@ def test_tpm_is_refused_where_the_policy_is_for_a_tee(good) -> None:
     assert {"tee", "measurement", "no-memory-protection"} <= set(refused)
 
 
+def test_policy_that_names_machines_refuses_other_keys_that_are_trusted_too(good) -> None:
+    name = verify(good).claims.vendor["key_name"]
+    assert failed(good, tpm_policy(good, platforms={"tpm_key": [name]})) == []
+    assert failed(good, tpm_policy(good, platforms={"tpm_key": ["000b" + "5a" * 32]})) == ["tpm-key"]
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
+        ({"platforms": {"tpm_key": ["5a" * 32]}}, "platforms.tpm_key"),
+        (
+            {"measurements": {"sgx": ["5a" * 32]}, "allow": [], "registers": {}, "platforms": {"tpm_key": ["000b" + "5a" * 32]}},
+            "tpm_key is a TPM's",
+        ),
         ({"allow": []}, "tpm-no-memory-protection"),
         ({"registers": {}}, "must pin registers"),
         ({"registers": {"pcr0": ["5a" * 48]}}, "hex characters"),
