@@ -149,6 +149,14 @@ def test_log_of_one_kind_of_machine_is_none_of_the_other(registers: Registers, r
     assert EventLog.parse_any(raw).registers is not registers
 
 
+@pytest.mark.parametrize(("minor", "major"), [(1, 2), (0, 1), (0, 3)])
+def test_log_of_another_version_is_refused(minor: int, major: int) -> None:
+    raw = bytearray(log())
+    raw[52:54] = bytes([minor, major])
+    with pytest.raises(ParseError, match=r"another version than 2\.0"):
+        EventLog.parse(bytes(raw), OF_TD)
+
+
 def test_number_of_events_and_of_registers_is_bounded() -> None:
     one = sha256_event(0, 4, b"")
     assert len(EventLog.parse(tpm_log(one * MAX_EVENTS), OF_TPM).events) == MAX_EVENTS
