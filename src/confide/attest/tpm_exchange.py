@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from confide.attest import certs
+from confide.attest.launch.files import read_capped
 from confide.attest.tpm_enrol import Challenge
 from confide.attest.tpm_format import Public
 from confide.canonical import Json, b64url, from_b64url, parse_object
@@ -171,14 +172,7 @@ def read(path: Path) -> Json:
         UsageError: it cannot be read, or is too long.
         ParseError: it is no JSON object.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_FILE + 1)
-    except OSError as cause:
-        raise UsageError(f"cannot read {path}: {cause.strerror}", path=str(path)) from cause
-    if len(data) > _MAX_FILE:
-        raise UsageError(f"{path} is too long for a file of an enrolment", path=str(path), limit=_MAX_FILE)
-    return parse_object(data)
+    return parse_object(read_capped(path, _MAX_FILE))
 
 
 def _fields(data: Json, form: str, names: set[str]) -> dict[str, str]:

@@ -117,7 +117,7 @@ def test_secret_of_an_answer_is_not_shown() -> None:
 
 def test_file_that_is_too_long_or_not_there_is_told(tmp_path: Path) -> None:
     (tmp_path / "long").write_bytes(b" " * (128 * 1024 + 1))
-    for name, says in (("long", "too long"), ("none", "cannot read")):
+    for name, says in (("long", "too large"), ("none", "cannot read")):
         with pytest.raises(UsageError, match=says):
             read(tmp_path / name)
 
