@@ -7,13 +7,18 @@ import binascii
 import hashlib
 import json
 import math
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import rfc8785
 
 from confide.errors import ParseError
 
 Json = dict[str, Any]
+
+_MAX_INTEGER: Final = 2**53 - 1
+"""RFC 7493, section 2.2: larger ones are not the same number everywhere, and RFC 8785 has no form for them."""
+MAX_DEPTH: Final = 128
+"""How deep a JSON object may nest, itself included: far above what any format here does, and far below what ends a recursive reader."""
 
 
 def canonical(value: object) -> bytes:
@@ -68,17 +73,37 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> Json:
 def parse_object(data: bytes | str) -> Json:
     """Read one JSON object; duplicate fields, numbers and characters that JSON cannot carry, and anything but an object are refused.
 
+    What was read has a canonical form: integers are of 53 bits, and nothing is nested deeper than :data:`MAX_DEPTH`.
+
     Raises:
         ParseError: the text is not one JSON object.
     """
     try:
-        value = json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=_refuse_constant, parse_float=_finite)
+        value = json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_safe)
+        _check_depth(value)
         json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate has no UTF-8 form, so it could not be hashed or sent on
     except (ValueError, RecursionError) as cause:
         raise ParseError("not JSON", offset=getattr(cause, "pos", None)) from cause
     if not isinstance(value, dict):
         raise ParseError("JSON, but not an object")
     return value
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        holders = [item for item in level if isinstance(item, dict | list)]
+        if not holders:
+            return
+        level = [item for holder in holders for item in (holder.values() if isinstance(holder, dict) else holder)]
+    raise ParseError("JSON is nested too deeply", limit=MAX_DEPTH)
+
+
+def _safe(text: str) -> int:
+    number = int(text)
+    if abs(number) > _MAX_INTEGER:
+        raise ParseError("a JSON number is too large", got=text[:40])
+    return number
 
 
 def _finite(text: str) -> float:

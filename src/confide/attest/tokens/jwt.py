@@ -32,9 +32,9 @@ _MAX_DEPTH: Final = 16
 _MIN_RSA_BITS: Final = 2048
 _TYPES: Final = {"jwt", "eat+jwt", "application/eat+jwt"}
 _MAX_IDS: Final = 100_000
-_MAX_TIME: Final = 253_402_300_799
-"""9999-12-31T23:59:59Z, the last second that a ``datetime`` can hold."""
 MAX_LEEWAY: Final = timedelta(minutes=5)
+_MAX_TIME: Final = 253_402_300_799 - int(MAX_LEEWAY.total_seconds())
+"""9999-12-31T23:59:59Z is the last second that a ``datetime`` can hold, and a leeway is added to times."""
 
 
 @dataclass(frozen=True, slots=True)
