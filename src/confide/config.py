@@ -102,10 +102,17 @@ def _read_file(path: Path) -> dict[str, Any]:
     for name, value in table.items():
         if name in numbers and isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
             values[name] = float(value)
-        elif name in _PATHS and isinstance(value, str):
-            values[name] = Path(value).expanduser().absolute()
+        elif name in _PATHS and isinstance(value, str) and "\0" not in value:
+            values[name] = _place(value, path)
         elif name in _TEXTS and isinstance(value, str):
             values[name] = value
         else:
             raise ConfigError(f"{path}: unknown setting or wrong value: {name}", path=str(path), setting=name)
     return values
+
+
+def _place(text: str, path: Path) -> Path:
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as cause:  # the home folder of a user that there is not
+        raise ConfigError(f"{path}: {text[:120]}: {cause}", path=str(path)) from cause

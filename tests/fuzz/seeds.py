@@ -24,6 +24,9 @@ from confide.data.manifest import FileEntry, Manifest, sign_manifest
 from confide.ids import DatasetId
 from confide.jobs.statement import DatasetEntry, NodeEntry, ReceiptBundle, RefusedEntry, ReleaseEntry, Statement
 
+from .file_seeds import seeds_with
+from .peer_seeds import SEEDS
+
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
 CORPUS = Path(__file__).with_name("corpus")
 # The scalar 1: a key that anybody has, for envelopes whose signature verifies.
@@ -60,7 +63,7 @@ def _framed(frame: dict[str, Any]) -> bytes:
 def _evidence() -> list[bytes]:
     frame = next(f for f in _session_frames() if f["kind"] == "evidence")
     record = {
-        "format": "confide-evidence-record-v1",
+        "format": "confide-evidence-v1",
         **{name: frame[name] for name in ("role", "context", "evidence")},
         **dict.fromkeys(("exporter", "nonce", "spki"), b64url(bytes(32))),
         "at": "2026-01-02T03:04:05+00:00",
@@ -93,10 +96,13 @@ def _amd_tables() -> list[bytes]:
     return [b"".join(entries) + bytes(24) + leaf]
 
 
+_TPM_COLLATERAL = {"root": "ab" * 32, "earliest_next_update": "2031-01-02T03:04:05+00:00"}
+
+
 def _collaterals() -> list[bytes]:
     blocks = (VECTORS / "snp" / "certs" / "milan_ask_ark_asvk.pem").read_text().split("-----BEGIN CERTIFICATE-----")[1:]
     chain = "".join("-----BEGIN CERTIFICATE-----" + block for block in blocks[:2])
-    return [*map(_dump, _collateral()[:3]), _dump({"product": "Milan", "key": "vcek", "chain": chain, "crl": ""})]
+    return [*map(_dump, _collateral()[:3]), _dump({"product": "Milan", "key": "vcek", "chain": chain, "crl": ""}), _dump(_TPM_COLLATERAL)]
 
 
 def _vendor_answers() -> list[bytes]:
@@ -249,6 +255,8 @@ _SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "http-request": lambda: [_REQUEST, _CHUNKED, _REQUEST + _REQUEST],
     "http-response": lambda: [_RESPONSE, b"HTTP/1.1 100 Continue\r\n\r\n" + _RESPONSE],
 }
+
+_SEEDS |= SEEDS | seeds_with(statement(), sign_manifest(manifest(), KEY), json.loads(_evidence()[2]), list(map(json.loads, _collaterals())))
 
 
 def seeds(target: str) -> list[bytes]:

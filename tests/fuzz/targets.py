@@ -25,7 +25,9 @@ from confide.attest.event_log import OF_TD, OF_TPM, EventLog
 from confide.attest.evidence import Evidence, NodeContext
 from confide.attest.intel_tcb import PlatformRatings, QeRatings
 from confide.attest.launch.gramine import Manifest as GramineManifest
+from confide.attest.pck_id import PckId
 from confide.attest.policy import Policy
+from confide.attest.policy_draft import unverified_reference
 from confide.attest.quote import parse_quote, split_quote, without_padding
 from confide.attest.roots import TrustRoots
 from confide.attest.snp_report import Report
@@ -48,6 +50,8 @@ from confide.keys.broker import _read_attest
 from confide.keys.manifest_claims import ManifestClaims, unverified_dataset
 from confide.node.record import EvidenceRecord
 from confide.node.session import parse_challenge, parse_evidence, read_verdict
+
+from . import file_targets, peer_targets
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
 _CONTAINER = json.loads((VECTORS / "container" / "opened-one-byte.json").read_text())
@@ -118,7 +122,7 @@ def _json(*readers: Callable[[Any], object]) -> Callable[[bytes], None]:
 
 
 def _quote(data: bytes) -> None:
-    _all(data, split_quote, without_padding, annotate)
+    _all(data, split_quote, without_padding, annotate, PckId.of, lambda raw: Evidence.of_device(Tee.TDX, raw))
     quote = parse_quote(data)
     if quote.to_bytes() != data:
         raise AssertionError("a quote that was read is not written back as it was")
@@ -208,13 +212,15 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
     "td-log": lambda data: EventLog.parse(data, OF_TD).rtmrs(),
     "gramine-manifest": GramineManifest.parse,
     "cbor": cbor.decode,
-    "token": lambda data: _all(data.decode("utf-8", errors="replace"), UnverifiedJwt.parse),  # type: ignore[arg-type]
+    "token": lambda data: UnverifiedJwt.parse(data.decode("utf-8", errors="replace")).unverified_claims(),
     "pck-chain": _certificates,
     "pck-extension": _extension,
     "amd-certificate": lambda data: _all(data, lambda der: Endorsement.parse(der).key, annotate),
     "amd-table": lambda data: _all(data, lambda t: endorsement_in_table(t, "vcek"), lambda t: endorsement_in_table(t, "vlek")),
     "vendor-answer": _answer,
-    "evidence": _json(Evidence.from_json, NodeContext.from_json, EvidenceRecord.from_json),
+    "evidence": _json(
+        Evidence.from_json, NodeContext.from_json, EvidenceRecord.from_json, lambda value: unverified_reference(Evidence.from_json(value))
+    ),
     "evidence-file": _file("evidence", evidence_files.load_evidence),
     "session-frames": _frames,
     "container": lambda data: ContainerReader(BytesIO(data), DATASET_KEY, DATASET, DATA_PATH).read(),
@@ -232,6 +238,8 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
     "kbs-attest": _json(_read_attest),
     "http-request": _http_request,
     "http-response": lambda data: http.request(BytesChannel(data), "GET", "/kbs/v0/resource"),
+    **file_targets.TARGETS,
+    **peer_targets.TARGETS,
 }
 
 

@@ -39,7 +39,7 @@ STACK_CANARY = 0xBADBADBADBAD
 GPR_BYTES = 184
 """SDM volume 3D, "GPRSGX region": at the end of each SSA frame."""
 SEGMENT_LIMIT = PAGE - 1
-_FILE_URI = re.compile(r"file:(.+)", re.DOTALL)
+_FILE_URI = re.compile(r"file:([^\0]+)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SIZE = re.compile(r"(0x[0-9a-fA-F]+|[0-9]+)([KMG]?)")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
