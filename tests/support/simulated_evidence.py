@@ -88,6 +88,11 @@ def make_verifier(vendor: Installation) -> Verifier:
     return Verifier(TrustRoots(simulated=vendor.root_der), vendor.collateral_source())
 
 
+def fresh(vendor: Installation) -> Verifier:
+    """A verifier that remembers nothing: what a weakened one let in must not count afterwards."""
+    return Verifier(TrustRoots(simulated=vendor.root_der), vendor.collateral_source())
+
+
 @pytest.fixture(scope="module", name="evidence_of")
 def make_evidence_of(vendor: Installation) -> Callable[..., Evidence]:
     def make(tee: Tee, fault: Fault | None = None, data: bytes = BINDING.report_data) -> Evidence:

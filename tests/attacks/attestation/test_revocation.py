@@ -1,4 +1,4 @@
-"""Revoked keys: a PCK, a TCB signer, AMD's issuer; and lists that hide a revocation."""
+"""Revoked keys of Intel's: a PCK, a TCB signer, a CA; and lists that hide a revocation.  AMD's are in ``test_snp_revocation``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from datetime import timedelta
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from support.amd import NOW as AMD_NOW
-from support.amd import Vendor
 from support.simulated_evidence import BOTH, NOW, pem, signed_tcb
 
-from confide.attest import intel, snp
-from confide.attest.collateral_sources import FixedCollateral
+from confide.attest import intel
 from confide.attest.insecure import Fault
 from confide.attest.insecure.authority import Signer, new_platform_ca, new_root
 from confide.attest.roots import TrustRoots
@@ -77,19 +74,6 @@ def test_revoked_platform_is_stopped_by_the_revocation_check_alone(vendor, evide
         attack()
     monkeypatch.setattr(intel, "_check_not_revoked", lambda certificate, revocations: None)
     assert attack().claims.tee is tee
-
-
-def test_amds_revoked_issuer_is_stopped_by_the_revocation_list_alone(monkeypatch) -> None:
-    amd = Vendor("Genoa")
-    collateral = amd.collateral(issuer=amd.issuer(serial=0x5EC), crl=amd.crl(0x5EC))
-
-    def attack() -> VerifiedEvidence:
-        return Verifier(TrustRoots(amd=amd.roots), FixedCollateral(collateral)).verify(amd.evidence(), AMD_NOW)
-
-    with pytest.raises(EvidenceInvalidError, match="revoked"):
-        attack()
-    monkeypatch.setattr(snp, "_check_revocations", lambda collateral, issuer, root: None)
-    assert attack().claims.tee is Tee.SNP
 
 
 def test_list_of_a_second_ca_of_the_same_name_does_not_hide_a_revocation(vendor, with_collateral, evidence_of) -> None:
