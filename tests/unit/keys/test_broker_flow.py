@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from broker_world import JOB, OTHER_JOB, World, manifest, policy
+from support.broker_world import JOB, OTHER_JOB, World, manifest, policy
 
 from confide.attest.policy import AllOf, AnyOf
 from confide.errors import (

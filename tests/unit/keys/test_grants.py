@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from broker_world import JOB, OTHER_JOB, policy
+from support.broker_world import JOB, OTHER_JOB, policy
 
 from confide.attest.policy import AttestationResult, Policy
 from confide.errors import AppraisalError, GrantError, ParseError, PolicyError, UsageError

@@ -1,7 +1,4 @@
-"""A whole world around one real broker on loopback: simulated TEEs, owners, nodes, a clock that tests can turn.
-
-Loaded by path from ``tests/attacks`` too; not a test module.
-"""
+"""A whole world around one real broker on loopback: simulated TEEs, owners, nodes, a clock that tests can turn."""
 
 from __future__ import annotations
 
