@@ -159,7 +159,7 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
     "receipt-bundle": receipt_bundle,
     "receipt-folder": folder("receipt/receipt.json", load_bundle),
     "dataset-folder": folder("dataset/_confide.json", _dataset),
-    "job-toml": folder("job/job.toml", Job.load),
+    "job-toml": folder("job/job.toml", lambda path: Job.load(path).digest),
     "settings": folder("home/config.toml", lambda path: Settings.load(environ={}, home=path.parent)),
     "node-spec": folder("spec.json", NodeSpec.load, Announcement.load),
     "enrolment": folder("enrolment.json", Enrolment.load),

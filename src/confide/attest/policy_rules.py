@@ -65,7 +65,9 @@ class RuleFields(BaseModel):
     registers: dict[Register, tuple[Hex, ...]] = Field(default_factory=dict, description="Further measurements of a TD, and a TPM's PCRs.")
     statuses: tuple[TcbStatus, ...] = Field(default=("UpToDate",), description="Intel's ratings that are accepted.")
     statuses_until: dict[TcbStatus, Day] = Field(default_factory=dict, description="The last day that a status is accepted on.")
-    min_tcb_eval: int | None = Field(default=None, ge=1, le=0xFFFFFFFF, description="Least number of the TCB evaluation that the platform was rated by.")
+    min_tcb_eval: int | None = Field(
+        default=None, ge=1, le=0xFFFFFFFF, description="Least number of the TCB evaluation that the platform was rated by."
+    )
     min_tcb_date: Day | None = Field(default=None, description="Earliest date of the TCB level that an Intel platform reaches.")
     advisories_allowed: tuple[AdvisoryEntry, ...] = Field(default=(), description="Intel advisories that may stand, each with a last day.")
     min_tcb: dict[Product, dict[Component, Annotated[int, Field(ge=0, le=255)]]] = Field(
