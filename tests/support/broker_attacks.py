@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from typing import Any
 
@@ -76,7 +77,8 @@ def code_of(answer: Response) -> str:
 
 
 def change_row(world: World, sql: str, *values: object) -> None:
-    """Write to the broker's file behind its back."""
-    with sqlite3.connect(world.folder / "store" / "broker.db") as database:
+    """Write into the file of a broker that has read nothing of it yet."""
+    with contextlib.closing(sqlite3.connect(world.folder / "store" / "broker.db")) as database, database:
         assert database.execute(sql, values).rowcount > 0
-    database.close()
+    world.store._rows._buckets.clear()
+    world.store._rows._refs.clear()

@@ -90,7 +90,9 @@ class World:
         """The broker ends and comes back from its file, on another port."""
         self.server.stop()
         self.store.close()
-        self.serve(Store.open(self.folder / "store" / "broker.db", self.unlock))
+        store = Store.open(self.folder / "store" / "broker.db", self.unlock)
+        store.check()
+        self.serve(store)
 
     def now(self) -> datetime:
         return datetime.now(UTC) + self.ahead
