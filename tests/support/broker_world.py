@@ -71,12 +71,12 @@ class Node:
 class World:
     """One broker with its store, server, owners and nodes."""
 
-    def __init__(self, folder: Path, installation: Installation, **options: Any) -> None:
+    def __init__(self, folder: Path, installation: Installation, *, verifier: Verifier | None = None, **options: Any) -> None:
         self.folder = folder
         self.installation = installation
         self.ahead = timedelta()
         self.unlock = KeyFile.create(folder / "master.key")
-        self.verifier = Verifier(TrustRoots(simulated=installation.root_der), installation.collateral_source())
+        self.verifier = verifier or Verifier(TrustRoots(simulated=installation.root_der), installation.collateral_source())
         self._clean = contextlib.ExitStack()
         self.options = options
         self.serve(Store.create(folder / "store" / "broker.db", self.unlock))

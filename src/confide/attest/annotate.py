@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from confide.attest import amd_certs, certs, tpm_fields
 from confide.attest.event_log import OF_TD, OF_TPM, EventLog
 from confide.attest.launch.sigstruct import HEADER, SIGSTRUCT_BYTES, Sigstruct
+from confide.attest.pck_id import PckId
 from confide.attest.quote import (
     HEADER_BYTES,
     SGX_BODY_BYTES,
@@ -203,6 +204,10 @@ _SIGSTRUCT: Final[_Layout] = (
 )
 
 
+_NAMED: Final = "names its PCK certificate: a PCCS has the chain"
+_CERTIFICATION: Final = {2: _NAMED, 3: _NAMED, 5: "PCK leaf, PCK CA and root, PEM"}
+
+
 def _sigstruct(parsed: Sigstruct, raw: bytes) -> Iterator[Field]:
     yield from _walk(raw, 0, _SIGSTRUCT)
     yield Field("MRSIGNER", None, parsed.mr_signer.hex(), "who signed, as quotes name it")
@@ -243,15 +248,29 @@ def _quote_fields(parts: Parts) -> Iterator[Field]:
     yield Field("signature", at + 4, parts.signature.hex(), "by the attestation key, over everything before")
     yield Field("attestation key", at + 68, signature.attestation_key.hex(), "made by the quoting enclave")
     at += 132 + (6 if version > 3 else 0)
-    for field in _walk(signature.qe_report.to_bytes(), 0, _SGX):
-        yield Field(f"QE {field.name}", at + (field.offset or 0), field.value, field.meaning)
+    for field in _walk(signature.qe_report.to_bytes(), 0, _SGX, base=at):
+        yield Field(f"QE {field.name}", field.offset, field.value, field.meaning)
     at += SGX_BODY_BYTES
     yield Field("QE report signature", at, signature.qe_report_signature.hex(), "by the platform's PCK")
     yield Field("authentication data", at + 66, signature.auth_data.hex(), "hashed with the attestation key into the QE's REPORTDATA")
-    kind = "PCK leaf, PCK CA and root, PEM" if signature.cert_type == 5 else "no certificate chain"
-    yield Field("certification data type", at + 66 + len(signature.auth_data), str(signature.cert_type), kind)
+    at += 66 + len(signature.auth_data)
+    kind = _CERTIFICATION.get(signature.cert_type, "no certificate chain")
+    yield Field("certification data type", at, str(signature.cert_type), kind)
+    yield Field("certification data size", at + 2, str(len(signature.cert_data)), "")
     if signature.cert_type == 5:
         yield from _chain(certs.parse_chain(signature.cert_data))
+    elif signature.cert_type in {2, 3}:
+        named = PckId.parse(parts, signature.cert_type, signature.cert_data)
+        yield from _walk(signature.cert_data, 0, _pck_id(len(named.encrypted_ppid)), base=at + 6)
+
+
+def _pck_id(ppid: int) -> _Layout:
+    return (
+        ("encrypted PPID", ppid, f"names the chip, in RSA-{8 * ppid} to Intel's provisioning service: a PCCS knows it"),
+        ("CPUSVN", 16, "security version that the PCK certificate is for"),
+        ("PCESVN", 2, _number),
+        ("PCEID", 2, "provisioning certification enclave; has to be the PCK certificate's"),
+    )
 
 
 # --- AMD --------------------------------------------------------------------------------------------------------------
@@ -395,10 +414,10 @@ def _ratls_fields(found: RatlsCertificate) -> Iterator[Field]:
     yield from _quote_fields(split_quote(found.evidence.quote))
 
 
-def _walk(data: bytes, at: int, layout: _Layout) -> Iterator[Field]:
+def _walk(data: bytes, at: int, layout: _Layout, *, base: int = 0) -> Iterator[Field]:
     for name, size, meaning in layout:
         value = data[at : at + size]
         said = meaning if isinstance(meaning, str) else meaning(value)
         if name != "reserved" or any(value):
-            yield Field(name, at, value.hex(), said)
+            yield Field(name, base + at, value.hex(), said)
         at += size

@@ -216,6 +216,16 @@ class AmdService:
         raise CollateralError("AMD's service has no certificate for this chip and TCB", chip=report.chip_id.hex()[:32])
 
 
+def open_services(intel: str, amd: str, ca_file: Path | None) -> tuple[IntelService, AmdService]:
+    """The services at these addresses, empty for the vendors' own.  ``ca_file``: certificate authorities besides the system's.
+
+    Raises:
+        UsageError: an address is none.
+    """
+    http = Http(ca_file=ca_file)
+    return IntelService(http, intel or INTEL_PCS), AmdService(http, amd or AMD_KDS)
+
+
 def checked_url(url: str) -> str:
     """The address of a service without a slash at its end.
 

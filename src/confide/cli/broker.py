@@ -92,7 +92,7 @@ def _verifier(settings: Settings, *, simulate: bool) -> Verifier:
     from confide.attest.roots import TrustRoots
     from confide.attest.tpm_trust import TpmTrust
     from confide.attest.verify import Verifier
-    from confide.cli.collateral import source_of
+    from confide.cli.collateral import endorsements_of, source_of
 
     def tpm() -> TpmTrust:
         return TpmTrust.load(settings.tpm_dir)
@@ -100,8 +100,8 @@ def _verifier(settings: Settings, *, simulate: bool) -> Verifier:
     if simulate:
         from confide.jobs.local.simulation import SimulatedTee
 
-        return SimulatedTee.at(settings.simulation_dir).verifier(tpm)
-    return Verifier(TrustRoots(), source_of(settings), tpm=tpm)
+        return SimulatedTee.at(settings.simulation_dir).verifier(settings.intel_service, settings.service_ca_file, tpm=tpm)
+    return Verifier(TrustRoots(), source_of(settings), endorsements_of(settings), tpm=tpm)
 
 
 @command.command("enrol")

@@ -13,6 +13,7 @@ from confide.errors import CollateralError, UsageError
 
 if TYPE_CHECKING:
     from confide.attest.collateral_sources import AnyCollateral, CollateralSource, CollateralStore
+    from confide.attest.endorsements import Endorsements
     from confide.attest.vendor_services import AmdService, IntelService
     from confide.canonical import Json
     from confide.config import Settings
@@ -35,10 +36,16 @@ def store_of(settings: Settings) -> CollateralStore:
 
 def services_of(settings: Settings) -> tuple[IntelService, AmdService]:
     """The vendors' services, or those that the settings name instead."""
-    from confide.attest.vendor_services import AMD_KDS, INTEL_PCS, AmdService, Http, IntelService
+    from confide.attest.vendor_services import open_services
 
-    http = Http(ca_file=settings.service_ca_file)
-    return IntelService(http, settings.intel_service or INTEL_PCS), AmdService(http, settings.amd_service or AMD_KDS)
+    return open_services(settings.intel_service, settings.amd_service, settings.service_ca_file)
+
+
+def endorsements_of(settings: Settings) -> Endorsements:
+    """Where certificates of keys are had for evidence that came without them."""
+    from confide.attest.endorsements import Endorsements
+
+    return Endorsements(*services_of(settings))
 
 
 def source_of(settings: Settings) -> CollateralSource:

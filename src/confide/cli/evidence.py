@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,15 +83,15 @@ def judge(context: Context, file: Path, judging: Judging, now: datetime) -> tupl
     from confide.attest.collateral_files import load_sets
     from confide.attest.evidence_files import with_given_chain
     from confide.attest.verify import Verifier
+    from confide.cli.collateral import endorsements_of
     from confide.jobs.receipt import default_roots
 
     roots, evidence, sets = default_roots(context.settings), load(file, judging), load_sets(judging.sets)
-    if not evidence.chain and not judging.offline and not sets:
-        evidence = _endorsed(context, evidence)
-    elif not evidence.chain:
+    asked = None if judging.offline or sets else endorsements_of(context.settings)
+    if sets and not evidence.chain:
         evidence = with_given_chain(evidence, sets)
     kept_only = judging.offline or judging.at is not None
-    verified = Verifier(roots, _source(context, sets, kept_only=kept_only)).verify(evidence, now)
+    verified = Verifier(roots, _source(context, sets, kept_only=kept_only), asked).verify(evidence, now)
     return verified, _agree(verified, roots)
 
 
@@ -102,22 +102,6 @@ def _source(context: Context, sets: list[AnyCollateral], *, kept_only: bool) -> 
     if sets:
         return FixedCollateral(*sets)
     return store_of(context.settings) if kept_only else source_of(context.settings)
-
-
-def _endorsed(context: Context, evidence: Evidence) -> Evidence:
-    """Evidence that came without the certificate of the key that vouches for it, with it: a VCEK's, or a PCK's chain."""
-    from confide.attest.pck_id import PckId
-    from confide.attest.snp_report import Report
-    from confide.cli.collateral import services_of
-    from confide.ids import Tee
-
-    intel, amd = services_of(context.settings)
-    if evidence.tee is Tee.TPM:  # nobody has the certificates of owners' keys
-        return evidence
-    if evidence.tee is not Tee.SNP:
-        wanted = PckId.of(evidence.quote)
-        return evidence if wanted is None else replace(evidence, chain=intel.pck_chain(wanted))
-    return replace(evidence, chain=amd.endorsement(Report.parse(evidence.quote)))
 
 
 def _agree(verified: VerifiedEvidence, roots: TrustRoots) -> list[str]:

@@ -152,7 +152,7 @@ def judge(
     binding = SessionBinding(role=presented.role, exporter=exporter, nonce=nonce, spki=peer_spki, context=context)
     verified = side.verifier.verify(presented.evidence, now)
     result = appraise(verified, side.policy, binding, now=now)
-    record = _record(presented, nonce, exporter, peer_spki, now)
+    record = EvidenceRecord(presented.role, context, verified.evidence, exporter, nonce, peer_spki, now)
     return AttestedPeer(result, context, binding.spki_digest, record, verified.collateral)
 
 

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from confide.attest.collect import Attester
+from confide.attest.endorsements import Endorsements
 from confide.attest.evidence import Evidence
 from confide.attest.insecure import Fault, InsecureAttester, Installation
 from confide.attest.measure import Measurement, measure
 from confide.attest.roots import TrustRoots
 from confide.attest.tpm_trust import TpmTrust
+from confide.attest.vendor_services import Http, IntelService
 from confide.attest.verify import Verifier
 from confide.errors import UsageError
 from confide.ids import ReportData, Tee
@@ -47,9 +49,16 @@ class SimulatedTee:
         installation = Installation.create(folder)
         return cls(installation, TrustRoots(simulated=installation.root_der))
 
-    def verifier(self, tpm: Callable[[], TpmTrust] | None = None) -> Verifier:
-        """A verifier that knows the simulated root beside Intel's, and the TPMs of ``tpm``."""
-        return Verifier(self.roots, self.installation.collateral_source(), tpm=tpm)
+    def verifier(self, pccs: str = "", ca_file: Path | None = None, *, tpm: Callable[[], TpmTrust] | None = None) -> Verifier:
+        """A verifier that knows the simulated root beside Intel's, and the TPMs of ``tpm``.
+
+        ``pccs``: where PCK certificates are asked for that a quote names and does not carry.  Without it nothing leaves this machine.
+
+        Raises:
+            UsageError: that is no address of a service.
+        """
+        chains = Endorsements(IntelService(Http(ca_file=ca_file), pccs)) if pccs else None
+        return Verifier(self.roots, self.installation.collateral_source(), chains, tpm=tpm)
 
     def measurement(self) -> Measurement:
         """What this process runs; nodes started from the same installation have the same."""
