@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from confide.errors import ConfigError
+from confide.regular_file import read_regular
 
 _FILE = "config.toml"
+_MAX_FILE = 1024 * 1024
 _PATHS = {"runs", "service_ca_file", "tpm_chain_file"}
 _TEXTS = {"intel_service", "amd_service", "tpm_key", "tpm_pcrs", "tpm_log", "tpm_tcti"}
 
@@ -94,8 +96,8 @@ def _read_file(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError) as cause:
+        table = tomllib.loads(read_regular(path, _MAX_FILE).decode("utf-8"))
+    except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError, RecursionError) as cause:
         raise ConfigError(f"cannot read {path}: {cause}", path=str(path)) from cause
     numbers = {f.name for f in fields(Settings) if f.type == "float"}
     values: dict[str, Any] = {}

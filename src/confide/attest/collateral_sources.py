@@ -18,14 +18,17 @@ from typing import Protocol
 from confide.attest.amd_certs import PRODUCTS
 from confide.attest.amd_collateral import AmdCollateral, AmdEpoch
 from confide.attest.certs import CA_KINDS
-from confide.attest.collateral import Collateral, CollateralEpoch
+from confide.attest.collateral import MAX_COLLATERAL_BYTES, Collateral, CollateralEpoch
 from confide.attest.tpm import TpmCollateral
 from confide.canonical import parse_object
 from confide.errors import CollateralError, ParseError
 from confide.ids import Tee
+from confide.regular_file import read_regular
 
 _FMSPC = re.compile(r"[0-9a-f]{12}")
 _AMD_KEYS = {"vcek", "vlek"}
+_MAX_FILE = 2 * MAX_COLLATERAL_BYTES
+"""Cap on one set in a file, in bytes: escapes and white space may double it."""
 
 AnyCollateral = Collateral | AmdCollateral | TpmCollateral
 """A set of either vendor's, or what a TPM's certificates are judged by, which no store keeps."""
@@ -51,7 +54,7 @@ def load_collateral(path: Path) -> AnyCollateral:
         CollateralError: there is none, or it is not collateral.
     """
     try:
-        return read_collateral(parse_object(path.read_bytes()))
+        return read_collateral(parse_object(read_regular(path, _MAX_FILE)))
     except OSError as cause:
         raise CollateralError(f"cannot read collateral: {cause.strerror}", path=str(path)) from cause
     except ParseError as cause:

@@ -20,6 +20,7 @@ from confide.attest.tpm_format import MAGIC
 from confide.canonical import parse_object
 from confide.errors import ParseError, UsageError
 from confide.ids import Tee
+from confide.regular_file import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,7 +44,7 @@ def read_file(path: Path) -> bytes:
         UsageError: it cannot be read, or is too large to be evidence.
     """
     try:
-        with path.open("rb") as file:  # a device has no size to ask for first
+        with open_regular(path) as file:
             data = file.read(_MAX_FILE + 1)
     except OSError as cause:
         raise UsageError(f"cannot read {path}: {cause.strerror}", path=str(path)) from cause

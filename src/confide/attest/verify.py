@@ -51,8 +51,8 @@ class VerifiedEvidence:
 class Verifier:
     """Says whether evidence is genuine under given roots, with collateral from a given source.  Safe to use from several threads.
 
-    ``endorsements``: where certificates of keys are had for evidence that came without; None: such evidence is refused.  ``tpm`` is asked for
-    the trust in TPMs each time, so that a key which is revoked while a verifier serves is refused from then on; by default it is the
+    ``endorsements``: where certificates of keys are had for evidence that came without; None: such evidence is refused.  ``tpm`` is asked
+    for the trust in TPMs each time, so that a key which is revoked while a verifier serves is refused from then on; by default it is the
     roots'.
     """
 

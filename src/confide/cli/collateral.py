@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from confide.config import Settings
 
 
+_MAX_BUNDLE_BYTES = 64 * 1024 * 1024
+"""Cap on a bundle: room for a thousand sets."""
+
+
 @click.group("collateral")
 def command() -> None:
     """Show, export and import collateral: what the vendors signed about platforms.
@@ -102,6 +106,15 @@ def export(context: Context, target: Path) -> None:
     context.answer({"file": str(target), "sets": len(sets)})
 
 
+def _read_bundle(path: Path) -> bytes:
+    from confide.regular_file import read_regular
+
+    try:
+        return read_regular(path, _MAX_BUNDLE_BYTES)
+    except OSError as cause:
+        raise UsageError(f"cannot read {path}: {cause.strerror}", path=str(path)) from cause
+
+
 @command.command("import")
 @click.argument("source", type=click.Path(path_type=Path, dir_okay=False, exists=True))
 @answers
@@ -111,7 +124,7 @@ def import_(context: Context, source: Path) -> None:
     from confide.attest.roots import TrustRoots
     from confide.canonical import parse_object
 
-    kept = import_bundle(store_of(context.settings), parse_object(source.read_bytes()), TrustRoots())
+    kept = import_bundle(store_of(context.settings), parse_object(_read_bundle(source)), TrustRoots())
     rows = [_row(one) for one in kept]
 
     def text() -> None:

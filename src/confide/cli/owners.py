@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from confide.canonical import Json, parse_object
 from confide.errors import CredentialError, ParseError, UsageError
 from confide.ids import SpkiDigest, check_name
+from confide.regular_file import read_regular
 
 if TYPE_CHECKING:
     from confide.config import Settings
@@ -111,9 +112,12 @@ def _address_path(settings: Settings, name: str) -> Path:
     return settings.credentials_dir / f"{check_name(name, 'owner')}.broker.json"
 
 
+_MAX_FILE = 1024 * 1024
+
+
 def _read(path: Path) -> Json:
     try:
-        return parse_object(path.read_bytes())
+        return parse_object(read_regular(path, _MAX_FILE))
     except OSError as cause:
         raise CredentialError(f"cannot read {path}: {cause.strerror}", path=str(path)) from cause
     except ParseError as cause:

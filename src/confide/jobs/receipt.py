@@ -41,6 +41,7 @@ from confide.keys.audit import AuditHead
 from confide.keys.grants import GrantRef
 from confide.keys.owners import JOB_PREFIX
 from confide.node.record import EvidenceRecord
+from confide.regular_file import open_regular
 
 MAX_FILE_BYTES = 96 * 1024 * 1024
 """Cap on one file of a receipt's folder: a manifest may have 64 MiB, and more in base64."""
@@ -145,7 +146,7 @@ def load_bundle(source: Path) -> ReceiptBundle:
 def _object_in(path: Path) -> Json:
     """The JSON object in a file of somebody else's folder, where a link may lead to a device that never ends."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(MAX_FILE_BYTES + 1)
         if len(data) > MAX_FILE_BYTES:
             raise ReceiptError(f"{path} is too large for a file of a receipt", path=str(path), limit=MAX_FILE_BYTES)

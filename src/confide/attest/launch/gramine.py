@@ -21,6 +21,7 @@ from confide.attest.launch.files import read_capped
 from confide.attest.launch.sgx import PAGE, EnclaveMeasurement, PageFlags
 from confide.attest.launch.values import SgxValues
 from confide.errors import AppraisalError, ParseError, UsageError
+from confide.regular_file import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -155,7 +156,7 @@ def check_trusted_files(manifest: Manifest, root: Path) -> None:
         if not place.is_relative_to(inside):
             raise UsageError("a trusted file is outside of the folder", path=path, root=str(root))
         try:
-            with place.open("rb") as file:
+            with open_regular(place) as file:
                 got = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as cause:
             raise UsageError(f"cannot read {place}: {cause.strerror}", path=path) from cause
