@@ -14,7 +14,8 @@ from confide.attest.insecure import InsecureAttester, Installation
 from confide.attest.insecure.documents import Machine
 from confide.attest.quote import parse_quote
 from confide.attest.roots import TrustRoots
-from confide.attest.vendor_services import Http, IntelService
+from confide.attest.vendor_http import Http
+from confide.attest.vendor_services import IntelService
 from confide.attest.verify import Verifier
 from confide.ids import ReportData, Tee
 

@@ -23,7 +23,8 @@ from confide.attest.insecure.documents import Machine
 from confide.attest.pck_id import PckId
 from confide.attest.quote import parse_quote
 from confide.attest.roots import TrustRoots
-from confide.attest.vendor_services import AmdService, Http, IntelService
+from confide.attest.vendor_http import Http
+from confide.attest.vendor_services import AmdService, IntelService
 from confide.attest.verify import Verifier
 from confide.errors import CollateralError, EvidenceInvalidError
 from confide.ids import ReportData, Tee

@@ -23,7 +23,7 @@ from confide.errors import CollateralError, ParseError, TokenInvalidError
 
 if TYPE_CHECKING:
     from confide.attest.tokens.issuers import TokenIssuer
-    from confide.attest.vendor_services import Http
+    from confide.attest.vendor_http import Http
 
 _MAX_KEYS: Final = 64
 _MAX_CHAIN: Final = 6

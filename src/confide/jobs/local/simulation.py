@@ -17,7 +17,8 @@ from confide.attest.insecure import Fault, InsecureAttester, Installation
 from confide.attest.measure import Measurement, measure
 from confide.attest.roots import TrustRoots
 from confide.attest.tpm_trust import TpmTrust
-from confide.attest.vendor_services import Http, IntelService
+from confide.attest.vendor_http import Http
+from confide.attest.vendor_services import IntelService
 from confide.attest.verify import Verifier
 from confide.errors import UsageError
 from confide.ids import ReportData, Tee

@@ -26,7 +26,7 @@ from confide.attest.tokens.issuers import TokenIssuer
 from confide.attest.tokens.jwks import IssuerKeys
 from confide.attest.tokens.jwt import TokenBook
 from confide.attest.tokens.verified import VerifiedToken, verify_token
-from confide.attest.vendor_services import Http
+from confide.attest.vendor_http import Http
 from confide.canonical import sha256_hex
 from confide.errors import (
     AppraisalError,
