@@ -177,6 +177,11 @@ class Decision:
     grant: Grant
     result: AttestationResult
 
+    def __post_init__(self) -> None:
+        # What others say of a node (a token's claims, a certificate's quote) has fields of the same names.
+        if type(self.result) is not AttestationResult:
+            raise TypeError("keys are granted on results of appraise only")
+
     @property
     def ref(self) -> GrantRef:
         """What the node, and the receipt, are told of it."""
@@ -203,9 +208,10 @@ def decide(grants: Iterable[Grant], request: Request, appraise: Callable[[Policy
         except AppraisalError as cause:
             refusal = refusal or cause
             continue
+        decision = Decision(grant, result)
         if result.role != request.role or result.context.job != request.job:
             raise GrantError("the attested job or role is not the one asked for", key=request.key)
-        return Decision(grant, result)
+        return decision
     if refusal is not None:
         raise refusal
     raise GrantError(
