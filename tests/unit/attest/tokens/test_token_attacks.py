@@ -84,9 +84,13 @@ def test_token_does_not_choose_its_algorithm(binding: SessionBinding, algorithm:
 def test_issuer_that_was_built_with_a_foreign_algorithm_gives_no_key_for_it(binding: SessionBinding) -> None:
     """The list of algorithms is the owner's; that a key is one for the algorithm is checked all the same."""
     entry = ITA_ENTRY.model_copy(update={"algorithms": ("HS256", "ES256", "none")})
-    for algorithm in ("HS256", "ES256", "none"):
-        with pytest.raises(TokenInvalidError):
-            verify_token(raw({"alg": algorithm, "kid": "one"}, ita(binding), b"x" * 32), entry, KEYS, now=NOW)
+    for algorithm, reason in (("HS256", "algorithm that is not"), ("ES256", "key is not one for"), ("none", "algorithm that is not")):
+        with pytest.raises(TokenInvalidError, match=reason):
+            verify_token(raw({"alg": algorithm, "kid": "one"}, ita(binding), b"x" * 64), entry, KEYS, now=NOW)
+    short = rsa.generate_private_key(public_exponent=65537, key_size=1024)
+    weak = ITA_ENTRY.model_copy(update={"jwks": jwks(jwk("one", short))})
+    with pytest.raises(TokenInvalidError, match="key is not one for"):
+        verify_token(sign(ita(binding), alg="RS256", key=short), weak, KEYS, now=NOW)
 
 
 @pytest.mark.parametrize("audience", [None, "them", ["them"], [], ["us "], "US", 7, {"us": 1}])
