@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 import urllib.parse
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -23,7 +23,7 @@ from urllib3.exceptions import HTTPError
 from confide.errors import CollateralError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from urllib3.response import HTTPResponse
@@ -170,10 +170,20 @@ def _retry_after(value: str | None) -> float | None:
 # --- connections whose answers have to begin in time ----------------------------------------------------------------------
 
 
-class _TimedHeaders(HTTPConnection):
-    """``timeout`` is for all of an answer's head: a socket's own timeout is only for the pause between two bytes."""
+class _Timed(HTTPConnection):
+    """``timeout`` is for all of a handshake and of an answer's head: a socket's own timeout is only for the pause between two bytes."""
+
+    def connect(self) -> None:
+        with self._in_time("a connection"):
+            super().connect()
 
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]
+        with self._in_time("the head of an answer"):
+            found: HTTPResponse = super().getresponse()
+        return found
+
+    @contextmanager
+    def _in_time(self, what: str) -> Iterator[None]:
         over = threading.Event()
 
         def cut() -> None:
@@ -186,21 +196,20 @@ class _TimedHeaders(HTTPConnection):
         timer.daemon = True
         timer.start()
         try:
-            found: HTTPResponse = super().getresponse()
+            yield
         finally:
             timer.cancel()
         if over.is_set():
-            raise TimeoutError("the head of an answer did not come in time")
-        return found
+            raise TimeoutError(f"{what} did not come in time")
 
 
-class _TimedTlsHeaders(_TimedHeaders, HTTPSConnection):
+class _TimedTls(_Timed, HTTPSConnection):
     pass
 
 
 class _PlainPool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _TimedHeaders
+    ConnectionCls = _Timed
 
 
 class _TlsPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _TimedTlsHeaders
+    ConnectionCls = _TimedTls

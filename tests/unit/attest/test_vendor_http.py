@@ -135,6 +135,17 @@ def test_service_that_drips_is_given_up(fetch: Fetch, says: list[bytes]) -> None
     assert time.monotonic() - began < 10, "all of it takes 50 seconds and more"
 
 
+def test_handshake_that_drips_is_given_up(fetch: Fetch) -> None:
+    server = RawServer([b"\x16\x03\x03\x40\x00", *[b"\x02"] * 1000], pause_s=0.05)
+    began = time.monotonic()
+    try:
+        with pytest.raises(CollateralError, match="cannot be reached"):
+            fetch(server.url.replace("http:", "https:"), timeout_s=0.3, retries=0)
+    finally:
+        server.close()
+    assert time.monotonic() - began < 10
+
+
 def test_service_that_says_nothing_is_given_up(fetch: Fetch) -> None:
     server = RawServer([b""], pause_s=30)
     try:
