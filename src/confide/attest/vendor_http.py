@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 import urllib.parse
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -23,7 +23,7 @@ from urllib3.exceptions import HTTPError
 from confide.errors import CollateralError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from urllib3.response import HTTPResponse
@@ -171,19 +171,12 @@ def _retry_after(value: str | None) -> float | None:
 
 
 class _Timed(HTTPConnection):
-    """``timeout`` is for all of a handshake and of an answer's head: a socket's own timeout is only for the pause between two bytes."""
+    """``timeout`` is for all of an answer's head: a socket's own timeout is only for the pause between two bytes.
 
-    def connect(self) -> None:
-        with self._in_time("a connection"):
-            super().connect()
+    A handshake has to end in its time anyway: Python's ``ssl`` sees to that.
+    """
 
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]
-        with self._in_time("the head of an answer"):
-            found: HTTPResponse = super().getresponse()
-        return found
-
-    @contextmanager
-    def _in_time(self, what: str) -> Iterator[None]:
         over = threading.Event()
 
         def cut() -> None:
@@ -196,11 +189,12 @@ class _Timed(HTTPConnection):
         timer.daemon = True
         timer.start()
         try:
-            yield
+            found: HTTPResponse = super().getresponse()
         finally:
             timer.cancel()
         if over.is_set():
-            raise TimeoutError(f"{what} did not come in time")
+            raise TimeoutError("the head of an answer did not come in time")
+        return found
 
 
 class _TimedTls(_Timed, HTTPSConnection):

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import gzip
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from support.amd import Vendor
 from support.raw_server import RawServer
 from support.vendor_server import Reply, VendorServer
@@ -51,9 +59,9 @@ def slept() -> list[float]:
 
 @pytest.fixture
 def fetch(vendor: str, slept: list[float]) -> Callable[..., AnyCollateral]:
-    def ask(url: str, **limits: float) -> AnyCollateral:
-        given = {"timeout_s": 2.0, "retries": 2, "backoff_s": 0.01, "total_s": 20.0, "sleep": slept.append, **limits}
-        http = Http(**given)  # type: ignore[arg-type]
+    def ask(url: str, **limits: Any) -> AnyCollateral:
+        given: dict[str, Any] = {"timeout_s": 2.0, "retries": 2, "backoff_s": 0.01, "total_s": 20.0, "sleep": slept.append, **limits}
+        http = Http(**given)
         if vendor == "intel":
             return IntelService(http, url).get("b0c06f000000", "platform", Tee.TDX)
         return AmdService(http, url).get("Genoa", "vcek", Tee.SNP)
@@ -231,3 +239,31 @@ def test_other_status_is_refused_at_once(server: VendorServer, fetch: Fetch, ven
 
 def test_right_answers_are_taken_whatever_their_framing(server: VendorServer, fetch: Fetch) -> None:
     assert fetch(server.url).platform in {("b0c06f000000", "platform", Tee.TDX), ("Genoa", "vcek", Tee.SNP)}
+
+
+def own_authority(folder: Path) -> Path:
+    """A certificate of this machine's address with its key, PEM, which is its own authority."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a PCCS")])
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+    made = made.not_valid_before(datetime.now(UTC) - timedelta(1)).not_valid_after(datetime.now(UTC) + timedelta(1))
+    made = made.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+    made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    file = folder / "service.pem"
+    file.write_bytes(made.sign(key, SHA256()).public_bytes(Encoding.PEM) + private)
+    return file
+
+
+def test_tls_is_verified_against_the_authority_that_the_owner_names(server: VendorServer, fetch: Fetch, tmp_path: Path) -> None:
+    file = own_authority(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    server.http.socket = context.wrap_socket(server.http.socket, server_side=True)
+    url = server.url.replace("http:", "https:")
+    assert fetch(url, ca_file=file)
+    for limits in ({}, {"ca_file": tmp_path / "none.pem"}):
+        with pytest.raises(CollateralError, match="cannot be reached"):
+            fetch(url, **limits)
+    with pytest.raises(CollateralError, match="cannot be reached"):
+        fetch(url.replace("127.0.0.1", "localhost"), ca_file=file)
