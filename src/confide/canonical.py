@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import json
 import math
+from collections import Counter
 from typing import Any, Final, cast
 
 import rfc8785
@@ -14,6 +16,7 @@ import rfc8785
 from confide.errors import ParseError
 
 Json = dict[str, Any]
+_ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 _MAX_INTEGER: Final = 2**53 - 1
 """RFC 7493, section 2.2: larger ones are not the same number everywhere, and RFC 8785 has no form for them."""
@@ -23,7 +26,25 @@ MAX_DEPTH: Final = 128
 
 def canonical(value: object) -> bytes:
     """The RFC 8785 form of ``value``."""
+    if _is_plain(value):
+        with contextlib.suppress(UnicodeEncodeError):  # a lone surrogate: rfc8785 refuses it
+            return _ENCODER.encode(value).encode("utf-8")
     return rfc8785.dumps(cast(Any, value))
+
+
+def _is_plain(value: object) -> bool:
+    """Whether the standard library, which is twenty times as fast, writes ``value`` as RFC 8785 does.
+
+    The two differ in floats, in integers beyond 2^53, in the order of keys that are not ASCII, and in what else they accept.
+    """
+    kind = type(value)
+    if kind is str or kind is bool or value is None:
+        return True
+    if isinstance(value, dict) and kind is dict:
+        return all(type(name) is str and name.isascii() for name in value) and all(map(_is_plain, value.values()))
+    if isinstance(value, list) and kind is list:
+        return all(map(_is_plain, value))
+    return isinstance(value, int) and kind is int and -_MAX_INTEGER <= value <= _MAX_INTEGER
 
 
 def sha256_hex(data: bytes) -> str:
@@ -62,11 +83,10 @@ def from_b64url(text: str) -> bytes:
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> Json:
-    found: Json = {}
-    for name, value in pairs:
-        if name in found:
-            raise ParseError("a JSON object has a field twice", field=name[:80])
-        found[name] = value
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        counts = Counter(name for name, _ in pairs)
+        raise ParseError("a JSON object has a field twice", field=counts.most_common(1)[0][0][:80])
     return found
 
 
@@ -79,9 +99,11 @@ def parse_object(data: bytes | str) -> Json:
         ParseError: the text is not one JSON object.
     """
     try:
-        value = json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_safe)
+        text = data if isinstance(data, str) else data.decode(json.detect_encoding(data), "surrogatepass")
+        value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_safe)
         _check_depth(value)
-        json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate has no UTF-8 form, so it could not be hashed or sent on
+        # A lone surrogate has no UTF-8 form, so it could not be hashed or sent on.  It stands in the text itself or behind an escape.
+        (json.dumps(value, ensure_ascii=False) if "\\u" in text else text).encode()
     except (ValueError, RecursionError) as cause:
         raise ParseError("not JSON", offset=getattr(cause, "pos", None)) from cause
     if not isinstance(value, dict):

@@ -55,6 +55,8 @@ class Channel:
         self._timeout = DEFAULT_TIMEOUT_S
         self._ready = False
         self._ended = False
+        self._drained = False
+        """Whether TLS has given out all that was fed to it: there is nothing to ask it for before more comes."""
         self._exporter = b""
         self._peer: x509.Certificate | None = None
         self._peer_spki: bytes | None = None
@@ -282,12 +284,14 @@ class Channel:
         """Move some bytes from the network to ``_received``, or note the peer's proper end.  Called with ``_receiving`` held."""
         if self._wire.closed:
             raise ChannelError("this channel is closed")
+        if self._drained:
+            self._feed(deadline)
         data, failure = b"", None
         with self._state:
             try:
                 data = self._tls.recv(_RECORD)
             except SSL.WantReadError:
-                pass
+                self._drained = True
             except SSL.ZeroReturnError:
                 self._ended = True
             except SSL.Error as cause:
@@ -298,8 +302,6 @@ class Channel:
             self._wire.shut()
             raise failure
         self._received += data
-        if not data and not self._ended:
-            self._feed(deadline)
 
     def _feed(self, deadline: Deadline) -> None:
         try:
@@ -310,6 +312,7 @@ class Channel:
             self._wire.shut()
             raise
         with self._state:
+            self._drained = False
             if data:
                 self._tls.bio_write(data)
             else:
@@ -318,19 +321,21 @@ class Channel:
     def _take_unsent(self) -> None:
         """Move what TLS wants sent into ``_unsent``.  Called with ``_state`` held, so that records keep their order."""
         with contextlib.suppress(SSL.WantReadError):
-            while True:
-                self._unsent += self._tls.bio_read(_PIECE)
+            taken = _PIECE
+            while taken == _PIECE:  # fewer: that was all
+                piece = self._tls.bio_read(_PIECE)
+                self._unsent += piece
+                taken = len(piece)
 
     def _flush(self, deadline: Deadline) -> None:
         """Send ``_unsent``.  Called with ``_sending`` held: only its holder takes from the front."""
-        while True:
-            with self._state:
-                piece = bytes(self._unsent[:_PIECE])
-            if not piece:
-                return
+        with self._state:
+            piece = bytes(self._unsent[:_PIECE])
+        while piece:
             sent = self._wire.write(piece, deadline)
             with self._state:
                 del self._unsent[:sent]
+                piece = bytes(self._unsent[:_PIECE])
 
     def _offer_unsent(self) -> None:
         """Send what reading produced if that needs no waiting: a reader that waited for a writer could deadlock both peers."""
