@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 import contextlib
 import hashlib
@@ -16,6 +15,7 @@ import rfc8785
 from confide.errors import ParseError
 
 Json = dict[str, Any]
+_TO_URL, _FROM_URL = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_", b"+/")
 _ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 _MAX_INTEGER: Final = 2**53 - 1
@@ -64,7 +64,11 @@ def digest_of(value: object) -> str:
 
 def b64url(data: bytes) -> str:
     """Base64url without padding (RFC 7515)."""
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+    return _b64url(data).decode("ascii")
+
+
+def _b64url(data: bytes) -> bytes:
+    return binascii.b2a_base64(data, newline=False).translate(_TO_URL).rstrip(b"=")
 
 
 def from_b64url(text: str) -> bytes:
@@ -74,10 +78,11 @@ def from_b64url(text: str) -> bytes:
         ParseError: the text is not the one encoding of some bytes.
     """
     try:
-        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError) as cause:
+        given = text.encode("ascii")
+        data = binascii.a2b_base64(given.translate(_FROM_URL) + b"=" * (-len(given) % 4), strict_mode=True)
+    except ValueError as cause:  # binascii's error is one
         raise ParseError("not base64url") from cause
-    if b64url(data) != text:
+    if _b64url(data) != given:
         raise ParseError("not canonical base64url")
     return data
 

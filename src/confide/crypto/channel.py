@@ -36,6 +36,7 @@ _RECORD: Final = 16 * 1024
 _MAX_UNSENT: Final = 1024 * 1024
 """Bytes that reading may queue for sending (answers to key updates) before the peer counts as hostile."""
 _FRAME_HEADER: Final = struct.Struct(">I")
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 class Channel:
@@ -50,6 +51,7 @@ class Channel:
         self._wire = Wire(sock)
         self._tls = SSL.Connection(context, None)
         (self._tls.set_accept_state if server else self._tls.set_connect_state)()
+        self._server = server
         self._identity = identity
         self._trust = trust
         self._timeout = DEFAULT_TIMEOUT_S
@@ -91,6 +93,8 @@ class Channel:
                 raise
 
     def _shake(self, deadline: Deadline) -> None:
+        if self._server:
+            self._feed(deadline)  # the client speaks first
         while True:
             with self._state:
                 try:
@@ -103,6 +107,8 @@ class Channel:
                     self._wire.write_now(bytes(self._unsent))  # the alert tells the peer why
                     raise _tls_error("the TLS handshake failed", cause) from None
                 self._take_unsent()
+            if done and self._server:
+                return  # what is unsent are tickets (module tls), which no client waits for: they go with the first answer or receive
             self._flush(deadline)
             if done:
                 return
@@ -185,7 +191,9 @@ class Channel:
         self._check_ready()
         deadline = self._deadline(timeout)
         with self._receiving:
-            while not self._received and not self._ended:
+            while not self._received:
+                if self._ended and not self._wire.closed:
+                    return b""
                 self._receive(deadline)
             return self._take(min(n, len(self._received)))
 
@@ -211,7 +219,7 @@ class Channel:
             ProtocolError: it is larger than a frame may be.
             ChannelError: as :meth:`send`.
         """
-        data = json.dumps(obj, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
+        data = _ENCODER.encode(obj).encode("utf-8")
         if len(data) > MAX_FRAME_BYTES:
             raise ProtocolError("a frame is too large to send", limit=MAX_FRAME_BYTES, got=len(data))
         self.send(_FRAME_HEADER.pack(len(data)) + data, timeout=timeout)
@@ -320,12 +328,14 @@ class Channel:
 
     def _take_unsent(self) -> None:
         """Move what TLS wants sent into ``_unsent``.  Called with ``_state`` held, so that records keep their order."""
-        with contextlib.suppress(SSL.WantReadError):
-            taken = _PIECE
-            while taken == _PIECE:  # fewer: that was all
+        more = True
+        while more:
+            try:
                 piece = self._tls.bio_read(_PIECE)
-                self._unsent += piece
-                taken = len(piece)
+            except SSL.WantReadError:
+                return
+            self._unsent += piece
+            more = len(piece) == _PIECE  # fewer: that was all
 
     def _flush(self, deadline: Deadline) -> None:
         """Send ``_unsent``.  Called with ``_sending`` held: only its holder takes from the front."""
