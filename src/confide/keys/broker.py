@@ -139,10 +139,12 @@ class Broker:
         found, claims = self._dataset_of(manifest, asker, "release")
         facts: dict[str, Fact] = {**asker.facts(), **_key_facts(found), "purpose": purpose.value}
         with self._audited("release", found.owners, facts), self.store.transaction():
-            found = self._known(found.dataset).after(claims)
+            known = self._known(found.dataset)
+            found = known.after(claims)
             decisions = self._decide(found.roots, asker, purpose)
             secret = self._keys.dataset_key(found)
-            self.store.put(found)
+            if found != known:
+                self.store.put(found)
             self._note_given(found, asker)
             self.store.append_audit(_granted("release", found.owners, facts, decisions, asker.now))
         return self._sealed(found, secret, asker, purpose, decisions)
@@ -276,7 +278,9 @@ class Broker:
         Whatever purpose the key was given for: a key that can write can read.
         """
         context = asker.context
-        self.store.put(Release(context.job, context.run, dataset.dataset, asker.attested.role))
+        given = Release(context.job, context.run, dataset.dataset, asker.attested.role)
+        if self.store.get(Release, given.id) is None:  # the record is of the first time
+            self.store.put(given)
         for output in self._outputs(context):
             origin = _origin(output)
             if not set(dataset.roots) <= set(origin.inherits):
