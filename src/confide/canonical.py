@@ -33,7 +33,7 @@ def canonical(value: object) -> bytes:
 
 
 def _is_plain(value: object) -> bool:
-    """Whether the standard library, which is twenty times as fast, writes ``value`` as RFC 8785 does.
+    """Whether the standard library, which is several times as fast, writes ``value`` as RFC 8785 does.
 
     The two differ in floats, in integers beyond 2^53, in the order of keys that are not ASCII, and in what else they accept.
     """
@@ -41,7 +41,10 @@ def _is_plain(value: object) -> bool:
     if kind is str or kind is bool or value is None:
         return True
     if isinstance(value, dict) and kind is dict:
-        return all(type(name) is str and name.isascii() for name in value) and all(map(_is_plain, value.values()))
+        for name, inner in value.items():
+            if type(name) is not str or not name.isascii() or not (type(inner) is str or _is_plain(inner)):
+                return False
+        return True
     if isinstance(value, list) and kind is list:
         return all(map(_is_plain, value))
     return isinstance(value, int) and kind is int and -_MAX_INTEGER <= value <= _MAX_INTEGER

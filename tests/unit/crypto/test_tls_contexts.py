@@ -63,6 +63,16 @@ def test_a_listener_demands_a_key_though_another_with_its_identity_does_not(serv
     assert isinstance(strict.failures[0], ChannelError)
 
 
+def test_channels_of_one_context_have_an_exporter_each(server_of) -> None:
+    server, identity = server_of(echo), Identity.generate("node")
+    exporters = set()
+    for _ in range(3):
+        with server.connect(identity) as channel:
+            exporters.add(channel.exporter())
+    assert len(exporters) == 3
+    assert len(identity.contexts) == 1
+
+
 def test_a_certificate_that_was_issued_later_is_shown_from_then_on(server_of) -> None:
     authority, seen = Authority(), []
     server = server_of(lambda channel: seen.append(channel.peer_spki), trust=IssuedBy(authority.pem), identity=authority.issue("driver"))
