@@ -80,7 +80,7 @@ class Store:
         self._head_key = subkey(row_key.reveal(), "head")
         self._rows = Rows(database, row_key.reveal(), FORMAT)
         self._log = Log(database)
-        self._head = self._committed = _Head()
+        self._head = _Head()
         self._batch: _Batch | None = None
         self.kms = kms
         self.signing_key = signing_key
@@ -291,7 +291,6 @@ class Store:
             return
         self._batch = None
         self._rows.keep()
-        self._committed = self._head
         batch.done.set()
 
     def _fail(self, batch: _Batch, cause: BaseException) -> None:
