@@ -29,8 +29,9 @@ from confide.errors import AttestationError, AuditError, ConfideError
 from confide.ids import DatasetId, JobDigest, NodeId, Nonce, Purpose, Role, RunId, Tee
 from confide.job import Job
 from confide.jobs.statement import PAYLOAD_TYPE, Statement
-from confide.keys.audit import GENESIS, AuditEntry, AuditHead, AuditLog, digest_of_event, link
+from confide.keys.audit import AuditEntry, AuditHead, AuditLog, verify_entries
 from confide.keys.grants import Grant
+from confide.keys.merkle import root_of
 from confide.node.record import EvidenceRecord
 
 some = settings(max_examples=50, deadline=None)
@@ -162,12 +163,8 @@ def test_grant_reads_back(key: str, covered: dict[str, Any], now: datetime) -> N
 
 
 def log_of(events: list[dict[str, Any]]) -> AuditLog:
-    entries, last = [], GENESIS
-    for number, event in enumerate(events, start=1):
-        digest = digest_of_event(event)
-        last = link(last, digest)
-        entries.append(AuditEntry(number, digest, last, event))
-    return AuditLog(tuple(entries), AuditHead(len(entries), last, NOW.isoformat()).sign(KEY))
+    entries = tuple(AuditEntry.of(number, event) for number, event in enumerate(events, start=1))
+    return AuditLog(entries, AuditHead(len(entries), root_of(verify_entries(entries)).hex(), 1, NOW.isoformat()).sign(KEY))
 
 
 @given(st.lists(objects, min_size=1, max_size=4), st.sets(st.integers(0, 3)))
@@ -180,7 +177,7 @@ def test_audit_log_reads_back_with_some_events_hidden(events: list[dict[str, Any
     assert found.verify(KEY.public).size == len(events)
 
 
-@given(st.lists(objects, min_size=1, max_size=4), places, st.sampled_from(["cut", "event", "digest", "order"]))
+@given(st.lists(objects, min_size=1, max_size=4), places, st.sampled_from(["cut", "event", "leaf", "order"]))
 @some
 def test_audit_log_that_was_changed_is_refused(events: list[dict[str, Any]], at: int, how: str) -> None:
     log = log_of(events)
@@ -191,8 +188,8 @@ def test_audit_log_that_was_changed_is_refused(events: list[dict[str, Any]], at:
             del entries[number]
         case "event":
             entries[number] = dataclasses.replace(entries[number], event={**(entries[number].event or {}), "more": at})
-        case "digest":
-            entries[number] = dataclasses.replace(entries[number], digest=f"{at:064x}", event=None)
+        case "leaf":
+            entries[number] = dataclasses.replace(entries[number], leaf=f"{at:064x}", event=None)
         case _:
             entries.append(entries[number])
     with pytest.raises(AuditError):

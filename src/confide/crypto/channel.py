@@ -212,17 +212,14 @@ class Channel:
 
     # --- frames: 4-byte big-endian length, then one JSON object in UTF-8 -------------------------------------------
 
-    def send_frame(self, obj: Json, *, timeout: float | None = None) -> None:
-        """Send one JSON object.
+    def send_frame(self, *objects: Json, timeout: float | None = None) -> None:
+        """Send one JSON object, or several in one go, a frame each.
 
         Raises:
-            ProtocolError: it is larger than a frame may be.
+            ProtocolError: one is larger than a frame may be; none is sent then.
             ChannelError: as :meth:`send`.
         """
-        data = _ENCODER.encode(obj).encode("utf-8")
-        if len(data) > MAX_FRAME_BYTES:
-            raise ProtocolError("a frame is too large to send", limit=MAX_FRAME_BYTES, got=len(data))
-        self.send(_FRAME_HEADER.pack(len(data)) + data, timeout=timeout)
+        self.send(b"".join(map(_framed, objects)), timeout=timeout)
 
     def recv_frame(self, max_bytes: int = MAX_FRAME_BYTES, *, timeout: float | None = None) -> Json:
         """Receive one JSON object.
@@ -358,6 +355,13 @@ class Channel:
         if len(self._unsent) > _MAX_UNSENT:
             self._wire.shut()
             raise ChannelError("the peer makes this side send and does not read")
+
+
+def _framed(obj: Json) -> bytes:
+    data = _ENCODER.encode(obj).encode("utf-8")
+    if len(data) > MAX_FRAME_BYTES:
+        raise ProtocolError("a frame is too large to send", limit=MAX_FRAME_BYTES, got=len(data))
+    return _FRAME_HEADER.pack(len(data)) + data
 
 
 def _address_of(sock: socket.socket) -> str:

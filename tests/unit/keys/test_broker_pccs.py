@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from broker_world import JOB, World, policy
+from support.broker_world import JOB, World, policy
 from support.pccs import PCK_PATH, NamingAttester, asking, serve_machine
 from support.vendor_server import VendorServer
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from broker_world import JOB, World, policy
+from support.broker_world import JOB, World, policy
 from support.tpm import log_event, log_of
 from support.tpm_world import EVENTS, TpmWorld, make_machine
 
