@@ -78,6 +78,7 @@ def test_both_sides_attest_each_other(world: Any, run_id: RunId, channels: Chann
         context=worker,
         peer_role=Role.DRIVER,
         nonces=world.side.nonces,
+        clock=world.side.clock,
     )
     assert (seen.context, other().context) == (driver, worker)
     assert order[-1] == "learned" or order == ["learned", "accepted"]
