@@ -52,10 +52,11 @@ def test_both_sides_attest_each_other(world: Any, run_id: RunId, channels: Chann
     client, server = channels()
     driver, worker = world.context(run_id, "driver"), world.context(run_id, "worker-1")
     order: list[str] = []
+    own = world.side
 
     def side() -> Any:
         order.append("learned")
-        return world.side
+        return own
 
     other = aside(
         lambda: attest_mutually(
@@ -77,8 +78,8 @@ def test_both_sides_attest_each_other(world: Any, run_id: RunId, channels: Chann
         role=Role.WORKER,
         context=worker,
         peer_role=Role.DRIVER,
-        nonces=world.side.nonces,
-        clock=world.side.clock,
+        nonces=own.nonces,
+        clock=own.clock,
     )
     assert (seen.context, other().context) == (driver, worker)
     assert order[-1] == "learned" or order == ["learned", "accepted"]
