@@ -102,9 +102,8 @@ def _with_signed(report: Report, raw: bytes) -> Report:
 Weak = tuple[str, Any] | None
 """A name in ``snp_report``, and the value that makes the check lax."""
 UNKNOWN: list[tuple[dict[str, Any], str, Weak]] = [
-    ({"version": 1}, "version 2, 3 or 5", ("_VERSIONS", range(9))),
-    ({"version": 4}, "version 2, 3 or 5", ("_VERSIONS", range(9))),
-    ({"version": 6}, "version 2, 3 or 5", ("_VERSIONS", range(9))),
+    ({"version": 1}, "version 2 to 5", ("_VERSIONS", range(9))),
+    ({"version": 6}, "version 2 to 5", ("_VERSIONS", range(9))),
     ({"policy": 0x10000}, "guest policy", ("_POLICY_ALWAYS_ONE", 1 << 16)),
     ({"policy": 0x30000 | 1 << 40}, "guest policy", ("_POLICY_BITS", (1 << 64) - 1)),
     ({"flags": 7 << 2}, "not signed", ("_signing_key", lambda number: "vcek")),
