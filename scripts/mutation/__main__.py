@@ -12,6 +12,7 @@ import hashlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import itertools
 import json
 import os
 import sys
@@ -35,6 +36,7 @@ from .session import KILLED, SURVIVED, Reach, Session, in_session, outcome_of, p
 
 _CACHE = ROOT / ".mutation.json"
 _EXPLAINED = Path(__file__).parent / "explained.toml"
+_STANDING_FOR_ALL = 2
 _LEFT_OUT = ("insecure", "annotate", "detect")
 """What decides nothing about evidence: the simulation, notes for readers, and what looks which TEE a machine has."""
 
@@ -44,6 +46,7 @@ class Plan:
 
     def __init__(self) -> None:
         self._reach: dict[str, Reach] = {}
+        self._modules: dict[str, dict[str, frozenset[str]]] = {}
         self._kept: dict[str, dict[str, tuple[float, list[str]]]] = json.loads(_CACHE.read_text()) if _CACHE.exists() else {}
 
     def measure(self, session: Session) -> None:
@@ -73,17 +76,38 @@ class Plan:
         return found
 
     def tests_of(self, mutant: Mutant) -> list[str]:
-        """The tests that reach the mutant's statement; for what runs at import, all that reach its module.  Files that take least first."""
-        file = path_of(mutant.module).relative_to(ATTEST)
-        wanted = {f"{file}:{line}" for line in mutant.lines}
-        if mutant.function is None:
-            reached = [test for test, reach in self._reach.items() if any(line.startswith(f"{file}:") for line in reach.lines)]
-        else:
-            reached = [test for test, reach in self._reach.items() if wanted & reach.lines]
-        cost: Counter[str] = Counter()
-        for test in reached:
-            cost[test.partition("::")[0]] += round(self._reach[test].seconds * 1e6)
-        return sorted(reached, key=lambda test: (cost[test.partition("::")[0]], test.partition("::")[0], self._reach[test].seconds))
+        """The tests that reach the mutant's statement; for what runs at import, all that reach its module.
+
+        First one of each kind, where tests are of one kind that reach the same lines of the module; then another of each.  Where all tests
+        of a file are of one kind, it is not the module that they are about: the quickest two stand for them.
+        """
+        wanted = {f"{path_of(mutant.module).relative_to(ATTEST)}:{line}" for line in mutant.lines}
+        in_module = self._in_module(mutant.module)
+        by_file: dict[str, list[str]] = defaultdict(list)
+        for test in sorted(in_module, key=lambda test: self._reach[test].seconds):
+            if mutant.function is None or wanted & in_module[test]:
+                by_file[test.partition("::")[0]].append(test)
+        rounds: Counter[frozenset[str]] = Counter()
+        ranked: list[tuple[int, str, str]] = []
+        for file, tests in by_file.items():
+            alike = len({in_module[test] for test in tests}) == 1
+            for test in tests[:_STANDING_FOR_ALL] if alike else tests:
+                rounds[in_module[test]] += 1
+                ranked.append((rounds[in_module[test]], file, test))
+        return [test for _, _, test in sorted(ranked)]
+
+    def within(self, tests: list[str], seconds: float) -> list[str]:
+        """As many of the first tests as take this long; at least one."""
+        takes = itertools.accumulate(self._reach[test].seconds for test in tests)
+        return tests[: max(1, sum(until <= seconds for until in takes))]
+
+    def _in_module(self, module: str) -> dict[str, frozenset[str]]:
+        """Test to what it reaches in one module, if that is anything."""
+        if module not in self._modules:
+            start = f"{path_of(module).relative_to(ATTEST)}:"
+            found = {test: frozenset(line for line in reach.lines if line.startswith(start)) for test, reach in self._reach.items()}
+            self._modules[module] = {test: lines for test, lines in found.items() if lines}
+        return self._modules[module]
 
     def seconds(self, tests: Sequence[str]) -> float:
         """What the tests took."""
@@ -112,8 +136,9 @@ class _Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 class Run:
     """Mutants and what became of them."""
 
-    def __init__(self, wanted: list[Mutant], basetemp: Path, log: Path) -> None:
+    def __init__(self, wanted: list[Mutant], basetemp: Path, log: Path, seconds: float) -> None:
         self._wanted = wanted
+        self._seconds = seconds
         self._basetemp = basetemp
         self._log = log
         self._plan = Plan()
@@ -124,13 +149,14 @@ class Run:
         self._plan.measure(session)
         print(f"which test reaches what: {time.monotonic() - begins:.0f} s", flush=True)
         for mutant in self._wanted:
-            tests = self._plan.tests_of(mutant)
+            tests = self._plan.within(self._plan.tests_of(mutant), self._seconds)
             result = "not applicable"
             if not tests:
                 result = "not reached"
             elif mutant.function is not None:
                 result = session.try_function(mutant, tests, self._plan.seconds(tests))
             self._note(mutant, result, tests if result == "not applicable" else [])
+        print(f"what is in functions: {time.monotonic() - begins:.0f} s", flush=True)
 
     def modules(self) -> None:
         """In this process, which has imported nothing of confide: what runs at import."""
@@ -174,6 +200,7 @@ def main() -> int:
     parser.add_argument("modules", nargs="*", metavar="MODULE", help="as launch.elf; all that decide about evidence, if none is given")
     parser.add_argument("--match", default="", metavar="TEXT", help="only mutants with this in their name")
     parser.add_argument("--explained", action="store_true", help="try the mutants that are explained, too")
+    parser.add_argument("--seconds", type=float, default=1e9, help="for each mutant, no more tests than take this long (a first look)")
     options = parser.parse_args()
     os.chdir(ROOT)
     begins = time.monotonic()
@@ -182,7 +209,7 @@ def main() -> int:
     everything = [mutant for module in modules for mutant in mutants(module) if options.match in mutant.name]
     wanted = [mutant for mutant in everything if options.explained or mutant.name not in explained]
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(wanted, Path(folder) / "tmp", Path(folder) / "log")
+        run = Run(wanted, Path(folder) / "tmp", Path(folder) / "log", options.seconds)
         in_session(run.functions, Path(folder) / "tmp")
         run.modules()
         totals = run.totals()

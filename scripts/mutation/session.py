@@ -29,7 +29,7 @@ from .mutants import ATTEST, Mutant
 if TYPE_CHECKING:
     from _typeshed import TraceFunction
 
-TESTS = ("tests/unit/attest", "tests/attacks/attestation", "tests/agreement", "tests/property/test_evidence_properties.py")
+TESTS = ("tests/unit/attest", "tests/attacks/attestation", "tests/property/test_evidence_properties.py")
 KILLED, SURVIVED, NOT_APPLICABLE = 1, 0, 3
 _STARTING_S = 30.0
 _SLACK = 5
