@@ -78,8 +78,8 @@ class Plan:
     def tests_of(self, mutant: Mutant) -> list[str]:
         """The tests that reach the mutant's statement; for what runs at import, all that reach its module.
 
-        First one of each kind, where tests are of one kind that reach the same lines of the module; then another of each.  Where all tests
-        of a file are of one kind, it is not the module that they are about: the quickest two stand for them.
+        Quick ones first, and new kinds before more of the same: tests are of one kind that reach the same lines of the module.  Where all
+        tests of a file are of one kind, it is not the module that they are about: the quickest two stand for them.
         """
         wanted = {f"{path_of(mutant.module).relative_to(ATTEST)}:{line}" for line in mutant.lines}
         in_module = self._in_module(mutant.module)
@@ -88,18 +88,19 @@ class Plan:
             if mutant.function is None or wanted & in_module[test]:
                 by_file[test.partition("::")[0]].append(test)
         rounds: Counter[frozenset[str]] = Counter()
-        ranked: list[tuple[int, str, str]] = []
-        for file, tests in by_file.items():
+        ranked: list[tuple[float, str]] = []
+        for tests in by_file.values():
             alike = len({in_module[test] for test in tests}) == 1
             for test in tests[:_STANDING_FOR_ALL] if alike else tests:
                 rounds[in_module[test]] += 1
-                ranked.append((rounds[in_module[test]], file, test))
-        return [test for _, _, test in sorted(ranked)]
+                ranked.append((rounds[in_module[test]] * self._reach[test].seconds, test))
+        return [test for _, test in sorted(ranked)]
 
     def within(self, tests: list[str], seconds: float) -> list[str]:
-        """As many of the first tests as take this long; at least one."""
-        takes = itertools.accumulate(self._reach[test].seconds for test in tests)
-        return tests[: max(1, sum(until <= seconds for until in takes))]
+        """As many of the first tests as take this long together, without those that take long alone; at least one."""
+        short = [test for test in tests if self._reach[test].seconds <= seconds / 5]
+        takes = itertools.accumulate(self._reach[test].seconds for test in short)
+        return short[: sum(until <= seconds for until in takes)] or tests[:1]
 
     def _in_module(self, module: str) -> dict[str, frozenset[str]]:
         """Test to what it reaches in one module, if that is anything."""
