@@ -15,6 +15,7 @@ from support.amd import Vendor
 from support.simulated_evidence import make_vendor, pem
 
 from confide.attest import certs
+from confide.attest.collateral_check import check_current
 from confide.attest.evidence import Evidence
 from confide.attest.insecure import InsecureAttester, Installation
 from confide.attest.insecure.authority import Signer, new_platform_ca, new_root
@@ -145,3 +146,13 @@ def test_what_vouches_for_a_version_4_quote_does_not_for_one_of_version_3(vendor
             fresh.verify(mixed, NOW)
         refusals.append(refused.value.message)
     assert refusals[0] == refusals[1]
+
+
+def test_collateral_counts_from_the_second_of_its_issue_until_the_one_in_which_it_goes_stale(vendor: Installation) -> None:
+    collateral = vendor.collateral(Tee.SGX)
+    stale = collateral.epoch.stale_from
+    for now in (collateral.issued, stale - SECOND):
+        check_current(collateral, now)
+    for now, match in ((collateral.issued - SECOND, "not valid yet"), (stale, "stale")):
+        with pytest.raises(CollateralError, match=match):
+            check_current(collateral, now)
