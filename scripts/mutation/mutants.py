@@ -34,6 +34,8 @@ _OTHER_OPERATION: dict[type[ast.operator], type[ast.operator]] = {
     ast.RShift: ast.LShift,
 }
 _OTHER_FUNCTION = {"all": "any", "any": "all", "min": "max", "max": "min"}
+_NAMED_BY = 90
+"""Characters of a statement in a mutant's name; what is changed is named whole."""
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -183,9 +185,9 @@ def _is_text(node: ast.BinOp) -> bool:
 
 
 def _text(statement: ast.stmt) -> str:
-    """The statement's first line, as Python writes it."""
+    """The start of the statement's first line, as Python writes it."""
     lines = ast.unparse(statement).splitlines()
-    return next((line for line in lines if not line.startswith("@")), lines[0])
+    return next((line for line in lines if not line.startswith("@")), lines[0])[:_NAMED_BY]
 
 
 def _own_lines(statement: ast.stmt) -> range:

@@ -57,6 +57,12 @@ def test_claims_say_what_the_report_says() -> None:
     assert (claims.simulated, claims.debug, claims.tcb_eval) == (False, False, 0)
     plain = verifier.verify(vendor.evidence(), NOW).claims
     assert plain.vendor["author_key_digest"] == ""
+    turin = Vendor("Turin")  # its id is 8 bytes, then zeros
+    verifier = Verifier(TrustRoots(amd=turin.roots), SimpleNamespace(get=lambda *_: turin.collateral()))
+    assert len(str(verifier.verify(turin.evidence(), NOW).claims.vendor["chip_id_sha384"])) == 96
+    provider = SimpleNamespace(get=lambda *_: vendor.collateral("vlek"))
+    masked = vendor.evidence(leaf=vendor.leaf("vlek"), flags=2 | 1 << 2, chip_id=b"")
+    assert Verifier(TrustRoots(amd=vendor.roots), provider).verify(masked, NOW).claims.vendor["chip_id_sha384"] == ""
 
 
 def _table(*entries: tuple[bytes, int, int], data: bytes = b"") -> bytes:
