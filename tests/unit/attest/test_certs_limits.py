@@ -111,7 +111,9 @@ def test_der_element_is_read_whole(data: bytes, content: bytes) -> None:
         certs._element(data[:-1], 0)
 
 
-@pytest.mark.parametrize("data", [b"\x04\x80", b"\x04\x80\0\0", b"\x04\x81\x7f" + bytes(127), b"\x04\x83\0\1\0" + bytes(256)], ids=len)
+@pytest.mark.parametrize(
+    "data", [b"\x04\x80", b"\x04\x80" + bytes(128), b"\x04\x81\x7f" + bytes(127), b"\x04\x83\0\1\0" + bytes(256)], ids=len
+)
 def test_length_that_der_does_not_allow_is_refused(data: bytes) -> None:
     with pytest.raises(ParseError):
         certs._element(data, 0)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from support.amd import CPUS, NOW, Vendor
 
+from confide.attest import amd_certs
 from confide.attest.amd_certs import endorsement_in_table, load_der
 from confide.attest.roots import TrustRoots
 from confide.attest.verify import Verifier
@@ -99,3 +100,38 @@ def test_key_that_certifies_providers_keys_does_not_certify_chips() -> None:
     leaf = vendor.leaf(issuer_name="SEV-VLEK-Genoa", signed_by="SEV-VLEK-Genoa")
     with pytest.raises(EvidenceInvalidError, match="another name"):
         _verify(vendor, wrong, leaf=leaf)
+
+
+def test_entry_whose_guid_has_a_zero_byte_does_not_end_the_table() -> None:
+    assert endorsement_in_table(_table((b"\0" + OTHER[1:], 48, 0), (VCEK, 48, 3), data=b"yes"), "vcek") == b"yes"
+
+
+def test_short_der_element_is_read_exactly() -> None:
+    assert [amd_certs._value(data, 2) for data in (b"\x02\x00", b"\x02\x01\x05", b"\x02\x7f" + bytes(127))] == [b"", b"\x05", bytes(127)]
+    wrong = (b"", b"\x02", b"\x02\x01", b"\x02\x01\x05\x00", b"\x04\x01\x05", b"\x02\x80" + bytes(128), b"\x02\x81" + bytes(129))
+    for data in wrong:
+        with pytest.raises(ParseError, match="another form"):
+            amd_certs._value(data, 2)
+
+
+def test_component_of_a_certificates_tcb_is_one_byte() -> None:
+    assert [amd_certs._integer(data) for data in (b"\x02\x01\x00", b"\x02\x01\x7f", b"\x02\x02\x00\xff")] == [0, 127, 255]
+    for data in (b"\x02\x02\x01\x00", b"\x02\x01\x80", b"\x02\x02\xff\xff"):
+        with pytest.raises(ParseError, match="out of range"):
+            amd_certs._integer(data)
+
+
+def test_chips_id_has_its_length_bare_or_as_octets() -> None:
+    assert amd_certs._octets(b"c" * 8, 8) == amd_certs._octets(b"\x04\x08" + b"c" * 8, 8) == b"c" * 8
+    with pytest.raises(ParseError, match="wrong length"):
+        amd_certs._octets(b"\x04\x07" + b"c" * 7, 8)
+
+
+def test_issuer_that_is_no_ca_certifies_nothing() -> None:
+    vendor = Vendor("Genoa")
+    leaf = load_der(vendor.leaf())
+    amd_certs.check_issued(leaf, vendor.issuer(), ca=False, what="key")
+    with pytest.raises(EvidenceInvalidError, match="CA certificate"):
+        amd_certs.check_issued(leaf, vendor.issuer(ca=False), ca=False, what="key")
+    with pytest.raises(EvidenceInvalidError, match="CA certificate"):
+        amd_certs.check_issued(leaf, vendor.issuer(), ca=True, what="key")
