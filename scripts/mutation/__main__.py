@@ -201,13 +201,20 @@ def main() -> int:
     parser.add_argument("modules", nargs="*", metavar="MODULE", help="as launch.elf; all that decide about evidence, if none is given")
     parser.add_argument("--match", default="", metavar="TEXT", help="only mutants with this in their name")
     parser.add_argument("--explained", action="store_true", help="try the mutants that are explained, too")
+    parser.add_argument("--only", type=Path, metavar="FILE", help="only the mutants that an earlier run printed into this file")
     parser.add_argument("--seconds", type=float, default=1e9, help="for each mutant, no more tests than take this long (a first look)")
     options = parser.parse_args()
     os.chdir(ROOT)
     begins = time.monotonic()
     modules = options.modules or _modules()
     explained = {name for group in tomllib.loads(_EXPLAINED.read_text())["group"] for name in group["mutants"]}
-    everything = [mutant for module in modules for mutant in mutants(module) if options.match in mutant.name]
+    only = None if options.only is None else {line.partition(": ")[2] for line in options.only.read_text().splitlines()}
+    everything = [
+        mutant
+        for module in modules
+        for mutant in mutants(module)
+        if options.match in mutant.name and (only is None or mutant.name in only)
+    ]
     wanted = [mutant for mutant in everything if options.explained or mutant.name not in explained]
     with tempfile.TemporaryDirectory() as folder:
         run = Run(wanted, Path(folder) / "tmp", Path(folder) / "log", options.seconds)
@@ -220,9 +227,9 @@ def main() -> int:
     survived = sum(number for (_, result), number in totals.items() if result in {"survived", "not reached"})
     print(f"{len(everything)} mutants, {len(wanted)} tried, {survived} not noticed, {time.monotonic() - begins:.0f} s")
     stale = {name for name in explained if name.partition(" ")[0].startswith(tuple(modules))} - {mutant.name for mutant in everything}
-    if stale and not options.match:
+    if stale and not options.match and only is None:
         print("explained, but no such mutant:", *sorted(stale), sep="\n  ")
-    return 1 if survived or (stale and not options.match) else 0
+    return 1 if survived or (stale and not options.match and only is None) else 0
 
 
 if __name__ == "__main__":

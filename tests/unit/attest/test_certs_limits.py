@@ -121,6 +121,7 @@ def test_length_that_der_does_not_allow_is_refused(data: bytes) -> None:
 
 def test_number_of_the_extension_is_not_negative_and_of_at_most_three_bytes() -> None:
     assert [certs._small(value) for value in (b"\0", b"\x7f", b"\0\xff", b"\0\xff\xff")] == [0, 127, 255, 65535]
+    assert all(certs._small(certs._integer(number)) == number for number in (0, 127, 128, 255, 256, 32767, 32768, 65535))
     for value in (b"", b"\x80", b"\xff\xff", b"\0\0\0\1"):
         with pytest.raises(ParseError, match="out of range"):
             certs._small(value)

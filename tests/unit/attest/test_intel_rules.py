@@ -156,3 +156,15 @@ def test_collateral_counts_from_the_second_of_its_issue_until_the_one_in_which_i
     for now, match in ((collateral.issued - SECOND, "not valid yet"), (stale, "stale")):
         with pytest.raises(CollateralError, match=match):
             check_current(collateral, now)
+
+
+def test_quote_that_its_attestation_key_did_not_sign_is_refused(vendor: Installation) -> None:
+    """All that vouches for the key is genuine; only the last signature is over something else, or another's."""
+    quote = _quote(vendor)
+    changed = dataclasses.replace(quote, body=dataclasses.replace(quote.body, report_data=b"\1" * 64))
+    stranger = raw_signature(vendor._signer("pck-good").key, quote.signed_bytes)
+    foreign = dataclasses.replace(quote, signature=dataclasses.replace(quote.signature, signature=stranger))
+    assert _verify(vendor, Evidence(Tee.SGX, quote.to_bytes())) == "UpToDate"
+    for forged in (changed, foreign):
+        with pytest.raises(EvidenceInvalidError, match="signature of the quote does not verify"):
+            _verify(vendor, Evidence(Tee.SGX, forged.to_bytes()))
