@@ -168,3 +168,28 @@ def test_quote_that_its_attestation_key_did_not_sign_is_refused(vendor: Installa
     for forged in (changed, foreign):
         with pytest.raises(EvidenceInvalidError, match="signature of the quote does not verify"):
             _verify(vendor, Evidence(Tee.SGX, forged.to_bytes()))
+
+
+def test_evidence_under_the_simulated_root_says_so(vendor: Installation) -> None:
+    verifier = Verifier(TrustRoots(simulated=vendor.root_der), vendor.collateral_source())
+    for tee, measurement in ((Tee.SGX, "5a" * 32), (Tee.TDX, "5a" * 48)):
+        assert verifier.verify(InsecureAttester(vendor, tee, measurement).quote(ReportData(bytes(64))), NOW).claims.simulated is True
+
+
+@pytest.mark.parametrize(("tee", "other"), [(Tee.SGX, Tee.TDX), (Tee.TDX, Tee.SGX)])
+def test_tcb_info_of_the_other_kind_of_tee_is_refused_beside_the_right_enclave_identity(vendor: Installation, tee: Tee, other: Tee) -> None:
+    good, foreign = vendor.collateral(tee), vendor.collateral(other)
+    mixed = dataclasses.replace(foreign, qe_identity=good.qe_identity, qe_identity_signature=good.qe_identity_signature)
+    verifier = Verifier(TrustRoots(simulated=vendor.root_der), SimpleNamespace(get=lambda *_: mixed))
+    evidence = InsecureAttester(vendor, tee, "5a" * (32 if tee is Tee.SGX else 48)).quote(ReportData(bytes(64)))
+    with pytest.raises(CollateralError, match="another kind"):
+        verifier.verify(evidence, NOW)
+
+
+def test_attestation_key_that_is_no_point_is_refused_even_if_it_is_vouched_for(vendor: Installation) -> None:
+    quote, leaf = _quote(vendor), vendor._signer("pck-good")
+    signature = dataclasses.replace(quote.signature, attestation_key=bytes(64))
+    report = dataclasses.replace(signature.qe_report, report_data=signature.expected_qe_report_data)
+    signature = dataclasses.replace(signature, qe_report=report, qe_report_signature=raw_signature(leaf.key, report.to_bytes()))
+    with pytest.raises(EvidenceInvalidError, match="no point of P-256"):
+        _verify(vendor, Evidence(Tee.SGX, dataclasses.replace(quote, signature=signature).to_bytes()))
