@@ -38,3 +38,13 @@ def test_quote_of_an_unknown_kind_is_refused_even_without_a_body(version: int) -
     raw = struct.pack("<H", version) + V3[2:48] + struct.pack("<I", len(data)) + data
     with pytest.raises(ParseError, match="not an SGX quote of version 3"):
         split_quote(raw)
+
+
+def test_signature_has_its_64_bytes_before_anything_else_is_read() -> None:
+    parts = split_quote(V3)
+    with pytest.raises(ParseError, match="ends inside its signature"):
+        split_quote(parts.signed_bytes + struct.pack("<I", 63) + bytes(63))
+    bare = parts.signed_bytes + struct.pack("<I", 64) + bytes(64)
+    assert split_quote(bare).vouching == b""
+    with pytest.raises(ParseError, match="ends inside its attestation key"):
+        parse_quote(bare)
