@@ -172,6 +172,8 @@ def _negated_test(node: ast.AST) -> list[tuple[str, ast.AST]]:
     """Conditions that are no comparison: those have mutants of their own."""
     if not isinstance(node, (ast.If, ast.IfExp)) or isinstance(node.test, (ast.Compare, ast.BoolOp, ast.UnaryOp)):
         return []
+    if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+        return []
     other = copy.copy(node)
     other.test = ast.UnaryOp(ast.Not(), node.test)
     return [(f"if {ast.unparse(node.test)} -> if not", other)]
