@@ -226,7 +226,8 @@ def main() -> int:
         print(f"{module}: {of_module}, explained {sum(mutant.module == module and mutant.name in explained for mutant in everything)}")
     survived = sum(number for (_, result), number in totals.items() if result in {"survived", "not reached"})
     print(f"{len(everything)} mutants, {len(wanted)} tried, {survived} not noticed, {time.monotonic() - begins:.0f} s")
-    stale = {name for name in explained if name.partition(" ")[0].startswith(tuple(modules))} - {mutant.name for mutant in everything}
+    of_these = tuple(f"{module}{end}" for module in modules for end in (".", " "))
+    stale = {name for name in explained if name.startswith(of_these)} - {mutant.name for mutant in everything}
     if stale and not options.match and only is None:
         print("explained, but no such mutant:", *sorted(stale), sep="\n  ")
     return 1 if survived or (stale and not options.match and only is None) else 0
