@@ -38,7 +38,9 @@ def _requests() -> list[tuple[str, str, str, Json | None]]:
         ("GET", f"{path}/grants", "", None),
         ("POST", f"{path}/grants", "", grant_request()),
         ("DELETE", f"{path}/grants/{'0' * 16}", "", None),
-        ("GET", f"{path}/audit", "", None),
+        ("POST", f"{path}/audit", "", {"first": 1, "limit": 100}),
+        ("POST", f"{path}/audit/proof", "", {"seq": 1}),
+        ("POST", f"{path}/audit/consistency", "", {"old": 1, "new": 2}),
     ]
 
 
@@ -69,8 +71,9 @@ def _answers() -> list[bytes]:
 def _audit_logs() -> list[bytes]:
     (log,) = [answer["body"] for path, answer in answers() if path.endswith("/audit")]
     lines = [*log["entries"], {"head": log["head"]}]
-    head = {"format": "confide-audit-head-v1", "size": 1, "hash": "00" * 32, "time": "2026-01-02T03:04:05+00:00"}
-    return ["\n".join(json.dumps(line) for line in lines).encode(), _dump(head)]
+    (proof,) = [answer["body"]["proof"] for path, answer in answers() if path.endswith("/audit/proof")]
+    head = {"format": "confide-audit-head-v2", "size": 1, "root": "00" * 32, "epoch": 1, "time": "2026-01-02T03:04:05+00:00"}
+    return ["\n".join(json.dumps(line) for line in lines).encode(), _dump(head), _dump(proof)]
 
 
 def _control_frames() -> list[bytes]:

@@ -28,7 +28,7 @@ from confide.data.failure import failure_in
 from confide.errors import ConfideError, ParseError, error_from_json
 from confide.ids import DatasetId, JobDigest, NodeId, Nonce, Role, RunId, Tee
 from confide.jobs.reports import read_report
-from confide.keys.audit import HEAD_TYPE, AuditEntry, AuditHead, AuditLog
+from confide.keys.audit import HEAD_TYPE, AuditEntry, AuditHead, AuditLog, AuditProof
 from confide.keys.broker import KBS_VERSION, Broker
 from confide.keys.client import _grant, _nonce, _session_of
 from confide.keys.connection import Answer, _expect, as_key
@@ -147,11 +147,12 @@ def _key() -> SigningKey:
 
 
 def audit_log(data: bytes) -> None:
-    """An exported log, and the same bytes as what a head was signed over."""
+    """An exported log, the proof of one entry, and the same bytes as what a head was signed over."""
     text = data.decode("utf-8", errors="replace")
     each(
         lambda: AuditLog.load(text.split("\n")).verify(_key().public),
         lambda: AuditHead.verify(dsse_sign(_key(), HEAD_TYPE, data), _key().public),
+        lambda: AuditProof.from_json(parse_object(data)).verify(_key().public),
     )
 
 
