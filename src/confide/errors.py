@@ -205,6 +205,19 @@ class WitnessError(KeyAccessError):
     default_hint = "see that its file or address can be reached; the broker does not start without asking it"
 
 
+class ResourceDeniedError(KeyAccessError):
+    """No resource policy of the repository's owner lets this guest have the resource."""
+
+    code = "resource-denied"
+    default_hint = "the resource's owner names policies and init-data with `confide kbs policy set`"
+
+
+class ResourceMissingError(KeyAccessError):
+    """The key broker service has no resource of that name."""
+
+    code = "resource-missing"
+
+
 class AuditError(ConfideError):
     """The audit log, its head or a proof of it does not verify."""
 
@@ -279,6 +292,13 @@ class BrokerError(UnavailableError):
 
     code = "broker-unavailable"
     default_hint = "check that `confide broker serve` is running and that the job names its address"
+
+
+class KbsError(UnavailableError):
+    """A key broker service is down or answered anything but what KBS protocol 0.4.0 has.  Never yields a resource."""
+
+    code = "kbs-unavailable"
+    default_hint = "check its address and certificate, and that it speaks KBS protocol 0.4.0"
 
 
 class AttesterError(UnavailableError):

@@ -86,9 +86,9 @@ class Broker:
         """Take the store into service."""
         self.store = store
         self.clock = clock
+        self.verifier = verifier
         self.owners = Owners(store, clock)
         self._keys = KeyHierarchy(store)
-        self._verifier = verifier
         self._sessions = Sessions(verifier, nonce_ttl=nonce_ttl, session_ttl=session_ttl)
         self._lease = lease
 
@@ -240,7 +240,7 @@ class Broker:
         with self._audited("session", [], {}):
             attested = self._sessions.attested(peer, session, now)
         with self._audited("evidence", [], {"node": attested.context.node, "run": attested.context.run}):
-            return _Asker(attested, attested.verified(self._verifier, now), now)
+            return _Asker(attested, attested.verified(self.verifier, now), now)
 
     def _dataset_of(self, manifest: Json, asker: _Asker, action: str) -> tuple[Dataset, ManifestClaims]:
         with self._audited(action, [], asker.facts()):

@@ -88,7 +88,12 @@ class Owners:
         if self._store.get(Owner, owner) is not None:
             raise CredentialError(f"an owner named {owner} is enrolled", hint="choose another name")
 
-    def _who(self, peer: Peer) -> Owner:
+    def who(self, peer: Peer) -> Owner:
+        """The owner or recipient whose key the client has shown.
+
+        Raises:
+            CredentialError: it showed none, or one that is not enrolled.
+        """
         found = self._store.find(Owner, _shown_key(peer).digest)
         if len(found) != 1:
             raise CredentialError("this credential is not enrolled at this broker", hint="enrol it with a token from the broker's operator")
@@ -303,7 +308,7 @@ class Owners:
     def _command(self, action: str, peer: Peer, facts: Mapping[str, Fact]) -> Iterator[Owner]:
         """Find out who asks; refusals inside the block are recorded as theirs."""
         with self._audited(action, [], facts):
-            owner = self._who(peer)
+            owner = self.who(peer)
         with self._audited(action, [owner.name], {**facts, "owner": owner.name}):
             yield owner
 

@@ -29,7 +29,8 @@ owner  POST …/audit/consistency       old new                          proof
 
 A node's requests after ``auth`` carry the cookie, which counts on its own connection only.  Answers have status 200; refusals are
 RFC 7807 problems with our error's code.  ``runtime-data`` holds nonce, tee-pubkey (a JWK), confide-context and role; ``tee-evidence``
-holds primary_evidence (our evidence JSON) and an empty additional_evidence.
+holds primary_evidence (our evidence JSON) and an empty additional_evidence.  Clients that show no TLS key are guests, whose requests
+are in ``keys.kbs.routes``.
 
 TLS proves that a client holds the key that it shows; whose key that is the broker decides at each request.  One thread a connection,
 capped.  Prints nothing, logs no bodies.
@@ -52,9 +53,10 @@ from confide.crypto.tls import AnyClientKey, Channel, Identity, Listener
 from confide.errors import BindingError, ChannelError, ChannelTimeoutError, ConfideError, ParseError, ProtocolError
 from confide.ids import DatasetId, Purpose, SpkiDigest
 from confide.keys.broker import Broker
+from confide.keys.kbs.messages import COOKIE
+from confide.keys.kbs.routes import KbsRoutes, takes_bytes
 from confide.keys.sessions import Peer
 
-COOKIE: Final = "kbs-session-id"
 MAX_CONNECTIONS: Final = 512
 """Connections served at once; more are turned away at once, before their handshake."""
 _ACCEPT_S: Final = 1.0
@@ -82,6 +84,7 @@ class BrokerServer:
         self._lock = threading.RLock()  # stop() may run in a signal handler, inside of _take()
         self._serving: dict[Channel, threading.Thread] = {}
         self._acceptor: threading.Thread | None = None
+        self._kbs = KbsRoutes(broker, lambda: len(self._serving))
 
     @property
     def url(self) -> str:
@@ -146,7 +149,8 @@ class BrokerServer:
         try:
             channel.handshake()
             peer = Peer(channel.exporter(), channel.peer_spki)
-            serve_connection(channel, Routes(self._broker, peer).handle, idle_timeout=self._idle_timeout)
+            routes = Routes(self._broker, peer, self._kbs)
+            serve_connection(channel, routes.handle, idle_timeout=self._idle_timeout, takes_bytes=takes_bytes)
         except ConfideError as cause:
             _log.debug("a connection was not served: %s", cause)
         finally:
@@ -160,9 +164,10 @@ class BrokerServer:
 class Routes:
     """Turns the requests of one connection into calls of the broker."""
 
-    def __init__(self, broker: Broker, peer: Peer) -> None:
+    def __init__(self, broker: Broker, peer: Peer, kbs: KbsRoutes) -> None:
         self._broker = broker
         self._peer = peer
+        self._kbs = kbs
 
     def handle(self, request: Request) -> Response:
         """Answer one request.  Refusals leave as problem objects (``crypto.http``).
@@ -170,6 +175,9 @@ class Routes:
         Raises:
             ConfideError: the refusal.
         """
+        guests = self._kbs.handle(request, self._peer)
+        if guests is not None:
+            return guests
         answer = self._route(request)
         if answer is None:
             return problem(ProtocolError("there is no such endpoint"), 404)

@@ -18,11 +18,12 @@ from jwcrypto.jws import JWS
 from confide.canonical import Json, from_b64url, parse_object
 from confide.errors import ParseError, TokenExpiredError, TokenInvalidError, TokenMisdirectedError, TokenReplayError
 
-Algorithm = Literal["ES256", "ES384", "PS384", "RS256"]
+Algorithm = Literal["ES256", "ES384", "EdDSA", "PS384", "RS256"]
 """Every algorithm that any token may be signed with; each reader allows some of them.  None is symmetric."""
 _KEYS: Final[dict[str, tuple[str, str | None]]] = {
     "ES256": ("EC", "P-256"),
     "ES384": ("EC", "P-384"),
+    "EdDSA": ("OKP", "Ed25519"),
     "PS384": ("RSA", None),
     "RS256": ("RSA", None),
 }
