@@ -49,7 +49,7 @@ def report_of_json(data: object) -> bytes:
     for name, at in _TCBS.items():
         raw[at : at + 8] = _tcb(rest.pop(name, None), name)
     flags = rest.pop("key_info", None) if "key_info" in rest else rest.pop("_author_key_en", None)
-    raw[_KEY_INFO : _KEY_INFO + 4] = _number(int(flags) if isinstance(flags, bool) else flags, 4, "key_info")
+    raw[_KEY_INFO : _KEY_INFO + 4] = _number(flags, 4, "key_info")
     for name, (at, size) in _OPTIONAL.items():
         value = rest.pop(name, None)
         raw[at : at + size] = bytes(size) if value is None else _number(value, size, name)

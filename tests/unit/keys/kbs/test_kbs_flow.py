@@ -56,7 +56,7 @@ def test_without_a_rule_nothing_is_given_and_existence_does_not_show(kbs: Any) -
 
 
 def test_rule_of_another_repository_type_or_tag_gives_nothing(kbs: Any) -> None:
-    kbs.set_rules("airline", [{"resource": "airline/key/other", "policy": "simulated"}, {"resource": "airline/cert/*", "policy": "simulated"}])
+    kbs.set_rules("airline", [{"resource": name, "policy": "simulated"} for name in ("airline/key/other", "airline/cert/*")])
     assert kbs.guest().ready().get(NAME).status == 403
 
 
