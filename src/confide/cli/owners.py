@@ -20,6 +20,7 @@ from confide.regular_file import read_regular
 if TYPE_CHECKING:
     from confide.config import Settings
     from confide.keys.client import OwnerClient
+    from confide.keys.credentials import Credential
 
 ENROLMENT_FORMAT = "confide-enrolment-v1"
 
@@ -92,12 +93,17 @@ def client_of(settings: Settings, name: str | None) -> OwnerClient:
         CredentialError: there is no such credential, or ``name`` is missing and there are several.
     """
     from confide.keys.client import OwnerClient
+
+    credential = credential_of(settings, name)
+    address = address_of(settings, credential.name)
+    return OwnerClient(address.url, address.spki, credential)
+
+
+def credential_of(settings: Settings, name: str | None) -> Credential:
+    """The credential ``name``, or the only one that there is.  Raises as :func:`client_of`."""
     from confide.keys.credentials import Credential
 
-    chosen = name if name is not None else _only_credential(settings)
-    credential = Credential.load(settings.credentials_dir, chosen)
-    address = address_of(settings, chosen)
-    return OwnerClient(address.url, address.spki, credential)
+    return Credential.load(settings.credentials_dir, name if name is not None else _only_credential(settings))
 
 
 def _only_credential(settings: Settings) -> str:

@@ -60,7 +60,7 @@ class Connection:
         return self._channel, True
 
     def call(
-        self, method: str, path: str, body: Json | None = None, headers: Mapping[str, str] | None = None
+        self, method: str, path: str, body: Json | bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> tuple[Json, Mapping[str, str]]:
         """The body and headers of a 200 answer.
 

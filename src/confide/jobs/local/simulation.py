@@ -70,6 +70,10 @@ class SimulatedTee:
         measured = self.measurement()
         return {tee.value: [measured.of(tee)] for tee in (Tee.SGX, Tee.TDX)}
 
+    def guest(self, tee: Tee) -> Attester:
+        """The attester of a simulated guest: one that is no node of a run."""
+        return InsecureAttester(self.installation, tee, self.measurement().of(tee))
+
     def attester(self, spec: NodeSpec) -> Attester:
         """The attester of a simulated node, with the fault that its spec asks for.
 
