@@ -45,16 +45,28 @@ def command() -> None:
 
 @command.command("serve")
 @click.option("--listen", metavar="HOST:PORT", help="Where; port 0 takes a free one [default: as last time, or 127.0.0.1:7600].")
+@click.option("--name", "names", multiple=True, metavar="HOST",
+              help="Name or address by which guests call it, for its certificate (repeat) [default: where it listens].")  # fmt: skip
 @click.option("--simulate", is_flag=True, help="Also know this installation's simulated TEE, which protects nothing.  Grants decide.")
 @_KEY_FILE
 @_PASSPHRASE_FILE
 @answers
-def serve(context: Context, listen: str | None, key_file: Path | None, passphrase_file: Path | None, *, simulate: bool) -> None:
+def serve(
+    context: Context,
+    listen: str | None,
+    names: tuple[str, ...],
+    key_file: Path | None,
+    passphrase_file: Path | None,
+    *,
+    simulate: bool,
+) -> None:
     """Serve the key store of this home folder until Ctrl-C or SIGTERM.  Makes the store when first started.
 
-    Prints the address and the SHA-256 of the broker's public key, which job files name.
+    Prints the address and the SHA-256 of the broker's public key, which job files name.  The certificate for guests of KBS protocol 0.4.0
+    is in broker/certificate.pem of the home folder.
     """
-    from confide.keys.broker import Broker
+    from confide.keys.broker import Broker, utc_now
+    from confide.keys.kbs.certificate import kept_identity
     from confide.keys.server import BrokerServer
     from confide.keys.store import Store
 
@@ -63,7 +75,9 @@ def serve(context: Context, listen: str | None, key_file: Path | None, passphras
     store = Store.open_or_create(path, _unlock(path, key_file, passphrase_file))
     story = Story(simulated=simulate)
     try:
-        server = BrokerServer(Broker(store, _verifier(context.settings, simulate=simulate)), host, port)
+        broker = Broker(store, _verifier(context.settings, simulate=simulate))
+        identity = kept_identity(path.with_name("certificate.pem"), store.signing_key, names or (host,), utc_now())
+        server = BrokerServer(broker, host, port, identity=identity)
         address = BrokerAddress(server.url, server.spki)
         with _announced(context.settings, address):
             context.answer(address.to_json(), lambda: click.echo(f'[broker]\nurl = "{address.url}"\nspki = "{address.spki}"'))

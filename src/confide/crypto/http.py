@@ -10,7 +10,7 @@ import json as jsonlib
 import logging
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 from urllib.parse import parse_qsl
 
@@ -259,10 +259,12 @@ def _prepared(response: Response) -> tuple[Response, bytes]:
 
 
 def _answer(handler: Handler, asked: Request) -> tuple[Response, bytes]:
-    if asked.method not in _METHODS:
-        return _prepared(problem(ProtocolError("this method is not served", method=asked.method[:20]), 405))
     try:
-        return _prepared(handler(asked))
+        answer = handler(asked)
+        if asked.method not in _METHODS and answer.status != 405:  # a handler that knows better says what it allows
+            refused = problem(ProtocolError("this method is not served", method=asked.method[:20]), 405)
+            answer = replace(refused, headers={**refused.headers, "allow": ", ".join(sorted(_METHODS))})
+        return _prepared(answer)
     except ConfideError as error:
         return _prepared(problem(error))
     except Exception as error:  # noqa: BLE001 - the edge of a request: one bad request must not end a server

@@ -6,6 +6,7 @@ and are not checked: who owns a key is settled by a pin, by attestation, by the 
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -41,15 +42,18 @@ class Identity:
     """TLS contexts of this key and certificate, by what else they depend on (``confide.crypto.tls``).  They end with the identity."""
 
     @classmethod
-    def generate(cls, common_name: str, *, key: SigningKey | None = None, valid_for: timedelta = _SHORT) -> Identity:
+    def generate(
+        cls, common_name: str, *, key: SigningKey | None = None, valid_for: timedelta = _SHORT, names: tuple[str, ...] = ()
+    ) -> Identity:
         """A self-signed identity, of a new key unless one is given.
 
-        Peers do not check a self-signed certificate's dates (see the module), so an identity of a long-lived key keeps working.
+        Our peers do not check a self-signed certificate's dates (see the module), so an identity of a long-lived key keeps working.
+        ``names`` are host names and addresses for clients that trust the certificate itself.
         """
         key = SigningKey.generate() if key is None else key
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:_MAX_NAME])])
         now = datetime.now(UTC)
-        certificate = (
+        builder = (
             x509.CertificateBuilder()
             .subject_name(name)
             .issuer_name(name)
@@ -58,9 +62,10 @@ class Identity:
             .not_valid_before(now - _CLOCK_SKEW)
             .not_valid_after(now + valid_for)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .sign(key.unwrapped(), SHA256())
         )
-        return cls(key, certificate)
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName([*map(_general_name, names)]), critical=False)
+        return cls(key, builder.sign(key.unwrapped(), SHA256()))
 
     def with_certificate(self, cert_pem: bytes | str, ca_pem: bytes | str) -> Identity:
         """The same key under a certificate that a CA issued for it.
@@ -178,6 +183,13 @@ def check_trust(trust: Trust, spki: bytes | None, certificate: x509.Certificate 
             return
         case _:
             raise ChannelError("unknown kind of trust")
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
 
 
 def _dns_names(certificate: x509.Certificate) -> list[str]:

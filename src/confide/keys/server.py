@@ -50,7 +50,7 @@ from typing import Final, Self
 from confide.canonical import Json
 from confide.crypto.http import IDLE_TIMEOUT_S, Request, Response, problem, serve_connection
 from confide.crypto.tls import AnyClientKey, Channel, Identity, Listener
-from confide.errors import BindingError, ChannelError, ChannelTimeoutError, ConfideError, ParseError, ProtocolError
+from confide.errors import BindingError, ChannelError, ChannelTimeoutError, ConfideError, ParseError, ProtocolError, StoreError
 from confide.ids import DatasetId, Purpose, SpkiDigest
 from confide.keys.broker import Broker
 from confide.keys.kbs.messages import COOKIE
@@ -70,14 +70,27 @@ Answer = Json | tuple[Json, dict[str, str]]
 class BrokerServer:
     """Serves one broker on one address.  The TLS identity is the store's signing key, so clients pin :attr:`spki`."""
 
-    def __init__(self, broker: Broker, host: str = "127.0.0.1", port: int = 0, *, idle_timeout: float = IDLE_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        idle_timeout: float = IDLE_TIMEOUT_S,
+        identity: Identity | None = None,
+    ) -> None:
         """Listen; port 0 takes a free one.  Nobody is served before :meth:`start` or :meth:`serve_forever`.
 
+        ``identity`` is one of the store's signing key, with a certificate for guests; by default its certificate names ``host``.
+
         Raises:
+            StoreError: the identity is of another key.
             ChannelError: the address cannot be listened on.
         """
         self._broker = broker
-        self._identity = Identity.generate("confide-broker", key=broker.store.signing_key)
+        self._identity = identity or Identity.generate("confide-broker", key=broker.store.signing_key, names=(host,))
+        if self._identity.spki_der != broker.store.signing_key.spki_der:
+            raise StoreError("a broker serves under its store's own key")
         self._listener = Listener(host, port, self._identity, trust=AnyClientKey())
         self._idle_timeout = idle_timeout
         self._stopping = threading.Event()
@@ -96,6 +109,11 @@ class BrokerServer:
     def spki(self) -> SpkiDigest:
         """The key that clients pin."""
         return self._identity.spki_digest
+
+    @property
+    def certificate_pem(self) -> bytes:
+        """The certificate, for guests that trust it instead."""
+        return self._identity.certificate_pem
 
     def start(self) -> Self:
         """Serve in a thread of its own."""

@@ -106,7 +106,8 @@ class KbsRoutes:
         endpoint = _endpoint(request)
         outcome: Outcome = "failed"
         try:
-            answer = self._route(request, peer) or _not_served(methods)
+            served = self._route(request, peer) if request.method in methods else None
+            answer = served or _not_served(methods)
             outcome = "ok" if answer.status == 200 else "refused"
         except ConfideError as error:
             answer = _refusal(error, admin=endpoint == "admin")
