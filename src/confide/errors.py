@@ -209,7 +209,7 @@ class ResourceDeniedError(KeyAccessError):
     """No resource policy of the repository's owner lets this guest have the resource."""
 
     code = "resource-denied"
-    default_hint = "the resource's owner names policies and init-data with `confide kbs policy set`"
+    default_hint = "the resource's owner makes rules with `confide kbs policy allow`"
 
 
 class ResourceMissingError(KeyAccessError):

@@ -174,9 +174,11 @@ def policy_set(context: Context, name: str, policy_file: Path, who: str | None) 
 @answers
 def policy_allow(context: Context, resource: str, name: str, digests: tuple[str, ...], who: str | None) -> None:
     """Let guests that policy NAME accepts have RESOURCE (repository/type/tag, * for any type or tag).  Adds a rule to yours."""
-    from confide.keys.kbs.resources import Rule
+    from confide.keys.kbs.resources import SAMPLE_POLICY, Rule
 
     rule = Rule.from_json({"resource": resource, "policy": name, "init_data": list(digests)})
+    if rule.policy == SAMPLE_POLICY:
+        say("warning: `sample` accepts guests that prove nothing: whoever can reach the broker", err=True)
     with _owner(context, who) as client:
         client.set_rules((*(one for one in client.rules() if one != rule), rule))
     context.answer(rule.to_json())
