@@ -133,6 +133,17 @@ def test_wrong_answer_at_any_step_is_an_error_and_never_a_resource(attester: Any
     assert SECRET.decode() not in str(refused.value.to_json())
 
 
+@pytest.mark.parametrize("status", [201, 404, 500, 503])
+def test_what_would_be_a_good_answer_counts_under_status_200_only(attester: Any, status: int) -> None:
+    def under(good: Any) -> Callable[..., bytes]:
+        return lambda *asked: (good(*asked) if callable(good) else good).replace(b" 200 ", f" {status} ".encode(), 1)
+
+    script = {"auth": CHALLENGE, **_encrypting(SECRET)}
+    for step in ("auth", "attest", "resource"):
+        with FalseKbs({**script, step: under(script[step])}) as server, pytest.raises((KbsError, ResourceMissingError)):
+            _of(server, attester).resource(NAME)
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_refusal_without_error_information_is_still_one(attester: Any, status: int) -> None:
     for step, error in (("auth", AttestationError), ("attest", AttestationError), ("resource", ResourceDeniedError)):

@@ -98,6 +98,18 @@ def test_answer_of_another_library_run_opens_too(key: TeeKey) -> None:
     assert key.open({**dict(zip(names, parts, strict=True)), "aad": ""}).reveal() == SECRET
 
 
+@pytest.mark.parametrize("header", [{"zip": "DEF"}, {"kid": "x"}, {"apu": "AAAA"}])
+def test_answer_that_opens_and_says_more_than_agreed_is_refused(header: dict[str, str]) -> None:
+    """A genuine encryption to this key, whose header compresses it, or has anything else that was not agreed."""
+    key = TeeKey.generate()
+    public = {name: value for name, value in key.public.jwk.items() if name != "alg"}
+    fields = json.dumps({"alg": "ECDH-ES+A256KW", "enc": "A256GCM", **header})
+    token = JWE(SECRET, protected=fields, algs=["ECDH-ES+A256KW", "A256GCM"], recipient=JWK(**public))
+    names = ("protected", "encrypted_key", "iv", "ciphertext", "tag")
+    with pytest.raises(UnwrapError, match="another way"):
+        key.open(dict(zip(names, token.serialize(compact=True).split("."), strict=True)))
+
+
 def test_private_key_does_not_travel(key: TeeKey) -> None:
     for leak in (pickle.dumps, copy.deepcopy):
         with pytest.raises(SecretLeakError):
