@@ -21,7 +21,7 @@ from confide.attest.insecure import Fault, InsecureAttester, Installation
 from confide.crypto.http import request
 from confide.crypto.sign import SigningKey
 from confide.crypto.tls import PinnedSpki, connect
-from confide.errors import ChannelError, UnwrapError
+from confide.errors import ChannelError, StoreError, UnwrapError
 from confide.ids import Tee
 from confide.keys.kbs import sessions as sessions_module
 from confide.keys.kbs.messages import AttestRequest, report_data
@@ -283,6 +283,32 @@ def test_flood_of_sessions_is_refused_and_passes_by(kbs: Kbs, monkeypatch: pytes
     assert ready.get(NAME).status == 200  # who is attested is not put out by who is not
     kbs.world.ahead = timedelta(seconds=61)
     assert kbs.guest().auth().status == 200
+
+
+def test_session_keeps_no_logs_and_documents(kbs: Kbs) -> None:
+    """Ten thousand sessions with megabytes each would be a broker's memory."""
+    td = InsecureAttester(kbs.world.installation, Tee.TDX, "cd" * 48)
+    guest = kbs.guest(td)
+    guest.auth()
+    message = guest.evidence()
+    message["tee-evidence"]["primary_evidence"]["cc_eventlog"] = base64.b64encode(bytes(1 << 20)).decode()
+    assert guest.attest(message).status == 200
+    kept = kbs.world.server._kbs._guests.of_cookie(guest.cookie.partition("=")[2])
+    assert kept.request.primary == {}
+    assert len(str(kept)) < 4096
+
+
+def test_guest_is_not_attested_when_the_log_cannot_be_written(kbs: Kbs, monkeypatch: pytest.MonkeyPatch) -> None:
+    guest = kbs.guest()
+    guest.auth()
+
+    def broken(_event: object) -> None:
+        raise StoreError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(kbs.world.store, "append_audit", broken)
+        assert guest.attest().status == 503
+    assert guest.get(NAME).status == 401
 
 
 def test_one_nonce_for_many_at_once_is_taken_once(kbs: Kbs) -> None:

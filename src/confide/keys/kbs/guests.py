@@ -113,9 +113,9 @@ class Guests:
             claims = None if verified is None else verified.claims
             request = EarRequest(self.audience, self.audience, lifetime=self.sessions.ttl)
             token, token_id = write_guest_ear(claims, guest.runtime_claims(), request, self._key, now=now)
+            # Before the session counts: what cannot be written down does not happen.
+            self._store.append_audit(new_event("kbs-attest", [], now, **_Judged(guest, verified, now).facts()))
             self.sessions.admit(name, guest, token_id, now)
-        judged = _Judged(guest, verified, now)
-        self._store.append_audit(new_event("kbs-attest", [], now, **judged.facts()))
         return {"token": token}, GuestTee.SAMPLE if verified is None else GuestTee(verified.claims.tee.value)
 
     def of_token(self, token: str) -> Guest:

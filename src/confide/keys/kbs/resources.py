@@ -26,6 +26,8 @@ _SEGMENT: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}|[0-9a-f]{96}|[0-9a-f]{128}")
 _MAX_RULES: Final = 256
 _NONCE_BYTES: Final = 12
+_MAX_DEPTH: Final = 24
+"""More than any policy of ``attest.policy_tree`` has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,14 +322,16 @@ class TokenKey:
         return cls(data["owner"], from_b64url(data["public_key"]))
 
 
-def resolved(template: Any, values: dict[str, tuple[str, ...]]) -> Any:
+def resolved(template: Any, values: dict[str, tuple[str, ...]], depth: int = 0) -> Any:
     """A policy as it was written, with each ``"ref:NAME"`` in a list replaced by the reference values of that name.
 
     Raises:
-        ParseError: there are none of that name: a policy never becomes laxer, nor empty, by a name that is missing.
+        ParseError: it is nested too deeply, or there are none of that name: a policy never becomes laxer, nor empty, by a missing name.
     """
+    if depth > _MAX_DEPTH:
+        raise ParseError("a policy is nested too deeply", limit=_MAX_DEPTH)
     if isinstance(template, dict):
-        return {name: resolved(value, values) for name, value in template.items()}
+        return {name: resolved(value, values, depth + 1) for name, value in template.items()}
     if not isinstance(template, list):
         return template
     found: list[Any] = []
@@ -338,5 +342,5 @@ def resolved(template: Any, values: dict[str, tuple[str, ...]]) -> Any:
                 raise ParseError("a policy names reference values that are not there", reference=item[:80])
             found += named
         else:
-            found.append(resolved(item, values))
+            found.append(resolved(item, values, depth + 1))
     return found

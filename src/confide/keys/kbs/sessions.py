@@ -12,7 +12,7 @@ import secrets
 import threading
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Self
 
 from confide.attest.binding import NonceBook
 from confide.attest.evidence import Evidence
@@ -33,6 +33,16 @@ class Guest:
 
     request: AttestRequest
     evidence: Evidence | SampleEvidence = field(repr=False)
+
+    @classmethod
+    def of(cls, request: AttestRequest, tee: GuestTee) -> Self:
+        """The guest that a request speaks of.  Keeps what is looked at again, and not its logs and documents, which may be megabytes.
+
+        Raises:
+            ParseError, EvidenceInvalidError: the evidence is not of that kind's form, or of a kind that is not verified here.
+        """
+        init_data = None if request.init_data is None else replace(request.init_data, body="", data={})
+        return cls(replace(request, primary={}, init_data=init_data), evidence_of_json(tee, request.primary))
 
     @property
     def init_data_digest(self) -> str | None:
@@ -119,7 +129,7 @@ class GuestSessions:
         if not hmac.compare_digest(base64.b64encode(session.nonce), request.nonce.encode()):
             raise NonceError("the nonce is not the one of this session")
         self._nonces.redeem(session.nonce, now)
-        guest = Guest(request, evidence_of_json(session.tee, request.primary))
+        guest = Guest.of(request, session.tee)
         return guest, guest.verified(self._verifier, now)
 
     def admit(self, name: str, guest: Guest, token: str, now: datetime) -> None:

@@ -129,6 +129,7 @@ def _policy(**changes: Any) -> dict[str, Any]:
         ({"type": "confide", "policy_id": "sample", "policy": encoded(_policy())}, "usage"),
         ({"type": "confide", "policy_id": "../x", "policy": encoded(_policy())}, "usage"),
         ({"type": "confide", "policy_id": "x"}, "parse"),
+        ({"type": "confide", "policy_id": "x", "policy": base64.b64encode(b'{"all_of":[' * 200 + b"{}" + b"]}" * 200).decode()}, "parse"),
         ({"type": "confide", "policy_id": "x", "policy": "###"}, "parse"),
         ({"type": "confide", "policy_id": "x", "policy": encoded([1])}, "parse"),
         ({"type": "confide", "policy_id": "x", "policy": encoded(_policy(measurements={"sgx": ["ref:none"]}))}, "parse"),
