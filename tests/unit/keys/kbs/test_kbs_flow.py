@@ -31,6 +31,22 @@ def test_guest_gets_the_resource_by_its_token(kbs: Any) -> None:
     assert guest.key.open(answer.json).reveal() == SECRET
 
 
+def test_token_says_what_was_found_and_that_no_policy_has_judged_it(kbs: Any) -> None:
+    from jwcrypto.jwk import JWK
+
+    from confide.attest.ear import EarReader
+
+    guest = kbs.guest().ready()
+    key = kbs.world.store.signing_key
+    name = f"urn:confide:kbs:{key.spki_digest}"
+    found = EarReader(name, JWK.from_pyca(key.unwrapped().public_key()), name).read(guest.token, now=kbs.world.now())
+    assert (found.policy_id, found.policy_digest, found.vector["executables"]) == ("confide:none", None, 0)
+    assert found.confirmation == guest.key.public.jwk
+    # Where readers of Trustee's tokens look for the key:
+    assert found.evidence["runtime_data_claims"] == {"nonce": guest.nonce, "tee-pubkey": dict(guest.key.public.jwk)}
+    assert found.status == "contraindicated"  # simulated
+
+
 def test_cookie_counts_on_another_connection_as_the_protocol_has_it(kbs: Any) -> None:
     guest = kbs.guest().ready()
     guest.channel.close()

@@ -169,6 +169,12 @@ def test_real_snp_report_survives_the_attesters_form(name: str) -> None:
     assert evidence_of_json(GuestTee.SNP, form) == evidence
 
 
+@pytest.mark.parametrize("tee", [Tee.SGX, Tee.TDX, Tee.TPM])
+def test_quotes_survive_the_attesters_form(tee: Tee) -> None:
+    evidence = Evidence(tee, b"a quote", b"a chain" if tee is Tee.TPM else b"")
+    assert evidence_of_json(GuestTee(tee.value), json.loads(json.dumps(json_of_evidence(evidence)))) == evidence
+
+
 def _older(form: dict[str, Any]) -> dict[str, Any]:
     """The older spelling of the same report."""
     found = {name: value for name, value in form.items() if name not in {"key_info", "current", "committed"}}
