@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,6 +48,7 @@ def get(
     simulate: bool,
 ) -> None:
     """Take the resource URI (kbs://HOST:PORT/repository/type/tag) from a key broker service, as the guest that this process runs in."""
+    from confide.crypto.sign import write_private_file
     from confide.keys.kbs.client import KbsClient, resource_of_uri
     from confide.keys.kbs.init_data import InitData
     from confide.keys.kbs.tee_key import KeyKind
@@ -66,7 +66,7 @@ def get(
     if out == Path("-"):
         sys.stdout.buffer.write(secret.reveal())
         return
-    _write_private(out, secret.reveal())
+    write_private_file(out, secret.reveal())
     context.answer({"resource": name.path, "file": str(out), "bytes": len(secret)})
 
 
@@ -89,15 +89,6 @@ def _trust(spki: str | None, ca_file: Path | None) -> KbsTrust:
     if (spki is None) == (ca_file is None):
         raise UsageError("whom to trust is said by one of --spki and --ca", hint="nothing is sent to a server that nobody has checked")
     return PinnedSpki(SpkiDigest(spki)) if spki is not None else PinnedCa(ca_file.read_text(encoding="ascii") if ca_file else "")
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except OSError as cause:
-        raise UsageError(f"cannot write {path}: {cause.strerror}", path=str(path)) from cause
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
 
 
 # --- owners ------------------------------------------------------------------------------------------------------------

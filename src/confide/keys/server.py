@@ -38,23 +38,21 @@ capped.  Prints nothing, logs no bodies.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
 import threading
 import time
 from collections.abc import Callable
-from http.cookies import CookieError, SimpleCookie
 from typing import Final, Self
 
 from confide.canonical import Json
 from confide.crypto.http import IDLE_TIMEOUT_S, Request, Response, problem, serve_connection
 from confide.crypto.tls import AnyClientKey, Channel, Identity, Listener
-from confide.errors import BindingError, ChannelError, ChannelTimeoutError, ConfideError, ParseError, ProtocolError, StoreError
+from confide.errors import ChannelError, ChannelTimeoutError, ConfideError, ParseError, ProtocolError, StoreError
 from confide.ids import DatasetId, Purpose, SpkiDigest
 from confide.keys.broker import Broker
 from confide.keys.kbs.messages import COOKIE
-from confide.keys.kbs.routes import KbsRoutes, takes_bytes
+from confide.keys.kbs.routes import KbsRoutes, session_of, takes_bytes
 from confide.keys.sessions import Peer
 
 MAX_CONNECTIONS: Final = 512
@@ -208,7 +206,7 @@ class Routes:
                 name, body = self._broker.auth(self._peer, _body(request))
                 return body, {"set-cookie": f"{COOKIE}={name}; Path=/; Secure; HttpOnly"}
             case "POST", "/kbs/v0/attest":
-                return self._broker.attest(self._peer, _session(request), _body(request))
+                return self._broker.attest(self._peer, session_of(request), _body(request))
             case "POST", "/confide/v0/audit-head":
                 return self._audit_head(request)
             case "POST", "/confide/v0/release":
@@ -224,24 +222,24 @@ class Routes:
     def _release(self, request: Request) -> Json:
         match _body(request):
             case {"manifest": dict(manifest), "purpose": str(purpose), **rest} if not rest and purpose in set(Purpose):
-                return self._broker.release(self._peer, _session(request), manifest, Purpose(purpose))
+                return self._broker.release(self._peer, session_of(request), manifest, Purpose(purpose))
         raise ParseError("not a release request")
 
     def _output(self, request: Request) -> Json:
         match _body(request):
             case {"name": str(name), "inputs": list(inputs), "recipients": list(wanted), **rest} if not rest and _texts(inputs, wanted):
-                return self._broker.output(self._peer, _session(request), name, inputs, wanted)
+                return self._broker.output(self._peer, session_of(request), name, inputs, wanted)
         raise ParseError("not a request for an output's key")
 
     def _cut_off(self, request: Request) -> Json:
         match _body(request):
             case {"node": str(node), **rest} if not rest:
-                return self._broker.cut_off(self._peer, _session(request), node)
+                return self._broker.cut_off(self._peer, session_of(request), node)
         raise ParseError("not a request to cut off a node")
 
     def _audit_head(self, request: Request) -> Json:
         if COOKIE in request.headers.get("cookie", ""):
-            return self._broker.audit_head(self._peer, _session(request))
+            return self._broker.audit_head(self._peer, session_of(request))
         return self._broker.owners.audit_head(self._peer)
 
     # --- owners ------------------------------------------------------------------------------------------------------
@@ -272,7 +270,7 @@ class Routes:
             case "PUT", "datasets", str(dataset), "/manifest":
                 manifest = _object(request, "manifest")
                 if COOKIE in request.headers.get("cookie", ""):
-                    return self._broker.register_output(self._peer, _session(request), DatasetId(dataset), manifest)
+                    return self._broker.register_output(self._peer, session_of(request), DatasetId(dataset), manifest)
                 return self._broker.owners.register_manifest(self._peer, DatasetId(dataset), manifest)
             case "DELETE", "grants", str(grant), None:
                 return self._broker.owners.revoke(self._peer, grant)
@@ -308,12 +306,3 @@ def _object(request: Request, field: str) -> Json:
 
 def _texts(*lists: list[object]) -> bool:
     return all(isinstance(item, str) for items in lists for item in items)
-
-
-def _session(request: Request) -> str:
-    cookies: SimpleCookie = SimpleCookie()
-    with contextlib.suppress(CookieError):
-        cookies.load(request.headers.get("cookie", ""))
-    if COOKIE not in cookies:
-        raise BindingError("this request needs a session", hint="begin with /kbs/v0/auth and attest")
-    return cookies[COOKIE].value

@@ -24,12 +24,13 @@ from confide.errors import (
     ResourceMissingError,
     UnwrapError,
 )
+from confide.keys.connection import https_address
 from confide.keys.kbs.init_data import InitData
 from confide.keys.kbs.messages import COOKIE, ERRORS, AttestRequest, AuthRequest, GuestTee, report_data
 from confide.keys.kbs.resources import ResourceName
 from confide.keys.kbs.tee_evidence import json_of_evidence
 from confide.keys.kbs.tee_key import KeyKind, TeeKey
-from confide.keys.kbs.transport import KbsTrust, address_of, open_channel
+from confide.keys.kbs.transport import KbsTrust, open_channel
 
 _PREFIX: Final = "/kbs/v0"
 _NONCES: Final = range(8, 129)
@@ -53,7 +54,7 @@ class KbsClient:
         init_data: InitData | None = None,
         timeout: float = 10.0,
     ) -> None:
-        address_of(url)
+        https_address(url, "key broker service")
         self._url = url
         self._trust = trust
         self._attester = attester

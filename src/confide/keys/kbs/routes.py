@@ -122,7 +122,7 @@ class KbsRoutes:
                 name, challenge = self._guests.auth(_body(request))
                 return Response(200, _cookie(name), challenge)
             case "POST", "attest":
-                name = _session(request)
+                name = session_of(request)
                 token, tee = self._guests.attest(name, _body(request))
                 self._metrics.attested(tee.value)
                 return Response(200, _cookie(name), token)
@@ -158,7 +158,7 @@ class KbsRoutes:
         token = _bearer(request)
         if token is not None:
             return self._guests.of_token(token)
-        return self._guests.of_cookie(_session(request)) if COOKIE in request.headers.get("cookie", "") else None
+        return self._guests.of_cookie(session_of(request)) if COOKIE in request.headers.get("cookie", "") else None
 
     def _command(self, request: Request, peer: Peer) -> Response | None:
         admin, caller = self._admin, _caller(request, peer)
@@ -238,7 +238,12 @@ def _bearer(request: Request) -> str | None:
     return found.group(1)
 
 
-def _session(request: Request) -> str:
+def session_of(request: Request) -> str:
+    """The session that a request's cookie names.
+
+    Raises:
+        BindingError: it names none.
+    """
     cookies: SimpleCookie = SimpleCookie()
     with contextlib.suppress(CookieError):
         cookies.load(request.headers.get("cookie", ""))

@@ -9,15 +9,13 @@ from __future__ import annotations
 import socket
 import ssl
 from dataclasses import dataclass, field
-from typing import Final, Self
-from urllib.parse import urlsplit
+from typing import Self
 
 from confide.crypto.http import Duplex
 from confide.crypto.tls import PinnedSpki, connect
 from confide.crypto.wire import Deadline
 from confide.errors import ChannelError, ChannelTimeoutError, UsageError
-
-_PORT: Final = 443
+from confide.keys.connection import https_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,22 +28,6 @@ class PinnedCa:
 KbsTrust = PinnedSpki | PinnedCa
 
 
-def address_of(url: str) -> tuple[str, int]:
-    """Host and port of a KBS.
-
-    Raises:
-        UsageError: not ``https://HOST[:PORT]``: over plain HTTP nobody knows who answers.
-    """
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, None
-    if not host or parts.scheme != "https" or parts.path.strip("/") or parts.query or parts.username:
-        raise UsageError(f"not a key broker service's address: {url[:120]!r}", hint="write https://HOST:PORT")
-    return host, port or _PORT
-
-
 def open_channel(url: str, trust: KbsTrust, timeout: float) -> Duplex:
     """A connection whose server has been checked.
 
@@ -53,7 +35,7 @@ def open_channel(url: str, trust: KbsTrust, timeout: float) -> Duplex:
         UsageError: not an address, or not certificates.
         ChannelError: nobody listens, or the server is not the one that is trusted.
     """
-    host, port = address_of(url)
+    host, port = https_address(url, "key broker service")
     if isinstance(trust, PinnedSpki):
         return connect(host, port, None, trust=trust, timeout=timeout)
     return _CaChannel.open(host, port, _context(trust), Deadline.after(timeout))
