@@ -48,7 +48,8 @@ if TYPE_CHECKING:
 
 LONGEST_TOKEN: Final = timedelta(hours=1)
 _LEEWAY: Final = timedelta(seconds=30)
-_ED25519_BYTES: Final = 32
+_ED25519_CHARS: Final = 43
+"""32 bytes in base64url."""
 _MAX_VALUES: Final = 4096
 _MAX_POLICY_CHARS: Final = 1024 * 1024
 
@@ -201,22 +202,28 @@ class KbsAdmin:
 
     # --- who ---------------------------------------------------------------------------------------------------------
 
-    def add_token_key(self, caller: Caller, message: Json) -> Json:
-        """Register an Ed25519 key by which the caller's tokens are signed.  Only over TLS with the enrolled key: no token makes tokens.
+    def set_token_key(self, caller: Caller, message: Json) -> Json:
+        """Register an Ed25519 key by which the caller's tokens are signed, or revoke one for good.
+
+        Only over TLS with the enrolled key: no token makes tokens.
 
         Raises:
-            CredentialError: the client showed no enrolled key.
+            CredentialError: the client showed no enrolled key, or the key was revoked before.
             ParseError: not a key.
         """
         with self._command("kbs-token-key", Caller(caller.peer), {}) as owner, self._store.transaction():
             match message:
-                case {"public_key": str(text), **rest} if not rest and len(key := from_b64url(text)) == _ED25519_BYTES:
-                    made = TokenKey(owner.name, key)
+                case {"public_key": str(text), "revoked": bool(revoked), **rest} if not rest and len(text) == _ED25519_CHARS:
+                    key = from_b64url(text)
+                    made = TokenKey(owner.name, key, revoked)
                 case _:
-                    raise ParseError("a token key is an Ed25519 public key: 32 bytes in base64url")
+                    raise ParseError("a token key is public_key (Ed25519: 32 bytes in base64url) and revoked (true or false)")
+            before = self._store.get(TokenKey, made.id)
+            if before is not None and before.revoked and not revoked:
+                raise CredentialError("this token key was revoked", hint="make a new one")
             self._store.put(made)
-            self._note("kbs-token-key", owner, public_key=b64url(key))
-        return {"owner": owner.name, "audience": self._audience}
+            self._note("kbs-token-key", owner, public_key=b64url(key), revoked=revoked)
+        return {"owner": owner.name, "audience": self._audience, "revoked": revoked}
 
     def _who(self, caller: Caller) -> Owner:
         if caller.token is None:
@@ -229,9 +236,11 @@ class KbsAdmin:
     def _bearer(self, text: str) -> Owner:
         token = UnverifiedJwt.parse(text)
         issuer = text_claim(token.unverified_claims(), "iss")
-        owner = self._store.get(Owner, issuer[:64])
+        owner = self._store.get(Owner, issuer)
         keys = [] if owner is None else self._store.find(TokenKey, owner.name)
         for key in keys:
+            if key.revoked:
+                continue
             jwk = JWK(kty="OKP", crv="Ed25519", x=b64url(key.public_key))
             try:
                 claims = token.verified(jwk, ("EdDSA",))

@@ -296,11 +296,12 @@ class ReferenceValue:
 
 @dataclass(frozen=True, slots=True)
 class TokenKey:
-    """An Ed25519 key by which an owner's admin tokens are signed."""
+    """An Ed25519 key by which an owner's admin tokens are signed, or were until it was revoked."""
 
     kind: ClassVar[str] = "kbs-token-key"
     owner: str
     public_key: bytes
+    revoked: bool = False
 
     @property
     def id(self) -> str:
@@ -314,12 +315,12 @@ class TokenKey:
 
     def to_json(self) -> Json:
         """See :class:`~confide.keys.records.Record`."""
-        return {"owner": self.owner, "public_key": b64url(self.public_key)}
+        return {"owner": self.owner, "public_key": b64url(self.public_key), "revoked": self.revoked}
 
     @classmethod
     def from_json(cls, data: Json) -> Self:
         """See :class:`~confide.keys.records.Record`."""
-        return cls(data["owner"], from_b64url(data["public_key"]))
+        return cls(data["owner"], from_b64url(data["public_key"]), data["revoked"])
 
 
 def resolved(template: Any, values: dict[str, tuple[str, ...]], depth: int = 0) -> Any:

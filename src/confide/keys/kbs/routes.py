@@ -10,7 +10,7 @@ owner  POST, DELETE /kbs/v0/resource/R/T/N   the resource, as bytes             
 owner  POST, GET /kbs/v0/attestation-policy  policy_id policy type                 policy_id digest
 owner  POST, GET /kbs/v0/resource-policy     policy                                rules
 owner  POST, GET /kbs/v0/reference-value     version type payload                  references
-owner  POST /confide/v0/kbs-token-keys       public_key                            owner audience
+owner  POST /confide/v0/kbs-token-keys       public_key revoked                    owner audience revoked
 anyone GET /healthz, GET /metrics                                                  status; text
 ====== ===================================== ===================================== ==================================================
 
@@ -169,7 +169,7 @@ class KbsRoutes:
             ("GET", "/kbs/v0/resource-policy"): lambda: admin.rules(caller),
             ("POST", "/kbs/v0/reference-value"): lambda: admin.set_reference(caller, _body(request)),
             ("GET", "/kbs/v0/reference-value"): lambda: admin.references(caller),
-            ("POST", "/confide/v0/kbs-token-keys"): lambda: admin.add_token_key(caller, _body(request)),
+            ("POST", "/confide/v0/kbs-token-keys"): lambda: admin.set_token_key(caller, _body(request)),
         }
         command = commands.get((request.method, request.path))
         return None if command is None else Response(200, {}, command())

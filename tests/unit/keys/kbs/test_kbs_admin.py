@@ -27,7 +27,8 @@ class Admin:
     def __init__(self, kbs: Any, owner: str = "airline") -> None:
         self.key = ed25519.Ed25519PrivateKey.generate()
         raw = self.key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-        self.answer = kbs.post(owner, "/confide/v0/kbs-token-keys", {"public_key": b64url(raw)})
+        self.answer = kbs.post(owner, "/confide/v0/kbs-token-keys", {"public_key": b64url(raw), "revoked": False})
+        self.raw = raw
         assert self.answer.status == 200, self.answer.json
         self.audience = self.answer.json["audience"]
 
@@ -82,8 +83,20 @@ def test_wrong_token_is_not_made_up_for_by_the_tls_key(kbs: Any) -> None:
 
 def test_token_makes_no_token_keys(kbs: Any) -> None:
     admin = Admin(kbs)
-    answer = kbs.post("", "/confide/v0/kbs-token-keys", {"public_key": b64url(bytes(32))}, authorization=admin.token())
+    answer = kbs.post("", "/confide/v0/kbs-token-keys", {"public_key": b64url(bytes(32)), "revoked": False}, authorization=admin.token())
     assert answer.status == 401
+
+
+def test_token_key_that_was_revoked_counts_no_more_and_never_again(kbs: Any) -> None:
+    admin = Admin(kbs)
+    message = {"public_key": b64url(admin.raw), "revoked": True}
+    assert kbs.post("airline", "/confide/v0/kbs-token-keys", message).status == 200
+    assert kbs.post("", f"resource/{NAME}", b"x", authorization=admin.token()).status == 401
+    assert kbs.post("airline", "/confide/v0/kbs-token-keys", {**message, "revoked": False}).json["code"] == "credential-refused"
+    assert kbs.post("", f"resource/{NAME}", b"x", authorization=admin.token()).status == 401
+    short = {"public_key": "AAAA", "revoked": True}
+    for wrong in ({}, {"public_key": b64url(admin.raw)}, short, {**message, "x": 1}, {**message, "revoked": 1}):
+        assert kbs.post("airline", "/confide/v0/kbs-token-keys", wrong).status == 400
 
 
 def test_guests_token_is_no_admins(kbs: Any) -> None:
