@@ -32,7 +32,7 @@ from confide.keys.audit import HEAD_TYPE, AuditEntry, AuditHead, AuditLog, Audit
 from confide.keys.broker import KBS_VERSION, Broker
 from confide.keys.client import _grant, _nonce, _session_of
 from confide.keys.connection import Answer, _expect, as_key
-from confide.keys.kms import KeyFile
+from confide.keys.custody.local import KeyFile
 from confide.keys.manifest_claims import PAYLOAD_TYPE
 from confide.keys.server import COOKIE, Routes
 from confide.keys.sessions import Peer

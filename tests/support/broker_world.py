@@ -21,7 +21,7 @@ from confide.ids import JobDigest, NodeId, Role, RunId, Tee
 from confide.keys.broker import Broker
 from confide.keys.client import MintedDataset, NodeBrokerClient, OutputKey, OwnerClient
 from confide.keys.credentials import Credential
-from confide.keys.kms import KeyFile
+from confide.keys.custody.local import KeyFile
 from confide.keys.manifest_claims import PAYLOAD_TYPE
 from confide.keys.server import BrokerServer
 from confide.keys.store import Store

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from confide.attest.verify import Verifier
     from confide.canonical import Json
     from confide.config import Settings
-    from confide.keys.kms import Unlock
+    from confide.keys.custody.protocol import Unlock
     from confide.keys.server import BrokerServer
 
 DEFAULT_LISTEN = "127.0.0.1:7600"
@@ -210,7 +210,7 @@ def _split(listen: str) -> tuple[str, int]:
 def _unlock(store: Path, key_file: Path | None, passphrase_file: Path | None, *, make: bool = True) -> Unlock:
     from confide.crypto.secret import SecretBytes
     from confide.crypto.sign import read_private_file
-    from confide.keys.kms import KeyFile, Passphrase
+    from confide.keys.custody.local import KeyFile, Passphrase
 
     if key_file is not None and passphrase_file is not None:
         raise UsageError("a store has either a key file or a passphrase", hint="give one of --key-file and --passphrase-file")

@@ -30,7 +30,7 @@ from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
 from confide.errors import AuditError, ParseError, StoreError, UnwrapError
 from confide.keys.audit import AuditEntry, AuditHead, AuditProof
-from confide.keys.kms import Kms, Unlock
+from confide.keys.custody.protocol import Kms, Unlock
 from confide.keys.records import Record
 from confide.keys.storage.contents import BUCKETS
 from confide.keys.storage.database import Database, Location, SqliteFile, Statement, newest_revision, upsert

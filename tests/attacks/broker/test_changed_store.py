@@ -13,7 +13,7 @@ from confide.canonical import b64url
 from confide.crypto.secret import SecretBytes
 from confide.errors import BrokerError, CredentialError, GrantError, StoreError
 from confide.ids import Role
-from confide.keys.kms import KeyFile, Passphrase
+from confide.keys.custody.local import KeyFile, Passphrase
 from confide.keys.store import Store
 
 

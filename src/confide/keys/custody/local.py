@@ -1,7 +1,6 @@
-"""The key management system behind the broker's store: what wraps the few keys that open everything else.
+"""The local master key: from a passphrase (scrypt, RFC 7914) or a key file, held in memory only.
 
-One protocol, so that an HSM or a cloud KMS can stand where the local master key stands.  The local master key comes from a
-passphrase (scrypt, RFC 7914) or a key file and is held in memory only.  Knows nothing of what the wrapped bytes are for.
+Also what every other custody ends in: the key that it gave, once it gave it.  Knows nothing of what the wrapped bytes are for.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -19,6 +18,7 @@ from confide.canonical import Json, b64url, canonical, from_b64url
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import read_private_file, write_private_file
 from confide.errors import CredentialError, ParseError, StoreError, UnwrapError
+from confide.keys.custody.protocol import Kms
 
 KEY_BYTES: Final = 32
 MIN_PASSPHRASE_BYTES: Final = 8
@@ -32,22 +32,6 @@ _SCRYPT_P: Final = 1
 """128 MiB and about 0.3 s: OWASP Password Storage Cheat Sheet, scrypt."""
 _MAX_SCRYPT_BYTES: Final = 1024**3
 """Cap on the memory that a store file may ask for (128 * N * r): the file is not trusted before it is unlocked."""
-
-
-class Kms(Protocol):
-    """Wraps and unwraps small secrets; ``context`` is authenticated and must be the same both times."""
-
-    def wrap(self, secret: SecretBytes, *, context: Json) -> bytes:
-        """``secret`` encrypted, bound to ``context``."""
-        ...
-
-    def unwrap(self, wrapped: bytes, *, context: Json) -> SecretBytes:
-        """The inverse of :meth:`wrap`.
-
-        Raises:
-            UnwrapError: another master key, another context, or changed bytes.
-        """
-        ...
 
 
 class MasterKey:
@@ -138,6 +122,3 @@ class KeyFile:
         except CredentialError as cause:
             raise StoreError(cause.message, hint=cause.hint, path=str(self.path)) from cause
 
-
-Unlock = Passphrase | KeyFile
-"""The ways to unlock a store on this machine."""
