@@ -8,7 +8,8 @@ another key is refused.  Nothing is taken from the environment or from ``~/.aws`
 from __future__ import annotations
 
 import configparser
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +35,8 @@ class AwsKey:
     endpoint: str | None = None
     ca: Path | None = None
     timeout_s: float = _CALL_S
+    _made: list[tuple[object, Any]] = field(default_factory=list, init=False, repr=False, compare=False)
+    """The client and what it was made of: one takes half a second to make."""
 
     def wrap_key(self, key: SecretBytes, binding: bytes) -> bytes:
         """See :meth:`KeyService.wrap_key`."""
@@ -54,27 +57,34 @@ class AwsKey:
         except (BotoCoreError, HTTPClientError, ValueError, TypeError, KeyError, AttributeError) as cause:
             # The last four: what botocore makes of bodies that are not what the service promises.
             raise CustodyOfflineError("the key service cannot be reached", reason=type(cause).__name__) from None
-        finally:
-            client.close()
         found = answer.get(field) if isinstance(answer, dict) else None
         if not isinstance(found, bytes) or not found:
             raise CustodyOfflineError("the key service gave an answer that is not one")
         return found
 
     def _client(self) -> Any:
+        """The client for the credentials that the file holds now."""
+        wanted = (_credentials(self.credentials_file), self.endpoint)
+        if not self._made or self._made[0][0] != wanted:
+            self._made[:] = [(wanted, self._new_client(*wanted[0]))]
+        return self._made[0][1]
+
+    def _new_client(self, *credentials: str | None) -> Any:
         try:
             from botocore.config import Config  # noqa: PLC0415  an extra
             from botocore.session import Session  # noqa: PLC0415  an extra
         except ImportError as cause:
             raise ExtraMissingError("custody by AWS KMS needs an extra", hint="pip install 'confide[aws]'") from cause
+        # Its debug log has whole requests in it, with the keys that are to be encrypted.
+        logging.getLogger("botocore").setLevel(logging.WARNING)
         session = Session()
         # The library's own places for settings are emptied, so that what is given here is all there is.
         session.set_config_variable("config_file", "/dev/null")
         session.set_config_variable("credentials_file", "/dev/null")
-        session.set_credentials(*_credentials(self.credentials_file))
+        session.set_credentials(*credentials)
         config = Config(
             connect_timeout=self.timeout_s, read_timeout=self.timeout_s, retries={"total_max_attempts": 1, "mode": "standard"},
-            proxies={}, ignore_configured_endpoint_urls=True, user_agent_extra="confide", parameter_validation=True,
+            proxies={}, ignore_configured_endpoint_urls=True, user_agent_extra="confide",
         )  # fmt: skip
         return session.create_client(
             "kms", region_name=self.region, endpoint_url=self.endpoint or f"https://kms.{self.region}.amazonaws.com",

@@ -3,7 +3,7 @@
 KMIP 1.4 (OASIS), sections 4.29 and 4.30, with AES-GCM: the binding is the Authenticated Encryption Additional Data, which came with 1.4.
 Who we are is our certificate (Profiles 1.4, section 3.1: TLS with mutual authentication); the server's is verified by name.
 The client is our own: the one of PyKMIP does not check the server's name and does not send additional data.
-What is wrapped names its key, so that a key may be followed by another and the older one still opens what it wrapped.
+What is wrapped names its key, which must be the present one or one of those before it: the server may let us use others too.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _DATA, _NONCE, _ADDITIONAL, _TAG = 0x4200C2, 0x42003D, 0x4200FE, 0x4200FF
 
 @dataclass(frozen=True)
 class KmipKey:
-    """One key, by its unique identifier, at one server."""
+    """One key, by its unique identifier, at one server.  ``older_keys`` still open what they wrapped."""
 
     host: str
     port: int
@@ -53,6 +53,7 @@ class KmipKey:
     ca: Path
     certificate: Path
     private_key: Path
+    older_keys: tuple[str, ...] = ()
     timeout_s: float = _CALL_S
 
     def wrap_key(self, key: SecretBytes, binding: bytes) -> bytes:
@@ -87,7 +88,7 @@ class KmipKey:
             name = wrapped[1:start].decode()
         except UnicodeDecodeError:
             raise _damaged() from None
-        if not sealed:
+        if not sealed or name not in {self.key, *self.older_keys}:
             raise _damaged()
         answer = self._call(_DECRYPT, name, ttlv.byte_string(_DATA, sealed), ttlv.byte_string(_NONCE, nonce),
                             ttlv.byte_string(_ADDITIONAL, binding), ttlv.byte_string(_TAG, tag))  # fmt: skip

@@ -121,6 +121,7 @@ class Kmip(_Service):
     host: _Text
     port: int = Field(default=5696, ge=1, le=65535)
     key: _Text
+    older_keys: list[_Text] = Field(default_factory=list)
     ca_file: _File
     certificate_file: _File
     private_key_file: _File
@@ -129,7 +130,8 @@ class Kmip(_Service):
         """See :class:`_Service`."""
         from confide.keys.custody.kmip import KmipKey  # noqa: PLC0415  needed by this kind only
 
-        return KmipKey(self.host, self.port, self.key, self.ca_file, self.certificate_file, self.private_key_file)
+        files = self.ca_file, self.certificate_file, self.private_key_file
+        return KmipKey(self.host, self.port, self.key, *files, older_keys=tuple(self.older_keys))
 
 
 CustodySettings = Annotated[Shares | Pkcs11 | Vault | Aws | Kmip, Field(discriminator="kind")]
