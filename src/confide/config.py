@@ -65,6 +65,11 @@ class Settings:
         return self.home / "tpm"
 
     @property
+    def key_store(self) -> Path:
+        """File of the broker's key store (``confide.keys.store``); the broker's other files are beside it."""
+        return self.home / "broker" / "store.sqlite"
+
+    @property
     def credentials_dir(self) -> Path:
         """Folder of owners' and recipients' credentials (private keys, mode 0600)."""
         return self.home / "credentials"

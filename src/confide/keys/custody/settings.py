@@ -56,12 +56,6 @@ class _Service(_Table):
         return Custody(EnvelopeKms(self.service()), self.kind, Patience(self.check_every_s, self.grace_s))
 
 
-class Shares(_Table):
-    """The root key is in several people's hands (``shares``)."""
-
-    kind: Literal["shares"]
-
-
 class Pkcs11(_Service):
     """A PKCS#11 token (``pkcs11``)."""
 
@@ -134,11 +128,11 @@ class Kmip(_Service):
         return KmipKey(self.host, self.port, self.key, *files, older_keys=tuple(self.older_keys))
 
 
-CustodySettings = Annotated[Shares | Pkcs11 | Vault | Aws | Kmip, Field(discriminator="kind")]
-_ADAPTER: TypeAdapter[Shares | Pkcs11 | Vault | Aws | Kmip] = TypeAdapter(CustodySettings)
+CustodySettings = Annotated[Pkcs11 | Vault | Aws | Kmip, Field(discriminator="kind")]
+_ADAPTER: TypeAdapter[Pkcs11 | Vault | Aws | Kmip] = TypeAdapter(CustodySettings)
 
 
-def load(path: Path) -> Shares | Pkcs11 | Vault | Aws | Kmip:
+def load(path: Path) -> Pkcs11 | Vault | Aws | Kmip:
     """Read a custody file.
 
     Raises:
