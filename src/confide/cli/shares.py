@@ -7,6 +7,7 @@ it is never an argument.
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -192,9 +193,8 @@ def unseal(context: Context, share_file: Path | None) -> None:
 
     if share_file is not None:
         text = read_private_file(share_file).decode("ascii", "replace").strip()
-    elif click.get_text_stream("stdin").isatty():
-        typed: str = click.prompt("your share", hide_input=True, err=True)
-        text = typed
+    elif sys.stdin.isatty():
+        text = click.prompt("your share", hide_input=True, err=True)
     else:
         raise UsageError("a share is needed and there is no terminal to ask at", hint="give --share-file")
     answer = ask_broker(context.settings, "share", share=text)

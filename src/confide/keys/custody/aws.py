@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import configparser
 import logging
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -72,15 +73,18 @@ class AwsKey:
     def _new_client(self, *credentials: str | None) -> Any:
         try:
             from botocore.config import Config  # noqa: PLC0415  an extra
+            from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES, ConstantProvider  # noqa: PLC0415  an extra
             from botocore.session import Session  # noqa: PLC0415  an extra
         except ImportError as cause:
             raise ExtraMissingError("custody by AWS KMS needs an extra", hint="pip install 'confide[aws]'") from cause
         # Its debug log has whole requests in it, with the keys that are to be encrypted.
         logging.getLogger("botocore").setLevel(logging.WARNING)
         session = Session()
-        # The library's own places for settings are emptied, so that what is given here is all there is.
-        session.set_config_variable("config_file", "/dev/null")
-        session.set_config_variable("credentials_file", "/dev/null")
+        # Each of the library's settings is set to its built-in default, so that neither environment nor files are looked at.
+        settings = session.get_component("config_store")
+        for name, (_, _, default, _) in BOTOCORE_DEFAUT_SESSION_VARIABLES.items():
+            settings.set_config_provider(name, ConstantProvider(default))
+        settings.set_config_provider("config_file", ConstantProvider(os.devnull))
         session.set_credentials(*credentials)
         config = Config(
             connect_timeout=self.timeout_s, read_timeout=self.timeout_s, retries={"total_max_attempts": 1, "mode": "standard"},

@@ -58,6 +58,7 @@ class SealableKms:
         root = ask()
         self._check = _check(root)
         self._key: MasterKey | None = MasterKey(root)
+        root.wipe()
         self._answered = asked
         self._reason = ""
 
@@ -98,6 +99,7 @@ class SealableKms:
             if self._key is None:
                 _log.warning("unsealed: the custody gives the master key again")
             self._key, self._answered = MasterKey(root), asked
+        root.wipe()
 
     def next_in(self) -> float:
         """In how many seconds to ask again."""

@@ -1,0 +1,211 @@
+"""What is particular to one kind of custody: what it is told, what it is asked to refuse, and where credentials come from."""
+
+from __future__ import annotations
+
+import base64
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support.custody import backends
+from support.custody.aws import CREDENTIALS, REGION, AwsServer
+from support.custody.kmip import KmipServer
+from support.custody.softhsm import MODULE, TOKEN, SoftHsm
+from support.custody.tls import Tls, private_file
+from support.custody.transit import NAMESPACE, TransitServer
+
+from confide.crypto.secret import SecretBytes
+from confide.errors import ConfigError, CredentialError, CustodyError, CustodyOfflineError, ExtraMissingError, UnwrapError
+from confide.keys.custody.aws import AwsKey
+from confide.keys.custody.envelope import EnvelopeKms
+from confide.keys.custody.kmip import KmipKey
+from confide.keys.custody.pkcs11 import Pkcs11Key
+from confide.keys.custody.vault import VaultTransit
+
+KEY, BINDING, OTHER = SecretBytes(b"k" * 32), b"b" * 32, b"c" * 32
+
+
+@pytest.fixture(params=["pkcs11", "vault", "aws", "kmip"])
+def bare(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """A service without the envelope, and the field that names its credential."""
+    ask = request.getfixturevalue
+    if request.param == "vault":
+        transit: TransitServer = ask("transit")
+        transit.rotate("bare")
+        token = private_file(tmp_path / "token", backends.TOKEN_TEXT)
+        return SimpleNamespace(service=VaultTransit(transit.address, "bare", token, namespace=NAMESPACE, ca=ask("tls").ca), file=token)
+    if request.param == "aws":
+        moto: AwsServer = ask("moto")
+        file = private_file(tmp_path / "credentials", CREDENTIALS)
+        name = moto.admin().create_key()["KeyMetadata"]["KeyId"]
+        return SimpleNamespace(service=AwsKey(REGION, name, file, endpoint=moto.endpoint, ca=moto.tls.ca), file=file)
+    if request.param == "kmip":
+        server: KmipServer = ask("pykmip")
+        tls = server.tls
+        file = private_file(tmp_path / "key", tls.client_key.read_text())
+        return SimpleNamespace(service=KmipKey("127.0.0.1", server.port, server.create_key(), tls.ca, tls.client, file), file=file)
+    hsm: SoftHsm = ask("hsm")
+    label = tmp_path.name
+    hsm.create_key(label, b"\x01")
+    pin = private_file(tmp_path / "pin", backends.PIN)
+    return SimpleNamespace(service=Pkcs11Key(MODULE, TOKEN, label, pin), file=pin)
+
+
+def test_every_service_binds_associated_data_of_its_own(bare: Any) -> None:
+    """The envelope binds the context whatever the service does; these do so too."""
+    wrapped = bare.service.wrap_key(KEY, BINDING)
+    assert bare.service.unwrap_key(wrapped, BINDING).reveal() == KEY.reveal()
+    with pytest.raises(UnwrapError):
+        bare.service.unwrap_key(wrapped, OTHER)
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604])
+def test_a_credential_that_others_can_read_is_not_used(bare: Any, mode: int) -> None:
+    bare.file.chmod(mode)
+    with pytest.raises(CredentialError, match="open to other users"):
+        bare.service.wrap_key(KEY, BINDING)
+
+
+def test_a_credential_that_is_empty_or_not_there_is_refused(bare: Any) -> None:
+    bare.file.write_text("\n")
+    with pytest.raises((CredentialError, ConfigError)):
+        bare.service.wrap_key(KEY, BINDING)
+    bare.file.unlink()
+    with pytest.raises(CredentialError):
+        bare.service.wrap_key(KEY, BINDING)
+
+
+def test_the_service_never_sees_the_secret(transit: TransitServer, tls: Tls, tmp_path: Path) -> None:
+    secret = b"the secret that a store is under"
+    token = private_file(tmp_path / "token", backends.TOKEN_TEXT)
+    transit.rotate("seen")
+    kms = EnvelopeKms(VaultTransit(transit.address, "seen", token, namespace=NAMESPACE, ca=tls.ca))
+    transit.seen.clear()
+    kms.unwrap(kms.wrap(SecretBytes(secret), context={"use": "x"}), context={"use": "x"})
+    assert len(transit.seen) == 2
+    assert base64.b64encode(secret).decode() not in str(transit.seen)
+    assert all(asked["associated_data"] for asked in transit.seen)
+
+
+def test_a_service_without_associated_data_is_bound_by_the_envelope() -> None:
+    class Plain:
+        """The worst service that there is: it encrypts nothing and binds nothing."""
+
+        def wrap_key(self, key: SecretBytes, binding: bytes) -> bytes:
+            return key.reveal()
+
+        def unwrap_key(self, wrapped: bytes, binding: bytes) -> SecretBytes:
+            return SecretBytes(wrapped)
+
+    kms = EnvelopeKms(Plain())
+    wrapped = kms.wrap(KEY, context={"use": "a"})
+    assert kms.unwrap(wrapped, context={"use": "a"}).reveal() == KEY.reveal()
+    with pytest.raises(UnwrapError):
+        kms.unwrap(wrapped, context={"use": "b"})
+    for place in range(len(wrapped)):
+        with pytest.raises(UnwrapError):
+            kms.unwrap(wrapped[:place] + bytes([wrapped[place] ^ 1]) + wrapped[place + 1 :], context={"use": "a"})
+
+
+# --- PKCS#11 -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attributes", [{"EXTRACTABLE": True}, {"SENSITIVE": False}], ids=str)
+def test_a_token_that_would_give_the_key_out_is_no_custody(hsm: SoftHsm, tmp_path: Path, attributes: dict[str, bool]) -> None:
+    label = f"loose {attributes}"
+    hsm.create_key(label, b"\x01", **attributes)
+    with pytest.raises(CustodyError, match="would give this key out"):
+        Pkcs11Key(MODULE, TOKEN, label, private_file(tmp_path / "pin", backends.PIN)).wrap_key(KEY, BINDING)
+
+
+def test_two_keys_of_one_label_must_be_told_apart(hsm: SoftHsm, tmp_path: Path) -> None:
+    for name in (b"\x01", b"\x02"):
+        hsm.create_key("twice", name)
+    pin = private_file(tmp_path / "pin", backends.PIN)
+    with pytest.raises(CustodyError, match="exactly one"):
+        Pkcs11Key(MODULE, TOKEN, "twice", pin).wrap_key(KEY, BINDING)
+    assert Pkcs11Key(MODULE, TOKEN, "twice", pin, key_id="02").wrap_key(KEY, BINDING)[1] == 2
+
+
+def test_a_token_or_library_that_is_not_there_is_offline(hsm: SoftHsm, tmp_path: Path) -> None:
+    pin = private_file(tmp_path / "pin", backends.PIN)
+    for module, token in ((MODULE, "another"), (tmp_path / "none.so", TOKEN)):
+        with pytest.raises(CustodyOfflineError):
+            Pkcs11Key(module, token, "one", pin).wrap_key(KEY, BINDING)
+
+
+# --- AWS ---------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_of_aws_is_taken_from_the_environment(moto: AwsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = moto.admin().create_key()["KeyMetadata"]["KeyId"]
+    elsewhere = "https://127.0.0.1:1"
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_KMS", "HTTPS_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, elsewhere)
+    for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_REGION"):
+        monkeypatch.setenv(name, "from-the-environment")
+    file = private_file(tmp_path / "credentials", CREDENTIALS)
+    service = AwsKey(REGION, key, file, endpoint=moto.endpoint, ca=moto.tls.ca)
+    assert service.unwrap_key(service.wrap_key(KEY, BINDING), BINDING).reveal() == KEY.reveal()
+    client = service._client()
+    assert client._request_signer._credentials.access_key == "AKIAIOSFODNN7EXAMPLE"
+    public = AwsKey(REGION, key, file)._client()
+    assert public.meta.endpoint_url == f"https://kms.{REGION}.amazonaws.com"
+    assert str(public._endpoint.http_session._verify).endswith("cacert.pem")
+
+
+def test_no_request_to_aws_is_in_any_log(moto: AwsServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    name = moto.admin().create_key()["KeyMetadata"]["KeyId"]
+    service = AwsKey(REGION, name, private_file(tmp_path / "credentials", CREDENTIALS), endpoint=moto.endpoint, ca=moto.tls.ca)
+    service.wrap_key(KEY, BINDING)
+    assert base64.b64encode(KEY.reveal()).decode() not in caplog.text
+    assert "k" * 32 not in caplog.text
+
+
+@pytest.mark.parametrize("text", ["x", "[other]\naws_access_key_id = a\naws_secret_access_key = b\n", "[default]\naws_access_key_id = a\n"])
+def test_a_file_without_aws_credentials_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(CredentialError, match="no AWS credentials"):
+        AwsKey(REGION, "k", private_file(tmp_path / "credentials", text)).wrap_key(KEY, BINDING)
+
+
+# --- what is not installed ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("module", "make"), [
+    ("botocore.session", lambda folder: AwsKey(REGION, "k", private_file(folder / "c", CREDENTIALS))),
+    ("pkcs11", lambda folder: Pkcs11Key(MODULE, TOKEN, "k", private_file(folder / "pin", "1"))),
+])  # fmt: skip
+def test_a_missing_extra_says_which(module: str, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, module, None)
+    with pytest.raises(ExtraMissingError) as missing:
+        make(tmp_path).wrap_key(KEY, BINDING)
+    assert "confide[" in str(missing.value.hint)
+
+
+# --- Vault and KMIP ----------------------------------------------------------------------------------------------
+
+
+def test_certificates_that_cannot_be_read_are_a_wrong_setting(tmp_path: Path, pykmip: KmipServer) -> None:
+    with pytest.raises(ConfigError):
+        VaultTransit("https://127.0.0.1:1", "k", tmp_path / "token", ca=tmp_path / "none.pem")
+    tls = pykmip.tls
+    with pytest.raises(ConfigError):
+        KmipKey("127.0.0.1", pykmip.port, "1", tmp_path / "none.pem", tls.client, tls.client_key).wrap_key(KEY, BINDING)
+
+
+def test_a_kmip_key_that_is_not_named_in_the_settings_opens_nothing(pykmip: KmipServer) -> None:
+    tls = pykmip.tls
+
+    def at(name: str, *older: str) -> KmipKey:
+        return KmipKey("127.0.0.1", pykmip.port, name, tls.ca, tls.client, tls.client_key, older)
+
+    one, two = pykmip.create_key(), pykmip.create_key()
+    wrapped = at(one).wrap_key(KEY, BINDING)
+    with pytest.raises(UnwrapError):
+        at(two).unwrap_key(wrapped, BINDING)
+    assert at(two, one).unwrap_key(wrapped, BINDING).reveal() == KEY.reveal()
