@@ -22,6 +22,7 @@ from confide.keys.broker import Broker
 from confide.keys.client import MintedDataset, NodeBrokerClient, OutputKey, OwnerClient
 from confide.keys.credentials import Credential
 from confide.keys.custody.local import KeyFile
+from confide.keys.custody.protocol import Unlock
 from confide.keys.manifest_claims import PAYLOAD_TYPE
 from confide.keys.server import BrokerServer
 from confide.keys.store import Store
@@ -75,7 +76,7 @@ class World:
         self.folder = folder
         self.installation = installation
         self.ahead = timedelta()
-        self.unlock = KeyFile.create(folder / "master.key")
+        self.unlock: Unlock = options.pop("unlock", None) or KeyFile.create(folder / "master.key")
         self.verifier = verifier or Verifier(TrustRoots(simulated=installation.root_der), installation.collateral_source())
         self._clean = contextlib.ExitStack()
         self.options = options

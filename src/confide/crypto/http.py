@@ -31,6 +31,7 @@ from confide.errors import (
     ProtocolError,
     ResourceMissingError,
     RunNotFoundError,
+    SealedError,
     StoreError,
     UnavailableError,
     UsageError,
@@ -63,6 +64,7 @@ _STATUS: Final[tuple[tuple[type[ConfideError], int], ...]] = (
     (ParseError, 400),
     (ProtocolError, 400),
     (DataError, 409),
+    (SealedError, 423),  # Locked (RFC 4918, section 11.3): the client is to hear why, as of a refusal
     (UnavailableError, 503),
 )
 

@@ -31,7 +31,7 @@ def _https(value: str) -> str:
 
 _File = Annotated[Path, BeforeValidator(_beside)]
 _Text = Annotated[str, Field(min_length=1, max_length=2048)]
-_Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,128}(/[A-Za-z0-9._-]{1,128})*$")]
+_Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,127})*$")]
 """Names that become part of a URL's path."""
 _Address = Annotated[str, AfterValidator(_https)]
 
