@@ -23,8 +23,9 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-test-packages: ## what tests run against: a software TPM, firmware that real guests boot from, a PostgreSQL server
+test-packages: ## what tests run against: a software TPM, a software HSM, firmware that real guests boot from, a PostgreSQL server
 	scripts/install_tpm.sh
+	scripts/install_softhsm.sh
 	scripts/install_ovmf.sh
 	scripts/install_postgres.sh
 
