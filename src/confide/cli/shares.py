@@ -150,7 +150,7 @@ def _remove_stale(path: Path) -> None:
 @click.option("--on-disk", is_flag=True, help="The folder may be on a disk, which may keep what is removed from it.")
 @answers
 def init(context: Context, wanted: str, out: Path, *, on_disk: bool) -> None:
-    """Make a key store whose master key is in the hands of several people, and their shares.
+    """Make a key store whose master key several people hold in shares.
 
     Each share is a file of mode 0600, in a folder that is in memory only (/dev/shm).  Hand each to its holder and remove it here: whoever
     has T of them has the master key.
