@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from support.custody.aws import CREDENTIALS, REGION, AwsServer
+from support.custody.gcp import PARENT, GcpServer, account_file
 from support.custody.kmip import KmipServer
 from support.custody.mischief import MischiefServer
 from support.custody.softhsm import MODULE, TOKEN, SoftHsm
@@ -17,6 +18,7 @@ from support.custody.transit import NAMESPACE, TransitServer
 from confide.crypto.secret import SecretBytes
 from confide.keys.custody.aws import AwsKey
 from confide.keys.custody.envelope import EnvelopeKms
+from confide.keys.custody.gcp import GcpKey
 from confide.keys.custody.kmip import KmipKey
 from confide.keys.custody.local import KeyFile, Passphrase
 from confide.keys.custody.pkcs11 import Pkcs11Key
@@ -144,6 +146,37 @@ def aws(server: AwsServer, folder: Path) -> Service:
                    lambda: answers("AccessDeniedException"), lambda: _elsewhere(services[0], "endpoint", "https://127.0.0.1:1"),
                    (b"wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",),
                    lambda port, other: EnvelopeKms(replace(services[0], endpoint=f"https://127.0.0.1:{port}", ca=other.ca)))  # fmt: skip
+
+
+def gcp(server: GcpServer, tls: Tls, folder: Path) -> Service:
+    file = account_file(folder / "account.json", tls.client_key)
+    services = [GcpKey(f"{PARENT}/{name}", file, f"127.0.0.1:{server.port}", tls.ca, CALL_S) for name in ("one", "two")]
+    for name in ("one", "two"):
+        server.rotate(name)
+    kms = EnvelopeKms(services[0])
+
+    def rotate() -> Kms:
+        server.rotate("one")
+        return kms
+
+    @contextmanager
+    def disabled() -> Iterator[tuple[Kms, bytes]]:
+        wrapped = _wrapped(kms)
+        server.disabled.add(services[0].key)
+        yield kms, wrapped
+        server.disabled.clear()
+
+    @contextmanager
+    def denied() -> Iterator[Kms]:
+        genuine = file.read_text()
+        file.unlink()
+        account_file(file, tls.server_key)
+        yield kms
+        file.write_text(genuine)
+
+    return Service(kms, EnvelopeKms(services[1]), EnvelopeKms(replace(services[0])), rotate, disabled, denied,
+                   lambda: _elsewhere(services[0], "endpoint", "127.0.0.1:1"), (tls.client_key.read_bytes()[100:160],),
+                   lambda port, other: EnvelopeKms(replace(services[0], endpoint=f"127.0.0.1:{port}", ca=other.ca)))  # fmt: skip
 
 
 def kmip(server: KmipServer, folder: Path) -> Service:

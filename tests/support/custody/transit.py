@@ -9,54 +9,33 @@ does: ``X-Vault-Token``, ``X-Vault-Namespace``, ``associated_data`` for AEAD key
 from __future__ import annotations
 
 import base64
-import json
 import secrets
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from support.custody.https import JsonServer
 from support.custody.tls import Tls
 
 NAMESPACE = "team"
 
 
-class TransitServer:
+class TransitServer(JsonServer):
     """Keys by name, each a list of versions.  ``seen`` is what was asked for, for the tests to look at."""
 
     def __init__(self, tls: Tls, token: str) -> None:
         self.token = token
         self.keys: dict[str, list[bytes]] = {}
         self.seen: list[dict[str, Any]] = []
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                status, answer = server.answer(self.path, dict(self.headers), body)
-                data = json.dumps(answer).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.socket = tls.for_server().wrap_socket(self.http.socket, server_side=True)
-        self.address = f"https://127.0.0.1:{self.http.server_port}"
-        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+        super().__init__(tls)
 
     def rotate(self, name: str) -> None:
         self.keys.setdefault(name, []).append(secrets.token_bytes(32))
 
-    def answer(self, path: str, headers: dict[str, str], body: dict[str, str]) -> tuple[int, dict[str, Any]]:
+    def answer(self, method: str, path: str, headers: dict[str, str], body: Any) -> tuple[int, dict[str, Any]]:
         self.seen.append(body)
         _, version, mount, operation, name = path.split("/")
-        if headers.get("X-Vault-Token") != self.token or headers.get("X-Vault-Namespace") != NAMESPACE:
+        if headers.get("x-vault-token") != self.token or headers.get("x-vault-namespace") != NAMESPACE:
             return 403, {"errors": ["permission denied"]}
         if (version, mount) != ("v1", "transit"):
             return 404, {"errors": [f'no handler for route "{mount}/{operation}/{name}". route entry not found.']}
@@ -84,7 +63,3 @@ class TransitServer:
         except ValueError:
             return 400, {"errors": ["invalid ciphertext: could not decode base64"]}
         return 200, {"data": {"plaintext": base64.b64encode(plain).decode()}}
-
-    def stop(self) -> None:
-        self.http.shutdown()
-        self.http.server_close()

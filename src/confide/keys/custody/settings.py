@@ -108,6 +108,22 @@ class Aws(_Service):
         return AwsKey(self.region, self.key, self.credentials_file, endpoint=self.endpoint, ca=self.ca_file)
 
 
+class Gcp(_Service):
+    """Google Cloud KMS (``gcp``)."""
+
+    kind: Literal["gcp"]
+    key: Annotated[str, Field(pattern=r"^projects/[a-z0-9.:-]+/locations/[a-z0-9-]+/keyRings/[A-Za-z0-9_-]+/cryptoKeys/[A-Za-z0-9_-]+$")]
+    credentials_file: _File
+    endpoint: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+(:[0-9]{1,5})?$")] | None = None
+    ca_file: _File | None = None
+
+    def service(self) -> KeyService:
+        """See :class:`_Service`."""
+        from confide.keys.custody.gcp import GcpKey  # noqa: PLC0415  an extra
+
+        return GcpKey(self.key, self.credentials_file, endpoint=self.endpoint, ca=self.ca_file)
+
+
 class Kmip(_Service):
     """A KMIP server (``kmip``)."""
 
@@ -128,11 +144,11 @@ class Kmip(_Service):
         return KmipKey(self.host, self.port, self.key, *files, older_keys=tuple(self.older_keys))
 
 
-CustodySettings = Annotated[Pkcs11 | Vault | Aws | Kmip, Field(discriminator="kind")]
-_ADAPTER: TypeAdapter[Pkcs11 | Vault | Aws | Kmip] = TypeAdapter(CustodySettings)
+CustodySettings = Annotated[Pkcs11 | Vault | Aws | Gcp | Kmip, Field(discriminator="kind")]
+_ADAPTER: TypeAdapter[Pkcs11 | Vault | Aws | Gcp | Kmip] = TypeAdapter(CustodySettings)
 
 
-def load(path: Path) -> Pkcs11 | Vault | Aws | Kmip:
+def load(path: Path) -> Pkcs11 | Vault | Aws | Gcp | Kmip:
     """Read a custody file.
 
     Raises:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support.custody import backends
 from support.custody.aws import AwsServer
+from support.custody.gcp import GcpServer
 from support.custody.kmip import KmipServer
 from support.custody.softhsm import SoftHsm
 from support.custody.tls import Tls
@@ -22,6 +23,13 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
 @pytest.fixture(scope="session")
 def transit(tls: Tls) -> Iterator[TransitServer]:
     found = TransitServer(tls, backends.TOKEN_TEXT)
+    yield found
+    found.stop()
+
+
+@pytest.fixture(scope="session")
+def cloud_kms(tls: Tls) -> Iterator[GcpServer]:
+    found = GcpServer(tls, tls.client_key)
     yield found
     found.stop()
 
@@ -47,13 +55,17 @@ def pykmip(tls: Tls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KmipS
     found.stop()
 
 
-@pytest.fixture(scope="session", params=["key-file", "passphrase", "shares", "root-key", "pkcs11", "vault-stand-in", "aws", "kmip"])
+_LOCAL = ["key-file", "passphrase", "shares", "root-key"]
+_REMOTE = ["vault-stand-in", "gcp-stand-in", "aws", "kmip"]
+
+
+@pytest.fixture(scope="session", params=[*_LOCAL, "pkcs11", *_REMOTE])
 def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> backends.Local | backends.Service:
     """Every custody."""
     return _open(request, tmp_path_factory.mktemp(request.param))
 
 
-@pytest.fixture(scope="session", params=["pkcs11", "vault-stand-in", "aws", "kmip"])
+@pytest.fixture(scope="session", params=["pkcs11", *_REMOTE])
 def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> backends.Service:
     """Every custody that is a service or device."""
     found = _open(request, tmp_path_factory.mktemp(request.param))
@@ -61,7 +73,7 @@ def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return found
 
 
-@pytest.fixture(scope="session", params=["vault-stand-in", "aws", "kmip"])
+@pytest.fixture(scope="session", params=_REMOTE)
 def remote(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> backends.Service:
     """Every custody behind a network."""
     found = _open(request, tmp_path_factory.mktemp(request.param))
@@ -83,6 +95,7 @@ def _open(request: pytest.FixtureRequest, folder: Path) -> backends.Local | back
             "shares": lambda: backends.shares(folder),
             "root-key": lambda: backends.root_key(ask("transit"), ask("tls"), folder),
             "vault-stand-in": lambda: backends.vault(ask("transit"), ask("tls"), folder),
+            "gcp-stand-in": lambda: backends.gcp(ask("cloud_kms"), ask("tls"), folder),
             "pkcs11": lambda: backends.pkcs11(ask("hsm"), folder),
             "aws": lambda: backends.aws(ask("moto"), folder),
             "kmip": lambda: backends.kmip(ask("pykmip"), folder),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from support.custody import backends
 from support.custody.aws import CREDENTIALS, REGION, AwsServer
+from support.custody.gcp import PARENT, GcpServer, account_file
 from support.custody.kmip import KmipServer
 from support.custody.softhsm import MODULE, TOKEN, SoftHsm
 from support.custody.tls import Tls, private_file
@@ -20,6 +21,7 @@ from confide.crypto.secret import SecretBytes
 from confide.errors import ConfigError, CredentialError, CustodyError, CustodyOfflineError, ExtraMissingError, UnwrapError
 from confide.keys.custody.aws import AwsKey
 from confide.keys.custody.envelope import EnvelopeKms
+from confide.keys.custody.gcp import GcpKey
 from confide.keys.custody.kmip import KmipKey
 from confide.keys.custody.pkcs11 import Pkcs11Key
 from confide.keys.custody.vault import VaultTransit
@@ -27,7 +29,7 @@ from confide.keys.custody.vault import VaultTransit
 KEY, BINDING, OTHER = SecretBytes(b"k" * 32), b"b" * 32, b"c" * 32
 
 
-@pytest.fixture(params=["pkcs11", "vault", "aws", "kmip"])
+@pytest.fixture(params=["pkcs11", "vault", "gcp", "aws", "kmip"])
 def bare(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     """A service without the envelope, and the field that names its credential."""
     ask = request.getfixturevalue
@@ -36,6 +38,11 @@ def bare(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
         transit.rotate("bare")
         token = private_file(tmp_path / "token", backends.TOKEN_TEXT)
         return SimpleNamespace(service=VaultTransit(transit.address, "bare", token, namespace=NAMESPACE, ca=ask("tls").ca), file=token)
+    if request.param == "gcp":
+        cloud: GcpServer = ask("cloud_kms")
+        cloud.rotate("bare")
+        file = account_file(tmp_path / "account.json", ask("tls").client_key)
+        return SimpleNamespace(service=GcpKey(f"{PARENT}/bare", file, f"127.0.0.1:{cloud.port}", ask("tls").ca), file=file)
     if request.param == "aws":
         moto: AwsServer = ask("moto")
         file = private_file(tmp_path / "credentials", CREDENTIALS)
@@ -75,6 +82,15 @@ def test_a_credential_that_is_empty_or_not_there_is_refused(bare: Any) -> None:
     bare.file.unlink()
     with pytest.raises(CredentialError):
         bare.service.wrap_key(KEY, BINDING)
+
+
+def test_what_is_sent_to_a_service_is_in_no_log(bare: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    bare.service.unwrap_key(bare.service.wrap_key(KEY, BINDING), BINDING)
+    ours = [record for record in caplog.records if not record.name.startswith(("moto", "kmip"))]
+    said = caplog.text + "\n".join(repr(vars(record)) for record in ours)
+    for form in (base64.b64encode(KEY.reveal()).decode(), "k" * 32):
+        assert form not in said
 
 
 def test_the_service_never_sees_the_secret(transit: TransitServer, tls: Tls, tmp_path: Path) -> None:
@@ -158,19 +174,33 @@ def test_nothing_of_aws_is_taken_from_the_environment(moto: AwsServer, tmp_path:
     assert str(public._endpoint.http_session._verify).endswith("cacert.pem")
 
 
-def test_no_request_to_aws_is_in_any_log(moto: AwsServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
-    name = moto.admin().create_key()["KeyMetadata"]["KeyId"]
-    service = AwsKey(REGION, name, private_file(tmp_path / "credentials", CREDENTIALS), endpoint=moto.endpoint, ca=moto.tls.ca)
-    service.wrap_key(KEY, BINDING)
-    assert base64.b64encode(KEY.reveal()).decode() not in caplog.text
-    assert "k" * 32 not in caplog.text
-
-
 @pytest.mark.parametrize("text", ["x", "[other]\naws_access_key_id = a\naws_secret_access_key = b\n", "[default]\naws_access_key_id = a\n"])
 def test_a_file_without_aws_credentials_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(CredentialError, match="no AWS credentials"):
         AwsKey(REGION, "k", private_file(tmp_path / "credentials", text)).wrap_key(KEY, BINDING)
+
+
+@pytest.mark.parametrize("text", ["x", "[]", "{}", '{"type": "service_account", "private_key": "x"}', '"text"'])
+def test_a_file_without_google_credentials_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(CredentialError, match="no Google credentials"):
+        GcpKey("k", private_file(tmp_path / "credentials", text)).wrap_key(KEY, BINDING)
+
+
+def test_nothing_of_google_is_taken_from_the_environment(
+    cloud_kms: GcpServer, tls: Tls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTPS_PROXY", "https_proxy", "GOOGLE_CLOUD_UNIVERSE_DOMAIN"):
+        monkeypatch.setenv(name, "https://127.0.0.1:1")
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GOOGLE_APPLICATION_CREDENTIALS"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    cloud_kms.rotate("environment")
+    file = account_file(tmp_path / "account.json", tls.client_key)
+    service = GcpKey(f"{PARENT}/environment", file, f"127.0.0.1:{cloud_kms.port}", tls.ca)
+    assert service.unwrap_key(service.wrap_key(KEY, BINDING), BINDING).reveal() == KEY.reveal()
+    public = GcpKey(f"{PARENT}/environment", file)._client()
+    assert public.transport._host == "https://cloudkms.googleapis.com"
+    assert public.transport._session.verify is True
+    assert not public.transport._session.trust_env
 
 
 # --- what is not installed ---------------------------------------------------------------------------------------
@@ -178,6 +208,7 @@ def test_a_file_without_aws_credentials_is_refused(tmp_path: Path, text: str) ->
 
 @pytest.mark.parametrize(("module", "make"), [
     ("botocore.session", lambda folder: AwsKey(REGION, "k", private_file(folder / "c", CREDENTIALS))),
+    ("google.cloud.kms_v1", lambda folder: GcpKey("k", private_file(folder / "c", "{}"))),
     ("pkcs11", lambda folder: Pkcs11Key(MODULE, TOKEN, "k", private_file(folder / "pin", "1"))),
 ])  # fmt: skip
 def test_a_missing_extra_says_which(module: str, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
