@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from support.custody.aws import CREDENTIALS, REGION, AwsServer
+from support.custody.azure import CLIENT, TENANT, AzureServer
 from support.custody.gcp import PARENT, GcpServer, account_file
 from support.custody.kmip import KmipServer
 from support.custody.mischief import MischiefServer
@@ -17,6 +18,7 @@ from support.custody.transit import NAMESPACE, TransitServer
 
 from confide.crypto.secret import SecretBytes
 from confide.keys.custody.aws import AwsKey
+from confide.keys.custody.azure import AzureKey
 from confide.keys.custody.envelope import EnvelopeKms
 from confide.keys.custody.gcp import GcpKey
 from confide.keys.custody.kmip import KmipKey
@@ -28,6 +30,7 @@ from confide.keys.custody.shares import SharedRoot
 from confide.keys.custody.vault import VaultTransit
 
 PIN = "48151623"
+AZURE_SECRET = "8Q~testSecretOfAnApplication"
 TOKEN_TEXT = "hvs.CAESIJtestTokenOfACustody"
 CALL_S = 2.0
 CONTEXT = {"use": "kek", "key": "airline/flights", "version": 1}
@@ -177,6 +180,35 @@ def gcp(server: GcpServer, tls: Tls, folder: Path) -> Service:
     return Service(kms, EnvelopeKms(services[1]), EnvelopeKms(replace(services[0])), rotate, disabled, denied,
                    lambda: _elsewhere(services[0], "endpoint", "127.0.0.1:1"), (tls.client_key.read_bytes()[100:160],),
                    lambda port, other: EnvelopeKms(replace(services[0], endpoint=f"127.0.0.1:{port}", ca=other.ca)))  # fmt: skip
+
+
+def azure(server: AzureServer, tls: Tls, folder: Path) -> Service:
+    file = private_file(folder / "secret", AZURE_SECRET)
+    services = [AzureKey(server.address, name, TENANT, CLIENT, file, server.address, tls.ca, CALL_S) for name in ("one", "two")]
+    for name in ("one", "two"):
+        server.rotate(name)
+    kms = EnvelopeKms(services[0])
+
+    def rotate() -> Kms:
+        server.rotate("one")
+        return kms
+
+    @contextmanager
+    def disabled() -> Iterator[tuple[Kms, bytes]]:
+        wrapped = _wrapped(kms)
+        server.disabled.add("one")
+        yield kms, wrapped
+        server.disabled.clear()
+
+    @contextmanager
+    def denied() -> Iterator[Kms]:
+        file.write_text("another")
+        yield kms
+        file.write_text(AZURE_SECRET)
+
+    return Service(kms, EnvelopeKms(services[1]), EnvelopeKms(replace(services[0])), rotate, disabled, denied,
+                   lambda: _elsewhere(services[0], "vault", "https://127.0.0.1:1"), (AZURE_SECRET.encode(),),
+                   lambda port, other: EnvelopeKms(replace(services[0], vault=f"https://127.0.0.1:{port}", ca=other.ca)))  # fmt: skip
 
 
 def kmip(server: KmipServer, folder: Path) -> Service:

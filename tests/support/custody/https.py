@@ -14,6 +14,7 @@ class JsonServer:
     """Subclasses say what is answered."""
 
     def __init__(self, tls: Tls) -> None:
+        self.tls = tls
         server = self
 
         class Handler(BaseHTTPRequestHandler):

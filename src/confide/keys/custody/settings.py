@@ -124,6 +124,25 @@ class Gcp(_Service):
         return GcpKey(self.key, self.credentials_file, endpoint=self.endpoint, ca=self.ca_file)
 
 
+class Azure(_Service):
+    """Azure Key Vault or a Managed HSM (``azure``)."""
+
+    kind: Literal["azure"]
+    vault: _Address
+    key: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,127}$")]
+    tenant: Annotated[str, Field(pattern=r"^[A-Za-z0-9-][A-Za-z0-9.-]{0,127}$")]
+    client: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,127}$")]
+    secret_file: _File
+    authority: _Address = "https://login.microsoftonline.com"
+    ca_file: _File | None = None
+
+    def service(self) -> KeyService:
+        """See :class:`_Service`."""
+        from confide.keys.custody.azure import AzureKey  # noqa: PLC0415  an extra
+
+        return AzureKey(self.vault, self.key, self.tenant, self.client, self.secret_file, self.authority, self.ca_file)
+
+
 class Kmip(_Service):
     """A KMIP server (``kmip``)."""
 
@@ -144,11 +163,11 @@ class Kmip(_Service):
         return KmipKey(self.host, self.port, self.key, *files, older_keys=tuple(self.older_keys))
 
 
-CustodySettings = Annotated[Pkcs11 | Vault | Aws | Gcp | Kmip, Field(discriminator="kind")]
-_ADAPTER: TypeAdapter[Pkcs11 | Vault | Aws | Gcp | Kmip] = TypeAdapter(CustodySettings)
+CustodySettings = Annotated[Pkcs11 | Vault | Aws | Gcp | Azure | Kmip, Field(discriminator="kind")]
+_ADAPTER: TypeAdapter[Pkcs11 | Vault | Aws | Gcp | Azure | Kmip] = TypeAdapter(CustodySettings)
 
 
-def load(path: Path) -> Pkcs11 | Vault | Aws | Gcp | Kmip:
+def load(path: Path) -> Pkcs11 | Vault | Aws | Gcp | Azure | Kmip:
     """Read a custody file.
 
     Raises:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support.custody import backends
 from support.custody.aws import AwsServer
+from support.custody.azure import AzureServer
 from support.custody.gcp import GcpServer
 from support.custody.kmip import KmipServer
 from support.custody.softhsm import SoftHsm
@@ -35,6 +36,13 @@ def cloud_kms(tls: Tls) -> Iterator[GcpServer]:
 
 
 @pytest.fixture(scope="session")
+def key_vault(tls: Tls) -> Iterator[AzureServer]:
+    found = AzureServer(tls, backends.AZURE_SECRET)
+    yield found
+    found.stop()
+
+
+@pytest.fixture(scope="session")
 def hsm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoftHsm]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SOFTHSM2_CONF", "")
@@ -56,7 +64,7 @@ def pykmip(tls: Tls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KmipS
 
 
 _LOCAL = ["key-file", "passphrase", "shares", "root-key"]
-_REMOTE = ["vault-stand-in", "gcp-stand-in", "aws", "kmip"]
+_REMOTE = ["vault-stand-in", "gcp-stand-in", "azure-stand-in", "aws", "kmip"]
 
 
 @pytest.fixture(scope="session", params=[*_LOCAL, "pkcs11", *_REMOTE])
@@ -96,6 +104,7 @@ def _open(request: pytest.FixtureRequest, folder: Path) -> backends.Local | back
             "root-key": lambda: backends.root_key(ask("transit"), ask("tls"), folder),
             "vault-stand-in": lambda: backends.vault(ask("transit"), ask("tls"), folder),
             "gcp-stand-in": lambda: backends.gcp(ask("cloud_kms"), ask("tls"), folder),
+            "azure-stand-in": lambda: backends.azure(ask("key_vault"), ask("tls"), folder),
             "pkcs11": lambda: backends.pkcs11(ask("hsm"), folder),
             "aws": lambda: backends.aws(ask("moto"), folder),
             "kmip": lambda: backends.kmip(ask("pykmip"), folder),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from support.custody import backends
 from support.custody.aws import CREDENTIALS, REGION, AwsServer
+from support.custody.azure import CLIENT, OAEP, TENANT, AzureServer
 from support.custody.gcp import PARENT, GcpServer, account_file
 from support.custody.kmip import KmipServer
 from support.custody.softhsm import MODULE, TOKEN, SoftHsm
@@ -20,6 +21,7 @@ from support.custody.transit import NAMESPACE, TransitServer
 from confide.crypto.secret import SecretBytes
 from confide.errors import ConfigError, CredentialError, CustodyError, CustodyOfflineError, ExtraMissingError, UnwrapError
 from confide.keys.custody.aws import AwsKey
+from confide.keys.custody.azure import AzureKey
 from confide.keys.custody.envelope import EnvelopeKms
 from confide.keys.custody.gcp import GcpKey
 from confide.keys.custody.kmip import KmipKey
@@ -29,7 +31,11 @@ from confide.keys.custody.vault import VaultTransit
 KEY, BINDING, OTHER = SecretBytes(b"k" * 32), b"b" * 32, b"c" * 32
 
 
-@pytest.fixture(params=["pkcs11", "vault", "gcp", "aws", "kmip"])
+def _azure(server: AzureServer, name: str, file: Path) -> AzureKey:
+    return AzureKey(server.address, name, TENANT, CLIENT, file, server.address, server.tls.ca)
+
+
+@pytest.fixture(params=["pkcs11", "vault", "gcp", "azure", "aws", "kmip"])
 def bare(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     """A service without the envelope, and the field that names its credential."""
     ask = request.getfixturevalue
@@ -43,6 +49,11 @@ def bare(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
         cloud.rotate("bare")
         file = account_file(tmp_path / "account.json", ask("tls").client_key)
         return SimpleNamespace(service=GcpKey(f"{PARENT}/bare", file, f"127.0.0.1:{cloud.port}", ask("tls").ca), file=file)
+    if request.param == "azure":
+        key_vault: AzureServer = ask("key_vault")
+        key_vault.rotate("bare")
+        file = private_file(tmp_path / "secret", backends.AZURE_SECRET)
+        return SimpleNamespace(service=_azure(key_vault, "bare", file), file=file)
     if request.param == "aws":
         moto: AwsServer = ask("moto")
         file = private_file(tmp_path / "credentials", CREDENTIALS)
@@ -203,12 +214,42 @@ def test_nothing_of_google_is_taken_from_the_environment(
     assert not public.transport._session.trust_env
 
 
+# --- Azure -------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_that_anybody_wrapped_with_the_vaults_public_key_is_refused(key_vault: AzureServer, tmp_path: Path) -> None:
+    """Else who can write the store could put in a root key of their own."""
+    key_vault.rotate("forged")
+    service = _azure(key_vault, "forged", private_file(tmp_path / "secret", backends.AZURE_SECRET))
+    wrapped = service.wrap_key(KEY, BINDING)
+    ((version, key),) = key_vault.keys["forged"].items()
+    sealed = key.public_key().encrypt(b"f" * 32, OAEP)
+    head = version.encode() + len(sealed).to_bytes(2, "big") + sealed
+    for forged in (head + wrapped[-256:], head + bytes(256), head + b"x", head):
+        with pytest.raises(UnwrapError):
+            service.unwrap_key(forged, BINDING)
+    assert service.unwrap_key(wrapped, BINDING).reveal() == KEY.reveal()
+
+
+def test_nothing_of_azure_is_taken_from_the_environment(key_vault: AzureServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTPS_PROXY", "https_proxy", "AZURE_AUTHORITY_HOST"):
+        monkeypatch.setenv(name, "https://127.0.0.1:1")
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    for name in ("AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_TENANT_ID"):
+        monkeypatch.setenv(name, "from-the-environment")
+    key_vault.rotate("environment")
+    service = _azure(key_vault, "environment", private_file(tmp_path / "secret", backends.AZURE_SECRET))
+    assert service.unwrap_key(service.wrap_key(KEY, BINDING), BINDING).reveal() == KEY.reveal()
+
+
 # --- what is not installed ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("module", "make"), [
     ("botocore.session", lambda folder: AwsKey(REGION, "k", private_file(folder / "c", CREDENTIALS))),
     ("google.cloud.kms_v1", lambda folder: GcpKey("k", private_file(folder / "c", "{}"))),
+    ("azure.core.exceptions", lambda folder: AzureKey("https://x", "k", TENANT, CLIENT, private_file(folder / "c", "x"))),
     ("pkcs11", lambda folder: Pkcs11Key(MODULE, TOKEN, "k", private_file(folder / "pin", "1"))),
 ])  # fmt: skip
 def test_a_missing_extra_says_which(module: str, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

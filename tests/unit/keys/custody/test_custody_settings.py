@@ -8,6 +8,7 @@ import pytest
 
 from confide.errors import ConfigError
 from confide.keys.custody.aws import AwsKey
+from confide.keys.custody.azure import AzureKey
 from confide.keys.custody.gcp import GcpKey
 from confide.keys.custody.kmip import KmipKey
 from confide.keys.custody.pkcs11 import Pkcs11Key
@@ -18,6 +19,8 @@ from confide.keys.custody.vault import VaultTransit
 VAULT = '[custody]\nkind = "vault"\naddress = "https://vault.example:8200"\nkey = "confide"\ntoken_file = "token"\n'
 AWS = '[custody]\nkind = "aws"\nregion = "eu-central-1"\nkey = "alias/confide"\ncredentials_file = "/etc/confide/aws"\n'
 GCP = '[custody]\nkind = "gcp"\nkey = "projects/p/locations/eu/keyRings/r/cryptoKeys/k"\ncredentials_file = "account.json"\n'
+AZURE = ('[custody]\nkind = "azure"\nvault = "https://v.vault.azure.net"\nkey = "k"\ntenant = "t.example"\nclient = "c"\n'
+         'secret_file = "secret"\n')  # fmt: skip
 PKCS11 = '[custody]\nkind = "pkcs11"\nmodule = "/usr/lib/x.so"\ntoken = "t"\nkey = "k"\nkey_id = "0aff"\npin_file = "pin"\n'
 KMIP = ('[custody]\nkind = "kmip"\nhost = "kms.example"\nkey = "9"\nolder_keys = ["8"]\nca_file = "ca.pem"\ncertificate_file = "c.pem"\n'
         'private_key_file = "c.key"\n')  # fmt: skip
@@ -36,6 +39,7 @@ def test_each_kind_reads_as_written_with_paths_beside_the_file(tmp_path: Path) -
         (AWS, AwsKey("eu-central-1", "alias/confide", Path("/etc/confide/aws"))),
         (PKCS11, Pkcs11Key(Path("/usr/lib/x.so"), "t", "k", here / "pin", "0aff")),
         (GCP, GcpKey("projects/p/locations/eu/keyRings/r/cryptoKeys/k", here / "account.json")),
+        (AZURE, AzureKey("https://v.vault.azure.net", "k", "t.example", "c", here / "secret")),
         (KMIP, KmipKey("kms.example", 5696, "9", here / "ca.pem", here / "c.pem", here / "c.key", ("8",))),
     ]
     for text, service in expected:
@@ -77,6 +81,9 @@ def test_patience_has_defaults_and_can_be_none(tmp_path: Path) -> None:
         AWS + 'secret_access_key = "x"\n',
         GCP.replace("cryptoKeys/k", "cryptoKeys/k/../x"),
         GCP + 'endpoint = "http://x"\n',
+        AZURE.replace("https://v", "http://v"),
+        AZURE + 'secret = "x"\n',
+        AZURE.replace('"k"', '"k/../x"'),
         PKCS11 + 'pin = "1234"\n',
         PKCS11.replace("0aff", "xyz"),
         KMIP + "port = 0\n",
