@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 from pathlib import Path
@@ -46,8 +45,6 @@ class SoftHsm:
 
     def unplug(self) -> None:
         self.tokens.rename(self.tokens.with_name("unplugged"))
-        with contextlib.suppress(pkcs11.exceptions.GeneralError):  # it does not come up without tokens
-            self.library().reinitialize()
 
     def plug_in(self) -> None:
         self.tokens.with_name("unplugged").rename(self.tokens)

@@ -61,8 +61,6 @@ class AzureKey:
 
         found = KeyClient(self.vault, self._credential(), **self._transport()).get_key(self.key)
         version = found.properties.version
-        if not found.properties.enabled:
-            raise CustodyError("the key service refuses: the key is disabled", key=self.key)
         if not isinstance(version, str) or not _VERSION.fullmatch(version):
             raise _no_answer()
         with CryptographyClient(found, self._credential(), **self._transport()) as client:

@@ -14,6 +14,7 @@ from support.custody.aws import CREDENTIALS, REGION, AwsServer
 from support.custody.azure import CLIENT, OAEP, TENANT, AzureServer
 from support.custody.gcp import PARENT, GcpServer, account_file
 from support.custody.kmip import KmipServer
+from support.custody.mischief import MischiefServer
 from support.custody.softhsm import MODULE, TOKEN, SoftHsm
 from support.custody.tls import Tls, private_file
 from support.custody.transit import NAMESPACE, TransitServer
@@ -95,7 +96,10 @@ def test_a_credential_that_is_empty_or_not_there_is_refused(bare: Any) -> None:
         bare.service.wrap_key(KEY, BINDING)
 
 
-def test_what_is_sent_to_a_service_is_in_no_log(bare: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_sent_to_a_service_is_in_no_log(bare: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    import google.cloud.kms_v1  # noqa: F401  it hides its logs from others when it is loaded first
+
+    monkeypatch.setattr(logging.getLogger("google"), "propagate", True)
     caplog.set_level(logging.DEBUG)
     bare.service.unwrap_key(bare.service.wrap_key(KEY, BINDING), BINDING)
     ours = [record for record in caplog.records if not record.name.startswith(("moto", "kmip"))]
@@ -134,6 +138,22 @@ def test_a_service_without_associated_data_is_bound_by_the_envelope() -> None:
     for place in range(len(wrapped)):
         with pytest.raises(UnwrapError):
             kms.unwrap(wrapped[:place] + bytes([wrapped[place] ^ 1]) + wrapped[place + 1 :], context={"use": "a"})
+
+
+def test_no_byte_of_what_a_service_returned_can_be_changed() -> None:
+    class Loose:
+        """A service whose ciphertext has bytes that it does not look at, as some have."""
+
+        def wrap_key(self, key: SecretBytes, binding: bytes) -> bytes:
+            return key.reveal() + b"loose"
+
+        def unwrap_key(self, wrapped: bytes, binding: bytes) -> SecretBytes:
+            return SecretBytes(wrapped[:32])
+
+    kms = EnvelopeKms(Loose())
+    wrapped = kms.wrap(KEY, context={"use": "a"})
+    with pytest.raises(UnwrapError):
+        kms.unwrap(wrapped.replace(b"loose", b"loosf"), context={"use": "a"})
 
 
 # --- PKCS#11 -----------------------------------------------------------------------------------------------------
@@ -257,6 +277,32 @@ def test_a_missing_extra_says_which(module: str, make: Any, tmp_path: Path, monk
     with pytest.raises(ExtraMissingError) as missing:
         make(tmp_path).wrap_key(KEY, BINDING)
     assert "confide[" in str(missing.value.hint)
+
+
+# --- Vault -------------------------------------------------------------------------------------------------------
+
+
+ANSWER = b'{"data":{"ciphertext":"vault:v1:AAAA"}}'
+
+
+@pytest.mark.parametrize(("body", "pause_s", "parts"), [
+    (ANSWER + b" " * 1000, 0.25, 20),
+    (ANSWER + b" " * 200_000, 0, 1),
+], ids=["drop by drop", "without end"])  # fmt: skip
+def test_even_a_right_answer_comes_in_time_and_is_no_longer_than_it_may_be(
+    tls: Tls, tmp_path: Path, body: bytes, pause_s: float, parts: int
+) -> None:
+    token = private_file(tmp_path / "token", backends.TOKEN_TEXT)
+
+    def ask(server: MischiefServer, timeout_s: float) -> bytes:
+        try:
+            return VaultTransit(f"https://127.0.0.1:{server.port}", "k", token, ca=tls.ca, timeout_s=timeout_s).wrap_key(KEY, BINDING)
+        finally:
+            server.stop()
+
+    assert ask(MischiefServer(tls, backends.http(200, ANSWER)), 5) == b"vault:v1:AAAA"
+    with pytest.raises(CustodyOfflineError):
+        ask(MischiefServer(tls, backends.http(200, body), pause_s=pause_s, parts=parts), 1)
 
 
 # --- Vault and KMIP ----------------------------------------------------------------------------------------------
