@@ -34,6 +34,7 @@ class Desk:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._asks = threading.Event()
         self._enough = threading.Event()
         self._collected: Collected | None = None
         self._store: Store | None = None
@@ -50,6 +51,7 @@ class Desk:
         wanted = ShareSet.from_json(parameters)
         with self._lock:
             collected = self._collected = Collected(wanted)
+        self._asks.set()
         self._enough.wait()
         with self._lock:
             self._collected = None
@@ -70,6 +72,7 @@ class Desk:
         from confide.keys.custody.shares import Share
 
         share = Share.parse(SecretBytes(str(request.get("share")).encode()))
+        self._asks.wait(_CALL_S / 2)  # the socket is there a moment before the store is read
         with self._lock:
             if self._collected is None or self._enough.is_set():
                 raise ShareError("the broker is not waiting for shares")
@@ -134,6 +137,8 @@ def _remove_stale(path: Path) -> None:
     """Remove the socket of a broker that was killed; not of one that answers."""
     import socket
 
+    if not path.exists():
+        return
     with socket.socket(socket.AF_UNIX) as probe, suppress(ConnectionRefusedError, FileNotFoundError):
         probe.connect(str(path))
         raise UsageError("another broker with shares serves from this home folder", path=str(path))

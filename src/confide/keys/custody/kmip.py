@@ -20,6 +20,7 @@ from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import read_private_file
 from confide.errors import ConfigError, CustodyError, CustodyOfflineError, ParseError, UnwrapError
 from confide.keys.custody import ttlv
+from confide.keys.custody.verified_tls import verified_context
 
 _VERSION: Final = (1, 4)
 _ENCRYPT: Final = 0x1F
@@ -130,12 +131,11 @@ class KmipKey:
     def _context(self) -> ssl.SSLContext:
         """Made anew each time, as the certificates are short-lived in some places.  The private key must be ours alone."""
         read_private_file(self.private_key)
+        context = verified_context(self.ca)
         try:
-            context = ssl.create_default_context(cafile=str(self.ca))
             context.load_cert_chain(self.certificate, self.private_key, password="")  # an encrypted key must not ask at a terminal
         except (OSError, ValueError) as cause:
             raise ConfigError("cannot use the certificates for the key server", path=str(self.certificate)) from cause
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
         return context
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-import ssl
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -19,8 +19,9 @@ import urllib3
 
 from confide.canonical import Json, canonical, parse_object
 from confide.crypto.secret import SecretBytes
-from confide.errors import ConfigError, CustodyError, CustodyOfflineError, ParseError, UnwrapError
+from confide.errors import CredentialError, CustodyError, CustodyOfflineError, ParseError, UnwrapError
 from confide.keys.custody.credential_file import read_credential
+from confide.keys.custody.verified_tls import verified_context
 
 _MAX_ANSWER: Final = 64 * 1024
 _CALL_S: Final = 10.0
@@ -42,12 +43,7 @@ class VaultTransit:
     _pool: urllib3.PoolManager = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        try:
-            context = ssl.create_default_context(cafile=str(self.ca) if self.ca else None)
-        except (OSError, ssl.SSLError) as cause:
-            raise ConfigError(f"cannot read the certificates in {self.ca}", path=str(self.ca)) from cause
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        object.__setattr__(self, "_pool", urllib3.PoolManager(ssl_context=context, retries=False, timeout=self.timeout_s))
+        object.__setattr__(self, "_pool", urllib3.PoolManager(ssl_context=verified_context(self.ca), retries=False, timeout=self.timeout_s))
 
     def wrap_key(self, key: SecretBytes, binding: bytes) -> bytes:
         """See :meth:`KeyService.wrap_key`."""
@@ -71,8 +67,10 @@ class VaultTransit:
 
     def _call(self, operation: str, body: Json) -> Json:
         url = f"{self.address}/v1/{self.mount}/{operation}/{self.key}"
-        headers = {"X-Vault-Token": read_credential(self.token_file).reveal().decode("latin-1"), "X-Vault-Request": "true",
-                   "Content-Type": "application/json"}  # fmt: skip
+        token = read_credential(self.token_file).reveal()
+        if not token.isascii() or not token.decode().isprintable():  # http.client would quote it in its error
+            raise CredentialError(f"{self.token_file} holds no token", path=str(self.token_file))
+        headers = {"X-Vault-Token": token.decode(), "X-Vault-Request": "true", "Content-Type": "application/json"}
         if self.namespace is not None:
             headers["X-Vault-Namespace"] = self.namespace
         status, data = exchange(self._pool, url, headers, canonical(body), self.timeout_s)
@@ -90,8 +88,6 @@ def exchange(pool: urllib3.PoolManager, url: str, headers: dict[str, str], body:
     Raises:
         CustodyOfflineError: no, or not such, an answer.
     """
-    import time  # noqa: PLC0415
-
     ends = time.monotonic() + timeout_s
     try:
         answer = pool.request("POST", url, headers=headers, body=body, redirect=False, preload_content=False)

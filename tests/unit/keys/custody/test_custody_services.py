@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -303,6 +304,22 @@ def test_even_a_right_answer_comes_in_time_and_is_no_longer_than_it_may_be(
     assert ask(MischiefServer(tls, backends.http(200, ANSWER)), 5) == b"vault:v1:AAAA"
     with pytest.raises(CustodyOfflineError):
         ask(MischiefServer(tls, backends.http(200, body), pause_s=pause_s, parts=parts), 1)
+
+
+def test_a_token_that_is_none_is_not_quoted(transit: TransitServer, tls: Tls, tmp_path: Path) -> None:
+    for text in ("hvs.one\nhvs.two", "hvs.\u00e9", "hvs.\tx"):
+        service = VaultTransit(transit.address, "one", private_file(tmp_path / "token", text), ca=tls.ca)
+        with pytest.raises(CredentialError) as refused:
+            service.wrap_key(KEY, BINDING)
+        assert "hvs" not in str(refused.value.to_json())
+
+
+@pytest.mark.parametrize("bare", ["vault", "kmip"], indirect=True)
+def test_keys_of_connections_are_not_written_where_the_environment_says(bare: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys.log"))
+    service = replace(bare.service)
+    assert service.unwrap_key(service.wrap_key(KEY, BINDING), BINDING).reveal() == KEY.reveal()
+    assert not (tmp_path / "keys.log").exists()
 
 
 # --- Vault and KMIP ----------------------------------------------------------------------------------------------
