@@ -18,6 +18,7 @@ from confide.canonical import b64url
 from confide.crypto.secret import SecretBytes
 from confide.errors import CredentialError, CustodyError, CustodyOfflineError, ExtraMissingError, UnwrapError
 from confide.keys.custody.credential_file import read_credential
+from confide.keys.custody.verified_tls import refuse_key_log
 
 _CALL_S: Final = 10.0
 _DAMAGED: Final = {"InvalidCiphertextException", "IncorrectKeyException"}
@@ -77,6 +78,7 @@ class AwsKey:
             from botocore.session import Session  # noqa: PLC0415  an extra
         except ImportError as cause:
             raise ExtraMissingError("custody by AWS KMS needs an extra", hint="pip install 'confide[aws]'") from cause
+        refuse_key_log()
         # Its debug log has whole requests in it, with the keys that are to be encrypted.
         logging.getLogger("botocore").setLevel(logging.WARNING)
         session = Session()

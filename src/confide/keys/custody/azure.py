@@ -19,6 +19,7 @@ from typing import Any, Final
 from confide.crypto.secret import SecretBytes
 from confide.errors import CustodyError, CustodyOfflineError, ExtraMissingError, UnwrapError
 from confide.keys.custody.credential_file import read_credential
+from confide.keys.custody.verified_tls import refuse_key_log
 
 _CALL_S: Final = 10.0
 _AUTHORITY: Final = "https://login.microsoftonline.com"
@@ -82,6 +83,7 @@ class AzureKey:
             from azure.core.exceptions import AzureError  # noqa: PLC0415  an extra
         except ImportError as cause:
             raise ExtraMissingError("custody by Azure Key Vault needs an extra", hint="pip install 'confide[azure]'") from cause
+        refuse_key_log()
         # Its log at level INFO has addresses and headers in it.
         logging.getLogger("azure").setLevel(logging.WARNING)
         try:

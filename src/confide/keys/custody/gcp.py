@@ -17,6 +17,7 @@ from typing import Any, Final
 from confide.crypto.secret import SecretBytes
 from confide.errors import CredentialError, CustodyError, CustodyOfflineError, ExtraMissingError, UnwrapError
 from confide.keys.custody.credential_file import read_credential
+from confide.keys.custody.verified_tls import refuse_key_log
 
 _CALL_S: Final = 10.0
 _HOST: Final = "cloudkms.googleapis.com"
@@ -77,6 +78,7 @@ class GcpKey:
             from google.oauth2.service_account import Credentials  # noqa: PLC0415  an extra
         except ImportError as cause:
             raise ExtraMissingError("custody by Google Cloud KMS needs an extra", hint="pip install 'confide[gcp]'") from cause
+        refuse_key_log()
         try:
             credentials = Credentials.from_service_account_info(json.loads(text), scopes=[_SCOPE])  # type: ignore[no-untyped-call]
         except (ValueError, KeyError, TypeError, AttributeError):

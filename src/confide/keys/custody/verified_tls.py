@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from pathlib import Path
 
@@ -26,3 +27,13 @@ def verified_context(ca: Path | None) -> ssl.SSLContext:
     except OSError as cause:  # ssl.SSLError is one
         raise ConfigError(f"cannot read the certificates in {ca}", path=str(ca)) from cause
     return context
+
+
+def refuse_key_log() -> None:
+    """For services that another's library speaks to: these obey ``SSLKEYLOGFILE``, and cannot be told not to.
+
+    Raises:
+        ConfigError: it is set.
+    """
+    if os.environ.get("SSLKEYLOGFILE"):
+        raise ConfigError("SSLKEYLOGFILE would have the keys of connections written to a file", hint="start the broker without it")

@@ -322,6 +322,14 @@ def test_keys_of_connections_are_not_written_where_the_environment_says(bare: An
     assert not (tmp_path / "keys.log").exists()
 
 
+@pytest.mark.parametrize("bare", ["aws", "gcp", "azure"], indirect=True)
+def test_libraries_that_would_write_keys_of_connections_are_not_used(bare: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys.log"))
+    with pytest.raises(ConfigError, match="SSLKEYLOGFILE"):
+        bare.service.wrap_key(KEY, BINDING)
+    assert not (tmp_path / "keys.log").exists()
+
+
 # --- Vault and KMIP ----------------------------------------------------------------------------------------------
 
 
