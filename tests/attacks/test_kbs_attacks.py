@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import broker_world
 from support.kbs_guest import Guest, channel_of, encoded
-from support.kbs_world import NAME, SECRET, Kbs, broker_world
+from support.kbs_world import NAME, SECRET, Kbs
 
 from confide.attest.appraisal import AttestationResult
 from confide.attest.ear import EarRequest, write_ear, write_guest_ear

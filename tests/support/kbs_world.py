@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from typing import Any
 
+from support import broker_world
 from support.kbs_guest import Guest, encoded
 
 from confide.attest.insecure import InsecureAttester
@@ -14,13 +12,6 @@ from confide.canonical import Json
 from confide.crypto.http import Response, request
 from confide.crypto.tls import PinnedSpki, connect
 from confide.ids import Tee
-
-_spec = importlib.util.spec_from_file_location("broker_world", Path(__file__).parents[1] / "unit" / "keys" / "broker_world.py")
-assert _spec is not None
-assert _spec.loader is not None
-broker_world = sys.modules.setdefault("broker_world", importlib.util.module_from_spec(_spec))
-if not hasattr(broker_world, "World"):
-    _spec.loader.exec_module(broker_world)
 
 SECRET = b"the resource that only accepted guests may read"
 NAME = "airline/key/flights"

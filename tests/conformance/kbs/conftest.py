@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.kbs_world import Kbs, broker_world
+from support import broker_world
+from support.kbs_world import Kbs
 
 from confide.attest.insecure import Installation
 from confide.canonical import Json

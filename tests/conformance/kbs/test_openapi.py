@@ -13,7 +13,8 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis.specs.openapi.checks import ignored_auth, positive_data_acceptance
-from support.kbs_world import Kbs, broker_world
+from support import broker_world
+from support.kbs_world import Kbs
 
 from confide.attest.insecure import Installation
 from confide.keys.kbs import routes

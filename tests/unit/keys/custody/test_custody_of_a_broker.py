@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from broker_world import JOB, World, policy
+from support.broker_world import JOB, World, policy
 from support.custody import backends
 from support.custody.tls import Tls, private_file
 from support.custody.transit import NAMESPACE, TransitServer

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.kbs_world import Kbs, broker_world
+from support import broker_world
+from support.kbs_world import Kbs
 
 from confide.attest.insecure import InsecureAttester, Installation
 from confide.ids import Tee
