@@ -463,5 +463,5 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path, name: str
     if content is None:
         (tmp_path / name).unlink()
         (tmp_path / name).symlink_to("/dev/zero")
-    with pytest.raises(ReceiptError, match="not a JSON object" if content else "too large"):
+    with pytest.raises(ReceiptError, match="not a JSON object" if content else "not a regular file"):
         load_bundle(tmp_path)
