@@ -18,8 +18,8 @@ from confide.regular_file import read_regular
 
 _FILE = "config.toml"
 _MAX_FILE = 1024 * 1024
-_PATHS = {"runs", "service_ca_file", "tpm_chain_file"}
-_TEXTS = {"intel_service", "amd_service", "tpm_key", "tpm_pcrs", "tpm_log", "tpm_tcti"}
+_PATHS = {"runs", "service_ca_file", "tpm_chain_file", "database_password_file", "database_ca_file"}
+_TEXTS = {"database", "intel_service", "amd_service", "tpm_key", "tpm_pcrs", "tpm_log", "tpm_tcti"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,9 @@ class Settings:
     tpm_chain_file: Path | None = None
     tpm_log: str = ""
     tpm_tcti: str = "device:/dev/tpmrm0"
+    database: str = ""
+    database_password_file: Path | None = None
+    database_ca_file: Path | None = None
     node_start_timeout_s: float = 30.0
     heartbeat_s: float = 2.0
     node_lost_after_s: float = 10.0

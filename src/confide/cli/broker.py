@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from confide.cli.opening import Opening, opening_options, refuse_missing, unlock_of
 from confide.cli.output import Context, Story, answers
 from confide.cli.owners import BrokerAddress, Enrolment
 from confide.cli.shares import ask_broker, desk_at, enrol_in, init, unseal
-from confide.errors import BrokerError, StoreError, UsageError
+from confide.cli.storage import COMMANDS, WITNESSES, location_of, open_for_service, witnesses_of
+from confide.errors import BrokerError, UsageError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from confide.attest.verify import Verifier
     from confide.canonical import Json
     from confide.config import Settings
-    from confide.keys.custody.protocol import Unlock
     from confide.keys.server import BrokerServer
     from confide.keys.store import Store
+    from confide.keys.witness import Witness
 
 DEFAULT_LISTEN = "127.0.0.1:7600"
 _START_S = 20.0
@@ -37,59 +37,29 @@ _STOP_S = 5.0
 _POLL_S = 0.05
 
 
-
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """How the operator says that the store is opened: at most one of these, or a passphrase that is asked for."""
-
-    key_file: Path | None
-    passphrase_file: Path | None
-    custody: Path | None
-    shares: bool
-
-    def __post_init__(self) -> None:
-        if sum(one not in {None, False} for one in (self.key_file, self.passphrase_file, self.custody, self.shares)) > 1:
-            raise UsageError("a store is opened in one way", hint="give one of --key-file, --passphrase-file, --custody and --shares")
-
-
-def _opening(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that make an :class:`Opening`, as ``opening``."""
-
-    @functools.wraps(function)
-    def call(*words: Any, key_file: Path | None, passphrase_file: Path | None, custody: Path | None, shares: bool, **rest: Any) -> None:
-        function(*words, opening=Opening(key_file, passphrase_file, custody, shares), **rest)
-
-    file = click.Path(path_type=Path, dir_okay=False)
-    for option in (
-        click.option("--shares", is_flag=True, help="The master key is in several people's hands: see `confide broker init`."),
-        click.option("--custody", type=file, help="TOML file that says which HSM or key service keeps the master key."),
-        click.option("--passphrase-file", type=click.Path(path_type=Path, dir_okay=False, exists=True),
-                     help="File with the passphrase, mode 0600 [default: asked for]."),
-        click.option("--key-file", type=file,
-                     help="File with the store's master key (made if there is no store yet) [default: a passphrase]."),
-    ):  # fmt: skip
-        call = option(call)
-    return call
-
-
 @click.group("broker")
 def command() -> None:
     """Serve keys to attested nodes, and enrol owners."""
 
 
-command.add_command(init)
-command.add_command(unseal)
+for _one in (init, unseal, *COMMANDS):
+    command.add_command(_one)
 
 
 @command.command("serve")
 @click.option("--listen", metavar="HOST:PORT", help="Where; port 0 takes a free one [default: as last time, or 127.0.0.1:7600].")
 @click.option("--name", "names", multiple=True, metavar="HOST",
               help="Name or address by which guests call it, for its certificate (repeat) [default: where it listens].")  # fmt: skip
+@WITNESSES
 @click.option("--simulate", is_flag=True, help="Also know this installation's simulated TEE, which protects nothing.  Grants decide.")
-@_opening
+@opening_options
 @answers
-def serve(context: Context, listen: str | None, names: tuple[str, ...], opening: Opening, *, simulate: bool) -> None:
+def serve(
+    context: Context, listen: str | None, names: tuple[str, ...], witnesses: tuple[str, ...], opening: Opening, *, simulate: bool
+) -> None:
     """Serve the key store of this home folder until Ctrl-C or SIGTERM.  Makes the store when first started.
+
+    All of the store is checked first.  With --witness, it must continue what each witness has seen, and each is told of new heads.
 
     Prints the address and the SHA-256 of the broker's public key, which job files name.  With --shares it is sealed until enough holders
     have run `confide broker unseal`, and serves nothing before.  The certificate for guests of KBS protocol 0.4.0 is in
@@ -98,30 +68,37 @@ def serve(context: Context, listen: str | None, names: tuple[str, ...], opening:
     from confide.keys.store import Store
 
     address = _split(listen if listen is not None else _last_listen(context.settings))
-    path, story = context.settings.key_store, Story(simulated=simulate)
+    location, story = location_of(context.settings), Story(simulated=simulate)
+    told = witnesses_of(context.settings, witnesses)
     if not opening.shares:
-        with closing(Store.open_or_create(path, _unlock(path, opening))) as store:
-            _serve(context, story, store, address, names)
+        with closing(Store.open_or_create(location, unlock_of(location, opening))) as store:
+            open_for_service(store, told)
+            _serve(context, story, store, address, names, told)
         return
-    _refuse_missing(path)
+    refuse_missing(location)
     with desk_at(context.settings) as desk:
         story.say("sealed; waits for shares: `confide broker unseal`")
-        with closing(Store.open(path, desk)) as store:
+        with closing(Store.open(location, desk)) as store:
+            open_for_service(store, told)
             desk.opened(store)
-            _serve(context, story, store, address, names)
+            _serve(context, story, store, address, names, told)
 
 
-def _serve(context: Context, story: Story, store: Store, listen: tuple[str, int], names: tuple[str, ...]) -> None:
+def _serve(
+    context: Context, story: Story, store: Store, listen: tuple[str, int], names: tuple[str, ...], witnesses: Sequence[Witness]
+) -> None:
     from confide.keys.broker import Broker, utc_now
     from confide.keys.custody.seal_state import watching
     from confide.keys.kbs.certificate import kept_identity
     from confide.keys.server import BrokerServer
+    from confide.keys.witness import Reporter
 
     file = context.settings.key_store.with_name("certificate.pem")
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     identity = kept_identity(file, store.signing_key, names or (listen[0],), utc_now())
     server = BrokerServer(Broker(store, _verifier(context.settings, simulate=story.simulated)), *listen, identity=identity)
     address = BrokerAddress(server.url, server.spki)
-    with _announced(context.settings, address), watching(store.kms):
+    with _announced(context.settings, address), watching(store.kms), Reporter(store, witnesses, utc_now):
         context.answer(address.to_json(), lambda: click.echo(f'[broker]\nurl = "{address.url}"\nspki = "{address.spki}"'))
         sys.stdout.flush()
         story.say("serving; Ctrl-C ends it")
@@ -162,7 +139,7 @@ def _verifier(settings: Settings, *, simulate: bool) -> Verifier:
 @click.argument("owner")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write [default: OWNER.enrolment.json].")
 @click.option("--url", help="The broker's address as the owner reaches it [default: where it serves now].")
-@_opening
+@opening_options
 @answers
 def enrol(context: Context, owner: str, out: Path | None, url: str | None, opening: Opening) -> None:
     """Make the enrolment file with which somebody becomes OWNER, or a recipient of that name.
@@ -173,7 +150,7 @@ def enrol(context: Context, owner: str, out: Path | None, url: str | None, openi
     from confide.ids import SpkiDigest
     from confide.keys.store import Store
 
-    path = context.settings.key_store
+    location = location_of(context.settings)
     target = out if out is not None else Path(f"{owner}.enrolment.json")
     if target.exists():
         raise UsageError(f"{target} exists", hint="choose another file with --out")
@@ -181,7 +158,7 @@ def enrol(context: Context, owner: str, out: Path | None, url: str | None, openi
     if opening.shares:
         made = ask_broker(context.settings, "enrol", owner=owner)
     else:
-        with closing(Store.open(path, _unlock(path, opening, make=False))) as store:
+        with closing(Store.open(location, unlock_of(location, opening, make=False))) as store:
             where, made = url or _serving_url(context.settings), enrol_in(store, owner)
     address = BrokerAddress(str(where), SpkiDigest(str(made.get("spki"))))
     Enrolment(owner, address, str(made.get("token"))).save(target)
@@ -240,35 +217,6 @@ def _split(listen: str) -> tuple[str, int]:
     if not separator or not host or not port.isdecimal() or int(port) > 65535:
         raise UsageError(f"not an address: {listen[:80]!r}", hint="write HOST:PORT, for instance 127.0.0.1:7600")
     return host.strip("[]"), int(port)
-
-
-def _refuse_missing(store: Path) -> None:
-    if not store.exists():
-        hint = "`confide broker serve` makes one when first started; with shares, `confide broker init` does"
-        raise StoreError(f"there is no key store at {store}", hint=hint)
-
-
-def _unlock(store: Path, opening: Opening, *, make: bool = True) -> Unlock:
-    from confide.crypto.secret import SecretBytes
-    from confide.crypto.sign import read_private_file
-    from confide.keys.custody.local import KeyFile, Passphrase
-
-    if opening.custody is not None:
-        from confide.keys.custody.settings import load
-
-        return load(opening.custody).unlock()
-    if opening.key_file is not None:
-        if make and not store.exists() and not opening.key_file.exists():
-            return KeyFile.create(opening.key_file)
-        return KeyFile(opening.key_file)
-    if opening.passphrase_file is not None:
-        return Passphrase(SecretBytes(read_private_file(opening.passphrase_file).rstrip(b"\r\n")))
-    if not make:
-        _refuse_missing(store)
-    if not sys.stdin.isatty():
-        raise UsageError("a passphrase is needed and there is no terminal to ask at", hint="give --passphrase-file or --key-file")
-    text: str = click.prompt("passphrase of the key store", hide_input=True, confirmation_prompt=not store.exists(), err=True)
-    return Passphrase(SecretBytes(text.encode()))
 
 
 @contextmanager

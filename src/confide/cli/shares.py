@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from confide.cli.output import Context, answers
+from confide.cli.storage import location_of
 from confide.errors import BrokerError, ChannelError, SealedError, ShareError, StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -169,9 +170,10 @@ def init(context: Context, wanted: str, out: Path, *, on_disk: bool) -> None:
     if not (separator and threshold.isdecimal() and count.isdecimal()):
         raise UsageError(f"not a number of shares: {wanted[:40]!r}", hint="write T-of-N, for instance 3-of-5")
     root, made = SharedRoot.create(threshold=int(threshold), count=int(count))
-    path = context.settings.key_store
-    if path.exists():
-        raise StoreError(f"there is a key store at {path}", hint="a store's custody is chosen when it is made", path=str(path))
+    location = location_of(context.settings)
+    if location.exists():
+        hint = "a store's custody is chosen when it is made"
+        raise StoreError(f"there is a key store at {location.name}", hint=hint, path=location.name)
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not on_disk and not in_memory(out.resolve()):
         raise UsageError(f"{out} is on a disk: together, the shares are the master key", hint="choose one in /dev/shm, or give --on-disk")
@@ -181,12 +183,12 @@ def init(context: Context, wanted: str, out: Path, *, on_disk: bool) -> None:
             file = out / f"share-{share.index}-of-{share.count}"
             write_private_file(file, share.to_text().reveal() + b"\n")
             files.append(file)
-        Store.create(path, root).close()
+        Store.create(location, root).close()
     except BaseException:
         for file in files:
             file.unlink(missing_ok=True)
         raise
-    context.answer({"store": str(path), "needed": int(threshold), "shares": [str(file) for file in files]})
+    context.answer({"store": location.name, "needed": int(threshold), "shares": [str(file) for file in files]})
 
 
 @click.command("unseal")

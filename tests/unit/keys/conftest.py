@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.broker_world import World
-from support.databases import Place, PostgresServer, SqlitePlace, postgres
+from support.databases import Place, PostgresServer, SqlitePlace
 
 from confide.attest.insecure import Installation
 
@@ -22,12 +22,6 @@ def world(tmp_path: Path, installation: Installation) -> Iterator[World]:
     made = World(tmp_path, installation)
     yield made
     made.close()
-
-
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresServer]:
-    with postgres("-c fsync=off") as server:
-        yield server
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
