@@ -98,21 +98,25 @@ def _serve(
     identity = kept_identity(file, store.signing_key, names or (listen[0],), utc_now())
     server = BrokerServer(Broker(store, _verifier(context.settings, simulate=story.simulated)), *listen, identity=identity)
     address = BrokerAddress(server.url, server.spki)
-    with _announced(context.settings, address), watching(store.kms), Reporter(store, witnesses, utc_now):
+    # Whoever reads the announcement may end the broker: signals count from before it.
+    with _ended_by_signals(server), watching(store.kms), Reporter(store, witnesses, utc_now), _announced(context.settings, address):
         context.answer(address.to_json(), lambda: click.echo(f'[broker]\nurl = "{address.url}"\nspki = "{address.spki}"'))
         sys.stdout.flush()
         story.say("serving; Ctrl-C ends it")
-        _serve_until_signal(server)
+        server.serve_forever()
     story.say("ended")
 
 
-def _serve_until_signal(server: BrokerServer) -> None:
+@contextmanager
+def _ended_by_signals(server: BrokerServer) -> Iterator[None]:
+    """Ctrl-C and SIGTERM stop ``server`` while the block runs."""
+
     def end(_number: int, _frame: FrameType | None) -> None:
         server.stop()
 
     before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        server.serve_forever()
+        yield
     finally:
         server.stop()
         for number, handler in before.items():

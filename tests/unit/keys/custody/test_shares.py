@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -94,6 +95,18 @@ def test_any_mistyped_character_is_refused(place: int, letter: str) -> None:
     typed[place] = ord(letter)
     with pytest.raises(ShareError):
         Share.parse(SecretBytes(bytes(typed)))
+
+
+def test_last_letter_counts_with_all_its_bits() -> None:
+    """Base32 leaves a bit of it unused: each share has one text, but for white space, capitals and hyphens."""
+    _, made = _made()
+    text = made[0].to_text().reveal()
+    accepted = []
+    for letter in b"abcdefghijklmnopqrstuvwxyz234567":
+        with suppress(ShareError):
+            Share.parse(SecretBytes(text[:-1] + bytes([letter])))
+            accepted.append(letter)
+    assert accepted == [text[-1]]
 
 
 @pytest.mark.parametrize(
