@@ -192,6 +192,13 @@ class UnwrapError(KeyAccessError):
     code = "unwrap-failed"
 
 
+class KeyDestroyedError(KeyAccessError):
+    """The version of the key-encryption key that this is under was destroyed: it can never be opened again."""
+
+    code = "key-destroyed"
+    default_hint = "if a copy is under another key version, use that one; the broker keeps nothing of this one"
+
+
 class StoreError(KeyAccessError):
     """The key store cannot be opened: wrong passphrase or key file, wrong version, damaged."""
 

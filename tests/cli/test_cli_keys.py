@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -17,7 +18,8 @@ from typing import Any
 import pytest
 
 from confide.cli.broker import spawn
-from confide.cli.owners import BrokerAddress
+from confide.cli.owners import BrokerAddress, client_of
+from confide.config import Settings
 
 DIGEST = "ab" * 48
 
@@ -65,9 +67,49 @@ def test_new_owner_has_no_keys(confide: Any, owner: str) -> None:
 
 def test_key_is_created_rotated_and_listed(confide: Any, owner: str) -> None:
     assert confide("keys", "create", f"{owner}/k", "--json").json == {"key": f"{owner}/k", "version": 1}
-    assert confide("keys", "create", f"{owner}/k", "--rotate", "--json").json["version"] == 2
+    assert confide("keys", "rotate", f"{owner}/k", "--json").json == {"key": f"{owner}/k", "version": 2}
     listed = confide("keys", "ls", "--as", owner)
     assert f"{owner}/k@2" in listed.out
+
+
+def test_versions_are_shown_retired_and_destroyed(confide: Any, owner: str) -> None:
+    key = f"{owner}/k"
+    confide("keys", "create", key)
+    confide("keys", "rotate", key)
+    shown = confide("keys", "versions", key)
+    assert re.search(r"1 +retired .* 0\n +2 +active .* 0\n", shown.out)
+    assert confide("keys", "destroy", key, "--version", "2", "--yes").status == 2
+    said = confide("keys", "destroy", key, "--version", "1", "--yes", "--json")
+    assert [(v["version"], v["state"], v["datasets"]) for v in said.json["versions"]] == [(1, "destroyed", 0), (2, "active", 0)]
+    assert confide("keys", "retire", key, "--version", "2", "--json").json["versions"][1]["state"] == "retired"
+    assert confide("keys", "versions", f"{owner}/none").status == 2
+
+
+@pytest.mark.parametrize(("typed", "status"), [("KEY", 0), ("k", 2), ("", 130)])
+def test_destroying_asks_for_the_keys_name(confide: Any, owner: str, monkeypatch: pytest.MonkeyPatch, typed: str, status: int) -> None:
+    key = f"{owner}/k"
+    confide("keys", "create", key)
+    confide("keys", "rotate", key)
+    said = confide("keys", "destroy", key, "--version", "1")
+    assert (said.status, "--yes" in said.err) == (2, True)
+    keyboard = io.StringIO(f"{typed.replace('KEY', key)}\n" if typed else "")
+    keyboard.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stdin", keyboard)
+    assert confide("keys", "destroy", key, "--version", "1").status == status
+    state = confide("keys", "versions", key, "--json").json["versions"][0]["state"]
+    assert state == ("destroyed" if status == 0 else "retired")
+
+
+def test_rewrap_says_what_is_done_and_that_there_is_nothing_left(confide: Any, owner: str) -> None:
+    key = f"{owner}/k"
+    confide("keys", "create", key)
+    with client_of(Settings.load(), owner) as client:
+        for _ in range(5):
+            client.mint_dataset("k")
+    confide("keys", "rotate", key)
+    assert f"5 datasets are under {key}@2" in confide("keys", "rewrap", key).out
+    assert confide("keys", "rewrap", key, "--json").json == {"key": key, "version": 2, "done": 0}
+    assert [v["datasets"] for v in confide("keys", "versions", key, "--json").json["versions"]] == [0, 5]
 
 
 def test_key_that_exists_is_not_made_again(confide: Any, owner: str) -> None:

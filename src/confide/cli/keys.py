@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from confide.cli.key_versions import destroy, own_key, retire, rewrap, rotate, versions
 from confide.cli.output import Context, answers, print_facts, print_table, say, short
 from confide.errors import UsageError
 
 if TYPE_CHECKING:
     from confide.attest.policy import Policy
     from confide.canonical import Json
-    from confide.ids import JobDigest, KeyRef
+    from confide.ids import JobDigest
     from confide.job import Job
     from confide.keys.grants import Grant
 
@@ -24,6 +25,10 @@ _AS = click.option("--as", "who", metavar="NAME", help="Whose credential to use 
 @click.group("keys")
 def command() -> None:
     """Create keys and say which jobs may use them."""
+
+
+for _about_versions in (rotate, versions, retire, destroy, rewrap):
+    command.add_command(_about_versions)
 
 
 @command.command("init")
@@ -83,25 +88,15 @@ def _grant_row(grant: Grant) -> tuple[object, ...]:
 
 @command.command("create")
 @click.argument("key")
-@click.option("--rotate", is_flag=True, help="Make a new version of a key that exists: new datasets use it.")
 @answers
-def create(context: Context, key: str, *, rotate: bool) -> None:
+def create(context: Context, key: str) -> None:
     """Create the key-encryption key KEY, written as owner/name.  It stays in the broker."""
     from confide.cli.owners import client_of
 
-    ref = _own(key)
+    ref = own_key(key)
     with client_of(context.settings, ref.owner) as client:
-        made = client.rotate_key(ref.name) if rotate else client.create_key(ref.name)
+        made = client.create_key(ref.name)
     context.answer({"key": made.id, "version": made.version})
-
-
-def _own(key: str) -> KeyRef:
-    from confide.ids import KeyRef
-
-    ref = KeyRef.parse(key)
-    if ref.version:
-        raise UsageError("this command is about a key, not one version of it", hint=f"write {ref.id}")
-    return ref
 
 
 @command.command("grant")
@@ -130,7 +125,7 @@ def grant(
     """
     from confide.cli.owners import client_of
 
-    ref = _own(key)
+    ref = own_key(key)
     job = _load(job_file) if job_file else None
     policy = _policy(policy_file, job if accept_job_policy else None)
     if "simulated" in policy.allow:

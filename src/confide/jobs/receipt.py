@@ -347,7 +347,9 @@ def _releases(statement: Statement) -> str:
         dataset = datasets.get((release.purpose, release.name))
         if release.node not in nodes or dataset is None:
             raise ReceiptError("a key went to a node, or is of a dataset, that the run does not have", **facts)
-        _same("the key", f"{release.key}@{release.version}", f"{dataset.key}@{dataset.version}")
+        _same("the key", release.key, dataset.key)
+        if release.version < dataset.version:  # newer is right: the key was re-wrapped since the manifest was written
+            raise ReceiptError("a key was given under an older version than the manifest names", **facts)
         missing = _owned([dataset] if release.purpose == "read" else statement.inputs) - set(release.grants)
         if missing or not [GrantRef.from_json(ref) for ref in release.grants.values()]:
             raise ReceiptError("a key was given without an owner's grant", missing=", ".join(sorted(missing)), **facts)

@@ -2,7 +2,8 @@
 
 A state machine over the store: no sockets, and the clock is an argument.  For each request it (1) verifies the session's evidence anew,
 (2) finds the dataset and checks its manifest, (3) lets every owner concerned decide through grants, (4) writes the audit log, and only
-then (5) unwraps and seals.  A refusal is written to the audit log as well.  Owners' commands are in ``keys.owners``.
+then (5) unwraps and seals.  A refusal is written to the audit log as well.  Owners' commands are in ``keys.owners``
+and ``keys.key_commands``.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from confide.ids import DatasetId, NodeId, Nonce, Purpose, Role, Tee, check_name
 from confide.keys.audit import new_event
 from confide.keys.grants import Decision, Grant, Request, decide, recipients
 from confide.keys.hierarchy import KeyHierarchy
+from confide.keys.key_commands import KeyCommands
 from confide.keys.manifest_claims import ManifestClaims, unverified_dataset
 from confide.keys.owners import JOB_PREFIX, Owners
 from confide.keys.records import CutOff, Dataset, Origin, Release, owners_of, run_ref
@@ -88,6 +90,7 @@ class Broker:
         self.clock = clock
         self.verifier = verifier
         self.owners = Owners(store, clock)
+        self.key_commands = KeyCommands(store, clock)
         self._keys = KeyHierarchy(store)
         self._sessions = Sessions(verifier, nonce_ttl=nonce_ttl, session_ttl=session_ttl)
         self._lease = lease

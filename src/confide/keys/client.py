@@ -29,8 +29,8 @@ from confide.errors import BrokerError, ConfideError, ManifestError, ParseError,
 from confide.ids import DatasetId, JobDigest, KeyRef, NodeId, Nonce, Purpose, Role, SpkiDigest
 from confide.keys.audit import AuditEntry, AuditHead, AuditLog, AuditProof, hashes
 from confide.keys.connection import Answer, Connection, as_key
-from confide.keys.credentials import Credential
 from confide.keys.grants import Grant, GrantRef
+from confide.keys.key_client import KeyClient
 from confide.keys.manifest_claims import unverified_dataset
 
 KBS_VERSION: Final = "0.4.0"
@@ -80,15 +80,6 @@ class MintedDataset:
     key: KeyRef
     secret: SecretBytes = field(repr=False)
     wrapped: WrappedKey
-
-
-@dataclass(frozen=True, slots=True)
-class KeyInfo:
-    """What an owner sees of a key: its newest version, and how many datasets are under it."""
-
-    key: KeyRef
-    created: datetime
-    datasets: int
 
 
 class NodeBrokerClient:
@@ -251,38 +242,17 @@ def _session_of(headers: Mapping[str, str]) -> str:
         raise BrokerError("the broker began no session") from cause
 
 
-class OwnerClient:
-    """An owner's or recipient's side: every command needs the credential that the broker has enrolled.
-
-    ``name`` of a key is ``key`` or ``owner/key``.  All methods raise ``CredentialError`` if the broker does not know the credential or
-    it may not do this, and ``BrokerError`` if the broker is down or answers anything unexpected.
-    """
-
-    def __init__(self, url: str, spki: SpkiDigest, credential: Credential, *, timeout: float = 10.0) -> None:
-        self._credential = credential
-        self._connection = Connection(url, spki, credential.identity(), timeout)
+class OwnerClient(KeyClient):
+    """An owner's or recipient's side; commands about keys themselves are in :class:`~confide.keys.key_client.KeyClient`."""
 
     def enrol(self, token: str) -> None:
         """Register the credential under its name; ``token`` is single use, from the broker's operator."""
         self._call("POST", "enrol", {"owner": self._credential.name, "token": token})
 
-    # --- keys and datasets -------------------------------------------------------------------------------------------
-
-    def create_key(self, name: str) -> KeyRef:
-        """Make a key.  Raises ``UsageError`` if it exists."""
-        return self._call("POST", "keys", {"key": self._id(name)}).key_ref()
-
-    def rotate_key(self, name: str) -> KeyRef:
-        """Make a new version of a key: new datasets use it, old ones keep theirs."""
-        return self._call("POST", "keys/rotate", {"key": self._id(name)}).key_ref()
-
-    def keys(self) -> tuple[KeyInfo, ...]:
-        """The owner's keys."""
-        found = map(Answer, self._objects(self._call("GET", "keys"), "keys"))
-        return tuple(KeyInfo(one.key_ref(), one.time("created"), one.field("datasets", int)) for one in found)
+    # --- datasets --------------------------------------------------------------------------------------------------
 
     def mint_dataset(self, name: str) -> MintedDataset:
-        """A new dataset id and key under the newest version of a key."""
+        """A new dataset id and key under the active version of a key."""
         answer = self._call("POST", "datasets", {"key": self._id(name)})
         return MintedDataset(answer.dataset(), answer.key_ref(), answer.dataset_key(), answer.wrapped())
 
@@ -389,33 +359,6 @@ class OwnerClient:
         head: Json = self._call("POST", "audit-head", {}).field("head", dict)
         AuditHead.verify(head, self.broker_key())
         return head
-
-    def broker_key(self) -> PublicKey:
-        """The broker's public key: its digest is the pinned one, and it signs audit heads."""
-        return self._connection.broker_key()
-
-    def close(self) -> None:
-        """End the connection."""
-        self._connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def _id(self, name: str) -> str:
-        return name if "/" in name else f"{self._credential.name}/{name}"
-
-    def _call(self, method: str, path: str, body: Json | None = None) -> Answer:
-        return Answer(self._connection.call(method, f"/confide/v0/{path}", body)[0])
-
-    @staticmethod
-    def _objects(answer: Answer, name: str) -> list[Json]:
-        values = answer.field(name, list)
-        if not all(isinstance(value, dict) for value in values):
-            raise BrokerError("the broker's answer has a wrong field", field=name)
-        return list(values)
 
 
 def _manifest_path(manifest: Json) -> str:

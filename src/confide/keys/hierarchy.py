@@ -5,6 +5,7 @@ Who may have a dataset key is decided by the callers (``keys.broker``, ``keys.ow
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
 
@@ -13,7 +14,7 @@ from confide.crypto.envelope import WrappedKey, unwrap, wrap
 from confide.crypto.secret import SecretBytes
 from confide.errors import GrantError, StoreError, UsageError
 from confide.ids import JobDigest, KeyRef, check_name, new_dataset_id
-from confide.keys.records import Dataset, Key
+from confide.keys.records import Dataset, Key, KeyState, KeyVersion
 from confide.keys.store import Store
 
 
@@ -32,16 +33,45 @@ class KeyHierarchy:
         check_name(name, "key name")
         if self._store.get(Key, f"{owner}/{name}") is not None:
             raise UsageError(f"the key {owner}/{name} exists", hint="rotate it, or choose another name")
-        made = Key(owner, name, (self._new_version(owner, name, 1),), now, job)
+        made = Key(owner, name, (self._new_version(owner, name, 1, now),), now, job)
         self._store.put(made)
         return made
 
-    def rotate(self, key: Key) -> Key:
-        """A new version for new datasets; what is under older versions stays readable."""
-        version = len(key.versions) + 1
-        rotated = replace(key, versions=(*key.versions, self._new_version(key.owner, key.name, version)))
+    def rotate(self, key: Key, now: datetime) -> Key:
+        """A new version, active from now on; the one that was is retired: what is under it stays readable."""
+        if key.versions[-1].state is KeyState.ACTIVE:
+            key = self.retire(key, len(key.versions), now)
+        made = self._new_version(key.owner, key.name, len(key.versions) + 1, now)
+        rotated = replace(key, versions=(*key.versions, made))
         self._store.put(rotated)
         return rotated
+
+    def retire(self, key: Key, version: int, now: datetime) -> Key:
+        """The key with its active version retired.
+
+        Raises:
+            UsageError: there is no such version, or it is not active.
+        """
+        state = key.state(version)
+        if state is not KeyState.ACTIVE:
+            raise UsageError(f"version {version} of {key.id} is {state}", hint="only the active version is retired")
+        retired = key.with_version(version, replace(key.versions[version - 1], state=KeyState.RETIRED, since=now))
+        self._store.put(retired)
+        return retired
+
+    def destroy(self, key: Key, version: int, now: datetime) -> Key:
+        """The key with nothing left of one of its retired versions.  Whether anything is under it is the caller's business.
+
+        Raises:
+            UsageError: there is no such version, or it is not retired.
+        """
+        state = key.state(version)
+        if state is not KeyState.RETIRED:
+            hint = "retire it first, or rotate the key" if state is KeyState.ACTIVE else None
+            raise UsageError(f"version {version} of {key.id} is {state}: only a retired one is destroyed", hint=hint)
+        destroyed = key.with_version(version, KeyVersion(KeyState.DESTROYED, now, None))
+        self._store.put(destroyed)
+        return destroyed
 
     def for_output(self, owner: str, name: str, job: JobDigest, now: datetime) -> Key:
         """The key that outputs ``name`` of a job are under, made when first needed.
@@ -57,9 +87,13 @@ class KeyHierarchy:
         return found
 
     def mint(self, key: Key) -> tuple[WrappedKey, SecretBytes]:
-        """A new dataset's key under the newest version of ``key``: wrapped for its manifest (which names the dataset), and plain."""
+        """A new dataset's key under the active version of ``key``: wrapped for its manifest (which names the dataset), and plain.
+
+        Raises:
+            UsageError: no version is active.
+        """
         secret = SecretBytes.random()
-        version = key.newest.version
+        version = key.active.version
         wrapped = wrap(self._open(key, version), secret, key=key.id, version=version, dataset=new_dataset_id())
         return wrapped, secret
 
@@ -68,6 +102,7 @@ class KeyHierarchy:
 
         Raises:
             UnwrapError: the wrapped form was not made by this broker for this dataset.
+            KeyDestroyedError: the version that it is under was destroyed.
             StoreError: its key-encryption key is gone or damaged.
         """
         ref = KeyRef.parse(dataset.wrapped.key)
@@ -76,8 +111,28 @@ class KeyHierarchy:
             raise StoreError("the key that a dataset is under is not in the store", key=ref.id)
         return unwrap(self._open(key, dataset.wrapped.version), dataset.wrapped)
 
-    def _new_version(self, owner: str, name: str, version: int) -> bytes:
-        return self._store.kms.wrap(SecretBytes.random(), context=_context(owner, name, version))
+    def rewrap(self, key: Key, datasets: Iterable[Dataset]) -> Iterator[Dataset]:
+        """Datasets under older versions of ``key``, each with its key under the active one.
+
+        Raises:
+            UsageError: no version is active.
+            UnwrapError, KeyDestroyedError: as :meth:`dataset_key`.
+        """
+        target = key.active.version
+        opened = {target: self._open(key, target)}
+        for dataset in datasets:
+            version = dataset.wrapped.version
+            if version not in opened:
+                opened[version] = self._open(key, version)
+            secret = unwrap(opened[version], dataset.wrapped)
+            yield dataset.rewrapped(wrap(opened[target], secret, key=key.id, version=target, dataset=dataset.dataset))
+            secret.wipe()
+        for kek in opened.values():
+            kek.wipe()
+
+    def _new_version(self, owner: str, name: str, version: int, now: datetime) -> KeyVersion:
+        wrapped = self._store.kms.wrap(SecretBytes.random(), context=_context(owner, name, version))
+        return KeyVersion(KeyState.ACTIVE, now, wrapped)
 
     def _open(self, key: Key, version: int) -> SecretBytes:
         return self._store.kms.unwrap(key.wrapped(version), context=_context(key.owner, key.name, version))

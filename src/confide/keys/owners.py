@@ -1,13 +1,12 @@
-"""The broker's decisions for owners and recipients: enrolment, keys, grants, own datasets, opening results, the audit log's views.
+"""The broker's decisions for owners and recipients: enrolment, grants, own datasets, opening results, the audit log's views.
 
 Who asks is the key that the client proved in the TLS handshake; an owner never sees another's keys, grants or events.
+Keys themselves are in ``keys.key_commands``.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -18,13 +17,11 @@ from confide.crypto.sign import PublicKey
 from confide.errors import CredentialError, Fact, ParseError, UsageError
 from confide.ids import DatasetId, JobDigest, KeyRef, Purpose, Role, check_name
 from confide.keys.audit import new_event, view
+from confide.keys.commands import Commands, shown_key
 from confide.keys.grants import Grant, recipients
-from confide.keys.hierarchy import KeyHierarchy
 from confide.keys.manifest_claims import ManifestClaims, unverified_dataset
 from confide.keys.records import Dataset, Enrolment, Key, Owner
-from confide.keys.refusals import refusals_audited
 from confide.keys.sessions import Peer
-from confide.keys.store import Store
 
 ENROLMENT_TTL: Final = timedelta(hours=24)
 AUDIT_PAGE: Final = 1000
@@ -35,13 +32,8 @@ JOB_PREFIX: Final = "job-"
 """Keys of jobs' outputs have owners' names that begin so; nobody can enrol under one."""
 
 
-class Owners:
+class Owners(Commands):
     """Owners' and recipients' commands over one store.  Each writes the audit log, refusals included."""
-
-    def __init__(self, store: Store, clock: Callable[[], datetime]) -> None:
-        self._store = store
-        self._clock = clock
-        self._keys = KeyHierarchy(store)
 
     # --- who ---------------------------------------------------------------------------------------------------------
 
@@ -70,7 +62,7 @@ class Owners:
             CredentialError: no key was shown, the token is unknown, used, expired or for another name, or the name or key is registered.
         """
         with self._audited("enrol", [], {"owner": owner[:64]}), self._store.transaction():
-            spki, now = _shown_key(peer), self._clock()
+            spki, now = shown_key(peer), self._clock()
             found = self._store.get(Enrolment, sha256_hex(token.encode()))
             if found is None or found.used or found.owner != owner or now >= found.expires:
                 hint = "ask the broker's operator for a new one"
@@ -88,58 +80,15 @@ class Owners:
         if self._store.get(Owner, owner) is not None:
             raise CredentialError(f"an owner named {owner} is enrolled", hint="choose another name")
 
-    def who(self, peer: Peer) -> Owner:
-        """The owner or recipient whose key the client has shown.
+    # --- datasets --------------------------------------------------------------------------------------------------
 
-        Raises:
-            CredentialError: it showed none, or one that is not enrolled.
-        """
-        found = self._store.find(Owner, _shown_key(peer).digest)
-        if len(found) != 1:
-            raise CredentialError("this credential is not enrolled at this broker", hint="enrol it with a token from the broker's operator")
-        return found[0]
-
-    def _own_key(self, owner: Owner, name: str) -> Key:
-        """The owner's key; the answer for another's key is the same whether it exists or not."""
-        ref = KeyRef.parse(name)
-        if ref.owner != owner.name:
-            raise CredentialError("this credential does not own that key", owner=owner.name, key=ref.id)
-        found = self._store.get(Key, ref.id)
-        if found is None:
-            raise UsageError(f"there is no key {ref.id}", hint=f"make it with `confide keys create {ref.id}`")
-        return found
-
-    # --- keys and datasets -------------------------------------------------------------------------------------------
-
-    def create_key(self, peer: Peer, name: str) -> Json:
-        """Make the key ``owner/name``, version 1.
+    def mint_dataset(self, peer: Peer, name: str) -> Json:
+        """A new dataset under an own key: its id, its key, and the wrapped form for its manifest.
 
         Raises:
             CredentialError: the client is not that owner.
-            UsageError: the key exists, or the name is none.
+            UsageError: there is no such key, or no version of it is active.
         """
-        with self._command("create-key", peer, {"key": name[:130]}) as owner, self._store.transaction():
-            ref = KeyRef.parse(name)
-            if ref.owner != owner.name:
-                raise CredentialError("this credential does not own that key", owner=owner.name, key=ref.id)
-            made = self._keys.create(ref.owner, ref.name, self._clock())
-            self._note("create-key", owner, key=made.id, version=1)
-        return _key_json(made, 0)
-
-    def rotate_key(self, peer: Peer, name: str) -> Json:
-        """Add a version to an own key.  Raises as :meth:`create_key`."""
-        with self._command("rotate-key", peer, {"key": name[:130]}) as owner, self._store.transaction():
-            rotated = self._keys.rotate(self._own_key(owner, name))
-            self._note("rotate-key", owner, key=rotated.id, version=rotated.newest.version)
-            return _key_json(rotated, self._datasets(rotated))
-
-    def keys(self, peer: Peer) -> Json:
-        """The client's own keys."""
-        with self._command("list-keys", peer, {}) as owner:
-            return {"keys": [_key_json(key, self._datasets(key)) for key in self._store.find(Key, owner.name)]}
-
-    def mint_dataset(self, peer: Peer, name: str) -> Json:
-        """A new dataset under an own key: its id, its key, and the wrapped form for its manifest.  Raises as :meth:`create_key`."""
         with self._command("mint", peer, {"key": name[:130]}) as owner, self._store.transaction():
             wrapped, secret = self._keys.mint(self._own_key(owner, name))
             made = Dataset(DatasetId(wrapped.dataset), wrapped, owner.spki)
@@ -194,9 +143,6 @@ class Owners:
         origin = dataset.origin
         agreed = [owner.name in recipients(self._store.find(Grant, key), key, origin.job, now) for key in dataset.roots]
         return owner.name in origin.recipients and bool(agreed) and all(agreed)
-
-    def _datasets(self, key: Key) -> int:
-        return self._store.count(Dataset, f"key:{key.id}")
 
     # --- grants ------------------------------------------------------------------------------------------------------
 
@@ -295,32 +241,6 @@ class Owners:
         """
         with self._command("audit", peer, {}):
             return {"proof": [node.hex() for node in self._store.consistency(old, new)]}
-
-    # --- inside ------------------------------------------------------------------------------------------------------
-
-    def _note(self, action: str, owner: Owner, **facts: Fact) -> None:
-        self._store.append_audit(new_event(action, [owner.name], self._clock(), owner=owner.name, **facts))
-
-    def _audited(self, action: str, owners: Sequence[str], facts: Mapping[str, Fact]) -> AbstractContextManager[None]:
-        return refusals_audited(self._store, self._clock, action, owners, facts)
-
-    @contextmanager
-    def _command(self, action: str, peer: Peer, facts: Mapping[str, Fact]) -> Iterator[Owner]:
-        """Find out who asks; refusals inside the block are recorded as theirs."""
-        with self._audited(action, [], facts):
-            owner = self.who(peer)
-        with self._audited(action, [owner.name], {**facts, "owner": owner.name}):
-            yield owner
-
-
-def _shown_key(peer: Peer) -> PublicKey:
-    if peer.spki is None:
-        raise CredentialError("this command needs a credential: the client showed no key")
-    return PublicKey.from_spki(peer.spki)
-
-
-def _key_json(key: Key, datasets: int) -> Json:
-    return {"key": key.id, "version": key.newest.version, "created": key.created.isoformat(), "datasets": datasets}
 
 
 def _dataset_json(dataset: Dataset) -> Json:

@@ -12,9 +12,12 @@ node   PUT …/datasets/<id>/manifest   manifest                         dataset
 node   POST /confide/v0/cut-off       node                           node
 both   POST /confide/v0/audit-head    (empty object)                   head
 owner  POST /confide/v0/enrol         owner token                      owner spki
-owner  GET /confide/v0/keys                                            keys: [key version created datasets]
-owner  POST /confide/v0/keys          key                              key version created datasets
-owner  POST …/keys/rotate             key                              key version created datasets
+owner  GET /confide/v0/keys                                            keys: [key version created datasets versions]
+owner  POST /confide/v0/keys          key                              key version created datasets versions
+owner  POST …/keys/rotate             key                              as keys
+owner  POST …/keys/retire             key version                      as keys
+owner  POST …/keys/destroy            key version lose_datasets        as keys
+owner  POST …/keys/rewrap             key                              key version done left
 owner  POST /confide/v0/datasets      key                              dataset key version wrapped dataset_key
 owner  PUT …/datasets/<id>/manifest   manifest                         dataset snapshot
 owner  POST /confide/v0/open          manifest                         dataset key version dataset_key expires
@@ -245,12 +248,15 @@ class Routes:
     # --- owners ------------------------------------------------------------------------------------------------------
 
     def _owner_route(self, request: Request) -> Json | None:
-        owners, peer = self._broker.owners, self._peer
+        owners, keys, peer = self._broker.owners, self._broker.key_commands, self._peer
         commands: dict[tuple[str, str], Callable[[], Json]] = {
             ("POST", "enrol"): lambda: owners.enrol(peer, _text(request, "owner"), _text(request, "token")),
-            ("POST", "keys"): lambda: owners.create_key(peer, _text(request, "key")),
-            ("POST", "keys/rotate"): lambda: owners.rotate_key(peer, _text(request, "key")),
-            ("GET", "keys"): lambda: owners.keys(peer),
+            ("POST", "keys"): lambda: keys.create_key(peer, _text(request, "key")),
+            ("POST", "keys/rotate"): lambda: keys.rotate_key(peer, _text(request, "key")),
+            ("POST", "keys/retire"): lambda: keys.retire_key(peer, _text(request, "key"), _number(request, "version")),
+            ("POST", "keys/destroy"): lambda: self._destroy(request),
+            ("POST", "keys/rewrap"): lambda: keys.rewrap(peer, _text(request, "key")),
+            ("GET", "keys"): lambda: keys.keys(peer),
             ("POST", "datasets"): lambda: owners.mint_dataset(peer, _text(request, "key")),
             ("POST", "open"): lambda: owners.open(peer, _object(request, "manifest")),
             ("POST", "grants"): lambda: owners.grant(peer, _body(request)),
@@ -262,6 +268,12 @@ class Routes:
         prefix, path = "/confide/v0/", request.path.rstrip("/")
         command = commands.get((request.method, path.removeprefix(prefix))) if path.startswith(prefix) else None
         return command() if command else None
+
+    def _destroy(self, request: Request) -> Json:
+        match _body(request):
+            case {"key": str(key), "version": int(version), "lose_datasets": bool(lose), **rest} if not rest and version is not True:
+                return self._broker.key_commands.destroy_key(self._peer, key, version, lose_datasets=lose)
+        raise ParseError("not a request to destroy a key version")
 
     def _named(self, request: Request) -> Json | None:
         """Requests that name a dataset or grant in the path."""

@@ -378,6 +378,13 @@ class Store:
         with self.transaction():
             return sum(self._rows.delete(place) for place in self._rows.due(int(now.timestamp()), limit))
 
+    def scrub(self) -> None:
+        """Have the database overwrite what rows held before, as far as it can (:meth:`Database.scrub`).  Not inside a transaction."""
+        with self._turn():
+            if self._batch is not None:
+                self._commit(self._batch)
+            self._database.scrub()
+
     # --- audit -----------------------------------------------------------------------------------------------------
 
     def append_audit(self, event: Json) -> AuditEntry:

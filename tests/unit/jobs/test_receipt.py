@@ -302,7 +302,7 @@ CHANGES: dict[str, tuple[str, Change]] = {
     "an input of another snapshot": ("input flights", lambda r: {"inputs": (dataclasses.replace(r.statement().inputs[0], snapshot=2),)}),
     "a key for a stranger": ("keys", lambda r: {"releases": (*r.statement().releases, r.release("worker-2", "flights", "read"))}),
     "a key of no dataset": ("keys", lambda r: {"releases": (*r.statement().releases, r.release("driver", "other", "read"))}),
-    "a key of another version": ("keys", lambda r: {"releases": (r.release("driver", "flights", "read", version=2),)}),
+    "a key of an older version": ("keys", lambda r: {"releases": (r.release("driver", "flights", "read", version=0),)}),
     "a key without a grant": ("keys", lambda r: {"releases": (r.release("driver", "delays", "write", grants={}),)}),
     "a key under a stranger's grant": (
         "keys",

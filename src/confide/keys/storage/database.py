@@ -275,6 +275,15 @@ class Database:
         except (SQLAlchemyError, StoreError):
             self._drop()
 
+    def scrub(self) -> None:
+        """Leave nothing of earlier rows in SQLite's files, unless another process reads at this moment.
+
+        With ``secure_delete`` their place in the file is overwritten; the write-ahead log still has them until it is emptied.
+        A PostgreSQL server keeps them until it vacuums, and in its own log: that is its operator's affair.
+        """
+        if not self._postgres:
+            self._sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
     # --- statements --------------------------------------------------------------------------------------------------
 
     def rows(self, statement: Statement | Executable, values: Values | None = None) -> Sequence[Row]:
