@@ -192,6 +192,13 @@ class UnwrapError(KeyAccessError):
     code = "unwrap-failed"
 
 
+class KeyRevokedError(KeyAccessError):
+    """A key that a run was given was withdrawn: its grant, its version, or the node's good standing has ended."""
+
+    code = "key-revoked"
+    default_hint = "ask the key's owner; a run that is started anew needs a grant that is in force"
+
+
 class KeyDestroyedError(KeyAccessError):
     """The version of the key-encryption key that this is under was destroyed: it can never be opened again."""
 

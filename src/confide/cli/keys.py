@@ -185,7 +185,7 @@ def _policy(file: Path | None, job: Job | None) -> Policy:
 @_AS
 @answers
 def revoke(context: Context, grant_id: str, who: str | None) -> None:
-    """End a grant now: the broker releases nothing more under it.  Keys that nodes already hold end with their lease."""
+    """End a grant now: the broker releases nothing more under it, and runs that hold a key by it end within seconds."""
     from confide.cli.owners import client_of
 
     with client_of(context.settings, who) as client:

@@ -1,31 +1,44 @@
 """A node's keys: asks the broker under the node's own evidence, keeps them in a keyring for their lease, serves them to children.
 
-One broker session a node, used by one thread at a time.
+Two broker sessions a node: one asks for keys, used by one thread at a time; one waits for withdrawals, in a thread of its own, from
+the first key on.  A withdrawal ends the node.  While the broker cannot be asked, keys that are here are used until their lease ends.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from confide.errors import AppraisalError, BindingError
+from confide.errors import AppraisalError, BindingError, ConfideError, KeyRevokedError
 from confide.ids import DatasetId, Purpose, SpkiDigest
 from confide.jobs.owners_policies import require_owners_accept
 from confide.jobs.reports import key_opened
 from confide.jobs.staging import staging_path
 from confide.keys.client import NodeBrokerClient, OutputKey, ReleasedKey
-from confide.node.keyring import Keyring
+from confide.node.keyring import Keyring, Lease
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from confide.canonical import Json
-    from confide.crypto.secret import SecretBytes
     from confide.ids import NodeId
     from confide.jobs.inputs import VerifiedInput
     from confide.node.local_socket import Operation
     from confide.node.workload import NodeServices
+
+
+_log = logging.getLogger(__name__)
+_WATCH_TIMEOUT_S: Final = 40.0
+"""Longer than the broker keeps a question for withdrawals open (25 s)."""
+_STOP_S: Final = 2.0
+"""How long the end waits for the thread that waits for withdrawals."""
+_RETRY_S: Final = 1.0
+"""Between tries to ask for withdrawals while the broker does not answer: when it is back, it is asked within this time."""
 
 
 class BrokerKeys:
@@ -35,7 +48,8 @@ class BrokerKeys:
         self._services = services
         self._lock = threading.Lock()
         job = services.job
-        self._broker = NodeBrokerClient(
+        connect = partial(
+            NodeBrokerClient,
             job.broker.url,
             SpkiDigest(job.broker.spki),
             identity=services.identity,
@@ -44,7 +58,11 @@ class BrokerKeys:
             seal_key=services.seal_key,
             role=services.spec.role,
         )
+        self._broker, self._watcher = connect(), connect(timeout=_WATCH_TIMEOUT_S)
         self._keyring = Keyring()
+        self._watching: threading.Thread | None = None
+        self._closed = threading.Event()
+        self._revoked: KeyRevokedError | None = None
 
     def operations(self) -> Mapping[str, Operation]:
         """The agent socket's operations for file keys."""
@@ -59,16 +77,17 @@ class BrokerKeys:
             BrokerError: the broker does not answer as it must.
         """
 
-        def fetch() -> SecretBytes:
+        def fetch() -> Lease:
             with self._lock:
                 released = self._broker.release(found.envelope, Purpose.READ)
+                self._watch()
             self._check_driver(released)
             self._services.tell(key_opened(found.name, Purpose.READ, released))
-            return released.secret
+            return _lease(released)
 
-        key = fetch()
+        lease = fetch()
         files = frozenset(file.path for file in found.manifest.files)
-        self._keyring.open_input(str(found.folder), DatasetId(found.manifest.dataset), key, files=files, refresh=fetch)
+        self._keyring.open_input(str(found.folder), DatasetId(found.manifest.dataset), lease, files=files, refresh=fetch)
         self._services.emit("key-opened", dataset=found.manifest.dataset, name=found.name, key=found.key_name)
 
     def output(self, name: str) -> OutputKey:
@@ -77,6 +96,7 @@ class BrokerKeys:
         inputs = [DatasetId(spec.dataset) for spec in job.inputs.values()]
         with self._lock:
             key = self._broker.output(name, inputs=inputs, recipients=job.outputs[name].recipients)
+            self._watch()
         self._services.tell(key_opened(name, Purpose.WRITE, key))
         return key
 
@@ -103,7 +123,7 @@ class BrokerKeys:
             raise BindingError("the output was made by another driver than this worker's", output=name)
         place = staging_path(Path(self._services.job.outputs[name].path), self._services.spec.run_id)
         run = self._services.spec.run_id
-        self._keyring.open_output(str(place), key.dataset, key.secret, run=run, refresh=lambda: self.output(name).secret)
+        self._keyring.open_output(str(place), key.dataset, _lease(key), run=run, refresh=lambda: _lease(self.output(name)))
         self._services.emit("key-opened", dataset=key.dataset, name=name, key=str(key.key))
 
     def register(self, envelope: Json) -> None:
@@ -125,7 +145,52 @@ class BrokerKeys:
         with self._lock:
             return self._broker.audit_head(), self._broker.broker_key().spki_der
 
+    def check_not_revoked(self) -> None:
+        """Return if no withdrawal is known here.
+
+        Raises:
+            KeyRevokedError: one is.
+        """
+        if self._revoked is not None:
+            raise self._revoked
+
     def close(self) -> None:
         """Wipe the keys and leave the broker."""
+        self._closed.set()
         self._keyring.wipe()
         self._broker.close()  # without the lock: a request that is under way ends by it
+        self._stop_watching()
+
+    # --- withdrawals ---------------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Begin to wait for withdrawals, if that has not begun."""
+        if self._watching is None and not self._closed.is_set():
+            self._watching = threading.Thread(target=self._wait_for_withdrawals, name="confide-withdrawals", daemon=True)
+            self._watching.start()
+
+    def _stop_watching(self) -> None:
+        """End the thread, which may be connecting just now: then there is nothing to close yet."""
+        thread, until = self._watching, time.monotonic() + _STOP_S
+        while thread is not None and thread.is_alive() and thread is not threading.current_thread() and time.monotonic() < until:
+            self._watcher.close()
+            thread.join(0.05)
+
+    def _wait_for_withdrawals(self) -> None:
+        while not self._closed.is_set():
+            try:
+                self._watcher.watch()
+            except KeyRevokedError as error:
+                self._revoked = error
+                self._keyring.end(error)
+                self._services.fail(error)
+                break
+            except ConfideError as error:  # the leases still end by themselves
+                _log.debug("withdrawals cannot be asked for: %s", error.code)
+                self._closed.wait(_RETRY_S)
+            self._keyring.drop_expired()
+        self._watcher.close()
+
+
+def _lease(key: ReleasedKey | OutputKey) -> Lease:
+    return Lease(key.secret, (key.expires - datetime.now(UTC)).total_seconds())

@@ -7,7 +7,7 @@ storage does not show.  Nothing is visible before :meth:`Outputs.publish`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -57,15 +57,17 @@ class Outputs:
         self._files = FileLedger()
         self._files_lock = threading.Lock()
         self._keys: dict[str, OutputKey] = {}
+        self._renew: dict[str, Callable[[], OutputKey]] = {}
         self._staged: set[str] = set()
         self._committed: dict[str, CommittedOutput] = {}
         self._refusal: DataError | None = None
         self._published = False
 
-    def hold(self, name: str, key: OutputKey) -> None:
-        """Take the key of an output, to count its rows and to name it in its manifest."""
+    def hold(self, name: str, key: OutputKey, renew: Callable[[], OutputKey]) -> None:
+        """Take the key of an output, to count its rows and to name it in its manifest; ``renew`` gets it again when its lease is over."""
         with self._lock:
             self._keys[name] = key
+            self._renew[name] = renew
 
     def stage(self, name: str) -> Json:
         """Make the output's staging folder and answer its path.  An output is written once.
@@ -126,6 +128,7 @@ class Outputs:
             key = self._keys.get(name)
             if key is None or name not in self._staged or name in self._committed:
                 raise UsageError(f"output {name[:80]!r} is not being written")
+            key = self._current(name, key)
             folder = staging_path(self._places[name], self._run)
             signed = commit_staged(
                 folder,
@@ -142,6 +145,16 @@ class Outputs:
             )
             made = self._committed[name] = CommittedOutput(name, signed.envelope, signed.unverified, signed.digest)
             return made
+
+    def _current(self, name: str, key: OutputKey) -> OutputKey:
+        """The output's key within its lease: a program may run for longer than that before it commits."""
+        if datetime.now(UTC) < key.expires:
+            return key
+        key.secret.wipe()
+        again = self._keys[name] = self._renew[name]()
+        if again.dataset != key.dataset:
+            raise ProtocolError("the broker answered with another output's key", expected=key.dataset, got=again.dataset)
+        return again
 
     def _require(self, folder: Path, paths: Sequence[str]) -> None:
         with self._files_lock:

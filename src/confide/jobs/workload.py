@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,7 +96,7 @@ class SparkDriver:
         for name in node.job.outputs:
             key = self._keys.output(name)
             self._owners_policies |= {policy.digest: policy for policy in key.policies}
-            outputs.hold(name, key)
+            outputs.hold(name, key, partial(self._keys.output, name))
         self._await_jvm()
         host, port = self._address or ("", 0)
         return {"host": host, "port": port, "secret": secret.reveal().decode(), "inputs": digests(self._inputs)}
@@ -168,6 +169,7 @@ class SparkDriver:
         """Sign the receipt, then publish the outputs: they count only with it.
 
         Raises:
+            KeyRevokedError: a key that the run was given was withdrawn at the last moment.
             ConfideError: the broker does not answer, or an output's place was taken meanwhile; nothing is visible then.
         """
         node, _, _, outputs = self._ready()
@@ -177,6 +179,7 @@ class SparkDriver:
         for output in outputs.committed():
             keys.register(output.envelope)
         head, broker_key = keys.audit_head()
+        keys.check_not_revoked()
         bundle = receipt_bundle(
             node,
             nodes=nodes,

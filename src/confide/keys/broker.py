@@ -8,6 +8,7 @@ and ``keys.key_commands``.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -21,10 +22,21 @@ from confide.canonical import Json, b64url, from_b64url
 from confide.crypto.seal import seal
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import PublicKey
-from confide.errors import BindingError, Fact, GrantError, ManifestError, ParseError, StoreError, UsageError
+from confide.errors import (
+    AppraisalError,
+    BindingError,
+    ConfideError,
+    Fact,
+    GrantError,
+    KeyDestroyedError,
+    ManifestError,
+    ParseError,
+    StoreError,
+    UsageError,
+)
 from confide.ids import DatasetId, NodeId, Nonce, Purpose, Role, Tee, check_name
 from confide.keys.audit import new_event
-from confide.keys.grants import Decision, Grant, Request, decide, recipients
+from confide.keys.grants import Decision, Grant, Request, check_covered, decide, recipients
 from confide.keys.hierarchy import KeyHierarchy
 from confide.keys.key_commands import KeyCommands
 from confide.keys.manifest_claims import ManifestClaims, unverified_dataset
@@ -33,11 +45,14 @@ from confide.keys.records import CutOff, Dataset, Origin, Release, owners_of, ru
 from confide.keys.refusals import refusals_audited
 from confide.keys.sessions import SESSION_TTL, Attested, Peer, Sessions
 from confide.keys.store import Store
+from confide.keys.withdrawals import Bell, withdrawn
 
 KBS_VERSION: Final = "0.4.0"
 LEASE: Final = timedelta(hours=1)
 """How long a node may use a released key before it must ask again."""
 NONCE_TTL: Final = timedelta(seconds=60)
+WATCH_S: Final = 25.0
+"""How long a node's question for withdrawals stays open when there are none; less than the idle time of what may lie between."""
 _MAX_INPUTS: Final = 1000
 
 
@@ -84,6 +99,7 @@ class Broker:
         lease: timedelta = LEASE,
         nonce_ttl: timedelta = NONCE_TTL,
         session_ttl: timedelta = SESSION_TTL,
+        watch_s: float = WATCH_S,
     ) -> None:
         """Take the store into service."""
         self.store = store
@@ -94,6 +110,8 @@ class Broker:
         self._keys = KeyHierarchy(store)
         self._sessions = Sessions(verifier, nonce_ttl=nonce_ttl, session_ttl=session_ttl)
         self._lease = lease
+        self._watch_s = watch_s
+        self._bell = Bell(store)
 
     # --- sessions ----------------------------------------------------------------------------------------------------
 
@@ -142,13 +160,11 @@ class Broker:
         found, claims = self._dataset_of(manifest, asker, "release")
         facts: dict[str, Fact] = {**asker.facts(), **_key_facts(found), "purpose": purpose.value}
         with self._audited("release", found.owners, facts), self.store.transaction():
-            known = self._known(found.dataset)
-            found = known.after(claims)
+            found = self._known(found.dataset).after(claims)
             decisions = self._decide(found.roots, asker, purpose)
             secret = self._keys.dataset_key(found)
-            if found != known:
-                self.store.put(found)
-            self._note_given(found, asker)
+            self.store.put(found)
+            self._note_given(found, asker, purpose)
             self.store.append_audit(_granted("release", found.owners, facts, decisions, asker.now))
         return self._sealed(found, secret, asker, purpose, decisions)
 
@@ -178,6 +194,7 @@ class Broker:
             if found is None:
                 found = self._mint_output(asker, name, roots, wanted)
             secret = self._keys.dataset_key(found)
+            self.store.put(Release(asker.context.job, asker.context.run, found.dataset, asker.attested.role, Purpose.WRITE))
             facts |= _key_facts(found)
             self.store.append_audit(_granted("output", found.owners, facts, decisions, asker.now))
         origin = _origin(found)
@@ -225,8 +242,31 @@ class Broker:
             if any(output.signer != asker.attested.binding.spki for output in self._outputs(context)):
                 raise BindingError("an output of this run was made by another driver", run=context.run)
             self.store.put(CutOff(context.job, context.run, NodeId(node)))
+            withdrawn(self.store)
             self.store.append_audit(new_event("cut-off", [], asker.now, **facts))
         return {"node": node}
+
+    def watch(self, peer: Peer, session: str, *, going: Callable[[], bool]) -> Json:
+        """Wait until a key that the node's run was given would not be given any more, for 25 seconds at most, while ``going()``.
+
+        The answer's ``withdrawn`` is the refusal that the node would get (as an error's JSON form), or empty.
+
+        Raises:
+            AttestationError: the session or its evidence does not hold.
+        """
+        asker, until = self._asker(peer, session), time.monotonic() + self._watch_s
+        while True:
+            seen = self._bell.number()
+            asker = replace(asker, now=self.clock())
+            refusal = self._withdrawn(asker)
+            if refusal is not None:
+                facts: dict[str, Fact] = {**asker.facts(), "code": refusal.code, "message": refusal.message[:300]}
+                owners = sorted({str(refusal.facts["key"]).partition("/")[0]} if "key" in refusal.facts else ())
+                self.store.append_audit(new_event("withdrawn", owners, asker.now, **facts))
+                return {"withdrawn": refusal.to_json()}
+            if not going() or (left := until - time.monotonic()) <= 0:
+                return {"withdrawn": {}}
+            self._bell.wait(seen, left, going)
 
     def audit_head(self, peer: Peer, session: str) -> Json:
         """The signed head of the audit log, for any attested node.
@@ -258,15 +298,39 @@ class Broker:
         if not roots:
             hint = "outputs inherit their policy from inputs: name at least one"
             raise GrantError("there is no input whose owner could grant this", hint=hint)
-        attested, now, context = asker.attested, asker.now, asker.context
-        if self.store.get(CutOff, CutOff(context.job, context.run, context.node).id) is not None:
-            raise GrantError("the run's driver does not accept this node any more", run=context.run, node=context.node)
+        attested, now = asker.attested, asker.now
+        self._check_not_cut_off(asker.context)
         decisions = []
         for key in roots:
             request = Request(key, attested.context.job, attested.role, purpose)
             grants = self.store.find(Grant, key)
             decisions.append(decide(grants, request, lambda policy: attested.appraise(asker.verified, policy, now), now))
         return decisions
+
+    def _withdrawn(self, asker: _Asker) -> ConfideError | None:
+        """Why a node of the run would not be given again what the run was given; of its own role, this very node."""
+        context = asker.context
+        try:
+            self._check_not_cut_off(context)
+            for given in self.store.find(Release, run_ref(context.run)):
+                if given.job == context.job:
+                    self._check_given(given, asker)
+        except (GrantError, KeyDestroyedError, AppraisalError) as refusal:
+            return refusal
+        return None
+
+    def _check_given(self, given: Release, asker: _Asker) -> None:
+        dataset = self._known(given.dataset)
+        self._keys.check_there(dataset)
+        if given.role is asker.attested.role:
+            self._decide(dataset.roots, asker, given.purpose)
+            return
+        for key in dataset.roots:
+            check_covered(self.store.find(Grant, key), Request(key, given.job, given.role, given.purpose), asker.now)
+
+    def _check_not_cut_off(self, context: NodeContext) -> None:
+        if self.store.get(CutOff, CutOff(context.job, context.run, context.node).id) is not None:
+            raise GrantError("the run's driver does not accept this node any more", run=context.run, node=context.node)
 
     def _known(self, dataset: DatasetId) -> Dataset:
         """The dataset as the transaction sees it."""
@@ -275,15 +339,13 @@ class Broker:
             raise ManifestError("a dataset is not known to this broker", dataset=dataset[:80])
         return found
 
-    def _note_given(self, dataset: Dataset, asker: _Asker) -> None:
+    def _note_given(self, dataset: Dataset, asker: _Asker, purpose: Purpose) -> None:
         """From now on, what the run writes derives from this dataset: outputs that exist already inherit its owners' grants too.
 
         Whatever purpose the key was given for: a key that can write can read.
         """
         context = asker.context
-        given = Release(context.job, context.run, dataset.dataset, asker.attested.role)
-        if self.store.get(Release, given.id) is None:  # the record is of the first time
-            self.store.put(given)
+        self.store.put(Release(context.job, context.run, dataset.dataset, asker.attested.role, purpose))
         for output in self._outputs(context):
             origin = _origin(output)
             if not set(dataset.roots) <= set(origin.inherits):

@@ -25,7 +25,7 @@ from confide.crypto.seal import SealKey
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import PublicKey
 from confide.crypto.tls import Identity
-from confide.errors import BrokerError, ConfideError, ManifestError, ParseError, UsageError
+from confide.errors import BrokerError, ConfideError, KeyRevokedError, ManifestError, ParseError, UsageError, error_from_json
 from confide.ids import DatasetId, JobDigest, KeyRef, NodeId, Nonce, Purpose, Role, SpkiDigest
 from confide.keys.audit import AuditEntry, AuditHead, AuditLog, AuditProof, hashes
 from confide.keys.connection import Answer, Connection, as_key
@@ -165,6 +165,22 @@ class NodeBrokerClient:
     def cut_off(self, node: NodeId) -> None:
         """Have the broker give ``node`` of this node's run no key any more (drivers only).  Raises as :meth:`release` does."""
         self._ask("POST", "/confide/v0/cut-off", {"node": node})
+
+    def watch(self) -> None:
+        """Wait for up to 25 seconds; return if nothing was withdrawn that this node's run was given.  Ask again and again.
+
+        For a client of its own, with a ``timeout`` that is longer than that.
+
+        Raises:
+            KeyRevokedError: a grant or a key version was withdrawn, or this node was cut off: what it holds must not be used any more.
+            AttestationError, BrokerError: as :meth:`release`; nothing is known of withdrawals then.
+        """
+        found = self._ask("POST", "/confide/v0/watch", {}).field("withdrawn", dict)
+        if found:
+            cause = error_from_json(found)
+            error = KeyRevokedError(f"a key that this run was given was withdrawn: {cause.message}")
+            error.facts = {**cause.facts, "reason": cause.code}
+            raise error
 
     def audit_head(self) -> Json:
         """The signed head of the broker's audit log (DSSE envelope), verified: for the receipt, next to :meth:`broker_key`.

@@ -219,6 +219,19 @@ def decide(grants: Iterable[Grant], request: Request, appraise: Callable[[Policy
     )
 
 
+def check_covered(grants: Iterable[Grant], request: Request, now: datetime) -> None:
+    """Return if a grant that is in force covers ``request``; whether its policy accepts a node is not asked here.
+
+    Raises:
+        GrantError: none does.
+    """
+    covering = [g for g in grants if g.key == request.key and g.job == request.job]
+    current = in_force(covering, request.purpose, now)
+    if not any(request.role in g.roles for g in current):
+        role, purpose = request.role.value, request.purpose.value
+        raise GrantError(_why_not(covering, current, now), key=request.key, job=request.job, role=role, purpose=purpose)
+
+
 def in_force(grants: Iterable[Grant], purpose: Purpose, now: datetime) -> list[Grant]:
     """The grants that are for ``purpose``, not revoked and not past their end."""
     return [g for g in grants if purpose in g.purposes and g.revoked is None and (g.not_after is None or now < g.not_after)]

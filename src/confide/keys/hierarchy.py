@@ -105,11 +105,16 @@ class KeyHierarchy:
             KeyDestroyedError: the version that it is under was destroyed.
             StoreError: its key-encryption key is gone or damaged.
         """
-        ref = KeyRef.parse(dataset.wrapped.key)
-        key = self._store.get(Key, ref.id)
-        if key is None:
-            raise StoreError("the key that a dataset is under is not in the store", key=ref.id)
-        return unwrap(self._open(key, dataset.wrapped.version), dataset.wrapped)
+        return unwrap(self._open(self._key_of(dataset), dataset.wrapped.version), dataset.wrapped)
+
+    def check_there(self, dataset: Dataset) -> None:
+        """Return if the key version that the dataset is under is there.
+
+        Raises:
+            KeyDestroyedError: it was destroyed.
+            StoreError: the key is gone.
+        """
+        self._key_of(dataset).wrapped(dataset.wrapped.version)
 
     def rewrap(self, key: Key, datasets: Iterable[Dataset]) -> Iterator[Dataset]:
         """Datasets under older versions of ``key``, each with its key under the active one.
@@ -129,6 +134,13 @@ class KeyHierarchy:
             secret.wipe()
         for kek in opened.values():
             kek.wipe()
+
+    def _key_of(self, dataset: Dataset) -> Key:
+        ref = KeyRef.parse(dataset.wrapped.key)
+        key = self._store.get(Key, ref.id)
+        if key is None:
+            raise StoreError("the key that a dataset is under is not in the store", key=ref.id)
+        return key
 
     def _new_version(self, owner: str, name: str, version: int, now: datetime) -> KeyVersion:
         wrapped = self._store.kms.wrap(SecretBytes.random(), context=_context(owner, name, version))

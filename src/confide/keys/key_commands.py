@@ -14,6 +14,7 @@ from confide.ids import KeyRef
 from confide.keys.commands import Commands
 from confide.keys.records import Dataset, Key, KeyState, version_ref
 from confide.keys.sessions import Peer
+from confide.keys.withdrawals import withdrawn
 
 PART: Final = 200
 """Datasets whose keys one step of a re-wrap puts under the newest version, about: everybody else waits while it is under way."""
@@ -106,6 +107,7 @@ class KeyCommands(Commands):
                 hint = f"put them under the newest version first: `confide keys rewrap {key.id}`"
                 raise UsageError(f"{lost} datasets are under version {version} of {key.id}", hint=hint, datasets=lost)
             destroyed = self._keys.destroy(key, version, self._clock())
+            withdrawn(self._store)
             self._note("destroy-key", owner, key=key.id, version=version, lost=lost)
             answer = self._key_json(destroyed)
         self._store.scrub()

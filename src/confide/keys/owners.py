@@ -22,6 +22,7 @@ from confide.keys.grants import Grant, recipients
 from confide.keys.manifest_claims import ManifestClaims, unverified_dataset
 from confide.keys.records import Dataset, Enrolment, Key, Owner
 from confide.keys.sessions import Peer
+from confide.keys.withdrawals import withdrawn
 
 ENROLMENT_TTL: Final = timedelta(hours=24)
 AUDIT_PAGE: Final = 1000
@@ -192,6 +193,8 @@ class Owners(Commands):
     def revoke(self, peer: Peer, grant: str) -> Json:
         """End a grant of an own key now: no further release, and outputs that derive from it cannot be opened any more.
 
+        Nodes that hold a key by it are told within seconds.
+
         Raises:
             CredentialError: the client has no such grant.
         """
@@ -201,6 +204,7 @@ class Owners(Commands):
                 raise CredentialError("this credential has no such grant")
             revoked = found.revoke(self._clock())
             self._store.put(revoked)
+            withdrawn(self._store)
             self._note("revoke", owner, grant=revoked.id, key=revoked.key, job=revoked.job)
         return {"grant": revoked.to_json()}
 

@@ -13,7 +13,7 @@ from typing import ClassVar, Protocol, Self
 from confide.canonical import Json, canonical, sha256_hex
 from confide.crypto.envelope import WrappedKey
 from confide.errors import KeyDestroyedError, ManifestError, ParseError, RollbackError, UsageError
-from confide.ids import DatasetId, JobDigest, KeyRef, NodeId, Role, RunId, SpkiDigest
+from confide.ids import DatasetId, JobDigest, KeyRef, NodeId, Purpose, Role, RunId, SpkiDigest
 from confide.keys.manifest_claims import ManifestClaims
 
 
@@ -323,18 +323,22 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """The fact that a run was given the key of a dataset: whatever the run writes from then on derives from it."""
+    """The fact that a run's nodes of one role were given a dataset's key for a purpose.
+
+    Whatever the run writes from then on derives from the dataset.
+    """
 
     kind: ClassVar[str] = "release"
     job: JobDigest
     run: RunId
     dataset: DatasetId
-    first_role: Role
+    role: Role
+    purpose: Purpose
 
     @property
     def id(self) -> str:
-        """Run and dataset."""
-        return f"{self.job}/{self.run}/{self.dataset}"
+        """All of it."""
+        return f"{self.job}/{self.run}/{self.dataset}/{self.role}/{self.purpose}"
 
     @property
     def ref(self) -> str:
@@ -343,12 +347,13 @@ class Release:
 
     def to_json(self) -> Json:
         """See :class:`Record`."""
-        return {"job": self.job, "run": self.run, "dataset": self.dataset, "first_role": self.first_role.value}
+        role, purpose = self.role.value, self.purpose.value
+        return {"job": self.job, "run": self.run, "dataset": self.dataset, "role": role, "purpose": purpose}
 
     @classmethod
     def from_json(cls, data: Json) -> Self:
         """See :class:`Record`."""
-        return cls(data["job"], data["run"], data["dataset"], Role(data["first_role"]))
+        return cls(data["job"], data["run"], data["dataset"], Role(data["role"]), Purpose(data["purpose"]))
 
 
 @dataclass(frozen=True, slots=True)

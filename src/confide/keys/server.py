@@ -10,6 +10,7 @@ node   POST /confide/v0/release       manifest purpose                 jwe key v
 node   POST /confide/v0/outputs       name inputs recipients           as release; wrapped signer recipients inherits
 node   PUT …/datasets/<id>/manifest   manifest                         dataset snapshot (outputs of the node's own run)
 node   POST /confide/v0/cut-off       node                           node
+node   POST /confide/v0/watch         (empty object)                   withdrawn (an error; empty after 25 s of none)
 both   POST /confide/v0/audit-head    (empty object)                   head
 owner  POST /confide/v0/enrol         owner token                      owner spki
 owner  GET /confide/v0/keys                                            keys: [key version created datasets versions]
@@ -58,8 +59,8 @@ from confide.keys.kbs.messages import COOKIE
 from confide.keys.kbs.routes import KbsRoutes, session_of, takes_bytes
 from confide.keys.sessions import Peer
 
-MAX_CONNECTIONS: Final = 512
-"""Connections served at once; more are turned away at once, before their handshake."""
+MAX_CONNECTIONS: Final = 2048
+"""Connections served at once (a node has two while it holds keys); more are turned away at once, before their handshake."""
 _ACCEPT_S: Final = 1.0
 _JOIN_S: Final = 3.0
 _PATH = re.compile(r"/confide/v0/(datasets|grants)/([0-9a-f]{16,32})(/[a-z]+)?")
@@ -168,7 +169,7 @@ class BrokerServer:
         try:
             channel.handshake()
             peer = Peer(channel.exporter(), channel.peer_spki)
-            routes = Routes(self._broker, peer, self._kbs)
+            routes = Routes(self._broker, peer, self._kbs, going=lambda: not self._stopping.is_set())
             serve_connection(channel, routes.handle, idle_timeout=self._idle_timeout, takes_bytes=takes_bytes)
         except ConfideError as cause:
             _log.debug("a connection was not served: %s", cause)
@@ -183,10 +184,11 @@ class BrokerServer:
 class Routes:
     """Turns the requests of one connection into calls of the broker."""
 
-    def __init__(self, broker: Broker, peer: Peer, kbs: KbsRoutes) -> None:
+    def __init__(self, broker: Broker, peer: Peer, kbs: KbsRoutes, *, going: Callable[[], bool]) -> None:
         self._broker = broker
         self._peer = peer
         self._kbs = kbs
+        self._going = going
 
     def handle(self, request: Request) -> Response:
         """Answer one request.  Refusals leave as problem objects (``crypto.http``).
@@ -218,6 +220,8 @@ class Routes:
                 return self._output(request)
             case "POST", "/confide/v0/cut-off":
                 return self._cut_off(request)
+            case "POST", "/confide/v0/watch":
+                return self._broker.watch(self._peer, _session(request), going=self._going)
         return self._owner_route(request) or self._named(request)
 
     # --- nodes -------------------------------------------------------------------------------------------------------

@@ -253,6 +253,7 @@ class DriverAgent:
             private_dir=private,
             emit=self._emit,
             tell=lambda report: self._workload.heard(spec.node_id, report),
+            fail=self._mail.post_error,
         )
 
     def _certify(self, identity: Identity) -> bytes:

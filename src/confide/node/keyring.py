@@ -1,7 +1,8 @@
 """The data keys that this node holds, and which file key each path gets.  Answers the local socket; asks nobody by itself.
 
 A file of an input gets a key only if the dataset's manifest lists it; a file of an output only at the place where it will be
-committed.  Keys are kept for a lease and then fetched again by the caller's ``refresh``, so that a revoked grant takes effect.
+committed.  A key is used for its lease only: it is fetched again by the caller's ``refresh`` before that ends, as long as files are asked
+for, and a refusal, or a broker that stays away to the end, leaves no key behind.
 Bytes in answers are standard base64 with padding (what ``java.util.Base64`` reads).
 """
 
@@ -15,10 +16,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from confide.crypto.derive import FileKind, file_key, parquet_aad_prefix
-from confide.errors import ManifestError, ProtocolError
+from confide.errors import ConfideError, KeyAccessError, ManifestError, ProtocolError, UnavailableError
 
 if TYPE_CHECKING:
     from confide.canonical import Json
@@ -26,8 +27,22 @@ if TYPE_CHECKING:
     from confide.ids import DatasetId, RunId
     from confide.node.local_socket import Operation
 
-Refresh = Callable[[], "SecretBytes"]
 _ATTEMPT = re.compile(r"(?:attempt|task)_[A-Za-z0-9_]+")
+_RENEW_AT: Final = 0.8
+"""A key is fetched again when this part of its lease is over."""
+_RETRY_S: Final = 5.0
+"""Between tries to renew a lease that still runs, while the broker does not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A dataset key, and for how many seconds it may be used."""
+
+    key: SecretBytes
+    seconds: float
+
+
+Refresh = Callable[[], Lease]
 
 
 @dataclass(slots=True)
@@ -37,33 +52,39 @@ class _Held:
     files: frozenset[str] | None
     run: RunId | None
     refresh: Refresh
-    expires: float
+    renew: float = 0.0
+    expires: float = 0.0
 
 
 class Keyring:
-    """Dataset keys by folder.  Safe to use from several threads.  ``clock`` counts seconds and never goes back."""
+    """Dataset keys by folder.  Safe to use from several threads.  ``clock`` counts seconds and never goes back.
+
+    No lease is longer than ``lease_s``, whatever the broker said: a node whose date was set back must not keep a key for longer.
+    """
 
     def __init__(self, *, lease_s: float = 300.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._lease_s = lease_s
         self._clock = clock
         self._lock = threading.Lock()
         self._held: dict[PurePosixPath, _Held] = {}
+        self._ended: ConfideError | None = None
 
-    def open_input(self, root: str, dataset: DatasetId, key: SecretBytes, *, files: frozenset[str], refresh: Refresh) -> None:
+    def open_input(self, root: str, dataset: DatasetId, lease: Lease, *, files: frozenset[str], refresh: Refresh) -> None:
         """Hold the key of an input dataset whose verified manifest lists ``files`` (relative POSIX paths).
 
         Raises:
             ManifestError: the folder is not a plain absolute path, or lies within or around one that is held already.
+            KeyAccessError: the lease is over.
         """
-        self._open(root, _Held(dataset, key, files, None, refresh, self._clock() + self._lease_s))
+        self._open(root, _Held(dataset, None, files, None, refresh), lease)
 
-    def open_output(self, root: str, dataset: DatasetId, key: SecretBytes, *, run: RunId, refresh: Refresh) -> None:
+    def open_output(self, root: str, dataset: DatasetId, lease: Lease, *, run: RunId, refresh: Refresh) -> None:
         """Hold the key of an output dataset that this run writes (and may read back).
 
         Raises:
-            ManifestError: as :meth:`open_input`.
+            ManifestError, KeyAccessError: as :meth:`open_input`.
         """
-        self._open(root, _Held(dataset, key, None, run, refresh, self._clock() + self._lease_s))
+        self._open(root, _Held(dataset, None, None, run, refresh), lease)
 
     def operations(self) -> dict[str, Operation]:
         """The local socket's operations ``read-key`` and ``write-key``.
@@ -80,12 +101,28 @@ class Keyring:
                 _forget(held)
             self._held.clear()
 
-    def _open(self, root: str, held: _Held) -> None:
+    def end(self, error: ConfideError) -> None:
+        """Overwrite every key, and answer every question with ``error`` from now on: the keys were withdrawn."""
+        with self._lock:
+            self._ended = self._ended or error
+            for held in self._held.values():
+                _forget(held)
+
+    def drop_expired(self) -> None:
+        """Overwrite keys whose lease is over and that nobody has asked for since."""
+        with self._lock:
+            for held in self._held.values():
+                if self._clock() >= held.expires:
+                    _forget(held)
+
+    def _open(self, root: str, held: _Held, lease: Lease) -> None:
         folder = _absolute(root)
         with self._lock:
+            self._check_not_ended()
             for other in self._held:
                 if other == folder or other in folder.parents or folder in other.parents:
                     raise ManifestError("two datasets lie in one folder", path=root[:400], other=str(other))
+            self._take(held, lease, self._clock())
             self._held[folder] = held
 
     def _read_key(self, request: Json) -> Json:
@@ -123,11 +160,36 @@ class Keyring:
 
     def _current(self, held: _Held) -> SecretBytes:
         """The dataset key within its lease.  A refused refresh leaves no key behind: fail closed."""
-        if held.key is None or self._clock() >= held.expires:
+        self._check_not_ended()
+        now = self._clock()
+        if held.key is None or now >= held.expires:
             _forget(held)
-            held.key = held.refresh()
-            held.expires = self._clock() + self._lease_s
+            return self._take(held, held.refresh(), now)
+        if now < held.renew:
+            return held.key
+        try:
+            return self._take(held, held.refresh(), now)
+        except UnavailableError:  # the lease still runs: the broker has until its end to come back
+            held.renew = now + _RETRY_S
+            return held.key
+        except ConfideError:
+            _forget(held)
+            raise
+
+    def _take(self, held: _Held, lease: Lease, asked: float) -> SecretBytes:
+        """Hold the key of a lease that was asked for at ``asked``."""
+        if held.key is not lease.key:
+            _forget(held)
+        seconds = min(lease.seconds, self._lease_s)
+        if seconds <= 0:
+            lease.key.wipe()
+            raise KeyAccessError("a key's lease was over when it came", hint="check this node's clock", dataset=held.dataset)
+        held.key, held.renew, held.expires = lease.key, asked + seconds * _RENEW_AT, asked + seconds
         return held.key
+
+    def _check_not_ended(self) -> None:
+        if self._ended is not None:
+            raise type(self._ended)(self._ended.message, hint=self._ended.hint, **self._ended.facts)
 
 
 def committed_path(relative: str, run: RunId) -> str:

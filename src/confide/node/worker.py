@@ -256,6 +256,7 @@ class WorkerAgent:
             private_dir=private,
             emit=self._emit,
             tell=self._reports.tell,
+            fail=self._mail.post_error,
             driver=joined.driver.record,
         )
 

@@ -20,6 +20,7 @@ from confide.errors import (
     BindingError,
     ChannelError,
     ConfideError,
+    KeyRevokedError,
     NodeLostError,
     ParseError,
     ProtocolError,
@@ -329,6 +330,8 @@ class Workers:
         self.roster = self.roster.end(node, Phase.FAILED, error.code)
         self._services.emit(EventType.WORKER_FAILED, node=node, code=error.code, message=error.message, facts=error.facts)
         self._leave(node)
+        if isinstance(error, KeyRevokedError):  # an owner's word is about the run, whichever node hears it first
+            raise error
         self._check()
 
     def tick(self) -> None:

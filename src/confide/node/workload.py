@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from confide.crypto.seal import SealKey
     from confide.crypto.secret import SecretBytes
     from confide.crypto.tls import Identity
+    from confide.errors import ConfideError
     from confide.job import Job
     from confide.node.private_dir import PrivateDir
     from confide.node.record import EvidenceRecord
@@ -70,6 +71,8 @@ class NodeServices:
     private_dir: PrivateDir
     emit: Emit
     tell: Tell
+    fail: Callable[[ConfideError], None]
+    """End this node, and on the driver the run, with that error.  Safe to call from any thread."""
     driver: EvidenceRecord | None = None
     """The driver's evidence as this worker accepted it; ``None`` on the driver itself."""
     stopping: threading.Event = field(default_factory=threading.Event)

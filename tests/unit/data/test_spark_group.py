@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from confide.data.manifest import Manifest, load_manifest, verify_manifest
 from confide.errors import UsageError
 from confide.ids import DatasetId, RunId, new_dataset_id
 from confide.jobs.engines import spark as engine
-from confide.node.keyring import Keyring
+from confide.node.keyring import Keyring, Lease
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -77,9 +79,10 @@ class World:
         commit.create_dataset(source, self.texts.place, name="notes", owner="airline", **self.texts.facts())
         for owned in (self.table, self.texts):
             listed = frozenset(entry.path for entry in owned.manifest().files)
-            self.ring.open_input(str(owned.place), owned.dataset, owned.key, files=listed, refresh=lambda owned=owned: owned.key)
+            again = partial(lease, owned.key)
+            self.ring.open_input(str(owned.place), owned.dataset, again(), files=listed, refresh=again)
         for owned in (self.result, self.report):
-            self.ring.open_output(str(owned.place), owned.dataset, owned.key, run=RUN, refresh=lambda owned=owned: owned.key)
+            self.ring.open_output(str(owned.place), owned.dataset, lease(owned.key), run=RUN, refresh=lambda owned=owned: lease(owned.key))
         (self.root / "code").mkdir()
         (self.root / "code" / "shouting.py").write_text("def shout(text):\n    return text.upper() + '!'\n")
         self.group.info = {
@@ -128,6 +131,10 @@ def world(spark_group_class: Any, tmp_path_factory: pytest.TempPathFactory) -> I
         group.close()
 
 
+def lease(key: SecretBytes) -> Lease:
+    return Lease(key, math.inf)
+
+
 def vector_ring(ring: Keyring, root: Path) -> None:
     """Put each container vector into a dataset of its own."""
     for vector in sorted(VECTORS.glob("*.json")):
@@ -138,7 +145,8 @@ def vector_ring(ring: Keyring, root: Path) -> None:
         target.parent.mkdir(parents=True)
         target.write_bytes(assemble(data))
         key = SecretBytes(bytes.fromhex(opened["dataset_key"]))
-        ring.open_input(str(place), DatasetId(opened["dataset"]), key, files=frozenset({opened["path"]}), refresh=lambda key=key: key)
+        listed = frozenset({opened["path"]})
+        ring.open_input(str(place), DatasetId(opened["dataset"]), lease(key), files=listed, refresh=lambda key=key: lease(key))
 
 
 def assemble(data: Json) -> bytes:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Callable
 
 import pytest
@@ -10,13 +11,27 @@ from hypothesis import strategies as st
 from confide.canonical import Json
 from confide.crypto.derive import file_key, parquet_aad_prefix
 from confide.crypto.secret import SecretBytes
-from confide.errors import ConfideError, GrantError, ManifestError, ParseError, ProtocolError, SecretLeakError
+from confide.errors import (
+    BrokerError,
+    ConfideError,
+    GrantError,
+    KeyAccessError,
+    KeyRevokedError,
+    ManifestError,
+    ParseError,
+    ProtocolError,
+    SecretLeakError,
+)
 from confide.ids import DatasetId, RunId
-from confide.node.keyring import Keyring, committed_path
+from confide.node.keyring import Keyring, Lease, committed_path
 
 INPUT, OUTPUT = DatasetId("1" * 32), DatasetId("2" * 32)
 RUN = RunId("spine-1")
 KEY = b"k" * 32
+
+
+def lease(key: bytes = KEY, seconds: float = math.inf) -> Lease:
+    return Lease(SecretBytes(key), seconds)
 
 
 class Clock:
@@ -34,8 +49,8 @@ def clock() -> Clock:
 @pytest.fixture
 def keyring(clock: Clock) -> Keyring:
     ring = Keyring(lease_s=100, clock=clock)
-    ring.open_input("/data/flights", INPUT, SecretBytes(KEY), files=frozenset({"a.parquet", "x/b.bin"}), refresh=lambda: SecretBytes(KEY))
-    ring.open_output("/data/result", OUTPUT, SecretBytes(KEY), run=RUN, refresh=lambda: SecretBytes(KEY))
+    ring.open_input("/data/flights", INPUT, lease(), files=frozenset({"a.parquet", "x/b.bin"}), refresh=lease)
+    ring.open_output("/data/result", OUTPUT, lease(), run=RUN, refresh=lease)
     return ring
 
 
@@ -142,7 +157,7 @@ def test_committing_twice_changes_nothing(name: str) -> None:
 @pytest.mark.parametrize("root", ["/data", "/data/flights", "/data/flights/sub"])
 def test_datasets_do_not_overlap(root: str, keyring: Keyring) -> None:
     with pytest.raises(ManifestError, match="in one folder"):
-        keyring.open_output(root, OUTPUT, SecretBytes(KEY), run=RUN, refresh=lambda: SecretBytes(KEY))
+        keyring.open_output(root, OUTPUT, lease(), run=RUN, refresh=lease)
 
 
 @pytest.mark.parametrize(
@@ -165,43 +180,135 @@ def test_request_without_a_path_is_refused(keyring: Keyring) -> None:
         keyring.operations()["read-key"]({"op": "read-key"})
 
 
-def with_refresh(clock: Clock, refresh: Callable[[], SecretBytes], key: SecretBytes) -> Keyring:
+def with_refresh(clock: Clock, refresh: Callable[[], Lease], key: SecretBytes, seconds: float = math.inf) -> Keyring:
     ring = Keyring(lease_s=100, clock=clock)
-    ring.open_input("/in", INPUT, key, files=frozenset({"a"}), refresh=refresh)
+    ring.open_input("/in", INPUT, Lease(key, seconds), files=frozenset({"a"}), refresh=refresh)
     return ring
 
 
-def test_key_is_fetched_again_after_its_lease(clock: Clock) -> None:
+def gone(key: SecretBytes) -> bool:
+    try:
+        key.reveal()
+    except SecretLeakError:
+        return True
+    return False
+
+
+def test_key_is_fetched_again_before_its_lease_ends(clock: Clock) -> None:
     first = SecretBytes(KEY)
-    ring = with_refresh(clock, lambda: SecretBytes(b"n" * 32), first)
+    ring = with_refresh(clock, lambda: lease(b"n" * 32), first)
     before = ask(ring, "read-key", "/in/a")
-    clock.now = 99.9
+    clock.now = 79.9
     assert ask(ring, "read-key", "/in/a") == before
+    clock.now = 80.0
+    renewed = ask(ring, "read-key", "/in/a")
+    assert renewed != before
+    assert gone(first)
+    clock.now = 159.9
+    assert ask(ring, "read-key", "/in/a") == renewed
+
+
+def test_lease_is_as_long_as_the_broker_says_but_not_longer_than_ours(clock: Clock) -> None:
+    asked: list[float] = []
+
+    def refresh() -> Lease:
+        asked.append(clock.now)
+        return lease(seconds=7200)
+
+    ring = with_refresh(clock, refresh, SecretBytes(KEY), seconds=10)
+    for clock.now in (7.9, 8.0, 87.9, 88.0):
+        ask(ring, "read-key", "/in/a")
+    assert asked == [8.0, 88.0]
+
+
+def test_expired_key_is_not_used_while_the_broker_is_away(clock: Clock) -> None:
+    """It has until the lease's end to come back; then there is no key, and then again one when it is back."""
+    first, away = SecretBytes(KEY), True
+    tries: list[float] = []
+
+    def refresh() -> Lease:
+        tries.append(clock.now)
+        if away:
+            raise BrokerError("down")
+        return lease()
+
+    ring = with_refresh(clock, refresh, first)
+    before = ask(ring, "read-key", "/in/a")
+    for clock.now in (80.0, 82.0, 85.0, 99.9):
+        assert ask(ring, "read-key", "/in/a") == before
+    assert tries == [80.0, 85.0, 99.9]
     clock.now = 100.0
-    assert ask(ring, "read-key", "/in/a") != before
-    with pytest.raises(SecretLeakError):
-        first.reveal()
+    for _ in range(2):
+        with pytest.raises(BrokerError):
+            ask(ring, "read-key", "/in/a")
+    assert gone(first)
+    away = False
+    assert ask(ring, "read-key", "/in/a") == before
 
 
-def test_revoked_key_is_gone_when_its_lease_ends(clock: Clock) -> None:
-    def refuse() -> SecretBytes:
+@pytest.mark.parametrize("at", [80.0, 100.0], ids=["before its end", "at its end"])
+def test_revoked_key_is_gone_when_its_lease_is_renewed(clock: Clock, at: float) -> None:
+    def refuse() -> Lease:
         raise GrantError("revoked")
 
     first = SecretBytes(KEY)
     ring = with_refresh(clock, refuse, first)
-    clock.now = 100.0
+    clock.now = at
     for _ in range(2):
         with pytest.raises(GrantError):
             ask(ring, "read-key", "/in/a")
-    with pytest.raises(SecretLeakError):
-        first.reveal()
+    assert gone(first)
+
+
+def test_lease_that_was_over_when_it_came_is_none(clock: Clock) -> None:
+    late = SecretBytes(KEY)
+    with pytest.raises(KeyAccessError, match="lease was over"):
+        with_refresh(clock, lease, late, seconds=0)
+    assert gone(late)
+
+
+def test_time_that_the_broker_takes_counts_against_the_lease(clock: Clock) -> None:
+    def slow() -> Lease:
+        clock.now += 30
+        return lease()
+
+    ring = with_refresh(clock, slow, SecretBytes(KEY))
+    clock.now = 100.0
+    ask(ring, "read-key", "/in/a")
+    (held,) = ring._held.values()
+    assert held.expires == 200.0
+
+
+def test_key_that_nobody_asks_for_is_dropped_at_its_end(clock: Clock) -> None:
+    first = SecretBytes(KEY)
+    ring = with_refresh(clock, lease, first)
+    clock.now = 99.9
+    ring.drop_expired()
+    assert not gone(first)
+    clock.now = 100.0
+    ring.drop_expired()
+    assert gone(first)
+    assert ask(ring, "read-key", "/in/a")
+
+
+def test_withdrawn_keys_are_gone_at_once_and_not_fetched_again(clock: Clock) -> None:
+    first = SecretBytes(KEY)
+    ring = with_refresh(clock, lease, first)
+    ring.end(KeyRevokedError("withdrawn", key="airline/flights"))
+    assert gone(first)
+    for attempt in (
+        lambda: ask(ring, "read-key", "/in/a"),
+        lambda: ring.open_output("/out", OUTPUT, lease(), run=RUN, refresh=lease),
+    ):
+        with pytest.raises(KeyRevokedError) as caught:
+            attempt()
+        assert caught.value.facts == {"key": "airline/flights"}
 
 
 def test_wiped_keyring_knows_nothing(clock: Clock) -> None:
     key = SecretBytes(KEY)
-    ring = with_refresh(clock, lambda: SecretBytes(KEY), key)
+    ring = with_refresh(clock, lease, key)
     ring.wipe()
     with pytest.raises(ManifestError):
         ask(ring, "read-key", "/in/a")
-    with pytest.raises(SecretLeakError):
-        key.reveal()
+    assert gone(key)

@@ -9,6 +9,7 @@ ignores it.  Takes about a minute.
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from confide.ids import NodeId, Role, RunId, new_dataset_id
 from confide.jobs.engines import spark
 from confide.node.child import Child, Children, ChildSpec
 from confide.node.jobca import JobCa
-from confide.node.keyring import Keyring
+from confide.node.keyring import Keyring, Lease
 from confide.node.local_socket import LocalSocketServer
 from confide.node.private_dir import PrivateDir
 
@@ -167,8 +168,8 @@ class _Training:
             now=datetime.now(UTC),
         ).unverified
         files = [file.path for file in made.files]
-        self._keyring.open_input(str(place), dataset, key, files=frozenset(files), refresh=lambda: key)
-        self._keyring.open_output(str(output), new_dataset_id(), key, run=_RUN, refresh=lambda: key)
+        self._keyring.open_input(str(place), dataset, Lease(key, math.inf), files=frozenset(files), refresh=lambda: Lease(key, math.inf))
+        self._keyring.open_output(str(output), new_dataset_id(), Lease(key, math.inf), run=_RUN, refresh=lambda: Lease(key, math.inf))
         table_info = {"kind": made.kind, "schema": made.schema, "path": str(place), "files": files}
         fixed: Json = {"run": _RUN, "arguments": [str(output)], "outputs": {}, "code": "", "modules": []}
         return {**fixed, "inputs": {"table": table_info}}
