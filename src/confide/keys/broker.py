@@ -365,7 +365,8 @@ class Broker:
         if len(inputs) > _MAX_INPUTS:
             raise UsageError("too many inputs", limit=_MAX_INPUTS, got=len(inputs))
         context = asker.context
-        read = [r.dataset for r in self.store.find(Release, run_ref(context.run)) if r.job == context.job]
+        own = {output.dataset for output in self._outputs(context)}  # what they hold derives from what was read
+        read = {r.dataset for r in self.store.find(Release, run_ref(context.run)) if r.job == context.job} - own
         roots: set[str] = set()
         for dataset in {*map(DatasetId, inputs), *read}:
             roots |= set(self._known(dataset).roots)

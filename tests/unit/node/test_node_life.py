@@ -26,6 +26,7 @@ from confide.errors import (
     ConfideError,
     JobFailedError,
     KeyAccessError,
+    KeyRevokedError,
     NodeLostError,
     OverdueError,
     ProtocolError,
@@ -403,6 +404,21 @@ def test_run_ends_when_too_few_workers_are_left(world: Any, stage_of: Callable[[
     error = stage.until("result")["error"]
     assert (error["code"], error["facts"]["left"]) == ("node-lost", 1)
     assert stage.engine.stopped.wait(5)
+
+
+@pytest.mark.parametrize("first", ["driver", "worker-1"])
+def test_withdrawn_key_ends_the_run_whichever_node_hears_of_it_first(first: str, stage: Stage) -> None:
+    """The job could go on with fewer workers, but not with a key whose owner took it back."""
+    stage.begin("worker-1", "worker-2")
+    stage.until("event", event="program-started")
+    services = stage.engine.services if first == "driver" else stage.workers[first][1].services
+    assert services is not None
+    services.fail(KeyRevokedError("withdrawn", key="airline/flights", reason="grant-missing"))
+    error = stage.until("result")["error"]
+    assert (error["code"], error["facts"]) == ("key-revoked", {"key": "airline/flights", "reason": "grant-missing"})
+    assert stage.engine.stopped.wait(5)
+    for name in ("worker-1", "worker-2"):
+        assert stage.workers[name][1].stopped.wait(5), name
 
 
 def test_worker_that_is_refused_a_key_reports_the_reason(stage: Stage) -> None:
