@@ -199,6 +199,13 @@ class KeyRevokedError(KeyAccessError):
     default_hint = "ask the key's owner; a run that is started anew needs a grant that is in force"
 
 
+class TransferError(KeyAccessError):
+    """A key's export or import was refused: a signature is another's, or it is for another broker or key."""
+
+    code = "transfer-refused"
+    default_hint = "export again at the broker that has the key, to the wrapping key of the broker that is to have it"
+
+
 class KeyDestroyedError(KeyAccessError):
     """The version of the key-encryption key that this is under was destroyed: it can never be opened again."""
 

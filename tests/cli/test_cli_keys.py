@@ -112,6 +112,37 @@ def test_rewrap_says_what_is_done_and_that_there_is_nothing_left(confide: Any, o
     assert [v["datasets"] for v in confide("keys", "versions", key, "--json").json["versions"]] == [0, 5]
 
 
+def test_key_goes_to_another_broker_and_back_out_of_a_file(confide: Any, owner: str, address: BrokerAddress, tmp_path: Path) -> None:
+    key, wrapping, file = f"{owner}/k", tmp_path / "wrapping.json", tmp_path / "export.jsonl"
+    confide("keys", "create", key)
+    with client_of(Settings.load(), owner) as client:
+        client.mint_dataset("k")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with spawn(elsewhere, elsewhere / "master.key") as other:
+        ticket = tmp_path / "ticket.json"
+        confide("--home", elsewhere, "broker", "enrol", owner, "--key-file", elsewhere / "master.key", "--out", ticket)
+        folder = Settings.load(home=elsewhere).credentials_dir
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mine = Settings.load().credentials_dir / f"{owner}.key.pem"
+        (folder / mine.name).touch(0o600)
+        (folder / mine.name).write_bytes(mine.read_bytes())
+        assert confide("--home", elsewhere, "keys", "init", owner, "--enrolment", ticket).status == 0
+        assert confide("--home", elsewhere, "keys", "wrapping-key", "--out", wrapping, "--json").json["broker"] == other.spki
+        wrong = confide("keys", "export", key, "--wrapping-key", wrapping, "--to", address.spki, "--out", file)
+        assert (wrong.status, "transfer-refused" in wrong.err, file.exists()) == (4, True, False)
+        said = confide("keys", "export", key, "--wrapping-key", wrapping, "--to", other.spki, "--out", file, "--json")
+        assert said.json == {"key": key, "file": str(file), "datasets": 1}
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert confide("keys", "export", key, "--wrapping-key", wrapping, "--to", other.spki, "--out", file).status == 2
+        assert confide("keys", "import", file, "--as", owner).status == 4
+        assert f"{key}@1 and 1 datasets" in confide("--home", elsewhere, "keys", "import", file).out
+        assert f"{key}@1" in confide("--home", elsewhere, "keys", "ls").out
+        bad = tmp_path / "bad"
+        bad.write_text("x", encoding="utf-8")
+        assert confide("keys", "export", key, "--wrapping-key", bad, "--to", other.spki, "--out", tmp_path / "no").status == 2
+
+
 def test_key_that_exists_is_not_made_again(confide: Any, owner: str) -> None:
     confide("keys", "create", f"{owner}/k")
     said = confide("keys", "create", f"{owner}/k")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from confide.cli.key_transfer import export, import_, wrapping_key
 from confide.cli.key_versions import destroy, own_key, retire, rewrap, rotate, versions
 from confide.cli.output import Context, answers, print_facts, print_table, say, short
 from confide.errors import UsageError
@@ -27,8 +28,8 @@ def command() -> None:
     """Create keys and say which jobs may use them."""
 
 
-for _about_versions in (rotate, versions, retire, destroy, rewrap):
-    command.add_command(_about_versions)
+for _about_keys in (rotate, versions, retire, destroy, rewrap, wrapping_key, export, import_):
+    command.add_command(_about_keys)
 
 
 @command.command("init")

@@ -46,6 +46,18 @@ class SealKey:
         private = ec.generate_private_key(ec.SECP256R1())
         return cls(jwk.JWK.from_pyca(private))
 
+    @classmethod
+    def from_private_pem(cls, pem: SecretBytes) -> SealKey:
+        """A key that is kept somewhere (a broker's wrapping key): PKCS#8 PEM of a P-256 key.
+
+        Raises:
+            UnwrapError: it is none.
+        """
+        try:
+            return cls(jwk.JWK.from_pem(pem.reveal()))
+        except (JWException, ValueError, ParseError):
+            raise UnwrapError("a kept seal key is damaged") from None
+
     def public_jwk(self) -> Json:
         """The public half: ``kty``, ``crv``, ``x``, ``y`` and nothing else."""
         return dict(self._public)

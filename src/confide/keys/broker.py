@@ -2,8 +2,8 @@
 
 A state machine over the store: no sockets, and the clock is an argument.  For each request it (1) verifies the session's evidence anew,
 (2) finds the dataset and checks its manifest, (3) lets every owner concerned decide through grants, (4) writes the audit log, and only
-then (5) unwraps and seals.  A refusal is written to the audit log as well.  Owners' commands are in ``keys.owners``
-and ``keys.key_commands``.
+then (5) unwraps and seals.  A refusal is written to the audit log as well.  Owners' commands are in ``keys.owners``,
+``keys.key_commands`` and ``keys.transfer_commands``.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from confide.keys.records import CutOff, Dataset, Origin, Release, owners_of, ru
 from confide.keys.refusals import refusals_audited
 from confide.keys.sessions import SESSION_TTL, Attested, Peer, Sessions
 from confide.keys.store import Store
+from confide.keys.transfer_commands import TransferCommands
 from confide.keys.withdrawals import Bell, withdrawn
 
 KBS_VERSION: Final = "0.4.0"
@@ -107,6 +108,7 @@ class Broker:
         self.verifier = verifier
         self.owners = Owners(store, clock)
         self.key_commands = KeyCommands(store, clock)
+        self.transfers = TransferCommands(store, clock)
         self._keys = KeyHierarchy(store)
         self._sessions = Sessions(verifier, nonce_ttl=nonce_ttl, session_ttl=session_ttl)
         self._lease = lease

@@ -30,8 +30,8 @@ from confide.ids import DatasetId, JobDigest, KeyRef, NodeId, Nonce, Purpose, Ro
 from confide.keys.audit import AuditEntry, AuditHead, AuditLog, AuditProof, hashes
 from confide.keys.connection import Answer, Connection, as_key
 from confide.keys.grants import Grant, GrantRef
-from confide.keys.key_client import KeyClient
 from confide.keys.manifest_claims import unverified_dataset
+from confide.keys.transfer_client import TransferClient
 
 KBS_VERSION: Final = "0.4.0"
 COOKIE: Final = "kbs-session-id"
@@ -258,8 +258,8 @@ def _session_of(headers: Mapping[str, str]) -> str:
         raise BrokerError("the broker began no session") from cause
 
 
-class OwnerClient(KeyClient):
-    """An owner's or recipient's side; commands about keys themselves are in :class:`~confide.keys.key_client.KeyClient`."""
+class OwnerClient(TransferClient):
+    """An owner's or recipient's side; commands about keys themselves are in ``keys.key_client`` and ``keys.transfer_client``."""
 
     def enrol(self, token: str) -> None:
         """Register the credential under its name; ``token`` is single use, from the broker's operator."""

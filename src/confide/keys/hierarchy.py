@@ -5,17 +5,21 @@ Who may have a dataset key is decided by the callers (``keys.broker``, ``keys.ow
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
 
 from confide.canonical import Json
+from confide.crypto.derive import KEY_BYTES
 from confide.crypto.envelope import WrappedKey, unwrap, wrap
+from confide.crypto.seal import seal
 from confide.crypto.secret import SecretBytes
-from confide.errors import GrantError, StoreError, UsageError
+from confide.errors import GrantError, KeyDestroyedError, StoreError, UnwrapError, UsageError
 from confide.ids import JobDigest, KeyRef, check_name, new_dataset_id
 from confide.keys.records import Dataset, Key, KeyState, KeyVersion
 from confide.keys.store import Store
+from confide.keys.transfer import KeyExport
 
 
 class KeyHierarchy:
@@ -107,6 +111,49 @@ class KeyHierarchy:
         """
         return unwrap(self._open(self._key_of(dataset), dataset.wrapped.version), dataset.wrapped)
 
+    def export(self, key: Key, export: KeyExport) -> KeyExport:
+        """``export`` with the openable versions of ``key`` sealed as its request says.
+
+        Raises:
+            KeyDestroyedError: there is none.
+        """
+        numbers = [number for number, version in enumerate(key.versions, start=1) if version.wrapped is not None]
+        if not numbers:
+            raise KeyDestroyedError("every version of the key was destroyed", key=key.id)
+        secret = SecretBytes(b"".join(self._open(key, number).reveal() for number in numbers))
+        sealed = seal(secret, export.request.jwk, context=export.context)
+        secret.wipe()
+        return replace(export, jwe=sealed)
+
+    def take_over(self, export: KeyExport, secret: SecretBytes) -> Key:
+        """The key of an export, whose openable versions ``secret`` holds one after the other.
+
+        Raises:
+            UnwrapError: it is not as long as they are.
+        """
+        ref, opened = KeyRef.parse(export.request.key), _apart(export, secret)
+        versions: list[KeyVersion] = []
+        for number, (state, since) in enumerate(export.versions, start=1):
+            kek = opened.get(number)
+            wrapped = None if kek is None else self._store.kms.wrap(kek, context=_context(ref.owner, ref.name, number))
+            versions.append(KeyVersion(state, since, wrapped))
+        made = Key(ref.owner, ref.name, tuple(versions), export.created)
+        self._store.put(made)
+        return made
+
+    def check_same(self, key: Key, export: KeyExport, secret: SecretBytes) -> None:
+        """Return if ``key`` is the one of an export: what both can open is the same, and that is something.
+
+        Raises:
+            UsageError: it is another one.
+            UnwrapError: as :meth:`take_over`.
+        """
+        there = {number for number, version in enumerate(key.versions, start=1) if version.wrapped is not None}
+        opened = _apart(export, secret)
+        same = [hmac.compare_digest(self._open(key, number).reveal(), opened[number].reveal()) for number in there & set(opened)]
+        if not same or not all(same):
+            raise UsageError(f"there is another key {key.id} at this broker", hint="a key is imported before one of its name is made")
+
     def check_there(self, dataset: Dataset) -> None:
         """Return if the key version that the dataset is under is there.
 
@@ -152,3 +199,12 @@ class KeyHierarchy:
 
 def _context(owner: str, name: str, version: int) -> Json:
     return {"use": "kek", "key": f"{owner}/{name}", "version": version}
+
+
+def _apart(export: KeyExport, secret: SecretBytes) -> dict[int, SecretBytes]:
+    """The openable versions of an export, by number."""
+    numbers = [number for number, (state, _) in enumerate(export.versions, start=1) if state is not KeyState.DESTROYED]
+    if len(secret) != len(numbers) * KEY_BYTES:
+        raise UnwrapError("an exported key's versions are not those that are sealed", expected=len(numbers))
+    data = secret.reveal()
+    return {number: SecretBytes(data[at * KEY_BYTES : (at + 1) * KEY_BYTES]) for at, number in enumerate(numbers)}

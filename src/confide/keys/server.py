@@ -19,6 +19,11 @@ owner  POST …/keys/rotate             key                              as keys
 owner  POST …/keys/retire             key version                      as keys
 owner  POST …/keys/destroy            key version lose_datasets        as keys
 owner  POST …/keys/rewrap             key                              key version done left
+owner  GET …/keys/wrapping-key                                         wrapping_key (signed)
+owner  POST …/keys/export             request (signed)                 export (signed)
+owner  POST …/keys/import             export source                    key version
+owner  POST …/datasets/export         key start                        datasets next
+owner  POST …/datasets/import         datasets                         imported
 owner  POST /confide/v0/datasets      key                              dataset key version wrapped dataset_key
 owner  PUT …/datasets/<id>/manifest   manifest                         dataset snapshot
 owner  POST /confide/v0/open          manifest                         dataset key version dataset_key expires
@@ -61,6 +66,8 @@ from confide.keys.sessions import Peer
 
 MAX_CONNECTIONS: Final = 2048
 """Connections served at once (a node has two while it holds keys); more are turned away at once, before their handshake."""
+MAX_DATASETS: Final = 1000
+"""Datasets that one request imports."""
 _ACCEPT_S: Final = 1.0
 _JOIN_S: Final = 3.0
 _PATH = re.compile(r"/confide/v0/(datasets|grants)/([0-9a-f]{16,32})(/[a-z]+)?")
@@ -222,7 +229,7 @@ class Routes:
                 return self._cut_off(request)
             case "POST", "/confide/v0/watch":
                 return self._broker.watch(self._peer, _session(request), going=self._going)
-        return self._owner_route(request) or self._named(request)
+        return self._owner_route(request) or self._transfer(request) or self._named(request)
 
     # --- nodes -------------------------------------------------------------------------------------------------------
 
@@ -272,6 +279,25 @@ class Routes:
         prefix, path = "/confide/v0/", request.path.rstrip("/")
         command = commands.get((request.method, path.removeprefix(prefix))) if path.startswith(prefix) else None
         return command() if command else None
+
+    def _transfer(self, request: Request) -> Json | None:
+        transfers, peer = self._broker.transfers, self._peer
+        match request.method, request.path.rstrip("/"):
+            case "GET", "/confide/v0/keys/wrapping-key":
+                return transfers.wrapping_key(peer)
+            case "POST", "/confide/v0/keys/export":
+                return transfers.export_key(peer, _object(request, "request"))
+            case "POST", "/confide/v0/keys/import":
+                return transfers.import_key(peer, _object(request, "export"), _text(request, "source"))
+            case "POST", "/confide/v0/datasets/export":
+                return transfers.export_datasets(peer, _text(request, "key"), _number(request, "start"))
+            case "POST", "/confide/v0/datasets/import":
+                match _body(request):
+                    case {"datasets": list(datasets), **rest} if not rest and len(datasets) <= MAX_DATASETS:
+                        if all(isinstance(dataset, dict) for dataset in datasets):
+                            return transfers.import_datasets(peer, datasets)
+                raise ParseError("not a request to import datasets")
+        return None
 
     def _destroy(self, request: Request) -> Json:
         match _body(request):

@@ -1,0 +1,102 @@
+"""The owners' client for taking a key from one broker to another, and the file that it travels in.
+
+A file of an export is JSON Lines: the signed export with the source broker's public key, then the datasets under the key.  It holds
+nothing that only the target broker's wrapping key does not protect; dataset ids and snapshot numbers are in it in the clear.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Final
+
+from confide.canonical import Json, b64url, from_b64url, parse_object
+from confide.crypto.sign import PublicKey
+from confide.errors import ConfideError, TransferError
+from confide.ids import KeyRef, SpkiDigest
+from confide.keys.key_client import KeyClient
+from confide.keys.transfer import ExportRequest, KeyExport, WrappingKey
+
+FORMAT: Final = "confide-key-transfer-v1"
+WRAPPING_FORMAT: Final = "confide-wrapping-key-file-v1"
+_BATCH: Final = 500
+
+
+class TransferClient(KeyClient):
+    """Commands about keys' transfer.  Errors as in :class:`~confide.keys.key_client.KeyClient`."""
+
+    def wrapping_key(self) -> Json:
+        """The broker's wrapping key as the content of a file, for an export elsewhere; verified.
+
+        Raises:
+            TransferError: the pinned broker did not sign it.
+        """
+        signed: Json = self._call("GET", "keys/wrapping-key").field("wrapping_key", dict)
+        WrappingKey.verify(signed, self.broker_key())
+        return {"format": WRAPPING_FORMAT, "broker": b64url(self.broker_key().spki_der), "wrapping_key": signed}
+
+    def export_key(self, name: str, wrapping_file: Json, target: SpkiDigest) -> Iterator[str]:
+        """The lines of an export of a key, for the broker whose key is ``target`` and whose wrapping key the file holds.
+
+        ``target`` must come from whoever runs that broker, not from the file.
+
+        Raises:
+            TransferError: the file is of another broker, or the answer is not the export that was asked for.
+        """
+        jwk = _wrapping_key(wrapping_file, target)
+        source = self.broker_key()
+        request = ExportRequest(self._id(name), source.digest, target, jwk, datetime.now(UTC).isoformat())
+        answer = self._call("POST", "keys/export", {"request": request.sign(self._credential.key)})
+        signed: Json = answer.field("export", dict)
+        if KeyExport.verify(signed, self._credential.key.public, source.spki_der).request != request:
+            raise TransferError("the broker exported something else than was asked for")
+        yield json.dumps({"format": FORMAT, "source": b64url(source.spki_der), "export": signed}, sort_keys=True)
+        place = 0
+        while place >= 0:
+            page = self._call("POST", "datasets/export", {"key": self._id(name), "start": place})
+            for dataset in self._objects(page, "datasets"):
+                yield json.dumps(dataset, sort_keys=True)
+            place = page.field("next", int)
+
+    def import_key(self, lines: Iterable[str]) -> tuple[KeyRef, int]:
+        """Take over a key and its datasets from the lines of an export; returns the key and how many datasets were new here.
+
+        May be called again for the same export: what is there stays as it is.
+
+        Raises:
+            TransferError: the lines are no export, or not one that this credential asked for.
+            UsageError: the broker has another key of that name.
+        """
+        rest = iter(lines)
+        head = _parsed(next(rest, ""))
+        match head:
+            case {"format": str(form), "source": str(source), "export": dict(export), **more} if form == FORMAT and not more:
+                ref = self._call("POST", "keys/import", {"export": export, "source": source}).key_ref()
+            case _:
+                raise TransferError("the file is no key's export")
+        new = 0
+        while batch := [_parsed(line) for line in islice(rest, _BATCH)]:
+            new += self._call("POST", "datasets/import", {"datasets": batch}).field("imported", int)
+        return ref, new
+
+
+def _wrapping_key(file: Json, target: SpkiDigest) -> Json:
+    match file:
+        case {"format": str(form), "broker": str(broker), "wrapping_key": dict(signed), **rest} if form == WRAPPING_FORMAT and not rest:
+            try:
+                key = PublicKey.from_spki(from_b64url(broker))
+            except ConfideError as cause:
+                raise TransferError("the wrapping key's file names no broker") from cause
+            if key.digest != target:
+                raise TransferError("the wrapping key is of another broker than was named", expected=target, got=key.digest)
+            return WrappingKey.verify(signed, key).jwk
+    raise TransferError("the file holds no wrapping key", hint="`confide keys wrapping-key` writes one at the target broker")
+
+
+def _parsed(line: str) -> Json:
+    try:
+        return parse_object(line)
+    except ConfideError as cause:
+        raise TransferError("a line of the export is not JSON") from cause

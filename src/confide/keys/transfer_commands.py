@@ -1,0 +1,179 @@
+"""Owners' commands that take a key from one broker to another, wrapped; and what the broker keeps for it, its wrapping key."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import ClassVar, Final, Self
+
+from confide.canonical import Json, from_b64url
+from confide.crypto.seal import SealKey
+from confide.crypto.sign import PublicKey, SigningKey
+from confide.errors import CredentialError, ParseError, TransferError
+from confide.ids import KeyRef
+from confide.keys.commands import Commands
+from confide.keys.records import Dataset, Key, KeyState, version_ref
+from confide.keys.sessions import Peer
+from confide.keys.transfer import ExportRequest, KeyExport, WrappingKey
+
+DATASETS_PAGE: Final = 500
+"""Datasets in one answer or request."""
+_MOST_READ: Final = 3000
+_USE: Final = {"use": "wrapping-key"}
+_ONLY: Final = "own"
+
+
+@dataclass(frozen=True, slots=True)
+class KeptWrappingKey:
+    """The broker's private wrapping key, as the KMS wrapped it: never its signing key, which has another use."""
+
+    kind: ClassVar[str] = "wrapping-key"
+    wrapped: bytes = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        """There is one."""
+        return _ONLY
+
+    @property
+    def ref(self) -> str:
+        """There is one."""
+        return _ONLY
+
+    def to_json(self) -> Json:
+        """See :class:`~confide.keys.records.Record`."""
+        return {"wrapped": self.wrapped.hex()}
+
+    @classmethod
+    def from_json(cls, data: Json) -> Self:
+        """See :class:`~confide.keys.records.Record`."""
+        return cls(bytes.fromhex(data["wrapped"]))
+
+
+class TransferCommands(Commands):
+    """Each command writes the audit log, refusals included."""
+
+    def wrapping_key(self, peer: Peer) -> Json:
+        """This broker's public wrapping key, signed.
+
+        Raises:
+            CredentialError: the client is nobody here.
+        """
+        with self._command("wrapping-key", peer, {}):
+            return {"wrapping_key": WrappingKey(self._wrapping_key().public_jwk()).sign(self._store.signing_key)}
+
+    def export_key(self, peer: Peer, signed_request: Json) -> Json:
+        """An own key with all its versions, sealed to another broker as the owner's signed request says.
+
+        Raises:
+            TransferError: the client did not sign the request, or it is for another broker.
+            CredentialError: the key is not the client's.
+        """
+        with self._command("export-key", peer, {}) as owner, self._store.transaction():
+            request = ExportRequest.verify(signed_request, PublicKey.from_spki(owner.spki))
+            own = self._store.signing_key
+            if request.source != own.spki_digest:
+                raise TransferError("the request is for another broker", expected=own.spki_digest, got=request.source[:80])
+            key = self._own_key(owner, request.key)
+            versions = tuple((version.state, version.since) for version in key.versions)
+            export = KeyExport(request, signed_request, own.public, versions, key.created, "")
+            signed = self._keys.export(key, export).sign(own)
+            self._note("export-key", owner, key=key.id, version=key.newest.version, target=request.target)
+        return {"export": signed}
+
+    def import_key(self, peer: Peer, signed_export: Json, source: str) -> Json:
+        """Take over a key that the client exported at another broker; ``source`` is that broker's public key (base64url DER).
+
+        A key that was taken over before stays as it is.
+
+        Raises:
+            TransferError: the client did not ask for the export, it is for another broker, or not by the broker that it names.
+            CredentialError: the key has another owner's name.
+            UsageError: there is another key of that name here.
+            UnwrapError: what is sealed does not open here.
+        """
+        with self._command("import-key", peer, {}) as owner, self._store.transaction():
+            export = KeyExport.verify(signed_export, PublicKey.from_spki(owner.spki), from_b64url(source))
+            request, own = export.request, self._wrapping_key()
+            if request.target != self._store.signing_key.spki_digest or request.jwk != own.public_jwk():
+                raise TransferError("the export is for another broker", got=request.target[:80])
+            ref = KeyRef.parse(request.key)
+            if ref.owner != owner.name:
+                raise CredentialError("this credential does not own that key", owner=owner.name, key=ref.id)
+            secret = own.open(export.jwe, context=export.context)
+            known = self._store.get(Key, ref.id)
+            if known is not None:
+                self._keys.check_same(known, export, secret)
+            made = known or self._keys.take_over(export, secret)
+            secret.wipe()
+            self._note("import-key", owner, key=made.id, version=made.newest.version, source=request.source)
+            return {"key": made.id, "version": made.newest.version}
+
+    def export_datasets(self, peer: Peer, name: str, start: int) -> Json:
+        """Some of the datasets that an own key opens (their wrapped keys are public), and where the next ones are (-1: there are none).
+
+        Raises:
+            CredentialError: the key is not the client's.
+        """
+        with self._command("export-datasets", peer, {"key": name[:130]}) as owner:
+            key = self._own_key(owner, name)
+            numbered = enumerate(key.versions, start=1)
+            openable = [number for number, version in numbered if version.state is not KeyState.DESTROYED]
+            refs = {version_ref(KeyRef(key.owner, key.name, number)) for number in openable}
+            found: list[Dataset] = []
+            read, next_place = 0, -1
+            for place, part in self._store.walk(Dataset, start=max(start, 0)):
+                found += [dataset for dataset in part if dataset.ref in refs]
+                read += len(part)
+                if len(found) >= DATASETS_PAGE or read >= _MOST_READ:
+                    next_place = place
+                    break
+            return {"datasets": [dataset.to_json() for dataset in found], "next": next_place}
+
+    def import_datasets(self, peer: Peer, datasets: list[Json]) -> Json:
+        """Take over datasets under own keys, with the newest snapshots that the other broker had seen.  Known ones stay as they are.
+
+        Raises:
+            ParseError: one is none.
+            CredentialError: one is not the client's: of another signer or under another's key.
+            UnwrapError: one's key was not wrapped under the key that it names, or for another dataset.
+        """
+        with self._command("import-datasets", peer, {}) as owner, self._store.transaction():
+            new = 0
+            for data in datasets:
+                dataset = _dataset(data)
+                if dataset.signer != owner.spki:
+                    raise CredentialError("a dataset is of another signer than this credential", dataset=dataset.dataset[:80])
+                self._own_key(owner, dataset.wrapped.key)
+                self._keys.dataset_key(dataset).wipe()
+                if self._store.get(Dataset, dataset.dataset) is None:
+                    self._store.put(dataset)
+                    new += 1
+            self._note("import-datasets", owner, datasets=new)
+        return {"imported": new}
+
+    def _wrapping_key(self) -> SealKey:
+        with self._store.transaction():
+            kept = self._store.get(KeptWrappingKey, _ONLY)
+            if kept is None:
+                kept = KeptWrappingKey(self._store.kms.wrap(SigningKey.generate().private_pem(), context=_USE))
+                self._store.put(kept)
+        return SealKey.from_private_pem(self._store.kms.unwrap(kept.wrapped, context=_USE))
+
+
+def _dataset(data: Json) -> Dataset:
+    match data:
+        case {
+            "dataset": str(),
+            "wrapped": dict(),
+            "signer": str(),
+            "snapshot": int() | None as snapshot,
+            "manifest_digest": str() | None as digest,
+            "origin": None,
+            "given": str() | None,
+        } if (snapshot is None) == (digest is None) and not isinstance(snapshot, bool):
+            with suppress(ParseError, ValueError):
+                found = Dataset.from_json(data)
+                if found.to_json() == data and found.wrapped.dataset == found.dataset:
+                    return found
+    raise ParseError("not a dataset of an export")
