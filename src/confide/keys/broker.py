@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final
 
 from confide.attest.binding import NONCE_BYTES
@@ -23,12 +24,9 @@ from confide.crypto.seal import seal
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import PublicKey
 from confide.errors import (
-    AppraisalError,
     BindingError,
-    ConfideError,
     Fact,
     GrantError,
-    KeyDestroyedError,
     ManifestError,
     ParseError,
     StoreError,
@@ -36,7 +34,7 @@ from confide.errors import (
 )
 from confide.ids import DatasetId, NodeId, Nonce, Purpose, Role, Tee, check_name
 from confide.keys.audit import new_event
-from confide.keys.grants import Decision, Grant, Request, check_covered, decide, recipients
+from confide.keys.grants import Decision, Grant, Request, decide, recipients
 from confide.keys.hierarchy import KeyHierarchy
 from confide.keys.key_commands import KeyCommands
 from confide.keys.manifest_claims import ManifestClaims, unverified_dataset
@@ -46,7 +44,7 @@ from confide.keys.refusals import refusals_audited
 from confide.keys.sessions import SESSION_TTL, Attested, Peer, Sessions
 from confide.keys.store import Store
 from confide.keys.transfer_commands import TransferCommands
-from confide.keys.withdrawals import Bell, withdrawn
+from confide.keys.withdrawals import Bell, check_not_cut_off, why_withdrawn, withdrawn
 
 KBS_VERSION: Final = "0.4.0"
 LEASE: Final = timedelta(hours=1)
@@ -163,7 +161,7 @@ class Broker:
         facts: dict[str, Fact] = {**asker.facts(), **_key_facts(found), "purpose": purpose.value}
         with self._audited("release", found.owners, facts), self.store.transaction():
             found = self._known(found.dataset).after(claims)
-            decisions = self._decide(found.roots, asker, purpose)
+            decisions = self._decide(found.roots, purpose, asker)
             secret = self._keys.dataset_key(found)
             self.store.put(found)
             self._note_given(found, asker, purpose)
@@ -192,7 +190,7 @@ class Broker:
             roots = found.roots if found else self._roots(inputs, asker)
             if found is not None and asker.attested.role is Role.DRIVER and found.signer != asker.attested.binding.spki:
                 raise BindingError("this output was made by another driver of the same run", run=asker.context.run)
-            decisions = self._decide(roots, asker, Purpose.WRITE)
+            decisions = self._decide(roots, Purpose.WRITE, asker)
             if found is None:
                 found = self._mint_output(asker, name, roots, wanted)
             secret = self._keys.dataset_key(found)
@@ -260,7 +258,7 @@ class Broker:
         while True:
             seen = self._bell.number()
             asker = replace(asker, now=self.clock())
-            refusal = self._withdrawn(asker)
+            refusal = why_withdrawn(self.store, asker.context, asker.attested.role, partial(self._decide, asker=asker), asker.now)
             if refusal is not None:
                 facts: dict[str, Fact] = {**asker.facts(), "code": refusal.code, "message": refusal.message[:300]}
                 owners = sorted({str(refusal.facts["key"]).partition("/")[0]} if "key" in refusal.facts else ())
@@ -295,44 +293,19 @@ class Broker:
         with self._audited(action, found.owners, {**asker.facts(), "dataset": found.dataset}):
             return found, ManifestClaims.verify(manifest, PublicKey.from_spki(found.signer))
 
-    def _decide(self, roots: Sequence[str], asker: _Asker, purpose: Purpose) -> list[Decision]:
+    def _decide(self, roots: Sequence[str], purpose: Purpose, asker: _Asker) -> list[Decision]:
         """One yes from the owner of every root key.  None at all is a no, and so is a node that its driver has cut off."""
         if not roots:
             hint = "outputs inherit their policy from inputs: name at least one"
             raise GrantError("there is no input whose owner could grant this", hint=hint)
         attested, now = asker.attested, asker.now
-        self._check_not_cut_off(asker.context)
+        check_not_cut_off(self.store, asker.context)
         decisions = []
         for key in roots:
             request = Request(key, attested.context.job, attested.role, purpose)
             grants = self.store.find(Grant, key)
             decisions.append(decide(grants, request, lambda policy: attested.appraise(asker.verified, policy, now), now))
         return decisions
-
-    def _withdrawn(self, asker: _Asker) -> ConfideError | None:
-        """Why a node of the run would not be given again what the run was given; of its own role, this very node."""
-        context = asker.context
-        try:
-            self._check_not_cut_off(context)
-            for given in self.store.find(Release, run_ref(context.run)):
-                if given.job == context.job:
-                    self._check_given(given, asker)
-        except (GrantError, KeyDestroyedError, AppraisalError) as refusal:
-            return refusal
-        return None
-
-    def _check_given(self, given: Release, asker: _Asker) -> None:
-        dataset = self._known(given.dataset)
-        self._keys.check_there(dataset)
-        if given.role is asker.attested.role:
-            self._decide(dataset.roots, asker, given.purpose)
-            return
-        for key in dataset.roots:
-            check_covered(self.store.find(Grant, key), Request(key, given.job, given.role, given.purpose), asker.now)
-
-    def _check_not_cut_off(self, context: NodeContext) -> None:
-        if self.store.get(CutOff, CutOff(context.job, context.run, context.node).id) is not None:
-            raise GrantError("the run's driver does not accept this node any more", run=context.run, node=context.node)
 
     def _known(self, dataset: DatasetId) -> Dataset:
         """The dataset as the transaction sees it."""

@@ -1,18 +1,25 @@
-"""How brokers that share one store notice that something was withdrawn: a number in the store, looked at twice a second.
+"""What was withdrawn from a run, and how brokers that share one store notice: a number in the store, looked at twice a second.
 
-Says that *something* was withdrawn, anywhere; what that means for a node is decided anew each time (``keys.broker``).  Every step that
-takes a right away (a grant, a key version, a node's standing) counts the number up, in the same transaction.
+The number says that *something* was withdrawn, anywhere; what that means for a node is decided anew each time, as if it asked for its keys
+again.  Every step that takes a right away (a grant, a key version, a node's standing) counts it up, in the same transaction.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import ClassVar, Final, Self
 
+from confide.attest.evidence import NodeContext
 from confide.canonical import Json
+from confide.errors import AppraisalError, ConfideError, GrantError, KeyDestroyedError, StoreError
+from confide.ids import Purpose, Role
+from confide.keys.grants import Grant, Request, check_covered
+from confide.keys.hierarchy import KeyHierarchy
+from confide.keys.records import CutOff, Dataset, Release, run_ref
 from confide.keys.store import Store
 
 LOOK_EVERY_S: Final = 0.5
@@ -79,3 +86,42 @@ class Bell:
         until = time.monotonic() + seconds
         while going() and self.number() == seen and (left := until - time.monotonic()) > 0:
             time.sleep(min(LOOK_EVERY_S, left))
+
+
+def why_withdrawn(
+    store: Store, context: NodeContext, role: Role, decide: Callable[[Sequence[str], Purpose], object], now: datetime
+) -> ConfideError | None:
+    """Why nodes of a run would not be given again what they were given; nothing if they would.
+
+    For what went to nodes of this node's own role, ``decide`` says whether this very node would get it (root keys, purpose).
+    """
+    try:
+        check_not_cut_off(store, context)
+        for given in store.find(Release, run_ref(context.run)):
+            if given.job == context.job:
+                _check_given(store, given, role, decide, now)
+    except (GrantError, KeyDestroyedError, AppraisalError) as refusal:
+        return refusal
+    return None
+
+
+def _check_given(store: Store, given: Release, role: Role, decide: Callable[[Sequence[str], Purpose], object], now: datetime) -> None:
+    dataset = store.get(Dataset, given.dataset)
+    if dataset is None:
+        raise StoreError("a dataset that was released is not in the store", dataset=given.dataset)
+    KeyHierarchy(store).check_there(dataset)
+    if given.role is role:
+        decide(dataset.roots, given.purpose)
+        return
+    for key in dataset.roots:
+        check_covered(store.find(Grant, key), Request(key, given.job, given.role, given.purpose), now)
+
+
+def check_not_cut_off(store: Store, context: NodeContext) -> None:
+    """Return if the run's driver has not said that it does not accept this node any more.
+
+    Raises:
+        GrantError: it has.
+    """
+    if store.get(CutOff, CutOff(context.job, context.run, context.node).id) is not None:
+        raise GrantError("the run's driver does not accept this node any more", run=context.run, node=context.node)

@@ -45,6 +45,10 @@ class Lease:
 Refresh = Callable[[], Lease]
 
 
+def _in_a_thread(work: Callable[[], None]) -> None:
+    threading.Thread(target=work, name="confide-renew", daemon=True).start()
+
+
 @dataclass(slots=True)
 class _Held:
     dataset: DatasetId
@@ -62,10 +66,18 @@ class Keyring:
     No lease is longer than ``lease_s``, whatever the broker said: a node whose date was set back must not keep a key for longer.
     """
 
-    def __init__(self, *, lease_s: float = 300.0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        lease_s: float = 300.0,
+        clock: Callable[[], float] = time.monotonic,
+        aside: Callable[[Callable[[], None]], None] = _in_a_thread,
+    ) -> None:
+        """``aside`` has work done that nobody waits for."""
         self._lease_s = lease_s
         self._clock = clock
-        self._lock = threading.Lock()
+        self._aside = aside
+        self._lock = threading.RLock()
         self._held: dict[PurePosixPath, _Held] = {}
         self._ended: ConfideError | None = None
 
@@ -162,19 +174,29 @@ class Keyring:
         """The dataset key within its lease.  A refused refresh leaves no key behind: fail closed."""
         self._check_not_ended()
         now = self._clock()
+        if held.key is not None and held.renew <= now < held.expires:
+            held.renew = now + _RETRY_S
+            self._aside(lambda: self._renew(held, now))
         if held.key is None or now >= held.expires:
             _forget(held)
             return self._take(held, held.refresh(), now)
-        if now < held.renew:
-            return held.key
+        return held.key
+
+    def _renew(self, held: _Held, asked: float) -> None:
+        """Fetch a key again whose lease still runs: nobody waits for this, and a broker that is away has until its end to come back."""
         try:
-            return self._take(held, held.refresh(), now)
-        except UnavailableError:  # the lease still runs: the broker has until its end to come back
-            held.renew = now + _RETRY_S
-            return held.key
-        except ConfideError:
-            _forget(held)
-            raise
+            lease = held.refresh()
+        except UnavailableError:
+            return
+        except ConfideError:  # who asks next hears of it
+            with self._lock:
+                _forget(held)
+            return
+        with self._lock:
+            if self._ended is not None or not any(kept is held for kept in self._held.values()):
+                lease.key.wipe()
+            elif lease.seconds > 0:
+                self._take(held, lease, asked)
 
     def _take(self, held: _Held, lease: Lease, asked: float) -> SecretBytes:
         """Hold the key of a lease that was asked for at ``asked``."""

@@ -48,7 +48,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def keyring(clock: Clock) -> Keyring:
-    ring = Keyring(lease_s=100, clock=clock)
+    ring = Keyring(lease_s=100, clock=clock, aside=lambda work: work())
     ring.open_input("/data/flights", INPUT, lease(), files=frozenset({"a.parquet", "x/b.bin"}), refresh=lease)
     ring.open_output("/data/result", OUTPUT, lease(), run=RUN, refresh=lease)
     return ring
@@ -181,7 +181,7 @@ def test_request_without_a_path_is_refused(keyring: Keyring) -> None:
 
 
 def with_refresh(clock: Clock, refresh: Callable[[], Lease], key: SecretBytes, seconds: float = math.inf) -> Keyring:
-    ring = Keyring(lease_s=100, clock=clock)
+    ring = Keyring(lease_s=100, clock=clock, aside=lambda work: work())
     ring.open_input("/in", INPUT, Lease(key, seconds), files=frozenset({"a"}), refresh=refresh)
     return ring
 
@@ -303,6 +303,40 @@ def test_withdrawn_keys_are_gone_at_once_and_not_fetched_again(clock: Clock) -> 
         with pytest.raises(KeyRevokedError) as caught:
             attempt()
         assert caught.value.facts == {"key": "airline/flights"}
+
+
+def test_nobody_waits_for_a_renewal_and_one_that_comes_too_late_is_wiped(clock: Clock) -> None:
+    under_way: list[Callable[[], None]] = []
+    ring = Keyring(lease_s=100, clock=clock, aside=under_way.append)
+    late = [SecretBytes(b"1" * 32), SecretBytes(b"2" * 32)]
+    coming = iter(late)
+    ring.open_input("/in", INPUT, lease(), files=frozenset({"a"}), refresh=lambda: Lease(next(coming), math.inf))
+    before = ask(ring, "read-key", "/in/a")
+    clock.now = 80.0
+    for _ in range(3):
+        assert ask(ring, "read-key", "/in/a") == before
+    (first,) = under_way
+    first()
+    assert ask(ring, "read-key", "/in/a") != before
+    clock.now = 170.0
+    ask(ring, "read-key", "/in/a")
+    ring.wipe()
+    under_way[1]()
+    assert all(map(gone, late))
+
+
+def test_renewal_that_comes_after_a_withdrawal_is_wiped(clock: Clock) -> None:
+    under_way: list[Callable[[], None]] = []
+    ring = Keyring(lease_s=100, clock=clock, aside=under_way.append)
+    late = SecretBytes(KEY)
+    ring.open_input("/in", INPUT, lease(), files=frozenset({"a"}), refresh=lambda: Lease(late, math.inf))
+    clock.now = 80.0
+    ask(ring, "read-key", "/in/a")
+    ring.end(KeyRevokedError("withdrawn"))
+    under_way[0]()
+    assert gone(late)
+    with pytest.raises(KeyRevokedError):
+        ask(ring, "read-key", "/in/a")
 
 
 def test_wiped_keyring_knows_nothing(clock: Clock) -> None:
