@@ -228,7 +228,7 @@ class Routes:
             case "POST", "/confide/v0/cut-off":
                 return self._cut_off(request)
             case "POST", "/confide/v0/watch":
-                return self._broker.watch(self._peer, _session(request), going=self._going)
+                return self._broker.watch(self._peer, session_of(request), going=self._going)
         return self._owner_route(request) or self._transfer(request) or self._named(request)
 
     # --- nodes -------------------------------------------------------------------------------------------------------

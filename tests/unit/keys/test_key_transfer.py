@@ -207,6 +207,17 @@ def test_export_is_imported_by_who_asked_for_it_and_at_the_broker_that_it_is_for
     two.here.import_key(lines)
 
 
+def test_key_of_another_owners_name_is_not_imported(two: Two) -> None:
+    """At a broker that is friendly to the thief, the thief is enrolled as the airline; at this one the airline is somebody else."""
+    thief = two.a.owner("thief")
+    thief.create_key("k")
+    here = two.at_b("weather", two.a.credential("thief").key)
+    lines = list(thief.export_key("k", two.here.wrapping_key(), two.target))
+    with pytest.raises(CredentialError, match="does not own"):
+        here.import_key(lines)
+    assert here.keys() == ()
+
+
 def test_export_by_another_broker_than_the_owner_named_is_refused(two: Two) -> None:
     """A stranger who knows the target's wrapping key, and saw the owner's request, wraps a key of his own."""
     two.there.create_key("flights")
