@@ -228,7 +228,7 @@ class Routes:
             case "POST", "/confide/v0/cut-off":
                 return self._cut_off(request)
             case "POST", "/confide/v0/watch":
-                return self._broker.watch(self._peer, session_of(request), going=self._going)
+                return self._watch(request)
         return self._owner_route(request) or self._transfer(request) or self._named(request)
 
     # --- nodes -------------------------------------------------------------------------------------------------------
@@ -250,6 +250,11 @@ class Routes:
             case {"node": str(node), **rest} if not rest:
                 return self._broker.cut_off(self._peer, session_of(request), node)
         raise ParseError("not a request to cut off a node")
+
+    def _watch(self, request: Request) -> Json:
+        if _body(request):
+            raise ParseError("a request to wait for withdrawals says nothing")
+        return self._broker.watch(self._peer, session_of(request), going=self._going)
 
     def _audit_head(self, request: Request) -> Json:
         if COOKIE in request.headers.get("cookie", ""):

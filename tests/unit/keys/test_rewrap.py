@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import pytest
 from broker_world import JOB, World, manifest, policy
+from support.databases import Place
 
 from confide.crypto.envelope import WrappedKey, wrap
 from confide.crypto.secret import SecretBytes
@@ -27,6 +28,7 @@ from confide.keys.kms import KeyFile
 from confide.keys.records import Dataset, Owner
 from confide.keys.sessions import Peer
 from confide.keys.storage import rows
+from confide.keys.storage.database import Location, SqliteFile
 from confide.keys.store import Store
 
 # --- over TLS -------------------------------------------------------------------------------------------------------
@@ -170,8 +172,8 @@ def test_what_is_opened_is_the_stores_own_form_and_the_old_one_needs_the_old_key
 class Bench:
     """A store with one owner, and datasets under one key."""
 
-    def __init__(self, folder: Path, count: int) -> None:
-        self.place = folder / "broker.db"
+    def __init__(self, folder: Path, count: int, location: Location | None = None) -> None:
+        self.place = location or SqliteFile(folder / "broker.db")
         self.unlock = KeyFile.create(folder / "master.key")
         self.signer = SigningKey.generate()
         self.peer = Peer(b"", self.signer.spki_der)
@@ -207,10 +209,10 @@ class Bench:
 
 
 @pytest.mark.parametrize("few", [0, 1000], ids=["walk", "by name"])
-def test_each_dataset_is_rewrapped_once_on_either_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+def test_each_dataset_is_rewrapped_once_on_either_way(tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
     monkeypatch.setattr(key_commands, "_FEW", few)
     monkeypatch.setattr(key_commands, "PART", 40)
-    bench = Bench(tmp_path, 150)
+    bench = Bench(tmp_path, 150, place.location)
     commands = bench.commands()
     commands.rotate_key(bench.peer, "airline/flights")
     said = []
@@ -240,37 +242,43 @@ def test_rotation_during_a_rewrap_is_followed(tmp_path: Path, monkeypatch: pytes
     bench.store.close()
 
 
-def _child(bench: Bench) -> NoReturn:
+def _child(bench: Bench, said: int) -> NoReturn:
     """Re-wrap until killed.  Rotates when all is done, so that there is always something to do."""
     bench.reopen()
     commands = bench.commands()
     while True:
         if not commands.rewrap(bench.peer, "airline/flights")["left"]:
             commands.rotate_key(bench.peer, "airline/flights")
+        os.write(said, b".")
 
 
 def _killed_at_a_random_point(bench: Bench) -> None:
+    reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            _child(bench)
+            _child(bench, writing)
         finally:
             os._exit(1)
-    time.sleep(random.uniform(0.02, 0.25))
+    os.close(writing)
+    for _ in range(random.randint(1, 3)):
+        assert os.read(reading, 1), "the child ended by itself"
+    time.sleep(random.uniform(0.0, 0.05))
     os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
+    os.close(reading)
     assert os.WTERMSIG(status) == signal.SIGKILL
 
 
 @pytest.mark.parametrize("few", [0, 1000], ids=["walk", "by name"])
-def test_killed_rewrap_loses_nothing_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+def test_killed_rewrap_loses_nothing_and_goes_on(tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
     monkeypatch.setattr(key_commands, "_FEW", few)
     monkeypatch.setattr(key_commands, "PART", 7)
     monkeypatch.setattr(rows, "_PART", 5)
-    bench = Bench(tmp_path, 60)
+    bench = Bench(tmp_path, 60, place.location)
     bench.store.close()
     seen: set[tuple[int, int]] = set()
-    for _ in range(15):
+    for _ in range(10):
         _killed_at_a_random_point(bench)
         bench.reopen()
         bench.require_whole()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from broker_world import JOB, MEASUREMENT, OTHER_JOB, Node, World, manifest, policy
+from support.databases import Place
 
 from confide.attest.insecure import Installation
 from confide.canonical import Json
@@ -17,8 +18,10 @@ from confide.errors import BindingError, BrokerError, ConfideError, KeyRevokedEr
 from confide.ids import NodeId, Purpose, Role, RunId, Tee
 from confide.keys.broker import Broker
 from confide.keys.client import NodeBrokerClient, OwnerClient
+from confide.keys.kms import KeyFile
 from confide.keys.server import BrokerServer
 from confide.keys.store import Store
+from confide.keys.withdrawals import Bell, withdrawn
 
 HEARD_S = 20.0
 """Much longer than a broker takes, and shorter than the question stays open in these tests."""
@@ -141,6 +144,20 @@ def test_withdrawal_at_one_broker_is_heard_at_another_on_the_same_store(world: W
         worker.heard()
         world.server = first
     second.close()
+
+
+def test_number_that_one_broker_counts_up_is_seen_by_another_in_either_database(place: Place, tmp_path: Path) -> None:
+    unlock = KeyFile.create(tmp_path / "master.key")
+    one, other = Store.create(place.location, unlock), Store.open(place.location, unlock)
+    bell = Bell(other)
+    before = bell.number()
+    threading.Timer(0.2, withdrawn, (one,)).start()
+    began = time.monotonic()
+    bell.wait(before, HEARD_S, lambda: True)
+    assert bell.number() == before + 1
+    assert time.monotonic() - began < HEARD_S
+    one.close()
+    other.close()
 
 
 @pytest.mark.parametrize(
