@@ -6,6 +6,7 @@ Loaded by path from ``tests/attacks`` too; not a test module.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -125,16 +126,23 @@ class World:
         attester = changes.pop("attester", None) or self.attester(fault)
         return Node(attester, role, **{"name": f"{role.value}-1", **changes})
 
-    def client(self, node: Node) -> NodeBrokerClient:
+    def second(self) -> BrokerServer:
+        """Another broker on the same store, which has the same key."""
+        store = Store.open(self.folder / "store" / "broker.db", self.unlock)
+        self._clean.callback(store.close)
+        return self._clean.enter_context(BrokerServer(Broker(store, self.verifier, self.now, **self.options)))
+
+    def client(self, node: Node, *, at: BrokerServer | None = None, signatures: Sequence[Json] = ()) -> NodeBrokerClient:
         return self._clean.enter_context(
             NodeBrokerClient(
-                self.server.url,
+                (at or self.server).url,
                 self.server.spki,
                 identity=node.identity,
                 attester=node.attester,
                 context=node.context,
                 seal_key=node.seal_key,
                 role=node.role,
+                signatures=signatures,
             )
         )
 

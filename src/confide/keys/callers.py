@@ -1,0 +1,66 @@
+"""Who asks, in owners' commands: the holder of the enrolled key that the client proved in the TLS handshake.  Refusals are recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
+
+from confide.crypto.sign import PublicKey
+from confide.errors import CredentialError, Fact, UsageError
+from confide.ids import KeyRef
+from confide.keys.audit import new_event
+from confide.keys.records import Key, Owner
+from confide.keys.refusals import refusals_audited
+from confide.keys.sessions import Peer
+from confide.keys.store import Store
+
+
+class Callers:
+    """What commands of enrolled people over one store have in common."""
+
+    def __init__(self, store: Store, clock: Callable[[], datetime]) -> None:
+        self._store = store
+        self._clock = clock
+
+    def _who(self, peer: Peer) -> Owner:
+        found = self._store.find(Owner, shown_key(peer).digest)
+        if len(found) != 1:
+            raise CredentialError("this credential is not enrolled at this broker", hint="enrol it with a token from the broker's operator")
+        return found[0]
+
+    def _own_key(self, owner: Owner, name: str) -> Key:
+        """The owner's key; the answer for another's key is the same whether it exists or not."""
+        ref = KeyRef.parse(name)
+        if ref.owner != owner.name:
+            raise CredentialError("this credential does not own that key", owner=owner.name, key=ref.id)
+        found = self._store.get(Key, ref.id)
+        if found is None:
+            raise UsageError(f"there is no key {ref.id}", hint=f"make it with `confide keys create {ref.id}`")
+        return found
+
+    def _note(self, action: str, owner: Owner, *, concerned: Sequence[str] = (), **facts: Fact) -> None:
+        """Record what ``owner`` has done; ``concerned`` see the event as well."""
+        self._store.append_audit(new_event(action, [owner.name, *concerned], self._clock(), owner=owner.name, **facts))
+
+    def _audited(self, action: str, owners: Sequence[str], facts: Mapping[str, Fact]) -> AbstractContextManager[None]:
+        return refusals_audited(self._store, self._clock, action, owners, facts)
+
+    @contextmanager
+    def _command(self, action: str, peer: Peer, facts: Mapping[str, Fact]) -> Iterator[Owner]:
+        """Find out who asks; refusals inside the block are recorded as theirs."""
+        with self._audited(action, [], facts):
+            owner = self._who(peer)
+        with self._audited(action, [owner.name], {**facts, "owner": owner.name}):
+            yield owner
+
+
+def shown_key(peer: Peer) -> PublicKey:
+    """The key that the client proved.
+
+    Raises:
+        CredentialError: it showed none.
+    """
+    if peer.spki is None:
+        raise CredentialError("this command needs a credential: the client showed no key")
+    return PublicKey.from_spki(peer.spki)

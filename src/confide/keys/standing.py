@@ -1,0 +1,76 @@
+"""How grants stand in the store: approvals counted anew, runs that used them, signatures of jobs.  Callers hold the store's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+
+from confide.errors import GrantError
+from confide.ids import JobDigest, Role, RunId, SpkiDigest
+from confide.keys.approvals import ApprovalRule, GrantRun, Subject, Verdict, Vote, approved_by, verdicts
+from confide.keys.grants import Decision, Grant, Standing, recipients
+from confide.keys.job_signatures import JobSignature
+from confide.keys.store import Store
+
+
+class Standings:
+    """Reads and keeps what decides over grants besides their words."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def rule(self, key: str) -> ApprovalRule:
+        """The rule of a key; one that asks for nobody if none was set."""
+        return self._store.get(ApprovalRule, key) or ApprovalRule(key, 0, ())
+
+    def of(self, grants: Iterable[Grant]) -> Mapping[str, Standing]:
+        """The standing of each grant, by its id."""
+        return {grant.id: self._of(grant) for grant in grants}
+
+    def approved_by(self, rule: ApprovalRule, subject: Subject) -> tuple[str, ...]:
+        """Who of the rule's approvers has approved exactly this subject."""
+        return approved_by(rule, subject, self._store.find(Vote, subject.id), self._store.signing_key.spki_digest)
+
+    def verdicts(self, rule: ApprovalRule, subject: Subject) -> dict[str, Verdict]:
+        """What each of the rule's approvers has said of exactly this subject."""
+        return verdicts(rule, subject, self._store.find(Vote, subject.id), self._store.signing_key.spki_digest)
+
+    def runs(self, grant: Grant) -> Sequence[GrantRun]:
+        """The runs that were given a key under a grant, if it counts them."""
+        return self._store.find(GrantRun, grant.id) if grant.max_runs is not None else []
+
+    def signers(self, job: JobDigest) -> frozenset[SpkiDigest]:
+        """Whose signatures of that job have been seen; each is verified when it is read."""
+        return frozenset(signature.signer_digest for signature in self._store.find(JobSignature, job))
+
+    def keep_signatures(self, signatures: Iterable[JobSignature]) -> None:
+        """Remember signatures of a job that was given a key: who may open its outputs depends on them."""
+        for signature in signatures:
+            if self._store.get(JobSignature, signature.id) is None:
+                self._store.put(signature)
+
+    def recipients(self, key: str, job: JobDigest, now: datetime) -> set[str]:
+        """Who may open outputs that ``job`` derived from data under ``key``."""
+        grants = self._store.find(Grant, key)
+        return recipients(grants, key, job, now, standings=self.of(grants), signers=self.signers(job))
+
+    def note_run(self, decision: Decision, job: JobDigest, run: RunId, role: Role, spki: SpkiDigest) -> None:
+        """Count this run under a grant that counts runs.  Once counted, it may ask again as long as it has the same driver.
+
+        Raises:
+            GrantError: another driver has asked for this run: a run's name used twice does not make two runs one.
+        """
+        if decision.grant.max_runs is None:
+            return
+        new = GrantRun(decision.grant.id, job, run)
+        found = self._store.get(GrantRun, new.id) or new
+        if role is Role.DRIVER:
+            if found.driver not in {None, spki}:
+                raise GrantError("another driver has used this grant under the same run", hint="start a new run", run=run)
+            found = found.with_driver(spki)
+        self._store.put(found)
+
+    def _of(self, grant: Grant) -> Standing:
+        rule = self.rule(grant.key)
+        approvers = self.approved_by(rule, grant) if rule.threshold else ()
+        return Standing(rule.threshold, approvers, frozenset((run.job, run.run) for run in self.runs(grant)))
