@@ -93,13 +93,18 @@ def client_of(settings: Settings, name: str | None) -> OwnerClient:
     from confide.keys.client import OwnerClient
     from confide.keys.credentials import Credential
 
-    chosen = name if name is not None else _only_credential(settings)
+    chosen = name if name is not None else only_credential(settings)
     credential = Credential.load(settings.credentials_dir, chosen)
     address = address_of(settings, chosen)
     return OwnerClient(address.url, address.spki, credential)
 
 
-def _only_credential(settings: Settings) -> str:
+def only_credential(settings: Settings) -> str:
+    """The name of the only credential that there is.
+
+    Raises:
+        CredentialError: there is none, or several.
+    """
     names = sorted(path.name.removesuffix(".broker.json") for path in settings.credentials_dir.glob("*.broker.json"))
     if len(names) != 1:
         found = f"there are several credentials ({', '.join(names)})" if names else "there is no credential"

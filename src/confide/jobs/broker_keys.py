@@ -43,6 +43,7 @@ class BrokerKeys:
             context=services.context,
             seal_key=services.seal_key,
             role=services.spec.role,
+            signatures=job.signatures,
         )
         self._keyring = Keyring()
 

@@ -13,10 +13,10 @@ from confide.canonical import Json, b64url, canonical, from_b64url
 from confide.crypto.sign import PublicKey, SigningKey, dsse_sign, dsse_verify
 from confide.errors import ConfideError, GrantError, ParseError
 from confide.ids import JobDigest, SpkiDigest
+from confide.job import MAX_SIGNATURES
 
 PAYLOAD_TYPE: Final = "application/vnd.confide.job-signature+json"
 FORMAT: Final = "confide-job-signature-v1"
-MAX_SIGNATURES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
