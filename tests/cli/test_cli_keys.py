@@ -101,8 +101,8 @@ def test_grant_is_shown_and_revoked(confide: Any, owner: str, policy: Path) -> N
 def test_grant_in_words(confide: Any, owner: str, policy: Path) -> None:
     confide("keys", "create", f"{owner}/k")
     said = confide("keys", "grant", f"{owner}/k", "--digest", DIGEST, "--policy", policy)
-    assert "recipients: none" in said.out
-    assert "until:      no end" in said.out
+    assert "recipients:    none" in said.out
+    assert "until:         no end" in said.out
 
 
 @pytest.mark.parametrize(
