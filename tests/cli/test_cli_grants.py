@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +14,6 @@ import pytest
 from confide.attest.binding import report_data
 from confide.attest.evidence import NodeContext
 from confide.attest.insecure import InsecureAttester, Installation
-from confide.cli.broker import spawn
 from confide.cli.owners import BrokerAddress
 from confide.config import Settings
 from confide.crypto.seal import SealKey
@@ -27,17 +25,6 @@ from confide.node.record import EvidenceRecord
 
 DIGEST = JobDigest("ab" * 48)
 MEASUREMENT = "ab" * 32
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("broker-home")
-
-
-@pytest.fixture(scope="module")
-def address(home: Path) -> Iterator[BrokerAddress]:
-    with spawn(home, home / "master.key") as found:
-        yield found
 
 
 @pytest.fixture
@@ -265,6 +252,7 @@ def test_dry_run_says_what_would_happen_and_why_and_changes_nothing(
     assert "WAITS: until 1 of the key's approvers" in said.out
     assert "no evidence of a driver" in said.out
     assert "this was a dry run" in said.out
+    assert confide("keys", "grants", "--as", owner, "--json").json["grants"] == []
 
 
 def test_dry_run_of_a_signers_grant_needs_the_jobs_signature(

@@ -10,27 +10,14 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from confide.cli.broker import spawn
 from confide.cli.owners import BrokerAddress
 
 DIGEST = "ab" * 48
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("broker-home")
-
-
-@pytest.fixture(scope="module")
-def address(home: Path) -> Iterator[BrokerAddress]:
-    with spawn(home, home / "master.key") as found:
-        yield found
 
 
 @pytest.fixture
