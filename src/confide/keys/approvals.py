@@ -7,7 +7,7 @@ are counted anew at each decision, signatures included: neither who can write th
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import ClassVar, Final, Literal, Protocol, Self
@@ -268,7 +268,8 @@ class GrantRun:
 
 def sign_vote(key: SigningKey, subject: Subject, verdict: Verdict, broker: SpkiDigest) -> Json:
     """An approver's signed word (DSSE envelope) on exactly this subject, at that broker."""
-    return dsse_sign(key, VOTE_TYPE, _statement(subject, verdict, broker))
+    (payload,) = (text for text, meaning in _statements(subject, broker).items() if meaning == verdict)
+    return dsse_sign(key, VOTE_TYPE, payload)
 
 
 def verify_vote(envelope: Json, approver: Approver, subject: Subject, broker: SpkiDigest) -> Verdict:
@@ -278,14 +279,7 @@ def verify_vote(envelope: Json, approver: Approver, subject: Subject, broker: Sp
         CredentialError: the envelope is not signed by that approver's key, or is about something else: another grant, other terms, another
             broker.
     """
-    try:
-        payload = dsse_verify(envelope, PublicKey.from_spki(approver.spki), VOTE_TYPE)
-    except ConfideError as cause:
-        raise CredentialError(f"the approval does not verify: {cause.message}", approver=approver.name) from cause
-    for verdict in VERDICTS:
-        if payload == _statement(subject, verdict, broker):
-            return verdict
-    raise CredentialError("the approval is of something else", hint="look at it again and approve it anew", approver=approver.name)
+    return _read(envelope, approver, _statements(subject, broker))
 
 
 def approved_by(rule: ApprovalRule, subject: Subject, votes: Iterable[Vote], broker: SpkiDigest) -> tuple[str, ...]:
@@ -296,12 +290,13 @@ def approved_by(rule: ApprovalRule, subject: Subject, votes: Iterable[Vote], bro
 def verdicts(rule: ApprovalRule, subject: Subject, votes: Iterable[Vote], broker: SpkiDigest) -> dict[str, Verdict]:
     """What each of the rule's approvers has said of exactly this subject.  A vote that does not verify is none."""
     cast = {vote.approver: vote for vote in votes if vote.subject == subject.id}
+    meanings = _statements(subject, broker) if cast else {}
     found: dict[str, Verdict] = {}
     for approver in rule.approvers:
         vote = cast.get(approver.name)
         if vote is not None:
             try:
-                found[approver.name] = verify_vote(vote.envelope, approver, subject, broker)
+                found[approver.name] = _read(vote.envelope, approver, meanings)
             except CredentialError:
                 continue
     return found
@@ -318,13 +313,24 @@ def read_approvers(names: Sequence[object]) -> tuple[str, ...]:
     return tuple(sorted(str(name) for name in names))
 
 
-def _statement(subject: Subject, verdict: Verdict, broker: SpkiDigest) -> bytes:
-    return canonical({
+def _read(envelope: Json, approver: Approver, meanings: Mapping[bytes, Verdict]) -> Verdict:
+    try:
+        payload = dsse_verify(envelope, PublicKey.from_spki(approver.spki), VOTE_TYPE)
+    except ConfideError as cause:
+        raise CredentialError(f"the approval does not verify: {cause.message}", approver=approver.name) from cause
+    if payload not in meanings:
+        raise CredentialError("the approval is of something else", hint="look at it again and approve it anew", approver=approver.name)
+    return meanings[payload]
+
+
+def _statements(subject: Subject, broker: SpkiDigest) -> dict[bytes, Verdict]:
+    """All that can be signed about a subject, and what it means."""
+    said = {
         "format": VOTE_FORMAT,
         "broker": broker,
         "subject": subject.kind,
         "id": subject.id,
         "key": subject.key,
         "digest": subject.digest,
-        "verdict": verdict,
-    })  # fmt: skip
+    }
+    return {canonical({**said, "verdict": verdict}): verdict for verdict in VERDICTS}

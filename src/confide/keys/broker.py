@@ -156,7 +156,7 @@ class Broker:
             decisions = self._decide(found.roots, asker, purpose)
             secret = self._keys.dataset_key(found)
             self.store.put(found)
-            self._note_used(decisions, asker)
+            self._standings.note_used(decisions, asker.attested, asker.signatures)
             self._note_given(found, asker)
             self.store.append_audit(_granted("release", found.owners, facts, decisions, asker.now))
         return self._sealed(found, secret, asker, purpose, decisions)
@@ -186,7 +186,7 @@ class Broker:
             if found is not None and asker.attested.role is Role.DRIVER and found.signer != asker.attested.binding.spki:
                 raise BindingError("this output was made by another driver of the same run", run=asker.context.run)
             decisions = self._decide(roots, asker, Purpose.WRITE)
-            self._note_used(decisions, asker)
+            self._standings.note_used(decisions, asker.attested, asker.signatures)
             if found is None:
                 found = self._mint_output(asker, name, roots, wanted)
             secret = self._keys.dataset_key(found)
@@ -283,14 +283,6 @@ class Broker:
             standings = self._standings.of(grants)
             decisions.append(decide(grants, request, lambda policy: attested.appraise(asker.verified, policy, now), now, standings))
         return decisions
-
-    def _note_used(self, decisions: Sequence[Decision], asker: _Asker) -> None:
-        """Count the run under the grants that count runs, and keep what showed that the job is a signer's."""
-        context, spki = asker.context, PublicKey(asker.attested.binding.spki).digest
-        for decision in decisions:
-            self._standings.note_run(decision, context.job, context.run, asker.attested.role, spki)
-        needed = {grant.signer for decision in decisions for grant in self.store.find(Grant, decision.grant.key)}
-        self._standings.keep_signatures(s for s in asker.signatures if s.signer_digest in needed)
 
     def _known(self, dataset: DatasetId) -> Dataset:
         """The dataset as the transaction sees it."""

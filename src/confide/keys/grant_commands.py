@@ -92,7 +92,7 @@ class GrantCommands(Callers):
 
         ``changes`` are new rules that wait for approval.
         """
-        with self._command("list-grants", peer, {}) as who, self._store.transaction():
+        with self._command("list-grants", peer, {}) as who:
             keys = self._seen_by(who)
             grants = [grant for key in keys for grant in self._store.find(Grant, key)]
             changes = [change for key in keys for change in self._store.find(RuleChange, key)]

@@ -271,7 +271,7 @@ def decide(
     now: datetime,
     standings: Mapping[str, Standing],
 ) -> Decision:
-    """The newest grant that covers ``request`` and whose policy accepts the node.
+    """The newest grant that covers ``request`` and whose policy accepts the node; one that has counted this run comes first.
 
     ``appraise`` judges the node's evidence (verified at ``now``) under a policy; see ``confide.attest.policy.appraise``.  ``standings`` has
     the standing of each grant by its id; a grant without one does not count.
@@ -282,7 +282,10 @@ def decide(
         BindingError: the evidence is not of this session.
     """
     obstacles = [(obstacle(g, request, standings.get(g.id), now), g) for g in grants if g.key == request.key]
-    fitting = sorted((g for why, g in obstacles if why is None), key=lambda g: (g.created, g.id), reverse=True)
+    # A run that one grant has counted already goes on under it: it must not use up another's.
+    run = (request.job, request.run)
+    fitting = [g for why, g in obstacles if why is None]
+    fitting.sort(key=lambda g: (run in standings[g.id].runs, g.created, g.id), reverse=True)
     refusal: AppraisalError | None = None
     for grant in fitting:
         try:

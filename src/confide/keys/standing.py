@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from confide.errors import GrantError
-from confide.ids import JobDigest, Role, RunId, SpkiDigest
+from confide.ids import JobDigest, Role, SpkiDigest
 from confide.keys.approvals import ApprovalRule, GrantRun, Subject, Verdict, Vote, approved_by, verdicts
 from confide.keys.grants import Decision, Grant, Standing, recipients
 from confide.keys.job_signatures import JobSignature
+from confide.keys.sessions import Attested
 from confide.keys.store import Store
 
 
@@ -43,31 +44,36 @@ class Standings:
         """Whose signatures of that job have been seen; each is verified when it is read."""
         return frozenset(signature.signer_digest for signature in self._store.find(JobSignature, job))
 
-    def keep_signatures(self, signatures: Iterable[JobSignature]) -> None:
-        """Remember signatures of a job that was given a key: who may open its outputs depends on them."""
-        for signature in signatures:
-            if self._store.get(JobSignature, signature.id) is None:
-                self._store.put(signature)
-
     def recipients(self, key: str, job: JobDigest, now: datetime) -> set[str]:
         """Who may open outputs that ``job`` derived from data under ``key``."""
         grants = self._store.find(Grant, key)
         return recipients(grants, key, job, now, standings=self.of(grants), signers=self.signers(job))
 
-    def note_run(self, decision: Decision, job: JobDigest, run: RunId, role: Role, spki: SpkiDigest) -> None:
-        """Count this run under a grant that counts runs.  Once counted, it may ask again as long as it has the same driver.
+    def note_used(self, decisions: Sequence[Decision], node: Attested, signatures: Iterable[JobSignature]) -> None:
+        """Take note that ``node`` is given a key under these decisions, in the step that gives it.
+
+        Its run is counted under the grants that count runs, and ``signatures`` that grants of these keys name are kept: who may open the
+        outputs of the job depends on them.
 
         Raises:
             GrantError: another driver has asked for this run: a run's name used twice does not make two runs one.
         """
-        if decision.grant.max_runs is None:
-            return
-        new = GrantRun(decision.grant.id, job, run)
+        for decision in decisions:
+            if decision.grant.max_runs is not None:
+                self._count(decision.grant, node)
+        named = {grant.signer for decision in decisions for grant in self._store.find(Grant, decision.grant.key)}
+        for signature in signatures:
+            if signature.signer_digest in named and self._store.get(JobSignature, signature.id) is None:
+                self._store.put(signature)
+
+    def _count(self, grant: Grant, node: Attested) -> None:
+        new = GrantRun(grant.id, node.context.job, node.context.run)
         found = self._store.get(GrantRun, new.id) or new
-        if role is Role.DRIVER:
-            if found.driver not in {None, spki}:
-                raise GrantError("another driver has used this grant under the same run", hint="start a new run", run=run)
-            found = found.with_driver(spki)
+        if node.role is Role.DRIVER:
+            driver = node.binding.spki_digest
+            if found.driver not in {None, driver}:
+                raise GrantError("another driver has used this grant under the same run", hint="start a new run", run=found.run)
+            found = found.with_driver(driver)
         self._store.put(found)
 
     def _of(self, grant: Grant) -> Standing:

@@ -105,3 +105,13 @@ def test_grant_begins_when_it_says(world: World) -> None:
     world.ahead = timedelta(minutes=11)
     with pytest.raises(GrantError, match="has ended"):
         world.client(world.node()).release(envelope)
+
+
+def test_run_that_goes_on_does_not_use_up_a_newer_grant(world: World) -> None:
+    airline, envelope = granted(world, max_runs=1)
+    first = world.client(world.node(run=FIRST))
+    first.release(envelope)
+    world.ahead = timedelta(seconds=5)
+    airline.grant("flights", job=JOB, policy=policy(), max_runs=1)
+    first.release(envelope)
+    world.client(world.node(run=SECOND)).release(envelope)
