@@ -65,7 +65,6 @@ def refusing(policy: Policy, findings: Iterable[Finding]) -> tuple[Finding, ...]
     no news.
     """
     answered = {path for path, rules in _leaves(policy, policy.name) if _PROTECTS_NOTHING & set(rules.allow)}
-    answered -= {path for path, rules in _leaves(policy, policy.name) if not _PROTECTS_NOTHING & set(rules.allow)}
     return tuple(finding for finding in findings if finding.severity == "error" and finding.policy not in answered)
 
 

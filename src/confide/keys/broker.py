@@ -156,7 +156,6 @@ class Broker:
             decisions = self._decide(found.roots, asker, purpose)
             secret = self._keys.dataset_key(found)
             self.store.put(found)
-            self._standings.note_used(decisions, asker.attested, asker.signatures)
             self._note_given(found, asker)
             self.store.append_audit(_granted("release", found.owners, facts, decisions, asker.now))
         return self._sealed(found, secret, asker, purpose, decisions)
@@ -186,7 +185,6 @@ class Broker:
             if found is not None and asker.attested.role is Role.DRIVER and found.signer != asker.attested.binding.spki:
                 raise BindingError("this output was made by another driver of the same run", run=asker.context.run)
             decisions = self._decide(roots, asker, Purpose.WRITE)
-            self._standings.note_used(decisions, asker.attested, asker.signatures)
             if found is None:
                 found = self._mint_output(asker, name, roots, wanted)
             secret = self._keys.dataset_key(found)
@@ -269,7 +267,7 @@ class Broker:
             return found, ManifestClaims.verify(manifest, PublicKey.from_spki(found.signer))
 
     def _decide(self, roots: Sequence[str], asker: _Asker, purpose: Purpose) -> list[Decision]:
-        """One yes from the owner of every root key.  None at all is a no, and so is a node that its driver has cut off."""
+        """One yes from the owner of every root key, which counts the run.  None at all is a no, and so is a node that was cut off."""
         if not roots:
             hint = "outputs inherit their policy from inputs: name at least one"
             raise GrantError("there is no input whose owner could grant this", hint=hint)
@@ -282,6 +280,7 @@ class Broker:
             grants = self.store.find(Grant, key)
             standings = self._standings.of(grants)
             decisions.append(decide(grants, request, lambda policy: attested.appraise(asker.verified, policy, now), now, standings))
+        self._standings.note_used(decisions, attested, asker.signatures)
         return decisions
 
     def _known(self, dataset: DatasetId) -> Dataset:
