@@ -28,6 +28,7 @@ from confide.keys.credentials import Credential
 from confide.keys.kms import KeyFile
 from confide.keys.manifest_claims import PAYLOAD_TYPE
 from confide.keys.server import BrokerServer
+from confide.keys.storage.database import Location
 from confide.keys.store import Store
 
 MEASUREMENT = "ab" * 32
@@ -75,15 +76,16 @@ class Node:
 class World:
     """One broker with its store, server, owners and nodes."""
 
-    def __init__(self, folder: Path, installation: Installation, **options: Any) -> None:
+    def __init__(self, folder: Path, installation: Installation, *, place: Location | None = None, **options: Any) -> None:
         self.folder = folder
+        self.place = place or folder / "store" / "broker.db"
         self.installation = installation
         self.ahead = timedelta()
         self.unlock = KeyFile.create(folder / "master.key")
         self.verifier = Verifier(TrustRoots(simulated=installation.root_der), installation.collateral_source())
         self._clean = contextlib.ExitStack()
         self.options = options
-        self.serve(Store.create(folder / "store" / "broker.db", self.unlock))
+        self.serve(Store.create(self.place, self.unlock))
 
     def serve(self, store: Store) -> None:
         self.store = store
@@ -94,7 +96,7 @@ class World:
         """The broker ends and comes back from its file, on another port."""
         self.server.stop()
         self.store.close()
-        self.serve(Store.open(self.folder / "store" / "broker.db", self.unlock))
+        self.serve(Store.open(self.place, self.unlock))
 
     def now(self) -> datetime:
         return datetime.now(UTC) + self.ahead
@@ -128,7 +130,7 @@ class World:
 
     def second(self) -> BrokerServer:
         """Another broker on the same store, which has the same key."""
-        store = Store.open(self.folder / "store" / "broker.db", self.unlock)
+        store = Store.open(self.place, self.unlock)
         self._clean.callback(store.close)
         return self._clean.enter_context(BrokerServer(Broker(store, self.verifier, self.now, **self.options)))
 

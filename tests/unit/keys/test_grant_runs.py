@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from broker_world import JOB, Node, World, policy
+from support.databases import Place
 
+from confide.attest.insecure import Installation
 from confide.canonical import Json
 from confide.errors import GrantError
 from confide.ids import Purpose, Role, RunId
@@ -62,7 +65,15 @@ def test_count_survives_a_restart(world: World) -> None:
         world.client(world.node(run=SECOND)).release(envelope)
 
 
-def test_one_of_many_that_race_for_the_last_run_at_two_brokers_wins(world: World) -> None:
+def test_one_of_many_that_race_for_the_last_run_at_two_brokers_wins(tmp_path: Path, installation: Installation, place: Place) -> None:
+    world = World(tmp_path, installation, place=place.location)
+    try:
+        _race(world)
+    finally:
+        world.close()
+
+
+def _race(world: World) -> None:
     airline, envelope = granted(world, max_runs=1)
     second = world.second()
     runs = [RunId(f"race-{number}") for number in range(8)]
