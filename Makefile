@@ -23,8 +23,9 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-test-packages: ## what tests run against: a software TPM, firmware that real guests boot from, a PostgreSQL server
+test-packages: ## what tests run against: a software TPM, a software HSM, firmware that real guests boot from, a PostgreSQL server
 	scripts/install_tpm.sh
+	scripts/install_softhsm.sh
 	scripts/install_ovmf.sh
 	scripts/install_postgres.sh
 
@@ -52,8 +53,8 @@ FUZZ_SECONDS ?= 45
 fuzz: setup ## coverage-guided search of every parser of outside bytes, FUZZ_SECONDS in all
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
-mutation: setup ## leave out one check of attest/ at a time: does a test notice?  (hours; see docs/security/mutation-testing.md)
-	$(BIN)/python scripts/mutate.py --seconds 36000
+mutation: setup ## change one decision of attest/ at a time: does a test notice?  (see docs/security/mutation-testing.md)
+	$(BIN)/python -m scripts.mutation
 
 lint: setup ## ruff, mypy strict, import contracts, documentation
 	$(BIN)/ruff check .
@@ -71,4 +72,4 @@ lock: ## write requirements.lock anew from pyproject.toml
 	scripts/lock.sh
 
 clean: ## remove what the targets above made
-	rm -rf $(VENV) $(JAR) $(ARCHIVE) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* htmlcov
+	rm -rf $(VENV) $(JAR) $(ARCHIVE) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* htmlcov .mutation.json

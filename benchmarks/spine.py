@@ -222,8 +222,9 @@ def _handshakes(demo: Demo) -> Row:
             channel, initiator=role is Role.WORKER, side=sides[role], attester=attester, role=role, context=contexts[role], peer_role=other
         )
 
+    server, client = Identity.generate("driver"), Identity.generate("worker-1")
+
     def seconds(*, attested: bool) -> float:
-        server, client = Identity.generate("driver"), Identity.generate("worker-1")
         listener = Listener("127.0.0.1", 0, server, trust=AnyKeyUntilAttested())
 
         def serve() -> None:

@@ -2,23 +2,52 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
+import contextlib
 import hashlib
 import json
 import math
-from typing import Any, cast
+from collections import Counter
+from typing import Any, Final, cast
 
 import rfc8785
 
 from confide.errors import ParseError
 
 Json = dict[str, Any]
+_TO_URL, _FROM_URL = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_", b"+/")
+_ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+_MAX_INTEGER: Final = 2**53 - 1
+"""RFC 7493, section 2.2: larger ones are not the same number everywhere, and RFC 8785 has no form for them."""
+MAX_DEPTH: Final = 128
+"""How deep a JSON object may nest, itself included: far above what any format here does, and far below what ends a recursive reader."""
 
 
 def canonical(value: object) -> bytes:
     """The RFC 8785 form of ``value``."""
+    if _is_plain(value):
+        with contextlib.suppress(UnicodeEncodeError):  # a lone surrogate: rfc8785 refuses it
+            return _ENCODER.encode(value).encode("utf-8")
     return rfc8785.dumps(cast(Any, value))
+
+
+def _is_plain(value: object) -> bool:
+    """Whether the standard library, which is several times as fast, writes ``value`` as RFC 8785 does.
+
+    The two differ in floats, in integers beyond 2^53, in the order of keys that are not ASCII, and in what else they accept.
+    """
+    kind = type(value)
+    if kind is str or kind is bool or value is None:
+        return True
+    if isinstance(value, dict) and kind is dict:
+        for name, inner in value.items():
+            if type(name) is not str or not name.isascii() or not (type(inner) is str or _is_plain(inner)):
+                return False
+        return True
+    if isinstance(value, list) and kind is list:
+        return all(map(_is_plain, value))
+    return isinstance(value, int) and kind is int and -_MAX_INTEGER <= value <= _MAX_INTEGER
 
 
 def sha256_hex(data: bytes) -> str:
@@ -38,7 +67,11 @@ def digest_of(value: object) -> str:
 
 def b64url(data: bytes) -> str:
     """Base64url without padding (RFC 7515)."""
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+    return _b64url(data).decode("ascii")
+
+
+def _b64url(data: bytes) -> bytes:
+    return binascii.b2a_base64(data, newline=False).translate(_TO_URL).rstrip(b"=")
 
 
 def from_b64url(text: str) -> bytes:
@@ -48,37 +81,59 @@ def from_b64url(text: str) -> bytes:
         ParseError: the text is not the one encoding of some bytes.
     """
     try:
-        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError) as cause:
+        given = text.encode("ascii")
+        data = binascii.a2b_base64(given.translate(_FROM_URL) + b"=" * (-len(given) % 4), strict_mode=True)
+    except ValueError as cause:  # binascii's error is one
         raise ParseError("not base64url") from cause
-    if b64url(data) != text:
+    if _b64url(data) != given:
         raise ParseError("not canonical base64url")
     return data
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> Json:
-    found: Json = {}
-    for name, value in pairs:
-        if name in found:
-            raise ParseError("a JSON object has a field twice", field=name[:80])
-        found[name] = value
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        counts = Counter(name for name, _ in pairs)
+        raise ParseError("a JSON object has a field twice", field=counts.most_common(1)[0][0][:80])
     return found
 
 
 def parse_object(data: bytes | str) -> Json:
     """Read one JSON object; duplicate fields, numbers and characters that JSON cannot carry, and anything but an object are refused.
 
+    What was read has a canonical form: integers are of 53 bits, and nothing is nested deeper than :data:`MAX_DEPTH`.
+
     Raises:
         ParseError: the text is not one JSON object.
     """
     try:
-        value = json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=_refuse_constant, parse_float=_finite)
-        json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate has no UTF-8 form, so it could not be hashed or sent on
+        text = data if isinstance(data, str) else data.decode(json.detect_encoding(data), "surrogatepass")
+        value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_safe)
+        _check_depth(value)
+        # A lone surrogate has no UTF-8 form, so it could not be hashed or sent on.  It stands in the text itself or behind an escape.
+        (json.dumps(value, ensure_ascii=False) if "\\u" in text else text).encode()
     except (ValueError, RecursionError) as cause:
         raise ParseError("not JSON", offset=getattr(cause, "pos", None)) from cause
     if not isinstance(value, dict):
         raise ParseError("JSON, but not an object")
     return value
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        holders = [item for item in level if isinstance(item, dict | list)]
+        if not holders:
+            return
+        level = [item for holder in holders for item in (holder.values() if isinstance(holder, dict) else holder)]
+    raise ParseError("JSON is nested too deeply", limit=MAX_DEPTH)
+
+
+def _safe(text: str) -> int:
+    number = int(text)
+    if abs(number) > _MAX_INTEGER:
+        raise ParseError("a JSON number is too large", got=text[:40])
+    return number
 
 
 def _finite(text: str) -> float:

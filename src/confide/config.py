@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from confide.errors import ConfigError
+from confide.regular_file import read_regular
 
 _FILE = "config.toml"
-_PATHS = {"runs", "service_ca_file"}
-_TEXTS = {"intel_service", "amd_service"}
+_MAX_FILE = 1024 * 1024
+_PATHS = {"runs", "service_ca_file", "tpm_chain_file", "database_password_file", "database_ca_file"}
+_TEXTS = {"database", "intel_service", "amd_service", "tpm_key", "tpm_pcrs", "tpm_log", "tpm_tcti"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,14 @@ class Settings:
     intel_service: str = ""
     amd_service: str = ""
     service_ca_file: Path | None = None
+    tpm_key: str = ""
+    tpm_pcrs: str = "0,1,2,3,4,5,6,7"
+    tpm_chain_file: Path | None = None
+    tpm_log: str = ""
+    tpm_tcti: str = "device:/dev/tpmrm0"
+    database: str = ""
+    database_password_file: Path | None = None
+    database_ca_file: Path | None = None
     node_start_timeout_s: float = 30.0
     heartbeat_s: float = 2.0
     node_lost_after_s: float = 10.0
@@ -51,6 +61,16 @@ class Settings:
     def simulation_dir(self) -> Path:
         """Folder of this installation's simulated TEE root (``confide.attest.insecure``)."""
         return self.home / "simulated"
+
+    @property
+    def tpm_dir(self) -> Path:
+        """Folder of what is trusted in TPMs (``confide.attest.tpm_trust``), and of open challenges to machines."""
+        return self.home / "tpm"
+
+    @property
+    def key_store(self) -> Path:
+        """File of the broker's key store (``confide.keys.store``); the broker's other files are beside it."""
+        return self.home / "broker" / "store.sqlite"
 
     @property
     def credentials_dir(self) -> Path:
@@ -84,18 +104,25 @@ def _read_file(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError) as cause:
+        table = tomllib.loads(read_regular(path, _MAX_FILE).decode("utf-8"))
+    except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError, RecursionError) as cause:
         raise ConfigError(f"cannot read {path}: {cause}", path=str(path)) from cause
     numbers = {f.name for f in fields(Settings) if f.type == "float"}
     values: dict[str, Any] = {}
     for name, value in table.items():
         if name in numbers and isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
             values[name] = float(value)
-        elif name in _PATHS and isinstance(value, str):
-            values[name] = Path(value).expanduser().absolute()
+        elif name in _PATHS and isinstance(value, str) and "\0" not in value:
+            values[name] = _place(value, path)
         elif name in _TEXTS and isinstance(value, str):
             values[name] = value
         else:
             raise ConfigError(f"{path}: unknown setting or wrong value: {name}", path=str(path), setting=name)
     return values
+
+
+def _place(text: str, path: Path) -> Path:
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as cause:  # the home folder of a user that there is not
+        raise ConfigError(f"{path}: {text[:120]}: {cause}", path=str(path)) from cause

@@ -205,6 +205,39 @@ class WitnessError(KeyAccessError):
     default_hint = "see that its file or address can be reached; the broker does not start without asking it"
 
 
+class ResourceDeniedError(KeyAccessError):
+    """No resource policy of the repository's owner lets this guest have the resource."""
+
+    code = "resource-denied"
+    default_hint = "the resource's owner makes rules with `confide kbs policy allow`"
+
+
+class ResourceMissingError(KeyAccessError):
+    """The key broker service has no resource of that name."""
+
+    code = "resource-missing"
+
+
+class CustodyError(KeyAccessError):
+    """What keeps the master key refuses: its key is disabled or gone, access is denied, or the PIN or token is wrong."""
+
+    code = "custody-refused"
+
+
+class CustodyOfflineError(CustodyError):
+    """What keeps the master key cannot be reached, is too slow, or answers what is no answer.  Never yields a key."""
+
+    code = "custody-offline"
+    exit_status = 6
+    default_hint = "see whether the key service or device is up, and reachable from here"
+
+
+class ShareError(KeyAccessError):
+    """A share of the master key is not one, is of another set, was changed, or was given twice."""
+
+    code = "share-refused"
+
+
 class AuditError(ConfideError):
     """The audit log, its head or a proof of it does not verify."""
 
@@ -279,6 +312,20 @@ class BrokerError(UnavailableError):
 
     code = "broker-unavailable"
     default_hint = "check that `confide broker serve` is running and that the job names its address"
+
+
+class KbsError(UnavailableError):
+    """A key broker service is down or answered anything but what KBS protocol 0.4.0 has.  Never yields a resource."""
+
+    code = "kbs-unavailable"
+    default_hint = "check its address and certificate, and that it speaks KBS protocol 0.4.0"
+
+
+class SealedError(UnavailableError):
+    """The broker holds no master key now: its custody refuses or was silent for too long.  No key is used until it is unsealed."""
+
+    code = "broker-sealed"
+    default_hint = "the broker's log says why; it opens by itself once the custody gives the key again"
 
 
 class AttesterError(UnavailableError):

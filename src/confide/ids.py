@@ -24,6 +24,7 @@ SpkiDigest = NewType("SpkiDigest", str)
 """SHA-256 of a DER SubjectPublicKeyInfo, lower-case hex (64 characters)."""
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
+_VERSION = re.compile(r"[0-9]{1,9}")
 
 
 class Tee(StrEnum):
@@ -82,9 +83,9 @@ class KeyRef:
         Raises:
             UsageError: the text is not of that form.
         """
-        path, _, version = text.partition("@")
+        path, at, version = text.partition("@")
         owner, slash, name = path.partition("/")
-        if not slash or (version and not version.isdecimal()) or text.endswith("@"):
+        if not slash or (at and not _VERSION.fullmatch(version)):
             raise UsageError(f"not a key reference: {text[:120]!r}", hint="write owner/name or owner/name@version")
         return cls(check_name(owner, "owner"), check_name(name, "key name"), int(version) if version else 0)
 

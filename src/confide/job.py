@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from confide.canonical import Json, b64url, canonical, digest_of, from_b64url, parse_object, sha256_hex
 from confide.errors import JobError, ParseError, UsageError
 from confide.ids import JobDigest, check_name
+from confide.regular_file import open_regular
 
 JOB_FORMAT = "confide-job-v1"
 MAX_SIGNATURES = 16
@@ -223,7 +224,7 @@ def _with_place(folder: Path, spec: Any, field: str) -> Json:
 def _read(path: Path) -> bytes:
     """The bytes of a file of code; one that is longer than code may be is not read to its end."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(MAX_CODE_BYTES + 1)
     except OSError as cause:
         raise JobError(f"cannot read {path}: {cause.strerror}", path=str(path)) from cause

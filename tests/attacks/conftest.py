@@ -155,7 +155,7 @@ def _files(folder: Path) -> Iterator[Path]:
                     yield path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def leak_watch() -> type[LeakWatch]:
     """The class: tests start a watch with their own canaries and folders."""
     require_root("capturing loopback traffic")

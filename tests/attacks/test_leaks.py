@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from confide.crypto.derive import file_key
 from confide.data.manifest import load_manifest
 from confide.ids import KeyRef
 from confide.jobs.engines.spark import SECRET_FILE
-from confide.jobs.result import RunEvent
+from confide.jobs.result import RunEvent, RunResult
 from confide.keys.records import Key
 
 pytestmark = [pytest.mark.run, pytest.mark.timeout(300)]
@@ -114,21 +115,35 @@ def watch_spark_secret(watch: Any) -> Callable[[RunEvent], None]:
     return on_event
 
 
-def test_no_row_and_no_key_is_anywhere_in_plaintext(
-    stage: Stage, canaries: dict[str, bytes], leak_watch: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@dataclass(frozen=True)
+class Watched:
+    """One run, and what was looked for while it went on: rows and keys everywhere, private keys where the host can look."""
+
+    result: RunResult
+    secrets: Any
+    private_keys: Any
+
+
+@pytest.fixture(scope="module")
+def watched(stage: Stage, canaries: dict[str, bytes], leak_watch: Any) -> Watched:
     job = stage.job(PROGRAM)
     stage.grant(job)
     secrets_to_find = {**canaries, **key_canaries(stage)}
-    before = set(Path(tempfile.gettempdir()).iterdir())
-    folders = [stage.root, stage.settings.runs_dir]
-    with leak_watch(secrets_to_find, folders, skip=began_before(time.time())) as watch:
-        watch_new_keys(stage, watch, monkeypatch)
+    pkcs8_p256 = bytes.fromhex("301306072a8648ce3d020106082a8648ce3d030107046d306b0201010420")
+    marks = {"PEM private key": b"PRIVATE KEY-----", "PKCS 8 P-256 key": pkcs8_p256}
+    before, began = set(Path(tempfile.gettempdir()).iterdir()), began_before(time.time())
+    watch = leak_watch(secrets_to_find, [stage.root, stage.settings.runs_dir], skip=began)
+    with watch, leak_watch(marks, [stage.settings.runs_dir], skip=began) as keys, pytest.MonkeyPatch.context() as patch:
+        watch_new_keys(stage, watch, patch)
         result, _ = stage.run(job, listener=watch_spark_secret(watch))
-        new = [path for path in Path(tempfile.gettempdir()).iterdir() if path not in before]
-        watch.also(new)
+        watch.also(path for path in Path(tempfile.gettempdir()).iterdir() if path not in before)
+    return Watched(result, watch, keys)
+
+
+def test_no_row_and_no_key_is_anywhere_in_plaintext(watched: Watched) -> None:
+    watch = watched.secrets
     assert watch.findings == set()
-    assert result.verification.require().simulated
+    assert watched.result.verification.require().simulated
     # The watch did watch: the executors' traffic and the run's logs went past it, and it knew what to look for.
     assert len([name for name in watch.names if name.startswith("dataset key of an output")]) == 2
     assert "Spark's secret" in watch.names
@@ -137,11 +152,8 @@ def test_no_row_and_no_key_is_anywhere_in_plaintext(
     assert watch.files_scanned > 10
 
 
-def test_no_private_key_leaves_memory(stage: Stage, leak_watch: Any) -> None:
-    job = stage.job(arguments=("private-keys",))
-    stage.grant(job)
-    pkcs8_p256 = bytes.fromhex("301306072a8648ce3d020106082a8648ce3d030107046d306b0201010420")
-    marks = {"PEM private key": b"PRIVATE KEY-----", "PKCS 8 P-256 key": pkcs8_p256}
-    with leak_watch(marks, [stage.settings.runs_dir], skip=began_before(time.time())) as watch:
-        stage.run(job)
+def test_no_private_key_leaves_memory(watched: Watched) -> None:
+    watch = watched.private_keys
     assert watch.findings == set()
+    assert watch.bytes_captured > 100_000
+    assert watch.files_scanned > 10

@@ -13,10 +13,13 @@ import random
 import re
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import atheris
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as pytest has it: seeds are made by the builders in tests/support
 
 with atheris.instrument_imports(include=["confide"]):
     from . import targets
@@ -42,13 +45,13 @@ def _kept(target: Callable[[bytes], object], data: bytes, place: Path) -> None:
 
 def _search(name: str, seconds: float, folder: Path, findings: Path) -> None:
     """Search in this process, which ends with it."""
+    log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
     corpus = folder / "corpus"
     corpus.mkdir()
     for number, data in enumerate(seeds(name)):
         (corpus / str(number)).write_bytes(data)
-    log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
     limits = [f"-max_total_time={max(1, round(seconds))}", "-max_len=65536", "-timeout=20", "-rss_limit_mb=2048", "-seed=1"]
     target = targets.TARGETS[name]
     atheris.Setup(
@@ -67,6 +70,9 @@ def search(name: str, seconds: float, findings: Path) -> bool:
         if not child:
             try:
                 _search(name, seconds, folder, findings)
+            except BaseException:
+                traceback.print_exc()
+                raise
             finally:
                 os._exit(70)
         _, status = os.waitpid(child, 0)

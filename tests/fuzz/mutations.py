@@ -65,5 +65,5 @@ def _changed(value: Any, rng: random.Random) -> Any:
                 return [*value[:at], _changed(value[at], rng), *value[at + 1 :]]
     if isinstance(value, str) and value and rng.random() < 0.5:
         at = rng.randrange(len(value))
-        return value[:at] + rng.choice(["", "\n", "=", "A", "\u0661", value[at] * 2]) + value[at + 1 :]
+        return value[:at] + rng.choice(["", "\n", "\0", "=", "A", "\u0661", "9" * 5000, value[at] * 2]) + value[at + 1 :]
     return rng.choice(_ODD)

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from confide.attest import certs
 from confide.attest.amd_certs import _TABLE_GUIDS
 from confide.attest.quote import parse_quote, without_padding
+from confide.attest.tpm_exchange import Answer, Request, Sent
 from confide.attest.tpm_format import TpmEvidence
 from confide.canonical import b64url, canonical, from_b64url
 from confide.crypto.envelope import WrappedKey
@@ -22,6 +23,9 @@ from confide.crypto.sign import SigningKey, dsse_sign
 from confide.data.manifest import FileEntry, Manifest, sign_manifest
 from confide.ids import DatasetId
 from confide.jobs.statement import DatasetEntry, NodeEntry, ReceiptBundle, RefusedEntry, ReleaseEntry, Statement
+
+from .file_seeds import seeds_with
+from .peer_seeds import SEEDS
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
 CORPUS = Path(__file__).with_name("corpus")
@@ -59,7 +63,7 @@ def _framed(frame: dict[str, Any]) -> bytes:
 def _evidence() -> list[bytes]:
     frame = next(f for f in _session_frames() if f["kind"] == "evidence")
     record = {
-        "format": "confide-evidence-record-v1",
+        "format": "confide-evidence-v1",
         **{name: frame[name] for name in ("role", "context", "evidence")},
         **dict.fromkeys(("exporter", "nonce", "spki"), b64url(bytes(32))),
         "at": "2026-01-02T03:04:05+00:00",
@@ -92,10 +96,13 @@ def _amd_tables() -> list[bytes]:
     return [b"".join(entries) + bytes(24) + leaf]
 
 
+_TPM_COLLATERAL = {"root": "ab" * 32, "earliest_next_update": "2031-01-02T03:04:05+00:00"}
+
+
 def _collaterals() -> list[bytes]:
     blocks = (VECTORS / "snp" / "certs" / "milan_ask_ark_asvk.pem").read_text().split("-----BEGIN CERTIFICATE-----")[1:]
     chain = "".join("-----BEGIN CERTIFICATE-----" + block for block in blocks[:2])
-    return [*map(_dump, _collateral()[:3]), _dump({"product": "Milan", "key": "vcek", "chain": chain, "crl": ""})]
+    return [*map(_dump, _collateral()[:3]), _dump({"product": "Milan", "key": "vcek", "chain": chain, "crl": ""}), _dump(_TPM_COLLATERAL)]
 
 
 def _vendor_answers() -> list[bytes]:
@@ -134,7 +141,21 @@ def _tpm_logs() -> list[bytes]:
     return [log for log in (TpmEvidence.parse(raw).log for raw in _tpm_evidence()) if log]
 
 
-def _cc_event_logs() -> list[bytes]:
+def _tpm_trust() -> list[bytes]:
+    times = {"since": "2026-01-01T00:00:00+00:00", "until": "2026-02-01T00:00:00+00:00"}
+    key = {"name": "000b" + "5a" * 32, "machine": "node-7", "ek": "cd" * 32, **times}
+    lists = {"manufacturers": ["ab" * 32], "issuers": [], "keys": [key], "revoked": ["000b" + "a5" * 32]}
+    return [_dump({"format": "confide-tpm-trust-v1", **lists})]
+
+
+def _tpm_enrolment() -> list[bytes]:
+    vector = json.loads((VECTORS / "tpm" / "genuine-ecdsa.json").read_text())["evidence"]
+    key = TpmEvidence.parse(from_b64url(vector["quote"])).public
+    request = Request("node-7", from_b64url(vector["chain"]), key)
+    return [_dump(one.to_json()) for one in (request, Sent("ab" * 16, bytes(68), bytes(258)), Answer("ab" * 16, bytes(32)))]
+
+
+def _td_logs() -> list[bytes]:
     """TCG PC Client PFP, "TCG_PCClientPCREvent" and "TCG_PCR_EVENT2", with SHA-384 only as a TD's firmware writes it."""
     spec = struct.pack("<16sIBBBBIHHB", b"Spec ID Event03\0", 0, 0, 2, 0, 2, 1, 0xC, 48, 0)
     events = [struct.pack("<IIIH48sI", register, 4, 1, 0xC, bytes(48), 4) + bytes(4) for register in (1, 2, 3)]
@@ -209,7 +230,9 @@ _SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "qe-identity": lambda: [one["qe_identity"].encode() for one in _collateral()],
     "tpm-evidence": _tpm_evidence,
     "tpm-log": _tpm_logs,
-    "cc-event-log": _cc_event_logs,
+    "tpm-trust": _tpm_trust,
+    "tpm-enrolment": _tpm_enrolment,
+    "td-log": _td_logs,
     "gramine-manifest": lambda: [_GRAMINE],
     "cbor": lambda: [bytes.fromhex("d9ea6082430102034161"), bytes.fromhex("a2616101616282f5f6")],
     "token": lambda: [_token()],
@@ -232,6 +255,8 @@ _SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "http-request": lambda: [_REQUEST, _CHUNKED, _REQUEST + _REQUEST],
     "http-response": lambda: [_RESPONSE, b"HTTP/1.1 100 Continue\r\n\r\n" + _RESPONSE],
 }
+
+_SEEDS |= SEEDS | seeds_with(statement(), sign_manifest(manifest(), KEY), json.loads(_evidence()[2]), list(map(json.loads, _collaterals())))
 
 
 def seeds(target: str) -> list[bytes]:

@@ -15,23 +15,25 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from confide.attest import cbor, certs, evidence_files, vendor_services
+from confide.attest import cbor, certs, evidence_files, tpm_exchange, vendor_services
 from confide.attest.amd_certs import Endorsement, endorsement_in_table
 from confide.attest.annotate import annotate
 from confide.attest.collateral_files import load_sets
 from confide.attest.collateral_forms import der_list, signed_text
 from confide.attest.collateral_sources import FixedCollateral, load_collateral, read_collateral
+from confide.attest.event_log import OF_TD, OF_TPM, EventLog
 from confide.attest.evidence import Evidence, NodeContext
 from confide.attest.intel_tcb import PlatformRatings, QeRatings
-from confide.attest.launch.cc_event_log import EventLog
 from confide.attest.launch.gramine import Manifest as GramineManifest
+from confide.attest.pck_id import PckId
 from confide.attest.policy import Policy
+from confide.attest.policy_draft import unverified_reference
 from confide.attest.quote import parse_quote, split_quote, without_padding
 from confide.attest.roots import TrustRoots
 from confide.attest.snp_report import Report
 from confide.attest.tokens.jwt import UnverifiedJwt
 from confide.attest.tpm_format import Attest, Public, Signature, TpmEvidence
-from confide.attest.tpm_log import parse_log
+from confide.attest.tpm_trust import TpmTrust
 from confide.attest.verify import Verifier
 from confide.canonical import parse_object
 from confide.crypto import http
@@ -48,6 +50,8 @@ from confide.keys.broker import _read_attest
 from confide.keys.manifest_claims import ManifestClaims, unverified_dataset
 from confide.node.record import EvidenceRecord
 from confide.node.session import parse_challenge, parse_evidence, read_verdict
+
+from . import file_targets, peer_targets
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
 _CONTAINER = json.loads((VECTORS / "container" / "opened-one-byte.json").read_text())
@@ -118,7 +122,7 @@ def _json(*readers: Callable[[Any], object]) -> Callable[[bytes], None]:
 
 
 def _quote(data: bytes) -> None:
-    _all(data, split_quote, without_padding, annotate)
+    _all(data, split_quote, without_padding, annotate, PckId.of, lambda raw: Evidence.of_device(Tee.TDX, raw))
     quote = parse_quote(data)
     if quote.to_bytes() != data:
         raise AssertionError("a quote that was read is not written back as it was")
@@ -140,6 +144,7 @@ def _tpm(data: bytes) -> None:
     _all(found.public, Public.parse)
     _all(found.attest, Attest.parse)
     _all(found.signature, Signature.parse)
+    _all(data, annotate, lambda _: found.registers())
 
 
 def _raise(value: object) -> None:
@@ -201,17 +206,21 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
     "tcb-info": _json(PlatformRatings.parse),
     "qe-identity": _json(QeRatings.parse),
     "tpm-evidence": _tpm,
-    "tpm-log": parse_log,
-    "cc-event-log": EventLog.parse,
+    "tpm-log": lambda data: EventLog.parse(data, OF_TPM).pcrs(),
+    "tpm-trust": _json(TpmTrust.from_json),
+    "tpm-enrolment": _json(tpm_exchange.Request.from_json, tpm_exchange.Sent.from_json, tpm_exchange.Answer.from_json),
+    "td-log": lambda data: EventLog.parse(data, OF_TD).rtmrs(),
     "gramine-manifest": GramineManifest.parse,
     "cbor": cbor.decode,
-    "token": lambda data: _all(data.decode("utf-8", errors="replace"), UnverifiedJwt.parse),  # type: ignore[arg-type]
+    "token": lambda data: UnverifiedJwt.parse(data.decode("utf-8", errors="replace")).unverified_claims(),
     "pck-chain": _certificates,
     "pck-extension": _extension,
     "amd-certificate": lambda data: _all(data, lambda der: Endorsement.parse(der).key, annotate),
     "amd-table": lambda data: _all(data, lambda t: endorsement_in_table(t, "vcek"), lambda t: endorsement_in_table(t, "vlek")),
     "vendor-answer": _answer,
-    "evidence": _json(Evidence.from_json, NodeContext.from_json, EvidenceRecord.from_json),
+    "evidence": _json(
+        Evidence.from_json, NodeContext.from_json, EvidenceRecord.from_json, lambda value: unverified_reference(Evidence.from_json(value))
+    ),
     "evidence-file": _file("evidence", evidence_files.load_evidence),
     "session-frames": _frames,
     "container": lambda data: ContainerReader(BytesIO(data), DATASET_KEY, DATASET, DATA_PATH).read(),
@@ -223,12 +232,14 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
         unverified_dataset,
     ),
     "receipt": lambda data: _all(data, _statement, lambda raw: ReceiptBundle.from_json(parse_object(raw))),
-    "policy-json": _file("policy.json", Policy.load),
-    "policy-toml": _file("policy.toml", Policy.load),
-    "job": _json(Job.from_json),
+    "policy-json": _file("policy.json", lambda path: Policy.load(path).digest),
+    "policy-toml": _file("policy.toml", lambda path: Policy.load(path).digest),
+    "job": _json(lambda value: Job.from_json(value).digest),
     "kbs-attest": _json(_read_attest),
     "http-request": _http_request,
     "http-response": lambda data: http.request(BytesChannel(data), "GET", "/kbs/v0/resource"),
+    **file_targets.TARGETS,
+    **peer_targets.TARGETS,
 }
 
 

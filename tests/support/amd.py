@@ -8,8 +8,9 @@ import struct
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -18,9 +19,15 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from confide.attest import snp
+from confide.attest.amd_certs import Endorsement
 from confide.attest.amd_collateral import AmdCollateral
+from confide.attest.collateral_sources import FixedCollateral
 from confide.attest.evidence import Evidence
-from confide.attest.snp_report import encode_signature
+from confide.attest.policy import Policy
+from confide.attest.roots import TrustRoots
+from confide.attest.snp_report import Report, encode_signature
+from confide.attest.verify import VerifiedEvidence, Verifier
 from confide.ids import Tee
 
 NOW = datetime.fromisoformat("2030-06-01T00:00:00+00:00")
@@ -176,3 +183,31 @@ class Vendor:
 def _root(product: str, now: datetime) -> x509.Certificate:
     name = f"ARK-{product}"
     return Vendor(product, now).certify(name, rsa_key(name).public_key(), name, ca=True)
+
+
+def verify(vendor: Vendor, evidence: Evidence, collateral: AmdCollateral | None = None, **options: Any) -> VerifiedEvidence:
+    """What an honest verifier says that trusts this vendor, and has its collateral."""
+    roots = TrustRoots(amd=options.get("roots", vendor.roots))
+    return Verifier(roots, FixedCollateral(collateral or vendor.collateral())).verify(evidence, options.get("now", NOW))
+
+
+def refusals(verified: VerifiedEvidence, **changes: Any) -> list[str]:
+    """The rules that genuine evidence does not meet, of a policy for this measurement at this very TCB."""
+    data = {"measurements": {"snp": ["5a" * 48]}, "min_tcb": {verified.claims.platform: verified.claims.tcb}}
+    policy = Policy.from_json({"name": "p", **data, **changes})
+    return [check.name for check in policy.explain(verified, now=NOW) if not check.ok]
+
+
+def without_part_of_the_platform_check(monkeypatch: pytest.MonkeyPatch, part: Literal["chip", "tcb", "processor"]) -> None:
+    """The weakened verifier: one comparison of report and certificate always fits, the other two are made as ever."""
+    check = snp._check_platform
+
+    def weak(report: Report, endorsement: Endorsement, tcb: dict[str, int]) -> None:
+        if part == "chip":
+            report = dataclasses.replace(report, chip_id=b"\1" * 64, masked_chip=False)
+            endorsement = dataclasses.replace(endorsement, chip_id=b"\1" * 64)
+        if part == "processor":
+            report = dataclasses.replace(report, family=None, model=None)
+        check(report, endorsement, endorsement.tcb if part == "tcb" else tcb)
+
+    monkeypatch.setattr(snp, "_check_platform", weak)

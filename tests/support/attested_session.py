@@ -17,6 +17,7 @@ from confide.attest.insecure import Fault, InsecureAttester, Installation
 from confide.attest.policy import Policy
 from confide.attest.roots import TrustRoots
 from confide.attest.verify import Verifier
+from confide.canonical import Json
 from confide.crypto.identity import AnyKeyUntilAttested, Identity
 from confide.crypto.seal import SealKey
 from confide.crypto.tls import Channel, Listener, connect
@@ -24,6 +25,7 @@ from confide.errors import ConfideError
 from confide.ids import JobDigest, NodeId, ReportData, Role, RunId, Tee
 from confide.job import Job
 from confide.node import session
+from confide.node.control import Kind, read
 from confide.node.session import VerifierSide, attest_peer, present
 
 MEASUREMENT = "ab" * 32
@@ -120,6 +122,26 @@ def link_ends() -> Iterator[Connect]:
     yield make
     for thing in reversed(opened):
         thing.close()
+
+
+def replay(world: World, linked: Connect) -> session.AttestedPeer:
+    """Record a genuine node's evidence frame; show it in a later session of the same node's key."""
+    identity = Identity.generate("worker")
+    frames: list[Json] = []
+    near, far = linked(client=identity)
+    recording = near.send_frame
+    near.send_frame = lambda frame, **options: (frames.append(frame), recording(frame, **options))[1]  # type: ignore[method-assign]
+    node = aside(lambda: present(near, attester=world.attester(), role=Role.WORKER, context=world.context()))
+    world.attest(far)
+    node.join()
+    again, verifier_end = linked(client=identity)
+
+    def show_it() -> None:
+        read(again.recv_frame(), Kind.CHALLENGE)
+        again.send_frame(frames[0])
+
+    aside(show_it)
+    return world.attest(verifier_end)
 
 
 def show(world: World, linked: Connect, fault: Fault, policy: dict[str, Any] | None = None) -> session.AttestedPeer:

@@ -1,4 +1,4 @@
-"""Fixtures of tests that run whole jobs: a stage for each module, and the check that every run leaves nothing behind."""
+"""Fixtures that tests of several layers use: a stage for whole jobs, the check that runs leave nothing behind, a PostgreSQL server."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.databases import PostgresServer, postgres
 from support.stage import Stage, processes_of
 
 
@@ -31,3 +32,9 @@ def nothing_left_behind(stage: Stage) -> Iterator[None]:
     assert list(Path("/dev/shm").glob("confide-main-job-*")) == []
     assert list(stage.root.glob("out-*/.*")) == []
     assert list(stage.settings.runs_dir.glob("*/nodes/*/scratch")) == []
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    with postgres("-c fsync=off") as server:
+        yield server

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from confide.attest import intel
 from confide.attest.binding import SessionBinding
 from confide.attest.collateral import Collateral
 from confide.attest.collateral_sources import FixedCollateral
@@ -18,6 +20,7 @@ from confide.attest.evidence import Evidence, NodeContext
 from confide.attest.insecure import Fault, InsecureAttester, Installation
 from confide.attest.insecure.authority import Signer
 from confide.attest.insecure.installation import raw_signature
+from confide.attest.intel_tcb import PlatformRatings, QeRatings
 from confide.attest.policy import AttestationResult, Policy, appraise
 from confide.attest.quote import Quote, TdBody, parse_quote
 from confide.attest.roots import TrustRoots
@@ -86,6 +89,17 @@ def make_vendor(tmp_path_factory: pytest.TempPathFactory) -> Installation:
 @pytest.fixture(scope="module", name="verifier")
 def make_verifier(vendor: Installation) -> Verifier:
     return Verifier(TrustRoots(simulated=vendor.root_der), vendor.collateral_source())
+
+
+def fresh(vendor: Installation) -> Verifier:
+    """A verifier that remembers nothing: what a weakened one let in must not count afterwards."""
+    return Verifier(TrustRoots(simulated=vendor.root_der), vendor.collateral_source())
+
+
+def lists_of_any_issuer(collateral: Collateral, issuer: x509.Certificate, root: x509.Certificate) -> object:
+    """A weakened ``intel._check_collateral``: that the list of revoked PCKs is of the quote's own CA is not asked."""
+    intel.check_signers(collateral, root)
+    return intel._Signed(PlatformRatings.parse(collateral.tcb), QeRatings.parse(collateral.qe))
 
 
 @pytest.fixture(scope="module", name="evidence_of")

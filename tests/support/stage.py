@@ -24,7 +24,7 @@ from confide.jobs.submit import pin_inputs, submit
 from confide.keys.broker import Broker
 from confide.keys.client import OwnerClient
 from confide.keys.credentials import Credential
-from confide.keys.kms import Passphrase
+from confide.keys.custody.local import Passphrase
 from confide.keys.server import BrokerServer
 from confide.keys.store import Store
 

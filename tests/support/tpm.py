@@ -124,6 +124,12 @@ class Swtpm:
     def extend(self, pcr: int, digest: bytes) -> None:
         self.tool("tpm2_pcrextend", f"{pcr}:sha256={digest.hex()}")
 
+    def start(self, *events: tuple[int, bytes]) -> None:
+        """Measure and log what a machine starts (PCR and text), as firmware does."""
+        self.path("log").write_bytes(log_of(*events))
+        for pcr, text in events:
+            self.extend(pcr, hashlib.sha256(text).digest())
+
     def activate(self, name: str, credential: bytes, encrypted: bytes) -> bytes:
         """TPM2_ActivateCredential.  The file is tpm2-tools' own: magic, version, and the two structures."""
         self.path("credential").write_bytes(bytes.fromhex("badcc0de00000001") + credential + encrypted)

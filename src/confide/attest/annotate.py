@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Final
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from confide.attest import amd_certs, certs
-from confide.attest.launch.cc_event_log import EventLog
+from confide.attest import amd_certs, certs, tpm_fields
+from confide.attest.event_log import OF_TD, OF_TPM, EventLog
 from confide.attest.launch.sigstruct import HEADER, SIGSTRUCT_BYTES, Sigstruct
+from confide.attest.pck_id import PckId
 from confide.attest.quote import (
     HEADER_BYTES,
     SGX_BODY_BYTES,
@@ -29,11 +30,13 @@ from confide.attest.quote import (
 from confide.attest.ratls import RatlsCertificate
 from confide.attest.snp_report import POLICY_DEBUG, POLICY_MIGRATE_MA, REPORT_BYTES, Report
 from confide.attest.tokens.jwt import UnverifiedJwt
+from confide.attest.tpm_format import MAGIC
 from confide.canonical import canonical
 from confide.errors import BindingError, ParseError, TokenInvalidError
 from confide.ids import Tee
 
 if TYPE_CHECKING:
+    from confide.attest.evidence import Evidence
     from confide.canonical import Json
 
 _Meaning = str | Callable[[bytes], str]
@@ -66,28 +69,41 @@ class Annotated:
         return {"kind": self.kind, "verified": False, "fields": [field.to_json() for field in self.fields]}
 
 
+def annotate_evidence(evidence: Evidence) -> Annotated:
+    """The same of evidence: its quote or report, and the chain that came with it in PEM.
+
+    Raises:
+        ParseError: it is none.
+    """
+    found = annotate(evidence.quote)
+    if not evidence.chain.startswith(b"-----BEGIN"):
+        return found
+    return Annotated(found.kind, (*found.fields, *_chain(certs.parse_chain(evidence.chain))))
+
+
 def annotate(data: bytes) -> Annotated:
-    """Read a quote (SGX v3, TDX v4 and v5), report, certificates (DER or PEM, RA-TLS too), token, SIGSTRUCT, or event log of a TD.
+    """Read a quote (SGX v3, TDX v4 and v5, a TPM's), report, certificates (DER or PEM, RA-TLS too), token, SIGSTRUCT, or event log.
 
     Raises:
         ParseError: it is none of these.
     """
+    if data.startswith(MAGIC):
+        return Annotated("TPM 2.0 evidence", tuple(_tpm(data)))
     if data.startswith(b"-----BEGIN CERTIFICATE-----"):
         chain = certs.parse_chain(data)
         return Annotated(f"{len(chain)} certificates, PEM" if len(chain) > 1 else "certificate, PEM", tuple(_chain(chain)))
     if data.startswith(b"eyJ"):
         return Annotated("signed token (JWT)", tuple(_token(data)))
-    if data[:2] == b"\x30\x82" and (found := _ratls(data)) is not None:
-        return Annotated(f"RA-TLS certificate, {found.format} format", tuple(_ratls_fields(found)))
     if data[:2] == b"\x30\x82":
-        return Annotated("certificate, DER", tuple(_certificate(amd_certs.load_der(data), "")))
+        return _der(data)
     if len(data) == REPORT_BYTES:
         report = Report.parse(data)
         return Annotated(f"AMD SEV-SNP report, version {report.version}", tuple(_walk(data, 0, _snp(report.version))))
     if len(data) == SIGSTRUCT_BYTES and data.startswith(HEADER):
         return Annotated("Intel SGX SIGSTRUCT", tuple(_sigstruct(Sigstruct.parse(data), data)))
     if EventLog.begins(data):
-        return Annotated("event log of a TDX guest", tuple(_events(EventLog.parse(data))))
+        log = EventLog.parse_any(data)
+        return Annotated("event log of a TDX guest" if log.registers is OF_TD else "event log of a TPM", tuple(_events(log)))
     return _quote(without_padding(data))
 
 
@@ -188,17 +204,29 @@ _SIGSTRUCT: Final[_Layout] = (
 )
 
 
+_NAMED: Final = "names its PCK certificate: a PCCS has the chain"
+_CERTIFICATION: Final = {2: _NAMED, 3: _NAMED, 5: "PCK leaf, PCK CA and root, PEM"}
+
+
 def _sigstruct(parsed: Sigstruct, raw: bytes) -> Iterator[Field]:
     yield from _walk(raw, 0, _SIGSTRUCT)
     yield Field("MRSIGNER", None, parsed.mr_signer.hex(), "who signed, as quotes name it")
     yield Field("debug", None, parsed.debug, "whether it may be started so that it can be read from outside")
 
 
-def _events(log: EventLog) -> Iterator[Field]:
+def _events(log: EventLog, at: int = 0) -> Iterator[Field]:
     for event in log.events:
-        yield Field(event.name, event.offset, event.digest.hex(), event.text)
-    for number, value in enumerate(log.rtmrs()):
-        yield Field(f"RTMR{number}", None, value.hex(), "after all events")
+        yield Field(log.name_of(event), at + event.offset, event.digest.hex(), event.text)
+    values = dict(enumerate(log.rtmrs(), 1)) if log.registers is OF_TD else log.pcrs()
+    for number, value in sorted(values.items()):
+        yield Field(log.registers.name(number), None, value.hex(), "after all events")
+
+
+def _tpm(data: bytes) -> Iterator[Field]:
+    yield from (Field(*row) for row in tpm_fields.rows(data))
+    at = tpm_fields.log_offset(data)
+    if data[at:]:
+        yield from _events(EventLog.parse(data[at:], OF_TPM), at)
 
 
 def _quote(raw: bytes) -> Annotated:
@@ -220,15 +248,29 @@ def _quote_fields(parts: Parts) -> Iterator[Field]:
     yield Field("signature", at + 4, parts.signature.hex(), "by the attestation key, over everything before")
     yield Field("attestation key", at + 68, signature.attestation_key.hex(), "made by the quoting enclave")
     at += 132 + (6 if version > 3 else 0)
-    for field in _walk(signature.qe_report.to_bytes(), 0, _SGX):
-        yield Field(f"QE {field.name}", at + (field.offset or 0), field.value, field.meaning)
+    for field in _walk(signature.qe_report.to_bytes(), 0, _SGX, base=at):
+        yield Field(f"QE {field.name}", field.offset, field.value, field.meaning)
     at += SGX_BODY_BYTES
     yield Field("QE report signature", at, signature.qe_report_signature.hex(), "by the platform's PCK")
     yield Field("authentication data", at + 66, signature.auth_data.hex(), "hashed with the attestation key into the QE's REPORTDATA")
-    kind = "PCK leaf, PCK CA and root, PEM" if signature.cert_type == 5 else "no certificate chain"
-    yield Field("certification data type", at + 66 + len(signature.auth_data), str(signature.cert_type), kind)
+    at += 66 + len(signature.auth_data)
+    kind = _CERTIFICATION.get(signature.cert_type, "no certificate chain")
+    yield Field("certification data type", at, str(signature.cert_type), kind)
+    yield Field("certification data size", at + 2, str(len(signature.cert_data)), "")
     if signature.cert_type == 5:
         yield from _chain(certs.parse_chain(signature.cert_data))
+    elif signature.cert_type in {2, 3}:
+        named = PckId.parse(parts, signature.cert_type, signature.cert_data)
+        yield from _walk(signature.cert_data, 0, _pck_id(len(named.encrypted_ppid)), base=at + 6)
+
+
+def _pck_id(ppid: int) -> _Layout:
+    return (
+        ("encrypted PPID", ppid, f"names the chip, in RSA-{8 * ppid} to Intel's provisioning service: a PCCS knows it"),
+        ("CPUSVN", 16, "security version that the PCK certificate is for"),
+        ("PCESVN", 2, _number),
+        ("PCEID", 2, "provisioning certification enclave; has to be the PCK certificate's"),
+    )
 
 
 # --- AMD --------------------------------------------------------------------------------------------------------------
@@ -356,11 +398,12 @@ def _flat(value: object, name: str) -> Iterator[tuple[str, str]]:
         yield name, value if isinstance(value, str) else canonical(value).decode()
 
 
-def _ratls(data: bytes) -> RatlsCertificate | None:
+def _der(data: bytes) -> Annotated:
     try:
-        return RatlsCertificate.parse(data)
+        found = RatlsCertificate.parse(data)
     except (ParseError, BindingError):
-        return None
+        return Annotated("certificate, DER", tuple(_certificate(amd_certs.load_der(data), "")))
+    return Annotated(f"RA-TLS certificate, {found.format} format", tuple(_ratls_fields(found)))
 
 
 def _ratls_fields(found: RatlsCertificate) -> Iterator[Field]:
@@ -371,10 +414,10 @@ def _ratls_fields(found: RatlsCertificate) -> Iterator[Field]:
     yield from _quote_fields(split_quote(found.evidence.quote))
 
 
-def _walk(data: bytes, at: int, layout: _Layout) -> Iterator[Field]:
+def _walk(data: bytes, at: int, layout: _Layout, *, base: int = 0) -> Iterator[Field]:
     for name, size, meaning in layout:
         value = data[at : at + size]
         said = meaning if isinstance(meaning, str) else meaning(value)
         if name != "reserved" or any(value):
-            yield Field(name, at, value.hex(), said)
+            yield Field(name, base + at, value.hex(), said)
         at += size

@@ -9,6 +9,8 @@ import hmac
 from dataclasses import InitVar, dataclass
 from typing import TYPE_CHECKING, Any
 
+from confide.attest.tokens.verified import VerifiedToken
+from confide.attest.verify import VerifiedEvidence
 from confide.errors import AppraisalError, BindingError
 
 if TYPE_CHECKING:
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from confide.attest.claims import Claims
     from confide.attest.evidence import NodeContext
     from confide.attest.policy_tree import Policy
-    from confide.attest.tokens.verified import VerifiedToken
-    from confide.attest.verify import VerifiedEvidence
     from confide.canonical import Json
     from confide.ids import Role, SpkiDigest
 
@@ -67,9 +67,12 @@ def appraise(verified: VerifiedEvidence | VerifiedToken, policy: Policy, binding
     does).
 
     Raises:
+        TypeError: ``verified`` is something else that has claims, such as a certificate's :class:`~confide.attest.ratls.UnboundResult`.
         BindingError: the report data is not this session's: another nonce, channel, key, role or context.
         AppraisalError: a check of the policy fails; ``facts`` hold check, expected and got of the first.
     """
+    if type(verified) is not VerifiedEvidence and type(verified) is not VerifiedToken:
+        raise TypeError("only what verify or verify_token made is appraised")
     if not hmac.compare_digest(binding.report_data, verified.claims.report_data):
         raise BindingError("the evidence is not bound to this session", hint="it was replayed, relayed or made for another role or job")
     for check in policy.explain(verified, role=binding.role, job=binding.context.job, now=now):

@@ -157,7 +157,7 @@ class Collateral:
         except ValueError as cause:
             raise CollateralError("the TCB info is for another kind of TEE") from cause
 
-    @property
+    @cached_property
     def platform(self) -> tuple[str, str, Tee]:
         """What a source finds the set by."""
         return self.fmspc, self.ca, self.tee

@@ -64,18 +64,18 @@ class CollateralService:
         kept = self._kept(platform, ca, tee)
         if kept is not None and self._is_good(kept, (platform, ca, tee)):
             return kept
-        with self._store.locked(platform, ca, tee):
-            kept = self._kept(platform, ca, tee)  # another process may have been first
-            if kept is not None and self._is_good(kept, (platform, ca, tee)):
-                return kept
-            try:
+        try:
+            with self._store.locked(platform, ca, tee):
+                kept = self._kept(platform, ca, tee)  # another process may have been first
+                if kept is not None and self._is_good(kept, (platform, ca, tee)):
+                    return kept
                 return self._fetch(platform, ca, tee)
-            except AttestationError as error:
-                if kept is None or self._clock() >= kept.epoch.stale_from:
-                    raise
-                self._failed[platform, ca, tee] = self._clock()
-                _log.warning("collateral of %s is not renewed: %s", platform, error.message)
-                return kept
+        except AttestationError as error:  # nobody answers, the answer is wrong, or the disk is full
+            if kept is None or self._clock() >= kept.epoch.stale_from:
+                raise
+            self._failed[platform, ca, tee] = self._clock()
+            _log.warning("collateral of %s is not renewed: %s", platform, error.message)
+            return kept
 
     def _kept(self, platform: str, ca: str, tee: Tee) -> AnyCollateral | None:
         try:
@@ -101,7 +101,7 @@ class CollateralService:
             snp.check_current(found, self._clock())
         else:
             check_current(found, self._clock())
-        self._store.put(found)
+        self._store.put_within_lock(found)
         self._failed.pop((platform, ca, tee), None)
         return found
 

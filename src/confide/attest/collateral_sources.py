@@ -7,25 +7,32 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Protocol
 
 from confide.attest.amd_certs import PRODUCTS
 from confide.attest.amd_collateral import AmdCollateral, AmdEpoch
 from confide.attest.certs import CA_KINDS
-from confide.attest.collateral import Collateral, CollateralEpoch
+from confide.attest.collateral import MAX_COLLATERAL_BYTES, Collateral, CollateralEpoch
 from confide.attest.tpm import TpmCollateral
-from confide.canonical import parse_object
+from confide.canonical import Json, parse_object
 from confide.errors import CollateralError, ParseError
 from confide.ids import Tee
+from confide.regular_file import read_regular
 
 _FMSPC = re.compile(r"[0-9a-f]{12}")
 _AMD_KEYS = {"vcek", "vlek"}
+_log = logging.getLogger(__name__)
+_MAX_MARK = 4096
+_MAX_FILE = 2 * MAX_COLLATERAL_BYTES
+"""Cap on one set in a file, in bytes: escapes and white space may double it."""
 
 AnyCollateral = Collateral | AmdCollateral | TpmCollateral
 """A set of either vendor's, or what a TPM's certificates are judged by, which no store keeps."""
@@ -51,7 +58,7 @@ def load_collateral(path: Path) -> AnyCollateral:
         CollateralError: there is none, or it is not collateral.
     """
     try:
-        return read_collateral(parse_object(path.read_bytes()))
+        return read_collateral(parse_object(read_regular(path, _MAX_FILE)))
     except OSError as cause:
         raise CollateralError(f"cannot read collateral: {cause.strerror}", path=str(path)) from cause
     except ParseError as cause:
@@ -76,7 +83,11 @@ class CollateralSource(Protocol):
 
 
 class CollateralStore:
-    """Collateral in a folder, one file a platform.  New sets replace old ones; older ones are refused (no roll-back)."""
+    """Collateral in a folder, one file a platform.  New sets replace old ones; older ones are refused (no roll-back).
+
+    How new the newest set was that was ever kept is in a file of its own, the mark: a set that is damaged is replaced, and what is older
+    than it was is still refused.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -108,11 +119,26 @@ class CollateralStore:
         Raises:
             CollateralError: it is older than the one that is kept.
         """
+        with self.locked(*collateral.platform):
+            self.put_within_lock(collateral)
+
+    def put_within_lock(self, collateral: AnyCollateral) -> None:
+        """:meth:`put`, for a caller that holds the platform's lock.
+
+        Raises:
+            CollateralError: it is older than one that was kept before, or the folder cannot be written to.
+        """
         path = self._path(*collateral.platform)
-        if path.exists():
-            check_not_older(collateral, load_collateral(path))
-        self._folder.mkdir(parents=True, exist_ok=True)
-        save_collateral(collateral, path)
+        mark = path.with_suffix(".mark")
+        for seen in (_epoch_in(mark), _epoch_of(path)):
+            if seen is not None:
+                check_not_older(collateral.epoch, seen)
+        try:
+            # The mark last: a set without its mark is held against itself.
+            save_collateral(collateral, path)
+            write_atomic(mark, json.dumps(collateral.epoch.to_json()).encode())
+        except OSError as cause:
+            raise _unwritable(cause, path) from cause
 
     def sets(self) -> list[AnyCollateral]:
         """Everything that is kept, by file name.
@@ -124,10 +150,18 @@ class CollateralStore:
 
     @contextmanager
     def locked(self, platform: str, ca: str, tee: Tee) -> Iterator[None]:
-        """Of all processes that share the folder, one at a time does this for a platform."""
+        """Of all processes that share the folder, one at a time does this for a platform.
+
+        Raises:
+            CollateralError: the folder cannot be written to.
+        """
         path = self._path(platform, ca, tee).with_suffix(".lock")
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as file:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            file = path.open("w")
+        except OSError as cause:
+            raise _unwritable(cause, path) from cause
+        with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
@@ -178,25 +212,59 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         with os.fdopen(handle, "wb") as file:
             os.fchmod(file.fileno(), mode)
             file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut may leave the new name with nothing in it
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
 
 
-def check_not_older(collateral: AnyCollateral, seen: AnyCollateral) -> None:
+def check_not_older(epoch: object, seen: object) -> None:
     """Refuse a roll-back.
 
     Raises:
-        CollateralError: ``collateral`` is older than ``seen``, or of another vendor.
+        CollateralError: a set of ``epoch`` is older than one of ``seen``, or of another vendor.
     """
-    match collateral.epoch, seen.epoch:
-        case CollateralEpoch() as epoch, CollateralEpoch() as known:
-            epoch.check_not_older_than(known)
-        case AmdEpoch() as epoch, AmdEpoch() as known:
-            epoch.check_not_older_than(known)
+    match epoch, seen:
+        case CollateralEpoch() as one, CollateralEpoch() as known:
+            one.check_not_older_than(known)
+        case AmdEpoch() as one, AmdEpoch() as known:
+            one.check_not_older_than(known)
         case _:
             raise CollateralError("the collateral is of another vendor")
+
+
+def _epoch_of(path: Path) -> object | None:
+    """How new the kept set is; None if there is none, or it is damaged: the mark says then how new it was."""
+    try:
+        return load_collateral(path).epoch if path.exists() else None
+    except CollateralError as damaged:
+        _log.warning("the kept collateral is damaged and will be replaced: %s: %s", path, damaged.message)
+        return None
+
+
+def _epoch_in(mark: Path) -> object | None:
+    if not mark.exists():
+        return None
+    try:
+        return _read_epoch(parse_object(read_regular(mark, _MAX_MARK)))
+    except (OSError, ParseError) as cause:
+        hint = "nothing older than what was kept may be taken: remove the file if the machine's clock and its collateral are right"
+        raise CollateralError("it is not known any more how new collateral has been", hint=hint, path=str(mark)) from cause
+
+
+def _read_epoch(data: Json) -> CollateralEpoch | AmdEpoch:
+    for kind in (CollateralEpoch, AmdEpoch):
+        types = {one.name: int if one.type == "int" else str for one in fields(kind)}
+        if set(data) == set(types) and all(type(data[name]) is types[name] for name in types):
+            return kind(**data)
+    raise ParseError("not an epoch of collateral")
+
+
+def _unwritable(cause: OSError, path: Path) -> CollateralError:
+    hint = "make room, or let this user write to the folder"
+    return CollateralError(f"collateral cannot be kept: {cause.strerror}", hint=hint, path=str(path))
 
 
 def _spelling(platform: str, tee: Tee) -> str:

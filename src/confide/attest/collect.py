@@ -31,8 +31,11 @@ class Attester(Protocol):
         ...
 
 
-def find_attester(machine: Machine | None = None) -> Attester:
-    """The attester of the TEE that this process runs in.  Never a simulated one, and never a TPM: that is no TEE.
+def find_attester(machine: Machine | None = None, tpm: Attester | None = None) -> Attester:
+    """The attester of the TEE that this process runs in, else ``tpm``.  Never a simulated one.
+
+    ``tpm``: what the machine's owner configured (``tpm_device.configured``).  A TPM is no TEE: none is taken because it is there, and none
+    in the place of a TEE.
 
     Raises:
         AttesterError: this process runs in no TEE that is known here; ``facts`` hold the reason for each.
@@ -42,6 +45,8 @@ def find_attester(machine: Machine | None = None) -> Attester:
     for source in found:
         if source.available:
             return _attester(source, machine)
+    if tpm is not None:
+        return tpm
     raise AttesterError("this process does not run in a TEE", **{source.name: source.found for source in found})
 
 

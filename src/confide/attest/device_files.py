@@ -10,7 +10,7 @@ from typing import Protocol
 from confide.errors import AttesterError
 
 MAX_BLOB_BYTES = 256 * 1024
-"""More than any report or certificate table of today: Linux caps its blobs at 32 KiB."""
+"""More than any report or certificate table of today (Linux caps its blobs at 32 KiB), and what evidence with a TPM's log may have."""
 _CHUNK = 16 * 1024
 _TRIES = 20
 TRY_EVERY_S = 0.05
@@ -98,7 +98,7 @@ def _read_all(path: Path, files: Files) -> bytes:
         while piece := files.read(fd, _CHUNK):
             got += piece
             if len(got) > MAX_BLOB_BYTES:
-                raise AttesterError(f"{path} has no end", path=str(path), limit=MAX_BLOB_BYTES)
+                raise AttesterError(f"{path} is longer than evidence can be, or has no end", path=str(path), limit=MAX_BLOB_BYTES)
         return bytes(got)
     finally:
         files.close(fd)

@@ -17,6 +17,7 @@ from jwcrypto.jws import JWS
 
 from confide import __version__
 from confide.attest.ar4si import CLAIMS, status_of, vector_of
+from confide.attest.claims import Claims
 from confide.attest.policy import AttestationResult
 from confide.attest.tokens.jwt import Algorithm, TokenBook, UnverifiedJwt, Validity, check_audience, text_claim
 from confide.canonical import Json, canonical
@@ -101,17 +102,6 @@ def write_ear(result: AttestationResult, request: EarRequest, key: ec.EllipticCu
     """
     if not isinstance(result, AttestationResult):
         raise TypeError("a token states an AttestationResult, which appraise makes")
-    algorithm = {"secp256r1": "ES256", "secp384r1": "ES384"}.get(key.curve.name)
-    if algorithm is None:
-        raise UsageError("tokens are signed with a P-256 or P-384 key", got=key.curve.name)
-    jwk = JWK.from_pyca(key)
-    token = JWS(canonical(_payload(result, request, now)))
-    token.add_signature(jwk, protected=canonical({"alg": algorithm, "kid": jwk.thumbprint(), "typ": "JWT"}).decode())
-    text: str = token.serialize(compact=True)
-    return text
-
-
-def _payload(result: AttestationResult, request: EarRequest, now: datetime) -> Json:
     vector = vector_of(result.claims)
     appraisal = {
         "ear.status": status_of(vector),
@@ -124,6 +114,46 @@ def _payload(result: AttestationResult, request: EarRequest, now: datetime) -> J
         "confide.policy-digest": result.policy_digest,
         "confide.collateral-epoch": result.claims.epoch.to_json(),
     }
+    return _signed(_payload(appraisal, dict(result.context.seal), request, now), key)
+
+
+def write_guest_ear(
+    claims: Claims | None, runtime: Json, request: EarRequest, key: ec.EllipticCurvePrivateKey, *, now: datetime
+) -> tuple[str, str]:
+    """What genuine evidence of a guest says, which **no policy has judged**, as a signed token; and the token's id.
+
+    ``runtime`` are the guest's attested values, among them ``tee-pubkey``, which is the confirmation key.  ``claims`` is ``None`` for a
+    sample, which proves nothing: its hardware is contraindicated (AR4SI section 2.3.4, 97: "cannot be recognised").
+
+    Raises:
+        UsageError: the key is on another curve than P-256 and P-384.
+    """
+    # Executables: nobody has said which are approved.
+    vector = {**dict.fromkeys(CLAIMS, 0), "hardware": 97} if claims is None else {**vector_of(claims), "executables": 0}
+    appraisal: Json = {
+        "ear.status": status_of(vector),
+        "ear.trustworthiness-vector": vector,
+        "ear.appraisal-policy-id": "confide:none",
+        "ear.veraison.annotated-evidence": {**({} if claims is None else claims.to_json()), "runtime_data_claims": runtime},
+    }
+    if claims is not None:
+        appraisal["confide.collateral-epoch"] = claims.epoch.to_json()
+    payload = _payload(appraisal, runtime["tee-pubkey"], request, now)
+    return _signed(payload, key), str(payload["jti"])
+
+
+def _signed(payload: Json, key: ec.EllipticCurvePrivateKey) -> str:
+    algorithm = {"secp256r1": "ES256", "secp384r1": "ES384"}.get(key.curve.name)
+    if algorithm is None:
+        raise UsageError("tokens are signed with a P-256 or P-384 key", got=key.curve.name)
+    jwk = JWK.from_pyca(key)
+    token = JWS(canonical(payload))
+    token.add_signature(jwk, protected=canonical({"alg": algorithm, "kid": jwk.thumbprint(), "typ": "JWT"}).decode())
+    text: str = token.serialize(compact=True)
+    return text
+
+
+def _payload(appraisal: Json, confirmation: Json, request: EarRequest, now: datetime) -> Json:
     issued = int(now.timestamp())
     nonce = {} if request.nonce is None else {"eat_nonce": request.nonce}
     return {
@@ -135,7 +165,7 @@ def _payload(result: AttestationResult, request: EarRequest, now: datetime) -> J
         "nbf": issued,
         "exp": issued + int(request.lifetime.total_seconds()),
         "jti": secrets.token_hex(16),
-        "cnf": {"jwk": dict(result.context.seal)},
+        "cnf": {"jwk": confirmation},
         "ear.verifier-id": {"developer": DEVELOPER, "build": f"confide {__version__}"},
         "submods": {SUBMODULE: appraisal},
     }

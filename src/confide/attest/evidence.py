@@ -14,6 +14,8 @@ from confide.ids import JobDigest, NodeId, ReportData, RunId, Tee
 CONTEXT_FORMAT = "confide-context-v1"
 MAX_EVIDENCE_BYTES = 32 * 1024
 """Cap on a quote and on a certificate chain, in bytes: the largest genuine Intel quote with its chain is about 8 KiB."""
+MAX_TPM_EVIDENCE_BYTES = 256 * 1024
+"""Cap on a TPM's container, in bytes: it carries the firmware's event log, and logs of real firmware are 30 to 200 KiB long."""
 
 _JOB = re.compile(r"[0-9a-f]{96}")
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?")
@@ -33,8 +35,8 @@ class Evidence:
     chain: bytes = field(default=b"", repr=False)
 
     def __post_init__(self) -> None:
-        if not 0 < len(self.quote) <= MAX_EVIDENCE_BYTES or len(self.chain) > MAX_EVIDENCE_BYTES:
-            raise ParseError("evidence is empty or too large", length=len(self.quote), limit=MAX_EVIDENCE_BYTES)
+        if not 0 < len(self.quote) <= max_quote_bytes(self.tee) or len(self.chain) > MAX_EVIDENCE_BYTES:
+            raise ParseError("evidence is empty or too large", length=len(self.quote), limit=max_quote_bytes(self.tee))
 
     @classmethod
     def from_device(cls, tee: Tee, raw: bytes) -> Self:
@@ -121,6 +123,11 @@ class NodeContext:
             raise ParseError("a node context is an object with a seal key")
         fields = _strings({k: v for k, v in data.items() if k != "seal"}, {"job", "run", "node"}, "node context")
         return cls(JobDigest(fields["job"]), RunId(fields["run"]), NodeId(fields["node"]), dict(data["seal"]))
+
+
+def max_quote_bytes(tee: Tee) -> int:
+    """Cap on a quote of this kind of TEE, in bytes."""
+    return MAX_TPM_EVIDENCE_BYTES if tee is Tee.TPM else MAX_EVIDENCE_BYTES
 
 
 def check_report_data(report_data: ReportData) -> bytes:

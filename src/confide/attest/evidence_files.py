@@ -12,13 +12,15 @@ from confide.attest.amd_certs import endorsement_in_table
 from confide.attest.certs import CA_KINDS, common_name, der
 from confide.attest.collateral import Collateral
 from confide.attest.collateral_forms import pem_blocks, pem_of
-from confide.attest.evidence import MAX_EVIDENCE_BYTES, Evidence
+from confide.attest.evidence import MAX_TPM_EVIDENCE_BYTES, Evidence
 from confide.attest.pck_id import PckId
 from confide.attest.quote import split_quote, without_padding
 from confide.attest.snp_report import REPORT_BYTES
+from confide.attest.tpm_format import MAGIC
 from confide.canonical import parse_object
 from confide.errors import ParseError, UsageError
 from confide.ids import Tee
+from confide.regular_file import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
 
 _HEX = re.compile(rb"(?:0x)?((?:[0-9a-fA-F]{2}\s*)+)")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_=\s-]+")
-_MAX_FILE = 4 * MAX_EVIDENCE_BYTES
+_MAX_FILE = 4 * MAX_TPM_EVIDENCE_BYTES
+"""The largest evidence in hex, with room for line ends.  What is in the file has the cap of its own kind."""
 _FLAGS_AT = 0x48
 _LEAVES = {"SEV-VCEK", "SEV-VLEK"}
 
@@ -41,7 +44,7 @@ def read_file(path: Path) -> bytes:
         UsageError: it cannot be read, or is too large to be evidence.
     """
     try:
-        with path.open("rb") as file:  # a device has no size to ask for first
+        with open_regular(path) as file:
             data = file.read(_MAX_FILE + 1)
     except OSError as cause:
         raise UsageError(f"cannot read {path}: {cause.strerror}", path=str(path)) from cause
@@ -51,7 +54,9 @@ def read_file(path: Path) -> bytes:
 
 
 def load_evidence(path: Path, endorsement: bytes = b"") -> Evidence:
-    """Read a quote, a report, or JSON that holds evidence; ``endorsement``: the certificate of a report's key, or a PCK chain.
+    """Read a quote, a report, a TPM's container, or JSON that holds evidence.
+
+    ``endorsement``: the certificate of a report's key, a PCK chain, or the chain of a TPM's attestation key.
 
     Raises:
         UsageError: the file cannot be read.
@@ -65,6 +70,8 @@ def load_evidence(path: Path, endorsement: bytes = b"") -> Evidence:
         data = quote
     if len(data) == REPORT_BYTES:
         return Evidence(Tee.SNP, data, _endorsement(endorsement, data[_FLAGS_AT] >> 2 & 7))
+    if data.startswith(MAGIC):
+        return Evidence(Tee.TPM, data, endorsement)
     raw = without_padding(data)
     return Evidence(split_quote(raw).tee, raw, _pck_chain(endorsement))
 
@@ -80,7 +87,7 @@ def _quote_in(found: Json) -> bytes | None:
 
 def with_given_chain(evidence: Evidence, sets: Iterable[AnyCollateral]) -> Evidence:
     """An Intel quote that carries no PCK chain, with the one that came with its collateral, if one did."""
-    if evidence.tee is Tee.SNP or evidence.chain or PckId.of(evidence.quote) is None:
+    if evidence.tee in {Tee.SNP, Tee.TPM} or evidence.chain or PckId.of(evidence.quote) is None:
         return evidence
     chains = [one.pck_certificate_chain for one in sets if isinstance(one, Collateral) and one.pck_certificate_chain]
     return replace(evidence, chain=chains[0].encode()) if chains else evidence

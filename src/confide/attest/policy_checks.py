@@ -181,6 +181,8 @@ def _machine(rules: RuleFields, claims: Claims) -> list[Check]:
     platforms, vendor = rules.platforms, claims.vendor
     if claims.tee is Tee.SNP:
         named = [("chip-id", platforms.chip_id, vendor.get("chip_id_sha384"))]
+    elif claims.tee is Tee.TPM:
+        named = [("tpm-key", platforms.tpm_key, vendor.get("key_name"))]
     else:
         named = [
             ("fmspc", platforms.fmspc, claims.platform),

@@ -90,6 +90,8 @@ def _lists(rules: Rules, shared: set[Tee]) -> dict[str, Any]:
         optional |= {"platforms.fmspc": platforms.fmspc, "platforms.ppid": platforms.ppid, "platforms.piid": platforms.piid}
     if Tee.SNP in shared:
         optional["platforms.chip_id"] = platforms.chip_id
+    if Tee.TPM in shared:
+        optional["platforms.tpm_key"] = platforms.tpm_key
     return found | {name: set(values) for name, values in optional.items() if values}
 
 

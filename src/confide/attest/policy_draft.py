@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from confide.attest.quote import SgxBody, parse_quote
 from confide.attest.snp_report import Report
+from confide.attest.tpm import pcr_measurement
+from confide.attest.tpm_format import PCR_COUNT, TpmEvidence
 from confide.errors import ParseError, PolicyError
 from confide.ids import Tee
 
@@ -23,6 +25,7 @@ _MEASUREMENT: Final = {"sgx": "mrenclave", "tdx": "mrtd", "snp": "measurement", 
 """What reference values call the measurement of each kind of TEE."""
 _REGISTERS: Final = ("rtmr0", "rtmr1", "rtmr2")
 """RTMR3 is left out: what a TD extends it with at run time is known to no build."""
+_PCRS: Final = tuple(f"pcr{number}" for number in range(PCR_COUNT))
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -57,7 +60,7 @@ def _pins(registers: Mapping[str, str]) -> dict[str, list[str]]:
 def of_reference(values: Mapping[str, Any]) -> Json:
     """What accepts the software of a build's reference values: ``{"tee": ..., "mrenclave" | "mrtd" | "measurement": hex, "rtmr0": ...}``.
 
-    Says nothing of platforms: the minimum TCB has to be added.
+    Those of a TPM have ``pcr0`` to ``pcr23``.  Says nothing of platforms: the minimum TCB has to be added.
 
     Raises:
         ParseError: they are none, or of a kind of TEE without rules.
@@ -67,9 +70,12 @@ def of_reference(values: Mapping[str, Any]) -> Json:
     if name is None or not isinstance(values.get(name), str):
         raise ParseError("not reference values: tee, and mrenclave, mrtd or measurement, are needed", expected=name)
     found: Json = {"measurements": {tee: [values[name]]}}
-    registers = {register: values[register] for register in _REGISTERS if tee == "tdx" and values.get(register) is not None}
+    names = _REGISTERS if tee == "tdx" else _PCRS if tee == "tpm" else ()
+    registers = {register: values[register] for register in names if values.get(register) is not None}
     if not all(isinstance(value, str) for value in registers.values()):
         raise ParseError("a register of the reference values is not hex")
+    if tee == "tpm":
+        return {**found, "allow": ["tpm-no-memory-protection"], "registers": _pins(registers)}
     return {**found, "registers": {register: [value] for register, value in registers.items()}} if registers else found
 
 
@@ -81,6 +87,9 @@ def unverified_reference(evidence: Evidence) -> Json:
     """
     if evidence.tee is Tee.SNP:
         return {"tee": "snp", "measurement": Report.parse(evidence.quote).measurement.hex()}
+    if evidence.tee is Tee.TPM:
+        registers = TpmEvidence.parse(evidence.quote).registers()
+        return {"tee": "tpm", "measurement": pcr_measurement(registers), **registers}
     body = parse_quote(evidence.quote).body
     if isinstance(body, SgxBody):
         return {"tee": "sgx", "mrenclave": body.mr_enclave.hex()}

@@ -28,6 +28,9 @@ _WEAKENS: Final = {
 }
 
 
+_RESETTABLE: Final = {"pcr16", "pcr23"}
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that a policy asks too little of.
@@ -117,6 +120,20 @@ def _software(rules: Rules, path: str, today: date) -> Iterator[Finding]:
         )
 
 
+def _resettable(rules: Rules, path: str, today: date) -> Iterator[Finding]:
+    """TCG PC Client Platform TPM Profile, "PCR Attributes": PCRs 16 and 23 are reset from any locality."""
+    del today
+    if Tee.TPM in rules.tees and set(rules.registers) <= _RESETTABLE:
+        yield Finding(
+            "pcrs-resettable",
+            "error",
+            "tpm",
+            "any process that may use the TPM can reset PCRs 16 and 23 and extend them as it likes",
+            "pin others, for instance pcr4 and pcr7",
+            path,
+        )
+
+
 def _minimum_tcb(rules: Rules, path: str, today: date) -> Iterator[Finding]:
     del today
     for tee in sorted({Tee.SGX, Tee.TDX} & set(rules.tees)):
@@ -187,4 +204,6 @@ def _exceptions(rules: Rules, path: str, today: date) -> Iterator[Finding]:
         yield Finding("vmpls", "warning", "", "several privilege levels are accepted: software of each can attest", "name one VMPL", path)
 
 
-_CHECKS: Final = cast("tuple[Callable[[Rules, str, date], Iterator[Finding]], ...]", (_software, _minimum_tcb, _grace, _exceptions))
+_CHECKS: Final = cast(
+    "tuple[Callable[[Rules, str, date], Iterator[Finding]], ...]", (_software, _resettable, _minimum_tcb, _grace, _exceptions)
+)

@@ -65,7 +65,9 @@ class RuleFields(BaseModel):
     registers: dict[Register, tuple[Hex, ...]] = Field(default_factory=dict, description="Further measurements of a TD, and a TPM's PCRs.")
     statuses: tuple[TcbStatus, ...] = Field(default=("UpToDate",), description="Intel's ratings that are accepted.")
     statuses_until: dict[TcbStatus, Day] = Field(default_factory=dict, description="The last day that a status is accepted on.")
-    min_tcb_eval: int | None = Field(default=None, ge=1, description="Least number of the TCB evaluation that the platform was rated by.")
+    min_tcb_eval: int | None = Field(
+        default=None, ge=1, le=0xFFFFFFFF, description="Least number of the TCB evaluation that the platform was rated by."
+    )
     min_tcb_date: Day | None = Field(default=None, description="Earliest date of the TCB level that an Intel platform reaches.")
     advisories_allowed: tuple[AdvisoryEntry, ...] = Field(default=(), description="Intel advisories that may stand, each with a last day.")
     min_tcb: dict[Product, dict[Component, Annotated[int, Field(ge=0, le=255)]]] = Field(
@@ -196,6 +198,10 @@ class RuleFields(BaseModel):
             (
                 all(set(parts) == _COMPONENTS | ({"fmc"} if product == "Turin" else set()) for product, parts in self.min_tcb.items()),
                 "min_tcb must name bootloader, tee, snp and microcode of a product (and fmc of Turin)",
+            ),
+            (
+                not self.platforms.tpm_key or Tee.TPM in self.tees,
+                "tpm_key is a TPM's: without tpm among the kinds of TEE nothing checks it",
             ),
             (not self.platforms.chip_id or Tee.SNP in self.tees, "chip_id is AMD's: without snp among the kinds of TEE nothing checks it"),
         )

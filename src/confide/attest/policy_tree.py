@@ -28,6 +28,7 @@ from confide.attest.policy_checks import Check, checks_of
 from confide.attest.policy_rules import RuleFields, plain_name, refused
 from confide.canonical import Json, digest_of, parse_object
 from confide.errors import ParseError, PolicyError
+from confide.regular_file import read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,6 +44,8 @@ MAX_DEPTH: Final = 4
 """How many policies deep a policy may be; rules alone are one."""
 MAX_POLICIES: Final = 32
 """How many policies a policy may be made of, itself included."""
+MAX_POLICY_FILE_BYTES: Final = 16 * 1024 * 1024
+"""Cap on a policy file: room for long lists of machines."""
 
 
 class Policy(ABC):
@@ -119,7 +122,7 @@ class Policy(ABC):
             PolicyError: the file cannot be read or is not a policy.
         """
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_regular(path, MAX_POLICY_FILE_BYTES).decode("utf-8")
             return Policy.from_json(parse_object(text) if path.suffix == ".json" else tomllib.loads(text))
         except OSError as cause:
             raise PolicyError(f"cannot read {path}: {cause.strerror}", path=str(path)) from cause

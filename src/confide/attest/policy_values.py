@@ -199,18 +199,23 @@ def _digest_of_id(count: int) -> AfterValidator:
 PlatformId16 = Annotated[str, AfterValidator(_hex), _digest_of_id(32)]
 ChipId = Annotated[str, AfterValidator(_hex), _digest_of_id(128)]
 
+TpmKeyName = Annotated[str, Field(pattern=r"^000b[0-9a-f]{64}$")]
+"""The number of SHA-256 and the SHA-256 of the key's public area (TCG "Trusted Platform Module Library", Part 1, section 16)."""
+
 
 class Platforms(_Value):
     """Which machines are accepted; a list that is empty asks nothing.
 
     ``fmspc`` names models of Intel platforms (family, model, stepping, platform and SKU); ``ppid`` and ``piid`` Intel machines, by the PCK
-    certificate's ids (with both lists, it must be on both); ``chip_id`` AMD chips.
+    certificate's ids (with both lists, it must be on both); ``chip_id`` AMD chips; ``tpm_key`` machines by the name of their TPM's
+    attestation key.
     """
 
     fmspc: tuple[Fmspc, ...] = ()
     ppid: tuple[PlatformId16, ...] = ()
     piid: tuple[PlatformId16, ...] = ()
     chip_id: tuple[ChipId, ...] = ()
+    tpm_key: tuple[TpmKeyName, ...] = ()
 
     def sorted(self) -> Self:
         """The same lists in order and without repeats."""

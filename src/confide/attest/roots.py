@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from confide.attest.amd_certs import Product
+from confide.attest.tpm_trust import TpmTrust
 from confide.errors import UsageError
 
 INTEL_SGX_ROOT_SHA256 = "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3"
@@ -40,12 +41,12 @@ class TrustRoots:
     """Whose evidence is genuine.  ``simulated`` is one installation's own root (DER): evidence under it is marked as simulated.
 
     ``amd``: SHA-256 of each trusted AMD root key's certificate (DER, hex), and the product that it is for.
-    ``tpm``: SHA-256 of each root (DER, hex) whose certificates for attestation keys are trusted, an owner's own as a rule: none by default.
+    ``tpm``: which TPMs' attestation keys are trusted, as an owner says: none by default.
     """
 
     intel: bytes = field(default=INTEL_SGX_ROOT, repr=False)
     amd: Mapping[str, Product] = field(default_factory=lambda: AMD_ROOTS, repr=False)
-    tpm: frozenset[str] = frozenset()
+    tpm: TpmTrust = field(default_factory=TpmTrust)
     simulated: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:

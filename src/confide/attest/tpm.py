@@ -3,12 +3,14 @@
 A TPM says what was started on a machine.  It protects no memory in use: whoever operates the machine can read and change what runs.
 
 1. The container, and each structure in it, parses to its last byte.
-2. The chain that came with it leads from the attestation key (AK) to a root that is pinned here (none is by default): each certificate
-   signed by the next, valid at the time, the first for an AK and for exactly this key.
+2. The attestation key (AK) is not revoked here, and is trusted here, which none is by default: it is enrolled by its name, or the chain
+   that came with it leads to an issuer's root that is pinned, each certificate signed by the next, valid at the time, the first for an AK.
+   A chain that came is for exactly this key.
 3. The AK is one that can sign only what its TPM made: restricted, for signing only, made in the TPM and never to leave it.
 4. The AK signed the quote by its own scheme.
 5. The quote is over the SHA-256 of the report data, and its PCR digest over the values that came with it.
-6. The event log, if there is one, replays to the quoted value of each PCR that it extends, all of which the quote selects.
+6. The event log, if there is one, replays to the quoted value of each PCR that it extends, all of which the quote selects; a quoted PCR
+   of the firmware (0 to 7) that it does not extend is as at start.
 
 Steps follow TCG "Trusted Platform Module Library" parts 1 and 2, revision 1.59, and "TPM 2.0 Keys for Device Identity and Attestation".
 How an AK gets its certificate: ``tpm_enrol``.  Whether the PCRs are good is decided in ``policy``.
@@ -30,8 +32,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from confide.attest import certs, tpm_format
 from confide.attest.claims import UNRATED, Claims
+from confide.attest.event_log import OF_TPM, EventLog
 from confide.attest.tpm_format import Attest, Public, Signature, TpmEvidence, qualifying_data
-from confide.attest.tpm_log import Event, parse_log, replay
 from confide.canonical import Json, canonical, digest_of, sha384_hex
 from confide.errors import CollateralError, EvidenceInvalidError, ParseError
 from confide.ids import ReportData, Tee
@@ -40,20 +42,22 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from confide.attest.evidence import Evidence
+    from confide.attest.tpm_trust import EnrolledKey, TpmTrust
 
 AK_CERTIFICATE: Final = x509.ObjectIdentifier("2.23.133.8.3")
 """tcg-kp-AIKCertificate: the extended key usage of a certificate for an AK."""
-_NEEDED: Final = (
-    tpm_format.FIXED_TPM | tpm_format.FIXED_PARENT | tpm_format.SENSITIVE_DATA_ORIGIN | tpm_format.RESTRICTED | tpm_format.SIGN
-)
+_NEEDED: Final = tpm_format.FIXED_TPM | tpm_format.FIXED_PARENT | tpm_format.SENSITIVE_DATA_ORIGIN | tpm_format.RESTRICTED | tpm_format.SIGN
 
+_FIRMWARES: Final = frozenset(range(8))
+"""PCRs that only what writes this log extends: a log that is silent of one says that it is as at start (profile, section 2.3.4).  Later
+ones are the operating system's, which may log elsewhere."""
 _ANY_PATH: Final = 99
 """A CA's limit if it names none: longer than any chain that is read."""
 
 
 @dataclass(frozen=True, slots=True)
 class TpmCollateral:
-    """What a TPM's evidence was judged by: nothing but the pinned root (SHA-256 of its DER form) and how long its chain holds."""
+    """What a TPM's evidence was judged by: the pinned root (SHA-256 of its DER form) or the name of the enrolled key, and until when."""
 
     root: str
     earliest_next_update: str
@@ -107,8 +111,8 @@ class TpmCollateral:
         return {"root": self.root, "earliest_next_update": self.earliest_next_update}
 
 
-def verify_tpm(evidence: Evidence, roots: AbstractSet[str], now: datetime) -> tuple[Claims, TpmCollateral]:
-    """Check that a TPM's evidence is genuine as of ``now`` (see the module's steps).  ``roots``: SHA-256 of each trusted root (DER, hex).
+def verify_tpm(evidence: Evidence, trust: TpmTrust, now: datetime) -> tuple[Claims, TpmCollateral]:
+    """Check that a TPM's evidence is genuine as of ``now`` (see the module's steps).
 
     Raises:
         EvidenceInvalidError: it is not genuine.
@@ -117,29 +121,44 @@ def verify_tpm(evidence: Evidence, roots: AbstractSet[str], now: datetime) -> tu
         container = TpmEvidence.parse(evidence.quote)
         attest, signature = Attest.parse(container.attest), Signature.parse(container.signature)
         public = Public.parse(container.public)
-        events = parse_log(container.log) if container.log else ()
-        chain = certs.parse_chain(evidence.chain)
+        log = EventLog.parse(container.log, OF_TPM) if container.log else EventLog(OF_TPM, ())
+        chain = certs.parse_chain(evidence.chain) if evidence.chain else []
     except ParseError as cause:
         raise EvidenceInvalidError(cause.message, offset=cause.facts.get("offset")) from cause
-    collateral = check_chain(chain, roots, AK_CERTIFICATE, now)
-    if chain[0].public_key() != public.key:
-        raise EvidenceInvalidError("the certificate is for another attestation key")
+    collateral = _trusted(public, chain, trust, now)
     check_attestation_key(public)
     _check_signature(public, signature, container.attest)
     _check_content(container, attest)
-    _check_log(events, dict(zip(attest.pcrs, container.pcrs, strict=True)))
-    return _claims(container, attest, events, collateral), collateral
+    _check_log(log, dict(zip(attest.pcrs, container.pcrs, strict=True)))
+    return _claims(container, attest, log, public, collateral), collateral
+
+
+def _trusted(public: Public, chain: list[x509.Certificate], trust: TpmTrust, now: datetime) -> TpmCollateral:
+    """Why the key is trusted as of ``now``.  Revocation has no time of its own: what a lost key signed may be of any date that it likes."""
+    name = public.name.hex()
+    trust.check_not_revoked(name)
+    key = trust.keys.get(name)
+    found = check_chain(chain, trust.issuers, AK_CERTIFICATE, now) if key is None else _enrolled(key, now)
+    if chain and chain[0].public_key() != public.key:
+        raise EvidenceInvalidError("the certificate is for another attestation key")
+    return found
+
+
+def _enrolled(key: EnrolledKey, now: datetime) -> TpmCollateral:
+    if not key.since <= now <= key.until:
+        raise EvidenceInvalidError("the attestation key is not enrolled for this time", key=key.name, until=key.until.isoformat())
+    return TpmCollateral(key.name, key.until.isoformat())
 
 
 def check_chain(chain: list[x509.Certificate], roots: AbstractSet[str], usage: x509.ObjectIdentifier, now: datetime) -> TpmCollateral:
     """Check that ``chain`` (leaf first) ends at a pinned root as of ``now``, and that its leaf is for ``usage``.
 
-    Does not check revocation: certificates for AKs are to be short-lived, and an owner who doubts a TPM removes its issuer.
+    Knows no revocation lists: certificates for AKs are to be short-lived, and single keys are revoked by name.
 
     Raises:
         EvidenceInvalidError: it does not.
     """
-    root = hashlib.sha256(certs.der(chain[-1])).hexdigest()
+    root = hashlib.sha256(certs.der(chain[-1])).hexdigest() if chain else "none"
     if len(chain) < 2 or root not in roots:
         raise EvidenceInvalidError("the TPM's certificates lead to no root that is trusted here", root=root)
     for certificate in chain:
@@ -219,8 +238,9 @@ def _check_content(container: TpmEvidence, attest: Attest) -> None:
         raise EvidenceInvalidError("the PCR values are not those that the TPM quoted")
 
 
-def _check_log(events: tuple[Event, ...], pcrs: dict[int, bytes]) -> None:
-    for pcr, value in replay(events).items():
+def _check_log(log: EventLog, pcrs: dict[int, bytes]) -> None:
+    silent = {pcr: bytes(32) for pcr in _FIRMWARES & pcrs.keys()} if log.events else {}
+    for pcr, value in (silent | log.pcrs()).items():
         if pcr not in pcrs:
             raise EvidenceInvalidError("the event log has events of a PCR that the quote does not cover", pcr=pcr)
         if not hmac.compare_digest(pcrs[pcr], value):
@@ -232,8 +252,8 @@ def pcr_measurement(pcrs: dict[str, str]) -> str:
     return hashlib.sha256(canonical({"format": "confide-tpm-pcrs-v1", "sha256": dict(pcrs)})).hexdigest()
 
 
-def _claims(container: TpmEvidence, attest: Attest, events: tuple[Event, ...], collateral: TpmCollateral) -> Claims:
-    registers = {f"pcr{pcr}": value.hex() for pcr, value in zip(attest.pcrs, container.pcrs, strict=True)}
+def _claims(container: TpmEvidence, attest: Attest, log: EventLog, public: Public, collateral: TpmCollateral) -> Claims:
+    registers = container.registers()
     vendor: Json = {
         "protects_memory": False,
         "clock_ms": attest.clock,
@@ -241,7 +261,8 @@ def _claims(container: TpmEvidence, attest: Attest, events: tuple[Event, ...], c
         "reset_count": attest.reset_count,
         "restart_count": attest.restart_count,
         "firmware_version": f"{attest.firmware_version:#x}",
-        "log_events": len(events),
+        "log_events": len(log.events),
+        "key_name": public.name.hex(),
     }
     return Claims(
         tee=Tee.TPM,

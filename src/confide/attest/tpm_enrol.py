@@ -1,10 +1,11 @@
-"""How an attestation key (AK) gets an owner's certificate: the owner convinces itself that the AK is in a genuine TPM.  No IO.
+"""How an attestation key (AK) is enrolled: the owner convinces itself that the AK is in a genuine TPM.  No IO.
 
 1. The node sends the certificate of its TPM's endorsement key (EK) with the chain, and the AK's public area.
 2. The owner checks that chain up to a manufacturer's root that it pins, and that the AK signs only what its TPM made; then it encrypts
    a fresh secret to the EK under the AK's name (:func:`challenge`, TPM2_MakeCredential).
 3. The node's TPM gives the secret out only if that AK is loaded in the TPM that has the EK (TPM2_ActivateCredential).
-4. The owner gets the secret back and issues a certificate for the AK (:meth:`Challenge.certify`).
+4. The owner gets the secret back, and keeps a record of the AK (:meth:`Challenge.enrol`) or issues a certificate for it
+   (:meth:`Challenge.certify`).
 
 Cryptography: TCG "Trusted Platform Module Library, Part 1", revision 1.59, section 24 (credential protection), annex B.10.4 (RSA), and
 11.4.10 (KDFa); for EKs of template L-1 (TCG "EK Credential Profile", RSA 2048, SHA-256, AES-128), which every TPM has.
@@ -28,6 +29,7 @@ from cryptography.x509.oid import NameOID
 
 from confide.attest.tpm import AK_CERTIFICATE, check_attestation_key, check_chain
 from confide.attest.tpm_format import Public
+from confide.attest.tpm_trust import EnrolledKey
 from confide.errors import EvidenceInvalidError
 
 if TYPE_CHECKING:
@@ -38,7 +40,9 @@ EK_CERTIFICATE: Final = x509.ObjectIdentifier("2.23.133.8.1")
 _SECRET_BYTES: Final = 32
 _SEED_BYTES: Final = 32
 MAX_VALIDITY: Final = timedelta(days=90)
-"""The longest that an AK's certificate is good for: there is no revocation list."""
+"""The longest that an AK's certificate is good for: there is no revocation list but each verifier's own."""
+MAX_ENROLMENT: Final = timedelta(days=366)
+"""The longest that a record is good for, which a verifier can revoke."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,22 @@ class Challenge:
     public: Public = field(repr=False)
     answer_digest: bytes = field(repr=False)
 
+    def enrol(self, answer: bytes, machine: str, ek: str, *, now: datetime, valid: timedelta) -> EnrolledKey:
+        """A record of the AK, under the owner's name for its machine.  ``ek``: SHA-256 of the EK's certificate.
+
+        Raises:
+            EvidenceInvalidError: the answer is not the secret, so that the AK is not in the TPM that has the EK.
+            ValueError: ``valid`` is longer than :data:`MAX_ENROLMENT`.
+        """
+        self._check(answer)
+        if not timedelta(0) < valid <= MAX_ENROLMENT:
+            raise ValueError("an attestation key is enrolled for a year at most")
+        return EnrolledKey(self.public.name.hex(), machine, ek, now, now + valid)
+
+    def _check(self, answer: bytes) -> None:
+        if not hmac.compare_digest(hashlib.sha256(answer).digest(), self.answer_digest):
+            raise EvidenceInvalidError("the attestation key is not in the TPM whose certificate was shown")
+
     def certify(
         self, answer: bytes, issuer: x509.Certificate, key: ec.EllipticCurvePrivateKey, *, now: datetime, valid: timedelta
     ) -> x509.Certificate:
@@ -59,8 +79,7 @@ class Challenge:
             EvidenceInvalidError: the answer is not the secret, so that the AK is not in the TPM that has the EK.
             ValueError: ``valid`` is longer than :data:`MAX_VALIDITY`.
         """
-        if not hmac.compare_digest(hashlib.sha256(answer).digest(), self.answer_digest):
-            raise EvidenceInvalidError("the attestation key is not in the TPM whose certificate was shown")
+        self._check(answer)
         if not timedelta(0) < valid <= MAX_VALIDITY:
             raise ValueError("a certificate for an attestation key is short-lived")
         return (

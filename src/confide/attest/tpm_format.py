@@ -46,6 +46,10 @@ class Reader:
         self.at += length
         return self._data[self.at - length : self.at]
 
+    def ahead(self, length: int | None = None) -> bytes:
+        """The next bytes, ``length`` of them at most, without taking them."""
+        return self._data[self.at :] if length is None else self._data[self.at : self.at + length]
+
     def number(self, length: int) -> int:
         """The next number of ``length`` bytes."""
         return int.from_bytes(self.take(length), self._order)
@@ -186,6 +190,17 @@ class TpmEvidence:
         reader.must(len(pcrs) % 32 == 0, "has a PCR value that is not 32 bytes")
         reader.end()
         return cls(report_data, attest, signature, public, tuple(pcrs[at : at + 32] for at in range(0, len(pcrs), 32)), log)
+
+    def registers(self) -> dict[str, str]:
+        """The PCRs' values in hex by name (``pcr0`` to ``pcr23``), as the container and its quote's selection claim them.
+
+        Raises:
+            ParseError: the quote is none, or there is not one value for each of its PCRs.
+        """
+        selected = Attest.parse(self.attest).pcrs
+        if len(selected) != len(self.pcrs):
+            raise ParseError("there is not one value for each PCR of the quote", expected=len(selected), got=len(self.pcrs))
+        return {f"pcr{pcr}": value.hex() for pcr, value in zip(selected, self.pcrs, strict=True)}
 
     def to_bytes(self) -> bytes:
         """The inverse of :meth:`parse`."""

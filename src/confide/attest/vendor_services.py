@@ -7,10 +7,8 @@ AMD publication 57230, chapter 4 (KDS).
 from __future__ import annotations
 
 import urllib.parse
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import urllib3
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from confide.attest.amd_certs import PRODUCTS, EndorsementKey, Product
@@ -19,11 +17,11 @@ from confide.attest.certs import parse_chain
 from confide.attest.collateral import Collateral
 from confide.attest.collateral_forms import der_list, signed_text
 from confide.attest.snp_report import Report, tcb_parts
+from confide.attest.vendor_http import Answer, Http
 from confide.errors import CollateralError, ParseError, UsageError
 from confide.ids import Tee
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from confide.attest.pck_id import PckId
@@ -31,74 +29,10 @@ if TYPE_CHECKING:
 INTEL_PCS: Final = "https://api.trustedservices.intel.com"
 INTEL_ROOT_CRL: Final = "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der"
 AMD_KDS: Final = "https://kdsintf.amd.com"
-_MAX_BODY: Final = 256 * 1024
-"""Cap on one answer, in bytes: the largest genuine one, a TCB info, has about 20 KiB."""
 _LOOPBACK: Final = {"localhost", "127.0.0.1", "::1"}
 _TCB_PARAMETERS: Final = {"bootloader": "blSPL", "tee": "teeSPL", "snp": "snpSPL", "microcode": "ucodeSPL", "fmc": "fmcSPL"}
 _TURIN_CHIP_ID: Final = 8
 """Bytes of a chip's id on Turin; the rest of the field is zero (AMD publication 56860, ATTESTATION_REPORT, CHIP_ID)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One answer with status 200."""
-
-    body: bytes
-    headers: Mapping[str, str]
-
-    def text(self) -> str:
-        """The body as text.
-
-        Raises:
-            CollateralError: it is none.
-        """
-        try:
-            return self.body.decode("utf-8")
-        except UnicodeDecodeError as cause:
-            raise CollateralError("a collateral service answered with something that is not text") from cause
-
-
-class Http:
-    """GET with time limits, a size limit, and patience for services that are busy.  Follows no redirects."""
-
-    def __init__(self, *, ca_file: Path | None = None, timeout_s: float = 15.0, retries: int = 4, backoff_s: float = 0.5) -> None:
-        patience = urllib3.Retry(
-            total=retries,
-            redirect=0,
-            status_forcelist=(429, 500, 502, 503, 504),
-            allowed_methods=("GET",),
-            backoff_factor=backoff_s,
-            backoff_max=10,
-            retry_after_max=20,
-            raise_on_status=False,
-            raise_on_redirect=False,
-        )
-        timeout = urllib3.Timeout(connect=min(timeout_s, 5.0), read=timeout_s)
-        authorities = None if ca_file is None else str(ca_file)
-        self._pool = urllib3.PoolManager(retries=patience, timeout=timeout, cert_reqs="CERT_REQUIRED", ca_certs=authorities)
-
-    def get(self, url: str, **parameters: str | int) -> Answer | None:
-        """The answer; None if there is no such thing (status 404).
-
-        Raises:
-            CollateralError: the service is not there, too slow, or answers anything else.
-        """
-        query = f"?{urllib.parse.urlencode(parameters)}" if parameters else ""
-        try:
-            reply = self._pool.request("GET", url + query, preload_content=False)
-            body = reply.read(_MAX_BODY + 1, decode_content=True)
-            reply.release_conn()
-        except urllib3.exceptions.HTTPError as cause:
-            reason = getattr(cause, "reason", None) or cause
-            raise CollateralError("a collateral service cannot be reached", url=url, reason=type(reason).__name__) from cause
-        if reply.status == 404:
-            return None
-        if reply.status != 200:
-            raise CollateralError("a collateral service refuses to answer", url=url, status=reply.status)
-        if len(body) > _MAX_BODY:
-            reply.close()
-            raise CollateralError("a collateral service's answer is too large", url=url, limit=_MAX_BODY)
-        return Answer(body, {name.lower(): value for name, value in reply.headers.items()})
 
 
 class IntelService:
@@ -214,6 +148,16 @@ class AmdService:
             if found is not None:
                 return found.body
         raise CollateralError("AMD's service has no certificate for this chip and TCB", chip=report.chip_id.hex()[:32])
+
+
+def open_services(intel: str, amd: str, ca_file: Path | None) -> tuple[IntelService, AmdService]:
+    """The services at these addresses, empty for the vendors' own.  ``ca_file``: certificate authorities besides the system's.
+
+    Raises:
+        UsageError: an address is none.
+    """
+    http = Http(ca_file=ca_file)
+    return IntelService(http, intel or INTEL_PCS), AmdService(http, amd or AMD_KDS)
 
 
 def checked_url(url: str) -> str:

@@ -11,17 +11,21 @@ from typing import TYPE_CHECKING, Any
 from confide.attest.intel import IntelVerifier
 from confide.attest.snp import SnpVerifier
 from confide.attest.tpm import TpmCollateral, verify_tpm
+from confide.errors import EvidenceInvalidError
 from confide.ids import Tee
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     from confide.attest.amd_collateral import AmdCollateral
     from confide.attest.claims import Claims
     from confide.attest.collateral import Collateral
     from confide.attest.collateral_sources import CollateralSource
+    from confide.attest.endorsements import Endorsements
     from confide.attest.evidence import Evidence
     from confide.attest.roots import TrustRoots
+    from confide.attest.tpm_trust import TpmTrust
 
 _TOKEN = object()
 
@@ -45,19 +49,41 @@ class VerifiedEvidence:
 
 
 class Verifier:
-    """Says whether evidence is genuine under given roots, with collateral from a given source.  Safe to use from several threads."""
+    """Says whether evidence is genuine under given roots, with collateral from a given source.  Safe to use from several threads.
 
-    def __init__(self, roots: TrustRoots, collateral: CollateralSource) -> None:
+    ``endorsements``: where certificates of keys are had for evidence that came without; None: such evidence is refused.  ``tpm`` is asked
+    for the trust in TPMs each time, so that a key which is revoked while a verifier serves is refused from then on; by default it is the
+    roots'.
+    """
+
+    def __init__(
+        self,
+        roots: TrustRoots,
+        collateral: CollateralSource,
+        endorsements: Endorsements | None = None,
+        *,
+        tpm: Callable[[], TpmTrust] | None = None,
+    ) -> None:
         self._roots = roots
+        self._endorsements = endorsements
+        self._tpm = tpm
         self._snp = SnpVerifier(roots.amd, collateral)
         self._intel = IntelVerifier(roots, collateral)
 
     def with_collateral(self, collateral: CollateralSource) -> Verifier:
-        """A verifier with the same roots and other collateral, such as what was kept with old evidence."""
-        return Verifier(self._roots, collateral)
+        """A verifier with the same roots and other collateral, such as what was kept with old evidence.  It fetches nothing."""
+        return Verifier(self._roots, collateral, tpm=self._tpm)
+
+    def complete(self, evidence: Evidence) -> Evidence:
+        """``evidence`` with the certificates of the key that vouches for it, fetched if it came without: what has to be kept with it.
+
+        Raises:
+            CollateralError: they are not to be had.
+        """
+        return evidence if self._endorsements is None else self._endorsements.complete(evidence)
 
     def verify(self, evidence: Evidence, now: datetime) -> VerifiedEvidence:
-        """Check that ``evidence`` is genuine as of ``now``.
+        """Check that ``evidence`` is genuine as of ``now``.  What is returned holds it as :meth:`complete` makes it.
 
         Does *not* check whose code it is, how good its TCB is, or which session it belongs to: ``policy.appraise`` does.
 
@@ -65,11 +91,23 @@ class Verifier:
             EvidenceInvalidError: it is not genuine.
             CollateralError: collateral is missing, stale, or not signed by whom it must be.
         """
+        whole = self.complete(evidence)
+        try:
+            verified = self._verify(whole, now)
+        except EvidenceInvalidError:
+            if self._endorsements is not None:
+                self._endorsements.forget(evidence)
+            raise
+        if self._endorsements is not None:
+            self._endorsements.keep(evidence, whole)
+        return verified
+
+    def _verify(self, evidence: Evidence, now: datetime) -> VerifiedEvidence:
         if evidence.tee is Tee.SNP:
             claims, amd = self._snp.verify(evidence, now)
             return VerifiedEvidence(claims, evidence, amd, now, token=_TOKEN)
         if evidence.tee is Tee.TPM:
-            claims, tpm = verify_tpm(evidence, self._roots.tpm, now)
+            claims, tpm = verify_tpm(evidence, self._tpm() if self._tpm is not None else self._roots.tpm, now)
             return VerifiedEvidence(claims, evidence, tpm, now, token=_TOKEN)
         claims, collateral = self._intel.verify(evidence, now)
         return VerifiedEvidence(claims, evidence, collateral, now, token=_TOKEN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from confide.cli.measure import command as measure
 from confide.cli.output import Context, answers, print_facts, print_table, say, short
 from confide.cli.policies import command as policies
 from confide.cli.tokens import command as token
+from confide.cli.tpm import command as tpm
 from confide.errors import AppraisalError, UsageError
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ command.add_command(collateral)
 command.add_command(measure)
 command.add_command(policies)
 command.add_command(token)
+command.add_command(tpm)
 
 
 @command.command("show")
@@ -50,8 +53,8 @@ def show(context: Context, run: str, node: str | None, policy_file: Path | None)
     RUN is a run's id (or the beginning of it) or a run's folder.  Evidence is judged as of the time in its record, with the collateral
     that was kept then.
 
-    FILE is any quote, report, certificate, SIGSTRUCT or event log of a TD: each field is shown with its offset, value and meaning, and
-    nothing is verified (`confide attest verify` does that; `confide attest measure sgx` for a SIGSTRUCT).
+    FILE is any quote, report, certificate, SIGSTRUCT, TPM evidence, or event log of a TD or TPM: each field is shown with its offset,
+    value and meaning, and nothing is verified (`confide attest verify` does that; `confide attest measure sgx` for a SIGSTRUCT).
     """
     file = Path(run)
     if file.is_file() and file.name != "receipt.json":
@@ -78,11 +81,11 @@ def show(context: Context, run: str, node: str | None, policy_file: Path | None)
 
 
 def _show_file(context: Context, file: Path) -> None:
-    from confide.attest.annotate import annotate
+    from confide.attest.annotate import annotate, annotate_evidence
     from confide.attest.evidence_files import load_evidence, read_file
 
     data = read_file(file)
-    found = annotate(load_evidence(file).quote if data.lstrip().startswith(b"{") else data)
+    found = annotate_evidence(load_evidence(file)) if data.lstrip().startswith(b"{") else annotate(data)
 
     def text() -> None:
         say(f"{found.kind}; nothing is verified here")
@@ -91,6 +94,29 @@ def _show_file(context: Context, file: Path) -> None:
         print_table(("offset", "field", "value", "meaning"), rows)
 
     context.answer(found.to_json(), text)
+
+
+@command.command("collect")
+@click.option("--report-data", metavar="HEX", help="The 64 bytes to attest [default: zeros, which bind the evidence to nothing].")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write, JSON.")
+@answers
+def collect(context: Context, report_data: str | None, out: Path) -> None:
+    """Get evidence of this machine, from the source that a node would take: a TEE, else the TPM if the settings name a key of it."""
+    from confide.attest.collect import find_attester
+    from confide.attest.tpm_device import configured
+    from confide.ids import ReportData
+
+    try:
+        data = ReportData(bytes.fromhex(report_data) if report_data is not None else bytes(64))
+    except ValueError as cause:
+        raise UsageError("--report-data is not hex") from cause
+    evidence = find_attester(tpm=configured(context.settings)).quote(data)
+    try:
+        with out.open("x", encoding="utf-8") as file:
+            json.dump(evidence.to_json(), file)
+    except OSError as cause:
+        raise UsageError(f"cannot write {out}: {cause.strerror}", path=str(out)) from cause
+    context.answer({"tee": evidence.tee.value, "file": str(out), "bytes": len(evidence.quote)})
 
 
 @command.command("verify")
@@ -108,6 +134,7 @@ def verify(context: Context, file: Path, judging: Judging, by: Path | None) -> N
     Whom the evidence was made for (its report data) is shown and not judged.
     """
     from confide.attest.policy import Policy
+    from confide.ids import Tee
 
     now = judging.now
     verified, agreed = judge(context, file, judging, now)
@@ -120,6 +147,8 @@ def verify(context: Context, file: Path, judging: Judging, by: Path | None) -> N
         say(f"genuine: as of {now.isoformat(timespec='seconds')}, by {' and '.join(agreed)}")
         if claims.simulated:
             say("SIMULATED, protects nothing")
+        if claims.tee is Tee.TPM:
+            say("a TPM: says what was started, protects no memory in use")
         facts = {"tee": claims.tee.value, "platform": claims.platform, "measurement": claims.measurement, "tcb_status": claims.tcb_status}
         if claims.tcb:
             facts["tcb"] = ", ".join(f"{name} {number}" for name, number in claims.tcb.items())

@@ -12,6 +12,7 @@ import click
 
 from confide.cli.output import Context, answers, print_table, say, short
 from confide.errors import UsageError
+from confide.regular_file import read_regular
 
 if TYPE_CHECKING:
     from confide.canonical import Json
@@ -66,6 +67,17 @@ def _plain(value: object) -> str:
     return json.dumps(text) if " " in text else text
 
 
+_MAX_EXPORT_BYTES = 1024 * 1024 * 1024
+"""Cap on an exported log: at about 1 KiB an entry, a million of them."""
+
+
+def _read(path: Path) -> str:
+    try:
+        return read_regular(path, _MAX_EXPORT_BYTES).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as cause:
+        raise UsageError(f"cannot read {path}: {getattr(cause, 'strerror', 'it is not text')}", path=str(path)) from cause
+
+
 @command.command("verify")
 @_AS
 @click.option("--file", "exported", type=_FILE, help="Check an exported log instead.")
@@ -101,7 +113,7 @@ def _log_and_key(context: Context, who: str | None, exported: Path | None, key_f
 
     if key_file is not None and exported is None:
         raise UsageError("--key is for a file", hint="give the exported log with --file, or a proof with --proof")
-    found = AuditLog.load(_text(exported).splitlines()) if exported is not None else None
+    found = AuditLog.load(_read(exported).splitlines()) if exported is not None else None
     if found is not None and key_file is not None:
         return found, _public_key(key_file)
     log, key = _fetch(context, who)
@@ -113,7 +125,7 @@ def _verify_proof(context: Context, who: str | None, file: Path, key_file: Path 
     from confide.cli.owners import client_of
     from confide.keys.audit import AuditProof
 
-    proof = AuditProof.from_json(parse_object(_text(file)))
+    proof = AuditProof.from_json(parse_object(_read(file)))
     if key_file is not None:
         key = _public_key(key_file)
     else:
@@ -133,14 +145,7 @@ def _verify_proof(context: Context, who: str | None, file: Path, key_file: Path 
 def _public_key(file: Path) -> PublicKey:
     from confide.crypto.sign import PublicKey
 
-    return PublicKey.from_pem(_text(file).encode())
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as cause:
-        raise UsageError(f"cannot read {file}", path=str(file)) from cause
+    return PublicKey.from_pem(_read(file).encode())
 
 
 def _head_of(context: Context, run: str, key: PublicKey) -> AuditHead:

@@ -7,16 +7,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from confide.cli.opening import Opening, opening_options, refuse_missing, unlock_of
 from confide.cli.output import Context, Story, answers
 from confide.cli.owners import BrokerAddress, Enrolment
-from confide.errors import BrokerError, StoreError, UsageError
+from confide.cli.shares import ask_broker, desk_at, enrol_in, init, unseal
+from confide.cli.storage import COMMANDS, WITNESSES, location_of, open_for_service, witnesses_of
+from confide.errors import BrokerError, UsageError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -24,18 +27,14 @@ if TYPE_CHECKING:
     from confide.attest.verify import Verifier
     from confide.canonical import Json
     from confide.config import Settings
-    from confide.keys.kms import Unlock
     from confide.keys.server import BrokerServer
+    from confide.keys.store import Store
+    from confide.keys.witness import Witness
 
 DEFAULT_LISTEN = "127.0.0.1:7600"
 _START_S = 20.0
 _STOP_S = 5.0
 _POLL_S = 0.05
-
-_KEY_FILE = click.option("--key-file", type=click.Path(path_type=Path, dir_okay=False),
-                         help="File with the store's master key (made if there is no store yet) [default: a passphrase].")  # fmt: skip
-_PASSPHRASE_FILE = click.option("--passphrase-file", type=click.Path(path_type=Path, dir_okay=False, exists=True),
-                                help="File with the passphrase, mode 0600 [default: asked for].")  # fmt: skip
 
 
 @click.group("broker")
@@ -43,36 +42,68 @@ def command() -> None:
     """Serve keys to attested nodes, and enrol owners."""
 
 
+for _one in (init, unseal, *COMMANDS):
+    command.add_command(_one)
+
+
 @command.command("serve")
 @click.option("--listen", metavar="HOST:PORT", help="Where; port 0 takes a free one [default: as last time, or 127.0.0.1:7600].")
+@click.option("--name", "names", multiple=True, metavar="HOST",
+              help="Name or address by which guests call it, for its certificate (repeat) [default: where it listens].")  # fmt: skip
+@WITNESSES
 @click.option("--simulate", is_flag=True, help="Also know this installation's simulated TEE, which protects nothing.  Grants decide.")
-@_KEY_FILE
-@_PASSPHRASE_FILE
+@opening_options
 @answers
-def serve(context: Context, listen: str | None, key_file: Path | None, passphrase_file: Path | None, *, simulate: bool) -> None:
+def serve(
+    context: Context, listen: str | None, names: tuple[str, ...], witnesses: tuple[str, ...], opening: Opening, *, simulate: bool
+) -> None:
     """Serve the key store of this home folder until Ctrl-C or SIGTERM.  Makes the store when first started.
 
-    Prints the address and the SHA-256 of the broker's public key, which job files name.
+    All of the store is checked first.  With --witness, it must continue what each witness has seen, and each is told of new heads.
+
+    Prints the address and the SHA-256 of the broker's public key, which job files name.  With --shares it is sealed until enough holders
+    have run `confide broker unseal`, and serves nothing before.  The certificate for guests of KBS protocol 0.4.0 is in
+    broker/certificate.pem of the home folder.
     """
-    from confide.keys.broker import Broker
-    from confide.keys.server import BrokerServer
     from confide.keys.store import Store
 
-    host, port = _split(listen if listen is not None else _last_listen(context.settings))
-    path = store_path(context.settings)
-    store = Store.open_or_create(path, _unlock(path, key_file, passphrase_file))
-    story = Story(simulated=simulate)
-    try:
-        server = BrokerServer(Broker(store, _verifier(context.settings, simulate=simulate)), host, port)
-        address = BrokerAddress(server.url, server.spki)
-        with _announced(context.settings, address):
-            context.answer(address.to_json(), lambda: click.echo(f'[broker]\nurl = "{address.url}"\nspki = "{address.spki}"'))
-            sys.stdout.flush()
-            story.say("serving; Ctrl-C ends it")
-            _serve_until_signal(server)
-        story.say("ended")
-    finally:
-        store.close()
+    address = _split(listen if listen is not None else _last_listen(context.settings))
+    location, story = location_of(context.settings), Story(simulated=simulate)
+    told = witnesses_of(context.settings, witnesses)
+    if not opening.shares:
+        with closing(Store.open_or_create(location, unlock_of(location, opening))) as store:
+            open_for_service(store, told)
+            _serve(context, story, store, address, names, told)
+        return
+    refuse_missing(location)
+    with desk_at(context.settings) as desk:
+        story.say("sealed; waits for shares: `confide broker unseal`")
+        with closing(Store.open(location, desk)) as store:
+            open_for_service(store, told)
+            desk.opened(store)
+            _serve(context, story, store, address, names, told)
+
+
+def _serve(
+    context: Context, story: Story, store: Store, listen: tuple[str, int], names: tuple[str, ...], witnesses: Sequence[Witness]
+) -> None:
+    from confide.keys.broker import Broker, utc_now
+    from confide.keys.custody.seal_state import watching
+    from confide.keys.kbs.certificate import kept_identity
+    from confide.keys.server import BrokerServer
+    from confide.keys.witness import Reporter
+
+    file = context.settings.key_store.with_name("certificate.pem")
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    identity = kept_identity(file, store.signing_key, names or (listen[0],), utc_now())
+    server = BrokerServer(Broker(store, _verifier(context.settings, simulate=story.simulated)), *listen, identity=identity)
+    address = BrokerAddress(server.url, server.spki)
+    with _announced(context.settings, address), watching(store.kms), Reporter(store, witnesses, utc_now):
+        context.answer(address.to_json(), lambda: click.echo(f'[broker]\nurl = "{address.url}"\nspki = "{address.spki}"'))
+        sys.stdout.flush()
+        story.say("serving; Ctrl-C ends it")
+        _serve_until_signal(server)
+    story.say("ended")
 
 
 def _serve_until_signal(server: BrokerServer) -> None:
@@ -90,52 +121,51 @@ def _serve_until_signal(server: BrokerServer) -> None:
 
 def _verifier(settings: Settings, *, simulate: bool) -> Verifier:
     from confide.attest.roots import TrustRoots
+    from confide.attest.tpm_trust import TpmTrust
     from confide.attest.verify import Verifier
-    from confide.cli.collateral import source_of
+    from confide.cli.collateral import endorsements_of, source_of
+
+    def tpm() -> TpmTrust:
+        return TpmTrust.load(settings.tpm_dir)
 
     if simulate:
         from confide.jobs.local.simulation import SimulatedTee
 
-        return SimulatedTee.at(settings.simulation_dir).verifier()
-    return Verifier(TrustRoots(), source_of(settings))
+        return SimulatedTee.at(settings.simulation_dir).verifier(settings.intel_service, settings.service_ca_file, tpm=tpm)
+    return Verifier(TrustRoots(), source_of(settings), endorsements_of(settings), tpm=tpm)
 
 
 @command.command("enrol")
 @click.argument("owner")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write [default: OWNER.enrolment.json].")
 @click.option("--url", help="The broker's address as the owner reaches it [default: where it serves now].")
-@_KEY_FILE
-@_PASSPHRASE_FILE
+@opening_options
 @answers
-def enrol(context: Context, owner: str, out: Path | None, url: str | None, key_file: Path | None, passphrase_file: Path | None) -> None:
+def enrol(context: Context, owner: str, out: Path | None, url: str | None, opening: Opening) -> None:
     """Make the enrolment file with which somebody becomes OWNER, or a recipient of that name.
 
     It holds the broker's address and key, and a token that works once and for 24 hours.  Whoever has it can become OWNER: hand it over
-    safely.
+    safely.  With --shares the broker that serves is asked to make it.
     """
-    from confide.keys.broker import utc_now
-    from confide.keys.owners import Owners
+    from confide.ids import SpkiDigest
     from confide.keys.store import Store
 
-    path = store_path(context.settings)
+    location = location_of(context.settings)
     target = out if out is not None else Path(f"{owner}.enrolment.json")
     if target.exists():
         raise UsageError(f"{target} exists", hint="choose another file with --out")
-    store = Store.open(path, _unlock(path, key_file, passphrase_file, make=False))
-    try:
-        address = BrokerAddress(url or _serving_url(context.settings), store.signing_key.spki_digest)
-        Enrolment(owner, address, Owners(store, utc_now).create_enrolment(owner)).save(target)
-    finally:
-        store.close()
+    where = url or _serving_url(context.settings) if opening.shares else None
+    if opening.shares:
+        made = ask_broker(context.settings, "enrol", owner=owner)
+    else:
+        with closing(Store.open(location, unlock_of(location, opening, make=False))) as store:
+            where, made = url or _serving_url(context.settings), enrol_in(store, owner)
+    address = BrokerAddress(str(where), SpkiDigest(str(made.get("spki"))))
+    Enrolment(owner, address, str(made.get("token"))).save(target)
     context.answer({"owner": owner, "file": str(target), "broker": address.url})
 
 
 # --- where things are ----------------------------------------------------------------------------------------------
-
-
-def store_path(settings: Settings) -> Path:
-    """The key store of this home folder."""
-    return settings.home / "broker" / "store.sqlite"
 
 
 def _address_file(settings: Settings) -> Path:
@@ -187,27 +217,6 @@ def _split(listen: str) -> tuple[str, int]:
     if not separator or not host or not port.isdecimal() or int(port) > 65535:
         raise UsageError(f"not an address: {listen[:80]!r}", hint="write HOST:PORT, for instance 127.0.0.1:7600")
     return host.strip("[]"), int(port)
-
-
-def _unlock(store: Path, key_file: Path | None, passphrase_file: Path | None, *, make: bool = True) -> Unlock:
-    from confide.crypto.secret import SecretBytes
-    from confide.crypto.sign import read_private_file
-    from confide.keys.kms import KeyFile, Passphrase
-
-    if key_file is not None and passphrase_file is not None:
-        raise UsageError("a store has either a key file or a passphrase", hint="give one of --key-file and --passphrase-file")
-    if key_file is not None:
-        if make and not store.exists() and not key_file.exists():
-            return KeyFile.create(key_file)
-        return KeyFile(key_file)
-    if passphrase_file is not None:
-        return Passphrase(SecretBytes(read_private_file(passphrase_file).rstrip(b"\r\n")))
-    if not make and not store.exists():
-        raise StoreError(f"there is no key store at {store}", hint="`confide broker serve` makes one when first started")
-    if not sys.stdin.isatty():
-        raise UsageError("a passphrase is needed and there is no terminal to ask at", hint="give --passphrase-file or --key-file")
-    text: str = click.prompt("passphrase of the key store", hide_input=True, confirmation_prompt=not store.exists(), err=True)
-    return Passphrase(SecretBytes(text.encode()))
 
 
 @contextmanager

@@ -13,9 +13,14 @@ from confide.errors import CollateralError, UsageError
 
 if TYPE_CHECKING:
     from confide.attest.collateral_sources import AnyCollateral, CollateralSource, CollateralStore
+    from confide.attest.endorsements import Endorsements
     from confide.attest.vendor_services import AmdService, IntelService
     from confide.canonical import Json
     from confide.config import Settings
+
+
+_MAX_BUNDLE_BYTES = 64 * 1024 * 1024
+"""Cap on a bundle: room for a thousand sets."""
 
 
 @click.group("collateral")
@@ -35,10 +40,16 @@ def store_of(settings: Settings) -> CollateralStore:
 
 def services_of(settings: Settings) -> tuple[IntelService, AmdService]:
     """The vendors' services, or those that the settings name instead."""
-    from confide.attest.vendor_services import AMD_KDS, INTEL_PCS, AmdService, Http, IntelService
+    from confide.attest.vendor_services import open_services
 
-    http = Http(ca_file=settings.service_ca_file)
-    return IntelService(http, settings.intel_service or INTEL_PCS), AmdService(http, settings.amd_service or AMD_KDS)
+    return open_services(settings.intel_service, settings.amd_service, settings.service_ca_file)
+
+
+def endorsements_of(settings: Settings) -> Endorsements:
+    """Where certificates of keys are had for evidence that came without them."""
+    from confide.attest.endorsements import Endorsements
+
+    return Endorsements(*services_of(settings))
 
 
 def source_of(settings: Settings) -> CollateralSource:
@@ -95,6 +106,15 @@ def export(context: Context, target: Path) -> None:
     context.answer({"file": str(target), "sets": len(sets)})
 
 
+def _read_bundle(path: Path) -> bytes:
+    from confide.regular_file import read_regular
+
+    try:
+        return read_regular(path, _MAX_BUNDLE_BYTES)
+    except OSError as cause:
+        raise UsageError(f"cannot read {path}: {cause.strerror}", path=str(path)) from cause
+
+
 @command.command("import")
 @click.argument("source", type=click.Path(path_type=Path, dir_okay=False, exists=True))
 @answers
@@ -104,7 +124,7 @@ def import_(context: Context, source: Path) -> None:
     from confide.attest.roots import TrustRoots
     from confide.canonical import parse_object
 
-    kept = import_bundle(store_of(context.settings), parse_object(source.read_bytes()), TrustRoots())
+    kept = import_bundle(store_of(context.settings), parse_object(_read_bundle(source)), TrustRoots())
     rows = [_row(one) for one in kept]
 
     def text() -> None:

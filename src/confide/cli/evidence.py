@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,8 +51,8 @@ def judging_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--collateral", "sets", type=_FILE, multiple=True,
                      help="What the vendor signed about the platform: a set, or its parts as several files [default: kept or fetched]."),
         click.option("--endorsement", type=_FILE,
-                     help="Certificate of the key that signed an SEV-SNP report (VCEK or VLEK), or the PCK chain of a quote without one "
-                          "[default: fetched, but for a VLEK]."),
+                     help="Certificate of the key that signed an SEV-SNP report (VCEK or VLEK), the PCK chain of a quote without one, or "
+                          "the chain of a TPM's key [default: fetched, but for a VLEK and a TPM]."),
         click.option("--at", "at", metavar="TIME", help="Judge as of this time, ISO 8601, by kept collateral [default: now]."),
         click.option("--offline", is_flag=True, help="Fetch nothing."),
     )  # fmt: skip
@@ -83,15 +83,15 @@ def judge(context: Context, file: Path, judging: Judging, now: datetime) -> tupl
     from confide.attest.collateral_files import load_sets
     from confide.attest.evidence_files import with_given_chain
     from confide.attest.verify import Verifier
+    from confide.cli.collateral import endorsements_of
     from confide.jobs.receipt import default_roots
 
     roots, evidence, sets = default_roots(context.settings), load(file, judging), load_sets(judging.sets)
-    if not evidence.chain and not judging.offline and not sets:
-        evidence = _endorsed(context, evidence)
-    elif not evidence.chain:
+    asked = None if judging.offline or sets else endorsements_of(context.settings)
+    if sets and not evidence.chain:
         evidence = with_given_chain(evidence, sets)
     kept_only = judging.offline or judging.at is not None
-    verified = Verifier(roots, collateral_for(context, sets, kept_only=kept_only)).verify(evidence, now)
+    verified = Verifier(roots, collateral_for(context, sets, kept_only=kept_only), asked).verify(evidence, now)
     return verified, _agree(verified, roots)
 
 
@@ -105,26 +105,12 @@ def collateral_for(context: Context, sets: list[AnyCollateral], *, kept_only: bo
     return store_of(context.settings) if kept_only else source_of(context.settings)
 
 
-def _endorsed(context: Context, evidence: Evidence) -> Evidence:
-    """Evidence that came without the certificate of the key that vouches for it, with it: a VCEK's, or a PCK's chain."""
-    from confide.attest.pck_id import PckId
-    from confide.attest.snp_report import Report
-    from confide.cli.collateral import services_of
-    from confide.ids import Tee
-
-    intel, amd = services_of(context.settings)
-    if evidence.tee is not Tee.SNP:
-        wanted = PckId.of(evidence.quote)
-        return evidence if wanted is None else replace(evidence, chain=intel.pck_chain(wanted))
-    return replace(evidence, chain=amd.endorsement(Report.parse(evidence.quote)))
-
-
 def _agree(verified: VerifiedEvidence, roots: TrustRoots) -> list[str]:
     """Which verifiers say so."""
     from confide.attest.dcap import require_agreement
     from confide.ids import Tee
 
-    if verified.claims.tee is Tee.SNP:
+    if verified.claims.tee in {Tee.SNP, Tee.TPM}:
         return ["confide"]
     require_agreement(verified, roots.simulated if verified.claims.simulated and roots.simulated else roots.intel)
     return ["confide", "dcap-qvl"]

@@ -49,12 +49,11 @@ def sign(context: Context, job_file: Path, who: str | None, key_file: Path | Non
 
 
 def _key(context: Context, who: str | None, key_file: Path | None) -> tuple[str, SigningKey]:
-    from confide.cli.owners import only_credential
+    from confide.cli.owners import credential_of
     from confide.crypto.sign import SigningKey
-    from confide.keys.credentials import Credential
 
     if key_file is not None:
         key = SigningKey.load_private(key_file)
         return key.spki_digest[:16], key
-    credential = Credential.load(context.settings.credentials_dir, who or only_credential(context.settings))
+    credential = credential_of(context.settings, who)
     return credential.name, credential.key

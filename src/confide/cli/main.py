@@ -34,6 +34,7 @@ COMMANDS = {
     "keys": "Create keys and say which jobs may use them.",
     "data": "Encrypt, decrypt, inspect and verify datasets.",
     "broker": "Serve keys to attested nodes, and enrol owners.",
+    "kbs": "Keep resources for confidential guests, and take one as a guest.",
     "audit": "Read and check the broker's audit log.",
     "doctor": "Check that this machine has what Confide needs.",
 }

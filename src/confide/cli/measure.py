@@ -93,14 +93,14 @@ def tdx(context: Context, firmware: Path | None, page_order: str, event_log: Pat
 
 
 def _tdx_values(image: Path | None, page_order: str, event_log: Path | None) -> TdxValues:
-    from confide.attest.launch.cc_event_log import MAX_LOG_BYTES, EventLog
+    from confide.attest.event_log import MAX_LOG_BYTES, OF_TD, EventLog
     from confide.attest.launch.files import read_capped
     from confide.attest.launch.firmware import MAX_FIRMWARE_BYTES, Firmware
     from confide.attest.launch.tdx import PageOrder, mrtd
     from confide.attest.launch.values import TdxValues
 
     measured = mrtd(Firmware.parse(read_capped(image, MAX_FIRMWARE_BYTES)), PageOrder(page_order)) if image else None
-    return TdxValues(measured, EventLog.parse(read_capped(event_log, MAX_LOG_BYTES)).rtmrs() if event_log else ())
+    return TdxValues(measured, EventLog.parse(read_capped(event_log, MAX_LOG_BYTES), OF_TD).rtmrs() if event_log else ())
 
 
 @command.command("sgx")

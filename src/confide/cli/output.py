@@ -207,6 +207,17 @@ class Story:
                 self._status = None
 
 
+@contextmanager
+def counted(what: str) -> Iterator[Callable[[int], None]]:
+    """A count of ``what`` that grows on standard error while the block works; nothing where that is no terminal."""
+    console = _console(sys.stderr)
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    with console.status(f"0 {what}") as status:
+        yield lambda count: status.update(f"{count:,} {what}")
+
+
 def shorten(text: str) -> str:
     """``text`` with every long digest cut to its beginning, for people."""
     return _LONG_HEX.sub(lambda found: short(found[0]), text)

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 from confide.canonical import Json, parse_object
 from confide.errors import CredentialError, ParseError, UsageError
 from confide.ids import SpkiDigest, check_name
+from confide.regular_file import read_regular
 
 if TYPE_CHECKING:
     from confide.config import Settings
     from confide.keys.client import OwnerClient
+    from confide.keys.credentials import Credential
 
 ENROLMENT_FORMAT = "confide-enrolment-v1"
 
@@ -91,20 +93,20 @@ def client_of(settings: Settings, name: str | None) -> OwnerClient:
         CredentialError: there is no such credential, or ``name`` is missing and there are several.
     """
     from confide.keys.client import OwnerClient
-    from confide.keys.credentials import Credential
 
-    chosen = name if name is not None else only_credential(settings)
-    credential = Credential.load(settings.credentials_dir, chosen)
-    address = address_of(settings, chosen)
+    credential = credential_of(settings, name)
+    address = address_of(settings, credential.name)
     return OwnerClient(address.url, address.spki, credential)
 
 
-def only_credential(settings: Settings) -> str:
-    """The name of the only credential that there is.
+def credential_of(settings: Settings, name: str | None) -> Credential:
+    """The credential ``name``, or the only one that there is.  Raises as :func:`client_of`."""
+    from confide.keys.credentials import Credential
 
-    Raises:
-        CredentialError: there is none, or several.
-    """
+    return Credential.load(settings.credentials_dir, name if name is not None else _only_credential(settings))
+
+
+def _only_credential(settings: Settings) -> str:
     names = sorted(path.name.removesuffix(".broker.json") for path in settings.credentials_dir.glob("*.broker.json"))
     if len(names) != 1:
         found = f"there are several credentials ({', '.join(names)})" if names else "there is no credential"
@@ -116,9 +118,12 @@ def _address_path(settings: Settings, name: str) -> Path:
     return settings.credentials_dir / f"{check_name(name, 'owner')}.broker.json"
 
 
+_MAX_FILE = 1024 * 1024
+
+
 def _read(path: Path) -> Json:
     try:
-        return parse_object(path.read_bytes())
+        return parse_object(read_regular(path, _MAX_FILE))
     except OSError as cause:
         raise CredentialError(f"cannot read {path}: {cause.strerror}", path=str(path)) from cause
     except ParseError as cause:

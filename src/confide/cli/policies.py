@@ -12,6 +12,7 @@ import click
 from confide.cli.evidence import Judging, check_rows, checks_json, judge, judging_options, load, time_of
 from confide.cli.output import answers, print_table, say, short
 from confide.errors import AppraisalError, PolicyError, UsageError
+from confide.regular_file import read_regular
 
 if TYPE_CHECKING:
     from confide.attest.policy import Policy
@@ -55,8 +56,11 @@ def new(context: Context, file: Path | None, build: Path | None, judging: Judgin
         write_policy(out, policy)
     if unverified:
         say("warning: nothing of this was verified; whoever made FILE chose what the policy accepts", err=True)
-    if draft.get("allow"):
+    allowed = draft.get("allow", ())
+    if "simulated" in allowed:
         say("warning: the evidence is simulated and protects nothing; so does the policy", err=True)
+    if "tpm-no-memory-protection" in allowed:
+        say("warning: a TPM says what was started; whoever operates a machine that the policy accepts can read what runs there", err=True)
 
     def text() -> None:
         from confide.attest.policy_draft import to_toml
@@ -69,13 +73,17 @@ def new(context: Context, file: Path | None, build: Path | None, judging: Judgin
     context.answer({"policy": policy.to_json(), "digest": policy.digest, "from": origin, "path": str(out) if out else None}, text)
 
 
+_MAX_FILE = 16 * 1024 * 1024
+"""Cap on a Rego policy, its reference values, or a build's, in bytes."""
+
+
 def _draft(context: Context, source: Path, judging: Judging, *, build: bool, unverified: bool) -> tuple[Json, str]:
     from confide.attest import policy_draft
     from confide.canonical import parse_object
 
     if build:
         try:
-            return policy_draft.of_reference(parse_object(source.read_bytes())), "build"
+            return policy_draft.of_reference(parse_object(read_regular(source, _MAX_FILE))), "build"
         except OSError as cause:
             raise UsageError(f"cannot read {source}: {cause.strerror}", path=str(source)) from cause
     if unverified:
@@ -187,8 +195,8 @@ def rego(context: Context, file: Path, evidence: Path, reference: Path | None, j
     from confide.canonical import parse_object
 
     try:
-        text = file.read_text(encoding="utf-8")
-        values = parse_object(reference.read_bytes()) if reference else {}
+        text = read_regular(file, _MAX_FILE).decode("utf-8")
+        values = parse_object(read_regular(reference, _MAX_FILE)) if reference else {}
     except (OSError, UnicodeDecodeError) as cause:
         raise UsageError("cannot read the Rego policy or its reference values", path=str(file)) from cause
     now = judging.now

@@ -92,10 +92,11 @@ def _by_policy(context: Context, text: str, by: Path, now: datetime, *, offline:
     from confide.attest.policy import Policy
     from confide.attest.tokens.jwks import IssuerKeys
     from confide.attest.tokens.verified import verify_token
-    from confide.attest.vendor_services import Http
+    from confide.attest.vendor_http import Http
 
     policy = Policy.load(by)
-    token = verify_token(text, _named_issuer(policy, text), IssuerKeys(None if offline else Http()), now=now)
+    keys = IssuerKeys(None if offline else Http(ca_file=context.settings.service_ca_file))
+    token = verify_token(text, _named_issuer(policy, text), keys, now=now)
     checks = policy.explain(token, now=now)
     claims, accepted = token.claims, all(check.ok for check in checks)
     value: Json = {"genuine": True, "accepted": accepted, "at": now.isoformat(), "issuer": token.issuer.issuer, "id": token.token_id}

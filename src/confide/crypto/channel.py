@@ -36,6 +36,7 @@ _RECORD: Final = 16 * 1024
 _MAX_UNSENT: Final = 1024 * 1024
 """Bytes that reading may queue for sending (answers to key updates) before the peer counts as hostile."""
 _FRAME_HEADER: Final = struct.Struct(">I")
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 class Channel:
@@ -50,11 +51,14 @@ class Channel:
         self._wire = Wire(sock)
         self._tls = SSL.Connection(context, None)
         (self._tls.set_accept_state if server else self._tls.set_connect_state)()
+        self._server = server
         self._identity = identity
         self._trust = trust
         self._timeout = DEFAULT_TIMEOUT_S
         self._ready = False
         self._ended = False
+        self._drained = False
+        """Whether TLS has given out all that was fed to it: there is nothing to ask it for before more comes."""
         self._exporter = b""
         self._peer: x509.Certificate | None = None
         self._peer_spki: bytes | None = None
@@ -89,6 +93,8 @@ class Channel:
                 raise
 
     def _shake(self, deadline: Deadline) -> None:
+        if self._server:
+            self._feed(deadline)  # the client speaks first
         while True:
             with self._state:
                 try:
@@ -101,6 +107,8 @@ class Channel:
                     self._wire.write_now(bytes(self._unsent))  # the alert tells the peer why
                     raise _tls_error("the TLS handshake failed", cause) from None
                 self._take_unsent()
+            if done and self._server:
+                return  # what is unsent are tickets (module tls), which no client waits for: they go with the first answer or receive
             self._flush(deadline)
             if done:
                 return
@@ -183,7 +191,9 @@ class Channel:
         self._check_ready()
         deadline = self._deadline(timeout)
         with self._receiving:
-            while not self._received and not self._ended:
+            while not self._received:
+                if self._ended and not self._wire.closed:
+                    return b""
                 self._receive(deadline)
             return self._take(min(n, len(self._received)))
 
@@ -202,17 +212,14 @@ class Channel:
 
     # --- frames: 4-byte big-endian length, then one JSON object in UTF-8 -------------------------------------------
 
-    def send_frame(self, obj: Json, *, timeout: float | None = None) -> None:
-        """Send one JSON object.
+    def send_frame(self, *objects: Json, timeout: float | None = None) -> None:
+        """Send one JSON object, or several in one go, a frame each.
 
         Raises:
-            ProtocolError: it is larger than a frame may be.
+            ProtocolError: one is larger than a frame may be; none is sent then.
             ChannelError: as :meth:`send`.
         """
-        data = json.dumps(obj, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
-        if len(data) > MAX_FRAME_BYTES:
-            raise ProtocolError("a frame is too large to send", limit=MAX_FRAME_BYTES, got=len(data))
-        self.send(_FRAME_HEADER.pack(len(data)) + data, timeout=timeout)
+        self.send(b"".join(map(_framed, objects)), timeout=timeout)
 
     def recv_frame(self, max_bytes: int = MAX_FRAME_BYTES, *, timeout: float | None = None) -> Json:
         """Receive one JSON object.
@@ -282,12 +289,14 @@ class Channel:
         """Move some bytes from the network to ``_received``, or note the peer's proper end.  Called with ``_receiving`` held."""
         if self._wire.closed:
             raise ChannelError("this channel is closed")
+        if self._drained:
+            self._feed(deadline)
         data, failure = b"", None
         with self._state:
             try:
                 data = self._tls.recv(_RECORD)
             except SSL.WantReadError:
-                pass
+                self._drained = True
             except SSL.ZeroReturnError:
                 self._ended = True
             except SSL.Error as cause:
@@ -298,8 +307,6 @@ class Channel:
             self._wire.shut()
             raise failure
         self._received += data
-        if not data and not self._ended:
-            self._feed(deadline)
 
     def _feed(self, deadline: Deadline) -> None:
         try:
@@ -310,6 +317,7 @@ class Channel:
             self._wire.shut()
             raise
         with self._state:
+            self._drained = False
             if data:
                 self._tls.bio_write(data)
             else:
@@ -317,20 +325,24 @@ class Channel:
 
     def _take_unsent(self) -> None:
         """Move what TLS wants sent into ``_unsent``.  Called with ``_state`` held, so that records keep their order."""
-        with contextlib.suppress(SSL.WantReadError):
-            while True:
-                self._unsent += self._tls.bio_read(_PIECE)
+        more = True
+        while more:
+            try:
+                piece = self._tls.bio_read(_PIECE)
+            except SSL.WantReadError:
+                return
+            self._unsent += piece
+            more = len(piece) == _PIECE  # fewer: that was all
 
     def _flush(self, deadline: Deadline) -> None:
         """Send ``_unsent``.  Called with ``_sending`` held: only its holder takes from the front."""
-        while True:
-            with self._state:
-                piece = bytes(self._unsent[:_PIECE])
-            if not piece:
-                return
+        with self._state:
+            piece = bytes(self._unsent[:_PIECE])
+        while piece:
             sent = self._wire.write(piece, deadline)
             with self._state:
                 del self._unsent[:sent]
+                piece = bytes(self._unsent[:_PIECE])
 
     def _offer_unsent(self) -> None:
         """Send what reading produced if that needs no waiting: a reader that waited for a writer could deadlock both peers."""
@@ -343,6 +355,13 @@ class Channel:
         if len(self._unsent) > _MAX_UNSENT:
             self._wire.shut()
             raise ChannelError("the peer makes this side send and does not read")
+
+
+def _framed(obj: Json) -> bytes:
+    data = _ENCODER.encode(obj).encode("utf-8")
+    if len(data) > MAX_FRAME_BYTES:
+        raise ProtocolError("a frame is too large to send", limit=MAX_FRAME_BYTES, got=len(data))
+    return _FRAME_HEADER.pack(len(data)) + data
 
 
 def _address_of(sock: socket.socket) -> str:

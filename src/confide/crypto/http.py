@@ -1,7 +1,7 @@
 """HTTP/1.1 with JSON bodies over one TLS channel: a client call and a server loop.  Problems are RFC 7807 objects.
 
-Framing is h11's; this adds caps, deadlines and "one JSON object or nothing".  Who may ask for what is the handler's to decide:
-it finds the channel, with the peer's key and the session's exporter, in the request.
+Framing is h11's; this adds caps, deadlines and "one JSON object or nothing" (a server may name requests whose body it wants as bytes).
+Who may ask for what is the handler's to decide: it finds the channel, with the peer's key and the session's exporter, in the request.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import json as jsonlib
 import logging
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Final, Protocol
 from urllib.parse import parse_qsl
 
 import h11
@@ -29,7 +29,9 @@ from confide.errors import (
     ParseError,
     PolicyError,
     ProtocolError,
+    ResourceMissingError,
     RunNotFoundError,
+    SealedError,
     StoreError,
     UnavailableError,
     UsageError,
@@ -42,6 +44,7 @@ REQUEST_TIMEOUT_S: Final = 30.0
 IDLE_TIMEOUT_S: Final = 120.0
 JSON_TYPE: Final = "application/json"
 PROBLEM_TYPE: Final = "application/problem+json"
+BYTES_TYPE: Final = "application/octet-stream"
 
 _READ: Final = 64 * 1024
 _MAX_QUERY_FIELDS: Final = 32
@@ -56,17 +59,22 @@ _STATUS: Final[tuple[tuple[type[ConfideError], int], ...]] = (
     (AttestationError, 401),
     (CredentialError, 401),
     (StoreError, 503),
+    (ResourceMissingError, 404),
     (KeyAccessError, 403),
     (ParseError, 400),
     (ProtocolError, 400),
     (DataError, 409),
+    (SealedError, 423),  # Locked (RFC 4918, section 11.3): the client is to hear why, as of a refusal
     (UnavailableError, 503),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request as the server's handler sees it.  ``path`` is as sent, without query; header names are lower-case."""
+    """One request as the server's handler sees it.  ``path`` is as sent, without query; header names are lower-case.
+
+    ``body`` is what was sent; ``json`` the same as an object, ``None`` for no body or where the server takes bytes.
+    """
 
     method: str
     path: str
@@ -74,19 +82,44 @@ class Request:
     json: Json | None
     channel: Channel
     query: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One response.  Header names are lower-case; content type and length are added when it is sent."""
+    """One response.  Header names are lower-case; content type and length are added when it is sent.
+
+    ``text`` is sent in the place of ``json`` (the headers then say of what type it is); a response that was read has none.
+    """
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     json: Json | None = None
+    text: str | None = None
+
+
+class Duplex(Protocol):
+    """What a client call needs of a connection."""
+
+    peer_address: str
+
+    def send(self, data: bytes, *, timeout: float | None = None) -> None:
+        """Send all of ``data``."""
+        ...
+
+    def recv(self, n: int, *, timeout: float | None = None) -> bytes:
+        """The next bytes, at most ``n``; none when the peer has ended its side."""
+        ...
+
+    def close(self) -> None:
+        """End the connection."""
+        ...
 
 
 Handler = Callable[[Request], Response]
 """Answers one request; a ``ConfideError`` that it raises becomes a problem object."""
+TakesBytes = Callable[[str, str], bool]
+"""Whether the body of a request of that method and path is taken as bytes, of any type."""
 
 
 def problem(error: ConfideError, status: int | None = None) -> Response:
@@ -101,32 +134,34 @@ def problem(error: ConfideError, status: int | None = None) -> Response:
 
 
 def request(
-    channel: Channel,
+    channel: Duplex,
     method: str,
     path: str,
-    body: Json | None = None,
+    body: Json | bytes | None = None,
     headers: Mapping[str, str] | None = None,
     *,
+    types: tuple[str, ...] | None = (JSON_TYPE, PROBLEM_TYPE),
     timeout: float = REQUEST_TIMEOUT_S,
 ) -> Response:
     """Send one request and return the response, whatever its status: **the caller must check the status**.
 
-    One request at a time on a channel.  ``timeout`` covers request and response together.
+    One request at a time on a channel.  ``timeout`` covers request and response together.  ``types`` are the content types that a body
+    may have; ``None`` for a server that names none or others: the body still has to be one JSON object.
 
     Raises:
         ProtocolError: the answer is not HTTP, is too large, or has a body that is not one JSON object.
         ChannelError: the channel broke or timed out; it cannot be used again.
     """
     deadline = Deadline.after(timeout)
-    data = b"" if body is None else _dump(body)
+    data = b"" if body is None else body if isinstance(body, bytes) else _dump(body)
     fields = {"host": channel.peer_address, "accept": f"{JSON_TYPE}, {PROBLEM_TYPE}", "content-length": str(len(data))}
     if body is not None:
-        fields["content-type"] = JSON_TYPE
+        fields["content-type"] = BYTES_TYPE if isinstance(body, bytes) else JSON_TYPE
     framing = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
     try:
         head = h11.Request(method=method, target=path, headers=[*{**_lower(headers or {}), **fields}.items()])
         channel.send(_encode(framing, head, data), timeout=deadline.remaining)
-        return _read_response(framing, channel, deadline)
+        return _read_response(framing, channel, deadline, types)
     except h11.LocalProtocolError as cause:
         raise ProtocolError("this request cannot be sent") from cause
     except h11.RemoteProtocolError as cause:
@@ -137,14 +172,14 @@ def request(
         raise
 
 
-def _read_response(framing: h11.Connection, channel: Channel, deadline: Deadline) -> Response:
+def _read_response(framing: h11.Connection, channel: Duplex, deadline: Deadline, types: tuple[str, ...] | None) -> Response:
     event = _next_event(framing, channel, deadline)
     while isinstance(event, h11.InformationalResponse):
         event = _next_event(framing, channel, deadline)
     if not isinstance(event, h11.Response):
         raise ProtocolError("the server ended the channel without an answer")
     headers = _headers(event.headers)
-    content = _json_body(headers, _read_body(framing, channel, deadline), (JSON_TYPE, PROBLEM_TYPE))
+    content = _json_body(headers, _read_body(framing, channel, deadline), types)
     if framing.their_state is not h11.DONE or framing.trailing_data[0]:
         channel.close()
     return Response(event.status_code, headers, content)
@@ -159,14 +194,16 @@ def serve_connection(
     *,
     idle_timeout: float = IDLE_TIMEOUT_S,
     request_timeout: float = REQUEST_TIMEOUT_S,
+    takes_bytes: TakesBytes = lambda _method, _path: False,
 ) -> None:
     """Answer the requests that come over ``channel`` until the peer ends it, is silent or breaks the rules.  Closes the channel.
 
+    Requests for which ``takes_bytes`` is true may have a body of any type; all others have one JSON object or nothing.
     Raises nothing that a peer can cause.  ``channel.close()`` from another thread ends it.
     """
     framing = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
     try:
-        while _serve_one(framing, channel, handler, idle_timeout, request_timeout):
+        while _serve_one(framing, channel, handler, takes_bytes, (idle_timeout, request_timeout)):
             framing.start_next_cycle()
     except (ChannelError, h11.ProtocolError) as cause:
         _log.debug("a connection from %s ended: %s", channel.peer_address, cause)
@@ -175,10 +212,10 @@ def serve_connection(
 
 
 def _serve_one(
-    framing: h11.Connection, channel: Channel, handler: Handler, idle_timeout: float, request_timeout: float
+    framing: h11.Connection, channel: Channel, handler: Handler, takes_bytes: TakesBytes, timeouts: tuple[float, float]
 ) -> bool:
     try:
-        asked = _read_request(framing, channel, idle_timeout, request_timeout)
+        asked = _read_request(framing, channel, takes_bytes, timeouts)
     except (ProtocolError, ParseError) as error:
         reply, method, keep = _prepared(problem(error, 400)), "GET", False
     except h11.RemoteProtocolError as cause:
@@ -192,17 +229,17 @@ def _serve_one(
     if not keep:
         headers["connection"] = "close"
     head = h11.Response(status_code=response.status, headers=[*headers.items()])
-    channel.send(_encode(framing, head, b"" if method == "HEAD" else data), timeout=request_timeout)
+    channel.send(_encode(framing, head, b"" if method == "HEAD" else data), timeout=timeouts[1])
     return keep and framing.states == {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}
 
 
-def _read_request(framing: h11.Connection, channel: Channel, idle_timeout: float, request_timeout: float) -> Request | None:
+def _read_request(framing: h11.Connection, channel: Channel, takes_bytes: TakesBytes, timeouts: tuple[float, float]) -> Request | None:
     # The first byte may take as long as a connection may idle; from then on the whole request has one deadline.
     event: object = framing.next_event()
     if event is h11.NEED_DATA:
-        framing.receive_data(channel.recv(_READ, timeout=idle_timeout))
+        framing.receive_data(channel.recv(_READ, timeout=timeouts[0]))
         event = framing.next_event()
-    deadline = Deadline.after(request_timeout)
+    deadline = Deadline.after(timeouts[1])
     if event is h11.NEED_DATA:
         event = _next_event(framing, channel, deadline)
     if not isinstance(event, h11.Request):
@@ -211,20 +248,25 @@ def _read_request(framing: h11.Connection, channel: Channel, idle_timeout: float
         go_on = framing.send(h11.InformationalResponse(status_code=100, headers=[]))
         channel.send(go_on or b"", timeout=deadline.remaining)
     headers = _headers(event.headers)
-    content = _json_body(headers, _read_body(framing, channel, deadline), (JSON_TYPE,))
-    path, _, query = event.target.decode("ascii").partition("?")
-    return Request(event.method.decode("ascii"), path, headers, content, channel, _query(query))
+    method, (path, _, query) = event.method.decode("ascii"), event.target.decode("ascii").partition("?")
+    body = _read_body(framing, channel, deadline)
+    content = None if takes_bytes(method, path) else _json_body(headers, body, (JSON_TYPE,))
+    return Request(method, path, headers, content, channel, _query(query), body)
 
 
 def _prepared(response: Response) -> tuple[Response, bytes]:
+    if response.text is not None:
+        return response, response.text.encode()
     return response, b"" if response.json is None else _dump(response.json)
 
 
 def _answer(handler: Handler, asked: Request) -> tuple[Response, bytes]:
-    if asked.method not in _METHODS:
-        return _prepared(problem(ProtocolError("this method is not served", method=asked.method[:20]), 405))
     try:
-        return _prepared(handler(asked))
+        answer = handler(asked)
+        if asked.method not in _METHODS and answer.status != 405:  # a handler that knows better says what it allows
+            refused = problem(ProtocolError("this method is not served", method=asked.method[:20]), 405)
+            answer = replace(refused, headers={**refused.headers, "allow": ", ".join(sorted(_METHODS))})
+        return _prepared(answer)
     except ConfideError as error:
         return _prepared(problem(error))
     except Exception as error:  # noqa: BLE001 - the edge of a request: one bad request must not end a server
@@ -236,13 +278,13 @@ def _answer(handler: Handler, asked: Request) -> tuple[Response, bytes]:
 # --- both ---------------------------------------------------------------------------------------------------------
 
 
-def _next_event(framing: h11.Connection, channel: Channel, deadline: Deadline) -> object:
+def _next_event(framing: h11.Connection, channel: Duplex, deadline: Deadline) -> object:
     while (event := framing.next_event()) is h11.NEED_DATA:
         framing.receive_data(channel.recv(_READ, timeout=deadline.remaining))
     return event
 
 
-def _read_body(framing: h11.Connection, channel: Channel, deadline: Deadline) -> bytes:
+def _read_body(framing: h11.Connection, channel: Duplex, deadline: Deadline) -> bytes:
     body = bytearray()
     while True:
         event = _next_event(framing, channel, deadline)
@@ -256,11 +298,11 @@ def _read_body(framing: h11.Connection, channel: Channel, deadline: Deadline) ->
             raise ProtocolError("the peer ended the channel inside a message")
 
 
-def _json_body(headers: Mapping[str, str], body: bytes, types: tuple[str, ...]) -> Json | None:
+def _json_body(headers: Mapping[str, str], body: bytes, types: tuple[str, ...] | None) -> Json | None:
     if not body:
         return None
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in types:
+    if types is not None and kind not in types:
         raise ProtocolError("a body is not JSON by its content type", got=ascii(kind[:60]))
     try:
         return parse_object(body)

@@ -6,19 +6,24 @@ and are not checked: who owns a key is settled by a pin, by attestation, by the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import ipaddress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from confide.crypto.sign import PublicKey, SigningKey
-from confide.errors import ChannelError, ParseError
+from confide.crypto.sign import PublicKey, SigningKey, spki_of
+from confide.errors import ChannelError
 from confide.ids import SpkiDigest
+
+if TYPE_CHECKING:
+    from OpenSSL import SSL
 
 _CLOCK_SKEW: Final = timedelta(minutes=5)
 _SHORT: Final = timedelta(hours=24)
@@ -33,17 +38,22 @@ class Identity:
     key: SigningKey
     certificate: x509.Certificate
     ca_pem: bytes | None = None
+    contexts: dict[tuple[int, bytes | str | None], SSL.Context] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """TLS contexts of this key and certificate, by what else they depend on (``confide.crypto.tls``).  They end with the identity."""
 
     @classmethod
-    def generate(cls, common_name: str, *, key: SigningKey | None = None, valid_for: timedelta = _SHORT) -> Identity:
+    def generate(
+        cls, common_name: str, *, key: SigningKey | None = None, valid_for: timedelta = _SHORT, names: tuple[str, ...] = ()
+    ) -> Identity:
         """A self-signed identity, of a new key unless one is given.
 
-        Peers do not check a self-signed certificate's dates (see the module), so an identity of a long-lived key keeps working.
+        Our peers do not check a self-signed certificate's dates (see the module), so an identity of a long-lived key keeps working.
+        ``names`` are host names and addresses for clients that trust the certificate itself.
         """
         key = SigningKey.generate() if key is None else key
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:_MAX_NAME])])
         now = datetime.now(UTC)
-        certificate = (
+        builder = (
             x509.CertificateBuilder()
             .subject_name(name)
             .issuer_name(name)
@@ -52,9 +62,10 @@ class Identity:
             .not_valid_before(now - _CLOCK_SKEW)
             .not_valid_after(now + valid_for)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .sign(key.unwrapped(), SHA256())
         )
-        return cls(key, certificate)
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName([*map(_general_name, names)]), critical=False)
+        return cls(key, builder.sign(key.unwrapped(), SHA256()))
 
     def with_certificate(self, cert_pem: bytes | str, ca_pem: bytes | str) -> Identity:
         """The same key under a certificate that a CA issued for it.
@@ -142,10 +153,12 @@ def certificate_spki(certificate: x509.Certificate) -> bytes:
         ChannelError: another kind of key: identities are P-256.
     """
     try:
-        der = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        return PublicKey.from_spki(der).spki_der
-    except (ValueError, TypeError, UnsupportedAlgorithm, ParseError) as cause:
+        key = certificate.public_key()
+    except (ValueError, TypeError, UnsupportedAlgorithm) as cause:
         raise ChannelError("a peer's key is not P-256") from cause
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise ChannelError("a peer's key is not P-256")
+    return spki_of(key)  # written anew, so that one key has one SPKI however the certificate encodes it
 
 
 def check_trust(trust: Trust, spki: bytes | None, certificate: x509.Certificate | None) -> None:
@@ -170,6 +183,13 @@ def check_trust(trust: Trust, spki: bytes | None, certificate: x509.Certificate 
             return
         case _:
             raise ChannelError("unknown kind of trust")
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
 
 
 def _dns_names(certificate: x509.Certificate) -> list[str]:

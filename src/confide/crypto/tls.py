@@ -53,6 +53,8 @@ _SUITES: Final = b"TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 _ACCEPT_PAUSE_S: Final = 0.05
 _LEAVE_S: Final = 1.0
 _BACKLOG: Final = 256
+_MAX_CONTEXTS: Final = 8
+"""TLS contexts that an identity keeps; nodes need two or three."""
 
 
 def connect(host: str, port: int, identity: Identity | None, *, trust: PeerTrust, timeout: float = HANDSHAKE_TIMEOUT_S) -> Channel:
@@ -161,6 +163,26 @@ class Listener:
 
 
 def _context(identity: Identity | None, trust: Trust) -> SSL.Context:
+    """The TLS context for this key and this trust: made once and kept with the identity, because making it costs as much as a key exchange.
+
+    A context holds the identity's key and certificate (which never change), whether a peer must show a key, and the CA, whose certificates
+    OpenSSL judges at each handshake, dates included.  Pins and names are checked after the handshake and are not in it.
+    """
+    demand = SSL.VERIFY_PEER | (0 if isinstance(trust, AnyClientKey) else SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
+    ca = trust.ca_pem if isinstance(trust, IssuedBy) else None
+    if identity is None:
+        return _new_context(None, demand, ca)
+    known = identity.contexts.get((demand, ca))
+    if known is None:
+        known = _new_context(identity, demand, ca)
+        if len(identity.contexts) >= _MAX_CONTEXTS:
+            identity.contexts.clear()
+        identity.contexts[demand, ca] = known
+    return known
+
+
+def _new_context(identity: Identity | None, demand: int, ca: bytes | str | None) -> SSL.Context:
+    """A new context.  Without ``ca`` its peers may show a certificate of anybody's."""
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
     context.set_max_proto_version(SSL.TLS1_3_VERSION)
@@ -172,12 +194,11 @@ def _context(identity: Identity | None, trust: Trust) -> SSL.Context:
         context.use_certificate(identity.certificate)
         context.use_privatekey(identity.key.unwrapped())
         context.check_privatekey()
-    demand = SSL.VERIFY_PEER | (0 if isinstance(trust, AnyClientKey) else SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
-    if isinstance(trust, IssuedBy):
+    if ca is not None:
         store = context.get_cert_store()
         if store is None:
             raise ChannelError("TLS has no certificate store")
-        store.add_cert(X509.from_cryptography(one_certificate(trust.ca_pem)))
+        store.add_cert(X509.from_cryptography(one_certificate(ca)))
         context.set_verify_depth(0)  # issued directly: no intermediate CA
         context.set_verify(demand)  # by OpenSSL: signature, dates, extended key usage
     else:

@@ -35,7 +35,8 @@ class Deadline:
     @property
     def remaining(self) -> float:
         """Seconds left, never negative."""
-        return max(0.0, self.at - time.monotonic())
+        left = self.at - time.monotonic()
+        return left if left > 0 else 0.0
 
     def expired(self, doing: str) -> ChannelTimeoutError:
         """The error that says so."""
@@ -72,15 +73,17 @@ class Wire:
                 self._check_open()
                 if not deadline.remaining:  # also when bytes keep coming: a peer that dribbles must not stretch a call
                     raise deadline.expired("reading from the peer")
+                self._wait(select.POLLIN, deadline, "waiting for the peer")
+                self._check_open()  # what woke us may have been our own shut()
                 try:
                     data = self._sock.recv(READ_BYTES)
-                except BlockingIOError:
-                    self._wait(select.POLLIN, deadline, "waiting for the peer")
+                except BlockingIOError:  # the kernel thought better of it
                     continue
                 except OSError as cause:
+                    self._check_open()  # what the peer sent after our own shut() reads as a reset,
                     raise ChannelError(f"the connection broke: {cause.strerror}") from cause
                 if not data:
-                    self._check_open()  # our own shut() also reads as an end
+                    self._check_open()  # and shut() itself as an end
                 return data
 
     def write(self, data: bytes, deadline: Deadline) -> int:

@@ -20,6 +20,7 @@ from confide.data.manifest import Kind, Manifest, SignedManifest, now_text, sign
 from confide.data.schema import schema_json, storable
 from confide.errors import DataError, UsageError
 from confide.ids import DatasetId, RunId
+from confide.regular_file import open_regular
 
 
 def create_dataset(
@@ -110,7 +111,7 @@ def collect_staged(folder: Path, kind: Kind, dataset_key: SecretBytes, *, datase
             meta = open_parquet(folder, path, dataset_key, dataset)
             rows, columns = meta.metadata.num_rows, meta.schema_arrow
         else:
-            ContainerReader((folder / path).open("rb"), dataset_key, dataset, path).close()
+            ContainerReader(open_regular(folder / path), dataset_key, dataset, path).close()
         with (folder / path).open("rb+") as file:
             sync_file(file)
         entries.append(describe(folder, path, rows=rows))

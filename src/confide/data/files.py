@@ -31,6 +31,7 @@ from confide.data.manifest import FileEntry, Kind, Manifest
 from confide.data.schema import schema_json, storable
 from confide.errors import DataError, IntegrityError, ManifestError, OutputExistsError, UnavailableError
 from confide.ids import DatasetId
+from confide.regular_file import open_regular
 
 ROWS_PER_FILE: Final = 262_144
 """Rows in one Parquet file: several files let executors share a table that fits one."""
@@ -84,7 +85,7 @@ def encrypt_files(sources: Iterable[tuple[str, Path]], folder: Path, dataset_key
         path = check_data_path(f"{prefix}/{name}")
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        with source.open("rb") as src, target.open("xb") as dst:
+        with open_regular(source) as src, target.open("xb") as dst:
             seal_stream(src, dst, dataset_key, dataset, path)
             sync_file(dst)
         entries.append(describe(folder, path, rows=None))
@@ -174,7 +175,7 @@ def open_file(folder: Path, manifest: Manifest, path: str, dataset_key: SecretBy
     if path not in {entry.path for entry in manifest.files}:
         raise ManifestError("the manifest does not list this file", path=path[:200])
     try:
-        return ContainerReader((folder / path).open("rb"), dataset_key, manifest.dataset, path)
+        return ContainerReader(open_regular(folder / path), dataset_key, manifest.dataset, path)
     except OSError as cause:
         raise IntegrityError(f"a file of the dataset is missing: {path}", path=path) from cause
 

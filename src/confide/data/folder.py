@@ -16,6 +16,7 @@ import pyarrow as pa
 from confide.crypto.container import MAGIC as CONTAINER_MAGIC
 from confide.data.manifest import MANIFEST_NAME, FileEntry, Kind, Manifest, sync_folder
 from confide.errors import DataError, IntegrityError, ManifestError, OutputExistsError, PlaintextError, UnavailableError
+from confide.regular_file import open_regular
 
 PARQUET_MAGIC: Final = b"PARE"
 """First and last bytes of a Parquet file with an encrypted footer; a plaintext file has ``PAR1``."""
@@ -69,7 +70,7 @@ def check_encrypted(path: Path, kind: Kind | None = None) -> Kind:
         PlaintextError: it is neither, or not of ``kind``.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(len(CONTAINER_MAGIC))
             file.seek(-min(len(PARQUET_MAGIC), file.seek(0, os.SEEK_END)), os.SEEK_END)
             tail = file.read()
@@ -135,6 +136,6 @@ def describe(folder: Path, path: str, *, rows: int | None) -> FileEntry:
 
 def digest_of_file(path: Path) -> tuple[int, str]:
     """Size in bytes and SHA-256, hex."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return file.tell(), digest

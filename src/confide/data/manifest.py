@@ -23,6 +23,7 @@ from confide.crypto.envelope import WrappedKey
 from confide.crypto.sign import PublicKey, SigningKey, dsse_sign, dsse_verify, unverified_keyid, unverified_payload
 from confide.errors import ConfideError, ManifestError, UnavailableError
 from confide.ids import DatasetId, RunId, check_name
+from confide.regular_file import open_regular
 
 MANIFEST_NAME: Final = "_confide.json"
 """Begins with an underscore, so that Spark and Arrow do not take it for data when they list a folder."""
@@ -198,7 +199,7 @@ def load_manifest(folder: Path) -> SignedManifest:
     """
     path = folder / MANIFEST_NAME
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as cause:
         hint = "is this the folder of an encrypted dataset? `confide data encrypt` makes one"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ import confide
 from confide.attest.collateral_sources import FixedCollateral
 from confide.canonical import canonical
 from confide.crypto.sign import dsse_sign
-from confide.errors import AttestationError
+from confide.errors import AttestationError, CollateralError
 from confide.ids import Role
 from confide.jobs.statement import PAYLOAD_TYPE, NodeEntry, ReceiptBundle, RefusedEntry, ReleaseEntry, build_statement
 
@@ -45,6 +45,8 @@ def receipt_bundle(
     Raises:
         AttestationError: a node's evidence does not verify any more.
     """
+    nodes = [completed(one, services.verifier) for one in nodes]
+    refused = [completed_refusal(one, services.verifier) for one in refused]
     described = [describe(report, services.verifier) for report in nodes]
     turned_away = [describe_refused(one, services.verifier) for one in refused]
     used = [one for _, sets in described for one in sets] + [collateral for _, collateral in turned_away if collateral is not None]
@@ -70,6 +72,23 @@ def receipt_bundle(
         collateral={collateral.digest: dict(collateral.to_json()) for collateral in used},
         manifests={**{one.name: one.envelope for one in inputs}, **{one.name: one.envelope for one in outputs}},
     )
+
+
+def completed(report: NodeReport, verifier: Verifier) -> NodeReport:
+    """A report whose evidence can be judged from files alone: what others showed is so already, what this node showed is made so.
+
+    Raises:
+        CollateralError: what the evidence lacks is not to be had any more.
+    """
+    latest = None if report.latest is None else report.latest.completed(verifier)
+    return replace(report, record=report.record.completed(verifier), latest=latest)
+
+
+def completed_refusal(refusal: Refusal, verifier: Verifier) -> Refusal:
+    """A refusal whose evidence can be judged from files alone, if what it lacks is to be had."""
+    with suppress(CollateralError):  # refused for just that, perhaps
+        return refusal if refusal.record is None else replace(refusal, record=refusal.record.completed(verifier))
+    return refusal
 
 
 def describe(report: NodeReport, verifier: Verifier) -> tuple[NodeEntry, list[AnyCollateral]]:

@@ -16,7 +16,7 @@ from confide.config import Settings
 from confide.errors import UsageError
 from confide.ids import JobDigest, NodeId, Role, RunId
 from confide.job import Job
-from confide.node.spec import NodeSpec, Simulation, Timing
+from confide.node.spec import NodeSpec, Services, Simulation, Timing
 
 DRIVER = NodeId("driver")
 
@@ -83,6 +83,7 @@ def make_plan(
             "run_id": run,
             "job_digest": job.digest,
             "timing": _timing(settings),
+            "services": Services(intel=settings.intel_service, amd=settings.amd_service, ca_file=settings.service_ca_file),
             "node_id": node,
             "index": index,
             "tee": tees[index % len(tees)],

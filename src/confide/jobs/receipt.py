@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from confide.attest.collateral_sources import AnyCollateral, FixedCollateral, read_collateral
 from confide.attest.policy import AttestationResult, Check, Policy
 from confide.attest.roots import TrustRoots
+from confide.attest.tpm_trust import TpmTrust
 from confide.attest.verify import Verifier
 from confide.canonical import Json, digest_of, from_b64url, parse_object, sha384_hex
 from confide.config import Settings
@@ -40,6 +41,7 @@ from confide.keys.audit import AuditHead
 from confide.keys.grants import GrantRef
 from confide.keys.owners import JOB_PREFIX
 from confide.node.record import EvidenceRecord
+from confide.regular_file import open_regular
 
 MAX_FILE_BYTES = 96 * 1024 * 1024
 """Cap on one file of a receipt's folder: a manifest may have 64 MiB, and more in base64."""
@@ -119,11 +121,11 @@ def examine(source: Path | ReceiptBundle, *, settings: Settings | None = None, r
 
 
 def default_roots(settings: Settings) -> TrustRoots:
-    """Intel's root, and the public root of this installation's simulated TEE if it has one."""
-    path = settings.simulation_dir / "root.pem"
+    """The vendors' roots, this owner's trust in TPMs, and the public root of this installation's simulated TEE if it has one."""
+    path, tpm = settings.simulation_dir / "root.pem", TpmTrust.load(settings.tpm_dir)
     if not path.exists():
-        return TrustRoots()
-    return TrustRoots(simulated=x509.load_pem_x509_certificate(path.read_bytes()).public_bytes(Encoding.DER))
+        return TrustRoots(tpm=tpm)
+    return TrustRoots(tpm=tpm, simulated=x509.load_pem_x509_certificate(path.read_bytes()).public_bytes(Encoding.DER))
 
 
 def load_bundle(source: Path) -> ReceiptBundle:
@@ -144,7 +146,7 @@ def load_bundle(source: Path) -> ReceiptBundle:
 def _object_in(path: Path) -> Json:
     """The JSON object in a file of somebody else's folder, where a link may lead to a device that never ends."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(MAX_FILE_BYTES + 1)
         if len(data) > MAX_FILE_BYTES:
             raise ReceiptError(f"{path} is too large for a file of a receipt", path=str(path), limit=MAX_FILE_BYTES)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from confide.attest.verify import Verifier
 from confide.config import Settings
 from confide.data.manifest import load_manifest
 from confide.errors import ConfideError, InterruptedRunError, ManifestError, RunNotFoundError, UnavailableError, UsageError
@@ -69,7 +68,7 @@ def submit(
     report = _Report(folder, on_event)
     report(RunEvent(ClientEvent.RUN_CREATED, fields={"run": run, "job": job.name, "digest": job.digest, "simulated": True}))
     backend: Backend = LocalBackend(folder.path)
-    verifier = Verifier(tee.roots, tee.installation.collateral_source())
+    verifier = tee.verifier(settings.intel_service, settings.service_ca_file)
     follower = Follower(job, plan, folder, backend, verifier=verifier, roots=tee.roots, settings=settings, on_event=report)
     with _termination_is_interruption():
         _drive(follower, folder, outputs, report)

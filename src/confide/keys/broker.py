@@ -95,11 +95,11 @@ class Broker:
         """Take the store into service."""
         self.store = store
         self.clock = clock
+        self.verifier = verifier
         self.owners = Owners(store, clock)
         self.grants = GrantCommands(store, clock)
         self._standings = Standings(store)
         self._keys = KeyHierarchy(store)
-        self._verifier = verifier
         self._sessions = Sessions(verifier, nonce_ttl=nonce_ttl, session_ttl=session_ttl)
         self._lease = lease
 
@@ -152,10 +152,12 @@ class Broker:
         found, claims = self._dataset_of(manifest, asker, "release")
         facts: dict[str, Fact] = {**asker.facts(), **_key_facts(found), "purpose": purpose.value}
         with self._audited("release", found.owners, facts), self.store.transaction():
-            found = self._known(found.dataset).after(claims)
+            known = self._known(found.dataset)
+            found = known.after(claims)
             decisions = self._decide(found.roots, asker, purpose)
             secret = self._keys.dataset_key(found)
-            self.store.put(found)
+            if found != known:
+                self.store.put(found)
             self._note_given(found, asker)
             self.store.append_audit(_granted("release", found.owners, facts, decisions, asker.now))
         return self._sealed(found, secret, asker, purpose, decisions)
@@ -253,7 +255,7 @@ class Broker:
         with self._audited("session", [], {}):
             attested = self._sessions.attested(peer, session, now)
         with self._audited("evidence", [], {"node": attested.context.node, "run": attested.context.run}):
-            verified = attested.verified(self._verifier, now)
+            verified = attested.verified(self.verifier, now)
         asker = _Asker(attested, verified, now)
         with self._audited("job-signature", [], asker.facts()):
             return replace(asker, signatures=verify_all(signatures, attested.context.job))
@@ -296,7 +298,9 @@ class Broker:
         Whatever purpose the key was given for: a key that can write can read.
         """
         context = asker.context
-        self.store.put(Release(context.job, context.run, dataset.dataset, asker.attested.role))
+        given = Release(context.job, context.run, dataset.dataset, asker.attested.role)
+        if self.store.get(Release, given.id) is None:  # the record is of the first time
+            self.store.put(given)
         for output in self._outputs(context):
             origin = _origin(output)
             if not set(dataset.roots) <= set(origin.inherits):

@@ -23,7 +23,12 @@ class Callers:
         self._store = store
         self._clock = clock
 
-    def _who(self, peer: Peer) -> Owner:
+    def who(self, peer: Peer) -> Owner:
+        """The owner or recipient whose key the client has shown.
+
+        Raises:
+            CredentialError: it showed none, or one that is not enrolled.
+        """
         found = self._store.find(Owner, shown_key(peer).digest)
         if len(found) != 1:
             raise CredentialError("this credential is not enrolled at this broker", hint="enrol it with a token from the broker's operator")
@@ -50,7 +55,7 @@ class Callers:
     def _command(self, action: str, peer: Peer, facts: Mapping[str, Fact]) -> Iterator[Owner]:
         """Find out who asks; refusals inside the block are recorded as theirs."""
         with self._audited(action, [], facts):
-            owner = self._who(peer)
+            owner = self.who(peer)
         with self._audited(action, [owner.name], {**facts, "owner": owner.name}):
             yield owner
 

@@ -37,7 +37,7 @@ class Connection:
     """One TLS connection to the pinned broker, opened when needed.  The only place that looks at statuses."""
 
     def __init__(self, url: str, spki: SpkiDigest, identity: Identity, timeout: float) -> None:
-        self._host, self._port = _address(url)
+        self._host, self._port = https_address(url)
         if not _SPKI.fullmatch(spki):
             raise UsageError("the broker's key is given as the SHA-256 of its public key in hex", got=spki[:80])
         self._trust = PinnedSpki(spki)
@@ -60,7 +60,7 @@ class Connection:
         return self._channel, True
 
     def call(
-        self, method: str, path: str, body: Json | None = None, headers: Mapping[str, str] | None = None
+        self, method: str, path: str, body: Json | bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> tuple[Json, Mapping[str, str]]:
         """The body and headers of a 200 answer.
 
@@ -90,14 +90,19 @@ class Connection:
             self._channel = None
 
 
-def _address(url: str) -> tuple[str, int]:
+def https_address(url: str, whose: str = "broker") -> tuple[str, int]:
+    """Host and port of ``https://HOST[:PORT]``.  There is no plain HTTP: nobody would know who answers.
+
+    Raises:
+        UsageError: it is another thing.
+    """
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
         host, port = None, None
     if not host or parts.scheme != "https" or parts.path.strip("/") or parts.query or parts.username:
-        raise UsageError(f"not a broker's address: {url[:120]!r}", hint="write https://HOST:PORT")
+        raise UsageError(f"not a {whose}'s address: {url[:120]!r}", hint="write https://HOST:PORT")
     return host, port or 443
 
 

@@ -258,6 +258,11 @@ class Decision:
     result: AttestationResult
     approved_by: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        # What others say of a node (a token's claims, a certificate's quote) has fields of the same names.
+        if type(self.result) is not AttestationResult:
+            raise TypeError("keys are granted on results of appraise only")
+
     @property
     def ref(self) -> GrantRef:
         """What the node, and the receipt, are told of it."""
@@ -293,9 +298,10 @@ def decide(
         except AppraisalError as cause:
             refusal = refusal or cause
             continue
+        decision = Decision(grant, result, standings[grant.id].approved_by)
         if result.role != request.role or result.context.job != request.job:
             raise GrantError("the attested job or role is not the one asked for", key=request.key)
-        return Decision(grant, result, standings[grant.id].approved_by)
+        return decision
     if refusal is not None:
         raise refusal
     # The grant that came farthest says the most about what is missing.

@@ -34,7 +34,8 @@ owner  POST …/audit/consistency       old new                          proof
 
 A node's requests after ``auth`` carry the cookie, which counts on its own connection only.  Answers have status 200; refusals are
 RFC 7807 problems with our error's code.  ``runtime-data`` holds nonce, tee-pubkey (a JWK), confide-context and role; ``tee-evidence``
-holds primary_evidence (our evidence JSON) and an empty additional_evidence.
+holds primary_evidence (our evidence JSON) and an empty additional_evidence.  Clients that show no TLS key are guests, whose requests
+are in ``keys.kbs.routes``.
 
 TLS proves that a client holds the key that it shows; whose key that is the broker decides at each request.  One thread a connection,
 capped.  Prints nothing, logs no bodies.
@@ -42,24 +43,23 @@ capped.  Prints nothing, logs no bodies.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
 import threading
 import time
 from collections.abc import Callable
-from http.cookies import CookieError, SimpleCookie
 from typing import Final, Self
 
 from confide.canonical import Json
 from confide.crypto.http import IDLE_TIMEOUT_S, Request, Response, problem, serve_connection
 from confide.crypto.tls import AnyClientKey, Channel, Identity, Listener
-from confide.errors import BindingError, ChannelError, ChannelTimeoutError, ConfideError, ParseError, ProtocolError
+from confide.errors import ChannelError, ChannelTimeoutError, ConfideError, ParseError, ProtocolError, StoreError
 from confide.ids import DatasetId, Purpose, SpkiDigest
 from confide.keys.broker import Broker
+from confide.keys.kbs.messages import COOKIE
+from confide.keys.kbs.routes import KbsRoutes, session_of, takes_bytes
 from confide.keys.sessions import Peer
 
-COOKIE: Final = "kbs-session-id"
 MAX_CONNECTIONS: Final = 512
 """Connections served at once; more are turned away at once, before their handshake."""
 _ACCEPT_S: Final = 1.0
@@ -74,20 +74,34 @@ Answer = Json | tuple[Json, dict[str, str]]
 class BrokerServer:
     """Serves one broker on one address.  The TLS identity is the store's signing key, so clients pin :attr:`spki`."""
 
-    def __init__(self, broker: Broker, host: str = "127.0.0.1", port: int = 0, *, idle_timeout: float = IDLE_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        idle_timeout: float = IDLE_TIMEOUT_S,
+        identity: Identity | None = None,
+    ) -> None:
         """Listen; port 0 takes a free one.  Nobody is served before :meth:`start` or :meth:`serve_forever`.
 
+        ``identity`` is one of the store's signing key, with a certificate for guests; by default its certificate names ``host``.
+
         Raises:
+            StoreError: the identity is of another key.
             ChannelError: the address cannot be listened on.
         """
         self._broker = broker
-        self._identity = Identity.generate("confide-broker", key=broker.store.signing_key)
+        self._identity = identity or Identity.generate("confide-broker", key=broker.store.signing_key, names=(host,))
+        if self._identity.spki_der != broker.store.signing_key.spki_der:
+            raise StoreError("a broker serves under its store's own key")
         self._listener = Listener(host, port, self._identity, trust=AnyClientKey())
         self._idle_timeout = idle_timeout
         self._stopping = threading.Event()
         self._lock = threading.RLock()  # stop() may run in a signal handler, inside of _take()
         self._serving: dict[Channel, threading.Thread] = {}
         self._acceptor: threading.Thread | None = None
+        self._kbs = KbsRoutes(broker, lambda: len(self._serving))
 
     @property
     def url(self) -> str:
@@ -99,6 +113,11 @@ class BrokerServer:
     def spki(self) -> SpkiDigest:
         """The key that clients pin."""
         return self._identity.spki_digest
+
+    @property
+    def certificate_pem(self) -> bytes:
+        """The certificate, for guests that trust it instead."""
+        return self._identity.certificate_pem
 
     def start(self) -> Self:
         """Serve in a thread of its own."""
@@ -152,7 +171,8 @@ class BrokerServer:
         try:
             channel.handshake()
             peer = Peer(channel.exporter(), channel.peer_spki)
-            serve_connection(channel, Routes(self._broker, peer).handle, idle_timeout=self._idle_timeout)
+            routes = Routes(self._broker, peer, self._kbs)
+            serve_connection(channel, routes.handle, idle_timeout=self._idle_timeout, takes_bytes=takes_bytes)
         except ConfideError as cause:
             _log.debug("a connection was not served: %s", cause)
         finally:
@@ -166,9 +186,10 @@ class BrokerServer:
 class Routes:
     """Turns the requests of one connection into calls of the broker."""
 
-    def __init__(self, broker: Broker, peer: Peer) -> None:
+    def __init__(self, broker: Broker, peer: Peer, kbs: KbsRoutes) -> None:
         self._broker = broker
         self._peer = peer
+        self._kbs = kbs
 
     def handle(self, request: Request) -> Response:
         """Answer one request.  Refusals leave as problem objects (``crypto.http``).
@@ -176,6 +197,9 @@ class Routes:
         Raises:
             ConfideError: the refusal.
         """
+        guests = self._kbs.handle(request, self._peer)
+        if guests is not None:
+            return guests
         answer = self._route(request)
         if answer is None:
             return problem(ProtocolError("there is no such endpoint"), 404)
@@ -188,7 +212,7 @@ class Routes:
                 name, body = self._broker.auth(self._peer, _body(request))
                 return body, {"set-cookie": f"{COOKIE}={name}; Path=/; Secure; HttpOnly"}
             case "POST", "/kbs/v0/attest":
-                return self._broker.attest(self._peer, _session(request), _body(request))
+                return self._broker.attest(self._peer, session_of(request), _body(request))
             case "POST", "/confide/v0/audit-head":
                 return self._audit_head(request)
             case "POST", "/confide/v0/release":
@@ -204,7 +228,7 @@ class Routes:
     def _release(self, request: Request) -> Json:
         match _body(request):
             case {"manifest": dict(manifest), "purpose": str(purpose), **rest} if purpose in set(Purpose) and set(rest) <= _SIGNATURES:
-                return self._broker.release(self._peer, _session(request), manifest, Purpose(purpose), signatures=_signatures(rest))
+                return self._broker.release(self._peer, session_of(request), manifest, Purpose(purpose), signatures=_signatures(rest))
         raise ParseError("not a release request")
 
     def _output(self, request: Request) -> Json:
@@ -212,18 +236,18 @@ class Routes:
             case {"name": str(name), "inputs": list(inputs), "recipients": list(wanted), **rest} if (
                 _texts(inputs, wanted) and set(rest) <= _SIGNATURES
             ):
-                return self._broker.output(self._peer, _session(request), name, inputs, wanted, signatures=_signatures(rest))
+                return self._broker.output(self._peer, session_of(request), name, inputs, wanted, signatures=_signatures(rest))
         raise ParseError("not a request for an output's key")
 
     def _cut_off(self, request: Request) -> Json:
         match _body(request):
             case {"node": str(node), **rest} if not rest:
-                return self._broker.cut_off(self._peer, _session(request), node)
+                return self._broker.cut_off(self._peer, session_of(request), node)
         raise ParseError("not a request to cut off a node")
 
     def _audit_head(self, request: Request) -> Json:
         if COOKIE in request.headers.get("cookie", ""):
-            return self._broker.audit_head(self._peer, _session(request))
+            return self._broker.audit_head(self._peer, session_of(request))
         return self._broker.owners.audit_head(self._peer)
 
     # --- owners ------------------------------------------------------------------------------------------------------
@@ -261,7 +285,7 @@ class Routes:
             case "PUT", "datasets", str(dataset), "/manifest":
                 manifest = _object(request, "manifest")
                 if COOKIE in request.headers.get("cookie", ""):
-                    return self._broker.register_output(self._peer, _session(request), DatasetId(dataset), manifest)
+                    return self._broker.register_output(self._peer, session_of(request), DatasetId(dataset), manifest)
                 return self._broker.owners.register_manifest(self._peer, DatasetId(dataset), manifest)
             case "DELETE", "grants", str(grant), None:
                 return self._broker.grants.revoke(self._peer, grant)
@@ -312,12 +336,3 @@ def _signatures(rest: Json) -> list[object]:
 
 def _texts(*lists: list[object]) -> bool:
     return all(isinstance(item, str) for items in lists for item in items)
-
-
-def _session(request: Request) -> str:
-    cookies: SimpleCookie = SimpleCookie()
-    with contextlib.suppress(CookieError):
-        cookies.load(request.headers.get("cookie", ""))
-    if COOKIE not in cookies:
-        raise BindingError("this request needs a session", hint="begin with /kbs/v0/auth and attest")
-    return cookies[COOKIE].value

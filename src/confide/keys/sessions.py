@@ -121,7 +121,7 @@ class Sessions:
         check_binding(verified, binding)
         expires = now + self._ttl
         with self._lock:
-            self._sessions[peer.exporter] = replace(session, attested=Attested(evidence, binding), expires=expires)
+            self._sessions[peer.exporter] = replace(session, attested=Attested(verified.evidence, binding), expires=expires)
         return verified, expires
 
     def attested(self, peer: Peer, name: str, now: datetime) -> Attested:

@@ -30,7 +30,7 @@ from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
 from confide.errors import AuditError, ParseError, StoreError, UnwrapError
 from confide.keys.audit import AuditEntry, AuditHead, AuditProof
-from confide.keys.kms import Kms, Unlock
+from confide.keys.custody.protocol import Kms, Unlock
 from confide.keys.records import Record
 from confide.keys.storage.contents import BUCKETS
 from confide.keys.storage.database import Database, Location, SqliteFile, Statement, newest_revision, upsert
@@ -80,7 +80,7 @@ class Store:
         self._head_key = subkey(row_key.reveal(), "head")
         self._rows = Rows(database, row_key.reveal(), FORMAT)
         self._log = Log(database)
-        self._head = self._committed = _Head()
+        self._head = _Head()
         self._batch: _Batch | None = None
         self.kms = kms
         self.signing_key = signing_key
@@ -291,7 +291,6 @@ class Store:
             return
         self._batch = None
         self._rows.keep()
-        self._committed = self._head
         batch.done.set()
 
     def _fail(self, batch: _Batch, cause: BaseException) -> None:

@@ -22,13 +22,15 @@ import urllib3
 
 from confide.canonical import Json, parse_object
 from confide.errors import AuditError, ParseError, StoreError, UsageError, WitnessError
-from confide.keys.audit import AuditHead
+from confide.keys.audit import AuditHead, new_event
+from confide.keys.records import Owner
 from confide.keys.store import Store
 
 INTERVAL_S: Final = 5.0
 """How often a broker looks whether there is a new head to tell of."""
 _TIMEOUT_S: Final = 10.0
 _MAX_HEAD_BYTES: Final = 4096
+_MAX_REASON: Final = 500
 _OK: Final = (200, 201, 204)
 _log = logging.getLogger(__name__)
 
@@ -161,9 +163,29 @@ def check(store: Store, witnesses: Iterable[Witness], now: datetime) -> None:
         seen = AuditHead.verify(envelope, store.signing_key.public)
         head = store.head(now)
         if seen.size > head.size:
-            hint = "the store is an older copy: see docs/guides/broker.md, Restoring"
+            hint = "the store is an older copy: `confide broker accept-rollback` tells its owners and lets it go on"
             raise AuditError("the witness has seen a longer audit log than the store holds", hint=hint, seen=seen.size, got=head.size)
         head.continues(seen, [] if seen.size == 0 else store.consistency(seen.size, head.size))
+
+
+def accept(store: Store, witnesses: Iterable[Witness], reason: str, now: datetime) -> list[Json]:
+    """Let the store go on although witnesses have seen a later state of it: its log says what was lost, to all owners, and they are told.
+
+    Returns what each witness had seen.
+
+    Raises:
+        AuditError: a witness holds another broker's heads.
+        WitnessError: a witness cannot be asked or told.
+    """
+    heads = [(one, one.last()) for one in witnesses]
+    seen = {one.name: AuditHead.verify(envelope, store.signing_key.public) for one, envelope in heads if envelope is not None}
+    lost: list[Json] = [{"witness": name, "size": head.size, "root": head.root, "epoch": head.epoch} for name, head in seen.items()]
+    owners = [owner.name for _, part in store.walk(Owner) for owner in part]
+    said = [f"{head.size} {head.root}" for head in seen.values()]
+    store.append_audit(new_event("rollback-accepted", owners, now, reason=reason[:_MAX_REASON], seen=said))
+    for one, _ in heads:
+        one.tell(store.signed_head(now))
+    return lost
 
 
 class Reporter:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, NoReturn, Self
 
+from confide.attest.binding import NonceBook
 from confide.attest.policy import Policy
 from confide.crypto.identity import AnyKeyUntilAttested, Identity
 from confide.crypto.tls import connect
@@ -76,8 +77,8 @@ class DriverClient:
             UnavailableError: nobody listens there, or the peer does not keep to the protocol.
         """
         timing = Timing() if timing is None else timing
-        ttl = timedelta(seconds=timing.nonce_ttl_s)
-        side = VerifierSide(verifier, Policy.from_json(job.policy) if policy is None else policy, clock=clock, nonce_ttl=ttl)
+        nonces = NonceBook(timedelta(seconds=timing.nonce_ttl_s))
+        side = VerifierSide(verifier, Policy.from_json(job.policy) if policy is None else policy, clock=clock, nonces=nonces)
         channel = connect(host, port, Identity.generate("client"), trust=AnyKeyUntilAttested(), timeout=timing.start_timeout_s)
         try:
             channel.settimeout(timing.start_timeout_s)

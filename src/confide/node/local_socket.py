@@ -1,7 +1,8 @@
 """The agent's unix socket: newline-delimited JSON operations for the agent's own child processes, and nobody else.
 
 The socket is mode 0600 in a private folder; on top, the kernel names each peer (``SO_PEERCRED``) and only processes of the same user
-that descend from the agent are served.  Operations are given by the caller; this module knows nothing of keys.
+that descend from the agent are served (a broker's operator is no child of it: see ``only_children``).  Operations are given by the
+caller; this module knows nothing of keys.
 One request a line: ``{"op": ..., ...}`` -> ``{"ok": true, ...}`` or ``{"ok": false, "error": {code, message, hint, facts}}``.
 """
 
@@ -51,16 +52,19 @@ def descends_from(pid: int, ancestor: int, *, proc: Path = Path("/proc")) -> boo
 class LocalSocketServer:
     """Serves ``ops`` on a unix socket from ``start`` to ``close``; one thread a connection.
 
+    Without ``only_children`` every process of this user is served.
+
     Raises:
         UnavailableError: the path is too long for a unix socket, or cannot be bound.
     """
 
-    def __init__(self, path: Path, ops: Mapping[str, Operation], *, ancestor: int | None = None) -> None:
+    def __init__(self, path: Path, ops: Mapping[str, Operation], *, ancestor: int | None = None, only_children: bool = True) -> None:
         if len(os.fsencode(path)) > _MAX_PATH:
             raise UnavailableError("the path of the agent's socket is too long", path=str(path), limit=_MAX_PATH)
         self.path = path
         self._ops = dict(ops)
         self._ancestor = os.getpid() if ancestor is None else ancestor
+        self._only_children = only_children
         self._server = _Server(str(path), self._handler(), bind_and_activate=False)
         try:
             self._server.server_bind()
@@ -103,7 +107,7 @@ class LocalSocketServer:
                 return
 
     def _check_peer(self, connection: socket.socket) -> None:
-        """Refuse peers that are not our own children.
+        """Refuse peers that are not our own children, or not of this user.
 
         The kernel's answer is as of connect(2); a process id that is reused between then and the walk would have to be reused by
         another descendant of this agent to pass.
@@ -111,7 +115,7 @@ class LocalSocketServer:
         pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
         if uid != os.getuid():
             raise CredentialError("the peer runs as another user", uid=uid)
-        if not descends_from(pid, self._ancestor):
+        if self._only_children and not descends_from(pid, self._ancestor):
             raise CredentialError("the peer is not a process of this node", pid=pid)
 
     def _answer(self, line: bytes) -> bytes:

@@ -32,7 +32,7 @@ class PrivateDir:
     """
 
     def __init__(self, run: RunId, node: NodeId, *, base: Path = MEMORY_BASE) -> None:
-        if not _in_memory(base):
+        if not in_memory(base):
             hint = "mount a tmpfs at /dev/shm"
             raise UnavailableError("there is no memory-backed folder for this node's secrets", hint=hint, path=str(base))
         self.path = base / _name(run, node)
@@ -104,7 +104,7 @@ def _overwrite(path: Path) -> None:
         return  # an engine may remove its own files meanwhile; the rest is removed below
 
 
-def _in_memory(base: Path, *, mounts: Path = Path("/proc/self/mounts")) -> bool:
+def in_memory(base: Path, *, mounts: Path = Path("/proc/self/mounts")) -> bool:
     """Whether ``base`` lies on a RAM file system, by the longest mount point above it (proc(5))."""
     try:
         whole, lines = base.resolve(strict=True), mounts.read_text(encoding="utf-8", errors="replace").splitlines()

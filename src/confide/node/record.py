@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -54,6 +54,14 @@ class EvidenceRecord:
             AttestationError: it would be refused.
         """
         return appraise(verifier.verify(self.evidence, now), policy, self.binding, now=now)
+
+    def completed(self, verifier: Verifier) -> EvidenceRecord:
+        """The record with what its evidence lacks and ``verifier`` had to fetch, so that it can be judged from files alone.
+
+        Raises:
+            CollateralError: that is not to be had any more.
+        """
+        return replace(self, evidence=verifier.complete(self.evidence))
 
     def to_json(self) -> Json:
         """The record as JSON; bytes in base64url, time in ISO 8601 with its zone."""

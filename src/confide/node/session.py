@@ -6,18 +6,18 @@ Implements ``docs/formats/session-protocol.md``, section 3.  :func:`judge` is th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from confide.attest.binding import NONCE_BYTES, NonceBook, SessionBinding, report_data
 from confide.attest.evidence import Evidence, NodeContext
 from confide.attest.policy import appraise
 from confide.canonical import Json, b64url, from_b64url
 from confide.errors import AttestationError, BindingError, ConfideError, ProtocolError, leaf_of
-from confide.ids import JobDigest, NodeId, Nonce, Role, RunId, SpkiDigest
+from confide.ids import JobDigest, NodeId, Nonce, Role, RunId, SpkiDigest, Tee
 from confide.node.control import PROTOCOL, Kind, field
 from confide.node.record import EvidenceRecord
 
@@ -31,6 +31,16 @@ if TYPE_CHECKING:
 Clock = Callable[[], datetime]
 MAX_SESSION_FRAME = 128 * 1024
 """Cap on a frame from a peer that is not attested yet, in bytes: a quote and its chain in base64url fit twice."""
+_MAX_TPM_FRAME = 512 * 1024
+"""The same for evidence where the policy accepts TPMs, whose event logs are long."""
+
+
+def evidence_cap(policy: Policy) -> int:
+    """Cap on a frame with evidence, in bytes: nobody may send more than the longest that the policy could accept."""
+    return _MAX_TPM_FRAME if Tee.TPM in policy.tees else MAX_SESSION_FRAME
+
+
+NONCE_TTL: Final = timedelta(seconds=60)
 
 
 def utc_now() -> datetime:
@@ -41,11 +51,11 @@ def utc_now() -> datetime:
 class VerifierSide:
     """What one verifier needs for all its sessions: how to verify, what to accept, the time, and its nonces."""
 
-    def __init__(self, verifier: Verifier, policy: Policy, *, clock: Clock = utc_now, nonce_ttl: timedelta = timedelta(seconds=60)) -> None:
+    def __init__(self, verifier: Verifier, policy: Policy, *, clock: Clock = utc_now, nonces: NonceBook | None = None) -> None:
         self.verifier = verifier
         self.policy = policy
         self.clock = clock
-        self.nonces = NonceBook(nonce_ttl)
+        self.nonces = NonceBook(NONCE_TTL) if nonces is None else nonces
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +155,7 @@ def judge(
     binding = SessionBinding(role=presented.role, exporter=exporter, nonce=nonce, spki=peer_spki, context=context)
     verified = side.verifier.verify(presented.evidence, now)
     result = appraise(verified, side.policy, binding, now=now)
-    record = _record(presented, nonce, exporter, peer_spki, now)
+    record = EvidenceRecord(presented.role, context, verified.evidence, exporter, nonce, peer_spki, now)
     return AttestedPeer(result, context, binding.spki_digest, record, verified.collateral)
 
 
@@ -162,21 +172,24 @@ def attest_peer(
     run: RunId,
     nodes: Collection[NodeId] | None = None,
     on_refused: Callable[[EvidenceRecord], None] | None = None,
+    nonce: Nonce | None = None,
 ) -> AttestedPeer:
     """Attest the peer of ``channel``: challenge it, judge its evidence, tell it the verdict (the code only).
 
     Does not prove to the peer who we are: see :func:`attest_mutually`.  ``on_refused`` gets the evidence that was judged and refused.
+    ``nonce``: that of the side's own book with which the peer was challenged already on this channel.
 
     Raises:
         AttestationError: the peer was refused.
         ProtocolError: it sent something else than evidence.
         ChannelError: the channel broke.
     """
-    nonce = side.nonces.issue(side.clock())
     expected = Expected(role, job, run, None if nodes is None else frozenset(nodes))
-    channel.send_frame(challenge_frame(nonce, role))
+    if nonce is None:
+        nonce = side.nonces.issue(side.clock())
+        channel.send_frame(challenge_frame(nonce, role))
     try:
-        presented = parse_evidence(channel.recv_frame(MAX_SESSION_FRAME))
+        presented = parse_evidence(channel.recv_frame(evidence_cap(side.policy)))
         if channel.peer_spki is None:
             raise BindingError("the peer shows no key")
         exporter, spki = channel.exporter(), channel.peer_spki
@@ -194,9 +207,12 @@ def attest_peer(
     return peer
 
 
-def present(channel: Channel, *, attester: Attester, role: Role, context: NodeContext, clock: Clock = utc_now) -> EvidenceRecord:
+def present(
+    channel: Channel, *, attester: Attester, role: Role, context: NodeContext, clock: Clock = utc_now, behind: Sequence[Json] = ()
+) -> EvidenceRecord:
     """Answer the peer's challenge with evidence that is bound to this session, and wait for its verdict.
 
+    ``behind``: frames that the peer may have before its verdict.
     The record is what was shown; that the peer accepted it is all that is known of its worth here.
 
     Raises:
@@ -211,7 +227,8 @@ def present(channel: Channel, *, attester: Attester, role: Role, context: NodeCo
     if channel.peer_spki == spki:
         raise BindingError("the peer shows this node's own key: the session is reflected")
     evidence = attester.quote(report_data(role=role, exporter=exporter, nonce=nonce, spki=spki, context=context.digest))
-    channel.send_frame({"kind": str(Kind.EVIDENCE), "role": str(role), "context": context.to_json(), "evidence": evidence.to_json()})
+    shown = {"kind": str(Kind.EVIDENCE), "role": str(role), "context": context.to_json(), "evidence": evidence.to_json()}
+    channel.send_frame(shown, *behind)
     read_verdict(channel.recv_frame(MAX_SESSION_FRAME))
     return EvidenceRecord(role, context, evidence, exporter, nonce, spki, clock())
 
@@ -228,11 +245,15 @@ def attest_mutually(
     nodes: Collection[NodeId] | None = None,
     on_accepted: Callable[[AttestedPeer], None] | None = None,
     on_refused: Callable[[EvidenceRecord], None] | None = None,
+    nonces: NonceBook | None = None,
+    clock: Clock = utc_now,
 ) -> AttestedPeer:
     """Both sides attest each other on one channel, for the same job and run: the initiator presents first, then the responder.
 
     ``side`` may be a function: it is called when it is this side's turn to verify, so that an initiator can learn the policy
     over the channel from a responder that has accepted it already (whether to believe that policy is the function's business).
+    ``nonces`` and ``clock`` are then those of the side that it will return.  An initiator sends its challenge right behind its evidence,
+    which saves a round trip: a nonce tells the responder nothing, whatever becomes of the evidence.
     ``on_accepted`` is called between a responder's verdict and its own presentation; what it raises ends the session.
     ``on_refused`` is called with the peer's evidence if this side refuses it.
 
@@ -240,13 +261,19 @@ def attest_mutually(
         AttestationError, ProtocolError, ChannelError: as ``attest_peer`` and ``present`` do.
     """
 
-    def attest() -> AttestedPeer:
+    def attest(nonce: Nonce | None = None) -> AttestedPeer:
         chosen = side if isinstance(side, VerifierSide) else side()
-        return attest_peer(channel, side=chosen, role=peer_role, job=context.job, run=context.run, nodes=nodes, on_refused=on_refused)
+        return attest_peer(
+            channel, side=chosen, role=peer_role, job=context.job, run=context.run, nodes=nodes, on_refused=on_refused, nonce=nonce
+        )
 
     if initiator:
-        present(channel, attester=attester, role=role, context=context)
-        return attest()
+        book, time = (side.nonces, side.clock) if isinstance(side, VerifierSide) else (nonces, clock)
+        if book is None:
+            raise TypeError("a side that is a function needs its book of nonces")
+        nonce = book.issue(time())
+        present(channel, attester=attester, role=role, context=context, behind=[challenge_frame(nonce, peer_role)])
+        return attest(nonce)
     peer = attest()
     if on_accepted is not None:
         on_accepted(peer)

@@ -52,6 +52,17 @@ class Timing(_Value):
     reattest_grace_s: float = Field(default=120.0, ge=MIN_REATTEST_S, le=MAX_REATTEST_GRACE_S)
 
 
+class Services(_Value):
+    """Where what vendors signed is asked for, from the settings of whoever started the run; empty: at the vendors.
+
+    What comes from there is believed for its signatures alone.
+    """
+
+    intel: str = Field(default="", max_length=1000)
+    amd: str = Field(default="", max_length=1000)
+    ca_file: Path | None = None
+
+
 class NodeSpec(_Value):
     """One node of one run.  ``index`` is 0 for the driver and 1, 2, ... for workers."""
 
@@ -71,6 +82,7 @@ class NodeSpec(_Value):
     work_dir: Path
     """The agent's current folder.  The host can write to it, so nothing is read from it and nothing of an engine lies in it."""
     timing: Timing = Timing()
+    services: Services = Services()
     simulation: Simulation | None = None
 
     @model_validator(mode="after")

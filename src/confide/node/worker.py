@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, NoReturn
 
+from confide.attest.binding import NonceBook
 from confide.attest.evidence import NodeContext
 from confide.attest.policy import Policy
 from confide.canonical import Json, b64url, digest_of
@@ -133,13 +134,16 @@ class WorkerAgent:
         host, port = self._driver
         timeout = self._spec.timing.start_timeout_s
         sides: list[VerifierSide] = []
+        nonces = NonceBook(timedelta(seconds=self._spec.timing.nonce_ttl_s))
         with connect(host, port, self._identity, trust=AnyKeyUntilAttested(), timeout=timeout) as channel:
             channel.settimeout(timeout)
             channel.send_frame({"kind": str(Kind.HELLO), "protocol": PROTOCOL, "role": "worker", "node": self._spec.node_id})
             driver = attest_mutually(
                 channel,
                 initiator=True,
-                side=lambda: self._side_from(channel, sides),
+                side=lambda: self._side_from(channel, nonces, sides),
+                nonces=nonces,
+                clock=self._clock,
                 attester=self._attester,
                 role=Role.WORKER,
                 context=self._context,
@@ -155,12 +159,11 @@ class WorkerAgent:
         control.settimeout(timeout)
         return _Joined(control, identity, field(frame, "engine_certificate", str).encode(), driver, sides[0])
 
-    def _side_from(self, channel: Channel, kept: list[VerifierSide]) -> VerifierSide:
+    def _side_from(self, channel: Channel, nonces: NonceBook, kept: list[VerifierSide]) -> VerifierSide:
         """Learn the policy from the driver, which is not attested yet: only the policy of the job that this node was started for counts."""
         form = field(read(channel.recv_frame(), Kind.JOB), "form", dict)
         self._check_digest(digest_of(form))
-        ttl = timedelta(seconds=self._spec.timing.nonce_ttl_s)
-        kept.append(VerifierSide(self._verifier, Policy.from_json(form.get("policy")), clock=self._clock, nonce_ttl=ttl))
+        kept.append(VerifierSide(self._verifier, Policy.from_json(form.get("policy")), clock=self._clock, nonces=nonces))
         return kept[0]
 
     def _check_digest(self, got: str) -> None:

@@ -13,6 +13,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
+from confide.attest.binding import NonceBook
 from confide.canonical import Json, from_b64url
 from confide.errors import (
     AttestationError,
@@ -68,8 +69,8 @@ class Workers:
         self._mail = mail
         self._ca = ca
         self._clock = clock
-        ttl = timedelta(seconds=services.spec.timing.nonce_ttl_s)
-        self._side = VerifierSide(services.verifier, services.policy, clock=clock, nonce_ttl=ttl)
+        nonces = NonceBook(timedelta(seconds=services.spec.timing.nonce_ttl_s))
+        self._side = VerifierSide(services.verifier, services.policy, clock=clock, nonces=nonces)
         self._resources = services.job.resources
         self.roster = Roster.of(NodeId(f"worker-{n}") for n in range(1, self._resources.workers + 1))
         self._peers: dict[NodeId, AttestedPeer] = {}

@@ -33,7 +33,7 @@ def roll_back(
 
 
 def without_roll_back_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collateral_sources, "check_not_older", lambda collateral, seen: None)
+    monkeypatch.setattr(collateral_sources, "check_not_older", lambda epoch, seen: None)
 
 
 def revoked_since(vendor: Installation, older: Collateral) -> Collateral:

@@ -21,7 +21,7 @@ from confide.node.session import VerifierSide, present
 def late(world: World, linked: Connect, *, ttl: timedelta) -> session.AttestedPeer:
     """Evidence that comes two minutes after its challenge."""
     times = iter([datetime.now(UTC), datetime.now(UTC) + timedelta(minutes=2)])
-    side = VerifierSide(world.verifier, Policy.from_json(world.job.policy), clock=lambda: next(times), nonce_ttl=ttl)
+    side = VerifierSide(world.verifier, Policy.from_json(world.job.policy), clock=lambda: next(times), nonces=NonceBook(ttl))
     near, far = linked()
     aside(lambda: present(near, attester=world.attester(), role=Role.WORKER, context=world.context()))
     return world.attest(far, side=side)

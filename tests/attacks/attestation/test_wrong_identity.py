@@ -79,11 +79,18 @@ def test_overwritten_job_digest_passes_without_the_context(world: World, linked:
     assert edited(world, linked, pretend_job(world), job=OTHER_JOB).context.job == world.job.digest
 
 
-def test_seal_key_of_another_is_refused(world: World, linked: Connect) -> None:
+def test_seal_key_of_another_is_refused(world: World, linked: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the broker would seal data keys to the attacker."""
     thief = SealKey.generate().public_jwk()
+
+    def attack() -> session.AttestedPeer:
+        swap = {"seal": thief}
+        return edited(world, linked, lambda frame: {**frame, "context": {**frame["context"], **swap}} if "context" in frame else frame)
+
     with pytest.raises(BindingError, match="not bound"):
-        edited(world, linked, lambda frame: {**frame, "context": {**frame["context"], "seal": thief}} if "context" in frame else frame)
+        attack()
+    without(monkeypatch, "context")
+    assert attack().context.seal == thief
 
 
 def test_evidence_of_another_run_is_refused(world: World, linked: Connect) -> None:

@@ -49,7 +49,7 @@ def test_store_keeps_one_set_for_each_product_and_kind_of_key(tmp_path: Path) ->
     sets = [Vendor(product).collateral(kind) for product in ("Milan", "Turin") for kind in ("vcek", "vlek")]
     for one in sets:
         store.put(one)
-    assert {path.name for path in tmp_path.iterdir()} == {f"snp-{p}-{k}.json" for p in ("milan", "turin") for k in ("vcek", "vlek")}
+    assert {path.name for path in tmp_path.glob("*.json")} == {f"snp-{p}-{k}.json" for p in ("milan", "turin") for k in ("vcek", "vlek")}
     assert [store.get(one.product, one.key, Tee.SNP) for one in sets] == sets
     (tmp_path / "snp-turin-vcek.json").write_bytes((tmp_path / "snp-milan-vcek.json").read_bytes())
     with pytest.raises(CollateralError, match="another platform"):

@@ -122,6 +122,12 @@ def test_file_that_is_missing_or_no_json_is_refused(tmp_path) -> None:
         load_collateral(tmp_path / "bad.json")
 
 
+def test_what_a_set_is_found_by_follows_its_contents() -> None:
+    assert NEW.platform == (NEW.fmspc, NEW.ca, NEW.tee)
+    changed = dataclasses.replace(NEW, tcb_info=NEW.tcb_info.replace(NEW.fmspc.upper(), "0123456789AB"))
+    assert changed.platform == ("0123456789ab", NEW.ca, NEW.tee)
+
+
 def test_digest_names_the_set() -> None:
     assert NEW.digest == Collateral.from_json(NEW.to_json()).digest != OLD.digest
 

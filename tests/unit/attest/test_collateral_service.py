@@ -24,7 +24,8 @@ from confide.attest.collateral_sources import AnyCollateral, CollateralStore, Fi
 from confide.attest.evidence import Evidence
 from confide.attest.roots import TrustRoots
 from confide.attest.snp_report import Report
-from confide.attest.vendor_services import AmdService, Http, IntelService, checked_url
+from confide.attest.vendor_http import Http
+from confide.attest.vendor_services import AmdService, IntelService, checked_url
 from confide.attest.verify import Verifier
 from confide.errors import CollateralError, UsageError
 from confide.ids import Tee

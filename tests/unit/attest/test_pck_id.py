@@ -20,7 +20,8 @@ from confide.attest.insecure import InsecureAttester, Installation
 from confide.attest.pck_id import PckId
 from confide.attest.quote import Quote, parse_quote
 from confide.attest.roots import TrustRoots
-from confide.attest.vendor_services import Http, IntelService
+from confide.attest.vendor_http import Http
+from confide.attest.vendor_services import IntelService
 from confide.attest.verify import Verifier
 from confide.errors import CollateralError, EvidenceInvalidError, ParseError
 from confide.ids import ReportData, Tee

@@ -17,6 +17,7 @@ SGX, TDX, TODAY = "5a" * 32, "5a" * 48, date(2030, 1, 1)
 GOOD: dict[str, Any] = {"name": "p", "measurements": {"sgx": [SGX]}, "min_tcb_date": "2029-01-01", "roles": ["worker"]}
 TD = {"measurements": {"tdx": [TDX]}, "registers": {"rtmr0": [TDX], "rtmr1": [TDX], "rtmr2": [TDX]}}
 AMD = {"measurements": {"snp": [TDX]}, "min_tcb_date": None, "min_tcb": {"Genoa": {"bootloader": 1, "tee": 0, "snp": 2, "microcode": 3}}}
+TPM = {"measurements": {"tpm": [SGX]}, "registers": {"pcr7": [SGX], "pcr16": [SGX]}, "allow": ["tpm-no-memory-protection"]}
 SIGNER = {"signers": {"sgx": [{"mrsigner": "51" * 32, "isv_prod_id": 7, "min_isv_svn": 3}]}}
 OLD = {"statuses": ["UpToDate", "OutOfDate"]}
 
@@ -28,6 +29,10 @@ def _codes(data: Any) -> set[str]:
 @pytest.mark.parametrize("change", [{}, TD, AMD, SIGNER, {**OLD, "statuses_until": {"OutOfDate": "2030-02-01"}}], ids=str)
 def test_policy_that_asks_enough_has_no_findings(change) -> None:
     assert _codes({**GOOD, **change}) == set()
+
+
+def test_policy_for_a_tpm_that_pins_a_lasting_register_is_found_an_exception_only() -> None:
+    assert _codes({**GOOD, **TPM}) == {"exception"}
 
 
 @pytest.mark.parametrize(
@@ -48,6 +53,7 @@ def test_policy_that_asks_enough_has_no_findings(change) -> None:
         ({"roles": ["driver", "worker", "broker", "aggregator"]}, "warning", "role-unrestricted"),
         ({**AMD, "vmpls": [0, 1]}, "warning", "vmpls"),
         ({**TD, "allow": ["tdx-migratable"]}, "warning", "exception"),
+        ({**TPM, "registers": {"pcr16": [SGX], "pcr23": [SGX]}}, "error", "pcrs-resettable"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -111,6 +117,7 @@ _PAIRS: list[tuple[Any, Any, str]] = [
     ({"statuses_until": {"UpToDate": "2030-01-01"}}, {"statuses_until": {"UpToDate": "2030-01-02"}}, "statuses_until.UpToDate"),
     (SIGNER, {}, "signers.sgx"),
     ({"platforms": {"fmspc": ["00906ed50000"]}}, {}, "platforms.fmspc"),
+    ({**TPM, "platforms": {"tpm_key": ["000b" + SGX]}}, TPM, "platforms.tpm_key"),
     ({"jobs": ["ab" * 48]}, {}, "jobs"),
     ({"max_collateral_age_days": 2}, {"max_collateral_age_days": 3}, "max_collateral_age_days"),
     ({"max_evidence_age_s": 2}, {}, "max_evidence_age_s"),

@@ -54,8 +54,8 @@ def test_what_is_remembered_is_bounded_and_only_what_is_genuine(installation, ma
     verifier = Verifier(TrustRoots(simulated=installation.root_der), installation.collateral_source())
     for _ in range(5):
         verifier.verify(make_evidence(Tee.SGX), now)
-    assert 0 < len(verifier._intel._vouched) <= 2
-    assert 0 < len(verifier._intel._standings) <= 2
+        assert 0 < len(verifier._intel._vouched) <= 2
+        assert 0 < len(verifier._intel._standings) <= 2
     foreign = Verifier(TrustRoots(), installation.collateral_source())
     with pytest.raises(EvidenceInvalidError):
         foreign.verify(make_evidence(Tee.SGX), now)

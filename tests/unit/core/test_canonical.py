@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from enum import StrEnum
+from typing import Any
+
 import pytest
-from hypothesis import given
+import rfc8785
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from confide.canonical import b64url, canonical, digest_of, from_b64url, parse_object
+from confide.canonical import MAX_DEPTH, b64url, canonical, digest_of, from_b64url, parse_object
 from confide.errors import ParseError
 
 
@@ -15,12 +20,45 @@ def test_field_order_does_not_change_the_digest() -> None:
     assert canonical({"b": 2, "a": "é"}) == '{"a":"é","b":2}'.encode()
 
 
+class Word(StrEnum):
+    """A text that is not exactly ``str``."""
+
+    ONE = "one"
+
+
+TEXTS = st.text(st.characters()) | st.sampled_from(["\ud800", '\x7f\x1f\\"/\u2028', "\ue000", "\U0001f600", Word.ONE])
+NUMBERS = st.integers() | st.integers(2**53 - 2, 2**53 + 2) | st.integers(-(2**53) - 2, -(2**53) + 2) | st.floats()
+VALUES = st.recursive(
+    TEXTS | NUMBERS | st.booleans() | st.none() | st.binary(max_size=2),
+    lambda inner: st.lists(inner, max_size=4) | st.tuples(inner) | st.dictionaries(TEXTS | st.integers(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+def _form(write: Any, value: object) -> bytes | type[Exception]:
+    try:
+        return bytes(write(value))
+    except ValueError as error:
+        return type(error)
+
+
+@given(VALUES)
+@example({"\ue000": 1, "\U0001f600": 2})  # UTF-16 and code points order these differently
+@example({"a": {"b": 2**53}})
+@example({"a": [1.0]})
+@example({"a": "\udfff"})
+@example({1: "a"})
+@example([Word.ONE, (True, None)])
+def test_every_value_has_the_form_that_the_reference_gives_it(value: object) -> None:
+    assert _form(canonical, value) == _form(rfc8785.dumps, value)
+
+
 @given(st.binary(max_size=200))
 def test_base64url_round_trip(data: bytes) -> None:
     assert from_b64url(b64url(data)) == data
 
 
-@pytest.mark.parametrize("text", ["A", "AA==", "A+/A", "AB", "AA A", "é"])
+@pytest.mark.parametrize("text", ["A", "AA==", "A+/A", "AB", "AA A", "é", "AA\n", "AAA=", "AA/A", "A-_", "AAAAA"])
 def test_loose_base64url_is_refused(text: str) -> None:
     with pytest.raises(ParseError):
         from_b64url(text)
@@ -29,6 +67,9 @@ def test_loose_base64url_is_refused(text: str) -> None:
 REFUSED = [
     '{"a":1,"a":2}', "[1]", "1", '{"a":NaN}', '{"a":1} x', "", '{"a":{"b":1,"b":2}}', b"\xff{}",
     '{"a":1e999}', '{"a":"\\ud800"}', '{"a":' + "9" * 5000 + "}", "[" * 100_000,
+    '{"a":9007199254740992}', '{"a":-9007199254740992}',
+    b'{"a":"\xed\xa0\x80"}', b'{"\xed\xb0\x80":1}', '{"a":"\ud800"}', '{"\\uDC00":1}', '{"a":"\\ud800\\u0041"}', '{"a":"\\ude00\\ud83d"}',
+    '{"a":"\\ud800"}'.encode("utf-16"), b'{"a":"\xc0\xaf"}', "\ufeff{}",
 ]  # fmt: skip
 
 
@@ -38,5 +79,36 @@ def test_anything_but_one_plain_object_is_refused(text: str | bytes) -> None:
         parse_object(text)
 
 
+def test_a_field_that_is_there_twice_is_named() -> None:
+    with pytest.raises(ParseError) as refusal:
+        parse_object('{"a":1,"b":2,"c":3,"b":2}')
+    assert refusal.value.facts["field"] == "b"
+
+
+@given(st.dictionaries(st.text(), st.text() | st.integers(-(10**9), 10**9), max_size=5), st.booleans())
+def test_what_python_writes_is_read_back(value: dict[str, Any], ascii_only: bool) -> None:
+    text = json.dumps(value, ensure_ascii=ascii_only)
+    assert parse_object(text) == parse_object(text.encode()) == value
+
+
 def test_plain_object_is_read() -> None:
+    assert parse_object('{"a":"\\ud83d\\ude00"}') == parse_object('{"a":"\U0001f600"}'.encode()) == {"a": "\U0001f600"}
     assert parse_object(b'{"a":[1,{"b":null}]}') == {"a": [1, {"b": None}]}
+
+
+def nested(depth: int) -> str:
+    """An object that is ``depth`` deep, itself included: lists and objects in turn."""
+    return '{"a":[' * (depth // 2) + '{"a":1}' * (depth % 2) + "]}" * (depth // 2)
+
+
+def test_what_is_read_is_nested_so_that_it_can_be_written() -> None:
+    canonical(parse_object(nested(MAX_DEPTH)))
+    for deeper in (MAX_DEPTH + 1, MAX_DEPTH + 2, 400):
+        with pytest.raises(ParseError, match="nested"):
+            parse_object(nested(deeper))
+
+
+@given(st.integers(1 - 2**53, 2**53 - 1))
+def test_numbers_that_are_read_have_a_canonical_form(number: int) -> None:
+    text = b'{"a":%d}' % number
+    assert canonical(parse_object(text)) == text

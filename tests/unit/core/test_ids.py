@@ -15,7 +15,10 @@ def test_key_reference_round_trip(text: str, ref: KeyRef) -> None:
     assert ref.id == text.partition("@")[0]
 
 
-@pytest.mark.parametrize("text", ["", "a", "a/", "/b", "a/b@", "a/b@x", "a/b/c", "A/b", "a/b@-1", "../b", "a/b\n"])
+WRONG = ["", "a", "a/", "/b", "a/b@", "a/b@x", "a/b/c", "A/b", "a/b@-1", "../b", "a/b\n", "a/b@\u0663", "a/b@" + "9" * 5000]
+
+
+@pytest.mark.parametrize("text", WRONG)
 def test_wrong_key_reference_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         KeyRef.parse(text)

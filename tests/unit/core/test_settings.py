@@ -36,7 +36,11 @@ def test_file_sets_values_and_says_so(tmp_path: Path) -> None:
     assert settings.explain()["runs"] == ("/srv/runs", "file")
 
 
-@pytest.mark.parametrize("text", ["heartbeat_s = -1", 'heartbeat_s = "fast"', "heartbeat_s = true", "verify = false", "runs = 3", "= 1"])
+WRONG = ["heartbeat_s = -1", 'heartbeat_s = "fast"', "heartbeat_s = true", "verify = false", "runs = 3", "= 1"]
+NO_PLACES = ['runs = "~nosuchuser/runs"', r'runs = "a\u0000b"']
+
+
+@pytest.mark.parametrize("text", WRONG + NO_PLACES)
 def test_unknown_or_wrong_setting_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.toml").write_text(text)
     with pytest.raises(ConfigError):

@@ -12,6 +12,7 @@ from confide.errors import PolicyError, UsageError
 from confide.ids import NodeId, Role, RunId, Tee
 from confide.job import Job
 from confide.jobs.plan import DRIVER, Plan, make_plan
+from confide.node.spec import NodeSpec
 
 POLICY = {"name": "p", "measurements": {"sgx": ["ab" * 32], "tdx": ["cd" * 48]}, "allow": ["simulated"]}
 
@@ -46,6 +47,14 @@ def test_nodes_take_the_policys_kinds_of_tee_in_turn(tmp_path: Path) -> None:
 
 def test_only_workers_that_were_asked_for_get_a_spec(tmp_path: Path) -> None:
     assert [s.node_id for s in plan(tmp_path).worker_specs("127.0.0.1", 9, {NodeId("worker-2")})] == ["worker-2"]
+
+
+def test_nodes_are_told_where_collateral_is_asked_for(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, intel_service="https://pccs.example:8081", service_ca_file=tmp_path / "ca.pem")
+    made = make_plan(job(), run=RunId("demo-1"), folder=tmp_path, settings=settings, simulate=True)
+    for spec in (made.driver, *made.worker_specs("127.0.0.1", 9, made.worker_ids)):
+        assert (spec.services.intel, spec.services.amd, spec.services.ca_file) == ("https://pccs.example:8081", "", tmp_path / "ca.pem")
+        assert NodeSpec.from_json(spec.to_json()) == spec
 
 
 def test_a_fault_goes_to_its_node_only(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ class Run:
         reports = [NodeReport(NodeId(n), r, "ok", 3 if n in again else 0, again.get(n)) for n, r in self.records.items()]
         rows = [describe(report, verifier) for report in reports]
         self.collateral = {c.digest: dict(c.to_json()) for _, sets in rows for c in sets}
-        head = AuditHead(3, "00" * 32, NOW.isoformat()).sign(self.broker)
+        head = AuditHead(3, "00" * 32, 5, NOW.isoformat()).sign(self.broker)
         made = build_statement(
             run=RUN,
             form=self.form,
@@ -294,7 +294,7 @@ CHANGES: dict[str, tuple[str, Change]] = {
     "another policy digest": ("policy", lambda r: {"policy": "00" * 48}),
     "an input left out": ("inputs", lambda r: {"inputs": ()}),
     "an output left out": ("outputs", lambda r: {"outputs": ()}),
-    "an audit head by another key": ("audit head", lambda r: {"audit_head": AuditHead(3, "00" * 32, "t").sign(r.owner)}),
+    "an audit head by another key": ("audit head", lambda r: {"audit_head": AuditHead(3, "00" * 32, 5, "t").sign(r.owner)}),
     "another broker": ("audit head", lambda r: {"broker_key": "AAAA"}),
     "an input of another manifest": ("input flights", lambda r: {"inputs": (dataclasses.replace(r.statement().inputs[0], manifest="0"),)}),
     "an input by another signer": ("input flights", lambda r: {"inputs": (r.row("flights", r.input_manifest, "11" * 16, r.worker),)}),
@@ -463,5 +463,5 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path, name: str
     if content is None:
         (tmp_path / name).unlink()
         (tmp_path / name).symlink_to("/dev/zero")
-    with pytest.raises(ReceiptError, match="not a JSON object" if content else "too large"):
+    with pytest.raises(ReceiptError, match="not a JSON object" if content else "not a regular file"):
         load_bundle(tmp_path)

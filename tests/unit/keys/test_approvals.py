@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from broker_world import JOB, RUN, World, manifest, policy
+from support.broker_world import JOB, RUN, World, manifest, policy
 
 from confide.canonical import Json
 from confide.crypto.sign import SigningKey

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from broker_world import JOB, World, policy
+from support.broker_world import JOB, World, policy
 
 from confide.canonical import Json, b64url, canonical
 from confide.crypto.http import PROBLEM_TYPE, Request, Response, serve_connection

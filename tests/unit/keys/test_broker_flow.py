@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 from datetime import timedelta
 
 import pytest
-from broker_world import JOB, OTHER_JOB, World, manifest, policy
+from support.broker_world import JOB, OTHER_JOB, World, manifest, policy
 
 from confide.attest.policy import AllOf, AnyOf
 from confide.errors import (
@@ -31,6 +32,28 @@ def test_granted_worker_gets_the_owners_dataset_key(world: World) -> None:
     assert released.secret.reveal() == minted.secret.reveal()
     assert (released.dataset, str(released.key)) == (minted.dataset, "airline/flights@1")
     assert world.now() < released.expires <= world.now() + timedelta(hours=1)
+
+
+def test_second_release_of_a_manifest_changes_no_record_and_a_newer_manifest_does(world: World) -> None:
+    airline = world.owner("airline")
+    minted, envelope = world.dataset(airline, "airline", "flights")
+    airline.grant("flights", job=JOB, policy=policy())
+
+    def rows() -> list[tuple[object, ...]]:
+        with sqlite3.connect(world.folder / "store" / "broker.db") as database:
+            found = database.execute("SELECT kind, id, body FROM records WHERE kind IN ('dataset', 'release') ORDER BY kind, id").fetchall()
+        database.close()
+        return found
+
+    world.client(world.node(Role.DRIVER)).release(envelope)
+    first = rows()
+    assert [kind for kind, *_ in first] == ["dataset", "release"]
+    assert '"first_role":"driver"' in str(first[1][2])
+    world.client(world.node()).release(envelope)
+    assert rows() == first
+    assert len(world.events("release")) == 2
+    world.client(world.node()).release(manifest(minted, world.credential("airline").key, snapshot=2))
+    assert [kind for kind, *_ in set(rows()) - set(first)] == ["dataset"]
 
 
 def test_release_is_in_the_audit_log_with_evidence_policy_and_key_version(world: World) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from broker_world import World
+from support.broker_world import World
 
 from confide.crypto.http import PROBLEM_TYPE, Response, request
 from confide.crypto.tls import Channel, Identity, PinnedSpki, connect

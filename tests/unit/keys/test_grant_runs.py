@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from broker_world import JOB, Node, World, policy
+from support.broker_world import JOB, Node, World, policy
 from support.databases import Place
 
 from confide.attest.insecure import Installation

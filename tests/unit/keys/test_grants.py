@@ -8,8 +8,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from broker_world import JOB, OTHER_JOB, RUN, policy
+from support.broker_world import JOB, OTHER_JOB, RUN, policy
 
+from confide.attest import appraisal
 from confide.attest.policy import AttestationResult, Policy
 from confide.errors import AppraisalError, GrantError, ParseError, PolicyError, UsageError
 from confide.ids import JobDigest, Purpose, Role, RunId, SpkiDigest
@@ -38,7 +39,8 @@ def accepts(role: Role = Role.WORKER, job: str = JOB) -> Any:
     """Stands for the appraisal of a good node.  (Only ``appraise`` makes real results; the broker's tests use it.)"""
 
     def appraise(_: Policy) -> AttestationResult:
-        return cast(AttestationResult, SimpleNamespace(role=role, context=SimpleNamespace(job=job)))
+        context = SimpleNamespace(job=job)
+        return AttestationResult(cast(Any, None), "aa" * 48, role, cast(Any, context), cast(Any, ""), NOW, token=appraisal._TOKEN)
 
     return appraise
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from broker_world import JOB, OTHER_JOB, World, manifest, policy
+from support.broker_world import JOB, OTHER_JOB, World, manifest, policy
 
 from confide.canonical import Json
 from confide.crypto.sign import SigningKey, dsse_sign

@@ -13,7 +13,7 @@ from support.databases import Place
 
 from confide.errors import AuditError, StoreError
 from confide.keys.audit import AuditHead, new_event
-from confide.keys.kms import KeyFile
+from confide.keys.custody.local import KeyFile
 from confide.keys.records import Enrolment, Owner
 from confide.keys.store import Store
 

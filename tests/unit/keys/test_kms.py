@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from confide.crypto.secret import SecretBytes
 from confide.errors import CredentialError, StoreError, UnwrapError
-from confide.keys.kms import KeyFile, MasterKey, Passphrase
+from confide.keys.custody.local import KeyFile, MasterKey, Passphrase
 
 _MASTER = MasterKey(SecretBytes(bytes(range(32))))
 _CONTEXT = {"use": "kek", "key": "airline/flights", "version": 1}

@@ -13,7 +13,7 @@ from support.databases import Place, PostgresServer, SqlitePlace
 
 from confide.errors import StoreError
 from confide.keys.audit import new_event
-from confide.keys.kms import KeyFile
+from confide.keys.custody.local import KeyFile
 from confide.keys.records import Owner
 from confide.keys.storage.backup import backup, restore
 from confide.keys.store import Store

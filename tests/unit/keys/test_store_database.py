@@ -18,7 +18,7 @@ from support.databases import Place, PostgresPlace, PostgresServer, certificate,
 
 from confide.errors import StoreError, UsageError
 from confide.keys.audit import new_event
-from confide.keys.kms import KeyFile
+from confide.keys.custody.local import KeyFile
 from confide.keys.records import Owner
 from confide.keys.storage.database import Database, Postgres, SqliteFile
 from confide.keys.storage.schema import METADATA

@@ -16,7 +16,7 @@ from support.databases import certificate
 
 from confide.errors import AuditError, UsageError, WitnessError
 from confide.keys.audit import new_event
-from confide.keys.kms import KeyFile
+from confide.keys.custody.local import KeyFile
 from confide.keys.store import Store
 from confide.keys.witness import FileWitness, HttpWitness, Reporter, Witness, check, witness
 

@@ -62,8 +62,8 @@ def test_file_is_never_written_twice(run_id: RunId) -> None:
 def test_disk_is_no_place_for_secrets(run_id: RunId, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text(f"tmpfs / tmpfs rw 0 0\n/dev/sda {tmp_path} ext4 rw 0 0\n")
-    whole = private_dir._in_memory
-    monkeypatch.setattr(private_dir, "_in_memory", lambda base: whole(base, mounts=mounts))
+    whole = private_dir.in_memory
+    monkeypatch.setattr(private_dir, "in_memory", lambda base: whole(base, mounts=mounts))
     with pytest.raises(UnavailableError, match="memory-backed"):
         PrivateDir(run_id, NODE, base=tmp_path)
     assert not whole(tmp_path / "missing")

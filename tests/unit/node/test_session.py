@@ -52,10 +52,11 @@ def test_both_sides_attest_each_other(world: Any, run_id: RunId, channels: Chann
     client, server = channels()
     driver, worker = world.context(run_id, "driver"), world.context(run_id, "worker-1")
     order: list[str] = []
+    own = world.side
 
     def side() -> Any:
         order.append("learned")
-        return world.side
+        return own
 
     other = aside(
         lambda: attest_mutually(
@@ -70,10 +71,43 @@ def test_both_sides_attest_each_other(world: Any, run_id: RunId, channels: Chann
         )
     )
     seen = attest_mutually(
-        client, initiator=True, side=side, attester=world.attester(), role=Role.WORKER, context=worker, peer_role=Role.DRIVER
+        client,
+        initiator=True,
+        side=side,
+        attester=world.attester(),
+        role=Role.WORKER,
+        context=worker,
+        peer_role=Role.DRIVER,
+        nonces=own.nonces,
+        clock=own.clock,
     )
     assert (seen.context, other().context) == (driver, worker)
     assert order[-1] == "learned" or order == ["learned", "accepted"]
+
+
+def test_initiator_that_was_refused_does_not_judge_the_responder(world: Any, run_id: RunId, channels: Channels) -> None:
+    """Its challenge was sent already: the nonce is left to expire, and nothing of the responder is read."""
+    client, server = channels()
+    attest = {"side": world.side, "role": Role.DRIVER, "context": world.context(run_id, "driver"), "peer_role": Role.WORKER}
+    other = aside(lambda: attest_mutually(server, initiator=False, attester=world.attester(), **attest))
+    bad = {"attester": world.attester(Fault.WRONG_MEASUREMENT), "context": world.context(run_id, "worker-1")}
+    with pytest.raises(AppraisalError, match="refused this node"):
+        attest_mutually(client, initiator=True, side=world.side, role=Role.WORKER, peer_role=Role.DRIVER, **bad)
+    assert isinstance(other(), AppraisalError)
+
+
+def test_side_that_is_learned_needs_its_book_of_nonces(world: Any, run_id: RunId, channels: Channels) -> None:
+    client, _ = channels()
+    with pytest.raises(TypeError, match="book"):
+        attest_mutually(
+            client,
+            initiator=True,
+            side=lambda: world.side,
+            attester=world.attester(),
+            role=Role.WORKER,
+            context=world.context(run_id, "worker-1"),
+            peer_role=Role.DRIVER,
+        )
 
 
 def test_refused_node_hears_the_code_and_nothing_else(world: Any, run_id: RunId, channels: Channels) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from confide.attest import binding
+from confide.attest.binding import NonceBook
 from confide.attest.collateral import Collateral
 from confide.attest.collateral_sources import FixedCollateral
 from confide.attest.evidence import NodeContext
@@ -57,7 +58,7 @@ def side_of(vendor: dict[str, Any], now: datetime, ttl_s: float) -> VerifierSide
         TrustRoots(simulated=bytes.fromhex(vendor["root"])), FixedCollateral(*(Collateral.from_json(c) for c in vendor["collateral"]))
     )
     policy = Rules(name="vectors", measurements={tee: [value] for tee, value in vendor["measurements"].items()}, allow=["simulated"])
-    return VerifierSide(verifier, policy, clock=lambda: now, nonce_ttl=timedelta(seconds=ttl_s))
+    return VerifierSide(verifier, policy, clock=lambda: now, nonces=NonceBook(timedelta(seconds=ttl_s)))
 
 
 def judged(vector: dict[str, Any], vendor: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

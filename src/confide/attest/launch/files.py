@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from confide.errors import UsageError
+from confide.regular_file import open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,7 +18,7 @@ def read_capped(path: Path, limit: int) -> bytes:
         UsageError: it cannot be read, or is larger.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(limit + 1)
     except OSError as cause:
         raise UsageError(f"cannot read {path}: {cause.strerror}", path=str(path)) from cause

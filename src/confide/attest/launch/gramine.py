@@ -21,6 +21,7 @@ from confide.attest.launch.files import read_capped
 from confide.attest.launch.sgx import PAGE, EnclaveMeasurement, PageFlags
 from confide.attest.launch.values import SgxValues
 from confide.errors import AppraisalError, ParseError, UsageError
+from confide.regular_file import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +40,7 @@ STACK_CANARY = 0xBADBADBADBAD
 GPR_BYTES = 184
 """SDM volume 3D, "GPRSGX region": at the end of each SSA frame."""
 SEGMENT_LIMIT = PAGE - 1
-_FILE_URI = re.compile(r"file:(.+)", re.DOTALL)
+_FILE_URI = re.compile(r"file:([^\0]+)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SIZE = re.compile(r"(0x[0-9a-fA-F]+|[0-9]+)([KMG]?)")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -155,7 +156,7 @@ def check_trusted_files(manifest: Manifest, root: Path) -> None:
         if not place.is_relative_to(inside):
             raise UsageError("a trusted file is outside of the folder", path=path, root=str(root))
         try:
-            with place.open("rb") as file:
+            with open_regular(place) as file:
                 got = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as cause:
             raise UsageError(f"cannot read {place}: {cause.strerror}", path=path) from cause

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import urllib.parse
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -13,6 +13,8 @@ from confide.attest.tokens.jwt import Algorithm
 
 Kind = Literal["ita", "maa"]
 """Intel Trust Authority, Microsoft Azure Attestation."""
+_ITA_NAME: Final = "Intel Trust Authority"
+"""``iss`` of Intel's tokens of version 1; others name themselves by address."""
 _ALGORITHMS: dict[Kind, tuple[Algorithm, ...]] = {"ita": ("PS384", "RS256"), "maa": ("RS256",)}
 """What each service signs with, by its documentation."""
 
@@ -47,7 +49,7 @@ class TokenIssuer(BaseModel):
     def _sorted(cls, values: tuple[Algorithm, ...]) -> tuple[Algorithm, ...]:
         return tuple(sorted(set(values)))
 
-    @field_validator("issuer", "jwks_url", mode="after")
+    @field_validator("jwks_url", mode="after")
     @classmethod
     def _address(cls, url: str | None) -> str | None:
         parts = urllib.parse.urlsplit(url or "https://none")
@@ -55,6 +57,12 @@ class TokenIssuer(BaseModel):
         if not (parts.scheme == "https" or local) or not parts.hostname or parts.username or parts.query or parts.fragment:
             raise ValueError("write an issuer and the place of its keys as https://HOST[/PATH]")
         return url
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if (self.kind, self.issuer) != ("ita", _ITA_NAME):
+            self._address(self.issuer)
+        return self
 
     @model_validator(mode="after")
     def _one_source_of_keys(self) -> Self:

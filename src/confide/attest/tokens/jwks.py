@@ -23,7 +23,7 @@ from confide.errors import CollateralError, ParseError, TokenInvalidError
 
 if TYPE_CHECKING:
     from confide.attest.tokens.issuers import TokenIssuer
-    from confide.attest.vendor_services import Http
+    from confide.attest.vendor_http import Http
 
 _MAX_KEYS: Final = 64
 _MAX_CHAIN: Final = 6
@@ -54,7 +54,7 @@ class KeySet:
             raise TokenInvalidError("not a set of keys")
         found: dict[str, JWK] = {}
         for entry in entries:
-            if entry.get("kty") not in _KINDS or not isinstance(entry.get("kid"), str):
+            if not isinstance(entry.get("kty"), str) or entry["kty"] not in _KINDS or not isinstance(entry.get("kid"), str):
                 continue
             if entry["kid"] in found:
                 raise TokenInvalidError("two keys of a set have one id", kid=entry["kid"][:80])

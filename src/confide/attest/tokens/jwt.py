@@ -18,11 +18,12 @@ from jwcrypto.jws import JWS
 from confide.canonical import Json, from_b64url, parse_object
 from confide.errors import ParseError, TokenExpiredError, TokenInvalidError, TokenMisdirectedError, TokenReplayError
 
-Algorithm = Literal["ES256", "ES384", "PS384", "RS256"]
+Algorithm = Literal["ES256", "ES384", "EdDSA", "PS384", "RS256"]
 """Every algorithm that any token may be signed with; each reader allows some of them.  None is symmetric."""
 _KEYS: Final[dict[str, tuple[str, str | None]]] = {
     "ES256": ("EC", "P-256"),
     "ES384": ("EC", "P-384"),
+    "EdDSA": ("OKP", "Ed25519"),
     "PS384": ("RSA", None),
     "RS256": ("RSA", None),
 }
@@ -32,9 +33,9 @@ _MAX_DEPTH: Final = 16
 _MIN_RSA_BITS: Final = 2048
 _TYPES: Final = {"jwt", "eat+jwt", "application/eat+jwt"}
 _MAX_IDS: Final = 100_000
-_MAX_TIME: Final = 253_402_300_799
-"""9999-12-31T23:59:59Z, the last second that a ``datetime`` can hold."""
 MAX_LEEWAY: Final = timedelta(minutes=5)
+_MAX_TIME: Final = 253_402_300_799 - int(MAX_LEEWAY.total_seconds())
+"""9999-12-31T23:59:59Z is the last second that a ``datetime`` can hold, and a leeway is added to times."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from confide.attest.claims import UNRATED, Claims
 from confide.attest.quote import TD_MIGRATABLE
+from confide.attest.tokens import held_data
 from confide.canonical import Json, digest_of
 from confide.errors import TokenInvalidError
 from confide.ids import ReportData, Tee
@@ -121,6 +122,8 @@ def _claims(  # noqa: PLR0917
     *, measurement: str, signer: str, report_data: str, registers: dict[str, str] | None = None, tcb: dict[str, int] | None = None,
 ) -> Claims:  # fmt: skip
     snp = tee is Tee.SNP
+    hardware = bytes.fromhex(report_data)
+    held = held_data.of_intel(claims, tee, hardware) if issuer.kind == "ita" else held_data.of_azure(claims, hardware)
     advisories = claims.get("attester_advisory_ids", [])
     if not isinstance(advisories, list) or len(advisories) > _ADVISORY_LIMIT or not all(isinstance(name, str) for name in advisories):
         raise TokenInvalidError("a token's advisories are no list of names")
@@ -133,7 +136,7 @@ def _claims(  # noqa: PLR0917
         measurement=measurement,
         signer=signer,
         registers=registers or {},
-        report_data=ReportData(bytes.fromhex(report_data)),
+        report_data=ReportData(held),
         debug=debug,
         tcb_status=UNRATED if snp else status if isinstance(status, str) else _UNKNOWN,
         advisory_ids=tuple(sorted(set(advisories))),

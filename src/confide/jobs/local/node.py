@@ -51,7 +51,7 @@ def _agent(spec: NodeSpec) -> DriverAgent | WorkerAgent:
         raise UsageError("this backend starts simulated nodes only")
     _log.warning("SIMULATED TEE: nothing that this node does is protected")
     tee = SimulatedTee.at(spec.simulation.dir)
-    attester, verifier = tee.attester(spec), tee.verifier()
+    attester, verifier = tee.attester(spec), tee.verifier(spec.services.intel, spec.services.ca_file)
     if spec.role is Role.DRIVER:
         return DriverAgent(spec, SparkDriver(), attester=attester, verifier=verifier)
     if spec.role is Role.WORKER:

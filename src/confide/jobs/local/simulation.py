@@ -6,14 +6,19 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from confide.attest.collect import Attester
+from confide.attest.endorsements import Endorsements
 from confide.attest.evidence import Evidence
 from confide.attest.insecure import Fault, InsecureAttester, Installation
 from confide.attest.measure import Measurement, measure
 from confide.attest.roots import TrustRoots
+from confide.attest.tpm_trust import TpmTrust
+from confide.attest.vendor_http import Http
+from confide.attest.vendor_services import IntelService
 from confide.attest.verify import Verifier
 from confide.errors import UsageError
 from confide.ids import ReportData, Tee
@@ -45,9 +50,16 @@ class SimulatedTee:
         installation = Installation.create(folder)
         return cls(installation, TrustRoots(simulated=installation.root_der))
 
-    def verifier(self) -> Verifier:
-        """A verifier that knows the simulated root beside Intel's."""
-        return Verifier(self.roots, self.installation.collateral_source())
+    def verifier(self, pccs: str = "", ca_file: Path | None = None, *, tpm: Callable[[], TpmTrust] | None = None) -> Verifier:
+        """A verifier that knows the simulated root beside Intel's, and the TPMs of ``tpm``.
+
+        ``pccs``: where PCK certificates are asked for that a quote names and does not carry.  Without it nothing leaves this machine.
+
+        Raises:
+            UsageError: that is no address of a service.
+        """
+        chains = Endorsements(IntelService(Http(ca_file=ca_file), pccs)) if pccs else None
+        return Verifier(self.roots, self.installation.collateral_source(), chains, tpm=tpm)
 
     def measurement(self) -> Measurement:
         """What this process runs; nodes started from the same installation have the same."""
@@ -57,6 +69,10 @@ class SimulatedTee:
         """The ``measurements`` of a policy that accepts this installation's nodes, and no changed one."""
         measured = self.measurement()
         return {tee.value: [measured.of(tee)] for tee in (Tee.SGX, Tee.TDX)}
+
+    def guest(self, tee: Tee) -> Attester:
+        """The attester of a simulated guest: one that is no node of a run."""
+        return InsecureAttester(self.installation, tee, self.measurement().of(tee))
 
     def attester(self, spec: NodeSpec) -> Attester:
         """The attester of a simulated node, with the fault that its spec asks for.

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import base64
-import json
 import pickle
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from datetime import timedelta
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -15,8 +14,24 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
-from jwcrypto.jwk import JWK
-from jwcrypto.jws import JWS
+from support.foreign_tokens import (
+    ITA,
+    ITA_ENTRY,
+    KEY,
+    KEYS,
+    MAA,
+    MAA_ENTRY,
+    NOW,
+    checked,
+    ita,
+    jwk,
+    jwks,
+    maa_snp,
+    policy,
+    sign,
+    tdx,
+    times,
+)  # fmt: skip
 from support.vendor_server import VendorServer
 
 from confide.attest.binding import SessionBinding
@@ -26,7 +41,7 @@ from confide.attest.tokens.issuers import TokenIssuer
 from confide.attest.tokens.jwks import IssuerKeys
 from confide.attest.tokens.jwt import TokenBook
 from confide.attest.tokens.verified import VerifiedToken, verify_token
-from confide.attest.vendor_services import Http
+from confide.attest.vendor_http import Http
 from confide.canonical import sha256_hex
 from confide.errors import (
     AppraisalError,
@@ -40,74 +55,19 @@ from confide.errors import (
 )
 from confide.ids import Tee
 
-NOW = datetime(2030, 1, 1, tzinfo=UTC)
-KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-ITA, MAA = "https://portal.trustauthority.intel.com", "https://shared.attest.azure.net"
-
-
-def jwk(kid: str = "one", key: rsa.RSAPrivateKey = KEY) -> dict[str, Any]:
-    return {**JWK.from_pyca(key.public_key()).export_public(as_dict=True), "kid": kid}
-
-
-def jwks(*keys: dict[str, Any]) -> str:
-    return json.dumps({"keys": list(keys or [jwk()])})
-
-
-def sign(claims: dict[str, Any], *, alg: str = "PS384", kid: str | None = "one", key: rsa.RSAPrivateKey = KEY, **header: Any) -> str:
-    made = JWS(json.dumps(claims))
-    head = {"alg": alg, "typ": "JWT", **({} if kid is None else {"kid": kid}), **header}
-    made.add_signature(JWK.from_pyca(key), protected=json.dumps(head))
-    return cast(str, made.serialize(compact=True))
-
-
-def times(issuer: str) -> dict[str, Any]:
-    seconds = int(NOW.timestamp())
-    return {"iss": issuer, "iat": seconds, "nbf": seconds, "exp": seconds + 300, "jti": "id-1"}
-
-
-def tdx(report_data: bytes, **changes: Any) -> dict[str, Any]:
-    return {
-        "tdx_mrtd": "aa" * 48, "tdx_mrsignerseam": "00" * 48, "tdx_report_data": report_data.hex(), "tdx_mrservicetd": "00" * 48,
-        **{f"tdx_rtmr{n}": f"{n}b" * 48 for n in range(4)}, "tdx_td_attributes": "0000001000000000", "tdx_td_attributes_debug": False,
-        "tdx_td_attributes_septve_disable": True, "tdx_is_debuggable": False, "attester_tcb_status": "UpToDate",
-        "tdx_collateral": {"fmspc": "50806f000000", "tcbevaluationdatanumber": 20}, **changes,
-    }  # fmt: skip
-
-
-def ita(binding: SessionBinding, **changes: Any) -> dict[str, Any]:
-    return {**times(ITA), "ver": "2.0.0", "tdx": tdx(binding.report_data, **changes)}
-
-
-def maa_snp(binding: SessionBinding, **changes: Any) -> dict[str, Any]:
-    prefix = "x-ms-sevsnpvm-"
-    module = {
-        "x-ms-attestation-type": "sevsnpvm", f"{prefix}launchmeasurement": "cc" * 48, f"{prefix}idkeydigest": "dd" * 48,
-        f"{prefix}reportdata": binding.report_data.hex(), f"{prefix}is-debuggable": False, f"{prefix}migration-allowed": False,
-        f"{prefix}vmpl": 0, f"{prefix}bootloader-svn": 4, f"{prefix}tee-svn": 0, f"{prefix}snpfw-svn": 8, f"{prefix}microcode-svn": 115,
-    }  # fmt: skip
-    return {**times(MAA), "x-ms-attestation-type": "azurevm", "x-ms-isolation-tee": {**module, **changes}}
-
-
-ITA_ENTRY = TokenIssuer(kind="ita", issuer=ITA, jwks=jwks())
-MAA_ENTRY = TokenIssuer(kind="maa", issuer=MAA, jwks=jwks(), snp_product="Milan")
-KEYS = IssuerKeys()
-
-
-def policy(*issuers: TokenIssuer) -> Policy:
-    registers = {"rtmr1": ("1b" * 48,), "rtmr2": ("2b" * 48,)}
-    return Rules(name="p", measurements={Tee.TDX: ("aa" * 48,)}, registers=registers, token_issuers=issuers)
-
-
-def checked(claims: dict[str, Any], entry: TokenIssuer = ITA_ENTRY, **options: Any) -> VerifiedToken:
-    alg = "PS384" if entry.kind == "ita" else "RS256"
-    return verify_token(sign(claims, alg=alg, **options), entry, KEYS, now=NOW)
-
 
 def test_a_token_of_a_named_issuer_is_appraised(binding: SessionBinding) -> None:
     result = appraise(checked(ita(binding)), policy(ITA_ENTRY), binding, now=NOW)
     assert (result.claims.measurement, result.claims.tcb_eval, result.claims.simulated) == ("aa" * 48, 20, False)
     flat = {**times(ITA), "attester_type": "TDX", **tdx(binding.report_data)}
     assert appraise(checked(flat), policy(ITA_ENTRY), binding, now=NOW).claims.registers["rtmr2"] == "2b" * 48
+
+
+def test_intels_older_name_is_an_issuer(binding: SessionBinding) -> None:
+    named = TokenIssuer(kind="ita", issuer="Intel Trust Authority", jwks=jwks())
+    assert appraise(checked({**ita(binding), "iss": "Intel Trust Authority"}, named), policy(named), binding, now=NOW)
+    with pytest.raises(TokenMisdirectedError):
+        checked(ita(binding), named)
 
 
 def test_by_default_no_issuer_counts(binding: SessionBinding) -> None:
@@ -241,6 +201,7 @@ def test_certificates_of_keys_are_verified_where_the_owner_wants_it(binding: Ses
 
 
 @pytest.mark.parametrize("changes", [
+    {"kind": "maa", "issuer": "Intel Trust Authority"}, {"issuer": "Intel trust authority"},
     {"jwks": None}, {"jwks_url": "https://keys"}, {"jwks": None, "jwks_url": "http://keys.example"}, {"issuer": "portal"},
     {"kind": "other"},
     {"algorithms": ("HS256",)}, {"algorithms": ("none",)}, {"x5c_root": "aa"}, {"audience": ""}, {"unknown": 1},

@@ -1,0 +1,237 @@
+"""Mutation testing of ``confide.attest``: changes one decision at a time and asks whether a test notices.
+
+``python -m scripts.mutation [--match TEXT] [MODULE ...]``.  Every test is run once, alone, to see which lines it reaches; each mutant is
+then tried in a fork against the tests that reach its statement, until one fails.  No file is changed.  Mutants that no test can notice, or
+need not, are listed with the reason in ``explained.toml``.  Results: ``docs/security/mutation-testing.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import itertools
+import json
+import os
+import sys
+import tempfile
+import time
+import tomllib
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import dcap_qvl  # noqa: F401 - imported once here, so that no fork has to
+import jwcrypto.jwe  # noqa: F401
+import OpenSSL.SSL  # noqa: F401
+import pydantic  # noqa: F401
+import pytest
+from cryptography import x509  # noqa: F401
+
+from .mutants import ATTEST, ROOT, Mutant, mutants, path_of
+from .session import KILLED, SURVIVED, Reach, Session, in_session, outcome_of, pytest_options
+
+_CACHE = ROOT / ".mutation.json"
+_EXPLAINED = Path(__file__).parent / "explained.toml"
+_STANDING_FOR_ALL = 2
+_LEFT_OUT = ("insecure", "annotate", "detect")
+"""What decides nothing about evidence: the simulation, notes for readers, and what looks which TEE a machine has."""
+
+
+class Plan:
+    """Which tests reach what, as measured once and kept until a file changes."""
+
+    def __init__(self) -> None:
+        self._reach: dict[str, Reach] = {}
+        self._modules: dict[str, dict[str, frozenset[str]]] = {}
+        self._kept: dict[str, dict[str, tuple[float, list[str]]]] = json.loads(_CACHE.read_text()) if _CACHE.exists() else {}
+
+    def measure(self, session: Session) -> None:
+        """Run each test alone, except those of files that are kept."""
+        common = _digest([*sorted((ROOT / "src" / "confide").rglob("*.py")), *sorted((ROOT / "tests" / "support").rglob("*.py"))])
+        by_file: dict[str, list[str]] = defaultdict(list)
+        for nodeid in session.items:
+            by_file[nodeid.partition("::")[0]].append(nodeid)
+        kept = {}
+        for file, nodeids in by_file.items():
+            conftests = [folder / "conftest.py" for folder in (ROOT / file).parents if (folder / "conftest.py").exists()]
+            name = f"{file} {_digest([ROOT / file, *conftests])} {common}"
+            kept[name] = self._kept.get(name) or self._measure(session, nodeids)
+            self._reach |= {nodeid: Reach(seconds, frozenset(lines)) for nodeid, (seconds, lines) in kept[name].items()}
+            _CACHE.write_text(json.dumps({**self._kept, **kept}))
+        _CACHE.write_text(json.dumps(kept))
+
+    @staticmethod
+    def _measure(session: Session, nodeids: list[str]) -> dict[str, tuple[float, list[str]]]:
+        found = {}
+        for nodeid in nodeids:
+            reach = session.reach(nodeid)
+            if reach is None:
+                print(f"left out, it fails alone and without a mutant: {nodeid}", flush=True)
+            else:
+                found[nodeid] = (reach.seconds, sorted(reach.lines))
+        return found
+
+    def tests_of(self, mutant: Mutant) -> list[str]:
+        """The tests that reach the mutant's statement; for what runs at import, all that reach its module.
+
+        Quick ones first, and new kinds before more of the same: tests are of one kind that reach the same lines of the module.  Where all
+        tests of a file are of one kind, it is not the module that they are about: the quickest two stand for them.
+        """
+        wanted = {f"{path_of(mutant.module).relative_to(ATTEST)}:{line}" for line in mutant.lines}
+        in_module = self._in_module(mutant.module)
+        by_file: dict[str, list[str]] = defaultdict(list)
+        for test in sorted(in_module, key=lambda test: self._reach[test].seconds):
+            if mutant.function is None or wanted & in_module[test]:
+                by_file[test.partition("::")[0]].append(test)
+        rounds: Counter[frozenset[str]] = Counter()
+        ranked: list[tuple[float, str]] = []
+        for tests in by_file.values():
+            alike = len({in_module[test] for test in tests}) == 1
+            for test in tests[:_STANDING_FOR_ALL] if alike else tests:
+                rounds[in_module[test]] += 1
+                ranked.append((rounds[in_module[test]] * self._reach[test].seconds, test))
+        return [test for _, test in sorted(ranked)]
+
+    def within(self, tests: list[str], seconds: float) -> list[str]:
+        """As many of the first tests as take this long together, without those that take long alone; at least one."""
+        short = [test for test in tests if self._reach[test].seconds <= seconds / 5]
+        takes = itertools.accumulate(self._reach[test].seconds for test in short)
+        return short[: sum(until <= seconds for until in takes)] or tests[:1]
+
+    def _in_module(self, module: str) -> dict[str, frozenset[str]]:
+        """Test to what it reaches in one module, if that is anything."""
+        if module not in self._modules:
+            start = f"{path_of(module).relative_to(ATTEST)}:"
+            found = {test: frozenset(line for line in reach.lines if line.startswith(start)) for test, reach in self._reach.items()}
+            self._modules[module] = {test: lines for test, lines in found.items() if lines}
+        return self._modules[module]
+
+    def seconds(self, tests: Sequence[str]) -> float:
+        """What the tests took."""
+        return sum(self._reach[test].seconds for test in tests)
+
+
+class _Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Serves the changed code for one module's name."""
+
+    def __init__(self, mutant: Mutant) -> None:
+        self._name = f"confide.attest.{mutant.module}"
+        self._mutant = mutant
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """The module itself, from here."""
+        return importlib.util.spec_from_loader(fullname, self) if fullname == self._name else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run the changed code."""
+        module.__file__ = str(path_of(self._mutant.module))
+        exec(self._mutant.code(), module.__dict__)  # noqa: S102 - running the changed module is the point
+
+
+class Run:
+    """Mutants and what became of them."""
+
+    def __init__(self, wanted: list[Mutant], basetemp: Path, log: Path, seconds: float) -> None:
+        self._wanted = wanted
+        self._seconds = seconds
+        self._basetemp = basetemp
+        self._log = log
+        self._plan = Plan()
+
+    def functions(self, session: Session) -> None:
+        """In the collected session: measure, try what is in functions, and leave the rest for :meth:`modules`."""
+        begins = time.monotonic()
+        self._plan.measure(session)
+        print(f"which test reaches what: {time.monotonic() - begins:.0f} s", flush=True)
+        for mutant in self._wanted:
+            tests = self._plan.within(self._plan.tests_of(mutant), self._seconds)
+            result = "not applicable"
+            if not tests:
+                result = "not reached"
+            elif mutant.function is not None:
+                result = session.try_function(mutant, tests, self._plan.seconds(tests))
+            self._note(mutant, result, tests if result == "not applicable" else [])
+        print(f"what is in functions: {time.monotonic() - begins:.0f} s", flush=True)
+
+    def modules(self) -> None:
+        """In this process, which has imported nothing of confide: what runs at import."""
+        noted = [json.loads(line) for line in self._log.read_text().splitlines()]
+        rest = {name: tests for name, result, tests in noted if result == "not applicable"}
+        for mutant in self._wanted:
+            if mutant.name in rest:
+                self._note(mutant, self._fresh(mutant, rest[mutant.name]), [])
+
+    def _fresh(self, mutant: Mutant, tests: list[str]) -> str:
+        def attempt() -> int:
+            sys.meta_path.insert(0, _Mutated(mutant))
+            return KILLED if pytest.main([*pytest_options(self._basetemp), *tests]) else SURVIVED
+
+        return outcome_of(attempt, 60.0)
+
+    def _note(self, mutant: Mutant, result: str, tests: list[str]) -> None:
+        with self._log.open("a") as stream:
+            stream.write(json.dumps([mutant.name, result, tests]) + "\n")
+        if result not in {"killed", "not applicable"}:
+            print(f"{result}: {mutant.name}", flush=True)
+
+    def totals(self) -> Counter[tuple[str, str]]:
+        """(module, outcome) to how many."""
+        last = {name: result for name, result, _ in map(json.loads, self._log.read_text().splitlines())}
+        return Counter((mutant.module, last[mutant.name]) for mutant in self._wanted)
+
+
+def _digest(files: Sequence[Path]) -> str:
+    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
+
+
+def _modules() -> list[str]:
+    found = [".".join(path.relative_to(ATTEST).with_suffix("").parts) for path in sorted(ATTEST.rglob("*.py"))]
+    return [name for name in found if not name.endswith("__init__") and name.partition(".")[0] not in _LEFT_OUT]
+
+
+def main() -> int:
+    """Try the mutants; print survivors and totals.  The exit status is 1 if one is unexplained."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help="as launch.elf; all that decide about evidence, if none is given")
+    parser.add_argument("--match", default="", metavar="TEXT", help="only mutants with this in their name")
+    parser.add_argument("--explained", action="store_true", help="try the mutants that are explained, too")
+    parser.add_argument("--only", type=Path, metavar="FILE", help="only the mutants that an earlier run printed into this file")
+    parser.add_argument("--seconds", type=float, default=1e9, help="for each mutant, no more tests than take this long (a first look)")
+    options = parser.parse_args()
+    os.chdir(ROOT)
+    begins = time.monotonic()
+    modules = options.modules or _modules()
+    explained = {name for group in tomllib.loads(_EXPLAINED.read_text())["group"] for name in group["mutants"]}
+    only = None if options.only is None else {line.partition(": ")[2] for line in options.only.read_text().splitlines()}
+    everything = [
+        mutant
+        for module in modules
+        for mutant in mutants(module)
+        if options.match in mutant.name and (only is None or mutant.name in only)
+    ]
+    wanted = [mutant for mutant in everything if options.explained or mutant.name not in explained]
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(wanted, Path(folder) / "tmp", Path(folder) / "log", options.seconds)
+        in_session(run.functions, Path(folder) / "tmp")
+        run.modules()
+        totals = run.totals()
+    for module in modules:
+        of_module = {result: number for (name, result), number in sorted(totals.items()) if name == module}
+        print(f"{module}: {of_module}, explained {sum(mutant.module == module and mutant.name in explained for mutant in everything)}")
+    survived = sum(number for (_, result), number in totals.items() if result in {"survived", "not reached"})
+    print(f"{len(everything)} mutants, {len(wanted)} tried, {survived} not noticed, {time.monotonic() - begins:.0f} s")
+    of_these = tuple(f"{module}{end}" for module in modules for end in (".", " "))
+    stale = {name for name in explained if name.startswith(of_these)} - {mutant.name for mutant in everything}
+    if stale and not options.match and only is None:
+        print("explained, but no such mutant:", *sorted(stale), sep="\n  ")
+    return 1 if survived or (stale and not options.match and only is None) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

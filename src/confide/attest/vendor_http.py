@@ -1,0 +1,209 @@
+"""HTTP for the vendors' services: GET only, with a limit to everything.  Knows nothing of what the answers are.
+
+A service may be slow, busy, hostile, or somebody else: no answer is larger than it may be, and none takes longer than its time, however
+slowly it drips.  Redirects are not followed and nothing is decompressed.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+import urllib.parse
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Final
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError
+
+from confide.errors import CollateralError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from urllib3.response import HTTPResponse
+
+MAX_BODY: Final = 256 * 1024
+"""Cap on one answer, in bytes: the largest genuine one, a TCB info, has about 20 KiB."""
+MAX_RETRY_AFTER_S: Final = 20.0
+"""A service that asks for a longer pause (``Retry-After``) is not waited for."""
+_MAX_BACKOFF_S: Final = 10.0
+_CONNECT_S: Final = 5.0
+_BUSY: Final = {429, 500, 502, 503, 504}
+_NOT_FOUND: Final = 404
+_OK: Final = 200
+_CHUNK: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer with status 200."""
+
+    body: bytes
+    headers: Mapping[str, str]
+
+    def text(self) -> str:
+        """The body as text.
+
+        Raises:
+            CollateralError: it is none.
+        """
+        try:
+            return self.body.decode("utf-8")
+        except UnicodeDecodeError as cause:
+            raise CollateralError("a collateral service answered with something that is not text") from cause
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Http:
+    """GET with time limits, a size limit, and patience for services that are busy.  Follows no redirects.
+
+    ``timeout_s`` is for one answer's beginning and for each pause in it, ``total_s`` for all of a call with its repetitions.
+    """
+
+    def __init__(
+        self,
+        *,
+        ca_file: Path | None = None,
+        timeout_s: float = 15.0,
+        retries: int = 4,
+        backoff_s: float = 0.5,
+        total_s: float = 60.0,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._timeout_s, self._retries, self._backoff_s, self._total_s = timeout_s, retries, backoff_s, total_s
+        self._sleep = sleep
+        authorities = None if ca_file is None else str(ca_file)
+        self._pool = urllib3.PoolManager(cert_reqs="CERT_REQUIRED", ca_certs=authorities)
+        self._pool.pool_classes_by_scheme = {"http": _PlainPool, "https": _TlsPool}
+
+    def get(self, url: str, **parameters: str | int) -> Answer | None:
+        """The answer; None if there is no such thing (status 404).
+
+        Raises:
+            CollateralError: the service is not there, too slow, or answers anything else.
+        """
+        query = f"?{urllib.parse.urlencode(parameters)}" if parameters else ""
+        deadline = time.monotonic() + self._total_s
+        for attempt in range(self._retries + 1):
+            pause = min(self._backoff_s * 2**attempt, _MAX_BACKOFF_S)
+            last = attempt == self._retries
+            try:
+                reply = self._once(url + query, url, deadline)
+            except (HTTPError, OSError) as cause:
+                if last or time.monotonic() + pause >= deadline:
+                    reason = type(getattr(cause, "reason", None) or cause).__name__
+                    raise CollateralError("a collateral service cannot be reached", url=url, reason=reason) from cause
+            else:
+                asked = _retry_after(reply.headers.get("retry-after"))
+                pause = pause if asked is None else asked
+                patient = pause <= MAX_RETRY_AFTER_S and time.monotonic() + pause < deadline
+                if reply.status not in _BUSY or last or not patient:
+                    return _answer(reply, url)
+            self._sleep(pause)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _once(self, url: str, shown: str, deadline: float) -> _Reply:
+        left = max(deadline - time.monotonic(), 0.001)
+        timeout = urllib3.Timeout(connect=min(_CONNECT_S, self._timeout_s, left), read=min(self._timeout_s, left))
+        # Without an encoding asked for, an answer in one is refused: a small body that unpacks to a large one is no answer.
+        headers = {"Accept-Encoding": "identity"}
+        reply = self._pool.request(
+            "GET", url, headers=headers, preload_content=False, retries=False, redirect=False, timeout=timeout, decode_content=False
+        )
+        try:
+            body = _read(reply, shown, deadline)
+        except BaseException:
+            reply.close()
+            raise
+        reply.release_conn()
+        return _Reply(reply.status, {name.lower(): value for name, value in reply.headers.items()}, body)
+
+
+def _read(reply: HTTPResponse | urllib3.BaseHTTPResponse, url: str, deadline: float) -> bytes:
+    body = bytearray()
+    while chunk := reply.read1(_CHUNK, decode_content=False):
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise CollateralError("a collateral service's answer is too large", url=url, limit=MAX_BODY)
+        if time.monotonic() >= deadline:
+            raise CollateralError("a collateral service takes too long over its answer", url=url)
+    return bytes(body)
+
+
+def _answer(reply: _Reply, url: str) -> Answer | None:
+    if reply.status == _NOT_FOUND:
+        return None
+    if reply.status != _OK:
+        raise CollateralError("a collateral service refuses to answer", url=url, status=reply.status)
+    if reply.headers.get("content-encoding", "identity") != "identity":
+        raise CollateralError("a collateral service's answer is packed, which was not asked for", url=url)
+    return Answer(reply.body, reply.headers)
+
+
+def _retry_after(value: str | None) -> float | None:
+    """The pause that a service asks for, in seconds (RFC 9110, section 10.2.3); None if it asks for none, or not in words of the RFC."""
+    if value is None:
+        return None
+    text = value.strip()
+    if text.isascii() and text.isdecimal():
+        return float(text[:12])
+    try:
+        until = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    until = until if until.tzinfo is not None else until.replace(tzinfo=UTC)
+    return max((until - datetime.now(UTC)).total_seconds(), 0.0)
+
+
+# --- connections whose answers have to begin in time ----------------------------------------------------------------------
+
+
+class _Timed(HTTPConnection):
+    """``timeout`` is for all of an answer's head: a socket's own timeout is only for the pause between two bytes.
+
+    A handshake has to end in its time anyway: Python's ``ssl`` sees to that.
+    """
+
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]
+        over = threading.Event()
+
+        def cut() -> None:
+            over.set()
+            with suppress(OSError, AttributeError):  # it ended in this very moment
+                self.sock.shutdown(socket.SHUT_RDWR)
+
+        limit = self.timeout if isinstance(self.timeout, int | float) else _CONNECT_S
+        timer = threading.Timer(limit, cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            found: HTTPResponse = super().getresponse()
+        finally:
+            timer.cancel()
+        if over.is_set():
+            raise TimeoutError("the head of an answer did not come in time")
+        return found
+
+
+class _TimedTls(_Timed, HTTPSConnection):
+    pass
+
+
+class _PlainPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Timed
+
+
+class _TlsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _TimedTls

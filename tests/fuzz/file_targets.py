@@ -1,0 +1,171 @@
+"""Files that somebody else wrote: builds, firmware, tokens, certificates with a quote, jobs, receipts with all that lies beside them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from jwcrypto.jwk import JWK
+from jwcrypto.jws import JWS
+from support.gramine import libpal
+
+from confide.attest import ratls
+from confide.attest.annotate import annotate
+from confide.attest.collateral_service import import_bundle
+from confide.attest.collateral_sources import CollateralStore, load_collateral
+from confide.attest.ear import EarReader
+from confide.attest.launch.elf import SharedObject
+from confide.attest.launch.firmware import Firmware
+from confide.attest.launch.gramine import from_files
+from confide.attest.launch.sigstruct import Sigstruct
+from confide.attest.policy_draft import of_reference
+from confide.attest.ratls import RatlsCertificate
+from confide.attest.roots import TrustRoots
+from confide.attest.tokens.issuers import TokenIssuer
+from confide.attest.tokens.jwks import KeySet
+from confide.attest.tokens.jwt import Validity
+from confide.attest.tokens.statement import read_statement
+from confide.canonical import Json, canonical, parse_object
+from confide.cli.owners import Enrolment
+from confide.config import Settings
+from confide.crypto.sign import PublicKey, SigningKey
+from confide.data.folder import verify_files
+from confide.data.manifest import load_manifest, verify_manifest
+from confide.ids import KeyRef
+from confide.job import Job
+from confide.jobs.receipt import examine, load_bundle
+from confide.jobs.statement import ReceiptBundle
+from confide.node.spec import Announcement, NodeSpec
+
+from .peer_targets import each
+
+_FOLDER = tempfile.TemporaryDirectory(prefix="confide-fuzz-files-")
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+LIBPAL = libpal()
+ISSUER, AUDIENCE = "broker.example", "analyst.example"
+TOKEN_KEY = ec.derive_private_key(1, ec.SECP256R1())
+"""The scalar 1: a key that anybody has, so that what is inside of a signature is searched and not the signature."""
+LONGEST = timedelta(hours=1)
+
+
+def firmware(data: bytes) -> None:
+    found = Firmware.parse(data)
+    each(found.tdx_sections, found.sev_sections)
+
+
+def elf(data: bytes) -> None:
+    for segment in SharedObject.parse(data).segments:
+        for at in segment.pages[:16]:
+            segment.page(at)
+
+
+def sigstruct(data: bytes) -> None:
+    each(lambda: Sigstruct.find(data).verified(), lambda: annotate(data))
+
+
+def gramine_files(data: bytes) -> None:
+    root = Path(_FOLDER.name) / "root"
+    root.mkdir(exist_ok=True)
+    (root / "trusted").write_bytes(b"")
+    (root / "manifest").write_bytes(data)
+    (root / "libpal").write_bytes(LIBPAL)
+    from_files(root / "manifest", root / "libpal", root)
+
+
+def ratls_certificate(data: bytes) -> None:
+    """The certificate, and the same bytes as what is in its extension: few changed certificates still parse."""
+    spki = SigningKey(TOKEN_KEY).public.spki_der
+    each(lambda: RatlsCertificate.parse(data), lambda: annotate(data), lambda: ratls._interoperable(data, spki))
+
+
+def token_claims(data: bytes) -> None:
+    """Claims that a key which anybody has signed, as each reader of tokens sees them."""
+    claims = parse_object(data)
+    issuers = [TokenIssuer(kind=kind, issuer="https://issuer.example", jwks="{}", snp_product="Milan") for kind in ("ita", "maa")]
+    reader = EarReader(ISSUER, JWK.from_pyca(TOKEN_KEY.public_key()), AUDIENCE)
+    each(
+        lambda: Validity.of(claims, now=NOW, leeway=timedelta(seconds=30), longest=LONGEST),
+        *(lambda issuer=issuer: read_statement(claims, issuer, NOW) for issuer in issuers),
+        lambda: reader.read(_signed(claims), now=NOW),
+    )
+
+
+def _signed(claims: Json) -> str:
+    token = JWS(canonical(claims))
+    token.add_signature(JWK.from_pyca(TOKEN_KEY), protected=canonical({"alg": "ES256", "typ": "JWT"}).decode())
+    return str(token.serialize(compact=True))
+
+
+def key_set(data: bytes) -> None:
+    each(lambda: KeySet.parse(data, root=None, now=NOW), lambda: KeySet.parse(data, root="ab" * 32, now=NOW))
+
+
+def receipt_bundle(data: bytes) -> None:
+    """Every step of checking a receipt: each is a failed check or a passed one, whatever the receipt says."""
+    bundle = ReceiptBundle.from_json(parse_object(data))
+    examine(bundle, roots=TrustRoots()).to_json()
+
+
+@cache
+def _store() -> CollateralStore:
+    return CollateralStore(Path(_FOLDER.name) / "store")
+
+
+def folder(name: str, *readers: Callable[[Path], object], mode: int = 0o644) -> Callable[[bytes], None]:
+    """A target that puts its input into a file of that name in a folder of its own."""
+    path = Path(_FOLDER.name) / name
+
+    def target(data: bytes) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=mode)
+        path.write_bytes(data)
+        each(*(lambda read=read: read(path) for read in readers))
+
+    return target
+
+
+def _dataset(path: Path) -> None:
+    found = load_manifest(path.parent)
+    verify_manifest(found.envelope, found.signer)
+    verify_files(path.parent, found.unverified)
+
+
+def _words(data: bytes) -> None:
+    text = data.decode("utf-8", errors="replace")
+    each(lambda: KeyRef.parse(text), lambda: PublicKey.from_spki(data))
+
+
+def _objects(*readers: Callable[[Any], object]) -> Callable[[bytes], None]:
+    def target(data: bytes) -> None:
+        value = parse_object(data)
+        each(*(lambda read=read: read(value) for read in readers))
+
+    return target
+
+
+TARGETS: dict[str, Callable[[bytes], object]] = {
+    "firmware": firmware,
+    "elf": elf,
+    "sigstruct": sigstruct,
+    "gramine-files": gramine_files,
+    "ratls": ratls_certificate,
+    "token-claims": token_claims,
+    "key-set": key_set,
+    "receipt-bundle": receipt_bundle,
+    "receipt-folder": folder("receipt/receipt.json", load_bundle),
+    "dataset-folder": folder("dataset/_confide.json", _dataset),
+    "job-toml": folder("job/job.toml", lambda path: Job.load(path).digest),
+    "settings": folder("home/config.toml", lambda path: Settings.load(environ={}, home=path.parent)),
+    "node-spec": folder("spec.json", NodeSpec.load, Announcement.load),
+    "enrolment": folder("enrolment.json", Enrolment.load),
+    "private-key": folder("key.pem", SigningKey.load_private, mode=0o600),
+    "collateral-file": folder("collateral.json", load_collateral),
+    "collateral-bundle": _objects(lambda value: import_bundle(_store(), value, TrustRoots())),
+    "reference-values": _objects(of_reference),
+    "words": _words,
+}

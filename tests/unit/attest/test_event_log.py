@@ -1,0 +1,166 @@
+"""A log is read to its end or refused, and its events make the RTMRs that a TD would have, or the PCRs that a TPM would."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from confide.attest.event_log import MAX_EVENTS, OF_TD, OF_TPM, EventLog, Registers
+from confide.errors import ParseError
+
+SHA384 = hashlib.sha384
+EVENTS = [
+    (1, 0x80000001, b"variables"), (2, 4, b"\0\0\0\0"), (3, 0xD, b"initrd=initrd console=ttyS0"),
+    (2, 0x80000007, b"Exit Boot Services Invocation"),
+]  # fmt: skip
+
+
+def head(algorithms: tuple[tuple[int, int], ...] = ((0xC, 48),), vendor: bytes = b"") -> bytes:
+    spec = struct.pack("<16sIBBBBI", b"Spec ID Event03\0", 0, 0, 2, 0, 2, len(algorithms))
+    spec += b"".join(struct.pack("<HH", *row) for row in algorithms) + bytes([len(vendor)]) + vendor
+    return struct.pack("<II20sI", 0, 3, bytes(20), len(spec)) + spec
+
+
+def event(register: int, kind: int, data: bytes, algorithms: tuple[int, ...] = (0xC,)) -> bytes:
+    sizes = {0xC: hashlib.sha384(data).digest(), 0xB: hashlib.sha256(data).digest()}
+    digests = b"".join(struct.pack("<H", algorithm) + sizes[algorithm] for algorithm in algorithms)
+    return struct.pack("<III", register, kind, len(algorithms)) + digests + struct.pack("<I", len(data)) + data
+
+
+def log() -> bytes:
+    return head() + b"".join(event(*row) for row in EVENTS)
+
+
+def rtmrs(raw: bytes) -> tuple[bytes, ...]:
+    return EventLog.parse(raw, OF_TD).rtmrs()
+
+
+def test_each_event_extends_its_own_register() -> None:
+    zeros = bytes(48)
+    first = SHA384(zeros + SHA384(b"variables").digest()).digest()
+    second = SHA384(SHA384(zeros + SHA384(b"\0\0\0\0").digest()).digest() + SHA384(b"Exit Boot Services Invocation").digest()).digest()
+    third = SHA384(zeros + SHA384(b"initrd=initrd console=ttyS0").digest()).digest()
+    assert rtmrs(log()) == (first, second, third, zeros)
+
+
+def test_events_without_action_and_copies_of_mrtd_extend_nothing() -> None:
+    more = event(1, 3, b"StartupLocality") + event(0, 0x80000008, b"firmware blob")
+    assert rtmrs(log() + more) == rtmrs(log())
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"Calling EFI Application\0", "Calling EFI Application"),
+        ("console=ttyS0\0".encode("utf-16-le"), "console=ttyS0"), (b"\xff\xfe\x00", "3 bytes"),
+        (b"\x1b[2J", "4 bytes"), (b"", ""),
+    ],
+)  # fmt: skip
+def test_text_of_an_event_is_shown_if_it_is_text(data: bytes, text: str) -> None:
+    found = EventLog.parse(head() + event(0, 6, data) + event(4, 0x99, data), OF_TD)
+    assert [(found.name_of(one), one.text) for one in found.events] == [("MRTD EV_EVENT_TAG", text), ("RTMR3 0x99", text)]
+
+
+@pytest.mark.parametrize("padding", [b"\xff" * 4096, b"\0" * 4096, b"\xff", b""])
+def test_padding_of_the_tables_memory_is_no_event(padding: bytes) -> None:
+    assert len(EventLog.parse(log() + padding, OF_TD).events) == len(EVENTS)
+
+
+def test_other_digests_beside_sha384_are_read_over() -> None:
+    raw = head(((0xB, 32), (0xC, 48)), b"vendor") + event(1, 4, b"data", (0xC, 0xB))
+    assert EventLog.parse(raw, OF_TD).events[0].digest == SHA384(b"data").digest()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"", head()[:-1], log()[:-1], log() + b"\xff\0", log() + b"\1", head(((0xB, 32),)), head(((0xC, 48), (0xC, 48))),
+        head(((0xC, 32),)),
+        head(((0x99, 48),)), head() + event(5, 4, b""), head() + event(1, 4, b"", ()),
+        head(((0xB, 32), (0xC, 48))) + event(1, 4, b"", (0xC, 0xC)),
+        head() + event(1, 4, b"", (0xB,)), head()[:4] + b"\4" + head()[5:], head().replace(b"Event03", b"Event02"),
+        head()[:28] + b"\x99" + head()[29:],
+        bytes((4 << 20) + 1),
+    ],
+    ids=[
+        "empty", "cut head", "cut event", "mixed padding", "one byte more", "no SHA-384", "algorithm twice", "wrong size",
+        "unknown algorithm",
+        "no such register", "no digest", "digest twice", "digest not announced", "no specification", "old format", "wrong length",
+        "too large",
+    ],
+)  # fmt: skip
+def test_what_is_no_log_is_refused(raw: bytes) -> None:
+    with pytest.raises(ParseError):
+        EventLog.parse(raw, OF_TD)
+
+
+@settings(max_examples=200, deadline=None)
+@given(at=st.integers(0, len(log()) - 1), value=st.integers(0, 255))
+def test_any_change_is_read_or_refused_and_nothing_else(at: int, value: int) -> None:
+    raw = log()[:at] + bytes([value]) + log()[at + 1 :]
+    try:
+        assert len(rtmrs(raw)) == 4
+    except ParseError:
+        return
+
+
+SHA256 = ((0xB, 32),)
+
+
+def tpm_log(*events: bytes) -> bytes:
+    return head(SHA256) + b"".join(events)
+
+
+def sha256_event(pcr: int, kind: int, data: bytes) -> bytes:
+    return event(pcr, kind, data, (0xB,))
+
+
+def test_pcrs_begin_with_the_startup_locality_and_resettable_ones_with_ones() -> None:
+    digest = hashlib.sha256(b"x").digest()
+    locality = sha256_event(0, 3, b"StartupLocality\0\3")
+    found = EventLog.parse(tpm_log(locality, sha256_event(0, 4, b"x"), sha256_event(17, 4, b"x"), sha256_event(4, 4, b"x")), OF_TPM).pcrs()
+    assert found == {
+        0: hashlib.sha256(bytes(31) + b"\3" + digest).digest(),
+        4: hashlib.sha256(bytes(32) + digest).digest(),
+        17: hashlib.sha256(b"\xff" * 32 + digest).digest(),
+    }
+
+
+def test_locality_that_is_told_after_the_first_extension_counts_no_more() -> None:
+    measured = sha256_event(0, 4, b"x")
+    late = EventLog.parse(tpm_log(measured, sha256_event(0, 3, b"StartupLocality\0\3")), OF_TPM).pcrs()
+    assert late == EventLog.parse(tpm_log(measured), OF_TPM).pcrs()
+
+
+def test_log_of_a_tpm_has_no_padding() -> None:
+    for padding in (b"\xff" * 64, bytes(64)):
+        with pytest.raises(ParseError):
+            EventLog.parse(tpm_log(sha256_event(0, 4, b"x")) + padding, OF_TPM)
+
+
+@pytest.mark.parametrize(("registers", "raw"), [(OF_TPM, log()), (OF_TD, tpm_log(sha256_event(0, 4, b"x")))], ids=["TPM", "TD"])
+def test_log_of_one_kind_of_machine_is_none_of_the_other(registers: Registers, raw: bytes) -> None:
+    with pytest.raises(ParseError, match="no digests"):
+        EventLog.parse(raw, registers)
+    assert EventLog.parse_any(raw).registers is not registers
+
+
+@pytest.mark.parametrize(("minor", "major"), [(1, 2), (0, 1), (0, 3)])
+def test_log_of_another_version_is_refused(minor: int, major: int) -> None:
+    raw = bytearray(log())
+    raw[52:54] = bytes([minor, major])
+    with pytest.raises(ParseError, match=r"another version than 2\.0"):
+        EventLog.parse(bytes(raw), OF_TD)
+
+
+def test_number_of_events_and_of_registers_is_bounded() -> None:
+    one = sha256_event(0, 4, b"")
+    assert len(EventLog.parse(tpm_log(one * MAX_EVENTS), OF_TPM).events) == MAX_EVENTS
+    with pytest.raises(ParseError, match="too many events"):
+        EventLog.parse(tpm_log(one * (MAX_EVENTS + 1)), OF_TPM)
+    with pytest.raises(ParseError, match="register that there is not"):
+        EventLog.parse(tpm_log(sha256_event(24, 4, b"")), OF_TPM)

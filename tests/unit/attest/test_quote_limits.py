@@ -1,0 +1,50 @@
+"""Lengths inside a quote, at their limits."""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from pathlib import Path
+
+import pytest
+
+from confide.attest.quote import MAX_AUTH_BYTES, parse_quote, split_quote
+from confide.errors import ParseError
+
+INTEL = Path(__file__).parents[2] / "vectors" / "intel"
+V3 = (INTEL / "sgx-v3-confighard.quote").read_bytes()
+
+
+def test_bytes_after_the_certification_data_are_refused() -> None:
+    """They are inside of the signature data, whose length says so; nothing signs them."""
+    parts = split_quote(V3)
+    data = parts.signature + parts.vouching
+    for more in (b"\0", b"x" * 40):
+        longer = parts.signed_bytes + struct.pack("<I", len(data) + len(more)) + data + more
+        with pytest.raises(ParseError, match="after the certification data"):
+            parse_quote(longer)
+
+
+def test_authentication_data_may_have_the_length_of_its_cap() -> None:
+    quote = parse_quote(V3)
+    largest = dataclasses.replace(quote, signature=dataclasses.replace(quote.signature, auth_data=bytes(MAX_AUTH_BYTES)))
+    assert parse_quote(largest.to_bytes()) == largest
+
+
+@pytest.mark.parametrize("version", [0, 4, 6])
+def test_quote_of_an_unknown_kind_is_refused_even_without_a_body(version: int) -> None:
+    parts = split_quote(V3)
+    data = parts.signature + parts.vouching
+    raw = struct.pack("<H", version) + V3[2:48] + struct.pack("<I", len(data)) + data
+    with pytest.raises(ParseError, match="not an SGX quote of version 3"):
+        split_quote(raw)
+
+
+def test_signature_has_its_64_bytes_before_anything_else_is_read() -> None:
+    parts = split_quote(V3)
+    with pytest.raises(ParseError, match="ends inside its signature"):
+        split_quote(parts.signed_bytes + struct.pack("<I", 63) + bytes(63))
+    bare = parts.signed_bytes + struct.pack("<I", 64) + bytes(64)
+    assert split_quote(bare).vouching == b""
+    with pytest.raises(ParseError, match="ends inside its attestation key"):
+        parse_quote(bare)
