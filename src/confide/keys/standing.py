@@ -25,8 +25,8 @@ class Standings:
         return self._store.get(ApprovalRule, key) or ApprovalRule(key, 0, ())
 
     def of(self, grants: Iterable[Grant]) -> Mapping[str, Standing]:
-        """The standing of each grant that was not revoked, by its id."""
-        return {grant.id: self._of(grant) for grant in grants if grant.revoked is None}
+        """The standing of each grant, by its id."""
+        return {grant.id: self._of(grant) for grant in grants}
 
     def approved_by(self, rule: ApprovalRule, subject: Subject) -> tuple[str, ...]:
         """Who of the rule's approvers has approved exactly this subject."""
