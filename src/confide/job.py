@@ -20,6 +20,8 @@ from confide.ids import JobDigest, check_name
 from confide.regular_file import open_regular
 
 JOB_FORMAT = "confide-job-v1"
+MAX_SIGNATURES = 16
+"""Cap on the signatures that a job carries."""
 MAX_CODE_BYTES = 8 * 1024 * 1024
 """Cap on a job's code, in bytes: a job carries a program, not data."""
 
@@ -72,6 +74,7 @@ class Job(_Value):
 
     ``files`` maps relative POSIX paths to the code's bytes; ``program`` is the one that is run.  ``policy`` is an appraisal
     policy as JSON (``confide.attest.policy`` builds and checks it): it says which nodes the client, driver and workers accept.
+    ``signatures`` over the digest (``confide.keys.job_signatures``) are carried along for the nodes to show; they are not in it.
     """
 
     name: str
@@ -84,6 +87,7 @@ class Job(_Value):
     policy: dict[str, Any]
     broker: BrokerSpec
     resources: Resources = Resources()
+    signatures: tuple[dict[str, Any], ...] = Field(default=(), repr=False, max_length=MAX_SIGNATURES)
 
     @field_validator("name")
     @classmethod
@@ -182,6 +186,8 @@ class Job(_Value):
             JobError: the file or a file that it names cannot be read, or is not a valid job.
         """
         data, folder = _read_table(path), path.parent
+        if "signatures" in data:
+            raise JobError("signatures: not in a job file", hint="they lie beside it: `confide job sign`", field="signatures")
         names = [data.get("program", ""), *_of_type(data.get("files", []), list, "files")]
         code = [(name, _place(folder, name, "files")) for name in names]
         data["files"] = {str(PurePosixPath(name)): _read(path) for name, path in code}

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from confide.cli.broker import spawn
 from confide.cli.main import main
+from confide.cli.owners import BrokerAddress
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 
@@ -31,6 +33,17 @@ class Spoken:
 
 
 Cli = Callable[..., Spoken]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("broker-home")
+
+
+@pytest.fixture(scope="module")
+def address(home: Path) -> Iterator[BrokerAddress]:
+    with spawn(home, home / "master.key") as found:
+        yield found
 
 
 @pytest.fixture

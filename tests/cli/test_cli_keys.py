@@ -11,7 +11,6 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +21,6 @@ from confide.cli.owners import BrokerAddress, client_of
 from confide.config import Settings
 
 DIGEST = "ab" * 48
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("broker-home")
-
-
-@pytest.fixture(scope="module")
-def address(home: Path) -> Iterator[BrokerAddress]:
-    with spawn(home, home / "master.key") as found:
-        yield found
 
 
 @pytest.fixture
@@ -174,8 +162,8 @@ def test_grant_is_shown_and_revoked(confide: Any, owner: str, policy: Path) -> N
 def test_grant_in_words(confide: Any, owner: str, policy: Path) -> None:
     confide("keys", "create", f"{owner}/k")
     said = confide("keys", "grant", f"{owner}/k", "--digest", DIGEST, "--policy", policy)
-    assert "recipients: none" in said.out
-    assert "until:      no end" in said.out
+    assert "recipients:    none" in said.out
+    assert "until:         no end" in said.out
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,6 +26,7 @@ from confide.keys.custody.local import KeyFile
 from confide.keys.custody.protocol import Unlock
 from confide.keys.manifest_claims import PAYLOAD_TYPE
 from confide.keys.server import BrokerServer
+from confide.keys.storage.database import Location
 from confide.keys.store import Store
 
 MEASUREMENT = "ab" * 32
@@ -72,15 +74,18 @@ class Node:
 class World:
     """One broker with its store, server, owners and nodes."""
 
-    def __init__(self, folder: Path, installation: Installation, *, verifier: Verifier | None = None, **options: Any) -> None:
+    def __init__(
+        self, folder: Path, installation: Installation, *, verifier: Verifier | None = None, place: Location | None = None, **options: Any
+    ) -> None:
         self.folder = folder
+        self.place = place or folder / "store" / "broker.db"
         self.installation = installation
         self.ahead = timedelta()
         self.unlock: Unlock = options.pop("unlock", None) or KeyFile.create(folder / "master.key")
         self.verifier = verifier or Verifier(TrustRoots(simulated=installation.root_der), installation.collateral_source())
         self._clean = contextlib.ExitStack()
         self.options = options
-        self.serve(Store.create(folder / "store" / "broker.db", self.unlock))
+        self.serve(Store.create(self.place, self.unlock))
 
     def serve(self, store: Store) -> None:
         self.store = store
@@ -91,7 +96,7 @@ class World:
         """The broker ends and comes back from its file, on another port."""
         self.server.stop()
         self.store.close()
-        store = Store.open(self.folder / "store" / "broker.db", self.unlock)
+        store = Store.open(self.place, self.unlock)
         store.check()
         self.serve(store)
 
@@ -125,16 +130,23 @@ class World:
         attester = changes.pop("attester", None) or self.attester(fault)
         return Node(attester, role, **{"name": f"{role.value}-1", **changes})
 
-    def client(self, node: Node) -> NodeBrokerClient:
+    def second(self) -> BrokerServer:
+        """Another broker on the same store, which has the same key."""
+        store = Store.open(self.place, self.unlock)
+        self._clean.callback(store.close)
+        return self._clean.enter_context(BrokerServer(Broker(store, self.verifier, self.now, **self.options)))
+
+    def client(self, node: Node, *, at: BrokerServer | None = None, signatures: Sequence[Json] = ()) -> NodeBrokerClient:
         return self._clean.enter_context(
             NodeBrokerClient(
-                self.server.url,
+                (at or self.server).url,
                 self.server.spki,
                 identity=node.identity,
                 attester=node.attester,
                 context=node.context,
                 seal_key=node.seal_key,
                 role=node.role,
+                signatures=signatures,
             )
         )
 

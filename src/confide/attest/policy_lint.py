@@ -10,13 +10,14 @@ from confide.attest.policy_values import OLD_STATUSES
 from confide.ids import Role, Tee
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from datetime import date
 
     from confide.attest.policy_tree import Policy
     from confide.canonical import Json
 
 Severity = Literal["error", "warning"]
+_PROTECTS_NOTHING: Final = frozenset({"simulated", "debug"})
 _WEAKENS: Final = {
     "tdx-no-sept-ve-disable": "the host can interrupt the TD wherever it takes away a page",
     "tdx-migratable": "a service TD that is measured nowhere may take the TD to another machine",
@@ -58,6 +59,23 @@ def lint(policy: Policy, today: date) -> tuple[Finding, ...]:
     return tuple(
         sorted(_lint(policy, policy.name, today), key=lambda finding: (finding.severity, finding.policy, finding.code, finding.subject))
     )
+
+
+def refusing(policy: Policy, findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The errors among ``findings`` that ``policy`` does not answer for itself.
+
+    A policy that names ``simulated`` or ``debug`` in ``allow`` says of itself that it protects nothing: what else it asks too little of is
+    no news.
+    """
+    answered = {path for path, rules in _leaves(policy, policy.name) if _PROTECTS_NOTHING & set(rules.allow)}
+    return tuple(finding for finding in findings if finding.severity == "error" and finding.policy not in answered)
+
+
+def _leaves(policy: Policy, path: str) -> Iterator[tuple[str, Rules]]:
+    if isinstance(policy, Rules):
+        yield path, policy
+    for member in policy.members:
+        yield from _leaves(member, f"{path}/{member.name}")
 
 
 def _lint(policy: Policy, path: str, today: date) -> list[Finding]:
@@ -164,7 +182,7 @@ def _grace(rules: Rules, path: str, today: date) -> Iterator[Finding]:
 def _exceptions(rules: Rules, path: str, today: date) -> Iterator[Finding]:
     del today
     for switch in rules.allow:
-        if switch in {"simulated", "debug"}:
+        if switch in _PROTECTS_NOTHING:
             what = "a simulated TEE" if switch == "simulated" else "a TEE whose memory the host can read"
             yield Finding(
                 f"{switch}-allowed",

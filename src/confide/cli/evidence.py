@@ -91,11 +91,12 @@ def judge(context: Context, file: Path, judging: Judging, now: datetime) -> tupl
     if sets and not evidence.chain:
         evidence = with_given_chain(evidence, sets)
     kept_only = judging.offline or judging.at is not None
-    verified = Verifier(roots, _source(context, sets, kept_only=kept_only), asked).verify(evidence, now)
+    verified = Verifier(roots, collateral_for(context, sets, kept_only=kept_only), asked).verify(evidence, now)
     return verified, _agree(verified, roots)
 
 
-def _source(context: Context, sets: list[AnyCollateral], *, kept_only: bool) -> CollateralSource:
+def collateral_for(context: Context, sets: list[AnyCollateral], *, kept_only: bool) -> CollateralSource:
+    """Where collateral comes from: the given sets alone, or what is kept, or else the vendors."""
     from confide.attest.collateral_sources import FixedCollateral
     from confide.cli.collateral import source_of, store_of
 

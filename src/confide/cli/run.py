@@ -21,9 +21,13 @@ if TYPE_CHECKING:
 @click.option("--simulate", is_flag=True, help="Run on simulated nodes of this machine.  They protect nothing.")
 @click.option("--fault", "faults", multiple=True, metavar="NODE=FAULT",
               help="Let a simulated node show a fault (`worker-2=tampered`), to see it refused (repeat).")  # fmt: skip
+@click.option("--signature", "signature_files", type=click.Path(path_type=Path, dir_okay=False, exists=True), multiple=True,
+              help="Signature of the job, for owners who grant by signer (repeat) [default: JOB.*.sig beside it].")  # fmt: skip
 @click.option("--check", is_flag=True, help="Only check the job and print its digest; start nothing.")
 @answers
-def command(context: Context, job_file: Path, faults: tuple[str, ...], *, simulate: bool, check: bool) -> None:
+def command(
+    context: Context, job_file: Path, faults: tuple[str, ...], signature_files: tuple[Path, ...], *, simulate: bool, check: bool
+) -> None:
     """Run a job and follow it to its receipt.
 
     JOB is a job file (TOML).  This client attests the driver before it hands over the job, follows the run, and verifies the receipt.
@@ -32,14 +36,26 @@ def command(context: Context, job_file: Path, faults: tuple[str, ...], *, simula
     from confide.job import Job
     from confide.jobs.submit import pin_inputs, submit
 
-    job = Job.load(job_file)
+    job = _signed(pin_inputs(Job.load(job_file)), job_file, signature_files)
     if check:
-        _answer_check(context, pin_inputs(job))
+        _answer_check(context, job)
         return
     teller = Teller(Story(simulated=simulate))
     with teller.story.working(f"running {job.name}"):
         result = submit(job, simulate=simulate, settings=context.settings, on_event=teller, faults=_faults(faults))
     context.answer(result.to_json(), lambda: _show(result))
+
+
+def _signed(job: Job, job_file: Path, given: tuple[Path, ...]) -> Job:
+    """The job with the signatures that are given, or that lie beside its file and are of it."""
+    from confide.jobs.signatures import beside, load_signature, with_signatures
+
+    if given:
+        return with_signatures(job, [load_signature(path, job) for path in given])
+    found, others = beside(job_file, job)
+    for path in others:
+        say(f"warning: {path.name} is no signature of this job as it is now, and is left out", err=True)
+    return with_signatures(job, found)
 
 
 def _faults(texts: tuple[str, ...]) -> dict[str, str]:
@@ -54,9 +70,11 @@ def _faults(texts: tuple[str, ...]) -> dict[str, str]:
 
 def _answer_check(context: Context, job: Job) -> None:
     from confide.attest.policy import Policy
+    from confide.keys.job_signatures import verify_all
 
     policy = Policy.from_json(job.policy)
-    value = {"job": job.name, "digest": job.digest, "policy": policy.name, "policy_digest": policy.digest}
+    signers = [signature.signer_digest for signature in verify_all(job.signatures, job.digest)]
+    value = {"job": job.name, "digest": job.digest, "signers": signers, "policy": policy.name, "policy_digest": policy.digest}
     inputs = {name: {"dataset": spec.dataset, "signer": spec.signer} for name, spec in job.inputs.items()}
     outputs = {name: {"path": spec.path, "recipients": list(spec.recipients)} for name, spec in job.outputs.items()}
     context.answer({**value, "inputs": inputs, "outputs": outputs}, lambda: print_facts({**value, "inputs": inputs, "outputs": outputs}))

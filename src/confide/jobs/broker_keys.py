@@ -57,6 +57,7 @@ class BrokerKeys:
             context=services.context,
             seal_key=services.seal_key,
             role=services.spec.role,
+            signatures=job.signatures,
         )
         self._broker, self._watcher = connect(), connect(timeout=_WATCH_TIMEOUT_S)
         self._keyring = Keyring()

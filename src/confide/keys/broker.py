@@ -23,25 +23,20 @@ from confide.canonical import Json, b64url, from_b64url
 from confide.crypto.seal import seal
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import PublicKey
-from confide.errors import (
-    BindingError,
-    Fact,
-    GrantError,
-    ManifestError,
-    ParseError,
-    StoreError,
-    UsageError,
-)
-from confide.ids import DatasetId, NodeId, Nonce, Purpose, Role, Tee, check_name
+from confide.errors import BindingError, Fact, GrantError, ManifestError, ParseError, StoreError, UsageError
+from confide.ids import DatasetId, NodeId, Nonce, Purpose, Role, SpkiDigest, Tee, check_name
 from confide.keys.audit import new_event
-from confide.keys.grants import Decision, Grant, Request, decide, recipients
+from confide.keys.grant_commands import GrantCommands
+from confide.keys.grants import Decision, Grant, Request, decide
 from confide.keys.hierarchy import KeyHierarchy
+from confide.keys.job_signatures import JobSignature, verify_all
 from confide.keys.key_commands import KeyCommands
 from confide.keys.manifest_claims import ManifestClaims, unverified_dataset
 from confide.keys.owners import JOB_PREFIX, Owners
 from confide.keys.records import CutOff, Dataset, Origin, Release, owners_of, run_ref
 from confide.keys.refusals import refusals_audited
 from confide.keys.sessions import SESSION_TTL, Attested, Peer, Sessions
+from confide.keys.standing import Standings
 from confide.keys.store import Store
 from confide.keys.transfer_commands import TransferCommands
 from confide.keys.withdrawals import Bell, check_not_cut_off, why_withdrawn, withdrawn
@@ -67,6 +62,14 @@ class _Asker:
     attested: Attested
     verified: VerifiedEvidence
     now: datetime
+    signatures: tuple[JobSignature, ...] = ()
+    seen: frozenset[SpkiDigest] = frozenset()
+    """Signers of the job that were seen before: enough to keep what was given, never to be given anything."""
+
+    @property
+    def signers(self) -> frozenset[SpkiDigest]:
+        """Whose signatures over its attested job the node has shown."""
+        return self.seen | {signature.signer_digest for signature in self.signatures}
 
     @property
     def context(self) -> NodeContext:
@@ -107,6 +110,8 @@ class Broker:
         self.owners = Owners(store, clock)
         self.key_commands = KeyCommands(store, clock)
         self.transfers = TransferCommands(store, clock)
+        self.grants = GrantCommands(store, clock)
+        self._standings = Standings(store)
         self._keys = KeyHierarchy(store)
         self._sessions = Sessions(verifier, nonce_ttl=nonce_ttl, session_ttl=session_ttl)
         self._lease = lease
@@ -148,15 +153,17 @@ class Broker:
 
     # --- releases ----------------------------------------------------------------------------------------------------
 
-    def release(self, peer: Peer, session: str, manifest: Json, purpose: Purpose) -> Json:
+    def release(self, peer: Peer, session: str, manifest: Json, purpose: Purpose, *, signatures: Sequence[object] = ()) -> Json:
         """The key of the dataset of a signed ``manifest``, sealed to the attested node, if every owner concerned has granted it.
+
+        ``signatures`` of the node's job are what grants to a signer's jobs ask for.
 
         Raises:
             AttestationError: the session or its evidence does not hold (any more), or no grant's policy accepts it.
             ManifestError, RollbackError: the manifest is not a current one of a dataset that is known here.
-            GrantError: no grant covers the job, role and purpose.
+            GrantError: no grant covers the job, role and purpose, or a signature is not of this job.
         """
-        asker = self._asker(peer, session)
+        asker = self._asker(peer, session, signatures)
         found, claims = self._dataset_of(manifest, asker, "release")
         facts: dict[str, Fact] = {**asker.facts(), **_key_facts(found), "purpose": purpose.value}
         with self._audited("release", found.owners, facts), self.store.transaction():
@@ -168,7 +175,9 @@ class Broker:
             self.store.append_audit(_granted("release", found.owners, facts, decisions, asker.now))
         return self._sealed(found, secret, asker, purpose, decisions)
 
-    def output(self, peer: Peer, session: str, name: str, inputs: Sequence[str], wanted: Sequence[str]) -> Json:
+    def output(
+        self, peer: Peer, session: str, name: str, inputs: Sequence[str], wanted: Sequence[str], *, signatures: Sequence[object] = ()
+    ) -> Json:
         """The key of this run's output ``name``: made for the driver when first asked, the same for all nodes of the run afterwards.
 
         The output derives from ``inputs`` and from every dataset whose key the run was given.  ``wanted`` are the recipients
@@ -180,7 +189,7 @@ class Broker:
             GrantError: an input's grants do not cover writing by this job, there is no input, or the driver has not made the output yet.
             BindingError: another driver made this output.
         """
-        asker = self._asker(peer, session)
+        asker = self._asker(peer, session, signatures)
         check_name(name, "output name")
         facts: dict[str, Fact] = {**asker.facts(), "output": name}
         with self._audited("output", [], facts):
@@ -255,10 +264,11 @@ class Broker:
             AttestationError: the session or its evidence does not hold.
         """
         asker, until = self._asker(peer, session), time.monotonic() + self._watch_s
+        asker = replace(asker, seen=self._standings.signers(asker.context.job))
         while True:
             seen = self._bell.number()
             asker = replace(asker, now=self.clock())
-            refusal = why_withdrawn(self.store, asker.context, asker.attested.role, partial(self._decide, asker=asker), asker.now)
+            refusal = why_withdrawn(self.store, asker.context, asker.attested.role, partial(self._judge, asker=asker), asker.now)
             if refusal is not None:
                 facts: dict[str, Fact] = {**asker.facts(), "code": refusal.code, "message": refusal.message[:300]}
                 owners = sorted({str(refusal.facts["key"]).partition("/")[0]} if "key" in refusal.facts else ())
@@ -278,12 +288,15 @@ class Broker:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _asker(self, peer: Peer, session: str) -> _Asker:
+    def _asker(self, peer: Peer, session: str, signatures: Sequence[object] = ()) -> _Asker:
         now = self.clock()
         with self._audited("session", [], {}):
             attested = self._sessions.attested(peer, session, now)
         with self._audited("evidence", [], {"node": attested.context.node, "run": attested.context.run}):
-            return _Asker(attested, attested.verified(self.verifier, now), now)
+            verified = attested.verified(self.verifier, now)
+        asker = _Asker(attested, verified, now)
+        with self._audited("job-signature", [], asker.facts()):
+            return replace(asker, signatures=verify_all(signatures, attested.context.job))
 
     def _dataset_of(self, manifest: Json, asker: _Asker, action: str) -> tuple[Dataset, ManifestClaims]:
         with self._audited(action, [], asker.facts()):
@@ -294,17 +307,24 @@ class Broker:
             return found, ManifestClaims.verify(manifest, PublicKey.from_spki(found.signer))
 
     def _decide(self, roots: Sequence[str], purpose: Purpose, asker: _Asker) -> list[Decision]:
+        """As :meth:`_judge`; the run is counted under grants that count runs.  Inside the transaction that gives the key."""
+        decisions = self._judge(roots, purpose, asker)
+        self._standings.note_used(decisions, asker.attested, asker.signatures)
+        return decisions
+
+    def _judge(self, roots: Sequence[str], purpose: Purpose, asker: _Asker) -> list[Decision]:
         """One yes from the owner of every root key.  None at all is a no, and so is a node that its driver has cut off."""
         if not roots:
             hint = "outputs inherit their policy from inputs: name at least one"
             raise GrantError("there is no input whose owner could grant this", hint=hint)
-        attested, now = asker.attested, asker.now
-        check_not_cut_off(self.store, asker.context)
+        attested, now, context = asker.attested, asker.now, asker.context
+        check_not_cut_off(self.store, context)
         decisions = []
         for key in roots:
-            request = Request(key, attested.context.job, attested.role, purpose)
+            request = Request(key, context.job, attested.role, purpose, context.run, asker.signers)
             grants = self.store.find(Grant, key)
-            decisions.append(decide(grants, request, lambda policy: attested.appraise(asker.verified, policy, now), now))
+            standings = self._standings.of(grants)
+            decisions.append(decide(grants, request, lambda policy: attested.appraise(asker.verified, policy, now), now, standings))
         return decisions
 
     def _known(self, dataset: DatasetId) -> Dataset:
@@ -325,7 +345,7 @@ class Broker:
             origin = _origin(output)
             if not set(dataset.roots) <= set(origin.inherits):
                 inherits = tuple(sorted({*origin.inherits, *dataset.roots}))
-                allowed = self._recipients(dataset.roots, origin.recipients, context, asker.now)
+                allowed = self._recipients(dataset.roots, origin.recipients, asker)
                 self.store.put(replace(output, origin=replace(origin, inherits=inherits, recipients=allowed)))
 
     def _outputs(self, context: NodeContext) -> list[Dataset]:
@@ -347,10 +367,10 @@ class Broker:
             roots |= set(self._known(dataset).roots)
         return tuple(sorted(roots))
 
-    def _recipients(self, roots: Sequence[str], wanted: Sequence[str], context: NodeContext, now: datetime) -> tuple[str, ...]:
+    def _recipients(self, roots: Sequence[str], wanted: Sequence[str], asker: _Asker) -> tuple[str, ...]:
         allowed = set(wanted)
         for key in roots:
-            allowed &= recipients(self.store.find(Grant, key), key, context.job, now)
+            allowed &= self._standings.recipients(key, asker.context.job, asker.now)
         return tuple(sorted(allowed))
 
     def _mint_output(self, asker: _Asker, name: str, roots: tuple[str, ...], wanted: Sequence[str]) -> Dataset:
@@ -360,7 +380,7 @@ class Broker:
         # The full digest is in the key's record: 16 characters of it are a name, not an identity.
         key = self._keys.for_output(f"{JOB_PREFIX}{context.job[:16]}", name, context.job, asker.now)
         wrapped, _ = self._keys.mint(key)
-        allowed = self._recipients(roots, [check_name(w, "recipient") for w in wanted], context, asker.now)
+        allowed = self._recipients(roots, [check_name(w, "recipient") for w in wanted], asker)
         origin = Origin(context.job, context.run, name, roots, allowed)
         made = Dataset(DatasetId(wrapped.dataset), wrapped, asker.attested.binding.spki, origin=origin)
         self.store.put(made)
@@ -391,7 +411,8 @@ def seal_context(dataset: str, context: NodeContext, purpose: Purpose) -> Json:
 def _granted(action: str, owners: list[str], facts: Mapping[str, Fact], decisions: Sequence[Decision], now: datetime) -> Json:
     grants = sorted(d.grant.id for d in decisions)
     policies = sorted({d.result.policy_digest for d in decisions})
-    return new_event(action, owners, now, **facts, grants=grants, policies=policies)
+    concerned = [*owners, *(name for d in decisions for name in d.approved_by)]
+    return new_event(action, concerned, now, **facts, grants=grants, policies=policies)
 
 
 def _key_facts(dataset: Dataset) -> dict[str, Fact]:

@@ -7,7 +7,6 @@ Endpoints: ``confide.keys.server``.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -25,11 +24,12 @@ from confide.crypto.seal import SealKey
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import PublicKey
 from confide.crypto.tls import Identity
-from confide.errors import BrokerError, ConfideError, KeyRevokedError, ManifestError, ParseError, UsageError, error_from_json
-from confide.ids import DatasetId, JobDigest, KeyRef, NodeId, Nonce, Purpose, Role, SpkiDigest
+from confide.errors import BrokerError, KeyRevokedError, ManifestError, ParseError, UsageError, error_from_json
+from confide.ids import DatasetId, KeyRef, NodeId, Nonce, Purpose, Role, SpkiDigest
 from confide.keys.audit import AuditEntry, AuditHead, AuditLog, AuditProof, hashes
 from confide.keys.connection import Answer, Connection, as_key
-from confide.keys.grants import Grant, GrantRef
+from confide.keys.grant_client import GrantCalls
+from confide.keys.grants import GrantRef
 from confide.keys.manifest_claims import unverified_dataset
 from confide.keys.transfer_client import TransferClient
 
@@ -85,6 +85,7 @@ class MintedDataset:
 class NodeBrokerClient:
     """A node's side: attests to the broker on the TLS channel and asks for keys.  Not for use from several threads at once.
 
+    ``signatures`` of its job are shown with each request for a key (``keys.job_signatures``).
     ``context.seal`` must be ``seal_key``'s public half.  Connects and attests when first used, and again when the session has ended.
     """
 
@@ -98,6 +99,7 @@ class NodeBrokerClient:
         context: NodeContext,
         seal_key: SealKey,
         role: Role,
+        signatures: Sequence[Json] = (),
         timeout: float = 10.0,
     ) -> None:
         if context.seal != seal_key.public_jwk():
@@ -108,6 +110,7 @@ class NodeBrokerClient:
         self._context = context
         self._seal_key = seal_key
         self._role = role
+        self._signatures = list(signatures)
         self._cookie: dict[str, str] = {}
         self._expires = datetime.min.replace(tzinfo=UTC)
 
@@ -120,7 +123,7 @@ class NodeBrokerClient:
             ManifestError, RollbackError: the manifest is not a current one of a dataset that the broker knows.
             BrokerError: the broker is down or answered anything else.
         """
-        answer = self._ask("POST", "/confide/v0/release", {"manifest": manifest, "purpose": purpose.value})
+        answer = self._ask("POST", "/confide/v0/release", {"manifest": manifest, "purpose": purpose.value, **self._shown()})
         return ReleasedKey(
             dataset=answer.dataset_of(manifest),
             key=answer.key_ref(),
@@ -137,7 +140,8 @@ class NodeBrokerClient:
             AttestationError, GrantError, ManifestError, BrokerError: as :meth:`release`; ``GrantError`` also for a worker that asks
                 before the driver has.
         """
-        answer = self._ask("POST", "/confide/v0/outputs", {"name": name, "inputs": list(inputs), "recipients": list(recipients)})
+        body = {"name": name, "inputs": list(inputs), "recipients": list(recipients), **self._shown()}
+        answer = self._ask("POST", "/confide/v0/outputs", body)
         signer = answer.field("signer", str)
         if self._role is Role.DRIVER and signer != self._identity.spki_digest:
             raise BrokerError("the broker registered another signer than this driver for its output", got=signer[:80])
@@ -212,6 +216,9 @@ class NodeBrokerClient:
         self._attest_if_needed()
         return Answer(self._connection.call(method, path, body, self._cookie)[0])
 
+    def _shown(self) -> Json:
+        return {"signatures": self._signatures} if self._signatures else {}
+
     def _attest_if_needed(self) -> None:
         channel, fresh = self._connection.channel()
         if not fresh and self._cookie and datetime.now(UTC) + _SESSION_MARGIN < self._expires:
@@ -258,8 +265,8 @@ def _session_of(headers: Mapping[str, str]) -> str:
         raise BrokerError("the broker began no session") from cause
 
 
-class OwnerClient(TransferClient):
-    """An owner's or recipient's side; commands about keys themselves are in ``keys.key_client`` and ``keys.transfer_client``."""
+class OwnerClient(GrantCalls, TransferClient):
+    """An owner's or recipient's side.  Requests about keys and grants are in ``keys.key_client``, ``transfer_client``, ``grant_client``."""
 
     def enrol(self, token: str) -> None:
         """Register the credential under its name; ``token`` is single use, from the broker's operator."""
@@ -288,41 +295,6 @@ class OwnerClient(TransferClient):
         """
         answer = self._call("POST", "open", {"manifest": manifest})
         return ReleasedKey(answer.dataset_of(manifest), answer.key_ref(), answer.dataset_key(), answer.time("expires"), grants={})
-
-    # --- grants ------------------------------------------------------------------------------------------------------
-
-    def grant(
-        self,
-        name: str,
-        *,
-        job: JobDigest,
-        policy: Policy,
-        roles: Sequence[Role] = (Role.DRIVER, Role.WORKER),
-        purposes: Sequence[Purpose] = (Purpose.READ, Purpose.WRITE),
-        recipients: Sequence[str] = (),
-        not_after: datetime | None = None,
-    ) -> Grant:
-        """Grant an own key to one job under one policy.  ``recipients`` (enrolled names) may open outputs that derive from it."""
-        body = {
-            "key": self._id(name),
-            "job": job,
-            "policy": policy.to_json(),
-            "roles": [role.value for role in roles],
-            "purposes": [purpose.value for purpose in purposes],
-            "recipients": list(recipients),
-            "not_after": not_after.isoformat() if not_after else None,
-        }
-        return _grant(self._call("POST", "grants", body).field("grant", dict))
-
-    def grants(self) -> tuple[Grant, ...]:
-        """The grants of the owner's keys, revoked ones included."""
-        return tuple(_grant(one) for one in self._objects(self._call("GET", "grants"), "grants"))
-
-    def revoke(self, grant_id: str) -> Grant:
-        """End a grant now."""
-        if not re.fullmatch(r"[0-9a-f]{16}", grant_id):
-            raise UsageError(f"not a grant id: {grant_id[:80]!r}", hint="`confide keys ls` shows them")
-        return _grant(self._call("DELETE", f"grants/{grant_id}").field("grant", dict))
 
     # --- audit -------------------------------------------------------------------------------------------------------
 
@@ -377,16 +349,10 @@ class OwnerClient(TransferClient):
         return head
 
 
+
 def _manifest_path(manifest: Json) -> str:
     dataset = unverified_dataset(manifest)
     try:
         return f"datasets/{check_dataset_id(dataset)}/manifest"
     except ParseError as cause:
         raise ManifestError("the manifest names no dataset") from cause
-
-
-def _grant(data: Json) -> Grant:
-    try:
-        return Grant.from_json(data)
-    except ConfideError as cause:
-        raise BrokerError("the broker's answer holds no grant") from cause

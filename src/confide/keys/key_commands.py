@@ -11,7 +11,7 @@ from typing import ClassVar, Final, Self
 from confide.canonical import Json
 from confide.errors import CredentialError, UsageError
 from confide.ids import KeyRef
-from confide.keys.commands import Commands
+from confide.keys.callers import Callers
 from confide.keys.records import Dataset, Key, KeyState, version_ref
 from confide.keys.sessions import Peer
 from confide.keys.withdrawals import withdrawn
@@ -53,7 +53,7 @@ class Rewrap:
         return cls(data["key"], data["place"], data["done"])
 
 
-class KeyCommands(Commands):
+class KeyCommands(Callers):
     """Each command writes the audit log, refusals included."""
 
     def create_key(self, peer: Peer, name: str) -> Json:

@@ -1,28 +1,28 @@
-"""The broker's decisions for owners and recipients: enrolment, grants, own datasets, opening results, the audit log's views.
+"""The broker's decisions for owners and recipients: enrolment, own datasets, opening results, the audit log's views.
 
-Who asks is the key that the client proved in the TLS handshake; an owner never sees another's keys, grants or events.
-Keys themselves are in ``keys.key_commands``.
+Who asks is known as ``keys.callers`` says; an owner never sees another's keys or events.  Keys themselves are in ``keys.key_commands``,
+grants in ``keys.grant_commands``.
 """
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from confide.attest.policy import Policy
 from confide.canonical import Json, b64url, sha256_hex
 from confide.crypto.sign import PublicKey
-from confide.errors import CredentialError, Fact, ParseError, UsageError
-from confide.ids import DatasetId, JobDigest, KeyRef, Purpose, Role, check_name
+from confide.errors import CredentialError, Fact, UsageError
+from confide.ids import DatasetId, check_name
 from confide.keys.audit import new_event, view
-from confide.keys.commands import Commands, shown_key
-from confide.keys.grants import Grant, recipients
+from confide.keys.callers import Callers, shown_key
 from confide.keys.manifest_claims import ManifestClaims, unverified_dataset
-from confide.keys.records import Dataset, Enrolment, Key, Owner
+from confide.keys.records import Dataset, Enrolment, Owner
 from confide.keys.sessions import Peer
-from confide.keys.withdrawals import withdrawn
+from confide.keys.standing import Standings
+from confide.keys.store import Store
 
 ENROLMENT_TTL: Final = timedelta(hours=24)
 AUDIT_PAGE: Final = 1000
@@ -33,8 +33,12 @@ JOB_PREFIX: Final = "job-"
 """Keys of jobs' outputs have owners' names that begin so; nobody can enrol under one."""
 
 
-class Owners(Commands):
+class Owners(Callers):
     """Owners' and recipients' commands over one store.  Each writes the audit log, refusals included."""
+
+    def __init__(self, store: Store, clock: Callable[[], datetime]) -> None:
+        super().__init__(store, clock)
+        self._standings = Standings(store)
 
     # --- who ---------------------------------------------------------------------------------------------------------
 
@@ -142,71 +146,9 @@ class Owners(Commands):
         if dataset.origin is None:
             return dataset.signer == owner.spki
         origin = dataset.origin
-        agreed = [owner.name in recipients(self._store.find(Grant, key), key, origin.job, now) for key in dataset.roots]
+        agreed = [owner.name in self._standings.recipients(key, origin.job, now) for key in dataset.roots]
         return owner.name in origin.recipients and bool(agreed) and all(agreed)
 
-    # --- grants ------------------------------------------------------------------------------------------------------
-
-    def grant(self, peer: Peer, request: Json) -> Json:
-        """Grant an own key to a job.
-
-        Raises:
-            CredentialError: the key is not the client's.
-            UsageError, ParseError, PolicyError: the grant is not one, asks nothing, or names somebody who is not enrolled.
-        """
-        with self._command("grant", peer, {"key": str(request.get("key"))[:130]}) as owner, self._store.transaction():
-            made = self._read_grant(owner, request)
-            for name in made.recipients:
-                if self._store.get(Owner, name) is None:
-                    hint = "recipients enrol first, so that a name is one key"
-                    raise UsageError(f"the recipient {name} is not enrolled at this broker", hint=hint)
-            self._store.put(made)
-            self._note("grant", owner, grant=made.id, key=made.key, job=made.job, policy=made.policy.digest)
-        return {"grant": made.to_json()}
-
-    def _read_grant(self, owner: Owner, request: Json) -> Grant:
-        if set(request) != {"key", "job", "policy", "roles", "purposes", "recipients", "not_after"}:
-            raise ParseError("not a grant: a field is missing or unknown")
-        if not all(isinstance(request[name], list) for name in ("roles", "purposes", "recipients")):
-            raise ParseError("a grant's roles, purposes and recipients are lists")
-        end = request["not_after"]
-        try:
-            return Grant.new(
-                self._own_key(owner, str(request["key"])).id,
-                job=JobDigest(str(request["job"])),
-                policy=Policy.from_json(request["policy"]),
-                roles=[Role(role) for role in request["roles"]],
-                purposes=[Purpose(purpose) for purpose in request["purposes"]],
-                recipients=[str(name) for name in request["recipients"]],
-                not_after=None if end is None else datetime.fromisoformat(end),
-                now=self._clock(),
-            )
-        except (ValueError, TypeError) as cause:
-            raise ParseError("a grant has a wrong role, purpose, recipient or time") from cause
-
-    def grants(self, peer: Peer) -> Json:
-        """The grants of the client's own keys, revoked ones included."""
-        with self._command("list-grants", peer, {}) as owner:
-            keys = self._store.find(Key, owner.name)
-            return {"grants": [grant.to_json() for key in keys for grant in self._store.find(Grant, key.id)]}
-
-    def revoke(self, peer: Peer, grant: str) -> Json:
-        """End a grant of an own key now: no further release, and outputs that derive from it cannot be opened any more.
-
-        Nodes that hold a key by it are told within seconds.
-
-        Raises:
-            CredentialError: the client has no such grant.
-        """
-        with self._command("revoke", peer, {"grant": grant[:64]}) as owner, self._store.transaction():
-            found = self._store.get(Grant, grant)
-            if found is None or KeyRef.parse(found.key).owner != owner.name:
-                raise CredentialError("this credential has no such grant")
-            revoked = found.revoke(self._clock())
-            self._store.put(revoked)
-            withdrawn(self._store)
-            self._note("revoke", owner, grant=revoked.id, key=revoked.key, job=revoked.job)
-        return {"grant": revoked.to_json()}
 
     # --- audit -------------------------------------------------------------------------------------------------------
 

@@ -5,9 +5,10 @@ who    request                        body                             answer
 ====== ============================== ================================ ======================================================
 node   POST /kbs/v0/auth              version tee extra-params         nonce extra-params; cookie ``kbs-session-id``
 node   POST /kbs/v0/attest            runtime-data tee-evidence        token expires
-node   POST /confide/v0/release       manifest purpose                 jwe key version dataset expires grants
+node   POST /confide/v0/release       manifest purpose signatures      jwe key version dataset expires grants
                                                                        policies
 node   POST /confide/v0/outputs       name inputs recipients           as release; wrapped signer recipients inherits
+                                      signatures
 node   PUT …/datasets/<id>/manifest   manifest                         dataset snapshot (outputs of the node's own run)
 node   POST /confide/v0/cut-off       node                           node
 node   POST /confide/v0/watch         (empty object)                   withdrawn (an error; empty after 25 s of none)
@@ -27,10 +28,14 @@ owner  POST …/datasets/import         datasets                         importe
 owner  POST /confide/v0/datasets      key                              dataset key version wrapped dataset_key
 owner  PUT …/datasets/<id>/manifest   manifest                         dataset snapshot
 owner  POST /confide/v0/open          manifest                         dataset key version dataset_key expires
-owner  GET /confide/v0/grants                                          grants: [grant]
-owner  POST /confide/v0/grants        key job policy roles purposes    grant
-                                      recipients not_after
-owner  DELETE …/grants/<id>                                            grant
+owner  GET /confide/v0/grants                                          grants: [grant] standings rules changes
+owner  POST /confide/v0/grants        key job policy roles purposes    grant standing
+                                      recipients not_after; signer
+                                      not_before max_runs
+owner  DELETE …/grants/<id>                                            grant standing (the key's approvers too)
+owner  POST /confide/v0/approvers     key threshold approvers          rule changes (those that wait)
+owner  POST …/approvals/vote          subject verdict envelope         grant or change, standing
+owner  POST …/approvals/take-back     subject                          grant or change, standing
 owner  POST /confide/v0/audit         first limit                      entries head
 owner  POST …/audit/proof             seq                              proof
 owner  POST …/audit/consistency       old new                          proof
@@ -71,6 +76,7 @@ MAX_DATASETS: Final = 1000
 _ACCEPT_S: Final = 1.0
 _JOIN_S: Final = 3.0
 _PATH = re.compile(r"/confide/v0/(datasets|grants)/([0-9a-f]{16,32})(/[a-z]+)?")
+_SIGNATURES: Final = frozenset({"signatures"})
 _log = logging.getLogger(__name__)
 
 Answer = Json | tuple[Json, dict[str, str]]
@@ -235,14 +241,16 @@ class Routes:
 
     def _release(self, request: Request) -> Json:
         match _body(request):
-            case {"manifest": dict(manifest), "purpose": str(purpose), **rest} if not rest and purpose in set(Purpose):
-                return self._broker.release(self._peer, session_of(request), manifest, Purpose(purpose))
+            case {"manifest": dict(manifest), "purpose": str(purpose), **rest} if purpose in set(Purpose) and set(rest) <= _SIGNATURES:
+                return self._broker.release(self._peer, session_of(request), manifest, Purpose(purpose), signatures=_signatures(rest))
         raise ParseError("not a release request")
 
     def _output(self, request: Request) -> Json:
         match _body(request):
-            case {"name": str(name), "inputs": list(inputs), "recipients": list(wanted), **rest} if not rest and _texts(inputs, wanted):
-                return self._broker.output(self._peer, session_of(request), name, inputs, wanted)
+            case {"name": str(name), "inputs": list(inputs), "recipients": list(wanted), **rest} if (
+                _texts(inputs, wanted) and set(rest) <= _SIGNATURES
+            ):
+                return self._broker.output(self._peer, session_of(request), name, inputs, wanted, signatures=_signatures(rest))
         raise ParseError("not a request for an output's key")
 
     def _cut_off(self, request: Request) -> Json:
@@ -264,7 +272,7 @@ class Routes:
     # --- owners ------------------------------------------------------------------------------------------------------
 
     def _owner_route(self, request: Request) -> Json | None:
-        owners, keys, peer = self._broker.owners, self._broker.key_commands, self._peer
+        owners, keys, grants, peer = self._broker.owners, self._broker.key_commands, self._broker.grants, self._peer
         commands: dict[tuple[str, str], Callable[[], Json]] = {
             ("POST", "enrol"): lambda: owners.enrol(peer, _text(request, "owner"), _text(request, "token")),
             ("POST", "keys"): lambda: keys.create_key(peer, _text(request, "key")),
@@ -275,8 +283,15 @@ class Routes:
             ("GET", "keys"): lambda: keys.keys(peer),
             ("POST", "datasets"): lambda: owners.mint_dataset(peer, _text(request, "key")),
             ("POST", "open"): lambda: owners.open(peer, _object(request, "manifest")),
-            ("POST", "grants"): lambda: owners.grant(peer, _body(request)),
-            ("GET", "grants"): lambda: owners.grants(peer),
+            ("POST", "grants"): lambda: grants.grant(peer, _body(request)),
+            ("GET", "grants"): lambda: grants.grants(peer),
+            ("POST", "approvers"): lambda: grants.set_approvers(
+                peer, _text(request, "key"), _number(request, "threshold"), _list(request, "approvers")
+            ),
+            ("POST", "approvals/vote"): lambda: grants.vote(
+                peer, _text(request, "subject"), _text(request, "verdict"), _object(request, "envelope")
+            ),
+            ("POST", "approvals/take-back"): lambda: grants.take_back(peer, _text(request, "subject")),
             ("POST", "audit"): lambda: owners.audit(peer, _number(request, "first"), _number(request, "limit")),
             ("POST", "audit/proof"): lambda: owners.audit_proof(peer, _number(request, "seq")),
             ("POST", "audit/consistency"): lambda: owners.audit_consistency(peer, _number(request, "old"), _number(request, "new")),
@@ -320,7 +335,7 @@ class Routes:
                     return self._broker.register_output(self._peer, session_of(request), DatasetId(dataset), manifest)
                 return self._broker.owners.register_manifest(self._peer, DatasetId(dataset), manifest)
             case "DELETE", "grants", str(grant), None:
-                return self._broker.owners.revoke(self._peer, grant)
+                return self._broker.grants.revoke(self._peer, grant)
         return None
 
 
@@ -349,6 +364,21 @@ def _object(request: Request, field: str) -> Json:
     if not isinstance(value, dict):
         raise ParseError("an object field is missing", field=field)
     return value
+
+
+def _list(request: Request, field: str) -> list[object]:
+    value = _body(request).get(field)
+    if not isinstance(value, list):
+        raise ParseError("a list is missing", field=field)
+    return value
+
+
+def _signatures(rest: Json) -> list[object]:
+    """The signatures of the node's job, which requests may leave out."""
+    found = rest.get("signatures", [])
+    if not isinstance(found, list):
+        raise ParseError("signatures of a job are a list")
+    return found
 
 
 def _texts(*lists: list[object]) -> bool:

@@ -11,7 +11,7 @@ from confide.crypto.seal import SealKey
 from confide.crypto.sign import PublicKey, SigningKey
 from confide.errors import CredentialError, ParseError, TransferError
 from confide.ids import KeyRef
-from confide.keys.commands import Commands
+from confide.keys.callers import Callers
 from confide.keys.records import Dataset, Key, KeyState, version_ref
 from confide.keys.sessions import Peer
 from confide.keys.transfer import ExportRequest, KeyExport, WrappingKey
@@ -50,7 +50,7 @@ class KeptWrappingKey:
         return cls(bytes.fromhex(data["wrapped"]))
 
 
-class TransferCommands(Commands):
+class TransferCommands(Callers):
     """Each command writes the audit log, refusals included."""
 
     def wrapping_key(self, peer: Peer) -> Json:

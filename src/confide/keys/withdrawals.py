@@ -20,6 +20,7 @@ from confide.ids import Purpose, Role
 from confide.keys.grants import Grant, Request, check_covered
 from confide.keys.hierarchy import KeyHierarchy
 from confide.keys.records import CutOff, Dataset, Release, run_ref
+from confide.keys.standing import Standings
 from confide.keys.store import Store
 
 LOOK_EVERY_S: Final = 0.5
@@ -113,8 +114,11 @@ def _check_given(store: Store, given: Release, role: Role, decide: Callable[[Seq
     if given.role is role:
         decide(dataset.roots, given.purpose)
         return
+    standings = Standings(store)
     for key in dataset.roots:
-        check_covered(store.find(Grant, key), Request(key, given.job, given.role, given.purpose), now)
+        request = Request(key, given.job, given.role, given.purpose, given.run, standings.signers(given.job))
+        grants = store.find(Grant, key)
+        check_covered(grants, request, now, standings.of(grants))
 
 
 def check_not_cut_off(store: Store, context: NodeContext) -> None:

@@ -10,7 +10,7 @@ import pytest
 from confide.attest.policy import Policy
 from confide.attest.policy_diff import diff
 from confide.attest.policy_draft import of_reference, to_toml
-from confide.attest.policy_lint import lint
+from confide.attest.policy_lint import lint, refusing
 from confide.errors import ParseError
 
 SGX, TDX, TODAY = "5a" * 32, "5a" * 48, date(2030, 1, 1)
@@ -62,6 +62,22 @@ def test_lint_finds(change, severity, code) -> None:
     assert [finding.severity for finding in found] == [severity]
     assert found[0].hint
     assert found[0].policy == "p"
+
+
+def _refusing(data: Any) -> set[str]:
+    policy = Policy.from_json(data)
+    return {f"{finding.policy}: {finding.code}" for finding in refusing(policy, lint(policy, TODAY))}
+
+
+def test_errors_refuse_a_policy_that_does_not_say_itself_that_it_protects_nothing() -> None:
+    lax = {"name": "lax", "measurements": {"sgx": [SGX]}, "roles": ["worker"]}
+    trial = {**lax, "name": "trial", "allow": ["simulated"]}
+    assert _refusing(GOOD) == set()
+    assert _refusing({**GOOD, "allow": ["snp-migration-agent"]}) == set()
+    assert _refusing(lax) == {"lax: no-minimum-tcb"}
+    assert _refusing(trial) == _refusing({**lax, "allow": ["debug"]}) == set()
+    assert _refusing({"name": "any", "any_of": [trial, lax]}) == {"any/lax: no-minimum-tcb"}
+    assert _refusing({"name": "all", "all_of": [trial, lax]}) == {"all/lax: no-minimum-tcb"}
 
 
 def test_lint_finds_a_policy_without_roles() -> None:

@@ -162,7 +162,7 @@ def test_key_that_was_sealed_for_another_purpose_does_not_open(world: World, mon
     airline.grant("flights", job=JOB, policy=policy())
     client = world.client(world.node())
     honest = world.broker.release
-    monkeypatch.setattr(world.broker, "release", lambda *args: honest(*args[:3], Purpose.WRITE))
+    monkeypatch.setattr(world.broker, "release", lambda *args, **_: honest(*args[:3], Purpose.WRITE))
     with pytest.raises(UnwrapError):
         client.release(envelope)
 
@@ -173,7 +173,7 @@ def test_key_of_another_dataset_than_asked_for_is_refused(world: World, monkeypa
     airline.grant("flights", job=JOB, policy=policy())
     client = world.client(world.node())
     honest = world.broker.release
-    monkeypatch.setattr(world.broker, "release", lambda *args: {**honest(*args), "dataset": "ff" * 16})
+    monkeypatch.setattr(world.broker, "release", lambda *args, **more: {**honest(*args, **more), "dataset": "ff" * 16})
     with pytest.raises(BrokerError, match="another dataset"):
         client.release(envelope)
     assert minted.dataset != "ff" * 16
@@ -207,7 +207,7 @@ def test_release_that_does_not_say_who_granted_it_and_how_is_refused(
     client = world.client(world.node())
     assert [found.digest for found in client.release(envelope).policies] == [policy().digest]
     honest = world.broker.release
-    monkeypatch.setattr(world.broker, "release", lambda *args: (answer := honest(*args)) | lie(answer))
+    monkeypatch.setattr(world.broker, "release", lambda *args, **more: (answer := honest(*args, **more)) | lie(answer))
     with pytest.raises(BrokerError):
         client.release(envelope)
 

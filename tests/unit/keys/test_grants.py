@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from support.broker_world import JOB, OTHER_JOB, policy
+from support.broker_world import JOB, OTHER_JOB, RUN, policy
 
 from confide.attest import appraisal
 from confide.attest.policy import AttestationResult, Policy
 from confide.errors import AppraisalError, GrantError, ParseError, PolicyError, UsageError
-from confide.ids import Purpose, Role
-from confide.keys.grants import Grant, Request, decide, recipients
+from confide.ids import JobDigest, Purpose, Role, RunId, SpkiDigest
+from confide.keys import grants as rules
+from confide.keys.grants import Decision, Grant, Request, Standing
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
-REQUEST = Request("airline/flights", JOB, Role.WORKER, Purpose.READ)
+SPKI = SpkiDigest("5a" * 32)
+REQUEST = Request("airline/flights", JOB, Role.WORKER, Purpose.READ, RUN, frozenset())
 
 
 def grant(**changes: Any) -> Grant:
@@ -45,6 +47,15 @@ def accepts(role: Role = Role.WORKER, job: str = JOB) -> Any:
 
 def refuses(_: Policy) -> AttestationResult:
     raise AppraisalError("measurement: expected a, got b")
+
+
+def decide(grants: list[Grant], request: Request, appraise: Any, now: datetime, **standing: Any) -> Decision:
+    return rules.decide(grants, request, appraise, now, {one.id: Standing(**standing) for one in grants})
+
+
+def recipients(grants: list[Grant], key: str, job: JobDigest, now: datetime, **standing: Any) -> set[str]:
+    standings = {one.id: Standing(**standing) for one in grants}
+    return rules.recipients(grants, key, job, now, standings=standings, signers=frozenset())
 
 
 def test_grant_that_covers_everything_allows() -> None:
@@ -124,6 +135,13 @@ def test_recipients_are_those_of_grants_in_force_for_writing_by_that_job() -> No
         {"key": "flights"},
         {"not_after": NOW},
         {"not_after": datetime(2027, 1, 1)},  # noqa: DTZ001  the zone that is missing is the point
+        {"not_before": datetime(2027, 1, 1)},  # noqa: DTZ001
+        {"not_before": NOW + timedelta(days=2), "not_after": NOW + timedelta(days=1)},
+        {"max_runs": 0},
+        {"max_runs": 1_000_001},
+        {"signer": SPKI},
+        {"job": None},
+        {"job": None, "signer": "ab"},
     ],
     ids=str,
 )
@@ -147,6 +165,9 @@ def test_grant_is_the_same_after_json() -> None:
         ({"not_after": "soon"}, ParseError),
         ({"created": "2026-01-02T00:00:00"}, ParseError),
         ({"extra": 1}, ParseError),
+        ({"max_runs": True}, ParseError),
+        ({"max_runs": "3"}, ParseError),
+        ({"not_before": "now"}, ParseError),
         ({"policy": {}}, PolicyError),
     ],
     ids=str,
@@ -160,3 +181,93 @@ def test_revocation_keeps_its_first_time() -> None:
     first = grant().revoke(NOW)
     assert first.revoke(NOW + timedelta(days=1)) == first
     assert replace(first, revoked=None) != first
+
+
+def test_grant_of_an_earlier_store_is_read_and_asks_for_none_of_what_is_new() -> None:
+    older = {name: value for name, value in grant().to_json().items() if name not in {"signer", "not_before", "max_runs"}}
+    read = Grant.from_json(older)
+    assert (read.signer, read.not_before, read.max_runs) == (None, None, None)
+
+
+def test_digest_is_over_every_term_and_not_over_revocation() -> None:
+    made = grant(recipients=["a"], not_after=NOW + timedelta(days=1), max_runs=2)
+    changed = {
+        "id": "0" * 16,
+        "key": "airline/crews",
+        "job": OTHER_JOB,
+        "policy": policy("other").to_json(),
+        "roles": ["driver"],
+        "purposes": ["write"],
+        "recipients": ["b"],
+        "created": (NOW - timedelta(days=1)).isoformat(),
+        "not_before": NOW.isoformat(),
+        "not_after": None,
+        "max_runs": 3,
+    }
+    digests = {Grant.from_json({**made.to_json(), name: value}).digest for name, value in changed.items()}
+    assert set(changed) == set(made.to_json()) - {"revoked", "signer"}
+    assert len(digests | {made.digest}) == len(changed) + 1
+    assert replace(made, job=None, signer=SPKI).digest not in digests
+    assert made.revoke(NOW).digest == made.digest
+
+
+def test_one_moment_has_one_digest_whatever_its_zone() -> None:
+    ahead = (NOW + timedelta(days=1)).astimezone(timezone(timedelta(hours=5)))
+    made = grant(not_after=ahead)
+    assert Grant.from_json(made.to_json()).digest == made.digest
+
+
+# --- time, runs, approvals, signers: each refusal says why ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "standing", "why"),
+    [
+        ({"not_before": NOW + timedelta(seconds=1)}, {}, "not begun yet"),
+        ({"max_runs": 2}, {"runs": frozenset({(JOB, RunId("a")), (JOB, RunId("b"))})}, "all the runs that it is for: 2"),
+        ({"max_runs": 1}, {"runs": frozenset({(OTHER_JOB, RUN)})}, "all the runs"),
+        ({}, {"needed": 2, "approved_by": ("ada",)}, "waits for approvals: it has 1 of 2"),
+        ({}, {"needed": 2, "approved_by": ("ada", "ada")}, "waits for approvals"),
+        ({"job": None, "signer": SPKI}, {}, "covers this job"),
+    ],
+)
+def test_refusal_says_why(changes: dict[str, Any], standing: dict[str, Any], why: str) -> None:
+    only = grant(**changes)
+    with pytest.raises(GrantError, match=why):
+        decide([only], REQUEST, accepts(), NOW, **standing)
+
+
+def test_reason_is_of_the_grant_that_came_farthest() -> None:
+    revoked, other = grant().revoke(NOW), grant(purposes=[Purpose.WRITE])
+    for grants in ([revoked, other], [other, revoked]):
+        with pytest.raises(GrantError, match="revoked"):
+            decide(grants, REQUEST, accepts(), NOW)
+
+
+def test_run_that_was_counted_may_ask_again() -> None:
+    only = grant(max_runs=1)
+    assert decide([only], REQUEST, accepts(), NOW, runs=frozenset({(JOB, RUN)})).grant is only
+
+
+def test_grant_without_a_known_standing_does_not_count() -> None:
+    only = grant()
+    with pytest.raises(GrantError, match="approvals"):
+        rules.decide([only], REQUEST, accepts(), NOW, {})
+    written = grant(purposes=[Purpose.WRITE], recipients=["analyst"])
+    assert rules.recipients([written], "airline/flights", JOB, NOW, standings={}, signers=frozenset()) == set()
+
+
+def test_grant_to_a_signer_covers_what_was_signed() -> None:
+    only = grant(job=None, signer=SPKI, purposes=[Purpose.READ, Purpose.WRITE], recipients=["analyst"])
+    assert decide([only], replace(REQUEST, signers=frozenset({SPKI})), accepts(), NOW).grant is only
+    standings = {only.id: Standing()}
+    assert rules.recipients([only], "airline/flights", JOB, NOW, standings=standings, signers=frozenset({SPKI})) == {"analyst"}
+    assert rules.recipients([only], "airline/flights", JOB, NOW, standings=standings, signers=frozenset()) == set()
+
+
+def test_recipients_of_a_grant_that_waits_or_has_not_begun_are_none_and_used_runs_do_not_matter() -> None:
+    write = {"purposes": [Purpose.WRITE], "recipients": ["analyst"]}
+    key = "airline/flights"
+    assert recipients([grant(**write)], key, JOB, NOW, needed=1) == set()
+    assert recipients([grant(**write, not_before=NOW + timedelta(days=1))], key, JOB, NOW) == set()
+    assert recipients([grant(**write, max_runs=1)], key, JOB, NOW, runs=frozenset({(JOB, RunId("other"))})) == {"analyst"}

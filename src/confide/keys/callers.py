@@ -1,4 +1,4 @@
-"""What all owners' commands share: who asks, whose key it is, and that the audit log hears of it, refusals included."""
+"""Who asks, in owners' commands: the holder of the enrolled key that the client proved in the TLS handshake.  Refusals are recorded."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from confide.keys.sessions import Peer
 from confide.keys.store import Store
 
 
-class Commands:
-    """Commands of owners over one store.  Who asks is the key that the client proved in the TLS handshake."""
+class Callers:
+    """What commands of enrolled people over one store have in common."""
 
     def __init__(self, store: Store, clock: Callable[[], datetime]) -> None:
         self._store = store
@@ -46,8 +46,9 @@ class Commands:
             raise UsageError(f"there is no key {ref.id}", hint=f"make it with `confide keys create {ref.id}`")
         return found
 
-    def _note(self, action: str, owner: Owner, **facts: Fact) -> None:
-        self._store.append_audit(new_event(action, [owner.name], self._clock(), owner=owner.name, **facts))
+    def _note(self, action: str, owner: Owner, *, concerned: Sequence[str] = (), **facts: Fact) -> None:
+        """Record what ``owner`` has done; ``concerned`` see the event as well."""
+        self._store.append_audit(new_event(action, [owner.name, *concerned], self._clock(), owner=owner.name, **facts))
 
     def _audited(self, action: str, owners: Sequence[str], facts: Mapping[str, Fact]) -> AbstractContextManager[None]:
         return refusals_audited(self._store, self._clock, action, owners, facts)
@@ -62,7 +63,7 @@ class Commands:
 
 
 def shown_key(peer: Peer) -> PublicKey:
-    """The key that the client proved in the TLS handshake.
+    """The key that the client proved.
 
     Raises:
         CredentialError: it showed none.

@@ -1,0 +1,82 @@
+"""How grants stand in the store: approvals counted anew, runs that used them, signatures of jobs.  Callers hold the store's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+
+from confide.errors import GrantError
+from confide.ids import JobDigest, Role, SpkiDigest
+from confide.keys.approvals import ApprovalRule, GrantRun, Subject, Verdict, Vote, approved_by, verdicts
+from confide.keys.grants import Decision, Grant, Standing, recipients
+from confide.keys.job_signatures import JobSignature
+from confide.keys.sessions import Attested
+from confide.keys.store import Store
+
+
+class Standings:
+    """Reads and keeps what decides over grants besides their words."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def rule(self, key: str) -> ApprovalRule:
+        """The rule of a key; one that asks for nobody if none was set."""
+        return self._store.get(ApprovalRule, key) or ApprovalRule(key, 0, ())
+
+    def of(self, grants: Iterable[Grant]) -> Mapping[str, Standing]:
+        """The standing of each grant, by its id."""
+        return {grant.id: self._of(grant) for grant in grants}
+
+    def approved_by(self, rule: ApprovalRule, subject: Subject) -> tuple[str, ...]:
+        """Who of the rule's approvers has approved exactly this subject."""
+        return approved_by(rule, subject, self._store.find(Vote, subject.id), self._store.signing_key.spki_digest)
+
+    def verdicts(self, rule: ApprovalRule, subject: Subject) -> dict[str, Verdict]:
+        """What each of the rule's approvers has said of exactly this subject."""
+        return verdicts(rule, subject, self._store.find(Vote, subject.id), self._store.signing_key.spki_digest)
+
+    def runs(self, grant: Grant) -> Sequence[GrantRun]:
+        """The runs that were given a key under a grant, if it counts them."""
+        return self._store.find(GrantRun, grant.id) if grant.max_runs is not None else []
+
+    def signers(self, job: JobDigest) -> frozenset[SpkiDigest]:
+        """Whose signatures of that job have been seen; each is verified when it is read."""
+        return frozenset(signature.signer_digest for signature in self._store.find(JobSignature, job))
+
+    def recipients(self, key: str, job: JobDigest, now: datetime) -> set[str]:
+        """Who may open outputs that ``job`` derived from data under ``key``."""
+        grants = self._store.find(Grant, key)
+        return recipients(grants, key, job, now, standings=self.of(grants), signers=self.signers(job))
+
+    def note_used(self, decisions: Sequence[Decision], node: Attested, signatures: Iterable[JobSignature]) -> None:
+        """Take note that ``node`` is given a key under these decisions, in the step that gives it.
+
+        Its run is counted under the grants that count runs, and ``signatures`` that grants of these keys name are kept: who may open the
+        outputs of the job depends on them.
+
+        Raises:
+            GrantError: another driver has asked for this run: a run's name used twice does not make two runs one.
+        """
+        for decision in decisions:
+            if decision.grant.max_runs is not None:
+                self._count(decision.grant, node)
+        named = {grant.signer for decision in decisions for grant in self._store.find(Grant, decision.grant.key)}
+        for signature in signatures:
+            if signature.signer_digest in named and self._store.get(JobSignature, signature.id) is None:
+                self._store.put(signature)
+
+    def _count(self, grant: Grant, node: Attested) -> None:
+        new = GrantRun(grant.id, node.context.job, node.context.run)
+        found = self._store.get(GrantRun, new.id) or new
+        if node.role is Role.DRIVER:
+            driver = node.binding.spki_digest
+            if found.driver not in {None, driver}:
+                raise GrantError("another driver has used this grant under the same run", hint="start a new run", run=found.run)
+            found = found.with_driver(driver)
+        self._store.put(found)
+
+    def _of(self, grant: Grant) -> Standing:
+        rule = self.rule(grant.key)
+        approvers = self.approved_by(rule, grant) if rule.threshold else ()
+        return Standing(rule.threshold, approvers, frozenset((run.job, run.run) for run in self.runs(grant)))
