@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from broker_world import JOB, World, manifest, policy
+from support.broker_world import JOB, World, manifest, policy
 
 from confide.attest.insecure import Installation
 from confide.canonical import Json, b64url, canonical, from_b64url, parse_object

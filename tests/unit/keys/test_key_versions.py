@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 import pytest
-from broker_world import JOB, World, manifest, policy
+from support.broker_world import JOB, World, manifest, policy
 
 from confide.errors import BrokerError, ConfideError, CredentialError, KeyDestroyedError, ParseError, UsageError
 from confide.keys.client import OwnerClient

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from broker_world import JOB, OTHER_JOB, World, manifest, policy
+from support.broker_world import JOB, OTHER_JOB, World, manifest, policy
 
 from confide.attest.insecure import Fault
 from confide.errors import AppraisalError, ConfideError, CredentialError, GrantError

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from broker_world import JOB, World, manifest, policy
+from support.broker_world import JOB, World, manifest, policy
 from support.databases import Place
 
 from confide.crypto.envelope import WrappedKey, wrap
@@ -24,7 +24,7 @@ from confide.keys import key_commands
 from confide.keys.audit import AuditLog
 from confide.keys.hierarchy import KeyHierarchy
 from confide.keys.key_commands import KeyCommands, Rewrap
-from confide.keys.kms import KeyFile
+from confide.keys.custody.local import KeyFile
 from confide.keys.records import Dataset, Owner
 from confide.keys.sessions import Peer
 from confide.keys.storage import rows

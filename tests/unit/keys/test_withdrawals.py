@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from broker_world import JOB, MEASUREMENT, OTHER_JOB, Node, World, manifest, policy
+from support.broker_world import JOB, MEASUREMENT, OTHER_JOB, Node, World, manifest, policy
 from support.databases import Place
 
 from confide.attest.insecure import Installation
@@ -18,7 +18,7 @@ from confide.errors import BindingError, BrokerError, ConfideError, KeyRevokedEr
 from confide.ids import NodeId, Purpose, Role, RunId, Tee
 from confide.keys.broker import Broker
 from confide.keys.client import NodeBrokerClient, OwnerClient
-from confide.keys.kms import KeyFile
+from confide.keys.custody.local import KeyFile
 from confide.keys.server import BrokerServer
 from confide.keys.store import Store
 from confide.keys.withdrawals import Bell, withdrawn
