@@ -1,4 +1,4 @@
-"""RFC 8785 canonical JSON and the digests made of it.  Knows nothing but ``rfc8785`` and ``hashlib``."""
+"""RFC 8785 canonical JSON and the digests made of it; reading of JSON and TOML.  Knows nothing of what is read."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import math
+import tomllib
 from collections import Counter
 from typing import Any, Final, cast
 
@@ -117,6 +118,18 @@ def parse_object(data: bytes | str) -> Json:
     if not isinstance(value, dict):
         raise ParseError("JSON, but not an object")
     return value
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Read a TOML document.
+
+    Raises:
+        ParseError: the text is none, or one that is nested too deeply or has a number that is too long.
+    """
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as cause:  # not only TOMLDecodeError: Python refuses integers of many digits by itself
+        raise ParseError(str(cause)[:200]) from cause
 
 
 def _check_depth(value: Any) -> None:

@@ -7,13 +7,13 @@ alone, then the command line.  Unknown keys are errors; :meth:`Settings.explain`
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from confide.errors import ConfigError
+from confide.canonical import parse_toml
+from confide.errors import ConfigError, ParseError
 from confide.regular_file import read_regular
 
 _FILE = "config.toml"
@@ -104,8 +104,8 @@ def _read_file(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        table = tomllib.loads(read_regular(path, _MAX_FILE).decode("utf-8"))
-    except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError, RecursionError) as cause:
+        table = parse_toml(read_regular(path, _MAX_FILE).decode("utf-8"))
+    except (ParseError, OSError, UnicodeDecodeError) as cause:
         raise ConfigError(f"cannot read {path}: {cause}", path=str(path)) from cause
     numbers = {f.name for f in fields(Settings) if f.type == "float"}
     values: dict[str, Any] = {}

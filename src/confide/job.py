@@ -7,14 +7,13 @@ Knows nothing of attestation, keys, engines or files on disk beyond reading the 
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
 
 import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from confide.canonical import Json, b64url, canonical, digest_of, from_b64url, parse_object, sha256_hex
+from confide.canonical import Json, b64url, canonical, digest_of, from_b64url, parse_object, parse_toml, sha256_hex
 from confide.errors import JobError, ParseError, UsageError
 from confide.ids import JobDigest, check_name
 from confide.regular_file import open_regular
@@ -234,6 +233,6 @@ def _read_table(path: Path) -> Json:
     """A table from a TOML file, or from a JSON file by its name."""
     text = _read(path)
     try:
-        return parse_object(text) if path.suffix == ".json" else tomllib.loads(text.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, ParseError) as cause:
+        return parse_object(text) if path.suffix == ".json" else parse_toml(text.decode("utf-8"))
+    except (UnicodeDecodeError, ParseError) as cause:
         raise JobError(f"{path.name} is not {'JSON' if path.suffix == '.json' else 'TOML'}: {str(cause)[:200]}", path=str(path)) from cause

@@ -6,7 +6,6 @@ All are read by :meth:`Policy.from_json`, so that whatever takes a policy takes 
 
 from __future__ import annotations
 
-import tomllib
 from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
@@ -26,7 +25,7 @@ from pydantic import (
 
 from confide.attest.policy_checks import Check, checks_of
 from confide.attest.policy_rules import RuleFields, plain_name, refused
-from confide.canonical import Json, digest_of, parse_object
+from confide.canonical import Json, digest_of, parse_object, parse_toml
 from confide.errors import ParseError, PolicyError
 from confide.regular_file import read_regular
 
@@ -123,10 +122,10 @@ class Policy(ABC):
         """
         try:
             text = read_regular(path, MAX_POLICY_FILE_BYTES).decode("utf-8")
-            return Policy.from_json(parse_object(text) if path.suffix == ".json" else tomllib.loads(text))
+            return Policy.from_json(parse_object(text) if path.suffix == ".json" else parse_toml(text))
         except OSError as cause:
             raise PolicyError(f"cannot read {path}: {cause.strerror}", path=str(path)) from cause
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError, ParseError) as cause:
+        except (UnicodeDecodeError, ParseError) as cause:
             raise PolicyError(f"{path.name} is not a policy file: {cause}", path=str(path)) from cause
 
 

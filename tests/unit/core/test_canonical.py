@@ -11,7 +11,7 @@ import rfc8785
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from confide.canonical import MAX_DEPTH, b64url, canonical, digest_of, from_b64url, parse_object
+from confide.canonical import MAX_DEPTH, b64url, canonical, digest_of, from_b64url, parse_object, parse_toml
 from confide.errors import ParseError
 
 
@@ -112,3 +112,10 @@ def test_what_is_read_is_nested_so_that_it_can_be_written() -> None:
 def test_numbers_that_are_read_have_a_canonical_form(number: int) -> None:
     text = b'{"a":%d}' % number
     assert canonical(parse_object(text)) == text
+
+
+@pytest.mark.parametrize("text", ["a = ", "a = " + "9" * 5000, "a = " + "[" * 5000, "a = 1\na = 2"], ids=["cut", "long", "deep", "twice"])
+def test_anything_but_toml_is_refused(text: str) -> None:
+    """Guests send TOML (init-data).  Python's own reader lets the errors of a long number and of deep nesting through."""
+    with pytest.raises(ParseError):
+        parse_toml(text)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
-import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,6 +19,7 @@ from confide.attest.launch.elf import PF_R, PF_W, PF_X, SharedObject
 from confide.attest.launch.files import read_capped
 from confide.attest.launch.sgx import PAGE, EnclaveMeasurement, PageFlags
 from confide.attest.launch.values import SgxValues
+from confide.canonical import parse_toml
 from confide.errors import AppraisalError, ParseError, UsageError
 from confide.regular_file import open_regular
 
@@ -72,8 +72,8 @@ class Manifest:
             ParseError: it is none, or asks for something whose layout is not known here.
         """
         try:
-            sgx: Any = tomllib.loads(raw.decode("utf-8")).get("sgx", {})
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as cause:
+            sgx: Any = parse_toml(raw.decode("utf-8")).get("sgx", {})
+        except (UnicodeDecodeError, ParseError) as cause:
             raise ParseError("the manifest is not TOML") from cause
         if not isinstance(sgx, dict) or b"\0" in raw:
             raise ParseError("the manifest is not one for SGX")

@@ -6,13 +6,13 @@ Paths are relative to the file.  What a kind needs is imported when it is opened
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo
 
-from confide.errors import ConfigError
+from confide.canonical import parse_toml
+from confide.errors import ConfigError, ParseError
 from confide.keys.custody.envelope import EnvelopeKms
 from confide.keys.custody.protocol import KeyService
 from confide.keys.custody.root import Custody
@@ -174,8 +174,8 @@ def load(path: Path) -> Pkcs11 | Vault | Aws | Gcp | Azure | Kmip:
         ConfigError: it cannot be read, is no TOML, or is not exactly one table that fits.
     """
     try:
-        table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError) as cause:
+        table = parse_toml(path.read_text(encoding="utf-8"))
+    except (ParseError, OSError, UnicodeDecodeError) as cause:
         raise ConfigError(f"cannot read {path}: {cause}", path=str(path)) from cause
     if set(table) != {"custody"} or not isinstance(table["custody"], dict):
         raise ConfigError(f"{path}: there must be one table, [custody]", path=str(path))

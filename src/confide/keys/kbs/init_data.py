@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import tomllib
 from dataclasses import dataclass, field
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from confide.attest.quote import SgxBody, parse_quote
 from confide.attest.verify import VerifiedEvidence
-from confide.canonical import Json, parse_object
+from confide.canonical import Json, parse_object, parse_toml
 from confide.errors import BindingError, ParseError
 from confide.ids import Tee
 
@@ -52,7 +51,7 @@ class InitData:
     def parse(cls, body: str, kind: str = "toml") -> Self:
         """Read a document.  Raises as :meth:`from_json`."""
         raw = _utf8(body)
-        fields = _read_toml(body) if kind == "toml" else parse_object(body)
+        fields = parse_toml(body) if kind == "toml" else parse_object(body)
         match fields:
             case {"version": "0.1.0", "algorithm": str(algorithm), "data": dict(data), **rest} if not rest and algorithm in _ALGORITHMS:
                 if all(isinstance(name, str) and isinstance(value, str) for name, value in data.items()):
@@ -109,10 +108,3 @@ def _utf8(body: str) -> bytes:
     if len(raw) > MAX_BYTES:
         raise ParseError("init-data is too large", limit=MAX_BYTES, got=len(raw))
     return raw
-
-
-def _read_toml(body: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(body)
-    except (tomllib.TOMLDecodeError, RecursionError) as cause:
-        raise ParseError("init-data is not TOML") from cause
