@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import gzip
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -17,12 +19,19 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 from support import firmware, gramine, sigstruct
 
+from confide.attest.amd_collateral import AmdEpoch
 from confide.attest.cbor import Tagged
+from confide.attest.collateral import CollateralEpoch
 from confide.attest.quote import without_padding
 from confide.attest.ratls import GRAMINE_OID, TCG_OID
 from confide.canonical import Json, b64url, digest_of, parse_object
+from confide.crypto.identity import Identity
 from confide.crypto.sign import SigningKey, dsse_sign
 from confide.jobs.statement import PAYLOAD_TYPE, DatasetEntry, ReceiptBundle, Statement
+from confide.keys.custody.local import KeyFile
+from confide.keys.storage.backup import backup
+from confide.keys.storage.database import SqliteFile
+from confide.keys.store import Store
 from confide.node.record import EvidenceRecord
 
 from .file_targets import AUDIENCE, ISSUER, NOW, TOKEN_KEY
@@ -154,7 +163,20 @@ _SPEC = {
 }  # fmt: skip
 _ANNOUNCEMENT = {"format": "confide-announce-v1", "run_id": "r-1", "node_id": "driver-1", "host": "127.0.0.1", "port": 1}
 _ENROLMENT = {"format": "confide-enrolment-v1", "owner": "airline", "token": "t", "url": "https://127.0.0.1:1", "spki": "cd" * 32}
+_WHEN = "2026-01-02T03:04:05+00:00"
+_EPOCHS = (CollateralEpoch(20, 20, 1, 1, _WHEN, _WHEN, _WHEN), AmdEpoch(-1, "", _WHEN))
+_CUSTODY = b'[custody]\nkind = "vault"\naddress = "https://127.0.0.1:8200"\nkey = "broker"\ntoken_file = "token"\ngrace_s = 60\n'
 _FILES = {"tee": "tdx", "mrtd": "aa" * 48, **{f"rtmr{n}": "0b" * 48 for n in range(4)}}
+
+
+def _backups() -> list[bytes]:
+    """A new store's, without the line at its end."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        Store.create(folder / "broker.db", KeyFile.create(folder / "key")).close()
+        backup(SqliteFile(folder / "broker.db"), folder / "backup")
+        lines = gzip.decompress((folder / "backup").read_bytes()).splitlines(keepends=True)
+    return [b"".join(lines[:-1])]
 
 
 def seeds_with(statement: Statement, envelope: Json, evidence: Json, sets: list[Json]) -> dict[str, Callable[[], list[bytes]]]:
@@ -175,7 +197,10 @@ def seeds_with(statement: Statement, envelope: Json, evidence: Json, sets: list[
         "node-spec": lambda: [_dump(_SPEC), _dump(_ANNOUNCEMENT)],
         "enrolment": lambda: [_dump(_ENROLMENT)],
         "private-key": lambda: [KEY.private_pem().reveal()],
-        "collateral-file": lambda: [_dump(one) for one in sets],
+        "collateral-epoch": lambda: [_dump(one.to_json()) for one in _EPOCHS],
+        "custody-settings": lambda: [_CUSTODY],
+        "kbs-certificate": lambda: [Identity.generate("confide-broker", key=KEY, names=("127.0.0.1",)).certificate_pem],
+        "backup": _backups,
         "collateral-bundle": lambda: [_dump({"format": "confide-collateral-v1", "sets": sets})],
         "reference-values": lambda: [_dump(_FILES), _dump({"tee": "sgx", "mrenclave": "5a" * 32})],
         "words": lambda: [b"airline/flights", b"airline/flights@3", KEY.public.spki_der],

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
+import json
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -14,10 +17,10 @@ from jwcrypto.jwk import JWK
 from jwcrypto.jws import JWS
 from support.gramine import libpal
 
-from confide.attest import ratls
+from confide.attest import ratls, tpm_exchange
 from confide.attest.annotate import annotate
 from confide.attest.collateral_service import import_bundle
-from confide.attest.collateral_sources import CollateralStore, load_collateral
+from confide.attest.collateral_sources import CollateralStore, _read_epoch
 from confide.attest.ear import EarReader
 from confide.attest.launch.elf import SharedObject
 from confide.attest.launch.firmware import Firmware
@@ -30,6 +33,8 @@ from confide.attest.tokens.issuers import TokenIssuer
 from confide.attest.tokens.jwks import KeySet
 from confide.attest.tokens.jwt import Validity
 from confide.attest.tokens.statement import read_statement
+from confide.attest.tpm_device import TpmAttester
+from confide.attest.tpm_trust import TpmTrust
 from confide.canonical import Json, canonical, parse_object
 from confide.cli.owners import Enrolment
 from confide.config import Settings
@@ -40,6 +45,10 @@ from confide.ids import KeyRef
 from confide.job import Job
 from confide.jobs.receipt import examine, load_bundle
 from confide.jobs.statement import ReceiptBundle
+from confide.keys.custody import settings as custody_settings
+from confide.keys.kbs.certificate import kept_identity
+from confide.keys.storage.backup import restore
+from confide.keys.storage.database import SqliteFile
 from confide.node.spec import Announcement, NodeSpec
 
 from .peer_targets import each
@@ -135,9 +144,25 @@ def _dataset(path: Path) -> None:
     verify_files(path.parent, found.unverified)
 
 
+def backup(data: bytes) -> None:
+    """The lines of a backup, packed and with the line behind them that fits them; and the same bytes as the whole file."""
+    lines = data.splitlines(keepends=True)
+    end = json.dumps({"rows": len(lines) - 1, "sha256": hashlib.sha256(data).hexdigest()}).encode()
+    source, target = (Path(_FOLDER.name) / name for name in ("backup", "restored.db"))
+
+    def restored(raw: bytes) -> None:
+        source.write_bytes(raw)
+        try:
+            restore(source, SqliteFile(target))
+        finally:
+            target.unlink(missing_ok=True)
+
+    each(lambda: restored(gzip.compress(data + end, 1)), lambda: restored(data))
+
+
 def _words(data: bytes) -> None:
     text = data.decode("utf-8", errors="replace")
-    each(lambda: KeyRef.parse(text), lambda: PublicKey.from_spki(data))
+    each(lambda: KeyRef.parse(text), lambda: PublicKey.from_spki(data), lambda: PublicKey.from_pem(data))
 
 
 def _objects(*readers: Callable[[Any], object]) -> Callable[[bytes], None]:
@@ -164,7 +189,13 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
     "node-spec": folder("spec.json", NodeSpec.load, Announcement.load),
     "enrolment": folder("enrolment.json", Enrolment.load),
     "private-key": folder("key.pem", SigningKey.load_private, mode=0o600),
-    "collateral-file": folder("collateral.json", load_collateral),
+    "collateral-epoch": _objects(_read_epoch),
+    "tpm-device-log": folder("tpm/log", lambda path: TpmAttester("0x81010002", b"", range(24), log=path)._read_log()),
+    "tpm-exchange-file": folder("tpm/exchange.json", tpm_exchange.read),
+    "tpm-trust-file": folder("tpm/trust.json", lambda path: TpmTrust.load(path.parent)),
+    "custody-settings": folder("custody.toml", custody_settings.load),
+    "kbs-certificate": folder("broker.pem", lambda path: kept_identity(path, SigningKey(TOKEN_KEY), ("127.0.0.1",), datetime.now(UTC))),
+    "backup": backup,
     "collateral-bundle": _objects(lambda value: import_bundle(_store(), value, TrustRoots())),
     "reference-values": _objects(of_reference),
     "words": _words,

@@ -33,6 +33,7 @@ from confide.keys.broker import KBS_VERSION, Broker
 from confide.keys.client import _grant, _nonce, _session_of
 from confide.keys.connection import Answer, _expect, as_key
 from confide.keys.custody.local import KeyFile
+from confide.keys.kbs.routes import KbsRoutes
 from confide.keys.manifest_claims import PAYLOAD_TYPE
 from confide.keys.server import COOKIE, Routes
 from confide.keys.sessions import Peer
@@ -53,6 +54,8 @@ NO_CHANNEL: Any = None
 class Doors:
     """A broker, and three who speak to it: anybody, an attested driver (with its session), an enrolled owner."""
 
+    broker: Broker
+    attester: InsecureAttester
     anybody: Routes
     node: Routes
     owner: Routes
@@ -62,7 +65,7 @@ class Doors:
     manifest: Json
 
     def routes(self, path: str) -> list[Routes]:
-        return [self.anybody] if path.startswith("/kbs/") else [self.node, self.owner]
+        return [self.anybody, self.node] if path.startswith("/kbs/") else [self.node, self.owner]
 
 
 @cache
@@ -83,9 +86,11 @@ def doors() -> Doors:
     manifest = dsse_sign(key, PAYLOAD_TYPE, canonical(signed))
     owners.register_manifest(owner, DatasetId(minted["dataset"]), manifest)
     owners.grant(owner, grant_request())
-    cookie = _attested(broker, node, InsecureAttester(installation, Tee.SGX, _MEASUREMENT))
-    anybody = Routes(broker, Peer(b"a" * 32, None))
-    return Doors(anybody, Routes(broker, node), Routes(broker, owner), cookie, key, minted, manifest)
+    attester = InsecureAttester(installation, Tee.SGX, _MEASUREMENT)
+    cookie = _attested(broker, node, attester)
+    kbs = KbsRoutes(broker, lambda: 1)
+    anybody, driver, owners_routes = (Routes(broker, peer, kbs) for peer in (Peer(b"a" * 32, None), node, owner))
+    return Doors(broker, attester, anybody, driver, owners_routes, cookie, key, minted, manifest)
 
 
 def _attested(broker: Broker, peer: Peer, attester: InsecureAttester) -> str:
@@ -99,10 +104,13 @@ def _attested(broker: Broker, peer: Peer, attester: InsecureAttester) -> str:
     return name
 
 
+def simulated_policy() -> Json:
+    return Rules(name="p", measurements={Tee.SGX: (_MEASUREMENT,)}, allow=("simulated",)).to_json()
+
+
 def grant_request() -> Json:
-    policy = Rules(name="p", measurements={Tee.SGX: (_MEASUREMENT,)}, allow=("simulated",)).to_json()
     both = {"roles": ["driver", "worker"], "purposes": ["read", "write"]}
-    return {"key": "airline/flights", "job": JOB, "policy": policy, **both, "recipients": ["airline"], "not_after": None}
+    return {"key": "airline/flights", "job": JOB, "policy": simulated_policy(), **both, "recipients": ["airline"], "not_after": None}
 
 
 def broker_routes(data: bytes) -> None:

@@ -24,8 +24,8 @@ from confide.data.manifest import FileEntry, Manifest, sign_manifest
 from confide.ids import DatasetId
 from confide.jobs.statement import DatasetEntry, NodeEntry, ReceiptBundle, RefusedEntry, ReleaseEntry, Statement
 
+from . import custody_seeds, kbs_seeds, peer_seeds
 from .file_seeds import seeds_with
-from .peer_seeds import SEEDS
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
 CORPUS = Path(__file__).with_name("corpus")
@@ -232,6 +232,9 @@ _SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "tpm-log": _tpm_logs,
     "tpm-trust": _tpm_trust,
     "tpm-enrolment": _tpm_enrolment,
+    "tpm-device-log": _tpm_logs,
+    "tpm-exchange-file": _tpm_enrolment,
+    "tpm-trust-file": _tpm_trust,
     "td-log": _td_logs,
     "gramine-manifest": lambda: [_GRAMINE],
     "cbor": lambda: [bytes.fromhex("d9ea6082430102034161"), bytes.fromhex("a2616101616282f5f6")],
@@ -256,7 +259,8 @@ _SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "http-response": lambda: [_RESPONSE, b"HTTP/1.1 100 Continue\r\n\r\n" + _RESPONSE],
 }
 
-_SEEDS |= SEEDS | seeds_with(statement(), sign_manifest(manifest(), KEY), json.loads(_evidence()[2]), list(map(json.loads, _collaterals())))
+_SEEDS |= peer_seeds.SEEDS | kbs_seeds.SEEDS | custody_seeds.SEEDS
+_SEEDS |= seeds_with(statement(), sign_manifest(manifest(), KEY), json.loads(_evidence()[2]), list(map(json.loads, _collaterals())))
 
 
 def seeds(target: str) -> list[bytes]:

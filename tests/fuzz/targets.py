@@ -51,7 +51,7 @@ from confide.keys.manifest_claims import ManifestClaims, unverified_dataset
 from confide.node.record import EvidenceRecord
 from confide.node.session import parse_challenge, parse_evidence, read_verdict
 
-from . import file_targets, peer_targets
+from . import custody_targets, file_targets, kbs_targets, peer_targets
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
 _CONTAINER = json.loads((VECTORS / "container" / "opened-one-byte.json").read_text())
@@ -201,15 +201,15 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
     "intel-verify": _verify,
     "snp-report": lambda data: _all(data, Report.parse, annotate),
     "collateral": _json(read_collateral),
-    "collateral-file": _file("collateral", lambda path: load_sets([path])),
+    "collateral-file": _file("collateral", lambda path: load_sets([path]), load_collateral),
     "endorsement": _endorsement,
     "tcb-info": _json(PlatformRatings.parse),
     "qe-identity": _json(QeRatings.parse),
     "tpm-evidence": _tpm,
-    "tpm-log": lambda data: EventLog.parse(data, OF_TPM).pcrs(),
+    "tpm-log": lambda data: _all(data, lambda raw: EventLog.parse(raw, OF_TPM).pcrs(), EventLog.parse_any),
     "tpm-trust": _json(TpmTrust.from_json),
     "tpm-enrolment": _json(tpm_exchange.Request.from_json, tpm_exchange.Sent.from_json, tpm_exchange.Answer.from_json),
-    "td-log": lambda data: EventLog.parse(data, OF_TD).rtmrs(),
+    "td-log": lambda data: _all(data, lambda raw: EventLog.parse(raw, OF_TD).rtmrs(), EventLog.parse_any),
     "gramine-manifest": GramineManifest.parse,
     "cbor": cbor.decode,
     "token": lambda data: UnverifiedJwt.parse(data.decode("utf-8", errors="replace")).unverified_claims(),
@@ -240,6 +240,8 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
     "http-response": lambda data: http.request(BytesChannel(data), "GET", "/kbs/v0/resource"),
     **file_targets.TARGETS,
     **peer_targets.TARGETS,
+    **kbs_targets.TARGETS,
+    **custody_targets.TARGETS,
 }
 
 
