@@ -44,7 +44,7 @@ def _witness() -> list[bytes]:
 def _vault() -> list[bytes]:
     data = {"ciphertext": "vault:v1:AAAA", "plaintext": base64.b64encode(bytes(32)).decode()}
     errors = [("400 Bad Request", "invalid ciphertext: no prefix"), ("403 Forbidden", "permission denied")]
-    return [_answer(_dump({"data": data})), *(_answer(_dump({"errors": [text]}), status) for status, text in errors)]
+    return [_answer(_dump({"data": data})), _dump({"data": data}), *(_answer(_dump({"errors": [text]}), status) for status, text in errors)]
 
 
 def _kmip() -> list[bytes]:

@@ -70,9 +70,10 @@ class _Said:
 def _says(pool: urllib3.PoolManager, answer: bytes) -> None:
     """From now on, ``pool`` makes no other connections than those."""
     pool.clear()
-    known = pool.pool_classes_by_scheme["https"]
+    last = pool.pool_classes_by_scheme["https"]
+    known = getattr(last, "known", last)
     connection = type("_SaidConnection", (_Said, known.ConnectionCls), {"answer": answer})
-    made = type("_SaidPool", (known,), {"ConnectionCls": connection, "scheme": "https", "_validate_conn": lambda *_: None})
+    made = type("_SaidPool", (known,), {"ConnectionCls": connection, "scheme": "https", "_validate_conn": lambda *_: None, "known": known})
     pool.pool_classes_by_scheme = {"https": made}
 
 
@@ -103,10 +104,17 @@ def witness(data: bytes) -> None:
     each(lambda: AuditHead.verify(dsse_sign(store.signing_key, HEAD_TYPE, data), store.signing_key.public))
 
 
+@cache
+def _vault() -> VaultTransit:
+    return VaultTransit("https://127.0.0.1:1", KEY_NAME, _private("token", "token"))
+
+
 def vault(data: bytes) -> None:
-    service = VaultTransit("https://127.0.0.1:1", KEY_NAME, _private("token", "token"))
-    _says(service._pool, data)
-    _used(service, b"vault:v1:AAAA")
+    """A whole answer, and the same bytes as the body of one (few changed answers have the length that they say)."""
+    service = _vault()
+    for answer in (data, b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(data) + data):
+        _says(service._pool, answer)
+        _used(service, b"vault:v1:AAAA")
 
 
 class _Kmip(KmipKey):

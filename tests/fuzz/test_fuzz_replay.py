@@ -20,7 +20,7 @@ from confide.errors import ParseError
 
 ROOT = Path(__file__).resolve().parents[2]
 EACH = 300
-_SLOW = {"intel-verify": 60, "collateral": 100, "collateral-file": 100, "intel-quote": 150, "tcb-info": 100, "pck-chain": 150}
+_SLOW = {"intel-verify": 60, "collateral": 100, "collateral-file": 100, "intel-quote": 150, "tcb-info": 100, "pck-chain": 150, "backup": 60}
 
 
 def replay(name: str, target: object, count: int) -> int:

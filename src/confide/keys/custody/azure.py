@@ -65,9 +65,9 @@ class AzureKey:
         if not isinstance(version, str) or not _VERSION.fullmatch(version):
             raise _no_answer()
         with CryptographyClient(found, self._credential(), **self._transport()) as client:
-            sealed = bytes(client.wrap_key(KeyWrapAlgorithm.rsa_oaep_256, key.reveal()).encrypted_key)
+            sealed = _bytes(client.wrap_key(KeyWrapAlgorithm.rsa_oaep_256, key.reveal()).encrypted_key)
             head = version.encode() + len(sealed).to_bytes(2, "big") + sealed
-            return head + bytes(client.sign(SignatureAlgorithm.ps256, _digest(head, binding)).signature)
+            return head + _bytes(client.sign(SignatureAlgorithm.ps256, _digest(head, binding)).signature)
 
     def _unwrap(self, version: str, sealed: bytes, signed: bytes, signature: bytes) -> bytes:
         from azure.keyvault.keys.crypto import CryptographyClient, KeyWrapAlgorithm, SignatureAlgorithm  # noqa: PLC0415  an extra
@@ -76,7 +76,7 @@ class AzureKey:
         with CryptographyClient(name, self._credential(), **self._transport()) as client:
             if client.verify(SignatureAlgorithm.ps256, signed, signature).is_valid is not True:
                 raise _damaged()
-            return bytes(client.unwrap_key(KeyWrapAlgorithm.rsa_oaep_256, sealed).key)
+            return _bytes(client.unwrap_key(KeyWrapAlgorithm.rsa_oaep_256, sealed).key)
 
     def _call(self, action: Any, *, damaged: bool = False) -> bytes:
         try:
@@ -113,6 +113,13 @@ class AzureKey:
         wire = RequestsTransport(use_env_settings=False, connection_verify=str(self.ca) if self.ca else True,
                                  connection_timeout=self.timeout_s, read_timeout=self.timeout_s)  # fmt: skip
         return {"transport": wire, "retry_total": 0}
+
+
+def _bytes(found: object) -> bytes:
+    """What the library took from an answer: it hands on a number as it came, of which ``bytes`` would make that many zeros."""
+    if not isinstance(found, bytes):
+        raise _no_answer()
+    return found
 
 
 def _digest(head: bytes, binding: bytes) -> bytes:

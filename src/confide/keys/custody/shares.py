@@ -9,7 +9,6 @@ A wrong root key would still be noticed after that: it opens nothing in the stor
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import secrets
@@ -102,7 +101,7 @@ class Share:
         letters = plain.removeprefix(PREFIX).replace("-", "").upper()
         try:
             data = base64.b32decode(letters + "=" * (-len(letters) % 8))
-        except binascii.Error:
+        except ValueError:  # binascii.Error is one; letters that are not ASCII give another
             data = b""
         if base64.b32encode(data).decode().rstrip("=") != letters:  # the last letter has a bit that decoding does not look at
             data = b""

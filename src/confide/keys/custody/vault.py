@@ -9,7 +9,6 @@ load balancer or the active node.
 from __future__ import annotations
 
 import base64
-import binascii
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +61,7 @@ class VaultTransit:
         answer = self._call("decrypt", {"ciphertext": ciphertext, "associated_data": _b64(binding)})
         try:
             return SecretBytes(base64.b64decode(str(answer.get("plaintext", "")), validate=True))
-        except binascii.Error:
+        except ValueError:  # binascii.Error is one; text that is not ASCII gives another
             raise _no_answer() from None
 
     def _call(self, operation: str, body: Json) -> Json:

@@ -29,6 +29,7 @@ _FAULTS = {
     "other JSON": http(200, b"[1, 2, 3]"),
     "JSON without the field": http(200, b'{"data":{"other":"x"},"Other":"x"}'),
     "a field of another type": http(200, b'{"data":{"plaintext":5,"ciphertext":5},"Plaintext":5,"CiphertextBlob":5}'),
+    "a field that is not ASCII": http(200, '{"data":{"plaintext":"\u00e9"},"Plaintext":"\u00e9","CiphertextBlob":"\u00e9"}'.encode()),
     "an empty field": http(200, b'{"data":{"plaintext":"","ciphertext":""},"Plaintext":"","CiphertextBlob":""}'),
     "a body without end": http(200, b'{"data":{"plaintext":"' + b"A" * 200_000 + b'"}}'),
     "another place": http(307, b"", "Location: https://127.0.0.1:1/"),
