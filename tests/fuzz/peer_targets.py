@@ -5,6 +5,7 @@ The broker is a real one, with a node attested and an owner enrolled, so that re
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,16 +31,17 @@ from confide.ids import DatasetId, JobDigest, NodeId, Nonce, Role, RunId, Tee
 from confide.jobs.reports import read_report
 from confide.keys.audit import HEAD_TYPE, AuditEntry, AuditHead, AuditLog, AuditProof
 from confide.keys.broker import KBS_VERSION, Broker
-from confide.keys.client import _grant, _nonce, _session_of
+from confide.keys.client import _nonce, _session_of
 from confide.keys.connection import Answer, _expect, as_key
 from confide.keys.custody.local import KeyFile
+from confide.keys.grant_client import _change, _grant, _rule, _standing
 from confide.keys.kbs.routes import KbsRoutes
 from confide.keys.manifest_claims import PAYLOAD_TYPE
 from confide.keys.server import COOKIE, Routes
 from confide.keys.sessions import Peer
 from confide.keys.store import Store
 from confide.node.control import Kind, read
-from confide.node.keyring import Keyring
+from confide.node.keyring import Keyring, Lease
 from confide.node.local_socket import LocalSocketServer
 from confide.node.reattest import _numbered
 
@@ -79,17 +81,17 @@ def doors() -> Doors:
     owner, node = Peer(b"o" * 32, key.public.spki_der), Peer(b"n" * 32, other.public.spki_der)
     owners = broker.owners
     owners.enrol(owner, "airline", owners.create_enrolment("airline"))
-    owners.create_key(owner, "airline/flights")
+    broker.key_commands.create_key(owner, "airline/flights")
     minted = owners.mint_dataset(owner, "airline/flights")
     claims = {"format": "confide-manifest-v1", "dataset": minted["dataset"], "snapshot": 1, "key": minted["key"], "files": []}
     signed = {**claims, "version": minted["version"], "wrapped": minted["wrapped"]}
     manifest = dsse_sign(key, PAYLOAD_TYPE, canonical(signed))
     owners.register_manifest(owner, DatasetId(minted["dataset"]), manifest)
-    owners.grant(owner, grant_request())
+    broker.grants.grant(owner, grant_request())
     attester = InsecureAttester(installation, Tee.SGX, _MEASUREMENT)
     cookie = _attested(broker, node, attester)
     kbs = KbsRoutes(broker, lambda: 1)
-    anybody, driver, owners_routes = (Routes(broker, peer, kbs) for peer in (Peer(b"a" * 32, None), node, owner))
+    anybody, driver, owners_routes = (Routes(broker, peer, kbs, going=lambda: False) for peer in (Peer(b"a" * 32, None), node, owner))
     return Doors(broker, attester, anybody, driver, owners_routes, cookie, key, minted, manifest)
 
 
@@ -140,7 +142,9 @@ def broker_answer(data: bytes) -> None:
         answer.key_ref, answer.dataset, lambda: answer.dataset_of(manifest), answer.wrapped, answer.grants, answer.policies,
         lambda: answer.texts("recipients"), lambda: answer.time("expires"), lambda: as_key(answer.dataset_key()),
         lambda: _nonce(answer.field("nonce", str)), lambda: _session_of(answered.headers),
-        lambda: _grant(answer.field("grant", dict)), lambda: [_grant(one) for one in answer.field("grants", list) if isinstance(one, dict)],
+        lambda: _rule(answer.field("rule", dict)), lambda: [_change(one) for one in answer.field("changes", list) if isinstance(one, dict)],
+        lambda: _standing(answer.field("standing", dict)), lambda: _grant(answer.field("grant", dict)),
+        lambda: [_grant(one) for one in answer.field("grants", list) if isinstance(one, dict)],
         lambda: SealKey.generate().open(answer.field("jwe", str), context={}),
         lambda: AuditLog(
             tuple(AuditEntry.from_json(one) for one in answer.field("entries", list)), answer.field("head", dict)
@@ -180,9 +184,9 @@ def control_frames(data: bytes) -> None:
 def _agent() -> Any:
     """An agent's socket without the socket: the same reading of lines, the same operations."""
     ring = Keyring()
-    keys = {"key": SecretBytes(bytes(32)), "refresh": lambda: SecretBytes(bytes(32))}
-    ring.open_input("/data/in", DatasetId("ab" * 16), files=frozenset({"a.parquet"}), **keys)
-    ring.open_output("/data/out", DatasetId("cd" * 16), run=RUN, **keys)
+    lease = Lease(SecretBytes(bytes(32)), math.inf)
+    ring.open_input("/data/in", DatasetId("ab" * 16), lease, files=frozenset({"a.parquet"}), refresh=lambda: lease)
+    ring.open_output("/data/out", DatasetId("cd" * 16), lease, run=RUN, refresh=lambda: lease)
     return SimpleNamespace(_ops=ring.operations())
 
 

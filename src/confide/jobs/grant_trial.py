@@ -26,6 +26,7 @@ from confide.keys.grants import Grant, Request, Standing, obstacle
 from confide.keys.job_signatures import JobSignature
 from confide.keys.sessions import check_binding
 from confide.node.record import RECORD_FORMAT, EvidenceRecord
+from confide.regular_file import read_regular
 
 Outcome = Literal["released", "waits", "refused"]
 _HINT: Final = "give a run's folder, its receipt.json, or an evidence record (a run keeps them in evidence/)"
@@ -79,8 +80,7 @@ def read_stored(path: Path) -> list[Stored]:
     if path.is_dir():
         return _of_receipt(path)
     try:
-        with path.open("rb") as file:
-            data = parse_object(file.read(MAX_FILE_BYTES + 1)[:MAX_FILE_BYTES])
+        data = parse_object(read_regular(path, MAX_FILE_BYTES))
     except OSError as cause:
         raise UsageError(f"cannot read {path}: {cause.strerror}", path=str(path)) from cause
     except ParseError as cause:

@@ -10,6 +10,7 @@ from confide.errors import ConfideError, GrantError, JobError, UsageError
 from confide.ids import check_name
 from confide.job import MAX_SIGNATURES, Job
 from confide.keys.job_signatures import JobSignature
+from confide.regular_file import read_regular
 
 _MAX_BYTES = 16 * 1024
 
@@ -39,12 +40,11 @@ def load_signature(path: Path, job: Job) -> JobSignature:
         GrantError: it holds no signature, one of another job, or one that does not verify.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
+        data = read_regular(path, _MAX_BYTES)
     except OSError as cause:
         raise JobError(f"cannot read {path}: {cause.strerror}", path=str(path)) from cause
     try:
-        found = parse_object(data[:_MAX_BYTES])
+        found = parse_object(data)
     except ConfideError as cause:
         raise GrantError(f"{path.name} is not a signature of a job", hint="`confide job sign` makes one", path=str(path)) from cause
     return JobSignature.verify(found, job.digest)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import ClassVar, Final, Literal, Protocol, Self
@@ -59,8 +60,16 @@ class Approver:
 
     @classmethod
     def from_json(cls, data: Json) -> Self:
-        """The inverse of :meth:`to_json`."""
-        return cls(data["name"], bytes.fromhex(data["spki"]))
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            ParseError: it is none.
+        """
+        match data:
+            case {"name": str(name), "spki": str(spki), **rest} if not rest:
+                with suppress(ValueError):
+                    return cls(name, bytes.fromhex(spki))
+        raise ParseError("not an approver")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +140,17 @@ class ApprovalRule:
 
     @classmethod
     def from_json(cls, data: Json) -> Self:
-        """The inverse of :meth:`to_json`."""
-        return cls(data["key"], data["threshold"], tuple(map(Approver.from_json, data["approvers"])), data["before"])
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            ParseError: a field is missing, unknown or wrong.
+            UsageError: it is no rule that anybody can have.
+        """
+        match data:
+            case {"key": str(key), "threshold": int(threshold), "approvers": list(people), "before": str(before), **rest}:
+                if not rest and all(isinstance(one, dict) for one in people):
+                    return cls(key, threshold, tuple(map(Approver.from_json, people)), before)
+        raise ParseError("not a rule of who approves")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +188,16 @@ class RuleChange:
 
     @classmethod
     def from_json(cls, data: Json) -> Self:
-        """The inverse of :meth:`to_json`."""
-        return cls(data["id"], ApprovalRule.from_json(data["rule"]), datetime.fromisoformat(data["created"]))
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            ParseError: a field is missing, unknown or wrong.
+        """
+        match data:
+            case {"id": str(name), "rule": dict(rule), "created": str(created), **rest} if not rest:
+                with suppress(ValueError):
+                    return cls(name, ApprovalRule.from_json(rule), datetime.fromisoformat(created))
+        raise ParseError("not a change of a rule")
 
 
 @dataclass(frozen=True, slots=True)

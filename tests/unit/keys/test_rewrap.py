@@ -22,9 +22,9 @@ from confide.errors import KeyDestroyedError, ManifestError, RollbackError, Unwr
 from confide.ids import DatasetId
 from confide.keys import key_commands
 from confide.keys.audit import AuditLog
+from confide.keys.custody.local import KeyFile
 from confide.keys.hierarchy import KeyHierarchy
 from confide.keys.key_commands import KeyCommands, Rewrap
-from confide.keys.custody.local import KeyFile
 from confide.keys.records import Dataset, Owner
 from confide.keys.sessions import Peer
 from confide.keys.storage import rows
