@@ -63,8 +63,10 @@ def test_what_cannot_be_read_or_written_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(JobError):
         load_signature(tmp_path / "none.sig", job())
     (tmp_path / "long.sig").write_bytes(b"{" + b" " * 20_000 + b"}")
-    with pytest.raises(GrantError):
-        load_signature(tmp_path / "long.sig", job())
+    (tmp_path / "other.sig").write_bytes(b"{")
+    for name, error in (("long.sig", JobError), ("other.sig", GrantError)):
+        with pytest.raises(error):
+            load_signature(tmp_path / name, job())
     with pytest.raises(UsageError):
         save_signature(tmp_path / "nowhere" / "x.sig", JobSignature.sign(KEY, job().digest))
     with pytest.raises(UsageError):

@@ -20,7 +20,7 @@ from confide.attest.ratls import UnboundResult, verify_ratls
 from confide.attest.tokens.verified import VerifiedToken
 from confide.attest.verify import VerifiedEvidence, Verifier
 from confide.ids import JobDigest, Purpose, Role, Tee
-from confide.keys.grants import Decision, Grant, Request, decide
+from confide.keys.grants import Decision, Grant, Request, Standing, decide
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +54,12 @@ def test_no_key_is_granted_on_anything_but_a_result(
     grant = Grant.new(
         "airline/flights", job=job, policy=accepting, roles=roles, purposes=purposes, recipients=[], not_after=now + timedelta(1), now=now
     )
-    request = Request("airline/flights", job, Role.WORKER, Purpose.READ)
-    assert decide([grant], request, lambda _: result, now).result is result
+    request = Request("airline/flights", job, Role.WORKER, Purpose.READ, result.context.run, frozenset())
+    standings = {grant.id: Standing(needed=0)}
+    assert decide([grant], request, lambda _: result, now, standings).result is result
     for other in (unbound, ear, Lookalike(result), None):
         with pytest.raises(TypeError, match="results of appraise only"):
-            decide([grant], request, cast(Any, lambda _, other=other: other), now)
+            decide([grant], request, cast(Any, lambda _, other=other: other), now, standings)
         with pytest.raises(TypeError, match="results of appraise only"):
             Decision(grant, cast(Any, other))
 
