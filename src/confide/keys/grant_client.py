@@ -13,13 +13,12 @@ from typing import Self
 
 from confide.attest.policy import Policy
 from confide.canonical import Json
-from confide.crypto.sign import PublicKey
 from confide.errors import BrokerError, ConfideError, CredentialError, UsageError
 from confide.ids import JobDigest, Purpose, Role, SpkiDigest
 from confide.keys.approvals import ApprovalRule, RuleChange, Verdict, sign_vote
-from confide.keys.connection import Answer, Connection
-from confide.keys.credentials import Credential
+from confide.keys.connection import Answer
 from confide.keys.grants import Grant
+from confide.keys.key_client import KeyClient
 
 _ID = re.compile(r"[0-9a-f]{16}")
 
@@ -104,11 +103,8 @@ class GrantList:
         return next((rule for rule in self.rules if rule.key == key), ApprovalRule(key, 0, ()))
 
 
-class GrantCalls:
-    """The requests, over the connection of the client that this is part of."""
-
-    _credential: Credential
-    _connection: Connection
+class GrantCalls(KeyClient):
+    """The requests.  Errors as in :class:`~confide.keys.key_client.KeyClient`."""
 
     def grant(
         self,
@@ -192,23 +188,6 @@ class GrantCalls:
     def take_back(self, subject: str) -> StandingView:
         """Take back the credential's own word on a grant or rule."""
         return _standing(self._call("POST", "approvals/take-back", {"subject": _checked(subject)}).field("standing", dict))
-
-    def broker_key(self) -> PublicKey:
-        """The broker's public key: its digest is the pinned one, and it signs audit heads."""
-        return self._connection.broker_key()
-
-    def _id(self, name: str) -> str:
-        return name if "/" in name else f"{self._credential.name}/{name}"
-
-    def _call(self, method: str, path: str, body: Json | None = None) -> Answer:
-        return Answer(self._connection.call(method, f"/confide/v0/{path}", body)[0])
-
-    @staticmethod
-    def _objects(answer: Answer, name: str) -> list[Json]:
-        values = answer.field(name, list)
-        if not all(isinstance(value, dict) for value in values):
-            raise BrokerError("the broker's answer has a wrong field", field=name)
-        return list(values)
 
 
 def _checked(text: str) -> str:

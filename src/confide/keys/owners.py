@@ -56,7 +56,8 @@ class Owners(Callers):
         with self._store.transaction():
             self._refuse_taken(owner)
             now = self._clock()
-            self._store.put(Enrolment(sha256_hex(token.encode()), owner, now + ENROLMENT_TTL))
+            self._store.sweep(now)
+            self._store.put(Enrolment(sha256_hex(token.encode()), owner, now + ENROLMENT_TTL), expires=now + ENROLMENT_TTL)
             self._store.append_audit(new_event("enrolment", [owner], now, owner=owner))
         return token
 
@@ -76,7 +77,7 @@ class Owners(Callers):
             made = Owner(owner, spki.spki_der, now)
             if self._store.find(Owner, made.ref):
                 raise CredentialError("this key is registered under another name", hint="make a new credential for a new name")
-            self._store.put(replace(found, used=True))
+            self._store.put(replace(found, used=True), expires=found.expires)
             self._store.put(made)
             self._store.append_audit(new_event("enrol", [owner], now, owner=owner, spki=made.ref))
         return {"owner": owner, "spki": made.ref}

@@ -21,6 +21,7 @@ from confide.errors import (
 from confide.ids import Purpose, Role, RunId, Tee
 from confide.keys.audit import AuditHead
 from confide.keys.grants import GrantRef
+from confide.keys.records import Enrolment
 
 
 def test_granted_worker_gets_the_owners_dataset_key(world: World) -> None:
@@ -380,3 +381,12 @@ def test_grant_under_a_composed_policy_refuses_what_one_member_refuses(world: Wo
     with pytest.raises(AppraisalError) as caught:
         world.client(world.node()).release(envelope, Purpose.READ)
     assert caught.value.facts["check"] == "b/job"
+
+
+def test_enrolments_that_have_expired_are_removed_when_another_is_made(world: World) -> None:
+    world.broker.owners.create_enrolment("airline")
+    world.broker.owners.create_enrolment("weather")
+    assert world.store.count(Enrolment, "airline") == 1
+    world.ahead = timedelta(hours=25)
+    world.broker.owners.create_enrolment("harbour")
+    assert [world.store.count(Enrolment, name) for name in ("airline", "weather", "harbour")] == [0, 0, 1]

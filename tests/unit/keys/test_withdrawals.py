@@ -21,7 +21,7 @@ from confide.keys.client import NodeBrokerClient, OwnerClient
 from confide.keys.custody.local import KeyFile
 from confide.keys.server import BrokerServer
 from confide.keys.store import Store
-from confide.keys.withdrawals import Bell, withdrawn
+from confide.keys.withdrawals import Bell, Withdrawals, withdrawn
 
 HEARD_S = 20.0
 """Much longer than a broker takes, and shorter than the question stays open in these tests."""
@@ -251,3 +251,59 @@ def test_answer_of_another_form_is_a_broker_error_and_no_withdrawal(quick: World
     monkeypatch.setattr(quick.broker, "watch", lambda *_, **__: answer)
     with pytest.raises(BrokerError):
         run.quiet(run.worker)
+
+
+PEOPLE = ("ada", "bob")
+
+
+class Committee:
+    """A grant that one of two people must approve, approved by one, under which a worker was given a key and its driver was not."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.airline = world.owner("airline")
+        self.people = {name: world.owner(name) for name in PEOPLE}
+        _, envelope = world.dataset(self.airline, "airline", "flights")
+        self.airline.set_approvers("flights", 1, PEOPLE)
+        self.grant = self.airline.grant("flights", job=JOB, policy=policy())
+        self.people["ada"].vote(self.grant.id, "approve")
+        self.nodes = (world.node(Role.DRIVER), world.node())
+        world.client(self.nodes[1]).release(envelope)
+
+    @property
+    def counted(self) -> int:
+        found = self.world.store.get(Withdrawals, "all")
+        return 0 if found is None else found.number
+
+    def reject(self) -> None:
+        self.people["ada"].vote(self.grant.id, "reject")
+
+    def take_back(self) -> None:
+        self.people["ada"].take_back(self.grant.id)
+
+    def end(self) -> None:
+        self.people["bob"].revoke(self.grant.id)
+
+    def need_more(self) -> None:
+        """A new rule, by the rule in force: both must approve."""
+        self.airline.set_approvers("flights", 2, PEOPLE)
+        (view,) = self.people["ada"].grant_list().changes
+        self.people["ada"].vote(view.change.id, "approve")
+
+
+@pytest.mark.parametrize("step", ["reject", "take_back", "end", "need_more"])
+def test_lost_approval_is_a_withdrawal(quick: World, step: str) -> None:
+    """Counted, so that other brokers look; and heard by the node that has the key, and by one of the other role in its run."""
+    committee = Committee(quick)
+    before = committee.counted
+    for node in committee.nodes:
+        with quick.client(node) as client:
+            client.watch()
+    committee.people["bob"].vote(committee.grant.id, "approve")
+    committee.people["bob"].take_back(committee.grant.id)
+    assert committee.counted == before + 1, "an approval withdraws nothing, one that is taken back may"
+    getattr(committee, step)()
+    assert committee.counted == before + 2
+    for node in committee.nodes:
+        with quick.client(node) as client, pytest.raises(KeyRevokedError):
+            client.watch()
