@@ -20,7 +20,7 @@ from confide.data.manifest import load_manifest
 from confide.ids import KeyRef
 from confide.jobs.engines.spark import SECRET_FILE
 from confide.jobs.result import RunEvent, RunResult
-from confide.keys.records import Key
+from confide.keys.key_records import Key
 
 pytestmark = [pytest.mark.run, pytest.mark.timeout(300)]
 

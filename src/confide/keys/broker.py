@@ -11,31 +11,33 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
 
 from confide.attest.binding import NONCE_BYTES
 from confide.attest.evidence import Evidence, NodeContext
-from confide.attest.verify import VerifiedEvidence, Verifier
+from confide.attest.verify import Verifier
 from confide.canonical import Json, b64url, from_b64url
 from confide.crypto.seal import seal
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import PublicKey
-from confide.errors import BindingError, Fact, GrantError, ManifestError, ParseError, StoreError, UsageError
-from confide.ids import DatasetId, NodeId, Nonce, Purpose, Role, SpkiDigest, Tee, check_name
+from confide.errors import BindingError, Fact, GrantError, ManifestError, ParseError
+from confide.ids import DatasetId, NodeId, Nonce, Purpose, Role, Tee, check_name
+from confide.keys.asker import Asker
 from confide.keys.audit import new_event
 from confide.keys.grant_commands import GrantCommands
 from confide.keys.grants import Decision, Grant, Request, decide
 from confide.keys.hierarchy import KeyHierarchy
-from confide.keys.job_signatures import JobSignature, verify_all
+from confide.keys.job_signatures import verify_all
 from confide.keys.key_commands import KeyCommands
 from confide.keys.manifest_claims import ManifestClaims, unverified_dataset
-from confide.keys.owners import JOB_PREFIX, Owners
-from confide.keys.records import CutOff, Dataset, Origin, Release, owners_of, run_ref
+from confide.keys.outputs import Outputs, known_dataset, origin_of
+from confide.keys.owners import Owners
+from confide.keys.records import CutOff, Dataset, Release, owners_of
 from confide.keys.refusals import refusals_audited
-from confide.keys.sessions import SESSION_TTL, Attested, Peer, Sessions
+from confide.keys.sessions import SESSION_TTL, Peer, Sessions
 from confide.keys.standing import Standings
 from confide.keys.store import Store
 from confide.keys.transfer_commands import TransferCommands
@@ -47,46 +49,11 @@ LEASE: Final = timedelta(hours=1)
 NONCE_TTL: Final = timedelta(seconds=60)
 WATCH_S: Final = 25.0
 """How long a node's question for withdrawals stays open when there are none; less than the idle time of what may lie between."""
-_MAX_INPUTS: Final = 1000
 
 
 def utc_now() -> datetime:
     """The clock of a broker in service."""
     return datetime.now(UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class _Asker:
-    """An attested node whose evidence has just been verified again."""
-
-    attested: Attested
-    verified: VerifiedEvidence
-    now: datetime
-    signatures: tuple[JobSignature, ...] = ()
-    seen: frozenset[SpkiDigest] = frozenset()
-    """Signers of the job that were seen before: enough to keep what was given, never to be given anything."""
-
-    @property
-    def signers(self) -> frozenset[SpkiDigest]:
-        """Whose signatures over its attested job the node has shown."""
-        return self.seen | {signature.signer_digest for signature in self.signatures}
-
-    @property
-    def context(self) -> NodeContext:
-        return self.attested.context
-
-    def facts(self) -> dict[str, str]:
-        """What the audit log says of the node."""
-        context, claims = self.context, self.verified.claims
-        return {
-            "job": context.job,
-            "run": context.run,
-            "node": context.node,
-            "role": self.attested.role.value,
-            "evidence": claims.evidence_digest,
-            "measurement": claims.measurement,
-            "simulated": "yes" if claims.simulated else "no",
-        }
 
 
 class Broker:
@@ -113,6 +80,7 @@ class Broker:
         self.grants = GrantCommands(store, clock)
         self._standings = Standings(store)
         self._keys = KeyHierarchy(store)
+        self._outputs = Outputs(store, self._keys, self._standings)
         self._sessions = Sessions(verifier, nonce_ttl=nonce_ttl, session_ttl=session_ttl)
         self._lease = lease
         self._watch_s = watch_s
@@ -143,7 +111,7 @@ class Broker:
         with self._audited("attest", [], {}):
             nonce, role, context, evidence = _read_attest(request)
             verified, expires = self._sessions.attest(peer, session, nonce=nonce, role=role, context=context, evidence=evidence, now=now)
-        asker = _Asker(self._sessions.attested(peer, session, now), verified, now)
+        asker = Asker(self._sessions.attested(peer, session, now), verified, now)
         self.store.append_audit(new_event("attest", [], now, **asker.facts()))
         return {"token": session, "expires": expires.isoformat()}
 
@@ -167,11 +135,11 @@ class Broker:
         found, claims = self._dataset_of(manifest, asker, "release")
         facts: dict[str, Fact] = {**asker.facts(), **_key_facts(found), "purpose": purpose.value}
         with self._audited("release", found.owners, facts), self.store.transaction():
-            found = self._known(found.dataset).after(claims)
+            found = known_dataset(self.store, found.dataset).after(claims)
             decisions = self._decide(found.roots, purpose, asker)
             secret = self._keys.dataset_key(found)
             self.store.put(found)
-            self._note_given(found, asker, purpose)
+            self._outputs.note_given(found, asker, purpose)
             self.store.append_audit(_granted("release", found.owners, facts, decisions, asker.now))
         return self._sealed(found, secret, asker, purpose, decisions)
 
@@ -193,20 +161,20 @@ class Broker:
         check_name(name, "output name")
         facts: dict[str, Fact] = {**asker.facts(), "output": name}
         with self._audited("output", [], facts):
-            concerned = owners_of(self._roots(inputs, asker))
+            concerned = owners_of(self._outputs.roots(inputs, asker))
         with self._audited("output", concerned, facts), self.store.transaction():
-            found = self._output_of(asker, name)
-            roots = found.roots if found else self._roots(inputs, asker)
+            found = self._outputs.named(asker, name)
+            roots = found.roots if found else self._outputs.roots(inputs, asker)
             if found is not None and asker.attested.role is Role.DRIVER and found.signer != asker.attested.binding.spki:
                 raise BindingError("this output was made by another driver of the same run", run=asker.context.run)
             decisions = self._decide(roots, Purpose.WRITE, asker)
             if found is None:
-                found = self._mint_output(asker, name, roots, wanted)
+                found = self._outputs.mint(asker, name, roots, wanted)
             secret = self._keys.dataset_key(found)
             self.store.put(Release(asker.context.job, asker.context.run, found.dataset, asker.attested.role, Purpose.WRITE))
             facts |= _key_facts(found)
             self.store.append_audit(_granted("output", found.owners, facts, decisions, asker.now))
-        origin = _origin(found)
+        origin = origin_of(found)
         extra = {
             "wrapped": found.wrapped.to_json(),
             "signer": PublicKey(found.signer).digest,
@@ -231,7 +199,7 @@ class Broker:
                 raise GrantError("only the run that made an output registers its manifest", dataset=found.dataset)
             if found.dataset != dataset:
                 raise ManifestError("the manifest is of another dataset", expected=dataset, got=found.dataset)
-            found = self._known(found.dataset).after(claims)
+            found = known_dataset(self.store, found.dataset).after(claims)
             self.store.put(found)
             self.store.append_audit(new_event("manifest", found.owners, asker.now, **facts))
         return {"dataset": found.dataset, "snapshot": claims.snapshot}
@@ -248,7 +216,7 @@ class Broker:
         with self._audited("cut-off", [], facts), self.store.transaction():
             if asker.attested.role is not Role.DRIVER or node == context.node:
                 raise GrantError("only a run's driver cuts off a node, and only another one", run=context.run)
-            if any(output.signer != asker.attested.binding.spki for output in self._outputs(context)):
+            if any(output.signer != asker.attested.binding.spki for output in self._outputs.of_run(context)):
                 raise BindingError("an output of this run was made by another driver", run=context.run)
             self.store.put(CutOff(context.job, context.run, NodeId(node)))
             withdrawn(self.store)
@@ -288,17 +256,17 @@ class Broker:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _asker(self, peer: Peer, session: str, signatures: Sequence[object] = ()) -> _Asker:
+    def _asker(self, peer: Peer, session: str, signatures: Sequence[object] = ()) -> Asker:
         now = self.clock()
         with self._audited("session", [], {}):
             attested = self._sessions.attested(peer, session, now)
         with self._audited("evidence", [], {"node": attested.context.node, "run": attested.context.run}):
             verified = attested.verified(self.verifier, now)
-        asker = _Asker(attested, verified, now)
+        asker = Asker(attested, verified, now)
         with self._audited("job-signature", [], asker.facts()):
             return replace(asker, signatures=verify_all(signatures, attested.context.job))
 
-    def _dataset_of(self, manifest: Json, asker: _Asker, action: str) -> tuple[Dataset, ManifestClaims]:
+    def _dataset_of(self, manifest: Json, asker: Asker, action: str) -> tuple[Dataset, ManifestClaims]:
         with self._audited(action, [], asker.facts()):
             found = self.store.get(Dataset, unverified_dataset(manifest))
             if found is None:
@@ -306,13 +274,13 @@ class Broker:
         with self._audited(action, found.owners, {**asker.facts(), "dataset": found.dataset}):
             return found, ManifestClaims.verify(manifest, PublicKey.from_spki(found.signer))
 
-    def _decide(self, roots: Sequence[str], purpose: Purpose, asker: _Asker) -> list[Decision]:
+    def _decide(self, roots: Sequence[str], purpose: Purpose, asker: Asker) -> list[Decision]:
         """As :meth:`_judge`; the run is counted under grants that count runs.  Inside the transaction that gives the key."""
         decisions = self._judge(roots, purpose, asker)
         self._standings.note_used(decisions, asker.attested, asker.signatures)
         return decisions
 
-    def _judge(self, roots: Sequence[str], purpose: Purpose, asker: _Asker) -> list[Decision]:
+    def _judge(self, roots: Sequence[str], purpose: Purpose, asker: Asker) -> list[Decision]:
         """One yes from the owner of every root key.  None at all is a no, and so is a node that its driver has cut off."""
         if not roots:
             hint = "outputs inherit their policy from inputs: name at least one"
@@ -327,66 +295,7 @@ class Broker:
             decisions.append(decide(grants, request, lambda policy: attested.appraise(asker.verified, policy, now), now, standings))
         return decisions
 
-    def _known(self, dataset: DatasetId) -> Dataset:
-        """The dataset as the transaction sees it."""
-        found = self.store.get(Dataset, dataset)
-        if found is None:
-            raise ManifestError("a dataset is not known to this broker", dataset=dataset[:80])
-        return found
-
-    def _note_given(self, dataset: Dataset, asker: _Asker, purpose: Purpose) -> None:
-        """From now on, what the run writes derives from this dataset: outputs that exist already inherit its owners' grants too.
-
-        Whatever purpose the key was given for: a key that can write can read.
-        """
-        context = asker.context
-        self.store.put(Release(context.job, context.run, dataset.dataset, asker.attested.role, purpose))
-        for output in self._outputs(context):
-            origin = _origin(output)
-            if not set(dataset.roots) <= set(origin.inherits):
-                inherits = tuple(sorted({*origin.inherits, *dataset.roots}))
-                allowed = self._recipients(dataset.roots, origin.recipients, asker)
-                self.store.put(replace(output, origin=replace(origin, inherits=inherits, recipients=allowed)))
-
-    def _outputs(self, context: NodeContext) -> list[Dataset]:
-        found = self.store.find(Dataset, run_ref(context.run))
-        return [d for d in found if d.origin is not None and (d.origin.job, d.origin.run) == (context.job, context.run)]
-
-    def _output_of(self, asker: _Asker, name: str) -> Dataset | None:
-        return next((d for d in self._outputs(asker.context) if _origin(d).name == name), None)
-
-    def _roots(self, inputs: Sequence[str], asker: _Asker) -> tuple[str, ...]:
-        """The root keys of what the node names and of what its run was given to read."""
-        if len(inputs) > _MAX_INPUTS:
-            raise UsageError("too many inputs", limit=_MAX_INPUTS, got=len(inputs))
-        context = asker.context
-        own = {output.dataset for output in self._outputs(context)}  # what they hold derives from what was read
-        read = {r.dataset for r in self.store.find(Release, run_ref(context.run)) if r.job == context.job} - own
-        roots: set[str] = set()
-        for dataset in {*map(DatasetId, inputs), *read}:
-            roots |= set(self._known(dataset).roots)
-        return tuple(sorted(roots))
-
-    def _recipients(self, roots: Sequence[str], wanted: Sequence[str], asker: _Asker) -> tuple[str, ...]:
-        allowed = set(wanted)
-        for key in roots:
-            allowed &= self._standings.recipients(key, asker.context.job, asker.now)
-        return tuple(sorted(allowed))
-
-    def _mint_output(self, asker: _Asker, name: str, roots: tuple[str, ...], wanted: Sequence[str]) -> Dataset:
-        if asker.attested.role is not Role.DRIVER:
-            raise GrantError("the driver of this run has not made this output yet", hint="the driver asks for it first", output=name)
-        context = asker.context
-        # The full digest is in the key's record: 16 characters of it are a name, not an identity.
-        key = self._keys.for_output(f"{JOB_PREFIX}{context.job[:16]}", name, context.job, asker.now)
-        wrapped, _ = self._keys.mint(key)
-        allowed = self._recipients(roots, [check_name(w, "recipient") for w in wanted], asker)
-        origin = Origin(context.job, context.run, name, roots, allowed)
-        made = Dataset(DatasetId(wrapped.dataset), wrapped, asker.attested.binding.spki, origin=origin)
-        self.store.put(made)
-        return made
-
-    def _sealed(self, dataset: Dataset, secret: SecretBytes, asker: _Asker, purpose: Purpose, decisions: Sequence[Decision]) -> Json:
+    def _sealed(self, dataset: Dataset, secret: SecretBytes, asker: Asker, purpose: Purpose, decisions: Sequence[Decision]) -> Json:
         context = asker.context
         ends = [asker.now + self._lease, *(d.grant.not_after for d in decisions if d.grant.not_after is not None)]
         return {
@@ -417,12 +326,6 @@ def _granted(action: str, owners: list[str], facts: Mapping[str, Fact], decision
 
 def _key_facts(dataset: Dataset) -> dict[str, Fact]:
     return {"dataset": dataset.dataset, "key": dataset.wrapped.key, "version": dataset.wrapped.version}
-
-
-def _origin(dataset: Dataset) -> Origin:
-    if dataset.origin is None:
-        raise StoreError("a dataset that must be an output is none", dataset=dataset.dataset)
-    return dataset.origin
 
 
 def _read_attest(request: Json) -> tuple[Nonce, Role, NodeContext, Evidence]:

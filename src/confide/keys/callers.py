@@ -11,7 +11,8 @@ from confide.errors import CredentialError, Fact, UsageError
 from confide.ids import KeyRef
 from confide.keys.audit import new_event
 from confide.keys.hierarchy import KeyHierarchy
-from confide.keys.records import Key, Owner
+from confide.keys.key_records import Key
+from confide.keys.records import Owner
 from confide.keys.refusals import refusals_audited
 from confide.keys.sessions import Peer
 from confide.keys.store import Store

@@ -349,7 +349,6 @@ class OwnerClient(GrantCalls, TransferClient):
         return head
 
 
-
 def _manifest_path(manifest: Json) -> str:
     dataset = unverified_dataset(manifest)
     try:

@@ -25,7 +25,8 @@ from confide.keys.approvals import (
 )
 from confide.keys.callers import Callers
 from confide.keys.grants import Grant
-from confide.keys.records import Key, Owner
+from confide.keys.key_records import Key
+from confide.keys.records import Owner
 from confide.keys.sessions import Peer
 from confide.keys.standing import Standings
 from confide.keys.store import Store

@@ -17,7 +17,8 @@ from confide.crypto.seal import seal
 from confide.crypto.secret import SecretBytes
 from confide.errors import GrantError, KeyDestroyedError, StoreError, UnwrapError, UsageError
 from confide.ids import JobDigest, KeyRef, check_name, new_dataset_id
-from confide.keys.records import Dataset, Key, KeyState, KeyVersion
+from confide.keys.key_records import Key, KeyState, KeyVersion
+from confide.keys.records import Dataset
 from confide.keys.store import Store
 from confide.keys.transfer import KeyExport
 

@@ -13,7 +13,7 @@ from confide.errors import BrokerError
 from confide.ids import KeyRef, SpkiDigest
 from confide.keys.connection import Answer, Connection
 from confide.keys.credentials import Credential
-from confide.keys.records import KeyState
+from confide.keys.key_records import KeyState
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from confide.canonical import Json
 from confide.errors import CredentialError, UsageError
 from confide.ids import KeyRef
 from confide.keys.callers import Callers
-from confide.keys.records import Dataset, Key, KeyState, version_ref
+from confide.keys.key_records import Key, KeyState
+from confide.keys.records import Dataset, version_ref
 from confide.keys.sessions import Peer
 from confide.keys.withdrawals import withdrawn
 

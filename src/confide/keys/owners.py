@@ -150,7 +150,6 @@ class Owners(Callers):
         agreed = [owner.name in self._standings.recipients(key, origin.job, now) for key in dataset.roots]
         return owner.name in origin.recipients and bool(agreed) and all(agreed)
 
-
     # --- audit -------------------------------------------------------------------------------------------------------
 
     def audit(self, peer: Peer, first: int, limit: int) -> Json:

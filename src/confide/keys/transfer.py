@@ -20,7 +20,7 @@ from confide.crypto.seal import check_public_jwk
 from confide.crypto.sign import PublicKey, SigningKey, dsse_sign, dsse_verify
 from confide.errors import ConfideError, TransferError
 from confide.ids import KeyRef, SpkiDigest
-from confide.keys.records import KeyState
+from confide.keys.key_records import KeyState
 
 WRAPPING_TYPE: Final = "application/vnd.confide.wrapping-key+json"
 REQUEST_TYPE: Final = "application/vnd.confide.key-export-request+json"

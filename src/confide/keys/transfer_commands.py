@@ -12,7 +12,8 @@ from confide.crypto.sign import PublicKey, SigningKey
 from confide.errors import CredentialError, ParseError, TransferError
 from confide.ids import KeyRef
 from confide.keys.callers import Callers
-from confide.keys.records import Dataset, Key, KeyState, version_ref
+from confide.keys.key_records import Key, KeyState
+from confide.keys.records import Dataset, version_ref
 from confide.keys.sessions import Peer
 from confide.keys.transfer import ExportRequest, KeyExport, WrappingKey
 

@@ -207,7 +207,7 @@ def test_batch_that_cannot_be_committed_has_not_happened_for_anybody(store: Stor
     """The database refuses the commit: each of those who waited for it is told, and the store goes on as before."""
     grown(store)
     refusals: list[str] = []
-    commit = store._database.commit
+    commit = store._steps._database.commit
 
     def full() -> None:
         raise StoreError("the key store cannot be used: database or disk is full")
@@ -218,13 +218,13 @@ def test_batch_that_cannot_be_committed_has_not_happened_for_anybody(store: Stor
         except StoreError as cause:
             refusals.append(cause.message)
 
-    monkeypatch.setattr(store._database, "commit", full)
+    monkeypatch.setattr(store._steps._database, "commit", full)
     threads = [threading.Thread(target=work, args=(number,)) for number in range(5)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    monkeypatch.setattr(store._database, "commit", commit)
+    monkeypatch.setattr(store._steps._database, "commit", commit)
     assert refusals == ["the key store cannot be used: database or disk is full"] * 5
     assert store.count(Owner, REF) == 3
     store.put(Owner("zoo", b"same", NOW))

@@ -28,7 +28,7 @@ from confide.errors import (
 from confide.ids import SpkiDigest
 from confide.keys import transfer_commands
 from confide.keys.client import OwnerClient
-from confide.keys.records import KeyState
+from confide.keys.key_records import KeyState
 from confide.keys.transfer import EXPORT_TYPE, ExportRequest, KeyExport, WrappingKey
 
 

@@ -11,7 +11,7 @@ from confide.errors import BrokerError, ConfideError, CredentialError, KeyDestro
 from confide.keys.client import OwnerClient
 from confide.keys.connection import Answer
 from confide.keys.key_client import KeyInfo, _info
-from confide.keys.records import Key, KeyState, KeyVersion
+from confide.keys.key_records import Key, KeyState, KeyVersion
 
 
 def states(info: KeyInfo) -> list[tuple[int, str, int]]:

@@ -57,7 +57,7 @@ def test_restored_store_is_the_same_in_either_database(
 
 def test_backup_is_of_one_moment_while_the_broker_writes(tmp_path: Path, place: Place, store: Store, unlock: KeyFile) -> None:
     """Rows that come while it is written are in it with all that belongs to them, or not at all."""
-    with store._reading():  # a reader does not stop it, nor it a reader
+    with store._steps.reading():  # a reader does not stop it, nor it a reader
         backup(place.location, tmp_path / "backup")
     store.put(Owner("later", b"same", NOW))
     restore(tmp_path / "backup", SqlitePlace(tmp_path / "restored.db").location)

@@ -121,4 +121,3 @@ class KeyFile:
             return MasterKey(SecretBytes(read_private_file(self.path)))
         except CredentialError as cause:
             raise StoreError(cause.message, hint=cause.hint, path=str(self.path)) from cause
-

@@ -152,9 +152,7 @@ class Resource:
     updated: datetime
 
     @classmethod
-    def encrypt(
-        cls, name: ResourceName, version: int, content: bytes, *, key: SecretBytes, wrapped_key: bytes, now: datetime
-    ) -> Self:
+    def encrypt(cls, name: ResourceName, version: int, content: bytes, *, key: SecretBytes, wrapped_key: bytes, now: datetime) -> Self:
         """``content`` under ``key``, of which ``wrapped_key`` is what is kept."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
         sealed = nonce + AESGCM(key.reveal()).encrypt(nonce, content, canonical(context_of(name, version)))

@@ -1,0 +1,265 @@
+"""The store's steps: what happens at once or not at all, in groups that are committed together, each with a head that continues the last.
+
+One connection, used by one thread at a time.  A step that others wait behind leaves its commit to the last of them, so that many steps cost
+one write to the disk.  ``keys.store`` says what the steps are about.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Final
+
+from sqlalchemy import select
+
+from confide.canonical import parse_object
+from confide.errors import AuditError, StoreError
+from confide.keys.storage.database import Database, Statement, upsert
+from confide.keys.storage.log import Extent, Log
+from confide.keys.storage.rows import Rows, not_latest
+from confide.keys.storage.schema import HEAD
+
+MAX_BATCH: Final = 128
+"""Steps that are committed together at most."""
+_PATIENCE_S: Final = 0.05
+"""How long a step waits for others to commit it before it sees to that itself."""
+_READ_HEAD: Final = Statement(select(HEAD.c.body, HEAD.c.mac))
+_KEEP_HEAD: Final = upsert(HEAD)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The store's newest state: how many commits there were, how far the audit log is, and the head row's own tag (none at first)."""
+
+    epoch: int = 0
+    log: Extent = Extent()  # noqa: RUF009 -- frozen, so one for all is right
+    tag: bytes | None = None
+
+
+class _Batch:
+    """Steps that are committed together.  Whoever did one waits for ``done``; ``error`` is why none of them has happened."""
+
+    def __init__(self, before: Head) -> None:
+        self.before = before
+        self.steps = 0
+        self.done = threading.Event()
+        self.error: BaseException | None = None
+
+
+class Steps:
+    """Reads and steps on one database.  Safe to use from several threads; several processes may each have one on the same database."""
+
+    def __init__(self, database: Database, rows: Rows, log: Log, head_key: bytes) -> None:
+        self._database = database
+        self._rows = rows
+        self._log = log
+        self._head_key = head_key
+        self._lock = threading.RLock()
+        self._queue = threading.Lock()
+        self._waiting = 0
+        self._inside = threading.local()
+        self._batch: _Batch | None = None
+        self._head = Head()
+
+    @property
+    def head(self) -> Head:
+        """The newest state, steps that wait for their commit included.  Inside :meth:`transaction` or :meth:`reading`."""
+        return self._head
+
+    @property
+    def on_disk(self) -> Head:
+        """The newest state that no failure can undo: a head that is signed must stay true.  Inside :meth:`reading`."""
+        return self._batch.before if self._batch is not None else self._head
+
+    def log_is_now(self, extent: Extent) -> None:
+        """The audit log has grown.  Inside :meth:`transaction`."""
+        self._head = replace(self._head, log=extent)
+
+    def close(self) -> None:
+        """Commit what waits, and end the connection."""
+        with self._lock:
+            self._commit_waiting()
+            self._database.close()
+
+    def scrub(self) -> None:
+        """Have the database overwrite what rows held before, as far as it can (:meth:`Database.scrub`).  Not inside a transaction."""
+        with self.turn():
+            self._commit_waiting()
+            self._database.scrub()
+
+    def _commit_waiting(self) -> None:
+        if self._batch is not None:
+            self._commit(self._batch)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """See :meth:`confide.keys.store.Store.transaction`."""
+        if self._is_writing:
+            yield
+            return
+        with self.turn():
+            batch = self._batch or self._begin()
+            mark, head = self._rows.mark(), self._head
+            self._inside.writing = True
+            try:
+                if batch.steps:
+                    self._database.savepoint()
+                yield
+                if batch.steps:
+                    self._database.release()
+                batch.steps += 1
+            except BaseException:
+                self._take_back(batch, mark, head)
+                raise
+            finally:
+                self._inside.writing = False
+                self._commit_if_last(batch)
+        self._await(batch)
+
+    @property
+    def _is_writing(self) -> bool:
+        return getattr(self._inside, "writing", False)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """This thread alone uses the connection.  Who waits for that is counted: a batch stays open for them."""
+        self._count(1)
+        try:
+            self._lock.acquire()
+        finally:
+            self._count(-1)
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _count(self, more: int) -> None:
+        with self._queue:
+            self._waiting += more
+
+    def _begin(self) -> _Batch:
+        self._database.begin_write()
+        try:
+            self._catch_up()
+        except BaseException:
+            self._database.end()
+            raise
+        self._batch = _Batch(self._head)
+        return self._batch
+
+    def _take_back(self, batch: _Batch, mark: int, head: Head) -> None:
+        """Undo one step; if the database cannot, the whole batch has failed."""
+        self._rows.restore(mark)
+        self._head = head
+        if batch.steps == 0:
+            self._database.end()
+            self._batch = None
+            return
+        try:
+            self._database.take_back()
+        except StoreError as cause:
+            self._fail(batch, cause)
+
+    def _commit_if_last(self, batch: _Batch) -> None:
+        if self._batch is batch and (self._waiting == 0 or batch.steps >= MAX_BATCH):
+            self._commit(batch)
+
+    def _commit(self, batch: _Batch) -> None:
+        try:
+            if self._rows.changed or self._head != batch.before:
+                self._write_head(batch.before.epoch + 1)
+                self._database.commit()
+            else:
+                self._database.end()
+        except BaseException as cause:  # noqa: BLE001 -- each of those who wait for the batch raises it
+            self._fail(batch, cause)
+            return
+        self._batch = None
+        self._rows.keep()
+        batch.done.set()
+
+    def _fail(self, batch: _Batch, cause: BaseException) -> None:
+        self._batch = None
+        self._rows.restore(0)
+        self._head = batch.before
+        self._database.end()
+        batch.error = cause
+        batch.done.set()
+
+    def _await(self, batch: _Batch) -> None:
+        """Wait until the batch has been committed; whoever was expected to do it may have been interrupted."""
+        while not batch.done.wait(_PATIENCE_S):
+            with self._lock:
+                if self._batch is batch:
+                    self._commit(batch)
+        if isinstance(batch.error, StoreError):
+            raise StoreError(batch.error.message, hint=batch.error.hint) from batch.error
+        if batch.error is not None:
+            raise StoreError("the key store could not keep this step: nothing of it has happened") from batch.error
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """What is read inside is of one moment, and of the latest (steps that wait for their commit included)."""
+        with self.turn():
+            if self._is_writing:
+                yield
+            elif self._batch is not None:
+                try:
+                    yield
+                finally:
+                    self._commit_if_last(self._batch)
+            else:
+                self._database.begin_read()
+                try:
+                    self._catch_up()
+                    yield
+                finally:
+                    self._database.end()
+
+    def _catch_up(self) -> None:
+        """Take note of what another process has written since the last look, if it continues what this one knows."""
+        rows = self._database.rows(_READ_HEAD)
+        if not rows:
+            if self._head.tag is not None or not self._log.is_empty() or self._rows.stray():
+                raise AuditError("the audit log has lost its head")
+            return
+        text, tag = str(rows[0][0]), bytes(rows[0][1])
+        if tag == self._head.tag:
+            return
+        if not hmac.compare_digest(self._mac(text), tag):
+            raise StoreError("the head of the key store was changed by somebody else than the broker")
+        body = parse_object(text)
+        peaks = tuple(bytes.fromhex(peak) for peak in body["peaks"])
+        head = Head(int(body["epoch"]), Extent(int(body["size"]), peaks), tag)
+        if head.epoch <= self._head.epoch:
+            raise AuditError("the key store went back to an earlier state: its audit log was cut", seen=self._head.epoch, got=head.epoch)
+        self._log.check_continues(self._head.log, head.log)
+        mark = self._rows.mark()
+        self._rows.load_tags(self._head.epoch)
+        if not hmac.compare_digest(self._rows.contents.seal(head.epoch), str(body["contents"])):
+            self._rows.restore(mark)
+            raise not_latest()
+        self._rows.keep()
+        self._head = head
+
+    def _write_head(self, epoch: int) -> None:
+        self._rows.write_tags(epoch)
+        log = self._head.log
+        body = {
+            "epoch": epoch,
+            "size": log.size,
+            "peaks": [peak.hex() for peak in log.peaks],
+            "contents": self._rows.contents.seal(epoch),
+        }
+        text = json.dumps(body, sort_keys=True)
+        tag = self._mac(text)
+        self._database.run(_KEEP_HEAD, {"place": 0, "body": text, "mac": tag})
+        self._head = Head(epoch, log, tag)
+
+    def _mac(self, text: str) -> bytes:
+        return hmac.digest(self._head_key, text.encode(), hashlib.sha256)
