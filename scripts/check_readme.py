@@ -7,6 +7,7 @@ Times, digests, run ids, ports and process ids are compared by their form only. 
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import signal
@@ -86,6 +87,7 @@ def check(blocks: list[tuple[str, str]], home: Path) -> list[str]:
 
 def main() -> int:
     """Check and report."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = _BLOCK.findall(text)
     if {kind for kind, _ in blocks} != _KINDS:

@@ -1,4 +1,6 @@
-"""Coverage-guided search with atheris: ``python -m tests.fuzz [TARGET ...] [--seconds N]``, the seconds shared by all targets.
+"""Coverage-guided search with atheris: ``python -m tests.fuzz [TARGET ...] [--seconds N]``.
+
+The seconds are shared by all targets, of which as many are searched at a time as there are cores.
 
 Prints executions per target.  Exit status 1 for a finding (its input is written to ``--findings``), or for a target that ran nothing.
 A finding, once understood, goes to ``tests/fuzz/corpus/<target>/<what it is>.bin`` and is replayed by ``test_fuzz_replay.py`` ever after.
@@ -62,28 +64,46 @@ def _search(name: str, seconds: float, folder: Path, findings: Path) -> None:
     atheris.Fuzz()
 
 
-def search(name: str, seconds: float, findings: Path) -> bool:
-    """Search one target in a process of its own (libFuzzer ends its process); print what came of it."""
-    with tempfile.TemporaryDirectory(prefix="confide-fuzz-") as temporary:
-        folder = Path(temporary)
-        child = os.fork()
-        if not child:
+class Search:
+    """One target searched in a process of its own: libFuzzer ends its process."""
+
+    def __init__(self, name: str, seconds: float, findings: Path) -> None:
+        self.name = name
+        self._temporary = tempfile.TemporaryDirectory(prefix="confide-fuzz-")
+        self._log = Path(self._temporary.name) / "log"
+        self.pid = os.fork()
+        if not self.pid:
             try:
-                _search(name, seconds, folder, findings)
+                _search(name, seconds, self._log.parent, findings)
             except BaseException:
                 traceback.print_exc()
                 raise
             finally:
                 os._exit(70)
-        _, status = os.waitpid(child, 0)
-        log = (folder / "log").read_text(errors="replace")
-    done = _DONE.search(log)
-    executions, fine = int(done[1]) if done else 0, status == 0
-    verdict = "FINDING" if not fine else "ok" if executions else "DID NOT RUN"
-    print(f"{name:16} {executions:9} executions  {verdict}", flush=True)
-    if not fine or not executions:
-        print(log[-6000:], flush=True)
-    return fine and executions > 0
+
+    def report(self, status: int) -> bool:
+        """Print what came of it; whether there was no finding."""
+        log = self._log.read_text(errors="replace")
+        self._temporary.cleanup()
+        done = _DONE.search(log)
+        executions, fine = int(done[1]) if done else 0, status == 0
+        verdict = "FINDING" if not fine else "ok" if executions else "DID NOT RUN"
+        print(f"{self.name:16} {executions:9} executions  {verdict}", flush=True)
+        if not fine or not executions:
+            print(log[-6000:], flush=True)
+        return fine and executions > 0
+
+
+def search_all(names: list[str], seconds: float, findings: Path, jobs: int) -> list[bool]:
+    """Search each target for so many ``seconds``, ``jobs`` of them at a time."""
+    waiting, running, good = list(reversed(names)), dict[int, Search](), list[bool]()
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            started = Search(waiting.pop(), seconds, findings)
+            running[started.pid] = started
+        pid, status = os.wait()
+        good.append(running.pop(pid).report(status))
+    return good
 
 
 def main() -> int:
@@ -91,11 +111,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(sorted(targets.TARGETS)))
     parser.add_argument("--seconds", type=float, default=45)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="targets searched at a time")
     parser.add_argument("--findings", type=Path, default=Path("fuzz-findings"))
     options = parser.parse_args()
     names = options.targets or sorted(targets.TARGETS)
     options.findings.mkdir(parents=True, exist_ok=True)
-    good = [search(name, options.seconds / len(names), options.findings) for name in names]
+    good = search_all(names, options.seconds * options.jobs / len(names), options.findings, options.jobs)
     print(f"fuzzing: {sum(good)} of {len(good)} targets without a finding")
     return 0 if all(good) else 1
 

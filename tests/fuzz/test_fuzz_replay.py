@@ -82,7 +82,7 @@ def careless(data):
     if data and data[:1] != b"H":
         raise IndexError
 fuzz.targets.TARGETS["http-response"] = careless
-raise SystemExit(not fuzz.search("http-response", 10, Path({findings!r})))
+raise SystemExit(not all(fuzz.search_all(["http-response"], 10, Path({findings!r}), 1)))
 """
 
 
