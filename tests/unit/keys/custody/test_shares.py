@@ -112,6 +112,7 @@ def test_last_letter_counts_with_all_its_bits() -> None:
 @pytest.mark.parametrize(
     "text",
     [b"x", TEXT[:-1], TEXT + b"a", TEXT + b"\xc3\xa9", TEXT[:-9], PREFIX.encode(), b"\xff\xfe", TEXT[1:], TEXT.replace(b"-1-", b"-2-", 1)],
+    ids=["short", "cut", "longer", "not-ascii", "a-group-less", "prefix", "not-text", "no-prefix", "version-2"],
 )
 def test_text_that_is_no_share_is_refused(text: bytes) -> None:
     with pytest.raises(ShareError):
