@@ -20,7 +20,7 @@ import tempfile
 import time
 import tomllib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -37,8 +37,12 @@ from .session import KILLED, SURVIVED, Reach, Session, in_session, outcome_of, p
 _CACHE = ROOT / ".mutation.json"
 _EXPLAINED = Path(__file__).parent / "explained.toml"
 _STANDING_FOR_ALL = 2
+_COLLECTED_FIRST = 2
 _LEFT_OUT = ("insecure", "annotate", "detect")
 """What decides nothing about evidence: the simulation, notes for readers, and what looks which TEE a machine has."""
+
+_Measured = dict[str, tuple[float, list[str], dict[str, str]]]
+"""Of each test of a file: seconds, the lines that it reaches, and the digest of each module that they are of."""
 
 
 class Plan:
@@ -47,32 +51,37 @@ class Plan:
     def __init__(self) -> None:
         self._reach: dict[str, Reach] = {}
         self._modules: dict[str, dict[str, frozenset[str]]] = {}
-        self._kept: dict[str, dict[str, tuple[float, list[str]]]] = json.loads(_CACHE.read_text()) if _CACHE.exists() else {}
+        self._kept: dict[str, _Measured] = json.loads(_CACHE.read_text()) if _CACHE.exists() else {}
 
     def measure(self, session: Session) -> None:
-        """Run each test alone, except those of files that are kept."""
-        common = _digest([*sorted((ROOT / "src" / "confide").rglob("*.py")), *sorted((ROOT / "tests" / "support").rglob("*.py"))])
+        """Run each test alone, but for those that are kept: neither its file, what is shared, nor a module that it reached has changed."""
+        shared = _digest([path for path in sorted((ROOT / "src" / "confide").rglob("*.py")) if not path.is_relative_to(ATTEST)])
+        shared += _digest(sorted((ROOT / "tests" / "support").rglob("*.py")))
+        sources = {str(path.relative_to(ATTEST)): _digest([path]) for path in ATTEST.rglob("*.py")}
         by_file: dict[str, list[str]] = defaultdict(list)
         for nodeid in session.items:
             by_file[nodeid.partition("::")[0]].append(nodeid)
-        kept = {}
+        kept: dict[str, _Measured] = {}
         for file, nodeids in by_file.items():
             conftests = [folder / "conftest.py" for folder in (ROOT / file).parents if (folder / "conftest.py").exists()]
-            name = f"{file} {_digest([ROOT / file, *conftests])} {common}"
-            kept[name] = self._kept.get(name) or self._measure(session, nodeids)
-            self._reach |= {nodeid: Reach(seconds, frozenset(lines)) for nodeid, (seconds, lines) in kept[name].items()}
+            name = f"{file} {_digest([ROOT / file, *conftests])} {shared}"
+            known = self._kept.get(name, {})
+            kept[name] = {nodeid: known[nodeid] for nodeid in nodeids if nodeid in known and _is_current(known[nodeid], sources)}
+            kept[name] |= self._measure(session, [nodeid for nodeid in nodeids if nodeid not in kept[name]], sources)
+            self._reach |= {nodeid: Reach(seconds, frozenset(lines)) for nodeid, (seconds, lines, _) in kept[name].items()}
             _CACHE.write_text(json.dumps({**self._kept, **kept}))
         _CACHE.write_text(json.dumps(kept))
 
     @staticmethod
-    def _measure(session: Session, nodeids: list[str]) -> dict[str, tuple[float, list[str]]]:
-        found = {}
+    def _measure(session: Session, nodeids: list[str], sources: Mapping[str, str]) -> _Measured:
+        found: _Measured = {}
         for nodeid in nodeids:
             reach = session.reach(nodeid)
             if reach is None:
                 print(f"left out, it fails alone and without a mutant: {nodeid}", flush=True)
             else:
-                found[nodeid] = (reach.seconds, sorted(reach.lines))
+                modules = {line.partition(":")[0] for line in reach.lines}
+                found[nodeid] = reach.seconds, sorted(reach.lines), {module: sources[module] for module in modules}
         return found
 
     def tests_of(self, mutant: Mutant) -> list[str]:
@@ -101,6 +110,15 @@ class Plan:
         short = [test for test in tests if self._reach[test].seconds <= seconds / 5]
         takes = itertools.accumulate(self._reach[test].seconds for test in short)
         return short[: sum(until <= seconds for until in takes)] or tests[:1]
+
+    def rounds(self, module: str, tests: list[str]) -> list[list[str]]:
+        """First the tests of the files that reach most of the module, since a file is collected for one test of it; then the rest."""
+        reached: dict[str, set[str]] = defaultdict(set)
+        for test in tests:
+            reached[test.partition("::")[0]] |= self._in_module(module)[test]
+        nearest = sorted(reached, key=lambda file: -len(reached[file]))[:_COLLECTED_FIRST]
+        rounds = [[test for test in tests if (test.partition("::")[0] in nearest) is near] for near in (True, False)]
+        return [some for some in rounds if some]
 
     def _in_module(self, module: str) -> dict[str, frozenset[str]]:
         """Test to what it reaches in one module, if that is anything."""
@@ -156,27 +174,28 @@ class Run:
                 result = "not reached"
             elif mutant.function is not None:
                 result = session.try_function(mutant, tests, self._plan.seconds(tests))
-            self._note(mutant, result, tests if result == "not applicable" else [])
+            self._note(mutant, result, self._plan.rounds(mutant.module, tests) if result == "not applicable" else [])
         print(f"what is in functions: {time.monotonic() - begins:.0f} s", flush=True)
 
     def modules(self) -> None:
         """In this process, which has imported nothing of confide: what runs at import."""
         noted = [json.loads(line) for line in self._log.read_text().splitlines()]
-        rest = {name: tests for name, result, tests in noted if result == "not applicable"}
+        rest = {name: rounds for name, result, rounds in noted if result == "not applicable"}
         for mutant in self._wanted:
             if mutant.name in rest:
                 self._note(mutant, self._fresh(mutant, rest[mutant.name]), [])
 
-    def _fresh(self, mutant: Mutant, tests: list[str]) -> str:
+    def _fresh(self, mutant: Mutant, rounds: list[list[str]]) -> str:
         def attempt() -> int:
             sys.meta_path.insert(0, _Mutated(mutant))
-            return KILLED if pytest.main([*pytest_options(self._basetemp), *tests]) else SURVIVED
+            options = pytest_options(self._basetemp)
+            return KILLED if any(pytest.main([*options, *some]) for some in rounds) else SURVIVED
 
         return outcome_of(attempt, 60.0)
 
-    def _note(self, mutant: Mutant, result: str, tests: list[str]) -> None:
+    def _note(self, mutant: Mutant, result: str, rounds: list[list[str]]) -> None:
         with self._log.open("a") as stream:
-            stream.write(json.dumps([mutant.name, result, tests]) + "\n")
+            stream.write(json.dumps([mutant.name, result, rounds]) + "\n")
         if result not in {"killed", "not applicable"}:
             print(f"{result}: {mutant.name}", flush=True)
 
@@ -184,6 +203,10 @@ class Run:
         """(module, outcome) to how many."""
         last = {name: result for name, result, _ in map(json.loads, self._log.read_text().splitlines())}
         return Counter((mutant.module, last[mutant.name]) for mutant in self._wanted)
+
+
+def _is_current(measured: tuple[float, list[str], dict[str, str]], sources: Mapping[str, str]) -> bool:
+    return all(sources.get(module) == digest for module, digest in measured[2].items())
 
 
 def _digest(files: Sequence[Path]) -> str:

@@ -67,11 +67,12 @@ class Mutant:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where the walk is: classes and function around, and the smallest statement."""
+    """Where the walk is: classes and function around, the smallest statement, and whether annotations decide something (in models)."""
 
     qualname: str
     function: tuple[str, int] | None
     statement: ast.stmt | None
+    in_model: bool = False
 
 
 def path_of(module: str) -> Path:
@@ -113,9 +114,9 @@ def _decisions(node: ast.AST, place: _Place) -> Iterator[tuple[ast.AST, _Place]]
     if isinstance(node, (ast.Raise, ast.JoinedStr, ast.Import, ast.ImportFrom, ast.arg)):
         return
     if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
-        place = replace(place, qualname=f"{place.qualname}.{node.name}".lstrip("."))
+        place = replace(place, qualname=f"{place.qualname}.{node.name}".lstrip("."), in_model=_is_model(node))
     for child in ast.iter_child_nodes(node):
-        if _is_type(node, child, in_function=place.function is not None):
+        if _is_type(node, child, in_model=place.in_model):
             continue
         if isinstance(node, _FUNCTIONS) and place.function is None and isinstance(child, ast.stmt):
             begins = min(node.lineno, *(one.lineno for one in node.decorator_list), node.lineno)
@@ -124,13 +125,18 @@ def _decisions(node: ast.AST, place: _Place) -> Iterator[tuple[ast.AST, _Place]]
             yield from _decisions(child, place)
 
 
-def _is_type(node: ast.AST, child: ast.AST, *, in_function: bool) -> bool:
+def _is_model(node: ast.AST) -> bool:
+    """Whether it is a class whose annotations are read at run time, as pydantic's models are: not a dataclass."""
+    return isinstance(node, ast.ClassDef) and not any("dataclass" in ast.unparse(one) for one in node.decorator_list)
+
+
+def _is_type(node: ast.AST, child: ast.AST, *, in_model: bool) -> bool:
     """Whether the child says what something is, for readers and type checkers: nothing depends on it at run time (a model's fields do)."""
     if isinstance(node, _FUNCTIONS):
         return child is node.returns or child in node.decorator_list
     if isinstance(node, ast.ClassDef):
         return child in node.decorator_list
-    return isinstance(node, ast.AnnAssign) and child is node.annotation and in_function
+    return isinstance(node, ast.AnnAssign) and child is node.annotation and not in_model
 
 
 def _edits(node: ast.AST) -> list[tuple[str, ast.AST]]:

@@ -29,7 +29,18 @@ from .mutants import ATTEST, Mutant
 if TYPE_CHECKING:
     from _typeshed import TraceFunction
 
-TESTS = ("tests/unit/attest", "tests/attacks/attestation", "tests/property/test_evidence_properties.py")
+TESTS = (
+    "tests/unit/attest",
+    "tests/unit/core/test_regular_file.py",
+    "tests/attacks/attestation",
+    "tests/attacks/test_policy_attacks.py",
+    "tests/property/test_evidence_properties.py",
+    "tests/property/test_policy_properties.py",
+    "tests/property/test_signed_document_properties.py",
+    "tests/cli/test_cli_measure.py",
+    "tests/cli/test_cli_policies.py",
+    "tests/cli/test_cli_tokens.py",
+)
 KILLED, SURVIVED, NOT_APPLICABLE = 1, 0, 3
 _STARTING_S = 30.0
 _SLACK = 5
@@ -108,10 +119,11 @@ class Session:
             functions = [] if mutant.function is None or code is None else self._functions.get(_identity(code), [])
             if code is None or not functions:
                 return NOT_APPLICABLE
-            for function in functions:
-                if len(function.__closure__ or ()) != len(code.co_freevars):
-                    return NOT_APPLICABLE
-                function.__code__ = code
+            for inner in _with_inner(code):  # what the function made when its module was imported, such as a validator, changes too
+                for function in self._functions.get(_identity(inner), []):
+                    if len(function.__closure__ or ()) != len(inner.co_freevars):
+                        return NOT_APPLICABLE
+                    function.__code__ = inner
             self._run(tests)
             return SURVIVED
 
@@ -166,6 +178,13 @@ def _traced() -> Iterator[set[tuple[str, int]]]:
 
 def _identity(code: CodeType) -> tuple[str, str, int]:
     return code.co_filename, code.co_qualname, code.co_firstlineno
+
+
+def _with_inner(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from _with_inner(inner)
 
 
 def _forked(work: Callable[[], int], *, quiet: bool = True) -> int:

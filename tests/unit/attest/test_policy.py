@@ -125,6 +125,7 @@ def test_explain_lists_every_check(verifier, make_evidence, policy, now) -> None
         {**GOOD, "tees": ["sgx", "tdx"], "measurements": {"tdx": [TDX]}},
         {**GOOD, "tees": [], "measurements": {}},
         {**GOOD, "measurements": {"tdx": [SGX]}},
+        {**GOOD, "measurements": {"tdx": [TDX, SGX], "sgx": [SGX]}},
         {**GOOD, "measurements": {"tdx": [TDX.upper()]}},
         {**GOOD, "measurements": {"tdx": ["00" * 48]}},
         {**GOOD, "measurements": {"sev": [TDX]}},
@@ -188,6 +189,74 @@ def test_policy_for_snp_that_asks_too_little_cannot_be_built(change) -> None:
 def test_registers_without_tdx_are_refused() -> None:
     with pytest.raises(PolicyError):
         Policy.from_json({**GOOD, "measurements": {"sgx": [SGX]}, "registers": {"rtmr1": [TDX]}})
+
+
+TPM = {"measurements": {"tpm": [SGX]}, "registers": {"pcr7": [SGX]}, "allow": ["tpm-no-memory-protection"]}
+
+
+@pytest.mark.parametrize("field", ["fmspc", "ppid", "piid", "chip_id", "tpm_key"])
+def test_machines_of_a_kind_that_is_not_accepted_cannot_be_listed(field) -> None:
+    """The list would be held against nothing, and read as if it narrowed what is accepted."""
+    own = {"fmspc": "sgx", "ppid": "sgx", "piid": "sgx", "chip_id": "snp", "tpm_key": "tpm"}[field]
+    value = {"fmspc": "00906ed50000", "chip_id": "ab" * 64, "tpm_key": "000b" + "ab" * 32}.get(field, "ab" * 16)
+    policies = {"sgx": {"measurements": {"sgx": [SGX]}}, "snp": SNP, "tpm": TPM}
+    for kind, policy in policies.items():
+        listing = {"name": "p", **policy, "platforms": {field: [value]}}
+        if kind == own:
+            assert Policy.from_json(listing).tees == (Tee(kind),)
+        else:
+            with pytest.raises(PolicyError, match="nothing checks"):
+                Policy.from_json(listing)
+
+
+def test_policy_may_accept_every_kind_of_tee() -> None:
+    every = {**GOOD["measurements"], **SNP["measurements"], **TPM["measurements"]}
+    registers = {"rtmr1": [TDX], "rtmr2": [TDX], **TPM["registers"]}
+    policy = Policy.from_json(
+        {"name": "p", "measurements": every, "registers": registers, "min_tcb": SNP["min_tcb"], "allow": TPM["allow"]}
+    )
+    assert policy.tees == (Tee.SGX, Tee.SNP, Tee.TDX, Tee.TPM)
+
+
+def test_every_status_may_have_a_last_day() -> None:
+    assert Policy.from_json({**GOOD, "statuses_until": {"UpToDate": "2031-01-01"}}).to_json()["statuses_until"] == {
+        "UpToDate": "2031-01-01"
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"allow": []},
+        {"allow": ["tpm-no-memory-protection", "simulated"], "registers": {}},
+        {"registers": {"pcr7": [TDX]}},
+        {"registers": {"pcr24": [SGX]}},
+        {"registers": {"rtmr1": [TDX]}},
+        {"measurements": {"sgx": [SGX]}},
+        {"measurements": {"sgx": [SGX]}, "registers": {}},
+        {"measurements": {"tpm": [TDX]}},
+    ],
+    ids=str,
+)
+def test_policy_for_a_tpm_that_asks_too_little_cannot_be_built(change) -> None:
+    assert Policy.from_json({"name": "p", **TPM}).tees == (Tee.TPM,)
+    with pytest.raises(PolicyError):
+        Policy.from_json({"name": "p", **TPM, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "message", "field"),
+    [
+        ({"vmpls": [4]}, "vmpls.0: Input should be less than or equal to 3", "vmpls.0"),
+        ({"name": "../demo"}, "name: not a valid policy name", "name"),
+        ({"roles": []}, "a policy must name", None),
+    ],
+)
+def test_refusal_of_a_policy_names_the_field(change, message, field) -> None:
+    with pytest.raises(PolicyError) as caught:
+        Policy.from_json({**GOOD, **change})
+    assert caught.value.message.startswith(message)
+    assert caught.value.facts["field"] == field
 
 
 def test_every_way_to_build_a_policy_checks_it() -> None:

@@ -117,6 +117,25 @@ def test_limits_hold_for_policies_built_of_values() -> None:
         AllOf(name="c", all_of=(policy,))
 
 
+def test_depth_of_a_policy_is_that_of_its_deepest_member() -> None:
+    deep = Policy.from_json(_deep(MAX_DEPTH))
+    with pytest.raises(PolicyError, match="deep"):
+        AllOf(name="c2", all_of=(deep, Rules(**rules("a"))))
+
+
+def test_number_of_policies_holds_for_policies_built_of_values() -> None:
+    many = tuple(Rules(**rules(f"r{n}")) for n in range(MAX_POLICIES))
+    assert len(AnyOf(name="c", any_of=many[1:]).any_of) == MAX_POLICIES - 1
+    with pytest.raises(PolicyError, match="made of at most"):
+        AnyOf(name="c", any_of=many)
+
+
+def test_refusal_says_why_each_member_refused(verifier, make_evidence, now) -> None:
+    policy = Policy.from_json({"name": "c", "any_of": [rules("a", **WRONG), rules("b", roles=["driver"])]})
+    first = policy.explain(verifier.verify(make_evidence(Tee.SGX), now), role=Role.WORKER, now=now)[0]
+    assert (first.name, first.expected, first.got) == ("any-of", "one of a, b", "none: refused by a/measurement, b/role")
+
+
 def test_composed_policy_files_are_read(tmp_path) -> None:
     (tmp_path / "p.toml").write_text(f'name = "c"\n[[any_of]]\nname = "a"\nallow = ["simulated"]\n[any_of.measurements]\nsgx = ["{SGX}"]\n')
     assert isinstance(Policy.load(tmp_path / "p.toml"), AnyOf)
