@@ -218,6 +218,10 @@ def _modules() -> list[str]:
     return [name for name in found if not name.endswith("__init__") and name.partition(".")[0] not in _LEFT_OUT]
 
 
+def _is_in(mutant: Mutant, part: str | None) -> bool:
+    return part is None or (mutant.function is None) is (part == "import")
+
+
 def main() -> int:
     """Try the mutants; print survivors and totals.  The exit status is 1 if one is unexplained."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -225,6 +229,7 @@ def main() -> int:
     parser.add_argument("--match", default="", metavar="TEXT", help="only mutants with this in their name")
     parser.add_argument("--explained", action="store_true", help="try the mutants that are explained, too")
     parser.add_argument("--only", type=Path, metavar="FILE", help="only the mutants that an earlier run printed into this file")
+    parser.add_argument("--part", choices=["functions", "import"], help="only what is in functions, or only what runs at import")
     parser.add_argument("--seconds", type=float, default=1e9, help="for each mutant, no more tests than take this long (a first look)")
     options = parser.parse_args()
     os.chdir(ROOT)
@@ -236,7 +241,7 @@ def main() -> int:
         mutant
         for module in modules
         for mutant in mutants(module)
-        if options.match in mutant.name and (only is None or mutant.name in only)
+        if options.match in mutant.name and (only is None or mutant.name in only) and _is_in(mutant, options.part)
     ]
     wanted = [mutant for mutant in everything if options.explained or mutant.name not in explained]
     with tempfile.TemporaryDirectory() as folder:
@@ -251,9 +256,10 @@ def main() -> int:
     print(f"{len(everything)} mutants, {len(wanted)} tried, {survived} not noticed, {time.monotonic() - begins:.0f} s")
     of_these = tuple(f"{module}{end}" for module in modules for end in (".", " "))
     stale = {name for name in explained if name.startswith(of_these)} - {mutant.name for mutant in everything}
-    if stale and not options.match and only is None:
+    partly = bool(options.match or options.part or only)
+    if stale and not partly:
         print("explained, but no such mutant:", *sorted(stale), sep="\n  ")
-    return 1 if survived or (stale and not options.match and only is None) else 0
+    return 1 if survived or (stale and not partly) else 0
 
 
 if __name__ == "__main__":

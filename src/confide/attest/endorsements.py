@@ -77,12 +77,13 @@ class Endorsements:
         wanted = self._wanted(bare)
         if wanted is None or not complete.chain:
             return
+        name, now = _name(wanted), self._clock()
         with self._lock:
-            if _name(wanted) in self._known:
-                return
+            kept = self._known.pop(name, None)
             if len(self._known) >= _MAX_KNOWN:
                 del self._known[next(iter(self._known))]
-            self._known[_name(wanted)] = complete.chain, self._clock() + REMEMBER
+            # One that serves is not prolonged by being used; one that does not serve any more was asked for anew.
+            self._known[name] = kept if kept is not None and now < kept[1] else (complete.chain, now + REMEMBER)
 
     def forget(self, bare: Evidence) -> None:
         """Ask anew next time: ``bare`` was not genuine with what is remembered."""

@@ -168,7 +168,7 @@ def checked_url(url: str) -> str:
     """
     parts = urllib.parse.urlsplit(url)
     secure = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
-    if not secure or not parts.hostname or parts.username or parts.query or parts.fragment:
+    if not secure or not parts.hostname or "@" in parts.netloc or parts.query or parts.fragment:
         raise UsageError("not the address of a collateral service", got=url[:200], hint="write https://HOST[:PORT]")
     return url.rstrip("/")
 

@@ -124,6 +124,20 @@ def test_chain_is_asked_for_again_after_a_day_and_when_it_is_not_good_any_more(v
     assert server.asked[PCK_PATH] == 3
 
 
+def test_chain_serves_for_a_day_each_time_that_it_was_asked_for(vendor: Installation, server: VendorServer) -> None:
+    serve_machine(server, vendor)
+    now = NOW
+    chains = Endorsements(IntelService(Http(retries=0), server.url), clock=lambda: now)
+    verifier = Verifier(TrustRoots(simulated=vendor.root_der), vendor.collateral_source(), chains)
+    evidence = naming(vendor).quote(DATA)
+    asked = []
+    for hours in (0, 23, 24, 25, 47, 48):
+        now = NOW + timedelta(hours=hours)
+        verifier.verify(evidence, NOW)
+        asked.append(server.asked[PCK_PATH])
+    assert asked == [1, 1, 2, 2, 2, 3]
+
+
 def test_memory_has_a_limit(vendor: Installation, server: VendorServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("confide.attest.endorsements._MAX_KNOWN", 2)
     serve_machine(server, vendor)

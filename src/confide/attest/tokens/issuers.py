@@ -52,9 +52,11 @@ class TokenIssuer(BaseModel):
     @field_validator("jwks_url", mode="after")
     @classmethod
     def _address(cls, url: str | None) -> str | None:
-        parts = urllib.parse.urlsplit(url or "https://none")
+        if url is None:
+            return None
+        parts = urllib.parse.urlsplit(url)
         local = parts.scheme == "http" and parts.hostname in {"127.0.0.1", "::1", "localhost"}
-        if not (parts.scheme == "https" or local) or not parts.hostname or parts.username or parts.query or parts.fragment:
+        if not (parts.scheme == "https" or local) or not parts.hostname or "@" in parts.netloc or parts.query or parts.fragment:
             raise ValueError("write an issuer and the place of its keys as https://HOST[/PATH]")
         return url
 

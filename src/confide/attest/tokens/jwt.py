@@ -106,7 +106,7 @@ def _check_key(key: JWK, algorithm: str) -> None:
     kind, curve = _KEYS[algorithm]
     fits = public.get("kty") == kind and (curve is None or public.get("crv") == curve)
     if kind == "RSA" and fits:
-        fits = len(from_b64url(public["n"])) * 8 >= _MIN_RSA_BITS
+        fits = int.from_bytes(from_b64url(public["n"])).bit_length() >= _MIN_RSA_BITS
     if not fits or public.get("alg", algorithm) != algorithm or public.get("use", "sig") != "sig":
         raise TokenInvalidError("the key is not one for the token's algorithm", algorithm=algorithm)
 

@@ -93,6 +93,16 @@ def test_issuer_that_was_built_with_a_foreign_algorithm_gives_no_key_for_it(bind
         verify_token(sign(ita(binding), alg="RS256", key=short), weak, KEYS, now=NOW)
 
 
+@pytest.mark.parametrize(("bits", "zeros"), [(1024, 0), (1024, 128), (2040, 1), (2047, 0)])
+def test_rsa_key_is_as_long_as_its_number(binding: SessionBinding, bits: int, zeros: int) -> None:
+    """Zeros in front, which RFC 7518 does not allow (section 6.3.1.1), make no key longer."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=bits)
+    number = b64url(bytes(zeros) + key.public_key().public_numbers().n.to_bytes((bits + 7) // 8))
+    weak = ITA_ENTRY.model_copy(update={"jwks": jwks({**jwk("one", key), "n": number})})
+    with pytest.raises(TokenInvalidError, match="key is not one for"):
+        verify_token(sign(ita(binding), alg="RS256", key=key), weak, KEYS, now=NOW)
+
+
 @pytest.mark.parametrize("audience", [None, "them", ["them"], [], ["us "], "US", 7, {"us": 1}])
 def test_token_for_another_audience_is_refused(binding: SessionBinding, audience: Any) -> None:
     entry = ITA_ENTRY.model_copy(update={"audience": "us"})

@@ -38,7 +38,7 @@ from confide.attest.binding import SessionBinding
 from confide.attest.policy import Policy, Rules, appraise
 from confide.attest.policy_diff import diff
 from confide.attest.tokens.issuers import TokenIssuer
-from confide.attest.tokens.jwks import IssuerKeys
+from confide.attest.tokens.jwks import IssuerKeys, KeySet
 from confide.attest.tokens.jwt import TokenBook
 from confide.attest.tokens.verified import VerifiedToken, verify_token
 from confide.attest.vendor_http import Http
@@ -210,6 +210,47 @@ def test_an_issuer_that_is_not_well_formed_makes_no_policy(changes: dict[str, An
     entry = {"kind": "ita", "issuer": ITA, "jwks": jwks(), **changes}
     with pytest.raises(PolicyError):
         Policy.from_json({"name": "p", "measurements": {"sgx": ["5a" * 32]}, "token_issuers": [entry]})
+
+
+@pytest.mark.parametrize("entry", ["text", 7, None, [], {}])
+def test_an_issuer_that_is_no_table_makes_no_policy(entry: Any) -> None:
+    with pytest.raises(PolicyError):
+        Policy.from_json({"name": "p", "measurements": {"sgx": ["5a" * 32]}, "token_issuers": [entry]})
+
+
+@pytest.mark.parametrize("url", [
+    "ftp://127.0.0.1/keys", "http://keys.example", "https:///keys", "https://me@keys.example", "https://:word@keys.example",
+    "https://keys.example/?a=1", "https://keys.example/#a", "keys.example", "", "//keys.example", "http://127.0.0.1.example/keys",
+])  # fmt: skip
+def test_an_address_is_a_place_and_nothing_else(url: str) -> None:
+    for field in ({"jwks_url": url}, {"jwks": jwks(), "issuer": url}):
+        with pytest.raises(ValueError, match="https://HOST"):
+            TokenIssuer(**{"kind": "ita", "issuer": ITA, **field})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("root", "good"), [("ab" * 32, True), ("AB" * 32, False), ("ab" * 31, False), ("ab" * 33, False), ("", False)])
+def test_root_of_keys_is_a_digest(root: str, good: bool) -> None:
+    if good:
+        assert TokenIssuer(kind="maa", issuer=MAA, jwks=jwks(), x5c_root=root).x5c_root == root
+        return
+    with pytest.raises(ValueError, match="x5c_root"):
+        TokenIssuer(kind="maa", issuer=MAA, jwks=jwks(), x5c_root=root)
+
+
+def test_key_set_has_a_size() -> None:
+    many = [jwk(f"key-{number}") for number in range(65)]
+    text = jwks(*many[:64])
+    assert KeySet.parse(text, root=None, now=NOW).get("key-63")
+    with pytest.raises(TokenInvalidError, match="not a set of keys"):
+        KeySet.parse(jwks(*many), root=None, now=NOW)
+    assert KeySet.parse(text.ljust(256 * 1024), root=None, now=NOW).get("key-0")
+    with pytest.raises(TokenInvalidError, match="not a set of keys"):
+        KeySet.parse(text.ljust(256 * 1024 + 1), root=None, now=NOW)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8080/keys", "http://[::1]/keys", "http://localhost/keys", "https://keys.example/a/b"])
+def test_plain_http_is_for_this_machine(url: str) -> None:
+    assert TokenIssuer(kind="ita", issuer=url, jwks_url=url).jwks_url == url
 
 
 @pytest.fixture
