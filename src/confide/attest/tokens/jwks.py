@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import threading
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -80,7 +81,7 @@ def _key(entry: Json, root: str | None, now: datetime) -> JWK:
         key = JWK.from_json(canonical({name: value for name, value in entry.items() if name not in {"x5c", "x5u"}}).decode())
         if key.has_private or (of_chain is not None and of_chain.thumbprint() != key.thumbprint()):
             raise TokenInvalidError("a key of the set is private, or is not its certificate's (RFC 7517, section 4.7)")
-    except (JWException, ValueError, TypeError) as cause:
+    except (JWException, ValueError, TypeError, KeyError) as cause:  # KeyError: jwcrypto's, for a member of another kind of key
         raise TokenInvalidError("a key of the set does not parse") from cause
     return key
 
@@ -99,7 +100,7 @@ def _chain(value: Any) -> list[x509.Certificate]:
 def _check_chain(chain: list[x509.Certificate], root: str, now: datetime) -> None:
     if not chain or hashlib.sha256(der(chain[-1])).hexdigest() != root:
         raise TokenInvalidError("a key's certificate chain does not end in the issuer's root")
-    for certificate, issuer in zip(chain, [*chain[1:], chain[-1]], strict=True):
+    for certificate, issuer in itertools.pairwise([*chain, chain[-1]]):
         try:
             certificate.verify_directly_issued_by(issuer)
         except (ValueError, TypeError, InvalidSignature) as cause:
@@ -148,11 +149,12 @@ class IssuerKeys:
 
     def _fetched(self, issuer: TokenIssuer, kid: str | None, now: datetime) -> JWK | None:
         kept = self._kept.get(issuer)
-        fresh = kept is not None and now < kept.fetched + self._ttl
-        if kept is not None and fresh and ((key := kept.keys.get(kid)) is not None or kid is None):
+        if kept is not None and now >= kept.fetched + self._ttl:
+            kept = None
+        if kept is not None and ((key := kept.keys.get(kid)) is not None or kid is None):
             return key
         if issuer in self._tried and now < self._tried[issuer] + self._retry:
-            if fresh:
+            if kept is not None:
                 return None
             raise CollateralError("an issuer's keys could not be fetched a moment ago", issuer=issuer.issuer, hint="try again later")
         self._tried[issuer] = now

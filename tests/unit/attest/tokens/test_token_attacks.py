@@ -173,14 +173,15 @@ def test_token_of_another_session_key_role_or_nonce_is_refused(binding: SessionB
             appraise(checked(ita(other)), policy(ITA_ENTRY), binding, now=NOW)
 
 
-def chain(leaf: rsa.RSAPrivateKey, *, authority: bool = True, signer: rsa.RSAPrivateKey = KEY) -> list[bytes]:
+def chain(leaf: rsa.RSAPrivateKey, *, authority: bool | None = True, signer: rsa.RSAPrivateKey = KEY) -> list[bytes]:
     """A certificate of ``leaf``'s key, signed by ``signer``, and a root of KEY, DER."""
     made: list[bytes] = []
     names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)]) for text in ("leaf", MAA)]
     for subject, key, ca in ((names[0], leaf, False), (names[1], KEY, authority)):
         builder = x509.CertificateBuilder().subject_name(subject).issuer_name(names[1]).public_key(key.public_key()).serial_number(1)
         builder = builder.not_valid_before(NOW - timedelta(1)).not_valid_after(NOW + timedelta(1))
-        builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        if ca is not None:
+            builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
         made.append(builder.sign(KEY if subject is names[1] else signer, SHA256()).public_bytes(Encoding.DER))
     return made
 
@@ -200,9 +201,10 @@ def test_certificates_in_a_key_set_are_of_the_key_and_of_the_owners_root() -> No
     for wrong in ([good[0]], [good[1], good[0]], chain(OTHER, signer=OTHER)):
         with pytest.raises(TokenInvalidError):
             parse(wrong)
-    powerless = chain(OTHER, authority=False)
-    with pytest.raises(TokenInvalidError, match="may not issue"):
-        parse(powerless, pin=sha256_hex(powerless[1]))
+    for authority in (False, None):
+        powerless = chain(OTHER, authority=authority)
+        with pytest.raises(TokenInvalidError, match="may not issue"):
+            parse(powerless, pin=sha256_hex(powerless[1]))
 
 
 def test_every_part_of_a_token_is_signed(binding: SessionBinding) -> None:

@@ -38,7 +38,7 @@ from confide.attest.binding import SessionBinding
 from confide.attest.policy import Policy, Rules, appraise
 from confide.attest.policy_diff import diff
 from confide.attest.tokens.issuers import TokenIssuer
-from confide.attest.tokens.jwks import IssuerKeys, KeySet
+from confide.attest.tokens.jwks import IssuerKeys
 from confide.attest.tokens.jwt import TokenBook
 from confide.attest.tokens.verified import VerifiedToken, verify_token
 from confide.attest.vendor_http import Http
@@ -193,8 +193,12 @@ def test_certificates_of_keys_are_verified_where_the_owner_wants_it(binding: Ses
     for changes in ({"x5c_root": "00" * 32}, {"jwks": jwks()}):
         with pytest.raises(TokenInvalidError, match="root"):
             checked(maa_snp(binding), pinned.model_copy(update=changes))
-    with pytest.raises(TokenInvalidError, match="valid now"):
-        KEYS.find(pinned, "one", NOW + timedelta(days=2))
+    day, second = timedelta(days=1), timedelta(seconds=1)
+    for moment in (NOW - day, NOW + day - second):
+        assert KEYS.find(pinned, "one", moment)
+    for moment in (NOW - day - second, NOW + day):
+        with pytest.raises(TokenInvalidError, match="valid now"):
+            KEYS.find(pinned, "one", moment)
     other = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     with pytest.raises(TokenInvalidError, match=r"4\.7"):
         checked(maa_snp(binding), pinned.model_copy(update={"jwks": jwks({**jwk(key=other), "x5c": only_certificate["x5c"]})}))
@@ -237,17 +241,6 @@ def test_root_of_keys_is_a_digest(root: str, good: bool) -> None:
         TokenIssuer(kind="maa", issuer=MAA, jwks=jwks(), x5c_root=root)
 
 
-def test_key_set_has_a_size() -> None:
-    many = [jwk(f"key-{number}") for number in range(65)]
-    text = jwks(*many[:64])
-    assert KeySet.parse(text, root=None, now=NOW).get("key-63")
-    with pytest.raises(TokenInvalidError, match="not a set of keys"):
-        KeySet.parse(jwks(*many), root=None, now=NOW)
-    assert KeySet.parse(text.ljust(256 * 1024), root=None, now=NOW).get("key-0")
-    with pytest.raises(TokenInvalidError, match="not a set of keys"):
-        KeySet.parse(text.ljust(256 * 1024 + 1), root=None, now=NOW)
-
-
 @pytest.mark.parametrize("url", ["http://127.0.0.1:8080/keys", "http://[::1]/keys", "http://localhost/keys", "https://keys.example/a/b"])
 def test_plain_http_is_for_this_machine(url: str) -> None:
     assert TokenIssuer(kind="ita", issuer=url, jwks_url=url).jwks_url == url
@@ -279,6 +272,38 @@ def test_keys_are_fetched_kept_and_rotated(server: VendorServer) -> None:
     assert keys.find(entry, "two", NOW + timedelta(minutes=6))
     with pytest.raises(TokenInvalidError):
         keys.find(entry, "one", NOW + timedelta(minutes=7))
+
+
+def test_keys_serve_for_an_hour_and_are_asked_for_at_most_once_in_five_minutes(server: VendorServer) -> None:
+    entry, keys = fetched(server)
+    server.replies["/certs"] = (200, {}, jwks().encode())
+
+    def asked(kid: str | None, **later: int) -> int:
+        if kid == "one":
+            assert keys.find(entry, kid, NOW + timedelta(**later))
+        else:
+            with pytest.raises(TokenInvalidError):
+                keys.find(entry, kid, NOW + timedelta(**later))
+        return server.asked["/certs"]
+
+    assert [asked("one"), asked("two", seconds=299), asked("two", seconds=300), asked("two", seconds=301)] == [1, 1, 2, 2]
+    assert asked(None, seconds=900) == 2, "no key has no id: there is nothing to ask for"
+    assert [asked("one", seconds=300 + 3599), asked("one", seconds=300 + 3600)] == [2, 3]
+
+
+def test_server_that_is_down_is_left_alone_for_a_while(server: VendorServer) -> None:
+    entry, keys = fetched(server)
+    for seconds, words, asked in ((0, "not where", 1), (299, "a moment ago", 1), (300, "not where", 2)):
+        with pytest.raises(CollateralError, match=words):
+            keys.find(entry, "one", NOW + timedelta(seconds=seconds))
+        assert server.asked["/certs"] == asked
+
+
+def test_keys_that_cannot_be_fetched_are_missing_collateral() -> None:
+    entry = TokenIssuer(kind="ita", issuer=ITA, jwks_url="https://keys.example")
+    for keys, issuer in ((IssuerKeys(), entry), (IssuerKeys(Http(retries=0)), entry.model_copy(update={"jwks_url": None}))):
+        with pytest.raises(CollateralError, match="not where"):
+            keys.find(issuer, "one", NOW)
 
 
 @pytest.mark.parametrize("reply", [

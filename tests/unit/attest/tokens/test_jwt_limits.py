@@ -1,0 +1,68 @@
+"""Tokens at the limits of what is read, and one step beyond."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from confide.attest.tokens.jwt import MAX_TOKEN_BYTES, UnverifiedJwt
+from confide.canonical import b64url
+from confide.errors import TokenInvalidError
+
+HEADER = {"alg": "ES256"}
+
+
+def part(value: Any) -> str:
+    return b64url(json.dumps(value).encode())
+
+
+def token(header: Any = HEADER, payload: Any = None, signature: str = "AA") -> str:
+    return f"{part(header)}.{part({} if payload is None else payload)}.{signature}"
+
+
+def test_token_has_a_size() -> None:
+    short = token(payload={"a": 1}, signature="")
+    assert (MAX_TOKEN_BYTES - len(short)) % 4 != 1, "a signature of this length is base64"
+    assert UnverifiedJwt.parse(short + "A" * (MAX_TOKEN_BYTES - len(short)))
+    with pytest.raises(TokenInvalidError, match="three parts"):
+        UnverifiedJwt.parse(short + "A" * (MAX_TOKEN_BYTES - len(short) + 1))
+
+
+@pytest.mark.parametrize("text", ["", "..", "AA", "AA.AA", f"{token()}.AA", token(signature=""), f".{part({})}.AA", f"{part(HEADER)}..AA"])
+def test_token_has_three_parts(text: str) -> None:
+    with pytest.raises(TokenInvalidError, match="three parts"):
+        UnverifiedJwt.parse(text)
+
+
+def nested(depth: int) -> Any:
+    value: Any = {}
+    for _ in range(depth - 1):
+        value = {"a": value}
+    return value
+
+
+def test_token_is_nested_to_a_depth() -> None:
+    assert UnverifiedJwt.parse(token({**HEADER, "deep": nested(15)}, nested(16)))
+    for header, payload in (({**HEADER, "deep": nested(16)}, {}), (HEADER, nested(17)), (HEADER, {"a": [nested(15)]})):
+        with pytest.raises(TokenInvalidError, match="nested too deeply"):
+            UnverifiedJwt.parse(token(header, payload))
+
+
+@pytest.mark.parametrize("member", [{"crit": []}, {"b64": True}, {"zip": "DEF"}, {"enc": "A128GCM"}, {"typ": "JWE"}, {"typ": None}])
+def test_header_that_changes_how_a_token_is_read_is_refused(member: dict[str, Any]) -> None:
+    with pytest.raises(TokenInvalidError, match="asks for what"):
+        UnverifiedJwt.parse(token({**HEADER, **member}))
+
+
+@pytest.mark.parametrize("header", [{}, {"alg": 7}, {"alg": None}, {**HEADER, "kid": 7}, {**HEADER, "kid": None}, {**HEADER, "kid": ["a"]}])
+def test_algorithm_and_key_id_are_texts(header: dict[str, Any]) -> None:
+    with pytest.raises(TokenInvalidError, match="has no algorithm"):
+        UnverifiedJwt.parse(token(header))
+
+
+@pytest.mark.parametrize("kind", ["JWT", "jwt", "eat+jwt", "EAT+JWT", "application/eat+jwt"])
+def test_types_of_tokens_that_are_read(kind: str) -> None:
+    """Media types are compared without regard to case (RFC 7515, section 4.1.9)."""
+    assert UnverifiedJwt.parse(token({**HEADER, "typ": kind})).kid is None
