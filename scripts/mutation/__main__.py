@@ -38,6 +38,7 @@ _CACHE = ROOT / ".mutation.json"
 _EXPLAINED = Path(__file__).parent / "explained.toml"
 _STANDING_FOR_ALL = 2
 _COLLECTED_FIRST = 2
+_LATELY = 5
 _LEFT_OUT = ("insecure", "annotate", "detect")
 """What decides nothing about evidence: the simulation, notes for readers, and what looks which TEE a machine has."""
 
@@ -167,13 +168,18 @@ class Run:
         begins = time.monotonic()
         self._plan.measure(session)
         print(f"which test reaches what: {time.monotonic() - begins:.0f} s", flush=True)
+        noticing: dict[str, list[str]] = defaultdict(list)
         for mutant in self._wanted:
             tests = self._plan.within(self._plan.tests_of(mutant), self._seconds)
+            lately = [test for test in reversed(noticing[mutant.module]) if test in tests]
+            tests = list(dict.fromkeys([*lately, *tests]))  # what noticed the mutants around notices most of them
             result = "not applicable"
             if not tests:
                 result = "not reached"
             elif mutant.function is not None:
                 result = session.try_function(mutant, tests, self._plan.seconds(tests))
+                if result == "killed":
+                    noticing[mutant.module] = [*noticing[mutant.module], session.failed_first()][-_LATELY:]
             self._note(mutant, result, self._plan.rounds(mutant.module, tests) if result == "not applicable" else [])
         print(f"what is in functions: {time.monotonic() - begins:.0f} s", flush=True)
 

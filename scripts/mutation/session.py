@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import mmap
 import os
 import select
 import signal
@@ -44,6 +45,7 @@ TESTS = (
 KILLED, SURVIVED, NOT_APPLICABLE = 1, 0, 3
 _STARTING_S = 30.0
 _SLACK = 5
+_NAME_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class Session:
         self._failed = False
         self.items: dict[str, pytest.Item] = {}
         self._functions: dict[tuple[str, str, int], list[FunctionType]] = {}
+        self._failed_first = mmap.mmap(-1, _NAME_BYTES)  # shared with the forks
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Work, and run nothing."""
@@ -87,7 +90,12 @@ class Session:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """A failed test is the end of a fork."""
         if report.failed:
+            self._failed_first[:] = report.nodeid.encode()[:_NAME_BYTES].ljust(_NAME_BYTES, b"\0")
             os._exit(KILLED)
+
+    def failed_first(self) -> str:
+        """The test that noticed the last mutant."""
+        return self._failed_first[:].rstrip(b"\0").decode(errors="replace")
 
     def reach(self, nodeid: str) -> Reach | None:
         """What a test reaches, alone in a fork; None if it fails there."""

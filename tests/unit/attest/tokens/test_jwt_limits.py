@@ -6,8 +6,9 @@ import json
 from typing import Any
 
 import pytest
+from jwcrypto.jwk import JWK
 
-from confide.attest.tokens.jwt import MAX_TOKEN_BYTES, UnverifiedJwt
+from confide.attest.tokens.jwt import MAX_TOKEN_BYTES, Algorithm, UnverifiedJwt
 from confide.canonical import b64url
 from confide.errors import TokenInvalidError
 
@@ -23,7 +24,7 @@ def token(header: Any = HEADER, payload: Any = None, signature: str = "AA") -> s
 
 
 def test_token_has_a_size() -> None:
-    short = token(payload={"a": 1}, signature="")
+    short = token(payload={"a": 11}, signature="")
     assert (MAX_TOKEN_BYTES - len(short)) % 4 != 1, "a signature of this length is base64"
     assert UnverifiedJwt.parse(short + "A" * (MAX_TOKEN_BYTES - len(short)))
     with pytest.raises(TokenInvalidError, match="three parts"):
@@ -66,3 +67,29 @@ def test_algorithm_and_key_id_are_texts(header: dict[str, Any]) -> None:
 def test_types_of_tokens_that_are_read(kind: str) -> None:
     """Media types are compared without regard to case (RFC 7515, section 4.1.9)."""
     assert UnverifiedJwt.parse(token({**HEADER, "typ": kind})).kid is None
+
+
+KEYS = {
+    **{curve: JWK.generate(kty="EC", crv=curve) for curve in ("P-256", "P-384", "P-521", "secp256k1")},
+    **{curve: JWK.generate(kty="OKP", crv=curve) for curve in ("Ed25519", "Ed448", "X25519")},
+    "RSA": JWK.generate(kty="RSA", size=2048),
+    "oct": JWK.generate(kty="oct", size=256),
+}
+
+
+@pytest.mark.parametrize(("algorithm", "fits"), [
+    ("ES256", "P-256"), ("ES384", "P-384"), ("EdDSA", "Ed25519"), ("PS384", "RSA"), ("RS256", "RSA"),
+])  # fmt: skip
+def test_each_algorithm_has_one_kind_of_key(algorithm: Algorithm, fits: str) -> None:
+    for name, key in KEYS.items():
+        with pytest.raises(TokenInvalidError, match="signature is wrong" if name == fits else "key is not one for"):
+            UnverifiedJwt.parse(token({"alg": algorithm})).verified(key, (algorithm,))
+
+
+@pytest.mark.parametrize("member", [{"use": "enc"}, {"alg": "ES384"}, {"use": "sig", "alg": "PS384"}])
+def test_key_for_another_use_is_refused(member: dict[str, str]) -> None:
+    public = KEYS["P-256"].export_public(as_dict=True)
+    fitting = JWK(**{**public, "use": "sig", "alg": "ES256"})
+    for key, words in ((JWK(**{**public, **member}), "key is not one for"), (fitting, "signature is wrong")):
+        with pytest.raises(TokenInvalidError, match=words):
+            UnverifiedJwt.parse(token()).verified(key, ("ES256",))
