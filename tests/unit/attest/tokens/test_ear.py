@@ -16,7 +16,8 @@ from jwcrypto.jwk import JWK
 from jwcrypto.jws import JWS
 
 from confide.attest.ar4si import CLAIMS, status_of, tier_of, vector_of
-from confide.attest.ear import PROFILE, EarClaims, EarReader, EarRequest, write_ear
+from confide.attest.claims import UNRATED
+from confide.attest.ear import LONGEST, PROFILE, EarClaims, EarReader, EarRequest, write_ear, write_guest_ear
 from confide.attest.policy import AttestationResult
 from confide.attest.tokens.jwt import MAX_TOKEN_BYTES, TokenBook, UnverifiedJwt
 from confide.canonical import b64url, from_b64url
@@ -168,6 +169,99 @@ def test_vector_says_what_was_looked_at(result: AttestationResult) -> None:
     assert status_of({}) == "none"
     tpm = vector_of(dataclasses.replace(real, tee=Tee.TPM))
     assert (tpm["runtime-opaque"], tpm["executables"], status_of(tpm)) == (96, 0, "contraindicated")
+
+
+@pytest.mark.parametrize(("changes", "claim", "value"), [
+    ({"vendor": {"sept_ve_disable": True, "migratable": True, "service_td": False}}, "configuration", 32),
+    ({"vendor": {"sept_ve_disable": True, "migratable": False, "service_td": True}}, "configuration", 32),
+    ({"vendor": {"sept_ve_disable": False, "migratable": False, "service_td": False}}, "configuration", 32),
+    ({"tcb_status": "ConfigurationAndSWHardeningNeeded"}, "configuration", 32),
+    ({"debug": True}, "configuration", 96), ({"debug": True}, "executables", 0), ({"debug": True}, "runtime-opaque", 96),
+    ({"simulated": True}, "hardware", 97), ({"simulated": True}, "executables", 0), ({"simulated": True}, "runtime-opaque", 96),
+    ({"tee": Tee.SGX, "vendor": {}}, "configuration", 2),
+    ({"tee": Tee.SNP, "vendor": {"migration_agent": False}, "tcb_status": UNRATED}, "configuration", 2),
+    ({"tee": Tee.SNP, "vendor": {"migration_agent": True}, "tcb_status": UNRATED}, "configuration", 32),
+    ({"tee": Tee.SNP, "vendor": {}, "tcb_status": UNRATED}, "configuration", 32),
+    ({"tee": Tee.SNP, "vendor": {}, "tcb_status": UNRATED}, "hardware", 2),
+    ({"tcb_status": "SWHardeningNeeded"}, "hardware", 32),
+], ids=str)  # fmt: skip
+def test_vector_says_what_is_weak(result: AttestationResult, changes: dict[str, Any], claim: str, value: int) -> None:
+    good = {"simulated": False, "vendor": {"sept_ve_disable": True, "migratable": False, "service_td": False}}
+    assert vector_of(dataclasses.replace(result.claims, **{**good, **changes}))[claim] == value
+
+
+@pytest.mark.parametrize(("options", "good"), [
+    ({}, True), ({"issuer": ""}, False), ({"audience": ""}, False),
+    ({"lifetime": timedelta(0)}, False), ({"lifetime": timedelta(seconds=1)}, True),
+    ({"lifetime": LONGEST}, True), ({"lifetime": LONGEST + timedelta(seconds=1)}, False),
+    ({"nonce": "n" * 7}, False), ({"nonce": "n" * 8}, True), ({"nonce": "n" * 88}, True), ({"nonce": "n" * 89}, False),
+    ({"nonce": ""}, False),
+], ids=str)  # fmt: skip
+def test_request_for_a_token_is_whole(options: dict[str, Any], good: bool) -> None:
+    if good:
+        assert EarRequest(**{"issuer": "i", "audience": "a", **options})
+        return
+    with pytest.raises(UsageError):
+        EarRequest(**{"issuer": "i", "audience": "a", **options})
+
+
+def submods_of(token: str) -> Any:
+    return json.loads(from_b64url(token.split(".")[1]))["submods"]
+
+
+@pytest.mark.parametrize("value", [-128, 127])
+def test_value_of_a_vector_is_a_signed_byte(token: str, reader: EarReader, signing_key: Key, now: datetime, value: int) -> None:
+    submods = submods_of(token)
+    submods["cpu0"]["ear.trustworthiness-vector"]["sourced-data"] = value
+    assert reader.read(resigned(token, signing_key, submods=submods), now=now).vector["sourced-data"] == value
+    for wrong in (value + (1 if value > 0 else -1), True, float(value), str(value), None):
+        submods["cpu0"]["ear.trustworthiness-vector"]["sourced-data"] = wrong
+        with pytest.raises(TokenInvalidError, match="vector"):
+            reader.read(resigned(token, signing_key, submods=submods), now=now)
+
+
+def test_token_is_of_one_tee_and_of_claims_that_exist(token: str, reader: EarReader, signing_key: Key, now: datetime) -> None:
+    foreign, two = submods_of(token), submods_of(token)
+    foreign["cpu0"]["ear.trustworthiness-vector"]["another"] = 0
+    two["gpu0"] = two["cpu0"]
+    for submods, words in ((foreign, "vector"), (two, "more than one TEE")):
+        with pytest.raises(TokenInvalidError, match=words):
+            reader.read(resigned(token, signing_key, submods=submods), now=now)
+
+
+def test_what_only_confide_says_may_be_missing(token: str, reader: EarReader, signing_key: Key, now: datetime) -> None:
+    submods = submods_of(token)
+    for name in ("confide.policy-digest", "confide.collateral-epoch"):
+        del submods["cpu0"][name]
+    found = reader.read(resigned(token, signing_key, submods=submods), now=now)
+    assert (found.policy_digest, found.collateral_epoch) == (None, None)
+    for name in list(submods["cpu0"]):
+        rest = {other: value for other, value in submods["cpu0"].items() if other != name}
+        with pytest.raises(TokenInvalidError):
+            reader.read(resigned(token, signing_key, submods={"cpu0": rest}), now=now)
+
+
+def test_nonce_is_answered_where_one_was_given_out(result: AttestationResult, reader: EarReader, signing_key: Key, now: datetime) -> None:
+    silent = write_ear(result, EarRequest("confide-broker", "relying-party"), signing_key, now=now)
+    assert reader.read(silent, now=now).nonce is None
+    with pytest.raises(TokenMisdirectedError, match="nonce"):
+        reader.read(silent, nonce="0123456789abcdef", now=now)
+
+
+def test_guests_token_says_that_no_policy_judged_it(result: AttestationResult, reader: EarReader, signing_key: Key, now: datetime) -> None:
+    runtime = {"tee-pubkey": {"kty": "EC"}, "nonce": "n"}
+    real = dataclasses.replace(result.claims, simulated=False)
+    texts = {}
+    for claims in (real, None):
+        text, name = write_guest_ear(claims, runtime, REQUEST, signing_key, now=now)
+        found = reader.read(text, nonce=REQUEST.nonce, now=now)
+        assert (found.token_id, found.policy_id, found.policy_digest) == (name, "confide:none", None)
+        assert (found.confirmation, found.evidence["runtime_data_claims"]) == ({"kty": "EC"}, runtime)
+        texts[claims is None] = found
+    assert texts[False].vector == {**vector_of(real), "executables": 0}
+    assert texts[False].collateral_epoch == real.epoch.to_json()
+    assert texts[True].vector == {**dict.fromkeys(CLAIMS, 0), "hardware": 97}
+    assert (texts[True].status, texts[True].collateral_epoch) == ("contraindicated", None)
 
 
 @pytest.mark.parametrize(("value", "tier"), [
