@@ -68,9 +68,11 @@ class Plan:
             name = f"{file} {_digest([ROOT / file, *conftests])} {shared}"
             known = self._kept.get(name, {})
             kept[name] = {nodeid: known[nodeid] for nodeid in nodeids if nodeid in known and _is_current(known[nodeid], sources)}
-            kept[name] |= self._measure(session, [nodeid for nodeid in nodeids if nodeid not in kept[name]], sources)
+            measured = self._measure(session, [nodeid for nodeid in nodeids if nodeid not in kept[name]], sources)
+            kept[name] |= measured
             self._reach |= {nodeid: Reach(seconds, frozenset(lines)) for nodeid, (seconds, lines, _) in kept[name].items()}
-            _CACHE.write_text(json.dumps({**self._kept, **kept}))
+            if measured:
+                _CACHE.write_text(json.dumps({**self._kept, **kept}))
         _CACHE.write_text(json.dumps(kept))
 
     @staticmethod

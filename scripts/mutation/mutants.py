@@ -1,6 +1,7 @@
 """Mutants: a module's source with one decision changed.  Messages are not mutated, and nothing below a ``raise``: they decide nothing."""
 
 from __future__ import annotations
+import __future__
 
 import ast
 import copy
@@ -61,8 +62,17 @@ class Mutant:
         return compile(ast.fix_missing_locations(tree), str(path_of(self.module)), "exec")
 
     def function_code(self) -> CodeType | None:
-        """The changed function, or None if the change is in none."""
-        return None if self.function is None else _find(self.code(), *self.function)
+        """The changed function, or None if the change is in none.  Only what stands around it is compiled."""
+        if self.function is None:
+            return None
+        tree = _tree(self.module)
+        target = next(found for at, found in enumerate(ast.walk(tree)) if at == self.at)
+        around = next(one for one in tree.body if any(found is target for found in ast.walk(one)))
+        copies: dict[int, ast.AST] = {}
+        copied = ast.Module([copy.deepcopy(around, copies)], [])
+        _replace(copied, copies[id(target)], _edits(copies[id(target)])[self.edit][1])
+        flags = __future__.annotations.compiler_flag
+        return _find(compile(ast.fix_missing_locations(copied), str(path_of(self.module)), "exec", flags), *self.function)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 from datetime import UTC, datetime, timedelta
@@ -47,7 +48,8 @@ def change(**changes: Any) -> dict[str, Any]:
         change(issuers=["AB" * 32]), change(manufacturers=["ab" * 31]), change(revoked=["5a" * 32]), change(revoked=[7]), change(keys={}),
         change(keys=[KEY.to_json(), KEY.to_json()]), change(keys=[{**KEY.to_json(), "more": ""}]), change(keys=["x"]),
         change(keys=[{**KEY.to_json(), "name": "5a" * 34}]), change(keys=[{**KEY.to_json(), "until": "soon"}]),
-        change(keys=[{**KEY.to_json(), "until": "2026-01-01T00:00:00"}]), change(keys=[{**KEY.to_json(), "machine": "../x"}]),
+        change(keys=[{**KEY.to_json(), "until": "2026-01-01T00:00:00"}]), change(keys=[{**KEY.to_json(), "since": "2026-01-01T00:00:00"}]),
+        change(keys=[{**KEY.to_json(), "machine": "../x"}]),
         change(keys=[{**KEY.to_json(), "ek": "cd"}]),
     ],
 )  # fmt: skip
@@ -89,6 +91,33 @@ def test_revocation_is_for_good() -> None:
         revoked.with_key(KEY)
     with pytest.raises(UsageError, match="not the name"):
         TRUST.without_key("node-7")
+
+
+def test_machines_keys_are_found_by_its_name_and_by_its_tpm() -> None:
+    other = dataclasses.replace(KEY, name="000b" + "6b" * 32, machine="node-8", ek="ef" * 32)
+    trust = TRUST.with_key(other)
+    assert (trust.keys_of("node-7"), trust.keys_of("node-8"), trust.keys_of("node-9")) == ((NAME,), (other.name,), ())
+    assert not trust.has_revoked_key_of(KEY.ek)
+    revoked = trust.without_key(NAME)
+    assert (revoked.has_revoked_key_of(KEY.ek), revoked.has_revoked_key_of(other.ek)) == (True, False)
+
+
+def test_root_is_trusted_for_what_was_said_and_not_at_all_afterwards() -> None:
+    new = "ef" * 32
+    assert TRUST.with_root("manufacturer", new) == dataclasses.replace(TRUST, manufacturers=frozenset({"cd" * 32, new}))
+    assert TRUST.with_root("issuer", new) == dataclasses.replace(TRUST, issuers=frozenset({"ab" * 32, new}))
+    both = TRUST.with_root("manufacturer", new).with_root("issuer", new)
+    assert both.without_root(new) == TRUST
+    assert TRUST.without_root("ab" * 32).issuers == frozenset()
+    assert TRUST.without_root("cd" * 32).manufacturers == frozenset()
+    with pytest.raises(UsageError, match="no such root"):
+        TRUST.without_root(new)
+
+
+def test_folder_of_what_is_trusted_is_the_owners_alone(tmp_path: Path) -> None:
+    TpmTrust.update(tmp_path / "one" / "tpm", lambda _: TRUST)
+    TpmTrust.update(tmp_path / "one" / "tpm", lambda before: before)
+    assert (tmp_path / "one" / "tpm").stat().st_mode & 0o777 == 0o700
 
 
 # --- files of an enrolment -------------------------------------------------------------------------------------------
