@@ -90,8 +90,8 @@ class Plan:
     def tests_of(self, mutant: Mutant) -> list[str]:
         """The tests that reach the mutant's statement; for what runs at import, all that reach its module.
 
-        Quick ones first, and new kinds before more of the same: tests are of one kind that reach the same lines of the module.  Where all
-        tests of a file are of one kind, it is not the module that they are about: the quickest two stand for them.
+        Quick and narrow ones first, and new kinds before more of the same: tests are of one kind that reach the same lines of the
+        module.  Where all tests of a file are of one kind, it is not the module that they are about: the quickest two stand for them.
         """
         wanted = {f"{path_of(mutant.module).relative_to(ATTEST)}:{line}" for line in mutant.lines}
         in_module = self._in_module(mutant.module)
@@ -105,7 +105,8 @@ class Plan:
             alike = len({in_module[test] for test in tests}) == 1
             for test in tests[:_STANDING_FOR_ALL] if alike else tests:
                 rounds[in_module[test]] += 1
-                ranked.append((rounds[in_module[test]] * self._reach[test].seconds, test))
+                reach = self._reach[test]
+                ranked.append((rounds[in_module[test]] * reach.seconds * len(reach.lines), test))
         return [test for _, test in sorted(ranked)]
 
     def within(self, tests: list[str], seconds: float) -> list[str]:

@@ -1,0 +1,168 @@
+"""Chains of a TPM's certificates, rule by rule: who may sign whom, for what, and when."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from confide.attest import tpm_format
+from confide.attest.event_log import EV_NO_ACTION, OF_TPM, Event, EventLog
+from confide.attest.tpm import AK_CERTIFICATE, TpmCollateral, _check_log, _enrolled, check_attestation_key, check_chain
+from confide.attest.tpm_enrol import EK_CERTIFICATE
+from confide.attest.tpm_format import Public
+from confide.attest.tpm_trust import EnrolledKey
+from confide.errors import EvidenceInvalidError
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+DAY, SECOND = timedelta(days=1), timedelta(seconds=1)
+KEYS = [ec.generate_private_key(ec.SECP256R1()) for _ in range(4)]
+CA = x509.BasicConstraints(ca=True, path_length=None)
+NO_CA = x509.BasicConstraints(ca=False, path_length=None)
+FOR_AK = x509.ExtendedKeyUsage([AK_CERTIFICATE])
+
+
+def usage(*, signs: bool) -> x509.KeyUsage:
+    rest = dict.fromkeys(("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "crl_sign"), False)
+    return x509.KeyUsage(digital_signature=True, key_cert_sign=signs, encipher_only=False, decipher_only=False, **rest)
+
+
+def name(number: int) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"certificate {number}")])
+
+
+def chain(*extensions: list[x509.ExtensionType], begins: datetime = NOW - DAY, ends: datetime = NOW + DAY) -> list[x509.Certificate]:
+    """Leaf first; the last is its own issuer.  The leaf's time is as given, that of the others a year longer."""
+    made = []
+    for at, extensions_of in enumerate(extensions):
+        issuer = min(at + 1, len(extensions) - 1)
+        longer = timedelta(365 if at else 0)
+        builder = x509.CertificateBuilder().subject_name(name(at)).issuer_name(name(issuer)).public_key(KEYS[at].public_key())
+        builder = builder.serial_number(1).not_valid_before(begins - longer).not_valid_after(ends + longer)
+        for extension in extensions_of:
+            builder = builder.add_extension(extension, critical=True)
+        made.append(builder.sign(KEYS[issuer], hashes.SHA256()))
+    return made
+
+
+def checked(certificates: list[x509.Certificate], now: datetime = NOW) -> TpmCollateral:
+    root = hashlib.sha256(certificates[-1].public_bytes(Encoding.DER)).hexdigest() if certificates else "none"
+    return check_chain(certificates, {root}, AK_CERTIFICATE, now)
+
+
+LEAF: list[x509.ExtensionType] = [NO_CA, FOR_AK]
+
+
+def limited(length: int) -> list[x509.ExtensionType]:
+    return [x509.BasicConstraints(ca=True, path_length=length)]
+
+
+@pytest.mark.parametrize("extensions", [
+    (LEAF, [CA]), (LEAF, [CA], [CA]), (LEAF, [CA], [CA], [CA]), ([FOR_AK], [CA]), (LEAF, [CA, usage(signs=True)]), (LEAF, limited(0)),
+    (LEAF, limited(0), limited(1)), (LEAF, limited(0), limited(1), limited(2)), ([*LEAF, usage(signs=False)], [CA]),
+    ([NO_CA, x509.ExtendedKeyUsage([EK_CERTIFICATE, AK_CERTIFICATE])], [CA]),
+])  # fmt: skip
+def test_chain_of_cas_that_may_sign_is_accepted(extensions: tuple[list[x509.ExtensionType], ...]) -> None:
+    found = checked(chain(*extensions))
+    assert datetime.fromisoformat(found.earliest_next_update) == NOW + DAY
+
+
+@pytest.mark.parametrize(("extensions", "says"), [
+    ((LEAF, []), "may not sign it"), ((LEAF, [NO_CA]), "may not sign it"), ((LEAF, [CA, usage(signs=False)]), "may not sign it"),
+    ((LEAF, [CA], [NO_CA]), "may not sign it"), ((LEAF, [NO_CA], [CA]), "may not sign it"),
+    ((LEAF, [usage(signs=True)]), "may not sign it"),
+    ((LEAF, limited(0), limited(0)), "may not sign it"), ((LEAF, [CA], [CA], limited(1)), "may not sign it"),
+    (([NO_CA], [CA]), "another use"), (([NO_CA, x509.ExtendedKeyUsage([EK_CERTIFICATE])], [CA]), "another use"),
+    (([CA, FOR_AK], [CA]), "another use"), (([CA, FOR_AK],), "no root"),
+])  # fmt: skip
+def test_chain_of_others_is_refused(extensions: tuple[list[x509.ExtensionType], ...], says: str) -> None:
+    with pytest.raises(EvidenceInvalidError, match=says):
+        checked(chain(*extensions))
+
+
+def test_chain_ends_at_a_pinned_root() -> None:
+    good = chain(LEAF, [CA])
+    for certificates, roots in (([], {"none"}), ([], set()), (good, set()), (good, {hashlib.sha256(b"other").hexdigest()})):
+        with pytest.raises(EvidenceInvalidError, match="no root that is trusted"):
+            check_chain(certificates, roots, AK_CERTIFICATE, NOW)
+
+
+def test_each_certificate_is_signed_by_the_next() -> None:
+    one, two = chain(LEAF, [CA], [CA]), chain(LEAF, [CA])
+    with pytest.raises(EvidenceInvalidError, match="not signed by the next"):
+        checked([one[0], one[2]])
+    with pytest.raises(EvidenceInvalidError, match="not signed by the next"):
+        checked([two[0], one[1], two[1]])
+
+
+def test_each_certificate_is_valid_at_the_time() -> None:
+    good = chain(LEAF, [CA])
+    for moment in (NOW - DAY, NOW + DAY):
+        assert checked(good, moment).root
+    for moment in (NOW - DAY - SECOND, NOW + DAY + SECOND):
+        with pytest.raises(EvidenceInvalidError, match="not valid at this time"):
+            checked(good, moment)
+    old = chain(LEAF, [CA], begins=NOW - 800 * DAY, ends=NOW - 400 * DAY)
+    with pytest.raises(EvidenceInvalidError, match="not valid at this time"):
+        checked([good[0], old[1]])
+
+
+def test_enrolment_counts_from_its_first_to_its_last_second() -> None:
+    key = EnrolledKey("000b" + "5a" * 32, "node-7", "cd" * 32, NOW, NOW + DAY)
+    for moment in (NOW, NOW + DAY):
+        assert _enrolled(key, moment) == TpmCollateral(key.name, key.until.isoformat())
+    for moment in (NOW - SECOND, NOW + DAY + SECOND):
+        with pytest.raises(EvidenceInvalidError, match="not enrolled for this time"):
+            _enrolled(key, moment)
+
+
+NEEDED = (
+    tpm_format.FIXED_TPM | tpm_format.FIXED_PARENT | tpm_format.SENSITIVE_DATA_ORIGIN | tpm_format.RESTRICTED | tpm_format.SIGN
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("bit", [1, 4, 5, 16, 18])
+def test_key_that_lacks_an_attribute_or_decrypts_is_refused(bit: int) -> None:
+    """Bits of TPMA_OBJECT (Part 2, section 8.3): fixedTPM, fixedParent, sensitiveDataOrigin, restricted, sign; 17 is decrypt."""
+    key = Public(NEEDED, "ecdsa", hashes.SHA256(), KEYS[0].public_key(), b"")
+    check_attestation_key(key)
+    check_attestation_key(replace(key, attributes=NEEDED | 1 << 6))
+    for attributes in (NEEDED & ~(1 << bit), NEEDED | 1 << 17):
+        with pytest.raises(EvidenceInvalidError, match="signs only what"):
+            check_attestation_key(replace(key, attributes=attributes))
+
+
+def extended(*digests: bytes) -> bytes:
+    value = bytes(32)
+    for digest in digests:
+        value = hashlib.sha256(value + digest).digest()
+    return value
+
+
+def log(*events: tuple[int, bytes]) -> EventLog:
+    return EventLog(OF_TPM, tuple(Event(pcr, 0x80000006, digest, b"", 0) for pcr, digest in events))
+
+
+def test_log_explains_every_quoted_register_of_the_firmware() -> None:
+    one, start = b"\1" * 32, bytes(32)
+    _check_log(log((0, one), (0, one)), {0: extended(one, one), 7: start, 8: b"\7" * 32})
+    _check_log(EventLog(OF_TPM, ()), {0: b"\7" * 32})
+    _check_log(log((8, one)), {8: extended(one), 9: b"\7" * 32})
+    unlogged: list[tuple[Any, dict[int, bytes], str]] = [
+        (log((0, one)), {0: extended(one), 7: b"\7" * 32}, "does not lead"),
+        (log((0, one)), {0: extended(one, one)}, "does not lead"),
+        (log((0, one)), {7: start}, "does not cover"),
+        (log((8, one)), {0: start}, "does not cover"),
+        (EventLog(OF_TPM, (Event(0, EV_NO_ACTION, one, b"", 0),)), {0: extended(one)}, "does not lead"),
+    ]
+    for events, pcrs, says in unlogged:
+        with pytest.raises(EvidenceInvalidError, match=says):
+            _check_log(events, pcrs)
