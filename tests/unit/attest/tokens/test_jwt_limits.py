@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from jwcrypto.jwk import JWK
 
-from confide.attest.tokens.jwt import MAX_TOKEN_BYTES, Algorithm, UnverifiedJwt
+from confide.attest.tokens.jwt import MAX_LEEWAY, MAX_TOKEN_BYTES, Algorithm, TokenBook, UnverifiedJwt, Validity, text_claim
 from confide.canonical import b64url
-from confide.errors import TokenInvalidError
+from confide.errors import TokenExpiredError, TokenInvalidError, TokenReplayError
 
 HEADER = {"alg": "ES256"}
+NOW, SECOND, HOUR = datetime(2030, 1, 1, tzinfo=UTC), timedelta(seconds=1), timedelta(hours=1)
 
 
 def part(value: Any) -> str:
@@ -93,3 +95,52 @@ def test_key_for_another_use_is_refused(member: dict[str, str]) -> None:
     for key, words in ((JWK(**{**public, **member}), "key is not one for"), (fitting, "signature is wrong")):
         with pytest.raises(TokenInvalidError, match=words):
             UnverifiedJwt.parse(token()).verified(key, ("ES256",))
+
+
+def test_algorithm_is_one_that_the_reader_takes() -> None:
+    """However well the key would fit."""
+    with pytest.raises(TokenInvalidError, match="algorithm that is not accepted"):
+        UnverifiedJwt.parse(token({"alg": "ES256"})).verified(KEYS["P-256"], ("ES384", "RS256"))
+    with pytest.raises(TokenInvalidError, match="algorithm that is not accepted"):
+        UnverifiedJwt.parse(token({"alg": "HS256"})).verified(KEYS["oct"], ("HS256",))  # type: ignore[arg-type]
+
+
+def valid(begins: datetime, ends: datetime, leeway: timedelta = timedelta(0), now: datetime = NOW) -> Validity:
+    claims = {"iat": int(begins.timestamp()), "exp": int(ends.timestamp())}
+    return Validity.of(claims, now=now, leeway=leeway, longest=HOUR)
+
+
+def test_leeway_is_from_none_to_five_minutes() -> None:
+    for leeway in (timedelta(0), MAX_LEEWAY):
+        assert valid(NOW, NOW + HOUR, leeway) == Validity(NOW, NOW + HOUR)
+        assert valid(NOW + leeway, NOW + HOUR, leeway).issued_at == NOW + leeway
+        for begins, ends in ((NOW + leeway + SECOND, NOW + HOUR), (NOW - HOUR, NOW - leeway)):
+            with pytest.raises(TokenExpiredError, match="not valid yet|has expired"):
+                valid(begins, ends, leeway)
+    for leeway in (-SECOND, MAX_LEEWAY + SECOND):
+        with pytest.raises(TokenExpiredError, match="leeway"):
+            valid(NOW, NOW + HOUR, leeway)
+
+
+def test_time_is_one_that_a_clock_can_show() -> None:
+    first, last = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 54, 59, tzinfo=UTC)
+    assert valid(first, first + HOUR, now=first).issued_at == first
+    assert valid(last - HOUR, last, now=last - SECOND).expires_at == last
+    with pytest.raises(TokenInvalidError, match="time"):
+        valid(last - HOUR, last + SECOND, now=last)
+
+
+def test_token_is_remembered_until_no_clock_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("confide.attest.tokens.jwt._MAX_IDS", 1)
+    book = TokenBook()
+    book.take("issuer", "one", NOW, NOW)
+    for later in (timedelta(0), MAX_LEEWAY - SECOND):
+        with pytest.raises(TokenReplayError):
+            book.take("issuer", "two", NOW + HOUR, NOW + later)
+    book.take("issuer", "two", NOW + HOUR, NOW + MAX_LEEWAY)
+
+
+@pytest.mark.parametrize("value", [None, "", 7, ["text"], True])
+def test_text_is_text(value: Any) -> None:
+    with pytest.raises(TokenInvalidError, match="must be text"):
+        text_claim({"name": value}, "name")
