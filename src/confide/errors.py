@@ -219,6 +219,14 @@ class StoreError(KeyAccessError):
     code = "store-unavailable"
 
 
+class StepUnknownError(StoreError):
+    """The key store's database was lost while it committed a step, and could not be asked whether it has kept it.  Never yields a key."""
+
+    code = "step-unknown"
+    exit_status = 6
+    default_hint = "`confide audit export` shows whether it has happened, once the database is back; look before you do it again"
+
+
 class WitnessError(KeyAccessError):
     """A witness of the audit log cannot be asked or told: without it, a store that was rolled back would not show."""
 

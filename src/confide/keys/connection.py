@@ -21,7 +21,17 @@ from confide.crypto.http import JSON_TYPE, PROBLEM_TYPE, Response, request
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import PublicKey
 from confide.crypto.tls import Channel, Identity, PinnedSpki, connect
-from confide.errors import BrokerError, ChannelError, ParseError, PolicyError, ProtocolError, UsageError, error_from_json
+from confide.errors import (
+    BrokerError,
+    ChannelError,
+    ParseError,
+    PolicyError,
+    ProtocolError,
+    StepUnknownError,
+    UsageError,
+    error_from_json,
+    leaf_of,
+)
 from confide.ids import DatasetId, KeyRef, SpkiDigest
 from confide.keys.grants import GrantRef
 from confide.keys.manifest_claims import unverified_dataset
@@ -114,7 +124,10 @@ def _expect(response: Response) -> Json:
         refusal = error_from_json(response.json)
         if not isinstance(refusal, ProtocolError):
             raise refusal
-    raise BrokerError("the broker answered with something else than a result or a refusal", status=response.status)
+    # Whether a key's request is to be tried again, and a command to be looked for in the audit log, is for a person to see.
+    unknown = response.json is not None and leaf_of(response.json.get("code")) is StepUnknownError
+    hint = StepUnknownError.default_hint if unknown else None
+    raise BrokerError("the broker answered with something else than a result or a refusal", hint=hint, status=response.status)
 
 
 class Answer:

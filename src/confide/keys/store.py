@@ -166,7 +166,8 @@ class Store:
         It is on the disk when the outermost block has ended.
 
         Raises:
-            StoreError: the database cannot be written, or another process holds it for too long.
+            StoreError: the database cannot be written, or another process holds it for too long: nothing has happened.
+            StepUnknownError: the database was lost in the middle of its commit, and cannot be asked what has become of it.
         """
         with self._steps.transaction():
             yield

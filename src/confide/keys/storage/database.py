@@ -275,6 +275,21 @@ class Database:
         except (SQLAlchemyError, StoreError):
             self._drop()
 
+    def ask_again(self) -> None:
+        """Begin to read after a commit whose answer was not heard: what it was for has happened by now, or never will.
+
+        A PostgreSQL server may be at it still, on a connection that is lost to us; it has the lock of writers until it is done.
+
+        Raises:
+            StoreError: the database cannot be reached, or is not done within the time that writers wait.
+        """
+        if self._postgres:
+            self._drop()
+            self.begin_write()
+        else:
+            self.end()
+            self.begin_read()
+
     def scrub(self) -> None:
         """Leave nothing of earlier rows in SQLite's files, unless another process reads at this moment.
 

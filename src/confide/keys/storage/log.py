@@ -95,6 +95,19 @@ class Log:
             raise AuditError("the audit log was cut", expected=before.size, got=extent.size)
         verify_consistency(before.size, before.root, extent.size, extent.root, self.consistency(before.size, extent.size))
 
+    def holds(self, before: Extent, extent: Extent) -> bool:
+        """Whether the log of ``extent``, which is at least as long, begins with the one of ``before``.
+
+        Raises:
+            AuditError: its tree has lost a part.
+        """
+        proof = self.consistency(before.size, extent.size)
+        try:
+            verify_consistency(before.size, before.root, extent.size, extent.root, proof)
+        except AuditError:
+            return False
+        return True
+
     def consistency(self, old: int, new: int) -> list[bytes]:
         """See :func:`~confide.keys.merkle.consistency_proof`."""
         return self._with_nodes(lambda subtree: consistency_proof(old, new, subtree))

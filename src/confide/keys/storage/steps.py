@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from typing import Final
 from sqlalchemy import select
 
 from confide.canonical import parse_object
-from confide.errors import AuditError, StoreError
+from confide.errors import AuditError, StepUnknownError, StoreError
 from confide.keys.storage.database import Database, Statement, upsert
 from confide.keys.storage.log import Extent, Log
 from confide.keys.storage.rows import Rows, not_latest
@@ -30,6 +31,8 @@ _PATIENCE_S: Final = 0.05
 """How long a step waits for others to commit it before it sees to that itself."""
 _READ_HEAD: Final = Statement(select(HEAD.c.body, HEAD.c.mac))
 _KEEP_HEAD: Final = upsert(HEAD)
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,26 +173,61 @@ class Steps:
             self._commit(batch)
 
     def _commit(self, batch: _Batch) -> None:
+        """Keep a batch.  If that fails, those who wait for it are told; who is interrupted meanwhile is so after they were told."""
+        sent = False
         try:
             if self._rows.changed or self._head != batch.before:
                 self._write_head(batch.before.epoch + 1)
+                sent = True
                 self._database.commit()
             else:
                 self._database.end()
-        except BaseException as cause:  # noqa: BLE001 -- each of those who wait for the batch raises it
-            self._fail(batch, cause)
-            return
-        self._batch = None
-        self._rows.keep()
-        batch.done.set()
+            self._batch = None
+            self._rows.keep()
+            batch.done.set()
+        except BaseException as cause:
+            self._fail(batch, cause, sent=sent)
+            if not isinstance(cause, Exception):
+                raise
 
-    def _fail(self, batch: _Batch, cause: BaseException) -> None:
-        self._batch = None
+    def _fail(self, batch: _Batch, cause: BaseException, *, sent: bool = False) -> None:
+        """The batch has not happened.  Once its commit was ``sent``, that is to be found out first: only the answer may have been lost."""
+        meant, self._head, self._batch = self._head, batch.before, None
         self._rows.restore(0)
-        self._head = batch.before
-        self._database.end()
-        batch.error = cause
-        batch.done.set()
+        batch.error = StepUnknownError("the key store was lost before it said whether it has kept this step") if sent else cause
+        try:
+            if not sent:
+                self._database.end()
+            elif self._has_happened(meant):
+                batch.error = None
+            else:
+                batch.error = cause
+        except (StoreError, AuditError) as unknown:
+            _log.warning("what has become of a step is not known: %s", unknown.message)
+        finally:
+            batch.done.set()
+
+    def _has_happened(self, meant: Head) -> bool:
+        """Whether a commit has happened whose answer was not heard.
+
+        Raises:
+            StoreError: the database cannot be asked, or cannot say any more.
+            AuditError: it is no continuation of what this store knows.
+        """
+        before = self._head
+        self._database.ask_again()
+        try:
+            self._catch_up()
+            now = self._head
+            if now.epoch <= meant.epoch:
+                return now.tag == meant.tag
+            if meant.log == before.log:
+                raise StepUnknownError("others have written since, and the step left nothing in the audit log")
+            if now.log.size < meant.log.size:
+                return False
+            return self._log.holds(meant.log, now.log)
+        finally:
+            self._database.end()
 
     def _await(self, batch: _Batch) -> None:
         """Wait until the batch has been committed; whoever was expected to do it may have been interrupted."""
@@ -198,7 +236,7 @@ class Steps:
                 if self._batch is batch:
                     self._commit(batch)
         if isinstance(batch.error, StoreError):
-            raise StoreError(batch.error.message, hint=batch.error.hint) from batch.error
+            raise type(batch.error)(batch.error.message, hint=batch.error.hint) from batch.error
         if batch.error is not None:
             raise StoreError("the key store could not keep this step: nothing of it has happened") from batch.error
 
