@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import random
-import signal
-import time
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 from support.broker_world import JOB, World, manifest, policy
 from support.databases import Place
+from support.kept_keys import Bench
 
 from confide.crypto.envelope import WrappedKey, wrap
 from confide.crypto.secret import SecretBytes
-from confide.crypto.sign import SigningKey
 from confide.errors import KeyDestroyedError, ManifestError, RollbackError, UnwrapError, UsageError
-from confide.ids import DatasetId
 from confide.keys import key_commands
-from confide.keys.audit import AuditLog
-from confide.keys.custody.local import KeyFile
 from confide.keys.hierarchy import KeyHierarchy
-from confide.keys.key_commands import KeyCommands, Rewrap
-from confide.keys.records import Dataset, Owner
-from confide.keys.sessions import Peer
-from confide.keys.storage import rows
-from confide.keys.storage.database import Location, SqliteFile
-from confide.keys.store import Store
+from confide.keys.key_commands import Rewrap
+from confide.keys.records import Dataset
 
 # --- over TLS -------------------------------------------------------------------------------------------------------
 
@@ -166,46 +153,7 @@ def test_what_is_opened_is_the_stores_own_form_and_the_old_one_needs_the_old_key
         hierarchy.dataset_key(swapped)
 
 
-# --- without a network: many datasets, and processes that are killed ------------------------------------------------
-
-
-class Bench:
-    """A store with one owner, and datasets under one key."""
-
-    def __init__(self, folder: Path, count: int, location: Location | None = None) -> None:
-        self.place = location or SqliteFile(folder / "broker.db")
-        self.unlock = KeyFile.create(folder / "master.key")
-        self.signer = SigningKey.generate()
-        self.peer = Peer(b"", self.signer.spki_der)
-        self.store = Store.create(self.place, self.unlock)
-        now = datetime.now(UTC)
-        self.secrets: dict[DatasetId, bytes] = {}
-        with self.store.transaction():
-            self.store.put(Owner("airline", self.signer.spki_der, now))
-            hierarchy = KeyHierarchy(self.store)
-            key = hierarchy.create("airline", "flights", now)
-            for _ in range(count):
-                wrapped, secret = hierarchy.mint(key)
-                self.store.put(Dataset(DatasetId(wrapped.dataset), wrapped, self.signer.spki_der))
-                self.secrets[DatasetId(wrapped.dataset)] = secret.reveal()
-
-    def commands(self) -> KeyCommands:
-        return KeyCommands(self.store, lambda: datetime.now(UTC))
-
-    def reopen(self) -> None:
-        self.store = Store.open(self.place, self.unlock)
-
-    def require_whole(self) -> None:
-        """Every dataset is there and opens as what it was; the audit log is whole, and so is every row."""
-        hierarchy = KeyHierarchy(self.store)
-        found = {d.dataset: hierarchy.dataset_key(d).reveal() for _, part in self.store.walk(Dataset) for d in part}
-        assert found == self.secrets
-        self.store.check()
-        AuditLog(self.store.audit(), self.store.signed_head(datetime.now(UTC))).verify(self.store.signing_key.public)
-
-    def left(self) -> int:
-        (key,) = self.commands().keys(self.peer)["keys"]
-        return int(key["datasets"] - key["versions"][-1]["datasets"])
+# --- without a network: many datasets (kills are in test_killed_broker) ---------------------------------------------
 
 
 @pytest.mark.parametrize("few", [0, 1000], ids=["walk", "by name"])
@@ -238,56 +186,5 @@ def test_rotation_during_a_rewrap_is_followed(tmp_path: Path, monkeypatch: pytes
         pass
     (key,) = commands.keys(bench.peer)["keys"]
     assert [v["datasets"] for v in key["versions"]] == [0, 0, 150]
-    bench.require_whole()
-    bench.store.close()
-
-
-def _child(bench: Bench, said: int) -> NoReturn:
-    """Re-wrap until killed.  Rotates when all is done, so that there is always something to do."""
-    bench.reopen()
-    commands = bench.commands()
-    while True:
-        if not commands.rewrap(bench.peer, "airline/flights")["left"]:
-            commands.rotate_key(bench.peer, "airline/flights")
-        os.write(said, b".")
-
-
-def _killed_at_a_random_point(bench: Bench) -> None:
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            _child(bench, writing)
-        finally:
-            os._exit(1)
-    os.close(writing)
-    for _ in range(random.randint(1, 3)):
-        assert os.read(reading, 1), "the child ended by itself"
-    time.sleep(random.uniform(0.0, 0.05))
-    os.kill(pid, signal.SIGKILL)
-    _, status = os.waitpid(pid, 0)
-    os.close(reading)
-    assert os.WTERMSIG(status) == signal.SIGKILL
-
-
-@pytest.mark.parametrize("few", [0, 1000], ids=["walk", "by name"])
-def test_killed_rewrap_loses_nothing_and_goes_on(tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
-    monkeypatch.setattr(key_commands, "_FEW", few)
-    monkeypatch.setattr(key_commands, "PART", 7)
-    monkeypatch.setattr(rows, "_PART", 5)
-    bench = Bench(tmp_path, 60, place.location)
-    bench.store.close()
-    seen: set[tuple[int, int]] = set()
-    for _ in range(10):
-        _killed_at_a_random_point(bench)
-        bench.reopen()
-        bench.require_whole()
-        (key,) = bench.commands().keys(bench.peer)["keys"]
-        seen.add((key["version"], bench.left()))
-        bench.store.close()
-    assert len(seen) > 5, "the kills hit at different points"
-    bench.reopen()
-    while bench.commands().rewrap(bench.peer, "airline/flights")["left"]:
-        pass
     bench.require_whole()
     bench.store.close()

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -385,6 +386,7 @@ class Database:
             self._live.exec_driver_sql(text)
 
 
+@cache
 def newest_revision() -> str:
     """The version of the tables that this version of Confide works with."""
     found = ScriptDirectory.from_config(_alembic()).get_current_head()
