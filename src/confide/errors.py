@@ -357,6 +357,13 @@ class SealedError(UnavailableError):
     default_hint = "the broker's log says why; it opens by itself once the custody gives the key again"
 
 
+class ClockError(UnavailableError):
+    """The broker's clock is behind a time at which it has acted before: nothing that has expired may count again, so it decides nothing."""
+
+    code = "clock-set-back"
+    default_hint = "set the machine's clock right; if it was wrong before and is right now, `confide broker accept-clock`"
+
+
 class AttesterError(UnavailableError):
     """This node has no TEE that evidence can be got from, or the TEE's driver gave none."""
 

@@ -1,4 +1,4 @@
-"""``confide broker check|backup|restore|upgrade|accept-rollback``, and a broker whose store lies in PostgreSQL, as operators use them."""
+"""``confide broker check|backup|restore|upgrade|accept-*``, and a broker whose store lies in PostgreSQL, as operators use them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.databases import PostgresServer
+
+from confide.cli.storage import location_of
+from confide.config import Settings
+from confide.keys.audit import new_event
+from confide.keys.custody.local import KeyFile
+from confide.keys.store import Store
 
 pytestmark = pytest.mark.slow
 
@@ -114,6 +121,30 @@ def test_older_copy_is_served_only_with_the_owners_knowledge(
         told = confide("audit", "show", "--as", "airline")
         assert "rollback-accepted" in told.out
         assert "disk broke" in told.out
+
+
+def test_broker_whose_clock_is_behind_serves_only_after_the_operator_has_said_why(
+    confide: Any, home: Path, enrolled: Callable[[str], None]
+) -> None:
+    """Its machine came up two hours ahead, and acted; then its clock was put right."""
+    key = ("--key-file", home / "master.key")
+    with serving(home):
+        enrolled("airline")
+    assert confide("broker", "accept-clock", *key, "--reason", "why not").status == 2
+    location = location_of(Settings.load())
+    with closing(Store.open(location, KeyFile(home / "master.key"))) as store:
+        store.append_audit(new_event("test", [], datetime.now(UTC) + timedelta(hours=2)))
+    refused = confide("broker", "serve", *key)
+    assert refused.status == 6
+    assert "clock-set-back" in refused.err
+    assert "accept-clock" in refused.err
+    accepted = confide("broker", "accept-clock", *key, "--reason", "it came up two hours ahead", "--json").json
+    assert accepted["now"] < accepted["seen"]
+    with serving(home):
+        pass
+    with closing(Store.open(location, KeyFile(home / "master.key"))) as store:
+        told = [entry.event for entry in store.audit() if entry.event and entry.event["action"] == "clock-accepted"]
+    assert [(event["owners"], event["reason"]) for event in told] == [(["airline"], "it came up two hours ahead")]
 
 
 def test_database_that_cannot_be_reached_says_so(confide: Any, home: Path) -> None:

@@ -50,10 +50,13 @@ def open_for_service(store: Store, witnesses: Sequence[Witness]) -> None:
     Raises:
         StoreError, AuditError: a row or the log was changed, or the store is an older copy of itself.
         WitnessError: a witness cannot be asked.
+        ClockError: the machine's clock is behind a time at which a broker has acted.
     """
     from confide.keys.broker import utc_now
+    from confide.keys.clock import SteadyClock
     from confide.keys.witness import check
 
+    SteadyClock(store, utc_now)()
     store.check()
     check(store, witnesses, utc_now())
 
@@ -148,4 +151,25 @@ def accept_rollback(context: Context, reason: str, witnesses: tuple[str, ...], o
     context.answer({"entries": size, "lost": lost})
 
 
-COMMANDS = (check_store, backup_store, restore_store, upgrade_store, accept_rollback)
+@click.command("accept-clock")
+@click.option("--reason", required=True, help="Why an earlier time is the right one: owners read it in the audit log.")
+@opening_options
+@answers
+def accept_clock(context: Context, reason: str, opening: Opening) -> None:
+    """Let brokers go on that refuse because the clock is behind a time at which they have acted: that one was wrong, and this is right.
+
+    Every owner sees the entry.  What had expired by the wrong time, and not by this one, counts again.  Restart brokers in service
+    afterwards.
+    """
+    from confide.keys.broker import utc_now
+    from confide.keys.clock import accept
+    from confide.keys.store import Store
+
+    location = location_of(context.settings)
+    with closing(Store.open(location, unlock_of(location, opening, make=False))) as store:
+        now = utc_now()
+        seen = accept(store, reason, now)
+    context.answer({"seen": seen.isoformat(), "now": now.isoformat()})
+
+
+COMMANDS = (check_store, backup_store, restore_store, upgrade_store, accept_rollback, accept_clock)

@@ -22,6 +22,7 @@ from confide.crypto.wire import Deadline
 from confide.errors import (
     AttestationError,
     ChannelError,
+    ClockError,
     ConfideError,
     CredentialError,
     DataError,
@@ -64,6 +65,7 @@ _STATUS: Final[tuple[tuple[type[ConfideError], int], ...]] = (
     (ParseError, 400),
     (ProtocolError, 400),
     (DataError, 409),
+    (ClockError, 423),
     (SealedError, 423),  # Locked (RFC 4918, section 11.3): the client is to hear why, as of a refusal
     (UnavailableError, 503),
 )

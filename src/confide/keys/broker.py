@@ -27,6 +27,7 @@ from confide.errors import BindingError, Fact, GrantError, ManifestError, ParseE
 from confide.ids import DatasetId, NodeId, Nonce, Purpose, Role, Tee, check_name
 from confide.keys.asker import Asker
 from confide.keys.audit import new_event
+from confide.keys.clock import SteadyClock
 from confide.keys.grant_commands import GrantCommands
 from confide.keys.grants import Decision, Grant, Request, decide
 from confide.keys.hierarchy import KeyHierarchy
@@ -70,14 +71,14 @@ class Broker:
         session_ttl: timedelta = SESSION_TTL,
         watch_s: float = WATCH_S,
     ) -> None:
-        """Take the store into service."""
+        """Take the store into service.  ``clock`` is the machine's; ``keys.clock`` says what becomes of one that goes back."""
         self.store = store
-        self.clock = clock
+        self.clock = SteadyClock(store, clock)
         self.verifier = verifier
-        self.owners = Owners(store, clock)
-        self.key_commands = KeyCommands(store, clock)
-        self.transfers = TransferCommands(store, clock)
-        self.grants = GrantCommands(store, clock)
+        self.owners = Owners(store, self.clock)
+        self.key_commands = KeyCommands(store, self.clock)
+        self.transfers = TransferCommands(store, self.clock)
+        self.grants = GrantCommands(store, self.clock)
         self._standings = Standings(store)
         self._keys = KeyHierarchy(store)
         self._outputs = Outputs(store, self._keys, self._standings)

@@ -225,11 +225,21 @@ class Store:
 
     # --- audit -----------------------------------------------------------------------------------------------------
 
-    def append_audit(self, event: Json) -> AuditEntry:
-        """Add ``event`` to the audit log; it is on the disk when this returns (or when the surrounding transaction ends)."""
+    @property
+    def latest(self) -> datetime | None:
+        """The latest time at which anything was written to the audit log, as far as this store has heard (see ``keys.clock``)."""
+        return self._steps.head.time
+
+    def append_audit(self, event: Json, *, sets_clock: bool = False) -> AuditEntry:
+        """Add ``event`` to the audit log; it is on the disk when this returns (or when the surrounding transaction ends).
+
+        With ``sets_clock``, its time is the :attr:`latest` from now on, though there be later ones.
+        """
+        time = datetime.fromisoformat(str(event["time"]))
         with self.transaction():
-            entry, log = self._log.append(self._steps.head.log, event)
-            self._steps.log_is_now(log)
+            before = self._steps.head
+            entry, log = self._log.append(before.log, event)
+            self._steps.log_is_now(log, time if sets_clock or before.time is None else max(before.time, time))
         return entry
 
     def audit(self) -> tuple[AuditEntry, ...]:

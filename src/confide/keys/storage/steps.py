@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Final
 
 from sqlalchemy import select
@@ -37,11 +38,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The store's newest state: how many commits there were, how far the audit log is, and the head row's own tag (none at first)."""
+    """The store's newest state: how many commits there were, how far the audit log is, and the head row's own tag (none at first).
+
+    ``time`` is the latest of the log's entries.
+    """
 
     epoch: int = 0
     log: Extent = Extent()  # noqa: RUF009 -- frozen, so one for all is right
     tag: bytes | None = None
+    time: datetime | None = None
 
 
 class _Batch:
@@ -71,7 +76,7 @@ class Steps:
 
     @property
     def head(self) -> Head:
-        """The newest state, steps that wait for their commit included.  Inside :meth:`transaction` or :meth:`reading`."""
+        """The newest state that this process knows, steps that wait for their commit included."""
         return self._head
 
     @property
@@ -79,9 +84,9 @@ class Steps:
         """The newest state that no failure can undo: a head that is signed must stay true.  Inside :meth:`reading`."""
         return self._batch.before if self._batch is not None else self._head
 
-    def log_is_now(self, extent: Extent) -> None:
-        """The audit log has grown.  Inside :meth:`transaction`."""
-        self._head = replace(self._head, log=extent)
+    def log_is_now(self, extent: Extent, time: datetime) -> None:
+        """The audit log has grown, and this is its latest time.  Inside :meth:`transaction`."""
+        self._head = replace(self._head, log=extent, time=time)
 
     def close(self) -> None:
         """Commit what waits, and end the connection."""
@@ -273,7 +278,8 @@ class Steps:
             raise StoreError("the head of the key store was changed by somebody else than the broker")
         body = parse_object(text)
         peaks = tuple(bytes.fromhex(peak) for peak in body["peaks"])
-        head = Head(int(body["epoch"]), Extent(int(body["size"]), peaks), tag)
+        time = str(body.get("time", ""))  # heads of earlier versions have none
+        head = Head(int(body["epoch"]), Extent(int(body["size"]), peaks), tag, datetime.fromisoformat(time) if time else None)
         if head.epoch <= self._head.epoch:
             raise AuditError("the key store went back to an earlier state: its audit log was cut", seen=self._head.epoch, got=head.epoch)
         self._log.check_continues(self._head.log, head.log)
@@ -293,11 +299,12 @@ class Steps:
             "size": log.size,
             "peaks": [peak.hex() for peak in log.peaks],
             "contents": self._rows.contents.seal(epoch),
+            "time": "" if self._head.time is None else self._head.time.isoformat(),
         }
         text = json.dumps(body, sort_keys=True)
         tag = self._mac(text)
         self._database.run(_KEEP_HEAD, {"place": 0, "body": text, "mac": tag})
-        self._head = Head(epoch, log, tag)
+        self._head = replace(self._head, epoch=epoch, tag=tag)
 
     def _mac(self, text: str) -> bytes:
         return hmac.digest(self._head_key, text.encode(), hashlib.sha256)
