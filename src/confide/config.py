@@ -43,6 +43,7 @@ class Settings:
     heartbeat_s: float = 2.0
     node_lost_after_s: float = 10.0
     nonce_ttl_s: float = 60.0
+    drain_s: float = 20.0
     reattest_every_s: float = 300.0
     reattest_grace_s: float = 120.0
     origin: Mapping[str, str] = field(default_factory=dict, compare=False)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,12 +22,12 @@ from confide.cli.storage import COMMANDS, WITNESSES, location_of, open_for_servi
 from confide.errors import BrokerError, UsageError
 
 if TYPE_CHECKING:
-    from types import FrameType
+    import socket
 
     from confide.attest.verify import Verifier
     from confide.canonical import Json
     from confide.config import Settings
-    from confide.keys.server import BrokerServer
+    from confide.crypto.identity import Identity
     from confide.keys.store import Store
     from confide.keys.witness import Witness
 
@@ -59,6 +59,9 @@ def serve(
 ) -> None:
     """Serve the key store of this home folder until Ctrl-C or SIGTERM.  Makes the store when first started.
 
+    On SIGTERM, requests in hand are answered first (setting drain_s); SIGHUP has the certificate looked at.  A service manager's socket
+    (sd_listen_fds) is taken in the place of --listen: then a new broker can start before the old one ends, and no request is lost.
+
     All of the store is checked first.  With --witness, it must continue what each witness has seen, and each is told of new heads.
 
     Prints the address and the SHA-256 of the broker's public key, which job files name.  With --shares it is sealed until enough holders
@@ -67,13 +70,13 @@ def serve(
     """
     from confide.keys.store import Store
 
-    address = _split(listen if listen is not None else _last_listen(context.settings))
+    place = _place(context.settings, listen)
     location, story = location_of(context.settings), Story(simulated=simulate)
     told = witnesses_of(context.settings, witnesses)
     if not opening.shares:
         with closing(Store.open_or_create(location, unlock_of(location, opening))) as store:
             open_for_service(store, told)
-            _serve(context, story, store, address, names, told)
+            _serve(context, story, store, place, names, told)
         return
     refuse_missing(location)
     with desk_at(context.settings) as desk:
@@ -81,12 +84,33 @@ def serve(
         with closing(Store.open(location, desk)) as store:
             open_for_service(store, told)
             desk.opened(store)
-            _serve(context, story, store, address, names, told)
+            _serve(context, story, store, place, names, told)
 
 
-def _serve(
-    context: Context, story: Story, store: Store, listen: tuple[str, int], names: tuple[str, ...], witnesses: Sequence[Witness]
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a broker listens: a host and a port, or a socket that listens already."""
+
+    host: str
+    port: int
+    sock: socket.socket | None = None
+
+
+def _place(settings: Settings, listen: str | None) -> _Place:
+    from confide.cli.service_manager import inherited_socket
+
+    sock = inherited_socket(os.environ)
+    if sock is None:
+        return _Place(*_split(listen if listen is not None else _last_listen(settings)))
+    if listen is not None:
+        raise UsageError("the broker was started with a socket that it listens on", hint="leave --listen out")
+    host, port = sock.getsockname()[:2]
+    return _Place(host, port, sock)
+
+
+def _serve(context: Context, story: Story, store: Store, place: _Place, names: tuple[str, ...], witnesses: Sequence[Witness]) -> None:
+    from confide.cli.broker_process import BrokerProcess
+    from confide.cli.service_manager import ServiceManager
     from confide.keys.broker import Broker, utc_now
     from confide.keys.custody.seal_state import watching
     from confide.keys.kbs.certificate import kept_identity
@@ -95,32 +119,21 @@ def _serve(
 
     file = context.settings.key_store.with_name("certificate.pem")
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    identity = kept_identity(file, store.signing_key, names or (listen[0],), utc_now())
-    server = BrokerServer(Broker(store, _verifier(context.settings, simulate=story.simulated)), *listen, identity=identity)
+
+    def identity() -> Identity:
+        return kept_identity(file, store.signing_key, names or (place.host,), utc_now())
+
+    broker = Broker(store, _verifier(context.settings, simulate=story.simulated))
+    server = BrokerServer(broker, place.host, place.port, sock=place.sock, identity=identity())
+    process = BrokerProcess(server, ServiceManager.of(os.environ), identity, story)
     address = BrokerAddress(server.url, server.spki)
     # Whoever reads the announcement may end the broker: signals count from before it.
-    with _ended_by_signals(server), watching(store.kms), Reporter(store, witnesses, utc_now), _announced(context.settings, address):
+    with process.signals(), watching(store.kms), Reporter(store, witnesses, utc_now), _announced(context.settings, address):
         context.answer(address.to_json(), lambda: click.echo(f'[broker]\nurl = "{address.url}"\nspki = "{address.spki}"'))
         sys.stdout.flush()
         story.say("serving; Ctrl-C ends it")
-        server.serve_forever()
+        process.serve(context.settings.drain_s)
     story.say("ended")
-
-
-@contextmanager
-def _ended_by_signals(server: BrokerServer) -> Iterator[None]:
-    """Ctrl-C and SIGTERM stop ``server`` while the block runs."""
-
-    def end(_number: int, _frame: FrameType | None) -> None:
-        server.stop()
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        server.stop()
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _verifier(settings: Settings, *, simulate: bool) -> Verifier:
@@ -189,7 +202,8 @@ def _announced(settings: Settings, address: BrokerAddress) -> Iterator[None]:
     try:
         yield
     finally:
-        file.unlink(missing_ok=True)
+        if (now := _read_address(settings)) is not None and now.get("pid") == os.getpid():  # not that of one that has taken over
+            file.unlink(missing_ok=True)
 
 
 def _read_address(settings: Settings) -> Json | None:

@@ -151,6 +151,11 @@ class Channel:
         """Whether this side has closed or broken off the channel."""
         return self._wire.closed
 
+    @property
+    def stirred(self) -> bool:
+        """Whether something has come that nobody has received yet; between two requests that is the peer's end of the channel."""
+        return bool(self._received) or self._ended or self._wire.readable
+
     def settimeout(self, seconds: float) -> None:
         """Set how long each later call may take."""
         if not seconds > 0:

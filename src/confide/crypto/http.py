@@ -11,6 +11,7 @@ import logging
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from threading import Lock
 from typing import Final, Protocol
 from urllib.parse import parse_qsl
 
@@ -152,7 +153,7 @@ def request(
 
     Raises:
         ProtocolError: the answer is not HTTP, is too large, or has a body that is not one JSON object.
-        ChannelError: the channel broke or timed out; it cannot be used again.
+        ChannelError: the channel broke, timed out or ended without an answer; it cannot be used again.
     """
     deadline = Deadline.after(timeout)
     data = b"" if body is None else body if isinstance(body, bytes) else _dump(body)
@@ -175,6 +176,10 @@ def request(
 
 
 def _read_response(framing: h11.Connection, channel: Duplex, deadline: Deadline, types: tuple[str, ...] | None) -> Response:
+    first = channel.recv(_READ, timeout=deadline.remaining)
+    if not first:
+        raise ChannelError("the server ended the channel without an answer")
+    framing.receive_data(first)
     event = _next_event(framing, channel, deadline)
     while isinstance(event, h11.InformationalResponse):
         event = _next_event(framing, channel, deadline)
@@ -190,6 +195,42 @@ def _read_response(framing: h11.Connection, channel: Duplex, deadline: Deadline,
 # --- server -------------------------------------------------------------------------------------------------------
 
 
+class LastCall:
+    """Lets another thread end a served connection after the request in hand, or at once between two requests.
+
+    A connection that has not asked for anything yet still has one request: its peer may have sent it already.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._lock = Lock()
+        self._between = False
+        self._announced = False
+
+    @property
+    def announced(self) -> bool:
+        """Whether there is to be no further request."""
+        return self._announced
+
+    def announce(self) -> None:
+        """Let there be no further request."""
+        with self._lock:
+            self._announced = True
+            if self._between:
+                self._channel.close()
+
+    def between(self) -> bool:
+        """The next request is waited for; whether there may be one.  For :func:`serve_connection`."""
+        with self._lock:
+            self._between = True
+            return not self._announced
+
+    def begun(self) -> None:
+        """A request has begun to arrive.  For :func:`serve_connection`."""
+        with self._lock:
+            self._between = False
+
+
 def serve_connection(
     channel: Channel,
     handler: Handler,
@@ -197,15 +238,17 @@ def serve_connection(
     idle_timeout: float = IDLE_TIMEOUT_S,
     request_timeout: float = REQUEST_TIMEOUT_S,
     takes_bytes: TakesBytes = lambda _method, _path: False,
+    last_call: LastCall | None = None,
 ) -> None:
     """Answer the requests that come over ``channel`` until the peer ends it, is silent or breaks the rules.  Closes the channel.
 
     Requests for which ``takes_bytes`` is true may have a body of any type; all others have one JSON object or nothing.
-    Raises nothing that a peer can cause.  ``channel.close()`` from another thread ends it.
+    Raises nothing that a peer can cause.  ``channel.close()`` from another thread ends it, and ``last_call`` in order.
     """
     framing = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+    terms = _Terms(takes_bytes, idle_timeout, request_timeout, last_call or LastCall(channel))
     try:
-        while _serve_one(framing, channel, handler, takes_bytes, (idle_timeout, request_timeout)):
+        while _serve_one(framing, channel, handler, terms) and terms.last.between():
             framing.start_next_cycle()
     except (ChannelError, h11.ProtocolError) as cause:
         _log.debug("a connection from %s ended: %s", channel.peer_address, cause)
@@ -213,11 +256,17 @@ def serve_connection(
         channel.close()
 
 
-def _serve_one(
-    framing: h11.Connection, channel: Channel, handler: Handler, takes_bytes: TakesBytes, timeouts: tuple[float, float]
-) -> bool:
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    takes_bytes: TakesBytes
+    idle_s: float
+    request_s: float
+    last: LastCall
+
+
+def _serve_one(framing: h11.Connection, channel: Channel, handler: Handler, terms: _Terms) -> bool:
     try:
-        asked = _read_request(framing, channel, takes_bytes, timeouts)
+        asked = _read_request(framing, channel, terms)
     except (ProtocolError, ParseError) as error:
         reply, method, keep = _prepared(problem(error, 400)), "GET", False
     except h11.RemoteProtocolError as cause:
@@ -228,20 +277,21 @@ def _serve_one(
         reply, method, keep = _answer(handler, asked), asked.method, True
     response, data = reply
     headers = {"content-type": JSON_TYPE, **_lower(response.headers), "content-length": str(len(data))}
-    if not keep:
+    if not keep or terms.last.announced:
         headers["connection"] = "close"
     head = h11.Response(status_code=response.status, headers=[*headers.items()])
-    channel.send(_encode(framing, head, b"" if method == "HEAD" else data), timeout=timeouts[1])
+    channel.send(_encode(framing, head, b"" if method == "HEAD" else data), timeout=terms.request_s)
     return keep and framing.states == {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}
 
 
-def _read_request(framing: h11.Connection, channel: Channel, takes_bytes: TakesBytes, timeouts: tuple[float, float]) -> Request | None:
+def _read_request(framing: h11.Connection, channel: Channel, terms: _Terms) -> Request | None:
     # The first byte may take as long as a connection may idle; from then on the whole request has one deadline.
     event: object = framing.next_event()
     if event is h11.NEED_DATA:
-        framing.receive_data(channel.recv(_READ, timeout=timeouts[0]))
+        framing.receive_data(channel.recv(_READ, timeout=terms.idle_s))
         event = framing.next_event()
-    deadline = Deadline.after(timeouts[1])
+    terms.last.begun()
+    deadline = Deadline.after(terms.request_s)
     if event is h11.NEED_DATA:
         event = _next_event(framing, channel, deadline)
     if not isinstance(event, h11.Request):
@@ -252,7 +302,7 @@ def _read_request(framing: h11.Connection, channel: Channel, takes_bytes: TakesB
     headers = _headers(event.headers)
     method, (path, _, query) = event.method.decode("ascii"), event.target.decode("ascii").partition("?")
     body = _read_body(framing, channel, deadline)
-    content = None if takes_bytes(method, path) else _json_body(headers, body, (JSON_TYPE,))
+    content = None if terms.takes_bytes(method, path) else _json_body(headers, body, (JSON_TYPE,))
     return Request(method, path, headers, content, channel, _query(query), body)
 
 

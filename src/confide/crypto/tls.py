@@ -12,7 +12,7 @@ import contextlib
 import select
 import socket
 import time
-from threading import Lock
+from threading import Lock, get_ident
 from types import TracebackType
 from typing import Final, Self
 
@@ -85,8 +85,11 @@ def connect(host: str, port: int, identity: Identity | None, *, trust: PeerTrust
 class Listener:
     """Accepts connections.  The TLS handshake is left to the thread that serves the channel, so no peer can hold up the others."""
 
-    def __init__(self, host: str, port: int, identity: Identity, *, trust: Trust) -> None:
+    def __init__(self, host: str, port: int, identity: Identity, *, trust: Trust, sock: socket.socket | None = None) -> None:
         """Listen on ``host``; port 0 takes a free one (see :attr:`address`).
+
+        ``sock`` is a socket that listens already and that other processes may have too: then neither host nor port is looked at, and what
+        waits in its queue when this listener closes is theirs.
 
         Raises:
             ChannelError: the address cannot be listened on.
@@ -96,7 +99,7 @@ class Listener:
         self._trust = trust
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            self._sock = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+            self._sock = sock or socket.create_server((host, port), family=family, backlog=_BACKLOG)
         except (OSError, OverflowError) as cause:
             raise ChannelError(f"cannot listen on {host}:{port}: {cause}", host=host, port=port) from cause
         self._sock.settimeout(0)
@@ -105,6 +108,11 @@ class Listener:
         self._woken, self._waker = socket.socketpair()
         self._closed = False
         self._accepting = Lock()
+        self._acceptor = 0
+
+    def renew(self, identity: Identity) -> None:
+        """Show this identity in handshakes from now on.  Channels that were accepted keep theirs."""
+        self._context, self._identity = _context(identity, self._trust), identity
 
     def accept(self, timeout: float) -> Channel:
         """The next connection, before its handshake: call :meth:`Channel.handshake` in the thread that will serve it.
@@ -117,6 +125,7 @@ class Listener:
         """
         deadline = Deadline.after(timeout)
         with self._accepting:
+            self._acceptor = get_ident()
             while not self._closed:
                 sock = self._next(deadline)
                 if sock is not None:
@@ -145,7 +154,7 @@ class Listener:
             with contextlib.suppress(OSError):
                 self._waker.send(b"x")
         # In a signal handler the interrupted accept() may be our own thread's: it frees the sockets itself when it goes on.
-        if self._accepting.acquire(timeout=_LEAVE_S):
+        if self._accepting.acquire(timeout=0 if self._acceptor == get_ident() else _LEAVE_S):
             try:
                 self._free()
             finally:

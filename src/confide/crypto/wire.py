@@ -61,6 +61,16 @@ class Wire:
         """Whether this side has shut the connection down."""
         return self._closed
 
+    @property
+    def readable(self) -> bool:
+        """Whether :meth:`read` would return or raise at once."""
+        poller = select.poll()
+        try:
+            poller.register(self._sock, select.POLLIN)
+        except ValueError:  # its descriptor is free already
+            return True
+        return self._closed or bool(poller.poll(0))
+
     def read(self, deadline: Deadline) -> bytes:
         """The next bytes, at most 64 KiB; ``b""`` when the peer has ended its side.
 

@@ -87,6 +87,11 @@ class Broker:
         self._watch_s = watch_s
         self._bell = Bell(store)
 
+    @property
+    def open_sessions(self) -> int:
+        """How many nodes have a session here."""
+        return len(self._sessions)
+
     # --- sessions ----------------------------------------------------------------------------------------------------
 
     def auth(self, peer: Peer, request: Json) -> tuple[str, Json]:

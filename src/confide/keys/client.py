@@ -7,6 +7,8 @@ Endpoints: ``confide.keys.server``.
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -23,11 +25,11 @@ from confide.crypto.envelope import WrappedKey
 from confide.crypto.seal import SealKey
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import PublicKey
-from confide.crypto.tls import Identity
+from confide.crypto.tls import Channel, Identity
 from confide.errors import BrokerError, KeyRevokedError, ManifestError, ParseError, UsageError, error_from_json
 from confide.ids import DatasetId, KeyRef, NodeId, Nonce, Purpose, Role, SpkiDigest
 from confide.keys.audit import AuditEntry, AuditHead, AuditLog, AuditProof, hashes
-from confide.keys.connection import Answer, Connection, as_key
+from confide.keys.connection import Answer, Connection, as_key, was_lost
 from confide.keys.grant_client import GrantCalls
 from confide.keys.grants import GrantRef
 from confide.keys.manifest_claims import unverified_dataset
@@ -36,6 +38,9 @@ from confide.keys.transfer_client import TransferClient
 KBS_VERSION: Final = "0.4.0"
 COOKIE: Final = "kbs-session-id"
 _AUDIT_PAGE: Final = 1000
+RESTART_S: Final = 5.0
+"""How long a node asks again after its connection was lost, in seconds: a broker that starts anew is back before that."""
+_PAUSE_S: Final = 0.25
 _SESSION_MARGIN: Final = timedelta(seconds=30)
 """Evidence is made anew this long before the broker's session ends."""
 
@@ -87,6 +92,8 @@ class NodeBrokerClient:
 
     ``signatures`` of its job are shown with each request for a key (``keys.job_signatures``).
     ``context.seal`` must be ``seal_key``'s public half.  Connects and attests when first used, and again when the session has ended.
+    A request whose connection is lost is asked again on a new one, for :data:`RESTART_S`, if the broker was ever reached: each of them
+    may be done twice (a release is counted by run, an output by its name, a manifest by its snapshot).
     """
 
     def __init__(
@@ -112,6 +119,7 @@ class NodeBrokerClient:
         self._role = role
         self._signatures = list(signatures)
         self._cookie: dict[str, str] = {}
+        self._left = threading.Event()
         self._expires = datetime.min.replace(tzinfo=UTC)
 
     def release(self, manifest: Json, purpose: Purpose = Purpose.READ) -> ReleasedKey:
@@ -202,7 +210,8 @@ class NodeBrokerClient:
         return self._connection.broker_key()
 
     def close(self) -> None:
-        """End the connection, and the session with it."""
+        """End the connection, and the session with it.  A request that another thread has under way ends by it."""
+        self._left.set()
         self._connection.close()
         self._cookie = {}
 
@@ -213,19 +222,27 @@ class NodeBrokerClient:
         self.close()
 
     def _ask(self, method: str, path: str, body: Json) -> Answer:
-        self._attest_if_needed()
-        return Answer(self._connection.call(method, path, body, self._cookie)[0])
+        self._left.clear()
+        until = time.monotonic() + RESTART_S
+        while True:
+            try:
+                channel = self._attest_if_needed()
+                return Answer(self._connection.call(method, path, body, self._cookie, on=channel)[0])
+            except BrokerError as error:
+                if not (was_lost(error) and self._connection.reached) or time.monotonic() > until or self._left.wait(_PAUSE_S):
+                    raise
 
     def _shown(self) -> Json:
         return {"signatures": self._signatures} if self._signatures else {}
 
-    def _attest_if_needed(self) -> None:
+    def _attest_if_needed(self) -> Channel:
+        """The channel on which there is an attested session."""
         channel, fresh = self._connection.channel()
         if not fresh and self._cookie and datetime.now(UTC) + _SESSION_MARGIN < self._expires:
-            return
+            return channel
         self._cookie = {}
         auth: Json = {"version": KBS_VERSION, "tee": self._attester.tee.value, "extra-params": {}}
-        challenge, headers = self._connection.call("POST", "/kbs/v0/auth", auth)
+        challenge, headers = self._connection.call("POST", "/kbs/v0/auth", auth, on=channel)
         nonce, cookie = _nonce(Answer(challenge).field("nonce", str)), {"cookie": f"{COOKIE}={_session_of(headers)}"}
         data = report_data(
             role=self._role, exporter=channel.exporter(), nonce=nonce, spki=self._identity.spki_der, context=self._context.digest
@@ -237,9 +254,11 @@ class NodeBrokerClient:
             "role": self._role.value,
         }
         evidence = {"primary_evidence": self._attester.quote(data).to_json(), "additional_evidence": ""}
-        answer, _ = self._connection.call("POST", "/kbs/v0/attest", {"runtime-data": runtime, "tee-evidence": evidence}, cookie)
+        body: Json = {"runtime-data": runtime, "tee-evidence": evidence}
+        answer, _ = self._connection.call("POST", "/kbs/v0/attest", body, cookie, on=channel)
         self._expires = Answer(answer).time("expires")
         self._cookie = cookie
+        return channel
 
     def _opened(self, answer: Answer, purpose: Purpose) -> SecretBytes:
         context = {"dataset": answer.dataset(), "job": self._context.job, "run": self._context.run, "purpose": purpose.value}

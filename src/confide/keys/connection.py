@@ -24,6 +24,7 @@ from confide.crypto.tls import Channel, Identity, PinnedSpki, connect
 from confide.errors import (
     BrokerError,
     ChannelError,
+    ChannelTimeoutError,
     ParseError,
     PolicyError,
     ProtocolError,
@@ -55,30 +56,38 @@ class Connection:
         self._timeout = timeout
         self._channel: Channel | None = None
         self._used = 0.0
+        self.reached = False
+        """Whether the broker was ever there: this is its address, and it has the key."""
 
     def channel(self) -> tuple[Channel, bool]:
         """The open channel, and whether it is a new one."""
         held = self._channel
-        if held is not None and not held.closed and time.monotonic() - self._used < _IDLE_REUSE_S:
+        if held is not None and not held.closed and not held.stirred and time.monotonic() - self._used < _IDLE_REUSE_S:
             return held, False
         self.close()
         try:
             self._channel = connect(self._host, self._port, self._identity, trust=self._trust, timeout=self._timeout)
         except ChannelError as cause:
             raise BrokerError(f"the broker cannot be reached: {cause.message}", hint=cause.hint, **cause.facts) from cause
-        self._used = time.monotonic()
+        self._used, self.reached = time.monotonic(), True
         return self._channel, True
 
     def call(
-        self, method: str, path: str, body: Json | bytes | None = None, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: Json | bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        on: Channel | None = None,
     ) -> tuple[Json, Mapping[str, str]]:
-        """The body and headers of a 200 answer.
+        """The body and headers of a 200 answer.  With ``on`` it is asked for on that channel or not at all.
 
         Raises:
             ConfideError: the broker refused; the leaf that it named.
-            BrokerError: anything else that is not a 200 with one JSON object.
+            BrokerError: anything else that is not a 200 with one JSON object.  See :func:`was_lost`.
         """
-        channel, _ = self.channel()
+        channel = on or self.channel()[0]
         try:
             response = request(channel, method, path, body, headers, timeout=self._timeout)
         except (ChannelError, ProtocolError) as cause:
@@ -98,6 +107,14 @@ class Connection:
         if self._channel is not None:
             self._channel.close()
             self._channel = None
+
+
+def was_lost(error: BrokerError) -> bool:
+    """Whether nothing was answered because the connection ended or could not be made, as when a broker ends or starts anew.
+
+    Not so if it was silent for too long.  What was asked may have been done all the same.
+    """
+    return isinstance(error.__cause__, ChannelError) and not isinstance(error.__cause__, ChannelTimeoutError)
 
 
 def https_address(url: str, whose: str = "broker") -> tuple[str, int]:

@@ -54,19 +54,22 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable
 from typing import Final, Self
 
 from confide.canonical import Json
-from confide.crypto.http import IDLE_TIMEOUT_S, Request, Response, problem, serve_connection
+from confide.crypto.http import IDLE_TIMEOUT_S, LastCall, Request, Response, problem, serve_connection
 from confide.crypto.tls import AnyClientKey, Channel, Identity, Listener
 from confide.errors import ChannelError, ChannelTimeoutError, ConfideError, ParseError, ProtocolError, StoreError
 from confide.ids import DatasetId, Purpose, SpkiDigest
 from confide.keys.broker import Broker
 from confide.keys.kbs.messages import COOKIE
 from confide.keys.kbs.routes import KbsRoutes, session_of, takes_bytes
+from confide.keys.observation import add_observer, endpoint_of, observed, remove_observer
+from confide.keys.open_connections import JOIN_S, OpenConnections
 from confide.keys.sessions import Peer
 
 MAX_CONNECTIONS: Final = 2048
@@ -74,7 +77,6 @@ MAX_CONNECTIONS: Final = 2048
 MAX_DATASETS: Final = 1000
 """Datasets that one request imports."""
 _ACCEPT_S: Final = 1.0
-_JOIN_S: Final = 3.0
 _PATH = re.compile(r"/confide/v0/(datasets|grants)/([0-9a-f]{16,32})(/[a-z]+)?")
 _SIGNATURES: Final = frozenset({"signatures"})
 _log = logging.getLogger(__name__)
@@ -93,9 +95,11 @@ class BrokerServer:
         *,
         idle_timeout: float = IDLE_TIMEOUT_S,
         identity: Identity | None = None,
+        sock: socket.socket | None = None,
     ) -> None:
         """Listen; port 0 takes a free one.  Nobody is served before :meth:`start` or :meth:`serve_forever`.
 
+        ``sock`` listens already, in the place of ``host`` and ``port``; who else has it goes on when this server ends.
         ``identity`` is one of the store's signing key, with a certificate for guests; by default its certificate names ``host``.
 
         Raises:
@@ -106,13 +110,16 @@ class BrokerServer:
         self._identity = identity or Identity.generate("confide-broker", key=broker.store.signing_key, names=(host,))
         if self._identity.spki_der != broker.store.signing_key.spki_der:
             raise StoreError("a broker serves under its store's own key")
-        self._listener = Listener(host, port, self._identity, trust=AnyClientKey())
+        self._listener = Listener(host, port, self._identity, trust=AnyClientKey(), sock=sock)
         self._idle_timeout = idle_timeout
         self._stopping = threading.Event()
-        self._lock = threading.RLock()  # stop() may run in a signal handler, inside of _take()
-        self._serving: dict[Channel, threading.Thread] = {}
+        self._hurrying = threading.Event()
+        self._serving = OpenConnections(MAX_CONNECTIONS)
+        self.looked = time.monotonic()
+        """When connections were last looked for: while it serves, not longer ago than a few seconds."""
         self._acceptor: threading.Thread | None = None
-        self._kbs = KbsRoutes(broker, lambda: len(self._serving))
+        self._kbs = KbsRoutes(broker, lambda: len(self._serving), self._stopping.is_set)
+        add_observer(self._kbs.metrics)
 
     @property
     def url(self) -> str:
@@ -137,8 +144,9 @@ class BrokerServer:
         return self
 
     def serve_forever(self) -> None:
-        """Serve until :meth:`stop` is called, from another thread or a signal handler."""
+        """Serve until :meth:`end` or :meth:`stop` is called."""
         while not self._stopping.is_set():
+            self.looked = time.monotonic()
             try:
                 channel = self._listener.accept(_ACCEPT_S)
             except ChannelTimeoutError:
@@ -149,18 +157,39 @@ class BrokerServer:
                 raise
             self._take(channel)
 
-    def stop(self) -> None:
-        """End: no new connections; open ones are closed and their threads awaited for a few seconds.  Idempotent."""
+    def renew(self, identity: Identity) -> None:
+        """Show another certificate of the same key from now on.
+
+        Raises:
+            StoreError: it is of another key.
+        """
+        if identity.spki_der != self._identity.spki_der:
+            raise StoreError("a broker serves under its store's own key")
+        self._listener.renew(identity)
+        self._identity = identity
+
+    def end(self) -> None:
+        """Take no more connections.  May be called in a signal handler; a second call lets :meth:`stop` wait no longer."""
+        if self._stopping.is_set():
+            self._hurrying.set()
         self._stopping.set()
         self._listener.close()
-        with self._lock:
-            serving = dict(self._serving)
-        for channel in serving:
-            channel.close()
-        deadline = time.monotonic() + _JOIN_S
-        for thread in (*serving.values(), *([self._acceptor] if self._acceptor else [])):
-            if thread.is_alive() and thread is not threading.current_thread():
-                thread.join(max(0.0, deadline - time.monotonic()))
+
+    def stop(self, within: float = 0.0) -> int:
+        """End: no new connections; open ones are closed and their threads awaited for a few seconds.  Idempotent.
+
+        Requests in hand, and those that were sent before, have ``within`` seconds to be answered; who waits for withdrawals is answered
+        now.  Returns how many connections were cut off.
+        """
+        self._stopping.set()
+        self._listener.close()
+        if self._acceptor is not None and self._acceptor is not threading.current_thread():
+            self._acceptor.join(JOIN_S)
+        if within > 0:
+            self._serving.finish(within, self._hurrying)
+        cut = self._serving.cut()
+        remove_observer(self._kbs.metrics)
+        return cut
 
     def __enter__(self) -> Self:
         return self.start()
@@ -169,29 +198,27 @@ class BrokerServer:
         self.stop()
 
     def _take(self, channel: Channel) -> None:
-        with self._lock:
-            if len(self._serving) >= MAX_CONNECTIONS or self._stopping.is_set():
-                channel.close()
-                return
-            thread = threading.Thread(target=self._serve, args=(channel,), name="broker-connection", daemon=True)
-            self._serving[channel] = thread
-        thread.start()
+        last_call = LastCall(channel)
+        thread = threading.Thread(target=self._serve, args=(channel, last_call), name="broker-connection", daemon=True)
+        if self._serving.add(channel, thread, last_call):
+            thread.start()
+        else:
+            channel.close()
 
-    def _serve(self, channel: Channel) -> None:
+    def _serve(self, channel: Channel, last_call: LastCall) -> None:
         peer: Peer | None = None
         try:
             channel.handshake()
             peer = Peer(channel.exporter(), channel.peer_spki)
             routes = Routes(self._broker, peer, self._kbs, going=lambda: not self._stopping.is_set())
-            serve_connection(channel, routes.handle, idle_timeout=self._idle_timeout, takes_bytes=takes_bytes)
+            serve_connection(channel, routes.handle, idle_timeout=self._idle_timeout, takes_bytes=takes_bytes, last_call=last_call)
         except ConfideError as cause:
             _log.debug("a connection was not served: %s", cause)
         finally:
             channel.close()
             if peer is not None:
                 self._broker.end(peer)
-            with self._lock:
-                self._serving.pop(channel, None)
+            self._serving.remove(channel)
 
 
 class Routes:
@@ -209,6 +236,12 @@ class Routes:
         Raises:
             ConfideError: the refusal.
         """
+        with observed("request", endpoint=endpoint_of(request.path)) as seen:
+            response = self._answer(request)
+            seen.answered(response.status, (response.json or {}).get("code"))
+            return response
+
+    def _answer(self, request: Request) -> Response:
         guests = self._kbs.handle(request, self._peer)
         if guests is not None:
             return guests

@@ -84,6 +84,10 @@ class Sessions:
         self._lock = threading.Lock()
         self._sessions: dict[bytes, _Session] = {}
 
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._sessions)
+
     def begin(self, peer: Peer, tee: Tee, now: datetime) -> tuple[str, Nonce]:
         """A new session on this connection, in place of the one before: its id and the nonce that evidence must hold.
 

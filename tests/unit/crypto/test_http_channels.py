@@ -278,7 +278,6 @@ def test_server_side_close_ends_the_loop(server_of) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"",
         b"SSH-2.0-x\r\n\r\n",
         b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n{}",
         b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n[]",
@@ -287,11 +286,19 @@ def test_server_side_close_ends_the_loop(server_of) -> None:
         b"HTTP/1.1 200 OK\r\nset-cookie: a\r\nset-cookie: b\r\ncontent-length: 0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nx: " + b"y" * 40000 + b"\r\n\r\n",
     ],
-    ids=["nothing", "not http", "cut", "array", "html", "an error page as key", "header twice", "long head"],
+    ids=["not http", "cut", "array", "html", "an error page as key", "header twice", "long head"],
 )
 def test_answer_outside_the_rules_is_an_error_and_ends_the_channel(server_of, data: bytes) -> None:
     with answer(server_of, data) as channel:
         with pytest.raises(ProtocolError):
+            request(channel, "GET", "/")
+        assert channel.closed
+
+
+def test_end_without_an_answer_is_told_from_a_wrong_answer(server_of) -> None:
+    """A client may ask again then: the server has ended, or took no further request on this connection."""
+    with answer(server_of, b"") as channel:
+        with pytest.raises(ChannelError, match="without an answer"):
             request(channel, "GET", "/")
         assert channel.closed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -9,8 +10,7 @@ from support.broker_world import World
 
 from confide.crypto.http import PROBLEM_TYPE, Response, request
 from confide.crypto.tls import Channel, Identity, PinnedSpki, connect
-from confide.errors import ChannelError, ProtocolError
-from confide.keys import server as server_module
+from confide.errors import ChannelError, ProtocolError, StoreError
 from confide.keys.server import BrokerServer
 
 
@@ -80,7 +80,7 @@ def test_session_is_forgotten_with_its_connection(world: World) -> None:
 
 
 def test_connections_beyond_the_cap_are_turned_away_and_others_live_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(world.server._serving, "_limit", 1)
     first = _open(world.server)
     with pytest.raises((ChannelError, ProtocolError)):
         request(_open(world.server), "GET", "/")
@@ -94,3 +94,45 @@ def test_client_that_speaks_no_tls_holds_up_nobody(world: World) -> None:
     with socket.create_connection((host, int(port))) as silent:
         silent.sendall(b"GET / HTTP/1.1\r\n\r\n")
         assert request(_open(world.server), "GET", "/").status == 404
+
+
+def test_server_that_ends_in_order_answers_what_was_sent_and_closes_what_is_idle(world: World) -> None:
+    idle, new = _open(world.server), _open(world.server)
+    assert request(idle, "GET", "/livez").status == 200
+    cut = threading.Thread(target=lambda: ended.append(world.server.stop(within=10)))
+    ended: list[int] = []
+    cut.start()
+    until_closed = time.monotonic() + 5
+    while not idle.stirred:
+        assert time.monotonic() < until_closed
+        time.sleep(0.01)
+    answer = request(new, "GET", "/livez")
+    assert (answer.status, answer.headers.get("connection")) == (200, "close")
+    cut.join(10)
+    assert ended == [0]
+
+
+def test_second_end_lets_nobody_wait_any_longer(world: World) -> None:
+    silent = _open(world.server)
+    world.server.end()
+    world.server.end()
+    before = time.monotonic()
+    assert world.server.stop(within=30) == 1
+    assert time.monotonic() - before < 10
+    silent.close()
+
+
+def test_connection_that_the_broker_has_ended_while_idle_is_opened_anew(world: World) -> None:
+    """Also for requests that must not be done twice: nothing was sent on the old one."""
+    airline = world.owner("airline")
+    airline.create_key("one")
+    for channel, (_, last_call) in list(world.server._serving._served.items()):
+        last_call.announce()
+        while not channel.closed:
+            time.sleep(0.01)
+    airline.create_key("two")
+
+
+def test_certificate_of_another_key_is_never_shown(world: World) -> None:
+    with pytest.raises(StoreError):
+        world.server.renew(Identity.generate("another"))

@@ -7,35 +7,67 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-Endpoint = Literal["auth", "attest", "resource", "admin", "healthz", "metrics"]
-Outcome = Literal["ok", "refused", "failed"]
+from confide.errors import leaf_of
+from confide.keys.observation import OTHER, Observation, Outcome
+
+Endpoint = Literal["auth", "attest", "resource", "admin", "healthz", "livez", "metrics"]
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class Metrics:
-    """Counters of one server, in a registry of their own."""
+    """Counters of one server, in a registry of their own; an observer of the process's steps."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
+        made = self._registry = CollectorRegistry()
         labels = ["endpoint", "outcome"]
-        self._requests = Counter("confide_kbs_requests", "Requests of guests, owners and operators.", labels, registry=self._registry)
-        self._attested = Counter("confide_kbs_attested", "Guests whose evidence was accepted.", ["tee"], registry=self._registry)
-        self._sessions = Gauge("confide_kbs_sessions", "Sessions of guests in memory.", registry=self._registry)
-        self._connections = Gauge("confide_broker_connections", "Connections that are being served.", registry=self._registry)
+        self._kbs_requests = Counter("confide_kbs_requests", "Requests of guests, owners and operators.", labels, registry=made)
+        self._attested = Counter("confide_kbs_attested", "Guests whose evidence was accepted.", ["tee"], registry=made)
+        self._sessions = Gauge("confide_kbs_sessions", "Sessions of guests in memory.", registry=made)
+        self._connections = Gauge("confide_broker_connections", "Connections that are being served.", registry=made)
+        self._nodes = Gauge("confide_broker_sessions", "Sessions of nodes in memory.", registry=made)
+        self._sealed = Gauge("confide_broker_sealed", "1 while the custody has taken the master key back.", registry=made)
+        self._requests = Counter("confide_broker_requests", "All requests.", labels, registry=made)
+        self._latency = Histogram("confide_broker_request_seconds", "Time to answer.", ["endpoint"], buckets=_SECONDS, registry=made)
+        self._refusals = Counter("confide_broker_refusals", "Requests that were refused or failed.", ["code"], registry=made)
+        self._commits = Counter("confide_broker_store_commits", "Commits of the store.", ["outcome"], registry=made)
+        self._steps = Counter("confide_broker_store_steps", "Steps in those commits.", registry=made)
+        self._commit_time = Histogram("confide_broker_store_commit_seconds", "Time of a commit.", buckets=_SECONDS, registry=made)
+        self._custody = Counter("confide_broker_custody_checks", "Questions to the custody of the master key.", ["outcome"], registry=made)
 
     def count(self, endpoint: Endpoint, outcome: Outcome) -> None:
-        """One request has been answered."""
-        self._requests.labels(endpoint, outcome).inc()
+        """One request of the KBS protocol, or an operator's, has been answered."""
+        self._kbs_requests.labels(endpoint, outcome).inc()
 
     def attested(self, tee: str) -> None:
         """A guest of one of the known kinds was attested."""
         self._attested.labels(tee).inc()
 
-    def text(self, *, sessions: int, connections: int) -> str:
+    def begun(self, step: Observation) -> None:
+        """See :class:`~confide.keys.observation.Observer`."""
+
+    def ended(self, step: Observation) -> None:
+        """See :class:`~confide.keys.observation.Observer`."""
+        match step.step:
+            case "request":
+                self._requests.labels(step.endpoint, step.outcome).inc()
+                self._latency.labels(step.endpoint).observe(step.seconds)
+                if step.outcome != "ok":
+                    self._refusals.labels(step.code if leaf_of(step.code) else OTHER).inc()
+            case "store-commit":
+                self._commits.labels(step.outcome).inc()
+                self._steps.inc(step.size)
+                self._commit_time.observe(step.seconds)
+            case "custody-check":
+                self._custody.labels(step.outcome).inc()
+
+    def text(self, *, sessions: int, connections: int, nodes: int, sealed: bool) -> str:
         """Everything, as Prometheus reads it."""
         self._sessions.set(sessions)
         self._connections.set(connections)
+        self._nodes.set(nodes)
+        self._sealed.set(sealed)
         return generate_latest(self._registry).decode()

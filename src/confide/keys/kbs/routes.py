@@ -11,7 +11,7 @@ owner  POST, GET /kbs/v0/attestation-policy  policy_id policy type              
 owner  POST, GET /kbs/v0/resource-policy     policy                                rules
 owner  POST, GET /kbs/v0/reference-value     version type payload                  references
 owner  POST /confide/v0/kbs-token-keys       public_key revoked                    owner audience revoked
-anyone GET /healthz, GET /metrics                                                  status; text
+anyone GET /healthz, /livez, /metrics                                              status; status; text
 ====== ===================================== ===================================== ==================================================
 
 Guests show no TLS key; the routes of the same name for clients that do are our own nodes' (``keys.server``).
@@ -44,14 +44,17 @@ from confide.errors import (
     TokenExpiredError,
     TokenInvalidError,
     TokenMisdirectedError,
+    UnavailableError,
 )
+from confide.keys.custody.seal_state import SealableKms
+from confide.keys.health import hindrance
 from confide.keys.kbs.admin import Caller, KbsAdmin
 from confide.keys.kbs.guests import Guests
 from confide.keys.kbs.messages import COOKIE, ERRORS
-from confide.keys.kbs.metrics import CONTENT_TYPE, Endpoint, Metrics, Outcome
+from confide.keys.kbs.metrics import CONTENT_TYPE, Endpoint, Metrics
 from confide.keys.kbs.resources import ResourceName
 from confide.keys.kbs.sessions import Guest
-from confide.keys.records import Owner
+from confide.keys.observation import Outcome
 
 if TYPE_CHECKING:
     from confide.keys.broker import Broker
@@ -65,7 +68,7 @@ _METHODS: Final = {
     **dict.fromkeys(_GUESTS_ONLY, frozenset({"POST"})),
     **dict.fromkeys((PREFIX + name for name in ("attestation-policy", "resource-policy", "reference-value")), frozenset({"GET", "POST"})),
     "/confide/v0/kbs-token-keys": frozenset({"POST"}),
-    "/healthz": frozenset({"GET"}),
+    **dict.fromkeys(("/healthz", "/livez"), frozenset({"GET"})),
     "/metrics": frozenset({"GET"}),
 }
 _BEARER: Final = re.compile(r"Bearer +([A-Za-z0-9._~+/=-]{1,65536})", re.IGNORECASE)
@@ -89,12 +92,14 @@ def takes_bytes(method: str, path: str) -> bool:
 class KbsRoutes:
     """Answers the requests of guests, owners as a KBS's admins, and operators; shared by all connections of a server."""
 
-    def __init__(self, broker: Broker, connections: Callable[[], int]) -> None:
+    def __init__(self, broker: Broker, connections: Callable[[], int], stopping: Callable[[], bool]) -> None:
+        self._broker = broker
         self._store = broker.store
         self._guests = Guests(broker.store, broker.verifier, broker.clock)
         self._admin = KbsAdmin(broker.store, broker.owners, broker.clock)
-        self._metrics = Metrics()
+        self.metrics = Metrics()
         self._connections = connections
+        self._stopping = stopping
 
     def handle(self, request: Request, peer: Peer) -> Response | None:
         """The answer, or ``None`` for a request that is not of this protocol.  A refusal is an answer."""
@@ -113,7 +118,7 @@ class KbsRoutes:
             answer = _refusal(error, admin=endpoint == "admin")
             outcome = "failed" if answer.status >= 500 else "refused"
         finally:
-            self._metrics.count(endpoint, outcome)
+            self.metrics.count(endpoint, outcome)
         return answer
 
     def _route(self, request: Request, peer: Peer) -> Response | None:
@@ -124,17 +129,28 @@ class KbsRoutes:
             case "POST", "attest":
                 name = session_of(request)
                 token, tee = self._guests.attest(name, _body(request))
-                self._metrics.attested(tee.value)
+                self.metrics.attested(tee.value)
                 return Response(200, _cookie(name), token)
             case "GET", "/healthz":
-                self._store.find(Owner, "healthz")  # raises if the store does not answer, or was changed
+                return self._health()
+            case "GET", "/livez":
                 return Response(200, {}, {"status": "ok"})
             case "GET", "/metrics":
-                text = self._metrics.text(sessions=len(self._guests.sessions), connections=self._connections())
-                return Response(200, {"content-type": CONTENT_TYPE}, text=text)
+                return Response(200, {"content-type": CONTENT_TYPE}, text=self._counts())
         if request.path.startswith(RESOURCE):
             return self._resource(request, peer)
         return self._command(request, peer)
+
+    def _health(self) -> Response:
+        reason = hindrance(self._store, stopping=self._stopping())
+        if reason is None:
+            return Response(200, {}, {"status": "ok"})
+        return _problem(UnavailableError("the broker is not ready", reason=reason), "PluginInternalError", 503)
+
+    def _counts(self) -> str:
+        sealed = isinstance(self._store.kms, SealableKms) and self._store.kms.sealed is not None
+        found = {"sessions": len(self._guests.sessions), "connections": self._connections(), "nodes": self._broker.open_sessions}
+        return self.metrics.text(**found, sealed=sealed)
 
     def _resource(self, request: Request, peer: Peer) -> Response | None:
         try:
@@ -186,6 +202,8 @@ def _endpoint(request: Request) -> Endpoint:
             return "resource"
         case _, "/healthz":
             return "healthz"
+        case _, "/livez":
+            return "livez"
         case _, "/metrics":
             return "metrics"
     return "admin"

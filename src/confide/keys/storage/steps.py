@@ -21,6 +21,7 @@ from sqlalchemy import select
 
 from confide.canonical import parse_object
 from confide.errors import AuditError, StepUnknownError, StoreError
+from confide.keys.observation import observed
 from confide.keys.storage.database import Database, Statement, upsert
 from confide.keys.storage.log import Extent, Log
 from confide.keys.storage.rows import Rows, not_latest
@@ -182,9 +183,10 @@ class Steps:
         sent = False
         try:
             if self._rows.changed or self._head != batch.before:
-                self._write_head(batch.before.epoch + 1)
-                sent = True
-                self._database.commit()
+                with observed("store-commit", size=batch.steps):
+                    self._write_head(batch.before.epoch + 1)
+                    sent = True
+                    self._database.commit()
             else:
                 self._database.end()
             self._batch = None

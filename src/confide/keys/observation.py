@@ -1,0 +1,110 @@
+"""What a broker is doing, told to whoever counts or traces it: steps of closed lists, never names, digests or secrets.
+
+Knows nothing of metrics and traces.  A step that nobody observes costs nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final, Literal, Protocol
+
+from confide.crypto.http import problem
+from confide.errors import ConfideError
+
+Step = Literal["request", "store-commit", "custody-check", "custody-wrap", "custody-unwrap"]
+Outcome = Literal["ok", "refused", "failed"]
+OTHER: Final = "other"
+_PREFIX: Final = "/confide/v0/"
+_KBS: Final = "/kbs/v0/"
+_ASKED: Final = frozenset({"release", "outputs", "cut-off", "watch", "audit-head"})
+_OWN: Final = _ASKED | {"enrol", "keys", "datasets", "open", "grants", "approvers", "approvals", "audit"}
+_KBS_OWN: Final = frozenset({"auth", "attest", "resource", "attestation-policy", "resource-policy", "reference-value"})
+_PLAIN: Final = frozenset({"healthz", "livez", "metrics"})
+ENDPOINTS: Final = _OWN | {f"kbs-{name}" for name in _KBS_OWN} | _PLAIN | {OTHER}
+"""What requests are called: the first word of their path, if it is one of these."""
+
+
+def endpoint_of(path: str) -> str:
+    """The one of :data:`ENDPOINTS` that a request is for; never another word of the client's."""
+    for prefix, names, mark in ((_PREFIX, _OWN, ""), (_KBS, _KBS_OWN, "kbs-"), ("/", _PLAIN, "")):
+        if path.startswith(prefix):
+            word = path.removeprefix(prefix).partition("/")[0]
+            return f"{mark}{word}" if word in names else OTHER
+    return OTHER
+
+
+@dataclass(slots=True)
+class Observation:
+    """One step.  ``code`` is our error's, if it was refused or failed; ``seconds`` is there when it has ended."""
+
+    step: Step
+    endpoint: str = ""
+    size: int = 0
+    outcome: Outcome = "ok"
+    status: int = 0
+    code: str = ""
+    seconds: float = 0.0
+    begun: float = field(default_factory=time.perf_counter)
+
+    def answered(self, status: int, code: object) -> None:
+        """A request got this answer; ``code`` is its problem's, if it is one."""
+        self.status = status
+        self.outcome = "ok" if status < 400 else "refused" if status < 500 else "failed"
+        self.code = code if status >= 400 and isinstance(code, str) else ""
+
+    def _failed(self, error: BaseException) -> None:
+        if isinstance(error, ConfideError):
+            self.answered(problem(error).status, error.code)
+        else:
+            self.outcome, self.status = "failed", 500
+
+
+class Observer(Protocol):
+    """Is told of each step, in the thread that does it; steps nest."""
+
+    def begun(self, step: Observation) -> None:
+        """A step begins."""
+        ...
+
+    def ended(self, step: Observation) -> None:
+        """The step that began last and has not ended, has."""
+        ...
+
+
+_lock = threading.Lock()
+_observers: tuple[Observer, ...] = ()
+
+
+def add_observer(observer: Observer) -> None:
+    """Tell ``observer`` of each step of this process from now on."""
+    global _observers  # noqa: PLW0603 -- as a logger is: who observes is the process's affair, not each caller's
+    with _lock:
+        _observers = (*_observers, observer)
+
+
+def remove_observer(observer: Observer) -> None:
+    """Tell ``observer`` of no further steps."""
+    global _observers  # noqa: PLW0603 -- see above
+    with _lock:
+        _observers = tuple(one for one in _observers if one is not observer)
+
+
+@contextmanager
+def observed(step: Step, *, endpoint: str = "", size: int = 0) -> Iterator[Observation]:
+    """A step, from the block's begin to its end.  An exception is its outcome, and goes on."""
+    found, told = Observation(step, endpoint, size), _observers
+    for one in told:
+        one.begun(found)
+    try:
+        yield found
+    except BaseException as error:
+        found._failed(error)  # noqa: SLF001 -- its own
+        raise
+    finally:
+        found.seconds = time.perf_counter() - found.begun
+        for one in reversed(told):
+            one.ended(found)

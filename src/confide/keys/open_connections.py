@@ -1,0 +1,62 @@
+"""The connections that a server serves now: counted, and ended in order or at once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Final
+
+from confide.crypto.http import LastCall
+from confide.crypto.tls import Channel
+
+JOIN_S: Final = 3.0
+"""How long the threads of connections that were cut off are awaited, in seconds."""
+_LOOK_S: Final = 0.05
+
+
+class OpenConnections:
+    """At most ``limit`` connections and their threads.  Safe to use from several threads."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._served: dict[Channel, tuple[threading.Thread, LastCall]] = {}
+
+    def __len__(self) -> int:
+        return len(self._served)
+
+    def add(self, channel: Channel, thread: threading.Thread, last_call: LastCall) -> bool:
+        """Take note of a connection; whether there was room for it."""
+        with self._lock:
+            if len(self._served) >= self._limit:
+                return False
+            self._served[channel] = thread, last_call
+        return True
+
+    def remove(self, channel: Channel) -> None:
+        """A connection has ended."""
+        with self._lock:
+            self._served.pop(channel, None)
+
+    def finish(self, within: float, hurry: threading.Event) -> None:
+        """Let each end after the request in hand; return when all have, after ``within`` seconds, or when ``hurry`` is set."""
+        until = time.monotonic() + within
+        for _, last_call in self._all().values():
+            last_call.announce()
+        while self._served and time.monotonic() < until and not hurry.wait(_LOOK_S):
+            pass
+
+    def cut(self) -> int:
+        """Close all at once, and wait a little for their threads; how many there were."""
+        found = self._all()
+        for channel in found:
+            channel.close()
+        deadline = time.monotonic() + JOIN_S
+        for thread, _ in found.values():
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - time.monotonic()))
+        return len(found)
+
+    def _all(self) -> dict[Channel, tuple[threading.Thread, LastCall]]:
+        with self._lock:
+            return dict(self._served)
