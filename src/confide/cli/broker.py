@@ -109,11 +109,14 @@ def _place(settings: Settings, listen: str | None) -> _Place:
 
 
 def _serve(context: Context, story: Story, store: Store, place: _Place, names: tuple[str, ...], witnesses: Sequence[Witness]) -> None:
+    from socket import gethostname
+
     from confide.cli.broker_process import BrokerProcess
     from confide.cli.service_manager import ServiceManager
     from confide.keys.broker import Broker, utc_now
     from confide.keys.custody.seal_state import watching
     from confide.keys.kbs.certificate import kept_identity
+    from confide.keys.seal_events import seals_audited
     from confide.keys.server import BrokerServer
     from confide.keys.witness import Reporter
 
@@ -127,8 +130,9 @@ def _serve(context: Context, story: Story, store: Store, place: _Place, names: t
     server = BrokerServer(broker, place.host, place.port, sock=place.sock, identity=identity())
     process = BrokerProcess(server, ServiceManager.of(os.environ), identity, story)
     address = BrokerAddress(server.url, server.spki)
+    seals = watching(store.kms, seals_audited(store, gethostname()))
     # Whoever reads the announcement may end the broker: signals count from before it.
-    with process.signals(), watching(store.kms), Reporter(store, witnesses, utc_now), _announced(context.settings, address):
+    with process.signals(), seals, Reporter(store, witnesses, utc_now), _announced(context.settings, address):
         context.answer(address.to_json(), lambda: click.echo(f'[broker]\nurl = "{address.url}"\nspki = "{address.spki}"'))
         sys.stdout.flush()
         story.say("serving; Ctrl-C ends it")

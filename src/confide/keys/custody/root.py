@@ -40,7 +40,7 @@ class Custody:
                     wrapped = from_b64url(text)
                 except ParseError as cause:
                     raise StoreError("the store's custody parameters are damaged") from cause
-                return SealableKms(lambda: self.kms.unwrap(wrapped, context=self._context()), self.patience)
+                return SealableKms(lambda: self.kms.unwrap(wrapped, context=self._context()), self.patience, service=self.service)
         raise StoreError(f"the store is not in the custody of {self.service}", hint="use what it was made with")
 
     def _context(self) -> Json:

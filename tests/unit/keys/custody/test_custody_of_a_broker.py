@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +19,17 @@ from support.custody.transit import NAMESPACE, TransitServer
 
 from confide.attest.insecure import Installation
 from confide.canonical import b64url
+from confide.crypto.http import Response
 from confide.crypto.secret import SecretBytes
+from confide.crypto.tls import PinnedSpki, connect
 from confide.errors import ConfideError, CustodyError, CustodyOfflineError, StoreError
 from confide.ids import Role
 from confide.keys.custody.envelope import EnvelopeKms
 from confide.keys.custody.root import Custody
-from confide.keys.custody.seal_state import Patience, SealableKms
+from confide.keys.custody.seal_state import Patience, SealableKms, watching
 from confide.keys.custody.shares import SharedRoot
 from confide.keys.custody.vault import VaultTransit
+from confide.keys.seal_events import seals_audited
 from confide.keys.store import Store
 
 
@@ -114,6 +120,68 @@ def test_a_sealed_broker_gives_keys_again_when_the_custody_does(kept: Kept) -> N
     assert kept.release() == "broker-sealed"
     object.__setattr__(kept.vault, "address", address)
     kept.kms.ask_again()
+    assert kept.release() == "ok"
+
+
+def until(holds: Callable[[], Any]) -> None:
+    end = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+def test_log_says_which_custody_sealed_and_unsealed_the_broker_and_when(kept: Kept) -> None:
+    address, began = kept.vault.address, datetime.now(UTC)
+    with watching(kept.kms, seals_audited(kept.world.store, "kbs-1")):
+        unplug(kept)
+        kept.kms.ask_again()
+        until(lambda: kept.world.events("seal"))
+        object.__setattr__(kept.vault, "address", address)
+        kept.kms.ask_again()
+        until(lambda: len(kept.world.events("unseal")) == 2)
+    (sealed,), (opened, again) = kept.world.events("seal"), kept.world.events("unseal")
+    assert {event["custody"] for event in (sealed, opened, again)} == {"vault"}
+    assert {event["host"] for event in (sealed, opened, again)} == {"kbs-1"}
+    assert "could not be reached" in sealed["reason"]
+    times = [datetime.fromisoformat(event["time"]) for event in (opened, sealed, again)]
+    assert times == sorted(times)
+    assert began <= times[1] <= datetime.now(UTC)
+    kept.world.store.check()
+
+
+def _asked(kept: Kept, path: str) -> Response:
+    host, port = kept.world.server.url.removeprefix("https://").split(":")
+    channel = connect(host, int(port), None, trust=PinnedSpki(kept.world.server.spki))
+    channel.send(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+    data = b""
+    while piece := channel.recv(65536):
+        data += piece
+    head, _, body = data.partition(b"\r\n\r\n")
+    return Response(int(head.split()[1]), text=body.decode())
+
+
+@pytest.mark.parametrize("stop", [deny, unplug])
+def test_sealed_broker_lives_but_is_not_ready_and_says_no_more_than_that(kept: Kept, stop: Callable[[Kept], None]) -> None:
+    address, token = kept.vault.address, kept.vault.token_file.read_text()
+    assert _asked(kept, "/healthz").status == 200
+    assert "confide_broker_sealed 0.0" in str(_asked(kept, "/metrics").text)
+    stop(kept)
+    kept.kms.ask_again()
+    answer = _asked(kept, "/healthz")
+    assert answer.status == 503
+    assert json.loads(str(answer.text))["facts"] == {"reason": "custody"}
+    assert not any(word in str(answer.text) for word in (address, token, "vault"))
+    assert _asked(kept, "/livez").status == 200
+    counts = str(_asked(kept, "/metrics").text)
+    assert "confide_broker_sealed 1.0" in counts
+    assert kept.release() == "broker-sealed"
+    counts = str(_asked(kept, "/metrics").text)
+    assert 'confide_broker_refusals_total{code="broker-sealed"}' in counts
+    assert "confide_broker_custody_checks_total" in counts
+    object.__setattr__(kept.vault, "address", address)
+    kept.vault.token_file.write_text(token)
+    kept.kms.ask_again()
+    assert _asked(kept, "/healthz").status == 200
     assert kept.release() == "ok"
 
 

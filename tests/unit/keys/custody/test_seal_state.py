@@ -9,9 +9,10 @@ import pytest
 
 from confide.crypto.secret import SecretBytes
 from confide.errors import ConfideError, CredentialError, CustodyError, CustodyOfflineError, SealedError, StoreError, UnwrapError
+from confide.keys.custody import seal_state
 from confide.keys.custody.local import MasterKey
 from confide.keys.custody.root import Custody
-from confide.keys.custody.seal_state import Patience, SealableKms, boot_time, watching
+from confide.keys.custody.seal_state import Patience, SealableKms, SealChange, boot_time, watching
 
 CONTEXT = {"use": "kek", "key": "a/b", "version": 1}
 
@@ -156,7 +157,7 @@ def test_it_is_asked_on_time_and_sooner_after_a_failure() -> None:
 def test_the_watch_asks_by_itself_and_ends() -> None:
     world = World(patience=Patience(every_s=0.01, grace_s=0))
     kms = SealableKms(world.ask, world.patience)
-    with watching(kms):
+    with watching(kms, lambda _: None):
         for _ in range(500):
             if world.asked > 3:
                 break
@@ -170,9 +171,37 @@ def test_the_watch_asks_by_itself_and_ends() -> None:
     assert _sealed(kms)
 
 
+def test_each_change_is_noted_in_order_and_again_if_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seal_state, "_RETRY_S", 0.05)
+    world = World()
+    kms = world.open()
+    noted: list[str] = []
+    failures = [StoreError("full"), StoreError("full")]
+
+    def note(change: SealChange) -> None:
+        if failures:
+            raise failures.pop()
+        noted.append(change.reason)
+
+    with watching(kms, note):
+        world.error = CustodyError("no")
+        kms.ask_again()
+        kms.ask_again()
+        world.error = None
+        kms.ask_again()
+        end = threading.Event()
+        for _ in range(500):
+            if len(noted) == 3:
+                break
+            end.wait(0.01)
+        world.now += 300 + 3600 + 1
+        assert kms.sealed
+    assert noted == ["", "the custody of the master key refuses", "", "the custody of the master key could not be reached for too long"]
+
+
 def test_a_local_key_needs_no_watch() -> None:
     before = threading.active_count()
-    with watching(MasterKey(SecretBytes(b"r" * 32))):
+    with watching(MasterKey(SecretBytes(b"r" * 32)), lambda _: None):
         assert threading.active_count() == before
 
 
