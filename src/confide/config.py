@@ -18,8 +18,8 @@ from confide.regular_file import read_regular
 
 _FILE = "config.toml"
 _MAX_FILE = 1024 * 1024
-_PATHS = {"runs", "service_ca_file", "tpm_chain_file", "database_password_file", "database_ca_file"}
-_TEXTS = {"database", "intel_service", "amd_service", "tpm_key", "tpm_pcrs", "tpm_log", "tpm_tcti"}
+_PATHS = {"runs", "service_ca_file", "tpm_chain_file", "database_password_file", "database_ca_file", "traces_ca_file"}
+_TEXTS = {"database", "intel_service", "amd_service", "tpm_key", "tpm_pcrs", "tpm_log", "tpm_tcti", "traces"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,9 @@ class Settings:
     database: str = ""
     database_password_file: Path | None = None
     database_ca_file: Path | None = None
+    traces: str = ""
+    traces_ca_file: Path | None = None
+    traces_share: float = 1.0
     node_start_timeout_s: float = 30.0
     heartbeat_s: float = 2.0
     node_lost_after_s: float = 10.0

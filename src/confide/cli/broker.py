@@ -118,25 +118,28 @@ def _serve(context: Context, story: Story, store: Store, place: _Place, names: t
     from confide.keys.kbs.certificate import kept_identity
     from confide.keys.seal_events import seals_audited
     from confide.keys.server import BrokerServer
+    from confide.keys.telemetry import Collector, traced
     from confide.keys.witness import Reporter
 
-    file = context.settings.key_store.with_name("certificate.pem")
+    settings = context.settings
+    file = settings.key_store.with_name("certificate.pem")
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def identity() -> Identity:
         return kept_identity(file, store.signing_key, names or (place.host,), utc_now())
 
-    broker = Broker(store, _verifier(context.settings, simulate=story.simulated))
+    broker = Broker(store, _verifier(settings, simulate=story.simulated))
     server = BrokerServer(broker, place.host, place.port, sock=place.sock, identity=identity())
     process = BrokerProcess(server, ServiceManager.of(os.environ), identity, story)
     address = BrokerAddress(server.url, server.spki)
+    collector = Collector(settings.traces, settings.traces_ca_file, settings.traces_share) if settings.traces else None
     seals = watching(store.kms, seals_audited(store, gethostname()))
     # Whoever reads the announcement may end the broker: signals count from before it.
-    with process.signals(), seals, Reporter(store, witnesses, utc_now), _announced(context.settings, address):
+    with process.signals(), traced(collector), seals, Reporter(store, witnesses, utc_now), _announced(settings, address):
         context.answer(address.to_json(), lambda: click.echo(f'[broker]\nurl = "{address.url}"\nspki = "{address.spki}"'))
         sys.stdout.flush()
         story.say("serving; Ctrl-C ends it")
-        process.serve(context.settings.drain_s)
+        process.serve(settings.drain_s)
     story.say("ended")
 
 
