@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,14 +14,11 @@ from confide.errors import UsageError
 from confide.regular_file import read_regular
 
 if TYPE_CHECKING:
-    from confide.canonical import Json
     from confide.crypto.sign import PublicKey
-    from confide.keys.audit import AuditEntry, AuditHead, AuditLog
+    from confide.keys.audit import AuditHead, AuditLog
 
 _AS = click.option("--as", "who", metavar="NAME", help="Whose credential to use [default: the only one there is].")
 _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
-_DIGEST = re.compile(r"[0-9a-f]{24,}")
-_SHOWN = ("action", "time", "owners", "blind")
 
 
 @click.group("audit")
@@ -43,28 +39,17 @@ def _fetch(context: Context, who: str | None) -> tuple[AuditLog, PublicKey]:
 @answers
 def show(context: Context, who: str | None, last: int | None) -> None:
     """Show what the broker decided about an owner's keys.  Others' events show as a digest only.  The log is verified first."""
+    from confide.keys.audit_table import row_of
+
     log, key = _fetch(context, who)
     log.verify(key)
     entries = log.entries if last is None else log.entries[-last:]
 
     def text() -> None:
-        rows = [(e.seq, *_row(e.event)) if e.event is not None else (e.seq, "", "(another's)", short(e.leaf)) for e in entries]
+        rows = [(e.seq, *row_of(e.event)) if e.event is not None else (e.seq, "", "(another's)", short(e.leaf)) for e in entries]
         print_table(("seq", "time", "action", "what"), rows, empty="the log is empty")
 
     context.answer({"entries": [entry.to_json() for entry in entries]}, text)
-
-
-def _row(event: Json) -> tuple[str, str, str]:
-    told = {name: value for name, value in sorted(event.items()) if name not in _SHOWN and value not in (None, "", [])}
-    facts = [f"{name}={_plain(value)}" for name, value in told.items()]
-    return str(event.get("time", ""))[:19].replace("T", " "), str(event.get("action", "")), " ".join(facts)
-
-
-def _plain(value: object) -> str:
-    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-    if _DIGEST.fullmatch(text):
-        return short(text)
-    return json.dumps(text) if " " in text else text
 
 
 _MAX_EXPORT_BYTES = 1024 * 1024 * 1024
@@ -124,6 +109,7 @@ def _verify_proof(context: Context, who: str | None, file: Path, key_file: Path 
     from confide.canonical import parse_object
     from confide.cli.owners import client_of
     from confide.keys.audit import AuditProof
+    from confide.keys.audit_table import row_of
 
     proof = AuditProof.from_json(parse_object(_read(file)))
     if key_file is not None:
@@ -137,7 +123,7 @@ def _verify_proof(context: Context, who: str | None, file: Path, key_file: Path 
     def text() -> None:
         say(f"ok: entry {entry.seq} is in the log of {head.size} entries that {short(key.digest)} signed at {head.time[:19]}")
         if entry.event is not None:
-            print_table(("seq", "time", "action", "what"), [(entry.seq, *_row(entry.event))])
+            print_table(("seq", "time", "action", "what"), [(entry.seq, *row_of(entry.event))])
 
     context.answer({"accepted": True, "entry": entry.to_json(), "size": head.size, "root": head.root, "key": key.digest}, text)
 
@@ -196,28 +182,12 @@ def key(context: Context, target: Path, who: str | None) -> None:
 @answers
 def export(context: Context, target: Path, who: str | None, *, as_csv: bool) -> None:
     """Write the log to TARGET: JSON Lines with its signed head in the last line, or CSV.  The log is verified first."""
+    from confide.keys.audit_table import csv_lines
+
     log, public = _fetch(context, who)
     log.verify(public)
-    _write_new(target, _csv_lines(log) if as_csv else log.export())
+    _write_new(target, csv_lines(log) if as_csv else log.export())
     context.answer({"file": str(target), "entries": len(log.entries)})
-
-
-def _csv_lines(log: AuditLog) -> Iterator[str]:
-    """One line an entry.  A cell that a spreadsheet would take for a formula begins with an apostrophe (OWASP, CSV Injection)."""
-    import csv
-    import io
-
-    for cells in (("seq", "time", "action", "owners", "what", "leaf"), *map(_cells, log.entries)):
-        line = io.StringIO()
-        csv.writer(line, lineterminator="").writerow([f"'{cell}" if cell[:1] in {"=", "+", "-", "@", "\t"} else cell for cell in cells])
-        yield line.getvalue()
-
-
-def _cells(entry: AuditEntry) -> tuple[str, ...]:
-    if entry.event is None:
-        return str(entry.seq), "", "", "", "(another's)", entry.leaf
-    time, action, what = _row(entry.event)
-    return str(entry.seq), time, action, ",".join(map(str, entry.event.get("owners", []))), what, entry.leaf
 
 
 def _write_new(target: Path, lines: Iterable[str]) -> None:

@@ -165,7 +165,7 @@ def grants(context: Context, who: str | None) -> None:
         print_grants(listed.grants)
         if listed.changes:
             rows = [
-                (c.change.id, c.change.key, rule_text(c.change.rule.threshold, c.change.rule.names), _votes(c.standing))
+                (c.change.id, c.change.key, rule_text(c.change.rule.threshold, c.change.rule.names), c.standing.votes)
                 for c in listed.changes
             ]
             print_table(("new rule", "key", "approvals it asks for", "approved"), rows)
@@ -191,27 +191,7 @@ def _row(view: GrantView) -> tuple[object, ...]:
     target = short(made.job) if made.job else f"signed by {short(made.signer)}"
     runs = f"{standing.runs} of {made.max_runs}" if made.max_runs else "any"
     until = f"{made.not_after:%Y-%m-%d %H:%M}" if made.not_after else "no end"
-    return (made.id, made.key, target, ", ".join(made.recipients), runs, until, _state(view, datetime.now(UTC)), short(made.digest))
-
-
-def _state(view: GrantView, now: datetime) -> str:
-    made = view.grant
-    if made.revoked:
-        return "revoked"
-    if made.not_after is not None and now >= made.not_after:
-        return "ended"
-    if view.standing.pending:
-        return f"waits: {_votes(view.standing)}"
-    if made.not_before is not None and now < made.not_before:
-        return f"begins {made.not_before:%Y-%m-%d %H:%M}"
-    if made.max_runs is not None and view.standing.runs >= made.max_runs:
-        return "runs used up"
-    return "in force"
-
-
-def _votes(standing: Any) -> str:
-    said = ", ".join([*standing.approved, *(f"not {name}" for name in standing.rejected)])
-    return f"{len(standing.approved)} of {standing.needed}" + (f" ({said})" if said else "")
+    return (made.id, made.key, target, ", ".join(made.recipients), runs, until, view.state(datetime.now(UTC)), short(made.digest))
 
 
 def rule_text(threshold: int, names: Sequence[str]) -> str:

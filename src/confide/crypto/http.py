@@ -18,7 +18,6 @@ from urllib.parse import parse_qsl
 import h11
 
 from confide.canonical import Json, parse_object
-from confide.crypto.channel import Channel
 from confide.crypto.wire import Deadline
 from confide.errors import (
     AttestationError,
@@ -83,7 +82,7 @@ class Request:
     path: str
     headers: Mapping[str, str]
     json: Json | None
-    channel: Channel
+    channel: Duplex
     query: Mapping[str, str] = field(default_factory=dict)
     body: bytes = field(default=b"", repr=False)
 
@@ -92,7 +91,8 @@ class Request:
 class Response:
     """One response.  Header names are lower-case; content type and length are added when it is sent.
 
-    ``text`` is sent in the place of ``json`` (the headers then say of what type it is); a response that was read has none.
+    ``text`` is sent in the place of ``json`` (the headers then say of what type it is); a response that was read has it where text was
+    asked for.
     """
 
     status: int
@@ -144,12 +144,14 @@ def request(
     headers: Mapping[str, str] | None = None,
     *,
     types: tuple[str, ...] | None = (JSON_TYPE, PROBLEM_TYPE),
+    text_type: str | None = None,
     timeout: float = REQUEST_TIMEOUT_S,
 ) -> Response:
     """Send one request and return the response, whatever its status: **the caller must check the status**.
 
     One request at a time on a channel.  ``timeout`` covers request and response together.  ``types`` are the content types that a body
-    may have; ``None`` for a server that names none or others: the body still has to be one JSON object.
+    may have; ``None`` for a server that names none or others: the body still has to be one JSON object.  A body of ``text_type`` is taken
+    as UTF-8 text.
 
     Raises:
         ProtocolError: the answer is not HTTP, is too large, or has a body that is not one JSON object.
@@ -157,14 +159,15 @@ def request(
     """
     deadline = Deadline.after(timeout)
     data = b"" if body is None else body if isinstance(body, bytes) else _dump(body)
-    fields = {"host": channel.peer_address, "accept": f"{JSON_TYPE}, {PROBLEM_TYPE}", "content-length": str(len(data))}
+    accepted = ", ".join((*([text_type] if text_type else []), JSON_TYPE, PROBLEM_TYPE))
+    fields = {"host": channel.peer_address, "accept": accepted, "content-length": str(len(data))}
     if body is not None:
         fields["content-type"] = BYTES_TYPE if isinstance(body, bytes) else JSON_TYPE
     framing = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
     try:
         head = h11.Request(method=method, target=path, headers=[*{**_lower(headers or {}), **fields}.items()])
         channel.send(_encode(framing, head, data), timeout=deadline.remaining)
-        return _read_response(framing, channel, deadline, types)
+        return _read_response(framing, channel, deadline, types, text_type)
     except h11.LocalProtocolError as cause:
         raise ProtocolError("this request cannot be sent") from cause
     except h11.RemoteProtocolError as cause:
@@ -175,7 +178,9 @@ def request(
         raise
 
 
-def _read_response(framing: h11.Connection, channel: Duplex, deadline: Deadline, types: tuple[str, ...] | None) -> Response:
+def _read_response(
+    framing: h11.Connection, channel: Duplex, deadline: Deadline, types: tuple[str, ...] | None, text_type: str | None
+) -> Response:
     first = channel.recv(_READ, timeout=deadline.remaining)
     if not first:
         raise ChannelError("the server ended the channel without an answer")
@@ -186,10 +191,12 @@ def _read_response(framing: h11.Connection, channel: Duplex, deadline: Deadline,
     if not isinstance(event, h11.Response):
         raise ProtocolError("the server ended the channel without an answer")
     headers = _headers(event.headers)
-    content = _json_body(headers, _read_body(framing, channel, deadline), types)
+    body = _read_body(framing, channel, deadline)
+    text = _text_body(body) if text_type is not None and _kind_of(headers) == text_type else None
+    content = _json_body(headers, body, types) if text is None else None
     if framing.their_state is not h11.DONE or framing.trailing_data[0]:
         channel.close()
-    return Response(event.status_code, headers, content)
+    return Response(event.status_code, headers, content, text)
 
 
 # --- server -------------------------------------------------------------------------------------------------------
@@ -201,7 +208,7 @@ class LastCall:
     A connection that has not asked for anything yet still has one request: its peer may have sent it already.
     """
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Duplex) -> None:
         self._channel = channel
         self._lock = Lock()
         self._between = False
@@ -232,7 +239,7 @@ class LastCall:
 
 
 def serve_connection(
-    channel: Channel,
+    channel: Duplex,
     handler: Handler,
     *,
     idle_timeout: float = IDLE_TIMEOUT_S,
@@ -264,7 +271,7 @@ class _Terms:
     last: LastCall
 
 
-def _serve_one(framing: h11.Connection, channel: Channel, handler: Handler, terms: _Terms) -> bool:
+def _serve_one(framing: h11.Connection, channel: Duplex, handler: Handler, terms: _Terms) -> bool:
     try:
         asked = _read_request(framing, channel, terms)
     except (ProtocolError, ParseError) as error:
@@ -284,7 +291,7 @@ def _serve_one(framing: h11.Connection, channel: Channel, handler: Handler, term
     return keep and framing.states == {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}
 
 
-def _read_request(framing: h11.Connection, channel: Channel, terms: _Terms) -> Request | None:
+def _read_request(framing: h11.Connection, channel: Duplex, terms: _Terms) -> Request | None:
     # The first byte may take as long as a connection may idle; from then on the whole request has one deadline.
     event: object = framing.next_event()
     if event is h11.NEED_DATA:
@@ -353,13 +360,24 @@ def _read_body(framing: h11.Connection, channel: Duplex, deadline: Deadline) -> 
 def _json_body(headers: Mapping[str, str], body: bytes, types: tuple[str, ...] | None) -> Json | None:
     if not body:
         return None
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = _kind_of(headers)
     if types is not None and kind not in types:
         raise ProtocolError("a body is not JSON by its content type", got=ascii(kind[:60]))
     try:
         return parse_object(body)
     except (ParseError, ValueError) as cause:  # ValueError: a number of more digits than Python converts
         raise ProtocolError("a body is not one JSON object") from cause
+
+
+def _kind_of(headers: Mapping[str, str]) -> str:
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _text_body(body: bytes) -> str:
+    try:
+        return body.decode("utf-8")
+    except UnicodeDecodeError as cause:
+        raise ProtocolError("a body is not UTF-8 text") from cause
 
 
 def _headers(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:

@@ -315,6 +315,10 @@ class OwnerClient(GrantCalls, TransferClient):
         answer = self._call("POST", "open", {"manifest": manifest})
         return ReleasedKey(answer.dataset_of(manifest), answer.key_ref(), answer.dataset_key(), answer.time("expires"), grants={})
 
+    def page(self, path: str) -> tuple[int, str]:
+        """Status and HTML of one of the broker's pages for people (``keys.page``)."""
+        return self._connection.page(path)
+
     # --- audit -------------------------------------------------------------------------------------------------------
 
     def audit(self) -> AuditLog:
@@ -336,7 +340,7 @@ class OwnerClient(GrantCalls, TransferClient):
 
     def _audit_page(self, first: int) -> tuple[list[AuditEntry], Json]:
         answer = self._call("POST", "audit", {"first": first, "limit": _AUDIT_PAGE})
-        return [AuditEntry.from_json(one) for one in self._objects(answer, "entries")], answer.field("head", dict)
+        return [AuditEntry.from_json(one) for one in answer.objects("entries")], answer.field("head", dict)
 
     def audit_proof(self, seq: int) -> AuditProof:
         """Entry ``seq`` (its event only if it concerns this owner) with the proof that it is in the log, verified.

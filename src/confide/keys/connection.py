@@ -39,6 +39,8 @@ from confide.keys.manifest_claims import unverified_dataset
 
 _HTTP_OK: Final = 200
 _REFUSED: Final = range(400, 500)
+_FAILED: Final = range(400, 600)
+HTML_TYPE: Final = "text/html"
 _IDLE_REUSE_S: Final = 20.0
 """A connection that was idle for longer is opened anew: the broker may have ended it."""
 _SPKI = re.compile(r"[0-9a-f]{64}")
@@ -87,13 +89,39 @@ class Connection:
             ConfideError: the broker refused; the leaf that it named.
             BrokerError: anything else that is not a 200 with one JSON object.  See :func:`was_lost`.
         """
+        response = self._ask(method, path, body, headers, on=on)
+        return _expect(response), response.headers
+
+    def page(self, path: str) -> tuple[int, str]:
+        """Status and HTML of a page.  It is the broker's word, for people to read: nothing here decides by it.
+
+        Raises:
+            ConfideError: the broker refused without a page.
+            BrokerError: the answer is neither a page nor a refusal.
+        """
+        response = self._ask("GET", path, text_type=HTML_TYPE)
+        if response.text is not None and (response.status == _HTTP_OK or response.status in _FAILED):
+            return response.status, response.text
+        _expect(response)
+        raise BrokerError("the broker answered with something else than a page", status=response.status)
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        body: Json | bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        text_type: str | None = None,
+        on: Channel | None = None,
+    ) -> Response:
         channel = on or self.channel()[0]
         try:
-            response = request(channel, method, path, body, headers, timeout=self._timeout)
+            response = request(channel, method, path, body, headers, text_type=text_type, timeout=self._timeout)
         except (ChannelError, ProtocolError) as cause:
             raise BrokerError(f"the broker did not answer as it must: {cause.message}", hint=cause.hint, **cause.facts) from cause
         self._used = time.monotonic()
-        return _expect(response), response.headers
+        return response
 
     def broker_key(self) -> PublicKey:
         """The broker's public key, which TLS has proved and the pin has checked."""
@@ -166,6 +194,13 @@ class Answer:
         if not all(isinstance(value, str) for value in values):
             raise BrokerError("the broker's answer has a wrong field", field=name)
         return tuple(values)
+
+    def objects(self, name: str) -> list[Json]:
+        """A list of objects."""
+        values = self.field(name, list)
+        if not all(isinstance(value, dict) for value in values):
+            raise BrokerError("the broker's answer has a wrong field", field=name)
+        return list(values)
 
     def time(self, name: str) -> datetime:
         """A time with a zone, in UTC."""

@@ -48,6 +48,12 @@ class StandingView:
         approved, rejected, approvers = (answer.texts(name) for name in ("approved", "rejected", "approvers"))
         return cls(answer.field("needed", int), approved, rejected, approvers, answer.field("runs", int))
 
+    @property
+    def votes(self) -> str:
+        """Approvals and rejections, for people."""
+        said = ", ".join([*self.approved, *(f"not {name}" for name in self.rejected)])
+        return f"{len(self.approved)} of {self.needed}" + (f" ({said})" if said else "")
+
     def to_json(self) -> Json:
         """The standing as JSON."""
         people = {"approved": list(self.approved), "rejected": list(self.rejected), "approvers": list(self.approvers)}
@@ -60,6 +66,19 @@ class GrantView:
 
     grant: Grant
     standing: StandingView
+
+    def state(self, now: datetime) -> str:
+        """How it stands as of ``now``, for people."""
+        made = self.grant
+        begins = made.not_before is not None and now < made.not_before
+        steps = (
+            (made.revoked is not None, "revoked"),
+            (made.not_after is not None and now >= made.not_after, "ended"),
+            (self.standing.pending, f"waits: {self.standing.votes}"),
+            (begins, f"begins {made.not_before:%Y-%m-%d %H:%M}" if made.not_before else ""),
+            (made.max_runs is not None and self.standing.runs >= made.max_runs, "runs used up"),
+        )
+        return next((state for so, state in steps if so), "in force")
 
     def to_json(self) -> Json:
         """The view as JSON."""
@@ -103,6 +122,21 @@ class GrantList:
         return next((rule for rule in self.rules if rule.key == key), ApprovalRule(key, 0, ()))
 
 
+def read_grant_list(answer: Answer) -> GrantList:
+    """The broker's answer about grants.
+
+    Raises:
+        BrokerError: it is none.
+    """
+    standings = answer.field("standings", dict)
+    grants = [_grant(one) for one in answer.objects("grants")]
+    return GrantList(
+        tuple(GrantView(grant, _standing(standings.get(grant.id))) for grant in grants),
+        tuple(_change(one) for one in answer.objects("changes")),
+        tuple(_rule(one) for one in answer.objects("rules")),
+    )
+
+
 class GrantCalls(KeyClient):
     """The requests.  Errors as in :class:`~confide.keys.key_client.KeyClient`."""
 
@@ -144,14 +178,7 @@ class GrantCalls(KeyClient):
 
     def grant_list(self) -> GrantList:
         """The same with how they stand, the keys' rules, and new rules that wait for approval."""
-        answer = self._call("GET", "grants")
-        standings = answer.field("standings", dict)
-        grants = [_grant(one) for one in self._objects(answer, "grants")]
-        return GrantList(
-            tuple(GrantView(grant, _standing(standings.get(grant.id))) for grant in grants),
-            tuple(_change(one) for one in self._objects(answer, "changes")),
-            tuple(_rule(one) for one in self._objects(answer, "rules")),
-        )
+        return read_grant_list(self._call("GET", "grants"))
 
     def revoke(self, grant_id: str) -> Grant:
         """End a grant now: one of an own key, or of a key that the credential approves for."""
@@ -166,7 +193,7 @@ class GrantCalls(KeyClient):
         body = {"key": self._id(name), "threshold": threshold, "approvers": list(approvers)}
         answer = self._call("POST", "approvers", body)
         _rule(answer.field("rule", dict))
-        return next(map(_change, self._objects(answer, "changes")), None)
+        return next(map(_change, answer.objects("changes")), None)
 
     def vote(self, subject: str, verdict: Verdict, *, digest: str | None = None) -> GrantView | ChangeView:
         """Sign an approval or rejection of exactly what the broker shows under that id now, and have it counted.

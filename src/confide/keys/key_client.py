@@ -75,7 +75,7 @@ class KeyClient:
 
     def keys(self) -> tuple[KeyInfo, ...]:
         """The owner's keys."""
-        return tuple(_info(Answer(one)) for one in self._objects(self._call("GET", "keys"), "keys"))
+        return read_keys(self._call("GET", "keys"))
 
     def rewrap(self, name: str) -> Iterator[RewrapProgress]:
         """Put every dataset's key under the newest version, a step at a time: what was said is done.
@@ -109,12 +109,14 @@ class KeyClient:
     def _call(self, method: str, path: str, body: Json | None = None) -> Answer:
         return Answer(self._connection.call(method, f"/confide/v0/{path}", body)[0])
 
-    @staticmethod
-    def _objects(answer: Answer, name: str) -> list[Json]:
-        values = answer.field(name, list)
-        if not all(isinstance(value, dict) for value in values):
-            raise BrokerError("the broker's answer has a wrong field", field=name)
-        return list(values)
+
+def read_keys(answer: Answer) -> tuple[KeyInfo, ...]:
+    """The broker's answer about keys.
+
+    Raises:
+        BrokerError: it is none.
+    """
+    return tuple(_info(Answer(one)) for one in answer.objects("keys"))
 
 
 def _info(answer: Answer) -> KeyInfo:

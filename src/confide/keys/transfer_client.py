@@ -56,7 +56,7 @@ class TransferClient(KeyClient):
         place = 0
         while place >= 0:
             page = self._call("POST", "datasets/export", {"key": self._id(name), "start": place})
-            for dataset in self._objects(page, "datasets"):
+            for dataset in page.objects("datasets"):
                 yield json.dumps(dataset, sort_keys=True)
             place = page.field("next", int)
 
