@@ -42,6 +42,9 @@ class Asker:
             "node": context.node,
             "role": self.attested.role.value,
             "evidence": claims.evidence_digest,
+            "tee": claims.tee.value,
             "measurement": claims.measurement,
             "simulated": "yes" if claims.simulated else "no",
+            "debug": "yes" if claims.debug else "no",
+            "tcb_status": claims.tcb_status,
         }

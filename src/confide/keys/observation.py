@@ -23,7 +23,7 @@ _KBS: Final = "/kbs/v0/"
 _ASKED: Final = frozenset({"release", "outputs", "cut-off", "watch", "audit-head"})
 _OWN: Final = _ASKED | {"enrol", "keys", "datasets", "open", "grants", "approvers", "approvals", "audit"}
 _KBS_OWN: Final = frozenset({"auth", "attest", "resource", "attestation-policy", "resource-policy", "reference-value"})
-_PLAIN: Final = frozenset({"healthz", "livez", "metrics"})
+_PLAIN: Final = frozenset({"healthz", "livez", "metrics", "page"})
 ENDPOINTS: Final = _OWN | {f"kbs-{name}" for name in _KBS_OWN} | _PLAIN | {OTHER}
 """What requests are called: the first word of their path, if it is one of these."""
 

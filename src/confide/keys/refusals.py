@@ -12,6 +12,8 @@ from confide.keys.audit import new_event
 from confide.keys.store import Store
 
 _MAX_MESSAGE: Final = 300
+_LINE: Final = ("check", "expected", "got", "policy")
+"""Facts of a refusal by a policy: the line that decided."""
 
 
 @contextmanager
@@ -27,6 +29,11 @@ def refusals_audited(
     except (StoreError, AuditError):
         raise
     except ConfideError as error:
-        known = {**facts, "refused": action, "code": error.code, "message": error.message[:_MAX_MESSAGE]}
+        told = {name: _short(error.facts[name]) for name in _LINE if name in error.facts}
+        known = {**facts, "refused": action, "code": error.code, "message": _short(error.message), "hint": _short(error.hint), **told}
         store.append_audit(new_event("refuse", owners, clock(), **known))
         raise
+
+
+def _short(value: Fact) -> Fact:
+    return value[:_MAX_MESSAGE] if isinstance(value, str) else value

@@ -39,6 +39,7 @@ owner  POST …/approvals/take-back     subject                          grant o
 owner  POST /confide/v0/audit         first limit                      entries head
 owner  POST …/audit/proof             seq                              proof
 owner  POST …/audit/consistency       old new                          proof
+owner  GET /page/NAME                                                  HTML (``keys.page``)
 ====== ============================== ================================ ======================================================
 
 A node's requests after ``auth`` carry the cookie, which counts on its own connection only.  Answers have status 200; refusals are
@@ -70,6 +71,7 @@ from confide.keys.kbs.messages import COOKIE
 from confide.keys.kbs.routes import KbsRoutes, session_of, takes_bytes
 from confide.keys.observation import add_observer, endpoint_of, observed, remove_observer
 from confide.keys.open_connections import JOIN_S, OpenConnections
+from confide.keys.page.routes import serve_page
 from confide.keys.sessions import Peer
 
 MAX_CONNECTIONS: Final = 2048
@@ -242,9 +244,9 @@ class Routes:
             return response
 
     def _answer(self, request: Request) -> Response:
-        guests = self._kbs.handle(request, self._peer)
-        if guests is not None:
-            return guests
+        told = serve_page(self._broker, request, self._peer) or self._kbs.handle(request, self._peer)
+        if told is not None:
+            return told
         answer = self._route(request)
         if answer is None:
             return problem(ProtocolError("there is no such endpoint"), 404)
