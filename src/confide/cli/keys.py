@@ -11,6 +11,7 @@ from confide.cli.grants import AS
 from confide.cli.key_transfer import export, import_, wrapping_key
 from confide.cli.key_versions import destroy, own_key, retire, rewrap, rotate, versions
 from confide.cli.output import Context, answers, print_table
+from confide.cli.page import page
 from confide.errors import UsageError
 
 
@@ -84,5 +85,5 @@ def create(context: Context, key: str) -> None:
     context.answer({"key": made.id, "version": made.version})
 
 
-for _command in (*grants.COMMANDS, *approvals.COMMANDS):
+for _command in (*grants.COMMANDS, *approvals.COMMANDS, page):
     command.add_command(_command)

@@ -29,8 +29,9 @@ def refusals_audited(
     except (StoreError, AuditError):
         raise
     except ConfideError as error:
-        told = {name: _short(error.facts[name]) for name in _LINE if name in error.facts}
-        known = {**facts, "refused": action, "code": error.code, "message": _short(error.message), "hint": _short(error.hint), **told}
+        told: dict[str, Fact] = {name: _short(error.facts[name]) for name in _LINE if name in error.facts}
+        known: dict[str, Fact] = {**facts, "refused": action, "code": error.code, "message": _short(error.message), **told}
+        known["hint"] = _short(error.hint)
         store.append_audit(new_event("refuse", owners, clock(), **known))
         raise
 

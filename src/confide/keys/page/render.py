@@ -6,6 +6,7 @@ that everything that does not print is written out, so that no text changes the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from confide.keys.connection import HTML_TYPE
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+_LONG_HEX = re.compile(r"[0-9a-f]{24,}")
 STYLE: Final = "page.css"
 POLICY: Final = "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 """Content-Security-Policy (W3C, level 3): no script, no image, nothing from elsewhere."""
@@ -56,6 +58,15 @@ def render(template: str, **values: Any) -> str:
     return _environment().get_template(f"{template}.html").render(**values)
 
 
+def check_ready() -> None:
+    """Return if pages can be made.
+
+    Raises:
+        ExtraMissingError: Jinja is not installed.
+    """
+    _environment()
+
+
 def style() -> Response:
     """The style sheet."""
     text = files(__package__).joinpath("templates", STYLE).read_text(encoding="utf-8")
@@ -84,6 +95,11 @@ def moment(value: object) -> str:
     return found.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ") if found.tzinfo else str(value)
 
 
+def short(text: str) -> str:
+    """``text`` with every long digest cut to its beginning."""
+    return _LONG_HEX.sub(lambda found: f"{found[0][:12]}…", text)
+
+
 def link(page: str, **query: object) -> str:
     """A page's address, relative: all pages lie side by side."""
     given = {name: str(value) for name, value in query.items() if value not in (None, "")}
@@ -107,5 +123,6 @@ def _environment() -> Environment:
         auto_reload=False,
     )
     made.filters["moment"] = moment
+    made.filters["short"] = short
     made.globals["link"] = link
     return made
