@@ -47,6 +47,8 @@ class Line:
     values: tuple[str, ...]
     weakens: bool = False
     got: str = ""
+    fits: bool | None = None
+    """Whether what the log says of the node fits, where that alone decides the line."""
 
 
 def lines_of(policy: Policy, event: Json | None = None, *, place: str = "") -> Iterator[Line]:
@@ -65,7 +67,8 @@ def lines_of(policy: Policy, event: Json | None = None, *, place: str = "") -> I
         if name in _SHOWN_ELSEWHERE or not values:
             continue
         words = tuple(SWITCHES[value] for value in values) if name == "allow" else values
-        yield Line(here, name, info.description or "", words, name == "allow", _got(name, event))
+        fits = None if event is None or not _got(name, event) else _fits(name, said, event)
+        yield Line(here, name, info.description or "", words, name == "allow", _got(name, event), fits)
 
 
 def weakened(policy: Policy) -> tuple[str, ...]:
@@ -76,6 +79,19 @@ def weakened(policy: Policy) -> tuple[str, ...]:
 def _got(name: str, event: Json | None) -> str:
     found = [(fact, (event or {}).get(fact)) for fact in _OF_NODE.get(name, ())]
     return ", ".join(f"{fact} {value}" for fact, value in found if value not in (None, ""))
+
+
+def _fits(name: str, said: Json, event: Json) -> bool | None:
+    match name:
+        case "tees":
+            return event.get("tee") in said["tees"]
+        case "measurements":
+            return event.get("measurement") in said["measurements"].get(event.get("tee"), [])
+        case "roles" | "jobs":
+            return event.get(name[:-1]) in said[name]
+        case "allow":
+            return all(event.get(switch) == "no" or switch in said["allow"] for switch in ("simulated", "debug"))
+    return None  # ratings depend on the day and the kind of TEE
 
 
 def _texts(value: object) -> Iterator[str]:
