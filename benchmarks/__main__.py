@@ -1,4 +1,4 @@
-"""``python -m benchmarks spine|attest [--repeat N] [--write]``: figures beside plain counterparts; ``--write`` puts them into docs."""
+"""``python -m benchmarks spine|attest|broker [--repeat N] [--write]``: figures beside plain counterparts; ``--write`` puts them into docs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure, side by side with the plain counterpart.")
-    parser.add_argument("what", choices=["spine", "attest"])
+    parser.add_argument("what", choices=["spine", "attest", "broker"])
     parser.add_argument("--repeat", type=int, default=3, help="whole runs of each kind, or rounds of verifications (default 3)")
     parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
+    parser.add_argument("--quick", action="store_true", help="broker only: a look at whether everything works; the figures mean nothing")
     given = parser.parse_args()
+    if given.quick and (given.what != "broker" or given.write):
+        parser.error("--quick is for the broker, and its figures are not to be published")
 
     bench = importlib.import_module(f"benchmarks.{given.what}")
-    table = bench.markdown(bench.measure(given.repeat), describe(), given.repeat)
+    rows = bench.measure(given.repeat, quick=True) if given.quick else bench.measure(given.repeat)
+    table = bench.markdown(rows, describe(), given.repeat)
     print(table)
     if given.write:
         _write(given.what, table)
