@@ -1,4 +1,4 @@
-"""``python -m benchmarks spine|attest|broker [--repeat N] [--write]``: figures beside plain counterparts; ``--write`` puts them into docs."""
+"""``python -m benchmarks WHAT [--repeat N] [--write]``: figures beside plain counterparts; ``--write`` puts them into docs."""
 
 from __future__ import annotations
 

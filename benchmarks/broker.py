@@ -6,6 +6,7 @@ machine stretches, each row has the CPU time that the broker's process used for 
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import sqlite3
@@ -20,10 +21,9 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import TYPE_CHECKING, Any
 
-from confide.keys.storage.database import Location, SqliteFile
-
 from benchmarks.broker_clients import Done, Task, work
 from benchmarks.broker_server import APPROVED, SIMPLE, World, serve
+from confide.keys.storage.database import Location, SqliteFile
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -81,7 +81,8 @@ class Row:
         middle, late = median(self.values), quantiles(self.values, n=100)[98] if len(self.values) > 1 else self.values[0]
         cpu = 1000 * self.used / count
         rates = f"{count / self.wall:,.0f}", f"{1000 / cpu:,.0f}" if cpu else ""
-        return self.what, self.where, clients, rates[0], f"{middle:.2f} ms", f"{late:.2f} ms", f"{late / middle:.1f}", f"{cpu:.3f} ms", rates[1], self.note
+        times = f"{middle:.2f} ms", f"{late:.2f} ms", f"{late / middle:.1f}", f"{cpu:.3f} ms"
+        return self.what, self.where, clients, rates[0], *times, rates[1], self.note
 
 
 def measure(repeat: int, *, quick: bool = False) -> list[Row]:
@@ -120,11 +121,10 @@ def _of_place(broker: _Broker, clients: list[Connection], where: str, scale: Sca
     values, used = broker.ask("append", scale.appends)
     rows.append(Row("audit append, one step each", where, None, values, wall=sum(values) / 1000, used=used))
     values, used, size = broker.ask("prove", scale.proofs)
-    rows.append(Row("audit proof with its signed head", where, None, values, wall=sum(values) / 1000, used=used, note=f"of {size:,} entries"))
+    of = f"of {size:,} entries"
+    rows.append(Row("audit proof with its signed head", where, None, values, wall=sum(values) / 1000, used=used, note=of))
     wall, used = broker.ask("rewrap", scale.rewraps)
-    each = 1000 * wall / scale.rewraps
-    rows.append(Row("re-wrap of a dataset's key", where, 1, [each], scale.rewraps, wall, used))
-    rows[-1].values = [wall * 1000]
+    rows.append(Row("re-wrap of a dataset's key", where, None, [1000 * wall], scale.rewraps, wall, used, f"{scale.rewraps:,} datasets"))
     if first:
         rows.append(_memory(broker, clients, where, scale, several))
     return rows
@@ -258,9 +258,7 @@ def _postgres(stack: ExitStack) -> tuple[str, Location] | None:
         _note("no PostgreSQL server is installed: its rows are left out")
         return None
     sys.path.insert(0, str(_TESTS))
-    from support.databases import postgres
-
-    server = stack.enter_context(postgres())
+    server = stack.enter_context(importlib.import_module("support.databases").postgres())
     rows = server.new().run("SHOW server_version")
     return f"PostgreSQL {str(rows[0][0]).split()[0]}", server.location("postgres")
 

@@ -12,10 +12,11 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from benchmarks.broker_server import JOB, MEASUREMENT, RESOURCE, World
 from confide.attest.evidence import NodeContext
 from confide.attest.insecure import InsecureAttester, Installation
 from confide.canonical import Json
@@ -29,8 +30,6 @@ from confide.keys.connection import https_address
 from confide.keys.kbs.messages import AttestRequest, AuthRequest, GuestTee, report_data
 from confide.keys.kbs.tee_evidence import json_of_evidence
 from confide.keys.kbs.tee_key import TeeKey
-
-from benchmarks.broker_server import JOB, MEASUREMENT, RESOURCE, World
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -85,7 +84,7 @@ def work(cores: Iterable[int], number: int, pipe: Connection) -> None:
             client.close()
 
 
-def _run(clients: list[Client], seconds: float) -> Done:
+def _run(clients: Sequence[Client], seconds: float) -> Done:
     done, until, used = Done(), time.perf_counter() + seconds, time.process_time()
 
     def go_on(client: Client) -> None:

@@ -1,6 +1,6 @@
 """The broker of the benchmark: in a process of its own, on one core, with owners, keys, grants and a resource.
 
-Everything is made over the owners' own requests.  What is measured inside this process (appends, proofs, re-wraps) is asked for over a pipe.
+All of it is made by the owners' own requests.  What is measured inside this process (appends, proofs, re-wraps) is asked for over a pipe.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from confide.canonical import Json, canonical, digest_of
 from confide.crypto.http import request
 from confide.crypto.sign import SigningKey, dsse_sign
 from confide.crypto.tls import PinnedSpki, connect
-from confide.ids import JobDigest, Purpose, Role, SpkiDigest, Tee
+from confide.ids import DatasetId, JobDigest, Purpose, Role, SpkiDigest, Tee
 from confide.keys.audit import new_event
 from confide.keys.broker import Broker
 from confide.keys.client import MintedDataset, OwnerClient
@@ -119,7 +119,7 @@ class _Made:
     def prove(self, number: int) -> tuple[list[float], float, int]:
         """Proofs of entries anywhere in the log, each with a head that is signed for it; and the log's length."""
         size = self.store.head(datetime.now(UTC)).size
-        any_of = random.Random(7)  # noqa: S311 -- which entries are proved is no secret
+        any_of = random.Random(7)
         values, used = _timed(lambda _: self.store.prove(any_of.randint(1, size), datetime.now(UTC)), number)
         return values, used, size
 
@@ -135,7 +135,7 @@ class _Made:
                 with self.store.transaction():
                     for _ in range(min(_STEP, number - start)):
                         wrapped, _secret = keys.mint(key)
-                        self.store.put(Dataset(wrapped.dataset, wrapped, self._credential(OWNER).key.spki_der))
+                        self.store.put(Dataset(DatasetId(wrapped.dataset), wrapped, self._credential(OWNER).key.spki_der))
             owner.rotate_key("many")
             began, used = time.perf_counter(), time.process_time()
             done = max(progress.done for progress in owner.rewrap("many"))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Self
 
 from confide.attest.quote import without_padding
-from confide.canonical import Json, b64url, canonical, from_b64url, sha384_hex
+from confide.canonical import Json, b64url, canonical, from_b64url
 from confide.errors import AttesterError, ParseError
 from confide.ids import JobDigest, NodeId, ReportData, RunId, Tee
 
@@ -20,6 +22,7 @@ MAX_TPM_EVIDENCE_BYTES = 256 * 1024
 _JOB = re.compile(r"[0-9a-f]{96}")
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?")
 _COORDINATE_BYTES = 32
+_KNOWN_CONTEXTS = 4096
 _JWK_FIELDS = {"kty", "crv", "x", "y"}
 
 
@@ -106,7 +109,7 @@ class NodeContext:
     @property
     def digest(self) -> bytes:
         """SHA-384 of the RFC 8785 form (48 bytes): the job context in report data."""
-        return bytes.fromhex(sha384_hex(canonical({"format": CONTEXT_FORMAT, **self.to_json()})))
+        return _digest(self.job, self.run, self.node, tuple(self.seal.items()))
 
     def to_json(self) -> Json:
         """The context as JSON."""
@@ -123,6 +126,12 @@ class NodeContext:
             raise ParseError("a node context is an object with a seal key")
         fields = _strings({k: v for k, v in data.items() if k != "seal"}, {"job", "run", "node"}, "node context")
         return cls(JobDigest(fields["job"]), RunId(fields["run"]), NodeId(fields["node"]), dict(data["seal"]))
+
+
+@lru_cache(_KNOWN_CONTEXTS)
+def _digest(job: JobDigest, run: RunId, node: NodeId, seal: tuple[tuple[str, str], ...]) -> bytes:
+    """A context's digest; remembered by all that it is over, because a broker asks for it at each release."""
+    return hashlib.sha384(canonical({"format": CONTEXT_FORMAT, "job": job, "run": run, "node": node, "seal": dict(seal)})).digest()
 
 
 def max_quote_bytes(tee: Tee) -> int:

@@ -11,8 +11,9 @@
 8. The attestation key signed the quote.
 
 Steps 2 and 3 are the same for all quotes of one quoting enclave, step 5 for all of one set of collateral, 6 and 7 for both: each is done
-once and remembered, so that another quote costs step 8, and another platform of a known kind 2, 3 and 8.  What depends on the time is
-checked each time.
+once and remembered, so that another quote costs step 8, and another platform of a known kind 2, 3 and 8.  That a quote parses and is
+signed is remembered as well: the same one, shown to a broker at each release, costs what depends on the time, which is checked each time,
+and on the collateral of that moment.
 
 Whether a TEE is debuggable, migratable and so on is in the claims: ``policy`` decides about it.
 """
@@ -104,6 +105,7 @@ class IntelVerifier:
         self._vouched: dict[tuple[bool, bytes, bytes], _Vouched] = {}
         self._signed: dict[tuple[str, bytes, bytes], _Signed] = {}
         self._standings: dict[tuple[str, bool, bytes, bytes], _Standing] = {}
+        self._signatures: dict[Evidence, tuple[Parts, _Vouched]] = {}
 
     def verify(self, evidence: Evidence, now: datetime) -> tuple[Claims, Collateral]:
         """Check that a quote is genuine as of ``now`` (see the module's steps).
@@ -112,8 +114,8 @@ class IntelVerifier:
             EvidenceInvalidError: it is not genuine.
             CollateralError: collateral is missing, stale, or not signed by whom it must be.
         """
-        parts = _parts(evidence)
-        vouched = self._vouching(parts, evidence.chain)
+        signed = self._signatures.get(evidence)
+        parts, vouched = signed or self._read(evidence)
         if not vouched.begins <= now <= vouched.ends:
             raise EvidenceInvalidError("a certificate of the quote's chain is not valid at this time", until=vouched.ends.isoformat())
         collateral = self._source.get(vouched.leaf.fmspc.hex(), vouched.ca, evidence.tee)
@@ -121,8 +123,14 @@ class IntelVerifier:
             raise CollateralError("the collateral is of another vendor", expected=vouched.leaf.fmspc.hex())
         check_current(collateral, now)
         rating = self._rate(parts, evidence.chain, vouched, collateral)
-        certs.check_raw_signature(vouched.attestation_key, parts.signature, parts.signed_bytes, "quote")
+        if signed is None:
+            certs.check_raw_signature(vouched.attestation_key, parts.signature, parts.signed_bytes, "quote")
+            _remember(self._signatures, evidence, (parts, vouched))
         return _claims(parts, vouched, collateral, rating), collateral
+
+    def _read(self, evidence: Evidence) -> tuple[Parts, _Vouched]:
+        parts = _parts(evidence)
+        return parts, self._vouching(parts, evidence.chain)
 
     def _vouching(self, parts: Parts, given: bytes) -> _Vouched:
         name = (parts.header.version > 3, parts.vouching, given)
@@ -145,7 +153,6 @@ class IntelVerifier:
         if rating is None:
             rating = _remember(standing.of_bodies, of, standing.ratings.rate(vouched.leaf, body, standing.enclave))
         return rating
-
 
     def _stand(self, tee: Tee, vouched: _Vouched, collateral: Collateral) -> _Standing:
         leaf, issuer, root = vouched.chain

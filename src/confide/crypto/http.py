@@ -1,6 +1,7 @@
 """HTTP/1.1 with JSON bodies over one TLS channel: a client call and a server loop.  Problems are RFC 7807 objects.
 
-Framing is h11's; this adds caps, deadlines and "one JSON object or nothing" (a server may name requests whose body it wants as bytes).
+Framing is h11's, but for plain requests (``http_plain``); this adds caps, deadlines and "one JSON object or nothing" (a server may name
+requests whose body it wants as bytes).
 Who may ask for what is the handler's to decide: it finds the channel, with the peer's key and the session's exporter, in the request.
 """
 
@@ -18,6 +19,7 @@ from urllib.parse import parse_qsl
 import h11
 
 from confide.canonical import Json, parse_object
+from confide.crypto.http_plain import MAX_BODY_BYTES, MAX_HEAD_BYTES, READ_BYTES, PlainRequest, plain_response, read_plain
 from confide.crypto.wire import Deadline
 from confide.errors import (
     AttestationError,
@@ -38,16 +40,12 @@ from confide.errors import (
     UsageError,
 )
 
-MAX_BODY_BYTES: Final = 16 * 1024 * 1024
-MAX_HEAD_BYTES: Final = 32 * 1024
-"""Cap on request or status line and headers together."""
 REQUEST_TIMEOUT_S: Final = 30.0
 IDLE_TIMEOUT_S: Final = 120.0
 JSON_TYPE: Final = "application/json"
 PROBLEM_TYPE: Final = "application/problem+json"
 BYTES_TYPE: Final = "application/octet-stream"
 
-_READ: Final = 64 * 1024
 _MAX_QUERY_FIELDS: Final = 32
 _METHODS: Final = frozenset({"GET", "POST", "PUT", "DELETE"})
 _log = logging.getLogger(__name__)
@@ -181,7 +179,7 @@ def request(
 def _read_response(
     framing: h11.Connection, channel: Duplex, deadline: Deadline, types: tuple[str, ...] | None, text_type: str | None
 ) -> Response:
-    first = channel.recv(_READ, timeout=deadline.remaining)
+    first = channel.recv(READ_BYTES, timeout=deadline.remaining)
     if not first:
         raise ChannelError("the server ended the channel without an answer")
     framing.receive_data(first)
@@ -252,12 +250,19 @@ def serve_connection(
     Requests for which ``takes_bytes`` is true may have a body of any type; all others have one JSON object or nothing.
     Raises nothing that a peer can cause.  ``channel.close()`` from another thread ends it, and ``last_call`` in order.
     """
-    framing = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
     terms = _Terms(takes_bytes, idle_timeout, request_timeout, last_call or LastCall(channel))
+    buffer = bytearray()
     try:
+        while plain := read_plain(channel, buffer, idle=idle_timeout, whole=request_timeout, begun=terms.last.begun):
+            if not _serve_plain(plain, channel, handler, terms) or not terms.last.between():
+                return
+        if not buffer:
+            return
+        framing = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+        framing.receive_data(bytes(buffer))
         while _serve_one(framing, channel, handler, terms) and terms.last.between():
             framing.start_next_cycle()
-    except (ChannelError, h11.ProtocolError) as cause:
+    except (ChannelError, ProtocolError, h11.ProtocolError) as cause:
         _log.debug("a connection from %s ended: %s", channel.peer_address, cause)
     finally:
         channel.close()
@@ -269,6 +274,26 @@ class _Terms:
     idle_s: float
     request_s: float
     last: LastCall
+
+
+def _serve_plain(plain: PlainRequest, channel: Duplex, handler: Handler, terms: _Terms) -> bool:
+    """Answer one plain request; whether the connection goes on."""
+    try:
+        reply, keep = _answer(handler, _request_of(plain, channel, terms.takes_bytes)), True
+    except (ProtocolError, ParseError) as error:
+        reply, keep = _prepared(problem(error, 400)), False
+    response, data = reply
+    headers = {"content-type": JSON_TYPE, **_lower(response.headers)}
+    if not keep or terms.last.announced:
+        headers["connection"] = "close"
+    channel.send(plain_response(response.status, headers, data), timeout=terms.request_s)
+    return keep
+
+
+def _request_of(read: PlainRequest, channel: Duplex, takes_bytes: TakesBytes) -> Request:
+    path, _, query = read.target.partition("?")
+    content = None if takes_bytes(read.method, path) else _json_body(read.headers, read.body, (JSON_TYPE,))
+    return Request(read.method, path, read.headers, content, channel, _query(query), read.body)
 
 
 def _serve_one(framing: h11.Connection, channel: Duplex, handler: Handler, terms: _Terms) -> bool:
@@ -294,8 +319,8 @@ def _serve_one(framing: h11.Connection, channel: Duplex, handler: Handler, terms
 def _read_request(framing: h11.Connection, channel: Duplex, terms: _Terms) -> Request | None:
     # The first byte may take as long as a connection may idle; from then on the whole request has one deadline.
     event: object = framing.next_event()
-    if event is h11.NEED_DATA:
-        framing.receive_data(channel.recv(_READ, timeout=terms.idle_s))
+    if event is h11.NEED_DATA and not framing.trailing_data[0]:
+        framing.receive_data(channel.recv(READ_BYTES, timeout=terms.idle_s))
         event = framing.next_event()
     terms.last.begun()
     deadline = Deadline.after(terms.request_s)
@@ -306,11 +331,9 @@ def _read_request(framing: h11.Connection, channel: Duplex, terms: _Terms) -> Re
     if framing.they_are_waiting_for_100_continue:
         go_on = framing.send(h11.InformationalResponse(status_code=100, headers=[]))
         channel.send(go_on or b"", timeout=deadline.remaining)
-    headers = _headers(event.headers)
-    method, (path, _, query) = event.method.decode("ascii"), event.target.decode("ascii").partition("?")
-    body = _read_body(framing, channel, deadline)
-    content = None if terms.takes_bytes(method, path) else _json_body(headers, body, (JSON_TYPE,))
-    return Request(method, path, headers, content, channel, _query(query), body)
+    headers, body = _headers(event.headers), _read_body(framing, channel, deadline)
+    read = PlainRequest(event.method.decode("ascii"), event.target.decode("ascii"), headers, body)
+    return _request_of(read, channel, terms.takes_bytes)
 
 
 def _prepared(response: Response) -> tuple[Response, bytes]:
@@ -339,7 +362,7 @@ def _answer(handler: Handler, asked: Request) -> tuple[Response, bytes]:
 
 def _next_event(framing: h11.Connection, channel: Duplex, deadline: Deadline) -> object:
     while (event := framing.next_event()) is h11.NEED_DATA:
-        framing.receive_data(channel.recv(_READ, timeout=deadline.remaining))
+        framing.receive_data(channel.recv(READ_BYTES, timeout=deadline.remaining))
     return event
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import lru_cache
 from typing import Any, Final, NoReturn
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -19,14 +20,14 @@ from jwcrypto import jwe, jwk
 from jwcrypto.common import JWException
 
 from confide.canonical import Json, b64url, canonical, from_b64url, parse_object, sha256_hex
+from confide.crypto.jwe import ECDH, ENC, encrypt
 from confide.crypto.secret import SecretBytes
 from confide.errors import ParseError, SecretLeakError, UnwrapError
 
-ALG: Final = "ECDH-ES+A256KW"
-ENC: Final = "A256GCM"
 _MAX_JWE_CHARS: Final = 64 * 1024
 _COORDINATE_BYTES: Final = 32
 _PUBLIC_FIELDS: Final = {"kty", "crv", "x", "y"}
+_KNOWN_POINTS: Final = 1024
 _HEADER_FIELDS: Final = {"alg", "enc", "epk", "apv"}
 
 
@@ -74,10 +75,10 @@ class SealKey:
             UnwrapError: another form or algorithm, another key or context, or changed bytes.
         """
         header = _protected_header(sealed)
-        if header["apv"] != _party_info(context):
+        if header["apv"] != b64url(_party_info(context)):
             raise UnwrapError("a key was sealed for another use")
         try:
-            opened = jwe.JWE(algs=[ALG, ENC])
+            opened = jwe.JWE(algs=[ECDH, ENC])
             opened.deserialize(sealed, key=self._key)
             payload = opened.payload
         except (JWException, ValueError, TypeError, KeyError):
@@ -99,10 +100,7 @@ def seal(secret: SecretBytes, public_jwk: Json, *, context: Json) -> str:
     Raises:
         ParseError: not a public P-256 JWK.
     """
-    key = jwk.JWK(**check_public_jwk(public_jwk))
-    header = {"alg": ALG, "enc": ENC, "apv": _party_info(context)}
-    token = jwe.JWE(secret.reveal(), protected=json.dumps(header, sort_keys=True), algs=[ALG, ENC], recipient=key)
-    return str(token.serialize(compact=True))
+    return encrypt(secret, _public_key(public_jwk), apv=_party_info(context))
 
 
 def check_public_jwk(data: Json) -> Json:
@@ -111,17 +109,7 @@ def check_public_jwk(data: Json) -> Json:
     Raises:
         ParseError: another kind of key, a private key, other fields, or not a point of the curve.
     """
-    match data:
-        case {"kty": "EC", "crv": "P-256", "x": str(x), "y": str(y)} if set(data) == _PUBLIC_FIELDS:
-            point = from_b64url(x), from_b64url(y)
-        case _:
-            raise ParseError("not a public P-256 JWK")
-    if {len(coordinate) for coordinate in point} != {_COORDINATE_BYTES}:
-        raise ParseError("a JWK's coordinate does not have 32 bytes")
-    try:
-        ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), b"\x04" + b"".join(point))
-    except ValueError as cause:
-        raise ParseError("a JWK's point is not on the curve") from cause
+    _public_key(data)
     return dict(data)
 
 
@@ -134,8 +122,27 @@ def jwk_thumbprint(public_jwk: Json) -> str:
     return sha256_hex(canonical(check_public_jwk(public_jwk)))
 
 
-def _party_info(context: Json) -> str:
-    return b64url(hashlib.sha256(canonical(context)).digest())
+def _public_key(data: Json) -> ec.EllipticCurvePublicKey:
+    match data:
+        case {"kty": "EC", "crv": "P-256", "x": str(x), "y": str(y)} if set(data) == _PUBLIC_FIELDS:
+            return _point(x, y)
+    raise ParseError("not a public P-256 JWK")
+
+
+@lru_cache(_KNOWN_POINTS)
+def _point(x: str, y: str) -> ec.EllipticCurvePublicKey:
+    """The key with these coordinates.  A broker seals to the same few again and again."""
+    point = from_b64url(x), from_b64url(y)
+    if {len(coordinate) for coordinate in point} != {_COORDINATE_BYTES}:
+        raise ParseError("a JWK's coordinate does not have 32 bytes")
+    try:
+        return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), b"\x04" + b"".join(point))
+    except ValueError as cause:
+        raise ParseError("a JWK's point is not on the curve") from cause
+
+
+def _party_info(context: Json) -> bytes:
+    return hashlib.sha256(canonical(context)).digest()
 
 
 def _protected_header(sealed: str) -> Json:
@@ -145,7 +152,7 @@ def _protected_header(sealed: str) -> Json:
     try:
         parts = [from_b64url(part) for part in sealed.split(".")]  # all five: one sealed key has one spelling
         header = parse_object(parts[0])
-        if set(header) != _HEADER_FIELDS or header["alg"] != ALG or header["enc"] != ENC:
+        if set(header) != _HEADER_FIELDS or header["alg"] != ECDH or header["enc"] != ENC:
             raise UnwrapError("a key was sealed in another way than agreed")
         check_public_jwk(header["epk"])
     except (ParseError, ValueError):

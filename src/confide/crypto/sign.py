@@ -14,6 +14,7 @@ import re
 import secrets
 import stat
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -37,6 +38,7 @@ from confide.ids import SpkiDigest
 
 _MAX_SPKI_BYTES: Final = 512
 _MAX_PRIVATE_FILE_BYTES: Final = 16 * 1024
+_KNOWN_KEYS: Final = 1024
 _ECDSA: Final = ec.ECDSA(SHA256())
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -54,16 +56,7 @@ class PublicKey:
         Raises:
             ParseError: not P-256, not a point of the curve, or not the canonical encoding (one key has one digest).
         """
-        if len(der) > _MAX_SPKI_BYTES:
-            raise ParseError("a public key is too long", got=len(der))
-        try:
-            key = load_der_public_key(der)
-        except (ValueError, TypeError, UnsupportedAlgorithm) as cause:
-            raise ParseError("not a DER public key") from cause
-        if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-            raise ParseError("not a P-256 public key")
-        if spki_of(key) != der:
-            raise ParseError("a public key is not in its canonical encoding")
+        _p256(der)
         return cls(der)
 
     @classmethod
@@ -94,13 +87,28 @@ class PublicKey:
         Raises:
             IntegrityError: it is not.
         """
-        key = load_der_public_key(self.spki_der)
-        if not isinstance(key, ec.EllipticCurvePublicKey):
-            raise IntegrityError("not a P-256 public key")
         try:
-            key.verify(signature, data, _ECDSA)
+            _p256(self.spki_der).verify(signature, data, _ECDSA)
+        except ParseError as cause:
+            raise IntegrityError("not a P-256 public key") from cause
         except InvalidSignature:
             raise IntegrityError("a signature does not verify", signer=self.digest) from None
+
+
+@lru_cache(_KNOWN_KEYS)
+def _p256(der: bytes) -> ec.EllipticCurvePublicKey:
+    """See :meth:`PublicKey.from_spki`.  Keys that were read are remembered: the same few sign again and again."""
+    if len(der) > _MAX_SPKI_BYTES:
+        raise ParseError("a public key is too long", got=len(der))
+    try:
+        key = load_der_public_key(der)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as cause:
+        raise ParseError("not a DER public key") from cause
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise ParseError("not a P-256 public key")
+    if spki_of(key) != der:
+        raise ParseError("a public key is not in its canonical encoding")
+    return key
 
 
 class SigningKey:

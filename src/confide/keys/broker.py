@@ -11,9 +11,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from typing import Final
 
 from confide.attest.binding import NONCE_BYTES
@@ -23,7 +23,7 @@ from confide.canonical import Json, b64url, from_b64url
 from confide.crypto.seal import seal
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import PublicKey
-from confide.errors import BindingError, Fact, GrantError, ManifestError, ParseError
+from confide.errors import BindingError, Fact, GrantError, ManifestError, ParseError, UsageError
 from confide.ids import DatasetId, NodeId, Nonce, Purpose, Role, Tee, check_name
 from confide.keys.asker import Asker
 from confide.keys.audit import new_event
@@ -34,7 +34,7 @@ from confide.keys.hierarchy import KeyHierarchy
 from confide.keys.job_signatures import verify_all
 from confide.keys.key_commands import KeyCommands
 from confide.keys.manifest_claims import ManifestClaims, unverified_dataset
-from confide.keys.outputs import Outputs, known_dataset, origin_of
+from confide.keys.outputs import Outputs, origin_of
 from confide.keys.owners import Owners
 from confide.keys.records import CutOff, Dataset, Release, owners_of
 from confide.keys.refusals import refusals_audited
@@ -51,10 +51,25 @@ NONCE_TTL: Final = timedelta(seconds=60)
 WATCH_S: Final = 25.0
 """How long a node's question for withdrawals stays open when there are none; less than the idle time of what may lie between."""
 
+MAX_RELEASES: Final = 100
+"""Datasets that one request asks for: as many as one step may hold up others for."""
+
 
 def utc_now() -> datetime:
     """The clock of a broker in service."""
     return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """Releases that happen together.  ``owners`` and ``facts``: what the record of a refusal says, of the dataset that is looked at."""
+
+    asker: Asker
+    purpose: Purpose
+    judge: Callable[[tuple[str, ...]], Sequence[Decision]]
+    opened: Callable[[Dataset], SecretBytes]
+    owners: list[str]
+    facts: dict[str, Fact]
 
 
 class Broker:
@@ -137,17 +152,44 @@ class Broker:
             ManifestError, RollbackError: the manifest is not a current one of a dataset that is known here.
             GrantError: no grant covers the job, role and purpose, or a signature is not of this job.
         """
+        (released,) = self.releases(peer, session, [manifest], purpose, signatures=signatures)
+        return released
+
+    def releases(
+        self, peer: Peer, session: str, manifests: Sequence[Json], purpose: Purpose, *, signatures: Sequence[object] = ()
+    ) -> list[Json]:
+        """As :meth:`release`, for several datasets in one step: the keys of all of them, or of none.
+
+        Each dataset is decided over, and recorded, by itself.
+        """
         asker = self._asker(peer, session, signatures)
-        found, claims = self._dataset_of(manifest, asker, "release")
-        facts: dict[str, Fact] = {**asker.facts(), **_key_facts(found), "purpose": purpose.value}
-        with self._audited("release", found.owners, facts), self.store.transaction():
-            found = known_dataset(self.store, found.dataset).after(claims)
-            decisions = self._decide(found.roots, purpose, asker)
-            secret = self._keys.dataset_key(found)
+        with self._audited("release", [], {**asker.facts(), "datasets": len(manifests)}):
+            if not 1 <= len(manifests) <= MAX_RELEASES:
+                raise UsageError(f"one request is for 1 to {MAX_RELEASES} datasets", got=len(manifests))
+        facts: dict[str, Fact] = {}
+        owners: list[str] = []
+        judge = cache(partial(self._decide, purpose=purpose, asker=asker))  # in one step, the same question has the same answer
+        with self._audited("release", owners, facts), self.store.transaction(), self._keys.opening() as opened:
+            step = _Step(asker, purpose, judge, opened, owners, facts)
+            kept = [self._give(manifest, step) for manifest in manifests]
+        return [self._sealed(found, secret, asker, purpose, decisions) for found, secret, decisions in kept]
+
+    def _give(self, manifest: Json, step: _Step) -> tuple[Dataset, SecretBytes, Sequence[Decision]]:
+        """One dataset's part of the step."""
+        owners, facts, asker = step.owners, step.facts, step.asker
+        owners.clear()
+        facts.clear()
+        facts.update(asker.facts())
+        found, claims = self._dataset_of(manifest, owners, facts)
+        facts |= {**_key_facts(found), "purpose": step.purpose.value}
+        known, found = found, found.after(claims)
+        decisions = step.judge(found.roots)
+        secret = step.opened(found)
+        if found != known:
             self.store.put(found)
-            self._outputs.note_given(found, asker, purpose)
-            self.store.append_audit(_granted("release", found.owners, facts, decisions, asker.now))
-        return self._sealed(found, secret, asker, purpose, decisions)
+        self._outputs.note_given(found, asker, step.purpose)
+        self.store.append_audit(_granted("release", owners, facts, decisions, asker.now))
+        return found, secret, decisions
 
     def output(
         self, peer: Peer, session: str, name: str, inputs: Sequence[str], wanted: Sequence[str], *, signatures: Sequence[object] = ()
@@ -198,16 +240,18 @@ class Broker:
             GrantError: the node is not of the run that made the output.
         """
         asker = self._asker(peer, session)
-        found, claims = self._dataset_of(manifest, asker, "manifest")
-        facts: dict[str, Fact] = {**asker.facts(), "dataset": found.dataset, "snapshot": claims.snapshot}
-        with self._audited("manifest", found.owners, facts), self.store.transaction():
+        facts: dict[str, Fact] = dict(asker.facts())
+        owners: list[str] = []
+        with self._audited("manifest", owners, facts), self.store.transaction():
+            found, claims = self._dataset_of(manifest, owners, facts)
+            facts["snapshot"] = claims.snapshot
             if found.origin is None or (found.origin.job, found.origin.run) != (asker.context.job, asker.context.run):
                 raise GrantError("only the run that made an output registers its manifest", dataset=found.dataset)
             if found.dataset != dataset:
                 raise ManifestError("the manifest is of another dataset", expected=dataset, got=found.dataset)
-            found = known_dataset(self.store, found.dataset).after(claims)
+            found = found.after(claims)
             self.store.put(found)
-            self.store.append_audit(new_event("manifest", found.owners, asker.now, **facts))
+            self.store.append_audit(new_event("manifest", owners, asker.now, **facts))
         return {"dataset": found.dataset, "snapshot": claims.snapshot}
 
     def cut_off(self, peer: Peer, session: str, node: str) -> Json:
@@ -269,16 +313,19 @@ class Broker:
         with self._audited("evidence", [], {"node": attested.context.node, "run": attested.context.run}):
             verified = attested.verified(self.verifier, now)
         asker = Asker(attested, verified, now)
+        if not signatures:
+            return asker
         with self._audited("job-signature", [], asker.facts()):
             return replace(asker, signatures=verify_all(signatures, attested.context.job))
 
-    def _dataset_of(self, manifest: Json, asker: Asker, action: str) -> tuple[Dataset, ManifestClaims]:
-        with self._audited(action, [], asker.facts()):
-            found = self.store.get(Dataset, unverified_dataset(manifest))
-            if found is None:
-                raise ManifestError("the manifest is of a dataset that this broker does not know")
-        with self._audited(action, found.owners, {**asker.facts(), "dataset": found.dataset}):
-            return found, ManifestClaims.verify(manifest, PublicKey.from_spki(found.signer))
+    def _dataset_of(self, manifest: Json, owners: list[str], facts: dict[str, Fact]) -> tuple[Dataset, ManifestClaims]:
+        """The dataset that a manifest is of, and its claims, verified.  Adds to ``owners`` and ``facts`` whose and which it is."""
+        found = self.store.get(Dataset, unverified_dataset(manifest))
+        if found is None:
+            raise ManifestError("the manifest is of a dataset that this broker does not know")
+        owners += found.owners
+        facts["dataset"] = found.dataset
+        return found, ManifestClaims.verify(manifest, PublicKey.from_spki(found.signer))
 
     def _decide(self, roots: Sequence[str], purpose: Purpose, asker: Asker) -> list[Decision]:
         """As :meth:`_judge`; the run is counted under grants that count runs.  Inside the transaction that gives the key."""

@@ -6,7 +6,8 @@ Who may have a dataset key is decided by the callers (``keys.broker``, ``keys.ow
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 
@@ -110,7 +111,25 @@ class KeyHierarchy:
             KeyDestroyedError: the version that it is under was destroyed.
             StoreError: its key-encryption key is gone or damaged.
         """
-        return unwrap(self._open(self._key_of(dataset), dataset.wrapped.version), dataset.wrapped)
+        with self.opening() as opened:
+            return opened(dataset)
+
+    @contextmanager
+    def opening(self) -> Iterator[Callable[[Dataset], SecretBytes]]:
+        """For the block, :meth:`dataset_key` of several datasets: custody is asked once for each key version."""
+        known: dict[tuple[str, int], SecretBytes] = {}
+
+        def opened(dataset: Dataset) -> SecretBytes:
+            name = (dataset.wrapped.key, dataset.wrapped.version)
+            if name not in known:
+                known[name] = self._open(self._key_of(dataset), dataset.wrapped.version)
+            return unwrap(known[name], dataset.wrapped)
+
+        try:
+            yield opened
+        finally:
+            for kek in known.values():
+                kek.wipe()
 
     def export(self, key: Key, export: KeyExport) -> KeyExport:
         """``export`` with the openable versions of ``key`` sealed as its request says.

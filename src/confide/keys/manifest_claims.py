@@ -5,6 +5,8 @@ Everything else in a manifest (files, schema, lengths) is checked by the node th
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -18,6 +20,8 @@ PAYLOAD_TYPE: Final = "application/vnd.confide.manifest+json"
 MANIFEST_FORMAT: Final = "confide-manifest-v1"
 _MAX_SNAPSHOT: Final = 2**53 - 1
 """Largest integer that RFC 8785 can carry."""
+_MAX_KNOWN: Final = 4096
+"""How many verified manifests are remembered, by digest: some hundred bytes each, however long they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +37,23 @@ class ManifestClaims:
     def verify(cls, envelope: Json, signer: PublicKey) -> Self:
         """Read the claims of a manifest that ``signer`` signed.  Whether the snapshot is current is not checked here.
 
+        What this signer has signed is remembered: it says the same each time.
+
         Raises:
             ManifestError: it is not signed by ``signer``, or is not a manifest.
         """
+        name = (_digest(envelope), signer.spki_der)
+        known = _verified.get(name)
+        if not isinstance(known, cls):
+            known = cls._verify(envelope, signer)
+            if len(_verified) >= _MAX_KNOWN:
+                _verified.clear()
+                _named.clear()
+            _verified[name], _named[name[0]] = known, known.dataset
+        return known
+
+    @classmethod
+    def _verify(cls, envelope: Json, signer: PublicKey) -> Self:
         try:
             payload = dsse_verify(envelope, signer, PAYLOAD_TYPE)
         except IntegrityError as cause:
@@ -57,12 +75,29 @@ class ManifestClaims:
         raise ManifestError("the manifest is of another version, or its key fields contradict each other")
 
 
+_verified: Final[dict[tuple[bytes, bytes], ManifestClaims]] = {}
+"""What was verified, by the digest of the whole envelope and the key that signed it (DER)."""
+_named: Final[dict[bytes, DatasetId]] = {}
+"""The dataset that a verified envelope names, by the envelope's digest: reading it again finds the same."""
+
+
+def _digest(envelope: Json) -> bytes:
+    """SHA-256 over one text for one envelope."""
+    try:
+        return hashlib.sha256(json.dumps(envelope, sort_keys=True).encode()).digest()
+    except (TypeError, ValueError) as cause:
+        raise ManifestError("not a signed manifest: it is not JSON") from cause
+
+
 def unverified_dataset(envelope: Json) -> DatasetId:
     """The dataset that a manifest *claims* to be of: to find whose signature to demand, nothing else.
 
     Raises:
         ManifestError: it is not a manifest.
     """
+    known = _named.get(_digest(envelope))
+    if known is not None:
+        return known
     try:
         dataset = _object(unverified_payload(envelope)).get("dataset")
     except ManifestError:

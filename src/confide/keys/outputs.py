@@ -33,7 +33,9 @@ class Outputs:
         Whatever purpose the key was given for: a key that can write can read.
         """
         context = asker.context
-        self._store.put(Release(context.job, context.run, dataset.dataset, asker.attested.role, purpose))
+        given = Release(context.job, context.run, dataset.dataset, asker.attested.role, purpose)
+        if self._store.get(Release, given.id) is None:
+            self._store.put(given)
         for output in self.of_run(context):
             origin = origin_of(output)
             if not set(dataset.roots) <= set(origin.inherits):

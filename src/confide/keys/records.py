@@ -178,6 +178,8 @@ class Dataset:
             raise RollbackError("the manifest is older than one that the broker has seen", newest=self.snapshot, got=claims.snapshot)
         if claims.snapshot == self.snapshot and claims.digest != self.manifest_digest:
             raise RollbackError("the manifest is another one with the same snapshot number", snapshot=claims.snapshot)
+        if claims.snapshot == self.snapshot:
+            return self
         return replace(self, snapshot=claims.snapshot, manifest_digest=claims.digest)
 
     def rewrapped(self, wrapped: WrappedKey) -> Dataset:

@@ -7,6 +7,7 @@ node   POST /kbs/v0/auth              version tee extra-params         nonce ext
 node   POST /kbs/v0/attest            runtime-data tee-evidence        token expires
 node   POST /confide/v0/release       manifest purpose signatures      jwe key version dataset expires grants
                                                                        policies
+node   POST /confide/v0/releases      manifests purpose signatures     releases: [as release], of all or of none
 node   POST /confide/v0/outputs       name inputs recipients           as release; wrapped signer recipients inherits
                                       signatures
 node   PUT …/datasets/<id>/manifest   manifest                         dataset snapshot (outputs of the node's own run)
@@ -231,6 +232,14 @@ class Routes:
         self._peer = peer
         self._kbs = kbs
         self._going = going
+        self._of_nodes: dict[str, Callable[[Request], Json]] = {
+            "/confide/v0/audit-head": self._audit_head,
+            "/confide/v0/release": self._release,
+            "/confide/v0/releases": self._releases,
+            "/confide/v0/outputs": self._output,
+            "/confide/v0/cut-off": self._cut_off,
+            "/confide/v0/watch": self._watch,
+        }
 
     def handle(self, request: Request) -> Response:
         """Answer one request.  Refusals leave as problem objects (``crypto.http``).
@@ -260,16 +269,8 @@ class Routes:
                 return body, {"set-cookie": f"{COOKIE}={name}; Path=/; Secure; HttpOnly"}
             case "POST", "/kbs/v0/attest":
                 return self._broker.attest(self._peer, session_of(request), _body(request))
-            case "POST", "/confide/v0/audit-head":
-                return self._audit_head(request)
-            case "POST", "/confide/v0/release":
-                return self._release(request)
-            case "POST", "/confide/v0/outputs":
-                return self._output(request)
-            case "POST", "/confide/v0/cut-off":
-                return self._cut_off(request)
-            case "POST", "/confide/v0/watch":
-                return self._watch(request)
+            case "POST", path if path in self._of_nodes:
+                return self._of_nodes[path](request)
         return self._owner_route(request) or self._transfer(request) or self._named(request)
 
     # --- nodes -------------------------------------------------------------------------------------------------------
@@ -279,6 +280,14 @@ class Routes:
             case {"manifest": dict(manifest), "purpose": str(purpose), **rest} if purpose in set(Purpose) and set(rest) <= _SIGNATURES:
                 return self._broker.release(self._peer, session_of(request), manifest, Purpose(purpose), signatures=_signatures(rest))
         raise ParseError("not a release request")
+
+    def _releases(self, request: Request) -> Json:
+        match _body(request):
+            case {"manifests": list(manifests), "purpose": str(purpose), **rest} if purpose in set(Purpose) and set(rest) <= _SIGNATURES:
+                if all(isinstance(manifest, dict) for manifest in manifests):
+                    session, signatures = session_of(request), _signatures(rest)
+                    return {"releases": self._broker.releases(self._peer, session, manifests, Purpose(purpose), signatures=signatures)}
+        raise ParseError("not a request for several releases")
 
     def _output(self, request: Request) -> Json:
         match _body(request):

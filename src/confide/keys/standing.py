@@ -61,8 +61,11 @@ class Standings:
         for decision in decisions:
             if decision.grant.max_runs is not None:
                 self._count(decision.grant, node)
+        shown = list(signatures)
+        if not shown:
+            return
         named = {grant.signer for decision in decisions for grant in self._store.find(Grant, decision.grant.key)}
-        for signature in signatures:
+        for signature in shown:
             if signature.signer_digest in named and self._store.get(JobSignature, signature.id) is None:
                 self._store.put(signature)
 

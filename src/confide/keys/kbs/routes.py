@@ -71,6 +71,7 @@ _METHODS: Final = {
     **dict.fromkeys(("/healthz", "/livez"), frozenset({"GET"})),
     "/metrics": frozenset({"GET"}),
 }
+_COOKIE: Final = re.compile(rf"{COOKIE}=([A-Za-z0-9_-]+)")
 _BEARER: Final = re.compile(r"Bearer +([A-Za-z0-9._~+/=-]{1,65536})", re.IGNORECASE)
 # The first that fits decides.  Names and statuses: "Error information" of the protocol; a malformed admin request is our 400.
 _PROBLEMS: Final[tuple[tuple[tuple[type[ConfideError], ...], str, int], ...]] = (
@@ -262,9 +263,13 @@ def session_of(request: Request) -> str:
     Raises:
         BindingError: it names none.
     """
+    header = request.headers.get("cookie", "")
+    alone = _COOKIE.fullmatch(header)  # as our own clients send it; a browser may have more
+    if alone is not None:
+        return alone.group(1)
     cookies: SimpleCookie = SimpleCookie()
     with contextlib.suppress(CookieError):
-        cookies.load(request.headers.get("cookie", ""))
+        cookies.load(header)
     if COOKIE not in cookies:
         raise BindingError("this request needs a session", hint="begin with /kbs/v0/auth and attest")
     return cookies[COOKIE].value

@@ -19,12 +19,10 @@ from jwcrypto.jwe import JWE
 from jwcrypto.jwk import JWK
 
 from confide.canonical import Json, from_b64url, parse_object
+from confide.crypto.jwe import ECDH, ENC, RSA_OAEP, encrypt
 from confide.crypto.secret import SecretBytes
 from confide.errors import ParseError, SecretLeakError, UnwrapError
 
-ECDH: Final = "ECDH-ES+A256KW"
-RSA_OAEP: Final = "RSA-OAEP-256"
-ENC: Final = "A256GCM"
 MAX_ANSWER_CHARS: Final = 8 * 1024 * 1024
 _COORDINATES: Final = {"P-256": 32, "P-521": 66}
 _CURVES: Final[dict[str, ec.EllipticCurve]] = {"P-256": ec.SECP256R1(), "P-521": ec.SECP521R1()}
@@ -67,13 +65,13 @@ class TeePublicKey:
 
     def encrypt(self, secret: SecretBytes) -> Json:
         """``secret`` as the answer that only the holder of this key opens."""
-        algorithm = str(self.jwk["alg"])
-        header = json.dumps({"alg": algorithm, "enc": ENC}, separators=(",", ":"))
-        recipient = JWK(**{name: value for name, value in self.jwk.items() if name != "alg"})
-        token = JWE(secret.reveal(), protected=header, algs=[algorithm, ENC], recipient=recipient)
-        # Compact form first: only there does jwcrypto protect the ephemeral key, which readers look for in the protected header.
-        parts = str(token.serialize(compact=True)).split(".")
-        return dict(zip(_ANSWER_FIELDS, parts, strict=True))
+        return dict(zip(_ANSWER_FIELDS, encrypt(secret, self._key()).split("."), strict=True))
+
+    def _key(self) -> ec.EllipticCurvePublicKey | rsa.RSAPublicKey:
+        jwk = self.jwk
+        if jwk["alg"] == RSA_OAEP:
+            return rsa.RSAPublicNumbers(*(int.from_bytes(from_b64url(jwk[name])) for name in "en")).public_key()
+        return ec.EllipticCurvePublicKey.from_encoded_point(_CURVES[jwk["crv"]], b"\x04" + from_b64url(jwk["x"]) + from_b64url(jwk["y"]))
 
 
 class TeeKey:

@@ -19,6 +19,8 @@ from typing import Final
 BUCKETS: Final = 1 << 16
 TAG_BYTES: Final = 32
 _MODULUS: Final = 1 << 256
+_KNOWN_PLACES: Final = 8192
+"""Places whose buckets are remembered: a few hundred bytes each."""
 
 Place = tuple[str, str]
 """A record's kind and id."""
@@ -31,10 +33,17 @@ class Contents:
         self._key = key
         self._tags: dict[int, bytes] = {}
         self._total = 0
+        self._places: dict[Place, int] = {}
 
     def bucket(self, place: Place) -> int:
         """The bucket that a record belongs to.  Keyed, so that nobody can choose names that crowd one."""
-        return int.from_bytes(self._mac(f"place:{place[0]} {place[1]}".encode())[:4]) % BUCKETS
+        found = self._places.get(place)
+        if found is None:
+            found = int.from_bytes(self._mac(f"place:{place[0]} {place[1]}".encode())[:4]) % BUCKETS
+            if len(self._places) >= _KNOWN_PLACES:
+                self._places.clear()
+            self._places[place] = found
+        return found
 
     def tag_of(self, bucket: int, macs: Mapping[Place, bytes]) -> bytes | None:
         """The tag of a bucket with these rows (their places and tags); None for an empty one."""

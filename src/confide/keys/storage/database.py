@@ -210,6 +210,7 @@ class Database:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._driver_error: type[Exception] = engine.dialect.import_dbapi().Error
         self._connection: Connection | None = None
         self._closed = False
         self.in_transaction = False
@@ -239,13 +240,7 @@ class Database:
 
     def begin_write(self) -> None:
         """Nobody else writes until :meth:`commit` or :meth:`end`, in this process or another."""
-        self._begin("BEGIN IMMEDIATE", "BEGIN ISOLATION LEVEL READ COMMITTED")
-        if self._postgres:
-            try:
-                self._sql(_LOCK)
-            except StoreError:
-                self.end()
-                raise
+        self._begin("BEGIN IMMEDIATE", f"BEGIN ISOLATION LEVEL READ COMMITTED; {_LOCK}")
 
     def savepoint(self) -> None:
         """Begin a step of the transaction that can be taken back alone."""
@@ -304,12 +299,11 @@ class Database:
 
     def rows(self, statement: Statement | Executable, values: Values | None = None) -> Sequence[Row]:
         """What a query finds."""
-        with _as_store_error():
-            if not isinstance(statement, Statement):
-                return self._live.execute(statement, values).fetchall()
+        if isinstance(statement, Statement):
             text, names = statement.text(self._engine.dialect)
-            found = self._live.exec_driver_sql(text, tuple((values or {})[name] for name in names))
-            return found.fetchall()
+            return list(map(tuple, self._driver(text, [values[name] for name in names] if values else ()).fetchall()))
+        with _as_store_error():
+            return self._live.execute(statement, values).fetchall()
 
     def stream(self, statement: Executable, page: int) -> Iterator[Row]:
         """What a query finds, ``page`` rows in memory at a time where the driver can."""
@@ -318,10 +312,9 @@ class Database:
 
     def run(self, statement: Statement, *sets: Values) -> None:
         """Carry out a statement for each set of values."""
-        with _as_store_error():
-            text, names = statement.text(self._engine.dialect)
-            for values in sets:
-                self._live.exec_driver_sql(text, tuple(values[name] for name in names))
+        text, names = statement.text(self._engine.dialect)
+        for values in sets:
+            self._driver(text, [values[name] for name in names])
 
     # --- tables ------------------------------------------------------------------------------------------------------
 
@@ -382,8 +375,20 @@ class Database:
         self.in_transaction = False
 
     def _sql(self, text: str) -> None:
-        with _as_store_error():
-            self._live.exec_driver_sql(text)
+        self._driver(text)
+
+    def _driver(self, text: str, values: Sequence[object] = ()) -> Any:
+        """The driver's own cursor after a statement: what SQLAlchemy adds to one takes longer than SQLite does."""
+        try:
+            cursor = self._live.connection.cursor()
+            cursor.execute(text, values)
+        except self._driver_error as cause:
+            raise _unusable(cause) from None
+        except SQLAlchemyError as cause:  # of the connection that it keeps
+            raise _unusable(cause) from None
+        except (OSError, struct.error) as cause:  # the driver does not wrap what its socket says
+            raise _unreachable(cause) from None
+        return cursor
 
 
 @cache
@@ -407,9 +412,17 @@ def _as_store_error(path: str | None = None) -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as cause:
-        raise StoreError(f"the key store cannot be used: {_said(getattr(cause, 'orig', None) or cause)}", path=path) from None
+        raise _unusable(getattr(cause, "orig", None) or cause, path) from None
     except (OSError, struct.error) as cause:  # the driver does not wrap what its socket says
-        raise StoreError(f"the key store's database cannot be reached: {cause}", path=path) from None
+        raise _unreachable(cause, path) from None
+
+
+def _unusable(cause: BaseException, path: str | None = None) -> StoreError:
+    return StoreError(f"the key store cannot be used: {_said(cause)}", path=path)
+
+
+def _unreachable(cause: BaseException, path: str | None = None) -> StoreError:
+    return StoreError(f"the key store's database cannot be reached: {cause}", path=path)
 
 
 def _said(cause: BaseException) -> str:

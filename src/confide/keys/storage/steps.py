@@ -250,10 +250,11 @@ class Steps:
     @contextmanager
     def reading(self) -> Iterator[None]:
         """What is read inside is of one moment, and of the latest (steps that wait for their commit included)."""
+        if self._is_writing:  # it is this thread's turn already
+            yield
+            return
         with self.turn():
-            if self._is_writing:
-                yield
-            elif self._batch is not None:
+            if self._batch is not None:
                 try:
                     yield
                 finally:
