@@ -97,7 +97,7 @@ def test_client_that_speaks_no_tls_holds_up_nobody(world: World) -> None:
 
 
 def test_server_that_ends_in_order_answers_what_was_sent_and_closes_what_is_idle(world: World) -> None:
-    idle, new = _open(world.server), _open(world.server)
+    new, idle = _open(world.server), _open(world.server)  # told in this order that there is no further request
     assert request(idle, "GET", "/livez").status == 200
     cut = threading.Thread(target=lambda: ended.append(world.server.stop(within=10)))
     ended: list[int] = []
