@@ -26,7 +26,8 @@ from confide.errors import ChannelError, StoreError, UnwrapError
 from confide.ids import Tee
 from confide.keys.kbs import sessions as sessions_module
 from confide.keys.kbs.messages import AttestRequest, report_data
-from confide.keys.kbs.sessions import Guest as AttestedGuest
+from confide.keys.kbs.session_records import SLOTS
+from confide.keys.kbs.session_records import Guest as AttestedGuest
 from confide.keys.kbs.tee_evidence import json_of_evidence
 from confide.keys.kbs.tee_key import TeeKey
 from confide.keys.sessions import Attested
@@ -273,16 +274,49 @@ def test_body_of_a_gigabyte_is_given_up_without_keeping_it(kbs: Kbs, path: str) 
     assert kbs.guest().ready().get(NAME).status == 200
 
 
-def test_flood_of_sessions_is_refused_and_passes_by(kbs: Kbs, monkeypatch: pytest.MonkeyPatch) -> None:
+def _rows(kbs: Kbs) -> int:
+    return int(kbs.world.store.check())
+
+
+def test_flood_of_auth_writes_nothing(kbs: Kbs) -> None:
+    """A challenge is in its cookie: who asks for millions of them fills nothing."""
+    before = (_rows(kbs), len(kbs.world.store.audit()), kbs.world.store.head(kbs.world.now()).epoch)
+    guest = kbs.guest()
+    assert [guest.auth().status for _ in range(50)] == [200] * 50
+    assert (_rows(kbs), len(kbs.world.store.audit()), kbs.world.store.head(kbs.world.now()).epoch) == before
+
+
+@pytest.mark.parametrize("good", [True, False], ids=["attested", "failed"])
+def test_flood_of_sessions_of_one_client_is_refused_and_passes_by(kbs: Kbs, monkeypatch: pytest.MonkeyPatch, good: bool) -> None:
     from datetime import timedelta
 
-    monkeypatch.setattr(sessions_module, "MAX_SESSIONS", 5)
     ready = kbs.guest().ready()
-    flood = [kbs.guest().auth().status for _ in range(7)]
-    assert flood == [200] * 5 + [401] * 2
-    assert ready.get(NAME).status == 200  # who is attested is not put out by who is not
-    kbs.world.ahead = timedelta(seconds=61)
-    assert kbs.guest().auth().status == 200
+    monkeypatch.setattr(sessions_module, "MAX_SESSIONS", (6 if good else 5) * SLOTS)
+    codes = []
+    for _ in range(7):
+        guest = kbs.guest() if good else kbs.guest(InsecureAttester(kbs.world.installation, Tee.SGX, "ab" * 32, fault=Fault.REVOKED_PCK))
+        guest.auth()
+        codes.append(guest.attest().status if good else guest.attest().json["code"])
+    assert codes == [200] * 5 + [401] * 2 if good else codes[:5] + ["nonce-refused"] * 2
+    assert ready.get(NAME).status == 200  # who is attested is not put out by who comes later
+    kbs.world.ahead = timedelta(minutes=16)
+    assert kbs.guest().ready().get(NAME).status == 200  # the oldest have expired, and are swept
+
+
+def test_cookie_cannot_be_made_of_what_lies_in_the_store(kbs: Kbs) -> None:
+    """Who reads the database takes over no session, and who changes a cookie's time or kind makes it no cookie."""
+    guest = kbs.guest().ready()
+    value = guest.cookie.partition("=")[2]
+    raw = base64.urlsafe_b64decode(value + "=" * (-len(value) % 4))
+    tag = raw[-32:]
+    for path in (kbs.world.folder / "store").iterdir():
+        data = path.read_bytes()
+        assert not any(form in data for form in (value.encode(), tag, tag.hex().encode(), base64.b64encode(tag)))
+    for at in range(0, len(raw), 3):
+        changed = bytearray(raw)
+        changed[at] ^= 1
+        text = base64.urlsafe_b64encode(changed).decode().rstrip("=")
+        assert kbs.guest().get(NAME, cookie=f"kbs-session-id={text}").status == 401
 
 
 def test_session_keeps_no_logs_and_documents(kbs: Kbs) -> None:

@@ -294,3 +294,31 @@ def version_ref(version: KeyRef) -> str:
 def owners_of(keys: tuple[str, ...]) -> list[str]:
     """The owners of keys given as ``owner/name``, sorted."""
     return sorted({key.partition("/")[0] for key in keys})
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """Up to when records that expired may have been removed from the store."""
+
+    kind: ClassVar[str] = "swept"
+    ONLY: ClassVar[str] = "all"
+    until: datetime
+
+    @property
+    def id(self) -> str:
+        """There is one."""
+        return self.ONLY
+
+    @property
+    def ref(self) -> str:
+        """There is one."""
+        return self.ONLY
+
+    def to_json(self) -> Json:
+        """See :class:`Record`."""
+        return {"until": self.until.isoformat()}
+
+    @classmethod
+    def from_json(cls, data: Json) -> Self:
+        """See :class:`Record`."""
+        return cls(datetime.fromisoformat(data["until"]))

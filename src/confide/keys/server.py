@@ -212,7 +212,7 @@ class BrokerServer:
         peer: Peer | None = None
         try:
             channel.handshake()
-            peer = Peer(channel.exporter(), channel.peer_spki)
+            peer = Peer(channel.exporter(), channel.peer_spki, channel.peer_address)
             routes = Routes(self._broker, peer, self._kbs, going=lambda: not self._stopping.is_set())
             serve_connection(channel, routes.handle, idle_timeout=self._idle_timeout, takes_bytes=takes_bytes, last_call=last_call)
         except ConfideError as cause:

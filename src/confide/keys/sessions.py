@@ -28,10 +28,14 @@ SESSION_TTL: Final = timedelta(minutes=15)
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """What the TLS channel itself shows of the other side: the session's exporter and the client's key (DER), if it showed one."""
+    """What the TLS channel itself shows of the other side: the session's exporter and the client's key (DER), if it showed one.
+
+    ``address`` is where it comes from on the network, or through which proxy: it tells clients apart, and nobody's rights depend on it.
+    """
 
     exporter: bytes
     spki: bytes | None
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)

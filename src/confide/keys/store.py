@@ -10,6 +10,8 @@ Decides nothing: who may have what is ``keys.broker``'s affair.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +29,7 @@ from confide.crypto.sign import SigningKey
 from confide.errors import AuditError, ParseError, StoreError, UnwrapError
 from confide.keys.audit import AuditEntry, AuditHead, AuditProof
 from confide.keys.custody.protocol import Kms, Unlock
-from confide.keys.records import Record
+from confide.keys.records import Record, Swept
 from confide.keys.storage.contents import BUCKETS
 from confide.keys.storage.database import Database, Location, SqliteFile, Statement, newest_revision
 from confide.keys.storage.log import Log
@@ -46,6 +48,7 @@ class Store:
         self._rows = Rows(database, row_key.reveal(), FORMAT)
         self._log = Log(database)
         self._steps = Steps(database, self._rows, self._log, subkey(row_key.reveal(), "head"))
+        self._tag_key = subkey(row_key.reveal(), "tags")
         self.kms = kms
         self.signing_key = signing_key
         """The broker's own key: its TLS identity and the signer of audit heads, so that one pin covers both."""
@@ -217,11 +220,26 @@ class Store:
     def sweep(self, now: datetime, *, limit: int = 1000) -> int:
         """Remove records that have expired, at most ``limit``; returns how many."""
         with self.transaction():
-            return sum(self._rows.delete(place) for place in self._rows.due(int(now.timestamp()), limit))
+            due = self._rows.due(int(now.timestamp()), limit)
+            for place in due:
+                self._rows.delete(place)
+            if due:
+                before = self.swept()
+                self.put(Swept(now if before is None else max(before, now)))
+        return len(due)
+
+    def swept(self) -> datetime | None:
+        """Up to when records that expired may have been removed.  That one which expired by then is not there says nothing."""
+        found = self.get(Swept, Swept.ONLY)
+        return None if found is None else found.until
 
     def scrub(self) -> None:
         """Have the database overwrite what rows held before, as far as it can (:meth:`Database.scrub`).  Not inside a transaction."""
         self._steps.scrub()
+
+    def tag(self, use: str, data: bytes) -> bytes:
+        """32 bytes that only who has opened this store can make of ``data``, for one use; the same in each process."""
+        return hmac.digest(self._tag_key, use.encode() + b"\0" + data, hashlib.sha256)
 
     # --- audit -----------------------------------------------------------------------------------------------------
 

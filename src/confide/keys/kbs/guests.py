@@ -17,7 +17,7 @@ from jwcrypto.jwk import JWK
 from confide.attest.ear import EarReader, EarRequest, write_guest_ear
 from confide.attest.policy import Policy
 from confide.canonical import Json
-from confide.errors import EvidenceInvalidError, Fact, ParseError, PolicyError, ResourceDeniedError, ResourceMissingError
+from confide.errors import ConfideError, EvidenceInvalidError, Fact, ParseError, PolicyError, ResourceDeniedError, ResourceMissingError
 from confide.keys.audit import new_event
 from confide.keys.kbs.messages import AttestRequest, AuthRequest, GuestTee
 from confide.keys.kbs.resources import (
@@ -32,7 +32,8 @@ from confide.keys.kbs.resources import (
     context_of,
     resolved,
 )
-from confide.keys.kbs.sessions import Guest, GuestSessions
+from confide.keys.kbs.session_records import Challenge, Guest
+from confide.keys.kbs.sessions import GuestSessions
 from confide.keys.kbs.tee_evidence import unverified_kind
 from confide.keys.refusals import refusals_audited
 
@@ -80,7 +81,7 @@ class Guests:
         self._store = store
         self._verifier = verifier
         self._clock = clock
-        self.sessions = GuestSessions(verifier, nonce_ttl=nonce_ttl, session_ttl=session_ttl)
+        self.sessions = GuestSessions(store, nonce_ttl=nonce_ttl, session_ttl=session_ttl)
         self.audience = audience_of(store)
         self._key = store.signing_key.unwrapped()
         self._reader = EarReader(self.audience, JWK.from_pyca(self._key.public_key()), self.audience)
@@ -100,8 +101,11 @@ class Guests:
         name, nonce = self.sessions.begin(tee, self._clock())
         return name, {"nonce": nonce, "extra-params": {"selected-hash-algorithm": "sha384"}}
 
-    def attest(self, name: str, message: Json) -> tuple[Json, GuestTee]:
+    def attest(self, name: str, message: Json, client: str) -> tuple[Json, GuestTee]:
         """``POST attest``: take in evidence; the answer's token says what was found and is as good as the cookie.
+
+        A session has one try, at whichever broker of the store: its nonce is used up, whatever comes of it.  ``client`` is where the
+        request came from.
 
         Raises:
             ParseError: not a request of the protocol.
@@ -109,14 +113,25 @@ class Guests:
         """
         now = self._clock()
         with self._audited("kbs-attest", [], {}):
-            guest, verified = self.sessions.attest(name, AttestRequest.from_json(message), now)
+            request = AttestRequest.from_json(message)
+            challenge = self.sessions.open(name, request.nonce, now)
+            guest, verified = self._verified(request, challenge, client, now)
             claims = None if verified is None else verified.claims
-            request = EarRequest(self.audience, self.audience, lifetime=self.sessions.ttl)
-            token, token_id = write_guest_ear(claims, guest.runtime_claims(), request, self._key, now=now)
-            # Before the session counts: what cannot be written down does not happen.
-            self._store.append_audit(new_event("kbs-attest", [], now, **_Judged(guest, verified, now).facts()))
-            self.sessions.admit(name, guest, token_id, now)
+            told = EarRequest(self.audience, self.audience, lifetime=self.sessions.ttl)
+            token, token_id = write_guest_ear(claims, guest.runtime_claims(), told, self._key, now=now)
+            with self._store.transaction():  # what cannot be written down does not happen
+                self.sessions.admit(challenge, client, guest, token_id, now)
+                self._store.append_audit(new_event("kbs-attest", [], now, **_Judged(guest, verified, now).facts()))
         return {"token": token}, GuestTee.SAMPLE if verified is None else GuestTee(verified.claims.tee.value)
+
+    def _verified(self, request: AttestRequest, challenge: Challenge, client: str, now: datetime) -> tuple[Guest, VerifiedEvidence | None]:
+        """The guest of a request and what its evidence says.  One that is refused has used its nonce up."""
+        try:
+            guest = Guest.of(request, challenge.tee)
+            return guest, guest.verified(self._verifier, now)
+        except ConfideError:
+            self.sessions.spend(challenge, client, now)
+            raise
 
     def of_token(self, token: str) -> Guest:
         """The guest that one of our tokens was issued for.
@@ -127,7 +142,9 @@ class Guests:
         """
         now = self._clock()
         with self._audited("kbs-token", [], {}):
-            return self.sessions.of_token(self._reader.read(token, now=now).token_id, now)
+            found = self._reader.read(token, now=now)
+            runtime = found.evidence.get("runtime_data_claims")
+            return self.sessions.of_token(found.token_id, runtime.get("nonce") if isinstance(runtime, dict) else None, now)
 
     def of_cookie(self, name: str) -> Guest:
         """The guest of a session.

@@ -26,7 +26,7 @@ class Metrics:
         labels = ["endpoint", "outcome"]
         self._kbs_requests = Counter("confide_kbs_requests", "Requests of guests, owners and operators.", labels, registry=made)
         self._attested = Counter("confide_kbs_attested", "Guests whose evidence was accepted.", ["tee"], registry=made)
-        self._sessions = Gauge("confide_kbs_sessions", "Sessions of guests in memory.", registry=made)
+        self._sessions = Gauge("confide_kbs_sessions", "Sessions of guests at all brokers of this store.", registry=made)
         self._connections = Gauge("confide_broker_connections", "Connections that are being served.", registry=made)
         self._nodes = Gauge("confide_broker_sessions", "Sessions of nodes in memory.", registry=made)
         self._sealed = Gauge("confide_broker_sealed", "1 while the custody has taken the master key back.", registry=made)
@@ -64,7 +64,7 @@ class Metrics:
             case "custody-check":
                 self._custody.labels(step.outcome).inc()
 
-    def text(self, *, sessions: int, connections: int, nodes: int, sealed: bool) -> str:
+    def text(self, *, sessions: float, connections: int, nodes: int, sealed: bool) -> str:
         """Everything, as Prometheus reads it."""
         self._sessions.set(sessions)
         self._connections.set(connections)

@@ -21,6 +21,7 @@ Refusals are RFC 7807 objects whose ``type`` is the protocol's, with our error's
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -53,7 +54,7 @@ from confide.keys.kbs.guests import Guests
 from confide.keys.kbs.messages import COOKIE, ERRORS
 from confide.keys.kbs.metrics import CONTENT_TYPE, Endpoint, Metrics
 from confide.keys.kbs.resources import ResourceName
-from confide.keys.kbs.sessions import Guest
+from confide.keys.kbs.session_records import Guest
 from confide.keys.observation import Outcome
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class KbsRoutes:
                 return Response(200, _cookie(name), challenge)
             case "POST", "attest":
                 name = session_of(request)
-                token, tee = self._guests.attest(name, _body(request))
+                token, tee = self._guests.attest(name, _body(request), peer.address)
                 self.metrics.attested(tee.value)
                 return Response(200, _cookie(name), token)
             case "GET", "/healthz":
@@ -150,8 +151,8 @@ class KbsRoutes:
 
     def _counts(self) -> str:
         sealed = isinstance(self._store.kms, SealableKms) and self._store.kms.sealed is not None
-        found = {"sessions": len(self._guests.sessions), "connections": self._connections(), "nodes": self._broker.open_sessions}
-        return self.metrics.text(**found, sealed=sealed)
+        nodes, connections = self._broker.open_sessions, self._connections()
+        return self.metrics.text(sessions=self._sessions(), connections=connections, nodes=nodes, sealed=sealed)
 
     def _resource(self, request: Request, peer: Peer) -> Response | None:
         try:
@@ -176,6 +177,13 @@ class KbsRoutes:
         if token is not None:
             return self._guests.of_token(token)
         return self._guests.of_cookie(session_of(request)) if COOKIE in request.headers.get("cookie", "") else None
+
+    def _sessions(self) -> float:
+        """How many sessions guests have at all brokers of the store; no number if it does not answer: the rest is told all the same."""
+        try:
+            return len(self._guests.sessions)
+        except (StoreError, AuditError):
+            return math.nan
 
     def _command(self, request: Request, peer: Peer) -> Response | None:
         admin, caller = self._admin, _caller(request, peer)
