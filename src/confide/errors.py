@@ -214,7 +214,7 @@ class KeyDestroyedError(KeyAccessError):
 
 
 class StoreError(KeyAccessError):
-    """The key store cannot be opened: wrong passphrase or key file, wrong version, damaged."""
+    """The key store cannot be opened: another key than it was made with, another version, damaged."""
 
     code = "store-unavailable"
 

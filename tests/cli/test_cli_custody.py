@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import ssl
 import stat
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.broker_world import World, policy
 from support.custody.tls import Tls, private_file
 from support.custody.transit import NAMESPACE, TransitServer
+from support.kbs_world import Kbs
 
 from confide.crypto.secret import SecretBytes
+from confide.ids import Tee
+from confide.jobs.local.simulation import SimulatedTee
 from confide.keys.custody.shares import Share
+from confide.keys.server import BrokerServer
 
 TOKEN = "hvs.CAESIJtestTokenOfABroker"
 
@@ -276,3 +285,60 @@ def test_a_custody_file_with_an_unknown_key_is_refused(confide: Any, home: Path,
     said = confide("--home", home, "broker", "serve", "--custody", custody, "--listen", "127.0.0.1:0")
     assert said.status == 2
     assert "config-invalid" in said.err
+
+
+# --- an upstream key broker --------------------------------------------------------------------------------------------
+
+
+def _health(address: str) -> tuple[int, str]:
+    """As a probe on the machine, which takes whatever certificate is there."""
+    host, _, port = address.removeprefix("https://").removesuffix("/healthz").rpartition(":")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=ssl.get_server_certificate((host, int(port))))
+    try:
+        with urllib.request.urlopen(f"https://{host}:{port}/healthz", context=context, timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_a_broker_whose_upstream_is_away_waits_sealed_says_why_and_comes_up(
+    confide: Any, home: Path, tmp_path: Path, start: Callable[..., Broker]
+) -> None:
+    simulated = SimulatedTee.at(tmp_path / "simulated")
+    world = World(tmp_path, simulated.installation)
+    kbs = Kbs(world)
+    measurements = {Tee.TDX: (simulated.measurement().of(Tee.TDX),)}
+    kbs.set_policy("airline", "simulated", policy("simulated", measurements=measurements).to_json())
+    assert kbs.post("airline", "resource/airline/key/root", os.urandom(32)).status == 200
+    file = private_file(tmp_path / "custody.toml", (
+        f'[custody]\nkind = "kbs"\naddress = "{world.server.url}"\nkey = "airline/key/root"\nspki = "{world.server.spki}"\n'
+        'simulated = "simulated"\n'
+    ))  # fmt: skip
+    first = start("--custody", file)
+    first.wait_for("address.json")
+    assert first.end() == 0
+    port = int(world.server.url.rpartition(":")[2])
+    world.server.stop()
+    said = confide("--home", home, "broker", "serve", "--custody", file, "--listen", "127.0.0.1:0", "--json")
+    assert json.loads(said.out)["error"]["code"] == "custody-offline"
+    waiting = start("--custody", file, "--wait")
+    for _ in range(400):
+        if found := re.search(r"https://[0-9.:]+/healthz", waiting.log.read_text()):
+            break
+        time.sleep(0.05)
+    assert found is not None, waiting.log.read_text()
+    status, text = _health(found.group())
+    assert (status, json.loads(text)["code"]) == (503, "broker-sealed")
+    assert "upstream key broker cannot be reached" in text
+    assert not waiting.serves
+    with BrokerServer(world.broker, port=port):
+        waiting.wait_for("address.json")
+        assert _health(json.loads((home / "broker" / "address.json").read_text())["url"]) == (200, '{"status":"ok"}')
+    assert waiting.end() == 0
+    world.close()
+    stopped = start("--custody", file, "--wait")
+    while "healthz" not in stopped.log.read_text():
+        assert stopped.process.poll() is None
+        time.sleep(0.05)
+    assert stopped.end() == 130

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,9 @@ import click
 from confide.cli.opening import Opening, opening_options, refuse_missing, unlock_of
 from confide.cli.output import Context, Story, answers
 from confide.cli.owners import BrokerAddress, Enrolment
-from confide.cli.shares import ask_broker, desk_at, enrol_in, init, unseal
+from confide.cli.shares import ask_broker, desk_at, enrol_in, init, interrupted_by_sigterm, unseal
 from confide.cli.storage import COMMANDS, WITNESSES, location_of, open_for_service, witnesses_of
-from confide.errors import BrokerError, UsageError
+from confide.errors import BrokerError, CustodyOfflineError, UsageError
 
 if TYPE_CHECKING:
     import socket
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from confide.canonical import Json
     from confide.config import Settings
     from confide.crypto.identity import Identity
+    from confide.keys.storage.database import Location
     from confide.keys.store import Store
     from confide.keys.witness import Witness
 
@@ -35,6 +36,8 @@ DEFAULT_LISTEN = "127.0.0.1:7600"
 _START_S = 20.0
 _STOP_S = 5.0
 _POLL_S = 0.05
+_ASK_AGAIN_S = 5.0
+"""Between questions to a custody that is away when the broker comes up."""
 
 
 @click.group("broker")
@@ -52,10 +55,18 @@ for _one in (init, unseal, *COMMANDS):
               help="Name or address by which guests call it, for its certificate (repeat) [default: where it listens].")  # fmt: skip
 @WITNESSES
 @click.option("--simulate", is_flag=True, help="Also know this installation's simulated TEE, which protects nothing.  Grants decide.")
+@click.option("--wait", is_flag=True, help="While the custody of the master key cannot be reached, wait, sealed, instead of ending.")
 @opening_options
 @answers
 def serve(
-    context: Context, listen: str | None, names: tuple[str, ...], witnesses: tuple[str, ...], opening: Opening, *, simulate: bool
+    context: Context,
+    listen: str | None,
+    names: tuple[str, ...],
+    witnesses: tuple[str, ...],
+    opening: Opening,
+    *,
+    simulate: bool,
+    wait: bool,
 ) -> None:
     """Serve the key store of this home folder until Ctrl-C or SIGTERM.  Makes the store when first started.
 
@@ -65,8 +76,8 @@ def serve(
     All of the store is checked first.  With --witness, it must continue what each witness has seen, and each is told of new heads.
 
     Prints the address and the SHA-256 of the broker's public key, which job files name.  With --shares it is sealed until enough holders
-    have run `confide broker unseal`, and serves nothing before.  The certificate for guests of KBS protocol 0.4.0 is in
-    broker/certificate.pem of the home folder.
+    have run `confide broker unseal`, and serves nothing before.  With --wait, GET /healthz says meanwhile why it is sealed, under a key of
+    the moment.  The certificate for guests of KBS protocol 0.4.0 is in broker/certificate.pem of the home folder.
     """
     from confide.keys.store import Store
 
@@ -74,7 +85,7 @@ def serve(
     location, story = location_of(context.settings), Story(simulated=simulate)
     told = witnesses_of(context.settings, witnesses)
     if not opening.shares:
-        with closing(Store.open_or_create(location, unlock_of(location, opening))) as store:
+        with closing(_opened(story, location, opening, place if wait else None)) as store:
             open_for_service(store, told)
             _serve(context, story, store, place, names, told)
         return
@@ -106,6 +117,34 @@ def _place(settings: Settings, listen: str | None) -> _Place:
         raise UsageError("the broker was started with a socket that it listens on", hint="leave --listen out")
     host, port = sock.getsockname()[:2]
     return _Place(host, port, sock)
+
+
+def _opened(story: Story, location: Location, opening: Opening, waits_at: _Place | None) -> Store:
+    """The store; with ``waits_at``, once its custody can be reached.  One that refuses is not waited for: somebody has decided."""
+    from confide.keys.store import Store
+
+    unlock = unlock_of(location, opening)
+    try:
+        return Store.open_or_create(location, unlock)
+    except CustodyOfflineError as away:
+        if waits_at is None or not location.exists():
+            raise
+        return _waited_for(story, away, waits_at, lambda: Store.open(location, unlock))
+
+
+def _waited_for(story: Story, away: CustodyOfflineError, place: _Place, ask: Callable[[], Store]) -> Store:
+    from confide.keys.sealed_server import SealedServer
+
+    held = None if place.sock is None else place.sock.dup()  # a server closes its own
+    with SealedServer(place.host, place.port, away.message, sock=held) as sealed, interrupted_by_sigterm():
+        host, port = sealed.address
+        story.say(f"sealed: {away.message}; asks again until it is there (https://{host}:{port}/healthz)")
+        while True:
+            time.sleep(_ASK_AGAIN_S)
+            try:
+                return ask()
+            except CustodyOfflineError as error:
+                sealed.reason = error.message
 
 
 def _serve(context: Context, story: Story, store: Store, place: _Place, names: tuple[str, ...], witnesses: Sequence[Witness]) -> None:

@@ -14,7 +14,10 @@ import click
 from confide.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
+    from confide.attest.collect import Attester
     from confide.keys.custody.protocol import Unlock
+    from confide.keys.custody.settings import Upstream
+    from confide.keys.kbs.upstream import UpstreamKey
     from confide.keys.storage.database import Location
 
 
@@ -76,9 +79,10 @@ def unlock_of(store: Location, opening: Opening, *, make: bool = True) -> Unlock
     from confide.keys.custody.local import KeyFile, Passphrase
 
     if opening.custody is not None:
-        from confide.keys.custody.settings import load
+        from confide.keys.custody.settings import Upstream, load
 
-        return load(opening.custody).unlock()
+        found = load(opening.custody)
+        return found.unlock(_upstream(found) if isinstance(found, Upstream) else None)
     if opening.key_file is not None:
         if make and not store.exists() and not opening.key_file.exists():
             return KeyFile.create(opening.key_file)
@@ -91,3 +95,27 @@ def unlock_of(store: Location, opening: Opening, *, make: bool = True) -> Unlock
         raise UsageError("a passphrase is needed and there is no terminal to ask at", hint="give --passphrase-file or --key-file")
     text: str = click.prompt("passphrase of the key store", hide_input=True, confirmation_prompt=not store.exists(), err=True)
     return Passphrase(SecretBytes(text.encode()))
+
+
+def _upstream(found: Upstream) -> UpstreamKey:
+    """The upstream of a custody file.  The broker shows it evidence of the TEE that it runs in."""
+    from confide.attest.collect import find_attester
+    from confide.ids import SpkiDigest, Tee
+    from confide.keys.kbs.resources import ResourceName
+    from confide.keys.kbs.upstream import UpstreamKey
+
+    def attester() -> Attester:
+        if found.simulated is None:
+            return find_attester()
+        from confide.jobs.local.simulation import SimulatedTee
+
+        return SimulatedTee.at(found.simulated).guest(Tee.TDX)
+
+    return UpstreamKey(
+        found.address,
+        ResourceName.parse(found.key),
+        attester,
+        ca=found.ca_file,
+        spki=None if found.spki is None else SpkiDigest(found.spki),
+        older=tuple(ResourceName.parse(one) for one in found.older_keys),
+    )

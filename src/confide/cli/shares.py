@@ -41,6 +41,11 @@ class Desk:
         self._store: Store | None = None
         self._holders: list[int] = []
 
+    @property
+    def called(self) -> str:
+        """See :class:`~confide.keys.custody.protocol.Unlock`."""
+        return "the key that these shares make"
+
     def new_parameters(self) -> NoReturn:
         """Shares are made by ``confide broker init`` alone."""
         raise StoreError("there is no key store yet", hint="`confide broker init --shares 3-of-5` makes one, and the shares")
@@ -98,19 +103,29 @@ def desk_at(settings: Settings) -> Iterator[Desk]:
     """A desk on this home folder's socket, with SIGTERM as good as Ctrl-C while it waits."""
     from confide.node.local_socket import LocalSocketServer
 
-    def end(_number: int, _frame: object) -> NoReturn:
-        raise KeyboardInterrupt
-
     desk, path = Desk(), _socket(settings)
     _remove_stale(path)
     server = LocalSocketServer(path, {"share": desk.take, "enrol": desk.enrol}, only_children=False)
     server.start()
+    try:
+        with interrupted_by_sigterm():
+            yield desk
+    finally:
+        server.close()
+
+
+@contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """Have SIGTERM be as good as Ctrl-C inside, for what waits before it serves."""
+
+    def end(_number: int, _frame: object) -> NoReturn:
+        raise KeyboardInterrupt
+
     before = signal.signal(signal.SIGTERM, end)
     try:
-        yield desk
+        yield
     finally:
         signal.signal(signal.SIGTERM, before)
-        server.close()
 
 
 def ask_broker(settings: Settings, op: str, **fields: object) -> Json:

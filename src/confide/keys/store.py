@@ -88,7 +88,7 @@ class Store:
         """Open a store.  Its head is checked now; a row is when it is read, and all of them by :meth:`check`.
 
         Raises:
-            StoreError: there is none, it is damaged or of another version, or the passphrase or key file is not the one it was made with.
+            StoreError: there is none, it is damaged or of another version, or ``unlock`` is not what it was made with.
             AuditError: the store has lost its head.
         """
         place = _location(location)
@@ -130,7 +130,8 @@ class Store:
             row_key = kms.unwrap(from_b64url(meta["row_key"]), context={"use": "rows"})
             signing_key = _signing_key(kms.unwrap(from_b64url(meta["signing_key"]), context={"use": "signing"}))
         except UnwrapError:
-            raise StoreError("the passphrase or key file is not the one that this key store was made with", path=name) from None
+            message = f"{unlock.called} is not what this key store was made with"
+            raise StoreError(message, hint="use what it was made with, or a backup of this store", path=name) from None
         except (ParseError, KeyError, TypeError) as cause:
             raise StoreError(f"{name} is damaged", path=name) from cause
         found = cls(database, kms, row_key, signing_key)

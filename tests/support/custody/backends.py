@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from support.broker_world import World
 from support.custody.aws import CREDENTIALS, REGION, AwsServer
 from support.custody.azure import CLIENT, TENANT, AzureServer
 from support.custody.gcp import PARENT, GcpServer, account_file
@@ -15,8 +16,11 @@ from support.custody.mischief import MischiefServer
 from support.custody.softhsm import MODULE, TOKEN, SoftHsm
 from support.custody.tls import Tls, private_file
 from support.custody.transit import NAMESPACE, TransitServer
+from support.kbs_world import Kbs
 
+from confide.attest.insecure import InsecureAttester, Installation
 from confide.crypto.secret import SecretBytes
+from confide.ids import SpkiDigest, Tee
 from confide.keys.custody.aws import AwsKey
 from confide.keys.custody.azure import AzureKey
 from confide.keys.custody.envelope import EnvelopeKms
@@ -28,6 +32,8 @@ from confide.keys.custody.protocol import KeyService, Kms
 from confide.keys.custody.root import Custody
 from confide.keys.custody.shares import SharedRoot
 from confide.keys.custody.vault import VaultTransit
+from confide.keys.kbs.resources import ResourceName
+from confide.keys.kbs.upstream import UpstreamKey
 
 PIN = "48151623"
 AZURE_SECRET = "8Q~testSecretOfAnApplication"
@@ -209,6 +215,43 @@ def azure(server: AzureServer, tls: Tls, folder: Path) -> Service:
     return Service(kms, EnvelopeKms(services[1]), EnvelopeKms(replace(services[0])), rotate, disabled, denied,
                    lambda: _elsewhere(services[0], "vault", "https://127.0.0.1:1"), (AZURE_SECRET.encode(),),
                    lambda port, other: EnvelopeKms(replace(services[0], vault=f"https://127.0.0.1:{port}", ca=other.ca)))  # fmt: skip
+
+
+def upstream(folder: Path) -> Service:
+    """Another broker of Confide, as a key broker service; this one attests to it (with a simulated TEE)."""
+    (folder / "upstream").mkdir()
+    installation = Installation.create(folder / "simulated")
+    world = World(folder / "upstream", installation)
+    kbs = Kbs(world)
+    values = {name: SecretBytes.random() for name in ("one", "two", "one-newer", "doomed")}
+    for name, value in values.items():
+        assert kbs.post("airline", f"resource/airline/key/{name}", value.reveal()).status == 200
+    spki = SpkiDigest(world.server.spki)
+
+    def service(name: str, *older: str) -> UpstreamKey:
+        names = [ResourceName("airline", "key", one) for one in (name, *older)]
+        return UpstreamKey(world.server.url, names[0], lambda: kbs.attester, spki=spki, older=tuple(names[1:]), timeout_s=CALL_S)
+
+    kms, found = EnvelopeKms(service("one")), service("one")
+
+    @contextmanager
+    def disabled() -> Iterator[tuple[Kms, bytes]]:
+        doomed = EnvelopeKms(service("doomed"))
+        wrapped = _wrapped(doomed)
+        kbs.post("airline", "resource/airline/key/doomed", None, "DELETE")  # type: ignore[arg-type]
+        yield doomed, wrapped
+        kbs.post("airline", "resource/airline/key/doomed", values["doomed"].reveal())
+
+    @contextmanager
+    def denied() -> Iterator[Kms]:
+        stranger = InsecureAttester(installation, Tee.SGX, "ee" * 32)
+        yield EnvelopeKms(replace(found, attester=lambda: stranger))
+
+    mine = kms._service
+    assert isinstance(mine, UpstreamKey)
+    return Service(kms, EnvelopeKms(service("two")), EnvelopeKms(replace(mine)), lambda: EnvelopeKms(service("one-newer", "one")),
+                   disabled, denied, lambda: _elsewhere(mine, "address", "https://127.0.0.1:1"), (values["one"].reveal(),),
+                   lambda port, other: EnvelopeKms(replace(mine, address=f"https://127.0.0.1:{port}", spki=None, ca=other.ca)))  # fmt: skip
 
 
 def kmip(server: KmipServer, folder: Path) -> Service:

@@ -65,6 +65,11 @@ class Passphrase:
 
     secret: SecretBytes
 
+    @property
+    def called(self) -> str:
+        """See :class:`~confide.keys.custody.protocol.Unlock`."""
+        return "the passphrase"
+
     def __post_init__(self) -> None:
         if len(self.secret) < MIN_PASSPHRASE_BYTES:
             raise StoreError("the passphrase is too short", hint=f"use at least {MIN_PASSPHRASE_BYTES} characters")
@@ -94,6 +99,11 @@ class KeyFile:
     """Unlocks a store by a file of 32 random bytes, mode 0600 (:meth:`create` makes one)."""
 
     path: Path
+
+    @property
+    def called(self) -> str:
+        """See :class:`~confide.keys.custody.protocol.Unlock`."""
+        return f"the key file {self.path}"
 
     @classmethod
     def create(cls, path: Path) -> KeyFile:

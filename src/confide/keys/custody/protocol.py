@@ -37,6 +37,11 @@ class Kms(Protocol):
 class Unlock(Protocol):
     """A way to open a store: makes what a new store keeps in the clear, and from it, later, the :class:`Kms` again."""
 
+    @property
+    def called(self) -> str:
+        """What it is called where it is not the one that a store was made with."""
+        ...
+
     def new_parameters(self) -> Json:
         """What a new store keeps in the clear so that the same way opens it again."""
         ...

@@ -21,6 +21,11 @@ class Custody:
     service: str
     patience: Patience = field(default_factory=Patience)
 
+    @property
+    def called(self) -> str:
+        """See :class:`~confide.keys.custody.protocol.Unlock`."""
+        return f"the key in the custody of {self.service}"
+
     def new_parameters(self) -> Json:
         """A new root key, wrapped by the custody."""
         wrapped = self.kms.wrap(SecretBytes.random(), context=self._context())

@@ -7,9 +7,19 @@ Paths are relative to the file.  What a kind needs is imported when it is opened
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from confide.canonical import parse_toml
 from confide.errors import ConfigError, ParseError
@@ -33,6 +43,8 @@ _File = Annotated[Path, BeforeValidator(_beside)]
 _Text = Annotated[str, Field(min_length=1, max_length=2048)]
 _Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,127})*$")]
 """Names that become part of a URL's path."""
+_Resource = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}(/[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}){2}$")]
+"""``repository/type/tag``."""
 _Address = Annotated[str, AfterValidator(_https)]
 
 
@@ -51,9 +63,9 @@ class _Service(_Table):
         """The service, not yet asked for anything."""
         raise NotImplementedError
 
-    def unlock(self) -> Custody:
-        """The way to open a store."""
-        return Custody(EnvelopeKms(self.service()), self.kind, Patience(self.check_every_s, self.grace_s))
+    def unlock(self, service: KeyService | None = None) -> Custody:
+        """The way to open a store, by ``service`` or the one that is named here."""
+        return Custody(EnvelopeKms(service or self.service()), self.kind, Patience(self.check_every_s, self.grace_s))
 
 
 class Pkcs11(_Service):
@@ -163,11 +175,34 @@ class Kmip(_Service):
         return KmipKey(self.host, self.port, self.key, *files, older_keys=tuple(self.older_keys))
 
 
-CustodySettings = Annotated[Pkcs11 | Vault | Aws | Gcp | Azure | Kmip, Field(discriminator="kind")]
-_ADAPTER: TypeAdapter[Pkcs11 | Vault | Aws | Gcp | Azure | Kmip] = TypeAdapter(CustodySettings)
+class Upstream(_Service):
+    """A resource at an upstream key broker service (``kbs``), for ``keys.kbs.upstream``, which the caller makes: it needs an attester.
+
+    ``simulated`` is the folder of an installation's simulated TEE, which this broker shows evidence of: it protects nothing, and an
+    upstream takes it only if its policy says so.
+    """
+
+    kind: Literal["kbs"]
+    address: _Address
+    key: _Resource
+    older_keys: list[_Resource] = Field(default_factory=list, max_length=16)
+    ca_file: _File | None = None
+    spki: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    simulated: _File | None = None
+
+    @model_validator(mode="after")
+    def _one_trust(self) -> Self:
+        if (self.ca_file is None) == (self.spki is None):
+            raise ValueError("the upstream is known by one of ca_file and spki")
+        return self
 
 
-def load(path: Path) -> Pkcs11 | Vault | Aws | Gcp | Azure | Kmip:
+AnyCustody = Pkcs11 | Vault | Aws | Gcp | Azure | Kmip | Upstream
+CustodySettings = Annotated[AnyCustody, Field(discriminator="kind")]
+_ADAPTER: TypeAdapter[AnyCustody] = TypeAdapter(CustodySettings)
+
+
+def load(path: Path) -> AnyCustody:
     """Read a custody file.
 
     Raises:

@@ -206,6 +206,11 @@ class SharedRoot:
     root: SecretBytes
     shares: ShareSet
 
+    @property
+    def called(self) -> str:
+        """See :class:`~confide.keys.custody.protocol.Unlock`."""
+        return "the key that these shares make"
+
     @classmethod
     def create(cls, *, threshold: int, count: int) -> tuple[SharedRoot, list[Share]]:
         """A new root key, and its shares for their holders."""

@@ -41,6 +41,7 @@ from confide.errors import (
     ProtocolError,
     ResourceDeniedError,
     ResourceMissingError,
+    SealedError,
     StoreError,
     TokenExpiredError,
     TokenInvalidError,
@@ -78,7 +79,7 @@ _BEARER: Final = re.compile(r"Bearer +([A-Za-z0-9._~+/=-]{1,65536})", re.IGNOREC
 _PROBLEMS: Final[tuple[tuple[tuple[type[ConfideError], ...], str, int], ...]] = (
     ((ResourceDeniedError,), "PolicyDeny", 403),
     ((ResourceMissingError,), "InvalidRequestPath", 404),
-    ((StoreError, AuditError), "PluginInternalError", 503),
+    ((StoreError, AuditError, SealedError), "PluginInternalError", 503),
     ((CredentialError,), "AdminAuth", 401),
     ((TokenInvalidError, TokenExpiredError, TokenMisdirectedError), "TokenVerifierError", 401),
     ((PolicyError,), "PolicyEngine", 400),

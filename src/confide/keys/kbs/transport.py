@@ -24,6 +24,20 @@ class PinnedCa:
 
     pem: str = field(repr=False)
 
+    def context(self) -> ssl.SSLContext:
+        """How TLS checks such a server.
+
+        Raises:
+            UsageError: these are no certificates.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # demands a certificate and its name
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            context.load_verify_locations(cadata=self.pem)
+        except (ssl.SSLError, ValueError) as cause:
+            raise UsageError("the CA is given as PEM certificates") from cause
+        return context
+
 
 KbsTrust = PinnedSpki | PinnedCa
 
@@ -38,17 +52,7 @@ def open_channel(url: str, trust: KbsTrust, timeout: float) -> Duplex:
     host, port = https_address(url, "key broker service")
     if isinstance(trust, PinnedSpki):
         return connect(host, port, None, trust=trust, timeout=timeout)
-    return _CaChannel.open(host, port, _context(trust), Deadline.after(timeout))
-
-
-def _context(trust: PinnedCa) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # demands a certificate and its name
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_verify_locations(cadata=trust.pem)
-    except (ssl.SSLError, ValueError) as cause:
-        raise UsageError("the CA is given as PEM certificates") from cause
-    return context
+    return _CaChannel.open(host, port, trust.context(), Deadline.after(timeout))
 
 
 class _CaChannel:

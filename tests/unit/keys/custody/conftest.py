@@ -64,7 +64,7 @@ def pykmip(tls: Tls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KmipS
 
 
 _LOCAL = ["key-file", "passphrase", "shares", "root-key"]
-_REMOTE = ["vault-stand-in", "gcp-stand-in", "azure-stand-in", "aws", "kmip"]
+_REMOTE = ["vault-stand-in", "gcp-stand-in", "azure-stand-in", "aws", "kmip", "upstream"]
 
 
 @pytest.fixture(scope="session", params=[*_LOCAL, "pkcs11", *_REMOTE])
@@ -107,6 +107,7 @@ def _open(request: pytest.FixtureRequest, folder: Path) -> backends.Local | back
             "azure-stand-in": lambda: backends.azure(ask("key_vault"), ask("tls"), folder),
             "pkcs11": lambda: backends.pkcs11(ask("hsm"), folder),
             "aws": lambda: backends.aws(ask("moto"), folder),
+            "upstream": lambda: backends.upstream(folder),
             "kmip": lambda: backends.kmip(ask("pykmip"), folder),
         }
         _opened[name] = make[name]()

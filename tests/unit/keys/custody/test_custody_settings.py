@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from confide.errors import ConfigError
+from confide.errors import AttesterError, ConfigError
 from confide.keys.custody.aws import AwsKey
 from confide.keys.custody.azure import AzureKey
 from confide.keys.custody.gcp import GcpKey
@@ -24,6 +24,8 @@ AZURE = ('[custody]\nkind = "azure"\nvault = "https://v.vault.azure.net"\nkey = 
 PKCS11 = '[custody]\nkind = "pkcs11"\nmodule = "/usr/lib/x.so"\ntoken = "t"\nkey = "k"\nkey_id = "0aff"\npin_file = "pin"\n'
 KMIP = ('[custody]\nkind = "kmip"\nhost = "kms.example"\nkey = "9"\nolder_keys = ["8"]\nca_file = "ca.pem"\ncertificate_file = "c.pem"\n'
         'private_key_file = "c.key"\n')  # fmt: skip
+
+UPSTREAM = f'[custody]\nkind = "kbs"\naddress = "https://kbs.example"\nkey = "broker/key/root"\nspki = "{"ab" * 32}"\n'
 
 
 def written(folder: Path, text: str) -> Path:
@@ -86,6 +88,14 @@ def test_patience_has_defaults_and_can_be_none(tmp_path: Path) -> None:
         AZURE.replace('"k"', '"k/../x"'),
         PKCS11 + 'pin = "1234"\n',
         PKCS11.replace("0aff", "xyz"),
+        UPSTREAM + 'ca_file = "ca.pem"\n',
+        UPSTREAM.replace("spki", "x"),
+        UPSTREAM.replace("abab", "ABAB"),
+        UPSTREAM.replace("https", "http"),
+        UPSTREAM.replace("broker/key/root", "broker/root"),
+        UPSTREAM.replace("broker/key", "../key"),
+        UPSTREAM + 'older_keys = ["broker/key"]\n',
+        UPSTREAM + "simulated = true\n",
         KMIP + "port = 0\n",
         KMIP + 'port = "5696"\n',
     ],
@@ -105,3 +115,26 @@ def test_a_custody_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_a_name_does_not_lead_out_of_its_place_in_the_url(tmp_path: Path, key: str) -> None:
     with pytest.raises(ConfigError):
         load(written(tmp_path, VAULT.replace('"confide"', f'"{key}"')))
+
+
+def test_an_upstream_is_made_with_evidence_of_the_tee_unless_the_file_names_a_simulated_one(tmp_path: Path) -> None:
+    from confide.cli.opening import Opening, unlock_of
+    from confide.keys.custody.root import Custody
+    from confide.keys.kbs.upstream import UpstreamKey
+    from confide.keys.storage.database import SqliteFile
+
+    def made(text: str) -> UpstreamKey:
+        unlock = unlock_of(SqliteFile(tmp_path / "x.db"), Opening(None, None, written(tmp_path, text), shares=False))
+        assert isinstance(unlock, Custody)
+        service = unlock.kms._service  # type: ignore[attr-defined]
+        assert isinstance(service, UpstreamKey)
+        return service
+
+    found = made(UPSTREAM + 'older_keys = ["broker/key/older"]\n')
+    assert (found.address, found.key.path, found.spki, found.ca) == ("https://kbs.example", "broker/key/root", "ab" * 32, None)
+    assert [one.path for one in found.older] == ["broker/key/older"]
+    with pytest.raises(AttesterError):
+        found.attester()
+    simulated = made(UPSTREAM.replace(f'spki = "{"ab" * 32}"', 'ca_file = "ca.pem"') + 'simulated = "tee"\n')
+    assert simulated.ca == tmp_path / "ca.pem"
+    assert simulated.attester().simulated
