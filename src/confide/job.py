@@ -29,12 +29,42 @@ class _Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class KbsSource(_Value):
+    """A resource of a key broker service that a dataset is encrypted under, and by what that service is known.
+
+    That is the certificates of its CA (PEM) or the SHA-256 of its public key.  All of it is in the digest.
+    """
+
+    resource: str = Field(pattern=r"^kbs://[A-Za-z0-9.:\[\]-]{1,255}(/[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}){3}$")
+    ca: str = Field(default="", max_length=64 * 1024)
+    spki: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+
+    @model_validator(mode="after")
+    def _one_trust(self) -> Self:
+        if bool(self.ca) == bool(self.spki):
+            raise ValueError("a key broker service is known by one of key_ca and key_spki")
+        return self
+
+    def canonical_form(self) -> Json:
+        """What the digest is over."""
+        return {"resource": self.resource, **({"spki": self.spki} if self.spki else {"ca": sha256_hex(self.ca.encode())})}
+
+
 class InputSpec(_Value):
-    """One input dataset.  ``dataset`` and ``signer`` (from its manifest) are in the digest, ``path`` is not."""
+    """One input dataset.  ``dataset`` and ``signer`` (from its manifest) are in the digest, ``path`` is not.
+
+    ``key`` says where its key comes from, if not from the job's broker.
+    """
 
     path: str
     dataset: str = ""
     signer: str = ""
+    key: KbsSource | None = None
+
+    def canonical_form(self) -> Json:
+        """What the digest is over.  A key of the job's broker is not said, so that jobs without others have the digest that they had."""
+        source = {} if self.key is None else {"key": self.key.canonical_form()}
+        return {"dataset": self.dataset, "signer": self.signer, **source}
 
 
 class OutputSpec(_Value):
@@ -131,7 +161,7 @@ class Job(_Value):
             "program": self.program,
             "files": {path: sha256_hex(data) for path, data in self.files.items()},
             "arguments": list(self.arguments),
-            "inputs": {name: {"dataset": i.dataset, "signer": i.signer} for name, i in self.inputs.items()},
+            "inputs": {name: spec.canonical_form() for name, spec in self.inputs.items()},
             "outputs": {name: {"recipients": sorted(o.recipients)} for name, o in self.outputs.items()},
             "policy": self.policy,
             "broker": {"spki": self.broker.spki},
@@ -195,6 +225,7 @@ class Job(_Value):
         for kind in ("inputs", "outputs"):
             table = _of_type(data.get(kind, {}), dict, kind)
             data[kind] = {name: _with_place(folder, spec, f"{kind}.{name}") for name, spec in table.items()}
+        data["inputs"] = {name: _with_source(folder, spec, f"inputs.{name}") for name, spec in data["inputs"].items()}
         return cls.build(data)
 
 
@@ -218,6 +249,30 @@ def _with_place(folder: Path, spec: Any, field: str) -> Json:
         return {**spec, "path": str(path.resolve())}
     except (OSError, RuntimeError) as cause:  # RuntimeError: Python's word for links that go round
         raise JobError(f"{field}.path: not a place for a dataset: {path}", field=f"{field}.path") from cause
+
+
+def _with_source(folder: Path, spec: Json, field: str) -> Json:
+    """An input's ``key``, ``key_ca`` (a file) and ``key_spki`` as the one value that they are."""
+    said = {name: spec[name] for name in ("key", "key_ca", "key_spki") if name in spec}
+    if not said:
+        return spec
+    source: Json = {"resource": said.get("key", ""), "spki": said.get("key_spki", "")}
+    if "key_ca" in said:
+        try:
+            source["ca"] = _read(_place(folder, said["key_ca"], f"{field}.key_ca")).decode("ascii")
+        except UnicodeDecodeError:
+            raise JobError(f"{field}.key_ca: not certificates (PEM)", field=f"{field}.key_ca") from None
+    return {**{name: value for name, value in spec.items() if name not in said}, "key": source}
+
+
+def kbs_resource(form: Json, name: str) -> str:
+    """The resource that a canonical form names for the key of input ``name``; empty for one of the job's broker."""
+    match form.get("inputs"):
+        case {**inputs} if name in inputs:
+            match inputs[name]:
+                case {"key": {"resource": str(uri)}}:
+                    return uri
+    return ""
 
 
 def _read(path: Path) -> bytes:

@@ -14,6 +14,7 @@ from confide.errors import ManifestError, OutputExistsError, UsageError
 
 if TYPE_CHECKING:
     from confide.canonical import Json
+    from confide.crypto.secret import SecretBytes
     from confide.data.manifest import Manifest
 
 _FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
@@ -24,33 +25,64 @@ def command() -> None:
     """Encrypt, decrypt, inspect and verify datasets."""
 
 
+_KEY_FILE = click.option("--key-file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+                         help="The resource's 32 bytes, for a dataset whose key a key broker service keeps.")  # fmt: skip
+
+
 @command.command("encrypt")
 @click.argument("source", type=click.Path(path_type=Path, exists=True))
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--key", required=True, metavar="OWNER/NAME", help="The key to encrypt under; its owner signs the dataset.")
+@click.option("--key", metavar="OWNER/NAME", help="The broker's key to encrypt under; its owner signs the dataset.")
+@click.option("--key-resource", metavar="URI", help="Instead: kbs://HOST:PORT/repository/type/tag, whose value is in --key-file.")
+@_KEY_FILE
+@click.option("--as", "who", metavar="NAME", help="With --key-resource: whose credential signs [default: the only one there is].")
 @click.option("--name", help="Name of the dataset [default: the folder's name].")
 @answers
-def encrypt(context: Context, source: Path, folder: Path, key: str, name: str | None) -> None:
+def encrypt(
+    context: Context,
+    source: Path,
+    folder: Path,
+    key: str | None,
+    key_resource: str | None,
+    key_file: Path | None,
+    who: str | None,
+    name: str | None,
+) -> None:
     """Encrypt SOURCE into the new dataset FOLDER and sign its manifest.
 
     A .csv or .parquet file becomes a table (encrypted Parquet), any other file or a whole folder of files becomes encrypted containers.
     SOURCE is left as it is.
+
+    With --key-resource nothing is asked of the broker: the key is in --key-file (made, mode 0600, if there is none).  Bring it to the
+    key broker service (at ours with `confide kbs put`), keep it safe, and name the resource in jobs.
     """
+    from confide.ids import check_name
+
+    if (key is None) == (key_resource is None) or (key_resource is None) != (key_file is None) or (key is not None and who is not None):
+        raise UsageError("a dataset is under one key", hint="give --key OWNER/NAME, or --key-resource URI with --key-file FILE")
+    title = check_name(name if name is not None else folder.name, "dataset name")
+    if os.path.lexists(folder):
+        raise OutputExistsError(f"{folder} exists", path=str(folder))
+    if key_resource is not None and key_file is not None:
+        manifest = _encrypt_for_kbs(context, source, folder, key_resource, key_file, who, title)
+    else:
+        manifest = _encrypt_for_broker(context, source, folder, str(key), title)
+    context.answer(_facts(folder, manifest))
+
+
+def _encrypt_for_broker(context: Context, source: Path, folder: Path, key: str, title: str) -> Manifest:
     from confide.cli.owners import client_of
     from confide.data.commit import create_dataset
-    from confide.ids import KeyRef, check_name
+    from confide.ids import KeyRef
     from confide.keys.credentials import Credential
 
     ref = KeyRef.parse(key)
     if ref.version:
         raise UsageError("data is encrypted under a key's newest version", hint=f"write {ref.id}")
-    title = check_name(name if name is not None else folder.name, "dataset name")
-    if os.path.lexists(folder):
-        raise OutputExistsError(f"{folder} exists", path=str(folder))
     credential = Credential.load(context.settings.credentials_dir, ref.owner)
     with client_of(context.settings, ref.owner) as client:
         minted = client.mint_dataset(ref.name)
-        made = create_dataset(
+        return create_dataset(
             source,
             folder,
             name=title,
@@ -61,35 +93,81 @@ def encrypt(context: Context, source: Path, folder: Path, key: str, name: str | 
             signer=credential.key,
             now=datetime.now(UTC),
             register=client.register_manifest,
-        )
-    context.answer(_facts(folder, made.unverified))
+        ).unverified
+
+
+def _encrypt_for_kbs(context: Context, source: Path, folder: Path, uri: str, key_file: Path, who: str | None, title: str) -> Manifest:
+    from confide.cli.owners import credential_of
+    from confide.crypto.secret import SecretBytes
+    from confide.crypto.sign import read_private_file, write_private_file
+    from confide.data.commit import create_dataset
+    from confide.ids import new_dataset_id
+    from confide.keys.kbs.dataset_key import resource_of_key, wrap_dataset_key
+
+    _, resource = resource_of_key(uri)
+    credential = credential_of(context.settings, who)
+    if not key_file.exists():
+        write_private_file(key_file, SecretBytes.random().reveal())
+    dataset, dataset_key = new_dataset_id(), SecretBytes.random()
+    kept = SecretBytes(read_private_file(key_file))
+    wrapped = wrap_dataset_key(kept, dataset_key, owner=credential.name, name=resource, dataset=dataset)
+    return create_dataset(
+        source,
+        folder,
+        name=title,
+        owner=credential.name,
+        dataset=dataset,
+        dataset_key=dataset_key,
+        wrapped=wrapped,
+        signer=credential.key,
+        now=datetime.now(UTC),
+    ).unverified
 
 
 @command.command("decrypt")
 @click.argument("folder", type=_FOLDER)
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--as", "who", metavar="NAME", help="Whose credential to use [default: the only one there is].")
+@click.option("--key-resource", metavar="URI", help="The resource that it was encrypted with, whose value is in --key-file.")
+@_KEY_FILE
 @answers
-def decrypt(context: Context, folder: Path, target: Path, who: str | None) -> None:
+def decrypt(context: Context, folder: Path, target: Path, who: str | None, key_resource: str | None, key_file: Path | None) -> None:
     """Decrypt the dataset in FOLDER to TARGET, as its owner or, for a run's output, as a recipient.
 
     A table goes to a .csv or .parquet file, other files into a new folder.  Every file is checked before TARGET appears.
+
+    With --key-resource and --key-file no broker is asked, so nobody says whether the dataset is the newest, or whose signature counts.
     """
     from confide.cli.owners import client_of
     from confide.data.files import decrypt as decrypt_files
     from confide.data.folder import verify_files
     from confide.data.manifest import load_manifest, verify_manifest
 
+    if (key_resource is None) != (key_file is None):
+        raise UsageError("a resource and its value go together", hint="give --key-resource URI and --key-file FILE")
     if os.path.lexists(target):
         raise OutputExistsError(f"{target} exists", path=str(target))
     found = load_manifest(folder)
-    with client_of(context.settings, who) as client:
-        # The broker checks the manifest's signature against the dataset's registered signer, and its snapshot against the newest.
-        released = client.open(found.envelope)
+    if key_resource is not None and key_file is not None:
+        secret = _opened(found.unverified, key_resource, key_file)
+    else:
+        with client_of(context.settings, who) as client:
+            # The broker checks the manifest's signature against the dataset's registered signer, and its snapshot against the newest.
+            secret = client.open(found.envelope).secret
     manifest = verify_manifest(found.envelope, found.signer)
     verify_files(folder, manifest)
-    decrypt_files(folder, manifest, released.secret, target)
+    decrypt_files(folder, manifest, secret, target)
     context.answer({"target": str(target), "dataset": manifest.dataset, "kind": manifest.kind, "rows": manifest.rows})
+
+
+def _opened(manifest: Manifest, uri: str, key_file: Path) -> SecretBytes:
+    from confide.crypto.secret import SecretBytes
+    from confide.crypto.sign import read_private_file
+    from confide.keys.kbs.dataset_key import open_dataset_key, resource_of_key
+
+    _, resource = resource_of_key(uri)
+    kept = SecretBytes(read_private_file(key_file))
+    return open_dataset_key(kept, manifest.wrapped, owner=manifest.owner or "", name=resource)
 
 
 @command.command("inspect")

@@ -75,7 +75,7 @@ def _answer_check(context: Context, job: Job) -> None:
     policy = Policy.from_json(job.policy)
     signers = [signature.signer_digest for signature in verify_all(job.signatures, job.digest)]
     value = {"job": job.name, "digest": job.digest, "signers": signers, "policy": policy.name, "policy_digest": policy.digest}
-    inputs = {name: {"dataset": spec.dataset, "signer": spec.signer} for name, spec in job.inputs.items()}
+    inputs = {name: spec.canonical_form() for name, spec in job.inputs.items()}
     outputs = {name: {"path": spec.path, "recipients": list(spec.recipients)} for name, spec in job.outputs.items()}
     context.answer({**value, "inputs": inputs, "outputs": outputs}, lambda: print_facts({**value, "inputs": inputs, "outputs": outputs}))
 
@@ -127,6 +127,9 @@ class Teller:
         self.story.refused(f"{node} refused, gets no certificate and no key: error[{fields.get('code')}]: {why}")
 
     def _key_opened(self, node: str, fields: Mapping[str, Any]) -> None:
+        if "source" in fields:
+            self.story.ok(f"{node} attested to the key broker service of {fields['source']} and got the key for {fields.get('name')}")
+            return
         self.story.ok(f"{node} attested to the broker and got key {fields.get('key')} for {fields.get('name')}")
 
     def _worker_started(self, node: str, _fields: Mapping[str, Any]) -> None:

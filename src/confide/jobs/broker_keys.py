@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from confide.errors import AppraisalError, BindingError, ConfideError, KeyRevokedError
 from confide.ids import DatasetId, Purpose, SpkiDigest
+from confide.jobs import kbs_keys
 from confide.jobs.owners_policies import require_owners_accept
 from confide.jobs.reports import key_opened
 from confide.jobs.staging import staging_path
@@ -75,13 +76,11 @@ class BrokerKeys:
         Raises:
             KeyAccessError: the owner has not granted it to this job, role and node.
             AppraisalError: the driver does not meet an owner's policy.
-            BrokerError: the broker does not answer as it must.
+            BrokerError, KbsError: the broker, or the key broker service that the job names, does not answer as it must.
         """
 
         def fetch() -> Lease:
-            with self._lock:
-                released = self._broker.release(found.envelope, Purpose.READ)
-                self._watch()
+            released = self._released(found)
             self._check_driver(released)
             self._services.tell(key_opened(found.name, Purpose.READ, released))
             return _lease(released)
@@ -89,12 +88,37 @@ class BrokerKeys:
         lease = fetch()
         files = frozenset(file.path for file in found.manifest.files)
         self._keyring.open_input(str(found.folder), DatasetId(found.manifest.dataset), lease, files=files, refresh=fetch)
-        self._services.emit("key-opened", dataset=found.manifest.dataset, name=found.name, key=found.key_name)
+        self._say_opened(found)
+
+    def prove_admitted(self, found: VerifiedInput) -> None:
+        """Have the key broker service of an input give this node its key too, which is wiped at once (driver only).
+
+        A service's owner names no job and no driver: that the driver, to whom workers give what they read, is one of the nodes that the
+        owner accepts shows in nothing else.  Raises as :meth:`open_input`.
+        """
+        released = self._released(found)
+        released.secret.wipe()
+        self._services.tell(key_opened(found.name, Purpose.READ, released))
+        self._say_opened(found)
+
+    def _released(self, found: VerifiedInput) -> ReleasedKey:
+        source = self._services.job.inputs[found.name].key
+        if source is not None:
+            return kbs_keys.fetch(found, source, self._services.attester)
+        with self._lock:
+            released = self._broker.release(found.envelope, Purpose.READ)
+            self._watch()
+        return released
+
+    def _say_opened(self, found: VerifiedInput) -> None:
+        source = self._services.job.inputs[found.name].key
+        where = {} if source is None else {"source": source.resource}
+        self._services.emit("key-opened", dataset=found.manifest.dataset, name=found.name, key=found.key_name, **where)
 
     def output(self, name: str) -> OutputKey:
         """The key of this run's output ``name`` (the driver's first call makes it)."""
         job = self._services.job
-        inputs = [DatasetId(spec.dataset) for spec in job.inputs.values()]
+        inputs = [DatasetId(spec.dataset) for spec in job.inputs.values() if spec.key is None]
         with self._lock:
             key = self._broker.output(name, inputs=inputs, recipients=job.outputs[name].recipients)
             self._watch()

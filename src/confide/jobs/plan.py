@@ -59,9 +59,7 @@ class Plan:
         }
 
 
-def make_plan(
-    job: Job, *, run: RunId, folder: Path, settings: Settings, simulate: bool, faults: Mapping[str, str] | None = None
-) -> Plan:
+def make_plan(job: Job, *, run: RunId, folder: Path, settings: Settings, simulate: bool, faults: Mapping[str, str] | None = None) -> Plan:
     """Plan one run of ``job`` with everything of the run under ``folder``.  ``faults``: node id to the fault that it shall show.
 
     Raises:

@@ -17,7 +17,7 @@ What this does not show: that times in the records are true (they are the driver
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -36,10 +36,10 @@ from confide.crypto.sign import PublicKey, dsse_verify, unverified_payload
 from confide.data.manifest import Manifest, verify_manifest
 from confide.errors import AppraisalError, AttestationError, CollateralError, ConfideError, ManifestError, ParseError, ReceiptError
 from confide.ids import Role
+from confide.job import kbs_resource
+from confide.jobs.release_checks import check_releases, require_same
 from confide.jobs.statement import PAYLOAD_TYPE, DatasetEntry, NodeEntry, ReceiptBundle, RefusedEntry, Statement
 from confide.keys.audit import AuditHead
-from confide.keys.grants import GrantRef
-from confide.keys.owners import JOB_PREFIX
 from confide.node.record import EvidenceRecord
 from confide.regular_file import open_regular
 
@@ -188,7 +188,7 @@ class _Examination:
         for entry in statement.outputs:
             self._step(f"output {entry.name}", _short(entry.manifest), partial(self._output, entry, driver))
         self._step("outputs", "all that the job names", partial(_names, statement.outputs, statement.form, "outputs"))
-        self._step("keys", "to accepted nodes, under grants", partial(_releases, statement))
+        self._step("keys", "to accepted nodes, under grants", partial(check_releases, statement))
         self._step("audit head", "signed by the broker", partial(_audit_head, statement))
         return Verification(tuple(self.checks), statement, self.expected_job is not None)
 
@@ -203,22 +203,22 @@ class _Examination:
         if data is None:
             raise ReceiptError("the node's evidence is not kept", node=node.node)
         record = EvidenceRecord.from_json(data)
-        _same("the evidence record", record.digest, node.record)
+        require_same("the evidence record", record.digest, node.record)
         return record
 
     def _signature(self, driver: NodeEntry) -> str:
         key = PublicKey.from_spki(self._record(driver).spki)
-        _same("the driver's key", key.digest, driver.spki)
+        require_same("the driver's key", key.digest, driver.spki)
         dsse_verify(self.bundle.receipt, key, PAYLOAD_TYPE)
         return f"key {_short(key.digest)}"
 
     def _job(self, statement: Statement) -> str:
         if self.expected_job is not None and statement.job != self.expected_job:
             raise ReceiptError("the receipt is of another job", expected=self.expected_job[:200], got=statement.job[:200])
-        return _short(_same("the job's form", digest_of(statement.form), statement.job))
+        return _short(require_same("the job's form", digest_of(statement.form), statement.job))
 
     def _policy_digest(self, statement: Statement) -> str:
-        return _short(_same("the job's policy", Policy.from_json(statement.form.get("policy")).digest, statement.policy))
+        return _short(require_same("the job's policy", Policy.from_json(statement.form.get("policy")).digest, statement.policy))
 
     def _node(self, statement: Statement, node: NodeEntry) -> str:
         record = self._record(node)
@@ -230,7 +230,7 @@ class _Examination:
             ("time", record.at.isoformat(), node.at),
             ("role of a run", node.role, node.role if node.role in {Role.DRIVER, Role.WORKER} else ""),
         ):
-            _same(what, got, expected)
+            require_same(what, got, expected)
         policy = self.own_policy or Policy.from_json(statement.form.get("policy"))
         collateral = self._collateral(node.node, node.collateral)
         result = record.recheck(Verifier(self.roots, FixedCollateral(collateral)), policy, record.at)
@@ -243,7 +243,7 @@ class _Examination:
         if data is None or node.again < 1:
             raise ReceiptError("the node's latest evidence is not kept, or nothing is said of it", node=node.node)
         record = EvidenceRecord.from_json(data)
-        _same("the latest evidence record", record.digest, node.latest)
+        require_same("the latest evidence record", record.digest, node.latest)
         if (record.role, record.context, record.spki) != (first.role, first.context, first.spki):
             raise ReceiptError("the latest evidence is another node's", node=node.node)
         if record.nonce == first.nonce or record.at < first.at:
@@ -251,7 +251,7 @@ class _Examination:
         policy = self.own_policy or Policy.from_json(statement.form.get("policy"))
         collateral = self._collateral(node.node, node.latest_collateral)
         claims = record.recheck(Verifier(self.roots, FixedCollateral(collateral)), policy, record.at).claims
-        _same("the TEE and its measurement", f"{claims.tee} {claims.measurement}", f"{node.tee} {node.measurement}")
+        require_same("the TEE and its measurement", f"{claims.tee} {claims.measurement}", f"{node.tee} {node.measurement}")
         return f"{claims.tcb_status} at {record.at.isoformat(timespec='seconds')}"
 
     def _collateral(self, node: str, digest: str) -> AnyCollateral:
@@ -259,7 +259,7 @@ class _Examination:
         if data is None:
             raise CollateralError("the node's collateral is not kept", node=node)
         collateral = read_collateral(data)
-        _same("the collateral", collateral.digest, digest)
+        require_same("the collateral", collateral.digest, digest)
         return collateral
 
     def _refused(self, statement: Statement, entry: RefusedEntry) -> str:
@@ -270,7 +270,7 @@ class _Examination:
         if data is None:
             raise ReceiptError("the refused evidence is not kept", node=entry.node)
         record = EvidenceRecord.from_json(data)
-        _same("the evidence record", record.digest, entry.record)
+        require_same("the evidence record", record.digest, entry.record)
         if entry.code != AppraisalError.code:  # a nonce that was used, a role that was not wanted
             return "refused for its session, which files do not show"
         policy = Policy.from_json(statement.form.get("policy"))
@@ -278,7 +278,7 @@ class _Examination:
         try:
             record.recheck(verifier, policy, record.at)
         except AttestationError as refusal:
-            return f"{_same('the reason', refusal.code, entry.code)} again: {refusal.facts.get('check', 'policy')}"
+            return f"{require_same('the reason', refusal.code, entry.code)} again: {refusal.facts.get('check', 'policy')}"
         raise ReceiptError("evidence that the driver refused is acceptable", node=entry.node, code=entry.code)
 
     def _dataset(self, entry: DatasetEntry, signer: str) -> None:
@@ -287,18 +287,19 @@ class _Examination:
         if envelope is None:
             raise ManifestError("the dataset's manifest is not kept", name=entry.name)
         payload = unverified_payload(envelope)
-        _same("the manifest", sha384_hex(payload), entry.manifest)
+        require_same("the manifest", sha384_hex(payload), entry.manifest)
         key = Manifest.from_json(parse_object(payload)).signer
-        _same("the signer", key.digest, signer)
+        require_same("the signer", key.digest, signer)
         manifest = verify_manifest(envelope, key)
         said = (key.digest, manifest.dataset, manifest.snapshot, manifest.key, manifest.version)
-        _same("the dataset's row", str(said), str((entry.signer, entry.dataset, entry.snapshot, entry.key, entry.version)))
+        require_same("the dataset's row", str(said), str((entry.signer, entry.dataset, entry.snapshot, entry.key, entry.version)))
 
     def _input(self, statement: Statement, entry: DatasetEntry) -> str:
         pin = _object(_object(statement.form, "inputs"), entry.name)
         self._dataset(entry, str(pin.get("signer")))
-        _same("the dataset", entry.dataset, str(pin.get("dataset")))
-        return f"dataset {entry.dataset[:12]}, snapshot {entry.snapshot}, key {entry.key}@{entry.version}"
+        require_same("the dataset", entry.dataset, str(pin.get("dataset")))
+        source = kbs_resource(statement.form, entry.name)
+        return f"dataset {entry.dataset[:12]}, snapshot {entry.snapshot}, key {source or f'{entry.key}@{entry.version}'}"
 
     def _output(self, entry: DatasetEntry, driver: NodeEntry) -> str:
         self._dataset(entry, driver.spki)
@@ -317,7 +318,7 @@ def _same_claims(node: NodeEntry, result: AttestationResult, collateral: AnyColl
         ("simulated", str(claims.simulated), str(node.simulated)),
         ("collateral epoch", digest_of(collateral.epoch.to_json()), digest_of(node.epoch)),
     ):
-        _same(what, got, expected)
+        require_same(what, got, expected)
 
 
 def _expected(node: NodeEntry) -> str:
@@ -338,44 +339,12 @@ def _names(entries: tuple[DatasetEntry, ...], form: Json, kind: str) -> str:
     return ", ".join(names) or "none"
 
 
-def _releases(statement: Statement) -> str:
-    """Every key that a node was given: to a node of the receipt, for a dataset of the receipt, with the grant of each owner concerned."""
-    nodes = {node.node for node in statement.nodes}
-    datasets = {("read", d.name): d for d in statement.inputs} | {("write", d.name): d for d in statement.outputs}
-    for release in statement.releases:
-        facts = {"node": release.node, "name": release.name}
-        dataset = datasets.get((release.purpose, release.name))
-        if release.node not in nodes or dataset is None:
-            raise ReceiptError("a key went to a node, or is of a dataset, that the run does not have", **facts)
-        _same("the key", release.key, dataset.key)
-        if release.version < dataset.version:  # newer is right: the key was re-wrapped since the manifest was written
-            raise ReceiptError("a key was given under an older version than the manifest names", **facts)
-        missing = _owned([dataset] if release.purpose == "read" else statement.inputs) - set(release.grants)
-        if missing or not [GrantRef.from_json(ref) for ref in release.grants.values()]:
-            raise ReceiptError("a key was given without an owner's grant", missing=", ".join(sorted(missing)), **facts)
-    written = {release.name for release in statement.releases if (release.node, release.purpose) == (statement.driver.node, "write")}
-    _same("the outputs with a key", ", ".join(sorted(written)), ", ".join(sorted(d.name for d in statement.outputs)))
-    grants = {str(ref["grant"]) for release in statement.releases for ref in release.grants.values()}
-    return f"{len(statement.releases)} under {len(grants)} grants"
-
-
-def _owned(datasets: Iterable[DatasetEntry]) -> set[str]:
-    """The owners' keys among those of the datasets.  Of another job's output, only the broker knows whose data it derives from."""
-    return {dataset.key for dataset in datasets if not dataset.key.startswith(JOB_PREFIX)}
-
-
 def _audit_head(statement: Statement) -> str:
     """The broker that the job pins signed how far its log had come when the receipt was made."""
     key = PublicKey.from_spki(from_b64url(statement.broker_key))
-    _same("the broker's key", key.digest, str(_object(statement.form, "broker").get("spki")))
+    require_same("the broker's key", key.digest, str(_object(statement.form, "broker").get("spki")))
     head = AuditHead.verify(statement.audit_head, key)
     return f"{head.size} entries, {_short(head.root)}"
-
-
-def _same(what: str, got: str, expected: str) -> str:
-    if got != expected:
-        raise ReceiptError(f"{what} is not what the receipt says", expected=expected[:200], got=got[:200])
-    return got
 
 
 def _failed(name: str, expected: str, error: ConfideError) -> Check:

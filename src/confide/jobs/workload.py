@@ -69,6 +69,9 @@ class SparkDriver:
         """
         if node.job.inputs and not node.job.outputs:
             raise JobError("a job that reads names at least one output", hint="with its key come the owners' policies for the workers")
+        if node.job.inputs and all(spec.key is not None for spec in node.job.inputs.values()):
+            hint = "name one whose key is at the job's broker, if need be an empty one of your own"
+            raise JobError("an output has its key by the grants of an input's owner, and no input is at the broker", hint=hint)
         self._services, self._began = node, datetime.now(UTC)
         engine = self._engine = SparkEngine(node)
         places = {name: Path(spec.path) for name, spec in node.job.outputs.items()}
@@ -93,6 +96,9 @@ class SparkDriver:
         self._lengths.know(self._inputs.values())
         if node.job.resources.verify_inputs == "whole":
             verify_whole(self._inputs.values())
+        for found in self._inputs.values():
+            if node.job.inputs[found.name].key is not None:
+                self._keys.prove_admitted(found)
         for name in node.job.outputs:
             key = self._keys.output(name)
             self._owners_policies |= {policy.digest: policy for policy in key.policies}

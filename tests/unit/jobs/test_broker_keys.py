@@ -6,33 +6,23 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.node_services import RUN, node, read
 from support.stage import Stage
 
-from confide.attest.evidence import NodeContext
-from confide.canonical import Json
-from confide.crypto.seal import SealKey
-from confide.crypto.secret import SecretBytes
-from confide.crypto.tls import Identity
 from confide.errors import BrokerError, ConfideError, GrantError, KeyRevokedError
-from confide.ids import NodeId, Role, RunId, Tee
+from confide.ids import Role
 from confide.job import Job
 from confide.jobs.broker_keys import BrokerKeys
 from confide.jobs.inputs import VerifiedInput, open_inputs
 from confide.jobs.outputs import Outputs
 from confide.keys.broker import Broker
 from confide.keys.server import BrokerServer
-from confide.node.private_dir import PrivateDir
-from confide.node.spec import NodeSpec
-from confide.node.workload import JobCertificate, NodeServices
 
-RUN = RunId("main-job-0123456789ab")
 SOON_S = 20.0
 """Much longer than anything here takes."""
 
@@ -72,54 +62,6 @@ def stage(running: ShortLeases) -> ShortLeases:
     running.lease = timedelta(hours=1)
     running.restart()
     return running
-
-
-@dataclass
-class Node:
-    """What an agent would give a workload, and what came back."""
-
-    services: NodeServices
-    failed: threading.Event = field(default_factory=threading.Event)
-    errors: list[ConfideError] = field(default_factory=list)
-    told: list[Json] = field(default_factory=list)
-
-
-@contextmanager
-def node(stage: Stage, job: Job, role: Role = Role.WORKER) -> Iterator[tuple[Node, BrokerKeys]]:
-    name = NodeId("driver" if role is Role.DRIVER else "worker-1")
-    values = {"run_id": RUN, "node_id": name, "role": role, "job_digest": job.digest, "tee": Tee.SGX}
-    place: dict[str, object] = {"log_path": stage.root / "log", "work_dir": stage.root}
-    place |= {"announce_path": stage.root / "announce"} if role is Role.DRIVER else {"driver_host": "h", "driver_port": 1}
-    spec = NodeSpec.model_validate({**values, **place})
-    seal_key = SealKey.generate()
-    with PrivateDir(RUN, name) as private:
-        found = Node(None)  # type: ignore[arg-type]  # made in the next line, with its own methods
-        found.services = NodeServices(
-            spec=spec,
-            job=job,
-            policy=stage.parsed,
-            identity=Identity.generate(name),
-            seal_key=seal_key,
-            context=NodeContext(job.digest, RUN, name, seal_key.public_jwk()),
-            attester=stage.tee.attester(spec),
-            verifier=stage.tee.verifier(),
-            certificate=JobCertificate(b"", b"", SecretBytes(b"none")),
-            private_dir=private,
-            emit=lambda *_, **__: None,
-            tell=found.told.append,
-            fail=lambda error: (found.errors.append(error), found.failed.set())[0],
-        )
-        keys = BrokerKeys(found.services)
-        try:
-            yield found, keys
-        finally:
-            keys.close()
-
-
-def read(keys: BrokerKeys, found: VerifiedInput) -> str:
-    """A file's key, as an executor asks for it."""
-    path = str(found.folder / found.manifest.files[0].path)
-    return str(keys.operations()["read-key"]({"path": path})["key"])
 
 
 def granted(stage: Stage) -> Job:

@@ -1,0 +1,70 @@
+"""What a receipt says of keys: who was given which, and by whose word.  A step of ``jobs.receipt``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from confide.errors import ReceiptError
+from confide.job import kbs_resource
+from confide.keys.grants import GrantRef
+from confide.keys.kbs.dataset_key import key_of, resource_of_key
+from confide.keys.owners import JOB_PREFIX
+
+if TYPE_CHECKING:
+    from confide.jobs.statement import DatasetEntry, ReleaseEntry, Statement
+
+
+def check_releases(statement: Statement) -> str:
+    """Every key that a node was given: to a node of the receipt, for a dataset of the receipt, with the grant of each owner concerned.
+
+    A key of a key broker service has no grant: the job, which the receipt names, says where it came from.
+    """
+    nodes = {node.node for node in statement.nodes}
+    datasets = {("read", d.name): d for d in statement.inputs} | {("write", d.name): d for d in statement.outputs}
+    elsewhere = {d.name: uri for d in statement.inputs if (uri := kbs_resource(statement.form, d.name))}
+    for release in statement.releases:
+        facts = {"node": release.node, "name": release.name}
+        dataset = datasets.get((release.purpose, release.name))
+        if release.node not in nodes or dataset is None:
+            raise ReceiptError("a key went to a node, or is of a dataset, that the run does not have", **facts)
+        require_same("the key", release.key, dataset.key)
+        if release.purpose == "read" and release.name in elsewhere:
+            _check_from_kbs(release, dataset, elsewhere[release.name])
+            continue
+        if release.version < dataset.version:  # newer is right: the key was re-wrapped since the manifest was written
+            raise ReceiptError("a key was given under an older version than the manifest names", **facts)
+        granted = [dataset] if release.purpose == "read" else [d for d in statement.inputs if d.name not in elsewhere]
+        missing = _owned(granted) - set(release.grants)
+        if missing or not [GrantRef.from_json(ref) for ref in release.grants.values()]:
+            raise ReceiptError("a key was given without an owner's grant", missing=", ".join(sorted(missing)), **facts)
+    written = {release.name for release in statement.releases if (release.node, release.purpose) == (statement.driver.node, "write")}
+    require_same("the outputs with a key", ", ".join(sorted(written)), ", ".join(sorted(d.name for d in statement.outputs)))
+    grants = {str(ref["grant"]) for release in statement.releases for ref in release.grants.values()}
+    found = f"{len(statement.releases)} under {len(grants)} grants"
+    return f"{found}; from {', '.join(sorted(set(elsewhere.values())))}" if elsewhere else found
+
+
+def require_same(what: str, got: str, expected: str) -> str:
+    """``got``, if it is what the receipt says.
+
+    Raises:
+        ReceiptError: it is not.
+    """
+    if got != expected:
+        raise ReceiptError(f"{what} is not what the receipt says", expected=expected[:200], got=got[:200])
+    return got
+
+
+def _check_from_kbs(release: ReleaseEntry, dataset: DatasetEntry, uri: str) -> None:
+    """The dataset is under the resource that the job names, and nobody claims a grant of an owner for it."""
+    _, name = resource_of_key(uri)
+    expected = key_of(dataset.key.partition("/")[0], name)
+    require_same("the key's source", f"{release.key}@{release.version}", f"{expected.id}@{expected.version}")
+    if release.grants:
+        raise ReceiptError("a key of a key broker service is given without grants", node=release.node, name=release.name)
+
+
+def _owned(datasets: Iterable[DatasetEntry]) -> set[str]:
+    """The owners' keys among those of the datasets.  Of another job's output, only the broker knows whose data it derives from."""
+    return {dataset.key for dataset in datasets if not dataset.key.startswith(JOB_PREFIX)}
