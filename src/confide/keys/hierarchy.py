@@ -6,7 +6,7 @@ Who may have a dataset key is decided by the callers (``keys.broker``, ``keys.ow
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -14,14 +14,13 @@ from datetime import datetime
 from confide.canonical import Json
 from confide.crypto.derive import KEY_BYTES
 from confide.crypto.envelope import WrappedKey, unwrap, wrap
-from confide.crypto.seal import seal
 from confide.crypto.secret import SecretBytes
 from confide.errors import GrantError, KeyDestroyedError, StoreError, UnwrapError, UsageError
 from confide.ids import JobDigest, KeyRef, check_name, new_dataset_id
+from confide.keys.key_outlines import KeyOutline
 from confide.keys.key_records import Key, KeyState, KeyVersion
 from confide.keys.records import Dataset
 from confide.keys.store import Store
-from confide.keys.transfer import KeyExport
 
 
 class KeyHierarchy:
@@ -131,45 +130,40 @@ class KeyHierarchy:
             for kek in known.values():
                 kek.wipe()
 
-    def export(self, key: Key, export: KeyExport) -> KeyExport:
-        """``export`` with the openable versions of ``key`` sealed as its request says.
+    def outline(self, key: Key) -> tuple[KeyOutline, SecretBytes]:
+        """What ``key`` is, and the bytes of its openable versions, one after the other.  The caller wraps them, and wipes these.
 
         Raises:
             KeyDestroyedError: there is none.
         """
-        numbers = [number for number, version in enumerate(key.versions, start=1) if version.wrapped is not None]
-        if not numbers:
+        outline = KeyOutline.of(key)
+        if not outline.openable:
             raise KeyDestroyedError("every version of the key was destroyed", key=key.id)
-        secret = SecretBytes(b"".join(self._open(key, number).reveal() for number in numbers))
-        sealed = seal(secret, export.request.jwk, context=export.context)
-        secret.wipe()
-        return replace(export, jwe=sealed)
+        return outline, SecretBytes(b"".join(self._open(key, number).reveal() for number in outline.openable))
 
-    def take_over(self, export: KeyExport, secret: SecretBytes) -> Key:
-        """The key of an export, whose openable versions ``secret`` holds one after the other.
+    def take_over(self, outline: KeyOutline, secret: SecretBytes) -> Key:
+        """The key that an outline is of, from elsewhere: made here if there is none of its name.
 
         Raises:
-            UnwrapError: it is not as long as they are.
+            UsageError: another key of that name is here: what both can open is not the same, or that is nothing.
+            UnwrapError: ``secret`` is not as long as the openable versions are.
         """
-        ref, opened = KeyRef.parse(export.request.key), _apart(export, secret)
+        ref, opened = KeyRef.parse(outline.key), _apart(outline, secret)
+        known = self._store.get(Key, ref.id)
+        if known is not None:
+            self._check_same(known, opened)
+            return known
         versions: list[KeyVersion] = []
-        for number, (state, since) in enumerate(export.versions, start=1):
+        for number, (state, since) in enumerate(outline.versions, start=1):
             kek = opened.get(number)
             wrapped = None if kek is None else self._store.kms.wrap(kek, context=_context(ref.owner, ref.name, number))
             versions.append(KeyVersion(state, since, wrapped))
-        made = Key(ref.owner, ref.name, tuple(versions), export.created)
+        made = Key(ref.owner, ref.name, tuple(versions), outline.created)
         self._store.put(made)
         return made
 
-    def check_same(self, key: Key, export: KeyExport, secret: SecretBytes) -> None:
-        """Return if ``key`` is the one of an export: what both can open is the same, and that is something.
-
-        Raises:
-            UsageError: it is another one.
-            UnwrapError: as :meth:`take_over`.
-        """
+    def _check_same(self, key: Key, opened: Mapping[int, SecretBytes]) -> None:
         there = {number for number, version in enumerate(key.versions, start=1) if version.wrapped is not None}
-        opened = _apart(export, secret)
         same = [hmac.compare_digest(self._open(key, number).reveal(), opened[number].reveal()) for number in there & set(opened)]
         if not same or not all(same):
             raise UsageError(f"there is another key {key.id} at this broker", hint="a key is imported before one of its name is made")
@@ -221,10 +215,9 @@ def _context(owner: str, name: str, version: int) -> Json:
     return {"use": "kek", "key": f"{owner}/{name}", "version": version}
 
 
-def _apart(export: KeyExport, secret: SecretBytes) -> dict[int, SecretBytes]:
-    """The openable versions of an export, by number."""
-    numbers = [number for number, (state, _) in enumerate(export.versions, start=1) if state is not KeyState.DESTROYED]
-    if len(secret) != len(numbers) * KEY_BYTES:
-        raise UnwrapError("an exported key's versions are not those that are sealed", expected=len(numbers))
+def _apart(outline: KeyOutline, secret: SecretBytes) -> dict[int, SecretBytes]:
+    """The openable versions that an outline's secret holds, by number."""
+    if len(secret) != len(outline.openable) * KEY_BYTES:
+        raise UnwrapError("a key's versions are not those that were wrapped", expected=len(outline.openable))
     data = secret.reveal()
-    return {number: SecretBytes(data[at * KEY_BYTES : (at + 1) * KEY_BYTES]) for at, number in enumerate(numbers)}
+    return {number: SecretBytes(data[at * KEY_BYTES : (at + 1) * KEY_BYTES]) for at, number in enumerate(outline.openable)}

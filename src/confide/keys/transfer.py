@@ -10,22 +10,21 @@ plaintext never leaves a broker, and neither a stranger's broker nor a stranger'
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Final, Self
+from typing import Final, Self
 
-from confide.canonical import Json, b64url, canonical, from_b64url, parse_object, sha384_hex
+from confide.canonical import Json, b64url, canonical, from_b64url, sha384_hex
 from confide.crypto.seal import check_public_jwk
-from confide.crypto.sign import PublicKey, SigningKey, dsse_sign, dsse_verify
-from confide.errors import ConfideError, TransferError
+from confide.crypto.sign import PublicKey, SigningKey, dsse_sign
+from confide.errors import TransferError
 from confide.ids import KeyRef, SpkiDigest
-from confide.keys.key_records import KeyState
+from confide.keys.key_outlines import KeyOutline
+from confide.keys.statements import Statements
 
 WRAPPING_TYPE: Final = "application/vnd.confide.wrapping-key+json"
 REQUEST_TYPE: Final = "application/vnd.confide.key-export-request+json"
 EXPORT_TYPE: Final = "application/vnd.confide.key-export+json"
-_MAX_VERSIONS: Final = 1000
+_STATEMENTS: Final = Statements(TransferError, "a key's transfer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +44,8 @@ class WrappingKey:
         Raises:
             TransferError: it did not, or this is none.
         """
-        data = _verified(envelope, broker, WRAPPING_TYPE, {"format", "jwk"})
-        if data["format"] != "confide-wrapping-key-v1":
-            raise TransferError("a wrapping key of another version")
-        return cls(_read(lambda: check_public_jwk(data["jwk"])))
+        data = _STATEMENTS.verified(envelope, broker, WRAPPING_TYPE, "confide-wrapping-key-v1", {"jwk"})
+        return cls(_STATEMENTS.read(lambda: check_public_jwk(data["jwk"])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,30 +78,27 @@ class ExportRequest:
         Raises:
             TransferError: another one did, or this is none.
         """
-        data = _verified(envelope, owner, REQUEST_TYPE, {"format", "key", "source", "target", "jwk", "time"})
-        texts = [data[name] for name in ("key", "source", "target", "time")]
-        if data["format"] != "confide-key-export-request-v1" or not all(isinstance(text, str) for text in texts):
-            raise TransferError("an export request of another version")
-        key, source, target, time = texts
-        ref = _read(lambda: KeyRef.parse(key))
-        return cls(ref.id, SpkiDigest(source), SpkiDigest(target), _read(lambda: check_public_jwk(data["jwk"])), time)
+        form, fields = "confide-key-export-request-v1", {"key", "source", "target", "jwk", "time"}
+        data = _STATEMENTS.verified(envelope, owner, REQUEST_TYPE, form, fields)
+        key, source, target, time = _STATEMENTS.texts(data, "key", "source", "target", "time")
+        ref, jwk = _STATEMENTS.read(lambda: (KeyRef.parse(key), check_public_jwk(data["jwk"])))
+        return cls(ref.id, SpkiDigest(source), SpkiDigest(target), jwk, time)
 
 
 @dataclass(frozen=True, slots=True)
 class KeyExport:
-    """A key's versions (state and since when), its creation, and the openable versions' bytes sealed as one JWE."""
+    """What a key is, and its openable versions' bytes sealed as one JWE."""
 
     request: ExportRequest
     signed_request: Json
     source: PublicKey
-    versions: tuple[tuple[KeyState, datetime], ...]
-    created: datetime
+    outline: KeyOutline
     jwe: str
 
     @property
     def context(self) -> Json:
         """What the sealed bytes are bound to."""
-        return {"use": "key-export", "request": self.request.digest, "versions": _states(self.versions)}
+        return {"use": "key-export", "request": self.request.digest, "versions": self.outline.states()}
 
     def sign(self, broker: SigningKey) -> Json:
         """The export, signed by the broker that it comes from (DSSE envelope)."""
@@ -112,8 +106,7 @@ class KeyExport:
             "format": "confide-key-export-v1",
             "request": self.signed_request,
             "source": b64url(self.source.spki_der),
-            "versions": _states(self.versions),
-            "created": self.created.isoformat(),
+            **self.outline.to_json(),
             "jwe": self.jwe,
         }
         return dsse_sign(broker, EXPORT_TYPE, canonical(body))
@@ -127,43 +120,13 @@ class KeyExport:
         Raises:
             TransferError: one of the signatures is another's, or this is no export.
         """
-        source = _read(lambda: PublicKey.from_spki(claimed_source))
-        data = _verified(envelope, source, EXPORT_TYPE, {"format", "request", "source", "versions", "created", "jwe"})
-        if data["format"] != "confide-key-export-v1" or not isinstance(data["jwe"], str) or not isinstance(data["request"], dict):
-            raise TransferError("an export of another version")
+        read = _STATEMENTS.read
+        source = read(lambda: PublicKey.from_spki(claimed_source))
+        fields = {"request", "source", "versions", "created", "jwe"}
+        data = _STATEMENTS.verified(envelope, source, EXPORT_TYPE, "confide-key-export-v1", fields)
+        (jwe,) = _STATEMENTS.texts(data, "jwe")
         request = ExportRequest.verify(data["request"], owner)
-        if request.source != source.digest or _read(lambda: from_b64url(data["source"])) != source.spki_der:
+        if request.source != source.digest or read(lambda: from_b64url(data["source"])) != source.spki_der:
             raise TransferError("the export comes from another broker than its owner asked", expected=request.source, got=source.digest)
-        versions = _read(lambda: tuple((KeyState(v["state"]), _time(v["since"])) for v in data["versions"]))
-        active = [number for number, (state, _) in enumerate(versions, start=1) if state is KeyState.ACTIVE]
-        if not 0 < len(versions) <= _MAX_VERSIONS or active not in ([], [len(versions)]):
-            raise TransferError("the export's versions are not those of a key")
-        return cls(request, data["request"], source, versions, _read(lambda: _time(data["created"])), data["jwe"])
-
-
-def _states(versions: tuple[tuple[KeyState, datetime], ...]) -> list[Json]:
-    return [{"state": state.value, "since": since.isoformat()} for state, since in versions]
-
-
-def _time(text: str) -> datetime:
-    found = datetime.fromisoformat(text)
-    if found.tzinfo is None:
-        raise ValueError("a time needs a zone")
-    return found
-
-
-def _verified(envelope: Json, key: PublicKey, kind: str, fields: set[str]) -> Json:
-    try:
-        data = parse_object(dsse_verify(envelope, key, kind))
-    except ConfideError as cause:
-        raise TransferError(f"a statement of a key's transfer does not verify: {cause.message}") from cause
-    if set(data) != fields:
-        raise TransferError("a statement of a key's transfer has other fields than it must")
-    return data
-
-
-def _read(reading: Callable[[], Any]) -> Any:
-    try:
-        return reading()
-    except (ConfideError, ValueError, TypeError, KeyError, AttributeError) as cause:
-        raise TransferError("a field of a key's transfer cannot be read") from cause
+        outline = read(lambda: KeyOutline.from_json(request.key, data["versions"], data["created"]))
+        return cls(request, data["request"], source, outline, jwe)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Final, Self
 
 from confide.canonical import Json, from_b64url
-from confide.crypto.seal import SealKey
+from confide.crypto.seal import SealKey, seal
 from confide.crypto.sign import PublicKey, SigningKey
 from confide.errors import CredentialError, ParseError, TransferError
 from confide.ids import KeyRef
 from confide.keys.callers import Callers
-from confide.keys.key_records import Key, KeyState
+from confide.keys.key_records import KeyState
 from confide.keys.records import Dataset, version_ref
 from confide.keys.sessions import Peer
 from confide.keys.transfer import ExportRequest, KeyExport, WrappingKey
@@ -76,9 +76,10 @@ class TransferCommands(Callers):
             if request.source != own.spki_digest:
                 raise TransferError("the request is for another broker", expected=own.spki_digest, got=request.source[:80])
             key = self._own_key(owner, request.key)
-            versions = tuple((version.state, version.since) for version in key.versions)
-            export = KeyExport(request, signed_request, own.public, versions, key.created, "")
-            signed = self._keys.export(key, export).sign(own)
+            outline, secret = self._keys.outline(key)
+            export = KeyExport(request, signed_request, own.public, outline, "")
+            signed = replace(export, jwe=seal(secret, request.jwk, context=export.context)).sign(own)
+            secret.wipe()
             self._note("export-key", owner, key=key.id, version=key.newest.version, target=request.target)
         return {"export": signed}
 
@@ -102,10 +103,7 @@ class TransferCommands(Callers):
             if ref.owner != owner.name:
                 raise CredentialError("this credential does not own that key", owner=owner.name, key=ref.id)
             secret = own.open(export.jwe, context=export.context)
-            known = self._store.get(Key, ref.id)
-            if known is not None:
-                self._keys.check_same(known, export, secret)
-            made = known or self._keys.take_over(export, secret)
+            made = self._keys.take_over(export.outline, secret)
             secret.wipe()
             self._note("import-key", owner, key=made.id, version=made.newest.version, source=request.source)
             return {"key": made.id, "version": made.newest.version}

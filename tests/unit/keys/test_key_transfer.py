@@ -28,6 +28,7 @@ from confide.errors import (
 from confide.ids import SpkiDigest
 from confide.keys import transfer_commands
 from confide.keys.client import OwnerClient
+from confide.keys.key_outlines import KeyOutline
 from confide.keys.key_records import KeyState
 from confide.keys.transfer import EXPORT_TYPE, ExportRequest, KeyExport, WrappingKey
 
@@ -226,7 +227,8 @@ def test_export_by_another_broker_than_the_owner_named_is_refused(two: Two) -> N
     stranger = SigningKey.generate()
     request = ExportRequest.verify(payload["request"], two.credential.key.public)
     now = datetime.now(UTC)
-    export = KeyExport(request, payload["request"], stranger.public, ((KeyState.ACTIVE, now),), now, payload["jwe"])
+    outline = KeyOutline("airline/flights", ((KeyState.ACTIVE, now),), now)
+    export = KeyExport(request, payload["request"], stranger.public, outline, payload["jwe"])
     for source in (stranger.spki_der, two.a.server._identity.spki_der):
         forged = {"format": head["format"], "source": b64url(source), "export": export.sign(stranger)}
         with pytest.raises(TransferError):

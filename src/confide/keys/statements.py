@@ -1,0 +1,58 @@
+"""Signed statements about keys that leave a broker: how each is read.  Pure: what they say is in ``keys.transfer`` and ``keys.escrow``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from confide.canonical import Json, parse_object
+from confide.crypto.sign import PublicKey, dsse_verify
+from confide.errors import ConfideError
+
+
+@dataclass(frozen=True, slots=True)
+class Statements:
+    """The statements about one thing (``about``).  Whatever is wrong with one is an error of the class ``refusal``."""
+
+    refusal: type[ConfideError]
+    about: str
+
+    def verified(self, envelope: Json, key: PublicKey, kind: str, form: str, fields: set[str]) -> Json:
+        """The statement, if ``key`` signed it as ``kind``, and it has the ``format`` that ``form`` says and exactly these other fields."""
+        try:
+            data = parse_object(dsse_verify(envelope, key, kind))
+        except ConfideError as cause:
+            raise self.refusal(f"a statement of {self.about} does not verify: {cause.message}") from cause
+        if set(data) != fields | {"format"}:
+            raise self.refusal(f"a statement of {self.about} has other fields than it must")
+        if data["format"] != form:
+            raise self.refusal(f"a statement of {self.about} is of another version", expected=form)
+        return data
+
+    def read(self, reading: Callable[[], Any]) -> Any:
+        """What ``reading`` gives."""
+        try:
+            return reading()
+        except (ConfideError, ValueError, TypeError, KeyError, AttributeError) as cause:
+            raise self.refusal(f"a field of {self.about} cannot be read") from cause
+
+    def texts(self, data: Json, *names: str) -> list[str]:
+        """Fields that are texts."""
+        found = [data[name] for name in names]
+        if not all(isinstance(text, str) for text in found):
+            raise self.refusal(f"a field of {self.about} cannot be read")
+        return found
+
+
+def zoned_time(text: str) -> datetime:
+    """A time in ISO 8601 with its zone.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = datetime.fromisoformat(text)
+    if found.tzinfo is None:
+        raise ValueError("a time needs a zone")
+    return found
