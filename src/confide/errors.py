@@ -206,6 +206,12 @@ class TransferError(KeyAccessError):
     default_hint = "export again at the broker that has the key, to the wrapping key of the broker that is to have it"
 
 
+class EscrowError(KeyAccessError):
+    """An escrow of a key, or its recovery, was refused: a signature or a share is not what it must be, or it is to another recovery."""
+
+    code = "escrow-refused"
+
+
 class KeyDestroyedError(KeyAccessError):
     """The version of the key-encryption key that this is under was destroyed: it can never be opened again."""
 

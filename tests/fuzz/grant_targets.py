@@ -21,7 +21,7 @@ from confide.keys.grant_client import _change, _rule
 from confide.keys.grants import Grant
 from confide.keys.job_signatures import JobSignature, verify_all
 from confide.keys.transfer import EXPORT_TYPE, REQUEST_TYPE, WRAPPING_TYPE, ExportRequest, KeyExport, WrappingKey
-from confide.keys.transfer_client import _parsed
+from confide.keys.transfer_client import lines_of
 
 from .file_seeds import _JOB
 from .file_targets import TOKEN_KEY, folder
@@ -71,7 +71,7 @@ def key_transfer(data: bytes) -> None:
         lambda: WrappingKey.verify(dsse_sign(KEY, WRAPPING_TYPE, data), KEY.public),
         lambda: ExportRequest.verify(dsse_sign(KEY, REQUEST_TYPE, data), KEY.public),
         lambda: KeyExport.verify(dsse_sign(KEY, EXPORT_TYPE, data), KEY.public, source),
-        lambda: KeyExport.verify(_parsed(data.decode("utf-8", errors="replace")), KEY.public, data),
+        lambda: KeyExport.verify(next(lines_of([data.decode("utf-8", errors="replace")])), KEY.public, data),
     )
 
 

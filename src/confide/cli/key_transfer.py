@@ -13,8 +13,10 @@ from confide.canonical import Json, parse_object
 from confide.cli.key_versions import own_key
 from confide.cli.output import Context, answers, say
 from confide.errors import ParseError, UsageError
+from confide.regular_file import read_regular
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
+_MAX_FILE = 1024 * 1024
 
 
 @click.command("wrapping-key")
@@ -26,7 +28,7 @@ def wrapping_key(context: Context, who: str | None, out: Path) -> None:
     from confide.cli.owners import client_of
 
     with client_of(context.settings, who) as client:
-        _write(out, [json.dumps(client.wrapping_key(), indent=2, sort_keys=True)])
+        write_new(out, [json.dumps(client.wrapping_key(), indent=2, sort_keys=True)])
         spki = client.broker_key().digest
     context.answer({"file": str(out), "broker": spki})
 
@@ -48,7 +50,7 @@ def export(context: Context, key: str, wrapping: Path, target: str, out: Path) -
 
     ref = own_key(key)
     with client_of(context.settings, ref.owner) as client:
-        lines = _write(out, client.export_key(ref.name, _object(wrapping), SpkiDigest(target)))
+        lines = write_new(out, client.export_key(ref.name, read_object(wrapping), SpkiDigest(target)))
     value = {"key": ref.id, "file": str(out), "datasets": lines - 1}
     context.answer(value, lambda: say(f"{ref.id} and {lines - 1:,} datasets are exported to {out}"))
 
@@ -67,14 +69,21 @@ def import_(context: Context, file: Path, who: str | None) -> None:
     context.answer(value, lambda: say(f"{ref} and {new:,} datasets are here now"))
 
 
-def _object(path: Path) -> Json:
+def read_object(path: Path) -> Json:
+    """The JSON object that a small file holds.
+
+    Raises:
+        UsageError: it cannot be read, or is none.
+    """
     try:
-        return parse_object(path.read_bytes())
+        return parse_object(read_regular(path, _MAX_FILE))
+    except OSError as cause:
+        raise UsageError(f"cannot read {path}: {cause.strerror}", path=str(path)) from cause
     except ParseError as cause:
         raise UsageError(f"{path} is not JSON", path=str(path)) from cause
 
 
-def _write(path: Path, lines: Iterable[str]) -> int:
+def write_new(path: Path, lines: Iterable[str]) -> int:
     """Write a new file that only this user reads; how many lines.  A part of a file is not left behind."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

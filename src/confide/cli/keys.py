@@ -8,6 +8,7 @@ import click
 
 from confide.cli import approvals, grants
 from confide.cli.grants import AS
+from confide.cli.key_escrow import adopt, escrow
 from confide.cli.key_transfer import export, import_, wrapping_key
 from confide.cli.key_versions import destroy, own_key, retire, rewrap, rotate, versions
 from confide.cli.output import Context, answers, print_table
@@ -20,7 +21,7 @@ def command() -> None:
     """Create keys and say which jobs may use them."""
 
 
-for _about_keys in (rotate, versions, retire, destroy, rewrap, wrapping_key, export, import_):
+for _about_keys in (rotate, versions, retire, destroy, rewrap, wrapping_key, export, import_, escrow, adopt):
     command.add_command(_about_keys)
 
 

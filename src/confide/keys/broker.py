@@ -28,6 +28,7 @@ from confide.ids import DatasetId, NodeId, Nonce, Purpose, Role, Tee, check_name
 from confide.keys.asker import Asker
 from confide.keys.audit import new_event
 from confide.keys.clock import SteadyClock
+from confide.keys.escrow_commands import EscrowCommands
 from confide.keys.grant_commands import GrantCommands
 from confide.keys.grants import Decision, Grant, Request, decide
 from confide.keys.hierarchy import KeyHierarchy
@@ -93,6 +94,7 @@ class Broker:
         self.owners = Owners(store, self.clock)
         self.key_commands = KeyCommands(store, self.clock)
         self.transfers = TransferCommands(store, self.clock)
+        self.escrows = EscrowCommands(store, self.clock)
         self.grants = GrantCommands(store, self.clock)
         self._standings = Standings(store)
         self._keys = KeyHierarchy(store)

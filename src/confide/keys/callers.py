@@ -10,9 +10,10 @@ from confide.crypto.sign import PublicKey
 from confide.errors import CredentialError, Fact, UsageError
 from confide.ids import KeyRef
 from confide.keys.audit import new_event
+from confide.keys.escrow_records import FormerCredential
 from confide.keys.hierarchy import KeyHierarchy
 from confide.keys.key_records import Key
-from confide.keys.records import Owner
+from confide.keys.records import Dataset, Owner
 from confide.keys.refusals import refusals_audited
 from confide.keys.sessions import Peer
 from confide.keys.store import Store
@@ -46,6 +47,14 @@ class Callers:
         if found is None:
             raise UsageError(f"there is no key {ref.id}", hint=f"make it with `confide keys create {ref.id}`")
         return found
+
+    def _is_signer(self, owner: Owner, dataset: Dataset) -> bool:
+        """Whether an owner's dataset is this credential's: signed by it, or by one that trustees have said it stands in for."""
+        if dataset.signer == owner.spki:
+            return True
+        key = KeyRef.parse(dataset.wrapped.key)
+        former = FormerCredential(key.id, dataset.signer)
+        return key.owner == owner.name and self._store.get(FormerCredential, former.id) is not None
 
     def _note(self, action: str, owner: Owner, *, concerned: Sequence[str] = (), **facts: Fact) -> None:
         """Record what ``owner`` has done; ``concerned`` see the event as well."""

@@ -30,10 +30,10 @@ from confide.errors import BrokerError, KeyRevokedError, ManifestError, ParseErr
 from confide.ids import DatasetId, KeyRef, NodeId, Nonce, Purpose, Role, SpkiDigest
 from confide.keys.audit import AuditEntry, AuditHead, AuditLog, AuditProof, hashes
 from confide.keys.connection import Answer, Connection, as_key, was_lost
+from confide.keys.escrow_client import EscrowClient
 from confide.keys.grant_client import GrantCalls
 from confide.keys.grants import GrantRef
 from confide.keys.manifest_claims import unverified_dataset
-from confide.keys.transfer_client import TransferClient
 
 KBS_VERSION: Final = "0.4.0"
 COOKIE: Final = "kbs-session-id"
@@ -284,7 +284,7 @@ def _session_of(headers: Mapping[str, str]) -> str:
         raise BrokerError("the broker began no session") from cause
 
 
-class OwnerClient(GrantCalls, TransferClient):
+class OwnerClient(GrantCalls, EscrowClient):
     """An owner's or recipient's side.  Requests about keys and grants are in ``keys.key_client``, ``transfer_client``, ``grant_client``."""
 
     def enrol(self, token: str) -> None:

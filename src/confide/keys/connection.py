@@ -188,6 +188,13 @@ class Answer:
             raise BrokerError("the broker's answer lacks a field", field=name)
         return value
 
+    def flag(self, name: str) -> bool:
+        """A field that is true or false."""
+        value = self._data.get(name)
+        if not isinstance(value, bool):
+            raise BrokerError("the broker's answer lacks a field", field=name)
+        return value
+
     def texts(self, name: str) -> tuple[str, ...]:
         """A list of texts."""
         values = self.field(name, list)

@@ -111,10 +111,11 @@ class Owners(Callers):
         """
         with self._command("manifest", peer, {"dataset": dataset[:64]}) as owner, self._store.transaction():
             found = self._store.get(Dataset, dataset)
-            if found is None or found.origin is not None or found.signer != owner.spki:
+            if found is None or found.origin is not None or not self._is_signer(owner, found):
                 raise CredentialError("this credential has no such dataset")
-            claims = ManifestClaims.verify(manifest, PublicKey.from_spki(found.signer))
-            self._store.put(found.after(claims))
+            # Whoever stands in for a lost credential signs with its own: manifests of the lost one do not count from then on.
+            claims = ManifestClaims.verify(manifest, PublicKey.from_spki(owner.spki))
+            self._store.put(replace(found.after(claims), signer=owner.spki))
             self._note("manifest", owner, dataset=dataset, snapshot=claims.snapshot)
         return {"dataset": dataset, "snapshot": claims.snapshot}
 
@@ -145,7 +146,7 @@ class Owners(Callers):
 
     def _may_open(self, dataset: Dataset, owner: Owner, now: datetime) -> bool:
         if dataset.origin is None:
-            return dataset.signer == owner.spki
+            return self._is_signer(owner, dataset)
         origin = dataset.origin
         agreed = [owner.name in self._standings.recipients(key, origin.job, now) for key in dataset.roots]
         return owner.name in origin.recipients and bool(agreed) and all(agreed)

@@ -68,6 +68,7 @@ from confide.crypto.tls import AnyClientKey, Channel, Identity, Listener
 from confide.errors import ChannelError, ChannelTimeoutError, ConfideError, ParseError, ProtocolError, StoreError
 from confide.ids import DatasetId, Purpose, SpkiDigest
 from confide.keys.broker import Broker
+from confide.keys.escrow_routes import escrow_route
 from confide.keys.kbs.messages import COOKIE
 from confide.keys.kbs.routes import KbsRoutes, session_of, takes_bytes
 from confide.keys.observation import add_observer, endpoint_of, observed, remove_observer
@@ -271,7 +272,8 @@ class Routes:
                 return self._broker.attest(self._peer, session_of(request), _body(request))
             case "POST", path if path in self._of_nodes:
                 return self._of_nodes[path](request)
-        return self._owner_route(request) or self._transfer(request) or self._named(request)
+        escrow = escrow_route(self._broker, self._peer, request)
+        return escrow or self._owner_route(request) or self._transfer(request) or self._named(request)
 
     # --- nodes -------------------------------------------------------------------------------------------------------
 

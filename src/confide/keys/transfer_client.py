@@ -53,6 +53,9 @@ class TransferClient(KeyClient):
         if KeyExport.verify(signed, self._credential.key.public, source.spki_der).request != request:
             raise TransferError("the broker exported something else than was asked for")
         yield json.dumps({"format": FORMAT, "source": b64url(source.spki_der), "export": signed}, sort_keys=True)
+        yield from self._dataset_lines(name)
+
+    def _dataset_lines(self, name: str) -> Iterator[str]:
         place = 0
         while place >= 0:
             page = self._call("POST", "datasets/export", {"key": self._id(name), "start": place})
@@ -69,17 +72,19 @@ class TransferClient(KeyClient):
             TransferError: the lines are no export, or not one that this credential asked for.
             UsageError: the broker has another key of that name.
         """
-        rest = iter(lines)
-        head = _parsed(next(rest, ""))
-        match head:
+        rest = lines_of(lines)
+        match next(rest, {}):
             case {"format": str(form), "source": str(source), "export": dict(export), **more} if form == FORMAT and not more:
                 ref = self._call("POST", "keys/import", {"export": export, "source": source}).key_ref()
             case _:
                 raise TransferError("the file is no key's export")
+        return ref, self._import_datasets(rest)
+
+    def _import_datasets(self, datasets: Iterator[Json]) -> int:
         new = 0
-        while batch := [_parsed(line) for line in islice(rest, _BATCH)]:
+        while batch := list(islice(datasets, _BATCH)):
             new += self._call("POST", "datasets/import", {"datasets": batch}).field("imported", int)
-        return ref, new
+        return new
 
 
 def _wrapping_key(file: Json, target: SpkiDigest) -> Json:
@@ -95,8 +100,14 @@ def _wrapping_key(file: Json, target: SpkiDigest) -> Json:
     raise TransferError("the file holds no wrapping key", hint="`confide keys wrapping-key` writes one at the target broker")
 
 
-def _parsed(line: str) -> Json:
-    try:
-        return parse_object(line)
-    except ConfideError as cause:
-        raise TransferError("a line of the export is not JSON") from cause
+def lines_of(lines: Iterable[str]) -> Iterator[Json]:
+    """The lines of a file that a key travels or is kept in.
+
+    Raises:
+        TransferError: one is not a JSON object.
+    """
+    for line in lines:
+        try:
+            yield parse_object(line)
+        except ConfideError as cause:
+            raise TransferError("a line of the file is not JSON") from cause

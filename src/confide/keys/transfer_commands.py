@@ -8,12 +8,14 @@ from typing import ClassVar, Final, Self
 
 from confide.canonical import Json, from_b64url
 from confide.crypto.seal import SealKey, seal
-from confide.crypto.sign import PublicKey, SigningKey
-from confide.errors import CredentialError, ParseError, TransferError
-from confide.ids import KeyRef
+from confide.crypto.sign import PublicKey, SigningKey, unverified_keyid
+from confide.errors import CredentialError, ManifestError, ParseError, TransferError
+from confide.ids import KeyRef, SpkiDigest
 from confide.keys.callers import Callers
-from confide.keys.key_records import KeyState
-from confide.keys.records import Dataset, version_ref
+from confide.keys.escrow_records import FormerCredential
+from confide.keys.key_records import Key, KeyState
+from confide.keys.manifest_claims import ManifestClaims
+from confide.keys.records import Dataset, Owner, version_ref
 from confide.keys.sessions import Peer
 from confide.keys.transfer import ExportRequest, KeyExport, WrappingKey
 
@@ -141,7 +143,7 @@ class TransferCommands(Callers):
             new = 0
             for data in datasets:
                 dataset = _dataset(data)
-                if dataset.signer != owner.spki:
+                if not self._is_signer(owner, dataset):
                     raise CredentialError("a dataset is of another signer than this credential", dataset=dataset.dataset[:80])
                 self._own_key(owner, dataset.wrapped.key)
                 self._keys.dataset_key(dataset).wipe()
@@ -151,6 +153,38 @@ class TransferCommands(Callers):
             self._note("import-datasets", owner, datasets=new)
         return {"imported": new}
 
+    def adopt_dataset(self, peer: Peer, manifest: Json) -> Json:
+        """Take over one dataset under an own key by its manifest, which carries its wrapped key: for those that no export knew.
+
+        The broker has nothing else to tell whether this is the newest snapshot: from now on, older ones are refused.
+
+        Raises:
+            ManifestError: nobody who counts here has signed it.
+            CredentialError: the key, or the dataset, is not the client's.
+            UnwrapError, KeyDestroyedError: its key was not wrapped under that key, or that version is gone.
+        """
+        with self._command("adopt-dataset", peer, {}) as owner, self._store.transaction():
+            signer = self._signer_of(owner, manifest)
+            claims = ManifestClaims.verify(manifest, signer)
+            self._own_key(owner, claims.wrapped.key)
+            known = self._store.get(Dataset, claims.dataset)
+            dataset = known or Dataset(claims.dataset, claims.wrapped, signer.spki_der)
+            if dataset.signer != signer.spki_der or not self._is_signer(owner, dataset):
+                raise CredentialError("a dataset is of another signer than this credential", dataset=claims.dataset[:80])
+            self._keys.dataset_key(dataset).wipe()
+            self._store.put(dataset.after(claims))
+            self._note("adopt-dataset", owner, dataset=claims.dataset, key=claims.wrapped.key, snapshot=claims.snapshot)
+            return {"dataset": claims.dataset, "snapshot": claims.snapshot, "new": known is None}
+
+    def _signer_of(self, owner: Owner, manifest: Json) -> PublicKey:
+        """Of the client's credential and those that it stands in for, the one that the manifest claims to be signed by."""
+        formers = [former.spki for key in self._store.find(Key, owner.name) for former in self._store.find(FormerCredential, key.id)]
+        claimed = _claimed_signer(manifest)
+        for spki in (owner.spki, *formers):
+            if PublicKey(spki).digest == claimed:
+                return PublicKey.from_spki(spki)
+        raise CredentialError("the manifest is of another signer than this credential", signer=claimed)
+
     def _wrapping_key(self) -> SealKey:
         with self._store.transaction():
             kept = self._store.get(KeptWrappingKey, _ONLY)
@@ -158,6 +192,13 @@ class TransferCommands(Callers):
                 kept = KeptWrappingKey(self._store.kms.wrap(SigningKey.generate().private_pem(), context=_USE))
                 self._store.put(kept)
         return SealKey.from_private_pem(self._store.kms.unwrap(kept.wrapped, context=_USE))
+
+
+def _claimed_signer(manifest: Json) -> SpkiDigest:
+    try:
+        return unverified_keyid(manifest)
+    except ParseError as cause:
+        raise ManifestError(f"not a signed manifest: {cause.message}") from cause
 
 
 def _dataset(data: Json) -> Dataset:

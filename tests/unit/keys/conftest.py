@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support.broker_world import World
 from support.databases import Place, PostgresServer, SqlitePlace
+from support.escrow_world import Trust
 
 from confide.attest.insecure import Installation
 
@@ -31,3 +32,10 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
         return SqlitePlace(tmp_path / "s" / "broker.db")
     server: PostgresServer = request.getfixturevalue("postgres_server")
     return server.new()
+
+
+@pytest.fixture
+def trust(tmp_path: Path, installation: Installation) -> Iterator[Trust]:
+    made = Trust(tmp_path, installation)
+    yield made
+    made.close()
