@@ -9,17 +9,33 @@ from functools import cache
 from pathlib import Path
 
 from confide.attest.policy import Rules
-from confide.canonical import b64url, canonical, parse_object
+from confide.canonical import Json, b64url, canonical, parse_object
 from confide.crypto.seal import SealKey
-from confide.crypto.sign import SigningKey, dsse_sign
+from confide.crypto.sign import SigningKey, dsse_sign, unverified_payload
 from confide.ids import JobDigest, Purpose, Role, SpkiDigest, Tee
 from confide.job import Job
 from confide.jobs.grant_trial import read_stored
 from confide.jobs.signatures import load_signature
 from confide.keys.approvals import VOTE_TYPE, ApprovalRule, Approver, RuleChange, read_approvers, sign_vote, verify_vote
+from confide.keys.custody.shares import ShareSet
+from confide.keys.escrow import (
+    CONTRIBUTION_TYPE,
+    ESCROW_TYPE,
+    TRUSTEE_TYPE,
+    Contribution,
+    Escrow,
+    EscrowRequest,
+    Recovery,
+    Trustee,
+    TrusteeKey,
+)
+from confide.keys.escrow import REQUEST_TYPE as ESCROW_REQUEST_TYPE
+from confide.keys.escrow_client import EscrowClient
 from confide.keys.grant_client import _change, _rule
 from confide.keys.grants import Grant
 from confide.keys.job_signatures import JobSignature, verify_all
+from confide.keys.key_outlines import KeyOutline
+from confide.keys.key_records import KeyState
 from confide.keys.transfer import EXPORT_TYPE, REQUEST_TYPE, WRAPPING_TYPE, ExportRequest, KeyExport, WrappingKey
 from confide.keys.transfer_client import lines_of
 
@@ -75,10 +91,40 @@ def key_transfer(data: bytes) -> None:
     )
 
 
+@cache
+def escrow() -> tuple[Escrow, Json]:
+    """An escrow whose owner, broker and first trustee have the same key: enough to be read; and the statement of it."""
+    other = SigningKey.generate()
+    trustees = (Trustee("ada", other.public, SealKey.generate().public_jwk()), Trustee("bob", KEY.public, SealKey.generate().public_jwk()))
+    owner = SigningKey.generate()
+    wanted = EscrowRequest("airline/flights", KEY.public.digest, trustees, 2, NOW.isoformat())
+    outline = KeyOutline("airline/flights", ((KeyState.ACTIVE, NOW),), NOW)
+    shares = ShareSet(b"\0" * 8, 2, (b"\1" * 32, b"\2" * 32))
+    made = Escrow(wanted, wanted.sign(owner), owner.public, KEY.public, outline, shares, b"w", ("e", "f"))
+    return made, made.head(made.sign(KEY), owner)
+
+
+def key_escrow(data: bytes) -> None:
+    """What an owner, a broker and trustees signed of a key in trustees' hands, and the files that it is in."""
+    made, _ = escrow()
+    each(
+        lambda: TrusteeKey.verify(dsse_sign(KEY, TRUSTEE_TYPE, data), KEY.public),
+        lambda: EscrowRequest.verify(dsse_sign(KEY, ESCROW_REQUEST_TYPE, data), KEY.public),
+        lambda: Escrow.verify(dsse_sign(KEY, ESCROW_TYPE, data), made.owner, KEY.public.spki_der),
+        lambda: Escrow.of_head(parse_object(data)),
+        lambda: Recovery.of_file(parse_object(data), KEY.public.digest),
+        lambda: Recovery.from_form(parse_object(data)),
+        lambda: Contribution.verify(dsse_sign(KEY, CONTRIBUTION_TYPE, data), made),
+        lambda: Contribution.verify(parse_object(data), made),
+        lambda: EscrowClient._trustee(parse_object(data), {"ada": KEY.public.digest}),
+    )
+
+
 TARGETS: dict[str, Callable[[bytes], object]] = {
     "approval": approval,
     "job-signature": job_signature,
     "key-transfer": key_transfer,
+    "key-escrow": key_escrow,
     "stored-evidence": folder("stored.json", read_stored),
     "signature-file": folder("job.toml.x.sig", lambda path: load_signature(path, job())),
 }
@@ -110,6 +156,16 @@ def _transfers() -> list[bytes]:
     ]
 
 
+def _escrows() -> list[bytes]:
+    made, head = escrow()
+    jwk = SealKey.generate().public_jwk()
+    recovery = Recovery(made.digest, "airline/flights", KEY.public.digest, KEY.public.digest, jwk, NOW)
+    given = Contribution(made.digest, recovery.digest, 2).sign(KEY, "e")
+    shown = {"name": "ada", "spki": KEY.public.spki_der.hex(), "key": TrusteeKey(jwk).sign(KEY)}
+    signed = ({"format": "confide-trustee-key-v1", "jwk": jwk}, made.request._form(), made._form(), recovery.form())
+    return [*map(canonical, (*signed, head, recovery.sign(KEY), given, shown)), unverified_payload(given)]
+
+
 def _job_signature_files() -> list[bytes]:
     return [canonical(JobSignature.sign(KEY, job().digest).to_json())]
 
@@ -118,5 +174,6 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "approval": _approvals,
     "job-signature": _signatures,
     "key-transfer": _transfers,
+    "key-escrow": _escrows,
     "signature-file": _job_signature_files,
 }

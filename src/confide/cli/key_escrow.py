@@ -61,9 +61,9 @@ def make(context: Context, key: str, trustees: tuple[str, ...], threshold: int, 
     """
     from confide.cli.owners import client_of
 
-    ref = own_key(key)
+    ref, pins = own_key(key), _pins(trustees)
     with client_of(context.settings, ref.owner) as client:
-        lines = write_new(out, client.escrow_key(ref.name, _pins(trustees), threshold))
+        lines = write_new(out, client.escrow_key(ref.name, pins, threshold))
     value = {"key": ref.id, "file": str(out), "threshold": threshold, "trustees": len(trustees), "datasets": lines - 1}
     context.answer(value, lambda: say(f"any {threshold} of {len(trustees)} trustees can bring {ref.id} back from {out}"))
 

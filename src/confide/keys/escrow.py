@@ -36,6 +36,8 @@ CONTRIBUTION_TYPE: Final = "application/vnd.confide.escrow-contribution+json"
 FILE_FORMAT: Final = "confide-key-escrow-file-v1"
 RECOVERY_FILE_FORMAT: Final = "confide-key-recovery-file-v1"
 MAX_TRUSTEES: Final = 32
+_RECOVERY_FORM: Final = "confide-key-recovery-v1"
+_RECOVERY_FIELDS: Final = {"escrow", "key", "broker", "requester", "jwk", "expires"}
 _STATEMENTS: Final = Statements(EscrowError, "a key's escrow")
 _read = _STATEMENTS.read
 
@@ -264,7 +266,7 @@ class Recovery:
     def form(self) -> Json:
         """As it is signed and kept."""
         fields = {"escrow": self.escrow, "key": self.key, "broker": self.broker, "requester": self.requester, "jwk": self.jwk}
-        return {"format": "confide-key-recovery-v1", **fields, "expires": self.expires.isoformat()}
+        return {"format": _RECOVERY_FORM, **fields, "expires": self.expires.isoformat()}
 
     @property
     def digest(self) -> str:
@@ -288,8 +290,7 @@ class Recovery:
                 broker = _read(lambda: PublicKey.from_spki(from_b64url(text)))
                 if broker.digest != target:
                     raise EscrowError("the recovery is asked for by another broker than was named", expected=target, got=broker.digest)
-                fields = {"escrow", "key", "broker", "requester", "jwk", "expires"}
-                data = _STATEMENTS.verified(signed, broker, RECOVERY_TYPE, "confide-key-recovery-v1", fields)
+                data = _STATEMENTS.verified(signed, broker, RECOVERY_TYPE, _RECOVERY_FORM, _RECOVERY_FIELDS)
                 found = cls.from_form(data)
                 if found.broker != target:
                     raise EscrowError("the recovery is for another broker than signed it", expected=target, got=found.broker[:80])
@@ -301,8 +302,10 @@ class Recovery:
         """The inverse of :meth:`form`.
 
         Raises:
-            EscrowError: a field cannot be read.
+            EscrowError: it is none.
         """
+        if set(data) != {"format", *_RECOVERY_FIELDS} or data["format"] != _RECOVERY_FORM:
+            raise EscrowError("not a recovery of a key")
         escrow, key, broker, requester, expires = _STATEMENTS.texts(data, "escrow", "key", "broker", "requester", "expires")
         ref, jwk, end = _read(lambda: (KeyRef.parse(key), check_public_jwk(data["jwk"]), zoned_time(expires)))
         return cls(escrow, ref.id, SpkiDigest(broker), SpkiDigest(requester), jwk, end)

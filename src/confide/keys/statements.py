@@ -40,8 +40,8 @@ class Statements:
 
     def texts(self, data: Json, *names: str) -> list[str]:
         """Fields that are texts."""
-        found = [data[name] for name in names]
-        if not all(isinstance(text, str) for text in found):
+        found = [text for text in map(data.get, names) if isinstance(text, str)]
+        if len(found) != len(names):
             raise self.refusal(f"a field of {self.about} cannot be read")
         return found
 

@@ -172,4 +172,7 @@ def test_only_a_trustee_announces_and_only_a_recovery_of_that_escrow(trust: Trus
     ):
         with pytest.raises(refusal):
             client.announce(of, asked)
+    for damaged in ({}, {**recovery.form(), "more": 1}, {**recovery.form(), "format": "v2"}, {**recovery.form(), "expires": "later"}):
+        with pytest.raises(EscrowError):
+            trust.clients["ada"]._call("POST", "escrow/announce", {"escrow": escrow.digest, "recovery": damaged})
     assert trust.a.events("escrow-open") == []
