@@ -43,6 +43,7 @@ EXEMPT: dict[str, str] = {
     "keys/records.py:Enrolment.from_json": "as CutOff.from_json",
     "keys/records.py:Origin.from_json": "as CutOff.from_json",
     "keys/records.py:Owner.from_json": "as CutOff.from_json",
+    "keys/runs.py:RunSeen.from_json": "as CutOff.from_json",
     "keys/records.py:Release.from_json": "as CutOff.from_json",
     "keys/records.py:Swept.from_json": "as CutOff.from_json",
     "keys/kbs/session_records.py:SpentNonce.from_json": "as CutOff.from_json",

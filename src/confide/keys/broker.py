@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
@@ -37,8 +37,9 @@ from confide.keys.key_commands import KeyCommands
 from confide.keys.manifest_claims import ManifestClaims, unverified_dataset
 from confide.keys.outputs import Outputs, origin_of
 from confide.keys.owners import Owners
-from confide.keys.records import CutOff, Dataset, Release, owners_of
+from confide.keys.records import CutOff, Dataset, owners_of
 from confide.keys.refusals import refusals_audited
+from confide.keys.runs import Runs
 from confide.keys.sessions import SESSION_TTL, Peer, Sessions
 from confide.keys.standing import Standings
 from confide.keys.store import Store
@@ -98,7 +99,8 @@ class Broker:
         self.grants = GrantCommands(store, self.clock)
         self._standings = Standings(store)
         self._keys = KeyHierarchy(store)
-        self._outputs = Outputs(store, self._keys, self._standings)
+        self._runs = Runs(store)
+        self._outputs = Outputs(store, self._keys, self._standings, self._runs)
         self._sessions = Sessions(verifier, nonce_ttl=nonce_ttl, session_ttl=session_ttl)
         self._lease = lease
         self._watch_s = watch_s
@@ -221,7 +223,7 @@ class Broker:
             if found is None:
                 found = self._outputs.mint(asker, name, roots, wanted)
             secret = self._keys.dataset_key(found)
-            self.store.put(Release(asker.context.job, asker.context.run, found.dataset, asker.attested.role, Purpose.WRITE))
+            self._outputs.note_written(found, asker)
             facts |= _key_facts(found)
             self.store.append_audit(_granted("output", found.owners, facts, decisions, asker.now))
         origin = origin_of(found)
@@ -251,6 +253,7 @@ class Broker:
                 raise GrantError("only the run that made an output registers its manifest", dataset=found.dataset)
             if found.dataset != dataset:
                 raise ManifestError("the manifest is of another dataset", expected=dataset, got=found.dataset)
+            self._runs.heard(asker.context, asker.now)
             found = found.after(claims)
             self.store.put(found)
             self.store.append_audit(new_event("manifest", owners, asker.now, **facts))
@@ -270,7 +273,7 @@ class Broker:
                 raise GrantError("only a run's driver cuts off a node, and only another one", run=context.run)
             if any(output.signer != asker.attested.binding.spki for output in self._outputs.of_run(context)):
                 raise BindingError("an output of this run was made by another driver", run=context.run)
-            self.store.put(CutOff(context.job, context.run, NodeId(node)))
+            self._runs.keep(CutOff(context.job, context.run, NodeId(node)), context, asker.now)
             withdrawn(self.store)
             self.store.append_audit(new_event("cut-off", [], asker.now, **facts))
         return {"node": node}
@@ -285,6 +288,7 @@ class Broker:
         """
         asker, until = self._asker(peer, session), time.monotonic() + self._watch_s
         asker = replace(asker, seen=self._standings.signers(asker.context.job))
+        self._hear(asker)
         while True:
             seen = self._bell.number()
             asker = replace(asker, now=self.clock())
@@ -307,6 +311,12 @@ class Broker:
         return {"head": self.store.signed_head(self._asker(peer, session).now)}
 
     # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _hear(self, asker: Asker) -> None:
+        """A run whose nodes wait for withdrawals goes on; one that is over is told so by them."""
+        if self._runs.is_due(asker.context, asker.now):
+            with suppress(GrantError), self.store.transaction():
+                self._runs.heard(asker.context, asker.now)
 
     def _asker(self, peer: Peer, session: str, signatures: Sequence[object] = ()) -> Asker:
         now = self.clock()
@@ -342,6 +352,7 @@ class Broker:
             raise GrantError("there is no input whose owner could grant this", hint=hint)
         attested, now, context = asker.attested, asker.now, asker.context
         check_not_cut_off(self.store, context)
+        self._runs.check_not_over(context, now)
         decisions = []
         for key in roots:
             request = Request(key, context.job, attested.role, purpose, context.run, asker.signers)

@@ -70,7 +70,7 @@ class EscrowClient(TransferClient):
         yield from self._dataset_lines(name)
 
     def _trustees(self, names: Sequence[str]) -> list[Json]:
-        found = self._objects(self._call("POST", "escrow/trustees", {"names": list(names)}), "trustees")
+        found = self._call("POST", "escrow/trustees", {"names": list(names)}).objects("trustees")
         if [one.get("name") for one in found] != list(names):
             raise BrokerError("the broker named other trustees than it was asked for", field="trustees")
         return found
@@ -92,7 +92,7 @@ class EscrowClient(TransferClient):
     def escrows(self) -> tuple[KeptEscrow, ...]:
         """The escrows of the owner's keys that were made at this broker."""
         try:
-            return tuple(KeptEscrow.from_json(one) for one in self._objects(self._call("GET", "escrow"), "escrows"))
+            return tuple(KeptEscrow.from_json(one) for one in self._call("GET", "escrow").objects("escrows"))
         except (KeyError, TypeError, ValueError, ConfideError) as cause:
             raise BrokerError("the broker's answer has a wrong field", field="escrows") from cause
 

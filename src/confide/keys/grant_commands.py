@@ -27,6 +27,7 @@ from confide.keys.callers import Callers
 from confide.keys.grants import Grant
 from confide.keys.key_records import Key
 from confide.keys.records import Owner
+from confide.keys.runs import CLEARED
 from confide.keys.sessions import Peer
 from confide.keys.standing import Standings
 from confide.keys.store import Store
@@ -58,6 +59,7 @@ class GrantCommands(Callers):
                 if self._store.get(Owner, name) is None:
                     hint = "recipients enrol first, so that a name is one key"
                     raise UsageError(f"the recipient {name} is not enrolled at this broker", hint=hint)
+            self._store.sweep(self._clock(), limit=CLEARED)
             self._store.put(made)
             concerned = self._standings.rule(made.key).names
             facts = {"grant": made.id, "key": made.key, "job": made.job, "signer": made.signer, "policy": made.policy.digest}
@@ -120,7 +122,7 @@ class GrantCommands(Callers):
             if found is None or found.key not in self._seen_by(who):
                 raise CredentialError("this credential has no such grant")
             revoked = found.revoke(self._clock())
-            self._store.put(revoked)
+            self._standings.end(revoked)
             withdrawn(self._store)
             facts = {"grant": revoked.id, "key": revoked.key, "job": revoked.job, "signer": revoked.signer}
             self._note("revoke", who, concerned=self._concerned(found.key), **facts)
@@ -196,7 +198,7 @@ class GrantCommands(Callers):
                 raise CredentialError("what was signed is not what was asked for", expected=verdict, got=said)
             if isinstance(found, Grant) and found.revoked is not None:
                 raise UsageError("the grant was revoked: there is nothing to approve any more")
-            self._store.put(Vote(found.id, approver.name, envelope, self._clock()))
+            self._standings.vote(found, approver.name, envelope, self._clock())
             if verdict == "reject":  # it takes an approval's place
                 withdrawn(self._store)
             facts = {"subject": found.id, "kind": found.kind, "key": found.key, "terms": found.digest}

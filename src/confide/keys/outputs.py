@@ -13,6 +13,7 @@ from confide.keys.asker import Asker
 from confide.keys.hierarchy import KeyHierarchy
 from confide.keys.owners import JOB_PREFIX
 from confide.keys.records import Dataset, Origin, Release, run_ref
+from confide.keys.runs import Runs
 from confide.keys.standing import Standings
 from confide.keys.store import Store
 
@@ -22,8 +23,9 @@ _MAX_INPUTS: Final = 1000
 class Outputs:
     """The outputs of runs.  Its methods are called inside the broker's transactions."""
 
-    def __init__(self, store: Store, keys: KeyHierarchy, standings: Standings) -> None:
+    def __init__(self, store: Store, keys: KeyHierarchy, standings: Standings, runs: Runs) -> None:
         self._store = store
+        self._runs = runs
         self._keys = keys
         self._standings = standings
 
@@ -32,16 +34,22 @@ class Outputs:
 
         Whatever purpose the key was given for: a key that can write can read.
         """
-        context = asker.context
-        given = Release(context.job, context.run, dataset.dataset, asker.attested.role, purpose)
-        if self._store.get(Release, given.id) is None:
-            self._store.put(given)
-        for output in self.of_run(context):
+        self._keep(dataset, asker, purpose)
+        for output in self.of_run(asker.context):
             origin = origin_of(output)
             if not set(dataset.roots) <= set(origin.inherits):
                 inherits = tuple(sorted({*origin.inherits, *dataset.roots}))
                 allowed = self._recipients(dataset.roots, origin.recipients, asker)
                 self._store.put(replace(output, origin=replace(origin, inherits=inherits, recipients=allowed)))
+
+    def note_written(self, output: Dataset, asker: Asker) -> None:
+        """The key of the run's own output was given to one of its nodes."""
+        self._keep(output, asker, Purpose.WRITE)
+
+    def _keep(self, dataset: Dataset, asker: Asker, purpose: Purpose) -> None:
+        context = asker.context
+        release = Release(context.job, context.run, dataset.dataset, asker.attested.role, purpose)
+        self._runs.keep(release, context, asker.now)
 
     def of_run(self, context: NodeContext) -> list[Dataset]:
         """All outputs that the run has made so far."""

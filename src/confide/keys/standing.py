@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
+from confide.canonical import Json
 from confide.errors import GrantError
 from confide.ids import JobDigest, Role, SpkiDigest
 from confide.keys.approvals import ApprovalRule, GrantRun, Subject, Verdict, Vote, approved_by, verdicts
@@ -12,6 +14,9 @@ from confide.keys.grants import Decision, Grant, Standing, recipients
 from confide.keys.job_signatures import JobSignature
 from confide.keys.sessions import Attested
 from confide.keys.store import Store
+
+ENDED_KEPT: Final = timedelta(days=30)
+"""How long approvals and counted runs of a grant outlive it: owners look back, and a clock may go wrong without more runs being granted."""
 
 
 class Standings:
@@ -77,9 +82,26 @@ class Standings:
             if found.driver not in {None, driver}:
                 raise GrantError("another driver has used this grant under the same run", hint="start a new run", run=found.run)
             found = found.with_driver(driver)
-        self._store.put(found)
+        self._store.put(found, expires=_kept_until(grant))
+
+    def vote(self, subject: Subject, approver: str, envelope: Json, now: datetime) -> None:
+        """Keep the word of an approver, which was verified.  The last one of each counts."""
+        self._store.put(Vote(subject.id, approver, envelope, now), expires=_kept_until(subject))
+
+    def end(self, grant: Grant) -> None:
+        """Keep a grant that has just ended; its approvals and counted runs not much longer than it."""
+        self._store.put(grant)
+        hanging: list[Vote | GrantRun] = [*self._store.find(Vote, grant.id), *self._store.find(GrantRun, grant.id)]
+        for record in hanging:
+            self._store.put(record, expires=_kept_until(grant))
 
     def _of(self, grant: Grant) -> Standing:
         rule = self.rule(grant.key)
         approvers = self.approved_by(rule, grant) if rule.threshold else ()
         return Standing(rule.threshold, approvers, frozenset((run.job, run.run) for run in self.runs(grant)))
+
+
+def _kept_until(subject: Subject) -> datetime | None:
+    """When what hangs on a grant may go; never, while it has no end (or is a new rule, which is dropped with its votes)."""
+    ends = [end for end in (subject.not_after, subject.revoked) if end is not None] if isinstance(subject, Grant) else []
+    return min(ends) + ENDED_KEPT if ends else None

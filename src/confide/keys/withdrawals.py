@@ -20,6 +20,7 @@ from confide.ids import Purpose, Role
 from confide.keys.grants import Grant, Request, check_covered
 from confide.keys.hierarchy import KeyHierarchy
 from confide.keys.records import CutOff, Dataset, Release, run_ref
+from confide.keys.runs import Runs
 from confide.keys.standing import Standings
 from confide.keys.store import Store
 
@@ -98,6 +99,7 @@ def why_withdrawn(
     """
     try:
         check_not_cut_off(store, context)
+        Runs(store).check_not_over(context, now)
         for given in store.find(Release, run_ref(context.run)):
             if given.job == context.job:
                 _check_given(store, given, role, decide, now)
