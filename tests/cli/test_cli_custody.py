@@ -8,8 +8,6 @@ import re
 import signal
 import ssl
 import stat
-import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
@@ -20,6 +18,7 @@ from typing import Any
 
 import pytest
 from support.broker_world import World, policy
+from support.cli_broker import Broker
 from support.custody.tls import Tls, private_file
 from support.custody.transit import NAMESPACE, TransitServer
 from support.kbs_world import Kbs
@@ -31,34 +30,6 @@ from confide.keys.custody.shares import Share
 from confide.keys.server import BrokerServer
 
 TOKEN = "hvs.CAESIJtestTokenOfABroker"
-
-
-class Broker:
-    """A broker's process, and what it said."""
-
-    def __init__(self, home: Path, *words: str | Path) -> None:
-        self.home = home
-        command = [sys.executable, "-m", "confide.cli.main", "--home", str(home), "broker", "serve", "--listen", "127.0.0.1:0"]
-        self.log = home / "serve.log"
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen([*command, *map(str, words)], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-
-    def wait_for(self, name: str) -> None:
-        for _ in range(600):
-            if (self.home / "broker" / name).exists():
-                return
-            assert self.process.poll() is None, self.log.read_text()
-            time.sleep(0.05)
-        raise AssertionError(self.log.read_text())
-
-    @property
-    def serves(self) -> bool:
-        return (self.home / "broker" / "address.json").exists()
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        if self.process.poll() is None:
-            os.kill(self.process.pid, number)
-        return self.process.wait(20)
 
 
 @pytest.fixture

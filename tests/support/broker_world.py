@@ -25,9 +25,14 @@ from confide.keys.credentials import Credential
 from confide.keys.custody.local import KeyFile
 from confide.keys.custody.protocol import Unlock
 from confide.keys.manifest_claims import PAYLOAD_TYPE
+from confide.keys.operator_client import OperatorClient
+from confide.keys.operators import Operation
+from confide.keys.roles import Office
 from confide.keys.server import BrokerServer
 from confide.keys.storage.database import Location
 from confide.keys.store import Store
+from confide.keys.tenant_records import DEFAULT_TENANT, EVERY_TENANT
+from confide.keys.tenants import Tenants
 
 MEASUREMENT = "ab" * 32
 JOB = JobDigest("11" * 48)
@@ -110,10 +115,16 @@ class World:
     def stranger(self, credential: Credential) -> OwnerClient:
         return self._clean.enter_context(OwnerClient(self.server.url, self.server.spki, credential))
 
-    def owner(self, name: str) -> OwnerClient:
+    def owner(self, name: str, *, tenant: str = DEFAULT_TENANT, office: Office = Office.OWNER) -> OwnerClient:
+        if not Tenants(self.store).exists(tenant) and tenant != EVERY_TENANT:
+            Operation(self.store, self.now).add_tenant(tenant)
         client = self.stranger(self.credential(name))
-        client.enrol(self.broker.owners.create_enrolment(name))
+        client.enrol(self.broker.owners.create_enrolment(name, tenant=tenant, office=office))
         return client
+
+    def operator(self, name: str = "ops") -> OperatorClient:
+        self.owner(name, tenant=EVERY_TENANT, office=Office.OPERATOR)
+        return self._clean.enter_context(OperatorClient(self.server.url, self.server.spki, self.credential(name)))
 
     def dataset(self, client: OwnerClient, owner: str, key: str) -> tuple[MintedDataset, Json]:
         """A dataset under a new key of ``owner``, with its registered manifest."""

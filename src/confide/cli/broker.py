@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 import click
 
 from confide.cli.opening import Opening, opening_options, refuse_missing, unlock_of
+from confide.cli.operation import COMMANDS as OPERATION
 from confide.cli.output import Context, Story, answers
-from confide.cli.owners import BrokerAddress, Enrolment
-from confide.cli.shares import ask_broker, desk_at, enrol_in, init, interrupted_by_sigterm, unseal
+from confide.cli.owners import BrokerAddress, serving, serving_file
+from confide.cli.shares import desk_at, init, interrupted_by_sigterm, unseal
 from confide.cli.storage import COMMANDS, WITNESSES, location_of, open_for_service, witnesses_of
 from confide.errors import BrokerError, CustodyOfflineError, UsageError
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     import socket
 
     from confide.attest.verify import Verifier
-    from confide.canonical import Json
     from confide.config import Settings
     from confide.crypto.identity import Identity
     from confide.keys.storage.database import Location
@@ -45,7 +45,7 @@ def command() -> None:
     """Serve keys to attested nodes, and enrol owners."""
 
 
-for _one in (init, unseal, *COMMANDS):
+for _one in (init, unseal, *OPERATION, *COMMANDS):
     command.add_command(_one)
 
 
@@ -198,41 +198,7 @@ def _verifier(settings: Settings, *, simulate: bool) -> Verifier:
     return Verifier(TrustRoots(), source_of(settings), endorsements_of(settings), tpm=tpm)
 
 
-@command.command("enrol")
-@click.argument("owner")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write [default: OWNER.enrolment.json].")
-@click.option("--url", help="The broker's address as the owner reaches it [default: where it serves now].")
-@opening_options
-@answers
-def enrol(context: Context, owner: str, out: Path | None, url: str | None, opening: Opening) -> None:
-    """Make the enrolment file with which somebody becomes OWNER, or a recipient of that name.
-
-    It holds the broker's address and key, and a token that works once and for 24 hours.  Whoever has it can become OWNER: hand it over
-    safely.  With --shares the broker that serves is asked to make it.
-    """
-    from confide.ids import SpkiDigest
-    from confide.keys.store import Store
-
-    location = location_of(context.settings)
-    target = out if out is not None else Path(f"{owner}.enrolment.json")
-    if target.exists():
-        raise UsageError(f"{target} exists", hint="choose another file with --out")
-    where = url or _serving_url(context.settings) if opening.shares else None
-    if opening.shares:
-        made = ask_broker(context.settings, "enrol", owner=owner)
-    else:
-        with closing(Store.open(location, unlock_of(location, opening, make=False))) as store:
-            where, made = url or _serving_url(context.settings), enrol_in(store, owner)
-    address = BrokerAddress(str(where), SpkiDigest(str(made.get("spki"))))
-    Enrolment(owner, address, str(made.get("token"))).save(target)
-    context.answer({"owner": owner, "file": str(target), "broker": address.url})
-
-
 # --- where things are ----------------------------------------------------------------------------------------------
-
-
-def _address_file(settings: Settings) -> Path:
-    return settings.home / "broker" / "address.json"
 
 
 @contextmanager
@@ -240,7 +206,7 @@ def _announced(settings: Settings, address: BrokerAddress) -> Iterator[None]:
     """Say in the home folder where the broker serves, for as long as it does."""
     import json
 
-    file = _address_file(settings)
+    file = serving_file(settings)
     draft = file.with_suffix(f".{os.getpid()}.tmp")
     draft.write_text(json.dumps({**address.to_json(), "pid": os.getpid()}), encoding="utf-8")
     draft.replace(file)
@@ -248,15 +214,8 @@ def _announced(settings: Settings, address: BrokerAddress) -> Iterator[None]:
     try:
         yield
     finally:
-        if (now := _read_address(settings)) is not None and now.get("pid") == os.getpid():  # not that of one that has taken over
+        if (now := serving(settings)) is not None and now.get("pid") == os.getpid():  # not that of one that has taken over
             file.unlink(missing_ok=True)
-
-
-def _read_address(settings: Settings) -> Json | None:
-    from confide.canonical import parse_object
-
-    file = _address_file(settings)
-    return parse_object(file.read_bytes()) if file.exists() else None
 
 
 def _last_listen(settings: Settings) -> str:
@@ -267,13 +226,6 @@ def _last_listen(settings: Settings) -> str:
 
 def _last_file(settings: Settings) -> Path:
     return settings.home / "broker" / "last-address"
-
-
-def _serving_url(settings: Settings) -> str:
-    found = _read_address(settings)
-    if found is None:
-        raise UsageError("no broker serves from this home folder", hint="start `confide broker serve`, or give --url")
-    return str(found["url"])
 
 
 def _split(listen: str) -> tuple[str, int]:
@@ -300,7 +252,7 @@ def spawn(home: Path, key_file: Path) -> Iterator[BrokerAddress]:
         )
     try:
         deadline = time.monotonic() + _START_S
-        while (found := _read_address(settings)) is None or found.get("pid") != process.pid:
+        while (found := serving(settings)) is None or found.get("pid") != process.pid:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise BrokerError("the broker did not start", hint=f"see {home / 'broker.log'}")
             time.sleep(_POLL_S)

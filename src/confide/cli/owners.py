@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from confide.config import Settings
     from confide.keys.client import OwnerClient
     from confide.keys.credentials import Credential
+    from confide.keys.operator_client import OperatorClient
 
 ENROLMENT_FORMAT = "confide-enrolment-v1"
 
@@ -66,6 +67,29 @@ class Enrolment:
         return cls(str(fields["owner"]), BrokerAddress(str(fields["url"]), SpkiDigest(str(fields["spki"]))), str(fields["token"]))
 
 
+def serving_file(settings: Settings) -> Path:
+    """Where a broker that serves from this home folder says so."""
+    return settings.home / "broker" / "address.json"
+
+
+def serving(settings: Settings) -> Json | None:
+    """What the broker that serves from this home folder says of itself, if one does."""
+    file = serving_file(settings)
+    return parse_object(file.read_bytes()) if file.exists() else None
+
+
+def serving_url(settings: Settings) -> str:
+    """The address of the broker that serves from this home folder.
+
+    Raises:
+        UsageError: none does.
+    """
+    found = serving(settings)
+    if found is None:
+        raise UsageError("no broker serves from this home folder", hint="start `confide broker serve`, or give --url")
+    return str(found["url"])
+
+
 def remember(settings: Settings, name: str, broker: BrokerAddress) -> None:
     """Keep the broker of a credential next to it."""
     path = _address_path(settings, name)
@@ -97,6 +121,15 @@ def client_of(settings: Settings, name: str | None) -> OwnerClient:
     credential = credential_of(settings, name)
     address = address_of(settings, credential.name)
     return OwnerClient(address.url, address.spki, credential)
+
+
+def operator_of(settings: Settings, name: str) -> OperatorClient:
+    """A client of the broker for the operator ``name``.  Raises as :func:`client_of`."""
+    from confide.keys.operator_client import OperatorClient
+
+    credential = credential_of(settings, name)
+    address = address_of(settings, credential.name)
+    return OperatorClient(address.url, address.spki, credential)
 
 
 def credential_of(settings: Settings, name: str | None) -> Credential:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
@@ -89,13 +90,13 @@ class Desk:
                 self._enough.set()
         return {"share": share.index, "missing": missing}
 
-    def enrol(self, request: Json) -> Json:
-        """Operation ``enrol``: what ``confide broker enrol`` does, in the process that has the key."""
+    def operate(self, op: str, request: Json) -> Json:
+        """One of the operator's steps, in the process that has the key."""
         with self._lock:
             store = self._store
         if store is None:
             raise SealedError("the broker is sealed: it waits for shares", hint="bring them with `confide broker unseal`")
-        return enrol_in(store, str(request.get("owner")))
+        return operate_in(store, op, request)
 
 
 @contextmanager
@@ -105,7 +106,8 @@ def desk_at(settings: Settings) -> Iterator[Desk]:
 
     desk, path = Desk(), _socket(settings)
     _remove_stale(path)
-    server = LocalSocketServer(path, {"share": desk.take, "enrol": desk.enrol}, only_children=False)
+    steps = {op: partial(desk.operate, op) for op in OPERATIONS}
+    server = LocalSocketServer(path, {"share": desk.take, **steps}, only_children=False)
     server.start()
     try:
         with interrupted_by_sigterm():
@@ -223,9 +225,27 @@ def unseal(context: Context, share_file: Path | None) -> None:
     context.answer({"share": answer.get("share"), "missing": answer.get("missing")})
 
 
-def enrol_in(store: Store, owner: str) -> Json:
-    """The token of a new enrolment, and the broker's key."""
-    from confide.keys.broker import utc_now
-    from confide.keys.owners import Owners
+OPERATIONS: Final = ("enrol", "withdraw", "add-tenant", "tenants")
+"""What an operator asks of the broker on its machine: nothing of it reads or uses a key."""
 
-    return {"token": Owners(store, utc_now).create_enrolment(owner), "spki": store.signing_key.spki_digest}
+
+def operate_in(store: Store, op: str, fields: Mapping[str, object]) -> Json:
+    """One of the operator's steps in an open store.
+
+    Raises:
+        UsageError: there is no such step.
+    """
+    from confide.keys.broker import utc_now
+    from confide.keys.operators import Operation
+
+    operation, said = Operation(store, utc_now), {name: str(value) for name, value in fields.items()}
+    match op:
+        case "enrol":
+            return operation.enrolment(said.get("owner", ""), said.get("tenant", ""), said.get("role", ""))
+        case "withdraw":
+            return operation.withdraw(said.get("owner", ""))
+        case "add-tenant":
+            return operation.add_tenant(said.get("tenant", ""))
+        case "tenants":
+            return operation.tenants()
+    raise UsageError("there is no such step")

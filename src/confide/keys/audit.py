@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Self
@@ -128,9 +128,9 @@ def leaf_of_event(event: Json) -> bytes:
     return leaf_hash(canonical(event))
 
 
-def view(entries: Sequence[AuditEntry], owner: str) -> tuple[AuditEntry, ...]:
-    """The log as ``owner`` may see it: full events that concern the owner, leaves of all others."""
-    return tuple(e if e.event is not None and owner in e.event.get("owners", ()) else e.hidden() for e in entries)
+def view(entries: Sequence[AuditEntry], sees: Callable[[Json], bool]) -> tuple[AuditEntry, ...]:
+    """The log as somebody may see it: full events where ``sees`` says so, leaves of all others.  Who sees what: ``keys.tenants``."""
+    return tuple(e if e.event is not None and sees(e.event) else e.hidden() for e in entries)
 
 
 def verify_entries(entries: Sequence[AuditEntry], *, first: int = 1) -> list[bytes]:

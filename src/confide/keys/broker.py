@@ -35,6 +35,7 @@ from confide.keys.hierarchy import KeyHierarchy
 from confide.keys.job_signatures import verify_all
 from confide.keys.key_commands import KeyCommands
 from confide.keys.manifest_claims import ManifestClaims, unverified_dataset
+from confide.keys.operators import OperatorCommands
 from confide.keys.outputs import Outputs, origin_of
 from confide.keys.owners import Owners
 from confide.keys.records import CutOff, Dataset, owners_of
@@ -43,6 +44,7 @@ from confide.keys.runs import Runs
 from confide.keys.sessions import SESSION_TTL, Peer, Sessions
 from confide.keys.standing import Standings
 from confide.keys.store import Store
+from confide.keys.tenants import settle
 from confide.keys.transfer_commands import TransferCommands
 from confide.keys.withdrawals import Bell, check_not_cut_off, why_withdrawn, withdrawn
 
@@ -92,11 +94,13 @@ class Broker:
         self.store = store
         self.clock = SteadyClock(store, clock)
         self.verifier = verifier
+        settle(store, self.clock)
         self.owners = Owners(store, self.clock)
         self.key_commands = KeyCommands(store, self.clock)
         self.transfers = TransferCommands(store, self.clock)
         self.escrows = EscrowCommands(store, self.clock)
         self.grants = GrantCommands(store, self.clock)
+        self.operators = OperatorCommands(store, self.clock)
         self._standings = Standings(store)
         self._keys = KeyHierarchy(store)
         self._runs = Runs(store)

@@ -15,8 +15,10 @@ from confide.keys.hierarchy import KeyHierarchy
 from confide.keys.key_records import Key
 from confide.keys.records import Dataset, Owner
 from confide.keys.refusals import refusals_audited
+from confide.keys.roles import check_may
 from confide.keys.sessions import Peer
 from confide.keys.store import Store
+from confide.keys.tenants import Tenants
 
 
 class Callers:
@@ -26,17 +28,29 @@ class Callers:
         self._store = store
         self._clock = clock
         self._keys = KeyHierarchy(store)
+        self._tenants = Tenants(store)
 
     def who(self, peer: Peer) -> Owner:
-        """The owner or recipient whose key the client has shown.
+        """Whose key the client has shown.  What that person may do: :meth:`admitted`.
 
         Raises:
-            CredentialError: it showed none, or one that is not enrolled.
+            CredentialError: it showed none, or one that is not enrolled, or not any more.
         """
         found = self._store.find(Owner, shown_key(peer).digest)
         if len(found) != 1:
             raise CredentialError("this credential is not enrolled at this broker", hint="enrol it with a token from the broker's operator")
-        return found[0]
+        return standing(found[0])
+
+    @contextmanager
+    def admitted(self, action: str, owner: Owner, facts: Mapping[str, Fact]) -> Iterator[None]:
+        """Go on if ``owner`` may use this command; refusals inside the block, and this one, are recorded as theirs.
+
+        Raises:
+            CredentialError: people of that office may not.
+        """
+        with self._audited(action, [owner.name], {**facts, "owner": owner.name}):
+            check_may(owner.office, action)
+            yield
 
     def _own_key(self, owner: Owner, name: str) -> Key:
         """The owner's key; the answer for another's key is the same whether it exists or not."""
@@ -65,11 +79,22 @@ class Callers:
 
     @contextmanager
     def _command(self, action: str, peer: Peer, facts: Mapping[str, Fact]) -> Iterator[Owner]:
-        """Find out who asks; refusals inside the block are recorded as theirs."""
+        """Find out who asks, and whether they may; refusals inside the block are recorded as theirs."""
         with self._audited(action, [], facts):
             owner = self.who(peer)
-        with self._audited(action, [owner.name], {**facts, "owner": owner.name}):
+        with self.admitted(action, owner, facts):
             yield owner
+
+
+def standing(owner: Owner) -> Owner:
+    """Return ``owner`` if it was not withdrawn.
+
+    Raises:
+        CredentialError: it was.
+    """
+    if owner.withdrawn is not None:
+        raise CredentialError("this credential was withdrawn at this broker", hint="enrol a new one, under a new name")
+    return owner
 
 
 def shown_key(peer: Peer) -> PublicKey:

@@ -55,10 +55,6 @@ class GrantCommands(Callers):
         """
         with self._command("grant", peer, {"key": str(request.get("key"))[:130]}) as owner, self._store.transaction():
             made = self._read_grant(owner, request)
-            for name in made.recipients:
-                if self._store.get(Owner, name) is None:
-                    hint = "recipients enrol first, so that a name is one key"
-                    raise UsageError(f"the recipient {name} is not enrolled at this broker", hint=hint)
             self._store.sweep(self._clock(), limit=CLEARED)
             self._store.put(made)
             concerned = self._standings.rule(made.key).names
@@ -82,7 +78,7 @@ class GrantCommands(Callers):
                 policy=Policy.from_json(request["policy"]),
                 roles=[Role(role) for role in request["roles"]],
                 purposes=[Purpose(purpose) for purpose in request["purposes"]],
-                recipients=[str(name) for name in request["recipients"]],
+                recipients=[self._tenants.find(owner, name, "recipient").name for name in request["recipients"]],
                 not_before=_time(request.get("not_before")),
                 not_after=_time(request["not_after"]),
                 max_runs=runs,
@@ -94,10 +90,12 @@ class GrantCommands(Callers):
     def grants(self, peer: Peer) -> Json:
         """The grants of the client's own keys, and of those that it is an approver of, revoked ones included; with how they stand.
 
+        An auditor is shown those of everybody whom the auditor sees.
+
         ``changes`` are new rules that wait for approval.
         """
         with self._command("list-grants", peer, {}) as who:
-            keys = self._seen_by(who)
+            keys = self._shown_to(who)
             grants = [grant for key in keys for grant in self._store.find(Grant, key)]
             changes = [change for key in keys for change in self._store.find(RuleChange, key)]
             rules = [rule.to_json() for rule in map(self._standings.rule, keys) if rule.threshold]
@@ -142,7 +140,8 @@ class GrantCommands(Callers):
         with self._command("approvers", peer, {"key": name[:130]}) as owner, self._store.transaction():
             key = self._own_key(owner, name).id
             now = self._standings.rule(key)
-            rule = ApprovalRule(key, threshold, tuple(map(self._approver, read_approvers(approvers))), before=now.digest)
+            people = [self._tenants.find(owner, name, "approver") for name in read_approvers(approvers)]
+            rule = ApprovalRule(key, threshold, tuple(Approver(one.name, one.spki) for one in people), before=now.digest)
             if now.threshold == 0:
                 self._put_in_force(owner, rule)
                 return {"rule": rule.to_json(), "changes": []}
@@ -153,13 +152,6 @@ class GrantCommands(Callers):
             concerned = [*now.names, *rule.names]
             self._note("approvers-proposed", owner, concerned=concerned, change=change.id, key=key, terms=change.digest)
             return {"rule": now.to_json(), "changes": [{**change.to_json(), "standing": self._standing(change)}]}
-
-    def _approver(self, name: str) -> Approver:
-        found = self._store.get(Owner, name)
-        if found is None:
-            hint = "approvers enrol first, so that a name is one key"
-            raise UsageError(f"the approver {name[:64]} is not enrolled at this broker", hint=hint)
-        return Approver(found.name, found.spki)
 
     def _put_in_force(self, who: Owner, rule: ApprovalRule) -> None:
         before = self._standings.rule(rule.key)
@@ -244,6 +236,11 @@ class GrantCommands(Callers):
         own = [key.id for key in self._store.find(Key, who.name)]
         led_to = [a.key for a in self._store.find(Approvership, who.name)]
         return own + [key for key in led_to if key not in own and any(a.spki == who.spki for a in self._standings.rule(key).approvers)]
+
+    def _shown_to(self, who: Owner) -> list[str]:
+        """The keys whose grants the client may read of: for an auditor, also what it has no part in."""
+        others = [key.id for name in self._tenants.sees(who) if name != who.name for key in self._store.find(Key, name)]
+        return self._seen_by(who) + others
 
     def _concerned(self, key: str) -> list[str]:
         return [KeyRef.parse(key).owner, *self._standings.rule(key).names]

@@ -115,9 +115,9 @@ class KeyCommands(Callers):
         return answer
 
     def keys(self, peer: Peer) -> Json:
-        """The client's own keys."""
+        """The client's own keys; for an auditor, those of everybody whom the auditor sees.  Never their bytes."""
         with self._command("list-keys", peer, {}) as owner:
-            return {"keys": [self._key_json(key) for key in self._store.find(Key, owner.name)]}
+            return {"keys": [self._key_json(key) for name in self._tenants.sees(owner) for key in self._store.find(Key, name)]}
 
     # --- putting datasets' keys under the newest version ----------------------------------------------------------------
 

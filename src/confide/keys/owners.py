@@ -16,13 +16,15 @@ from confide.canonical import Json, b64url, sha256_hex
 from confide.crypto.sign import PublicKey
 from confide.errors import CredentialError, Fact, UsageError
 from confide.ids import DatasetId, check_name
-from confide.keys.audit import new_event, view
+from confide.keys.audit import new_event
 from confide.keys.callers import Callers, shown_key
 from confide.keys.manifest_claims import ManifestClaims, unverified_dataset
 from confide.keys.records import Dataset, Enrolment, Owner
+from confide.keys.roles import Office
 from confide.keys.sessions import Peer
 from confide.keys.standing import Standings
 from confide.keys.store import Store
+from confide.keys.tenant_records import DEFAULT_TENANT, EVERY_TENANT, Membership
 
 ENROLMENT_TTL: Final = timedelta(hours=24)
 AUDIT_PAGE: Final = 1000
@@ -42,23 +44,30 @@ class Owners(Callers):
 
     # --- who ---------------------------------------------------------------------------------------------------------
 
-    def create_enrolment(self, owner: str) -> str:
+    def create_enrolment(self, owner: str, *, tenant: str = DEFAULT_TENANT, office: Office = Office.OWNER, by: str = "") -> str:
         """For the operator: a token, valid once and for 24 hours, with which somebody becomes ``owner``.  Only its digest is kept.
 
+        ``tenant`` is the one that the person will be of; none for operators, and for auditors of the whole broker.  ``by`` is who made it.
+
         Raises:
-            UsageError: not a name that an owner can have.
-            CredentialError: there is an owner of that name.
+            UsageError: not a name that somebody can have, there is no such tenant, or the office is not one within a tenant.
+            CredentialError: there is somebody of that name.
         """
         check_name(owner, "owner")
         if owner.startswith(JOB_PREFIX):
             raise UsageError(f"names of owners do not begin with {JOB_PREFIX!r}")
+        if (tenant == EVERY_TENANT and office is Office.OWNER) or (tenant != EVERY_TENANT and office is Office.OPERATOR):
+            raise UsageError("owners are of one tenant, and operators of none", hint="auditors are of either")
+        if tenant != EVERY_TENANT and not self._tenants.exists(tenant):
+            raise UsageError(f"there is no tenant {tenant[:64]!r}", hint="make it with `confide broker tenants add`")
         token = secrets.token_urlsafe(32)
         with self._store.transaction():
             self._refuse_taken(owner)
             now = self._clock()
             self._store.sweep(now)
-            self._store.put(Enrolment(sha256_hex(token.encode()), owner, now + ENROLMENT_TTL), expires=now + ENROLMENT_TTL)
-            self._store.append_audit(new_event("enrolment", [owner], now, owner=owner))
+            made = Enrolment(sha256_hex(token.encode()), owner, now + ENROLMENT_TTL, tenant=tenant, office=office)
+            self._store.put(made, expires=made.expires)
+            self._store.append_audit(new_event("enrolment", self._told(made), now, owner=owner, tenant=tenant, role=office.value, by=by))
         return token
 
     def enrol(self, peer: Peer, owner: str, token: str) -> Json:
@@ -74,17 +83,26 @@ class Owners(Callers):
                 hint = "ask the broker's operator for a new one"
                 raise CredentialError("the enrolment token is unknown, used, expired or for another name", hint=hint)
             self._refuse_taken(owner)
-            made = Owner(owner, spki.spki_der, now)
+            made = Owner(owner, spki.spki_der, now, found.tenant, found.office)
             if self._store.find(Owner, made.ref):
                 raise CredentialError("this key is registered under another name", hint="make a new credential for a new name")
             self._store.put(replace(found, used=True), expires=found.expires)
             self._store.put(made)
-            self._store.append_audit(new_event("enrol", [owner], now, owner=owner, spki=made.ref))
+            self._store.put(Membership(made.tenant, made.name))
+            facts: dict[str, Fact] = {"owner": owner, "spki": made.ref, "tenant": made.tenant, "role": made.office.value}
+            self._store.append_audit(new_event("enrol", self._told(found), now, **facts))
         return {"owner": owner, "spki": made.ref}
+
+    def _told(self, enrolment: Enrolment) -> list[str]:
+        """Who is to know of an enrolment: an auditor's, everybody whom the auditor will see; anybody else's, nobody."""
+        if enrolment.office is not Office.AUDITOR:
+            return [enrolment.owner]
+        tenants = [one.name for one in self._tenants.all()] if enrolment.tenant == EVERY_TENANT else [enrolment.tenant]
+        return [enrolment.owner, *(member.name for tenant in tenants for member in self._tenants.members(tenant))]
 
     def _refuse_taken(self, owner: str) -> None:
         if self._store.get(Owner, owner) is not None:
-            raise CredentialError(f"an owner named {owner} is enrolled", hint="choose another name")
+            raise CredentialError(f"somebody named {owner} is enrolled", hint="choose another name: one that was withdrawn stays taken")
 
     # --- datasets --------------------------------------------------------------------------------------------------
 
@@ -163,7 +181,8 @@ class Owners(Callers):
             if first < 1 or not 1 <= limit <= AUDIT_PAGE:
                 raise UsageError("not a part of the audit log", hint=f"entries count from 1, and one answer holds at most {AUDIT_PAGE}")
             entries, head = self._store.audit_page(first, limit, self._clock())
-            return {"entries": [entry.to_json() for entry in view(entries, owner.name)], "head": head.sign(self._store.signing_key)}
+            shown = self._tenants.view(entries, owner)
+            return {"entries": [entry.to_json() for entry in shown], "head": head.sign(self._store.signing_key)}
 
     def audit_head(self, peer: Peer) -> Json:
         """The signed head alone."""
@@ -178,7 +197,7 @@ class Owners(Callers):
         """
         with self._command("audit", peer, {}) as owner:
             proof = self._store.prove(seq, self._clock())
-            return {"proof": replace(proof, entry=view([proof.entry], owner.name)[0]).to_json()}
+            return {"proof": replace(proof, entry=self._tenants.view([proof.entry], owner)[0]).to_json()}
 
     def audit_consistency(self, peer: Peer, old: int, new: int) -> Json:
         """The proof that the log of ``new`` entries continues the one of ``old``.

@@ -15,6 +15,8 @@ from confide.crypto.envelope import WrappedKey
 from confide.errors import ManifestError, RollbackError
 from confide.ids import DatasetId, JobDigest, KeyRef, NodeId, Purpose, Role, RunId, SpkiDigest
 from confide.keys.manifest_claims import ManifestClaims
+from confide.keys.roles import Office
+from confide.keys.tenant_records import DEFAULT_TENANT
 
 
 class Record(Protocol):
@@ -44,12 +46,18 @@ class Record(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Somebody who may own keys or receive outputs.  ``spki`` is the DER public key of the credential."""
+    """Somebody who is enrolled: an owner (or recipient), an auditor or an operator.  ``spki`` is the DER public key of the credential.
+
+    ``tenant`` is for good, ``"*"`` for those who are of none.  A name that was withdrawn stays taken.
+    """
 
     kind: ClassVar[str] = "owner"
     name: str
     spki: bytes
     enrolled: datetime
+    tenant: str = DEFAULT_TENANT
+    office: Office = Office.OWNER
+    withdrawn: datetime | None = None
 
     @property
     def id(self) -> str:
@@ -63,12 +71,26 @@ class Owner:
 
     def to_json(self) -> Json:
         """See :class:`Record`."""
-        return {"name": self.name, "spki": self.spki.hex(), "enrolled": self.enrolled.isoformat()}
+        return {
+            "name": self.name,
+            "spki": self.spki.hex(),
+            "enrolled": self.enrolled.isoformat(),
+            "tenant": self.tenant,
+            "role": self.office.value,
+            "withdrawn": None if self.withdrawn is None else self.withdrawn.isoformat(),
+        }
 
     @classmethod
     def from_json(cls, data: Json) -> Self:
-        """See :class:`Record`."""
-        return cls(data["name"], bytes.fromhex(data["spki"]), datetime.fromisoformat(data["enrolled"]))
+        """See :class:`Record`.  Records of earlier versions name neither tenant nor role: they are the default tenant's owners."""
+        return cls(
+            data["name"],
+            bytes.fromhex(data["spki"]),
+            datetime.fromisoformat(data["enrolled"]),
+            data.get("tenant", DEFAULT_TENANT),
+            Office(data.get("role", Office.OWNER)),
+            datetime.fromisoformat(data["withdrawn"]) if data.get("withdrawn") else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +102,8 @@ class Enrolment:
     owner: str
     expires: datetime
     used: bool = False
+    tenant: str = DEFAULT_TENANT
+    office: Office = Office.OWNER
 
     @property
     def id(self) -> str:
@@ -93,12 +117,14 @@ class Enrolment:
 
     def to_json(self) -> Json:
         """See :class:`Record`."""
-        return {"token_digest": self.token_digest, "owner": self.owner, "expires": self.expires.isoformat(), "used": self.used}
+        said = {"token_digest": self.token_digest, "owner": self.owner, "expires": self.expires.isoformat(), "used": self.used}
+        return {**said, "tenant": self.tenant, "role": self.office.value}
 
     @classmethod
     def from_json(cls, data: Json) -> Self:
         """See :class:`Record`."""
-        return cls(data["token_digest"], data["owner"], datetime.fromisoformat(data["expires"]), data["used"])
+        expires, office = datetime.fromisoformat(data["expires"]), Office(data.get("role", Office.OWNER))
+        return cls(data["token_digest"], data["owner"], expires, data["used"], data.get("tenant", DEFAULT_TENANT), office)
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,10 @@ owner  POST /confide/v0/audit         first limit                      entries h
 owner  POST …/audit/proof             seq                              proof
 owner  POST …/audit/consistency       old new                          proof
 owner  GET /page/NAME                                                  HTML (``keys.page``)
+oper.  POST …/operator/enrolments     owner tenant role                token spki
+oper.  POST …/operator/tenants        tenant                           tenant
+oper.  GET …/operator/tenants                                          tenants
+oper.  POST …/operator/withdraw       owner                            owner grants
 ====== ============================== ================================ ======================================================
 
 A node's requests after ``auth`` carry the cookie, which counts on its own connection only.  Answers have status 200; refusals are
@@ -49,7 +53,7 @@ holds primary_evidence (our evidence JSON) and an empty additional_evidence.  Cl
 are in ``keys.kbs.routes``.
 
 TLS proves that a client holds the key that it shows; whose key that is the broker decides at each request.  One thread a connection,
-capped.  Prints nothing, logs no bodies.
+capped.  Prints nothing, logs no bodies.  What is not in ``keys.roles.ROUTES`` is not served; who may ask for what is decided there.
 """
 
 from __future__ import annotations
@@ -74,6 +78,7 @@ from confide.keys.kbs.routes import KbsRoutes, session_of, takes_bytes
 from confide.keys.observation import add_observer, endpoint_of, observed, remove_observer
 from confide.keys.open_connections import JOIN_S, OpenConnections
 from confide.keys.page.routes import serve_page
+from confide.keys.roles import has_row
 from confide.keys.sessions import Peer
 
 MAX_CONNECTIONS: Final = 2048
@@ -257,7 +262,7 @@ class Routes:
         told = serve_page(self._broker, request, self._peer) or self._kbs.handle(request, self._peer)
         if told is not None:
             return told
-        answer = self._route(request)
+        answer = self._route(request) if has_row(request.method, request.path.rstrip("/")) else None
         if answer is None:
             return problem(ProtocolError("there is no such endpoint"), 404)
         body, headers = answer if isinstance(answer, tuple) else (answer, {})
@@ -319,6 +324,7 @@ class Routes:
 
     def _owner_route(self, request: Request) -> Json | None:
         owners, keys, grants, peer = self._broker.owners, self._broker.key_commands, self._broker.grants, self._peer
+        operators = self._broker.operators
         commands: dict[tuple[str, str], Callable[[], Json]] = {
             ("POST", "enrol"): lambda: owners.enrol(peer, _text(request, "owner"), _text(request, "token")),
             ("POST", "keys"): lambda: keys.create_key(peer, _text(request, "key")),
@@ -341,6 +347,12 @@ class Routes:
             ("POST", "audit"): lambda: owners.audit(peer, _number(request, "first"), _number(request, "limit")),
             ("POST", "audit/proof"): lambda: owners.audit_proof(peer, _number(request, "seq")),
             ("POST", "audit/consistency"): lambda: owners.audit_consistency(peer, _number(request, "old"), _number(request, "new")),
+            ("POST", "operator/enrolments"): lambda: operators.enrolment(
+                peer, _text(request, "owner"), _text(request, "tenant"), _text(request, "role")
+            ),
+            ("POST", "operator/tenants"): lambda: operators.add_tenant(peer, _text(request, "tenant")),
+            ("GET", "operator/tenants"): lambda: operators.tenants(peer),
+            ("POST", "operator/withdraw"): lambda: operators.withdraw(peer, _text(request, "owner")),
         }
         prefix, path = "/confide/v0/", request.path.rstrip("/")
         command = commands.get((request.method, path.removeprefix(prefix))) if path.startswith(prefix) else None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.broker_process import BrokerProcess
+from support.several_brokers import BrokerProcess
 from support.broker_world import World
 from support.custody.tls import Tls
 from support.kbs_world import Kbs

@@ -23,6 +23,7 @@ from confide.crypto.secret import SecretBytes
 from confide.errors import AttestationError, CredentialError, Fact, ParseError, ResourceMissingError, UsageError
 from confide.ids import check_name
 from confide.keys.audit import new_event
+from confide.keys.callers import standing
 from confide.keys.kbs.guests import audience_of
 from confide.keys.kbs.resources import (
     MAX_RESOURCE_BYTES,
@@ -40,6 +41,7 @@ from confide.keys.kbs.resources import (
 )
 from confide.keys.records import Owner
 from confide.keys.refusals import refusals_audited
+from confide.keys.tenants import Tenants
 
 if TYPE_CHECKING:
     from confide.keys.owners import Owners
@@ -69,6 +71,7 @@ class KbsAdmin:
         self._store = store
         self._owners = owners
         self._clock = clock
+        self._tenants = Tenants(store)
         self._audience = audience_of(store)
 
     # --- resources ---------------------------------------------------------------------------------------------------
@@ -114,6 +117,7 @@ class KbsAdmin:
 
     def _claim(self, name: ResourceName, owner: Owner) -> None:
         if self._store.get(Repository, name.repository) is None:
+            self._tenants.check_may_claim(owner, name.repository)
             self._store.put(Repository(name.repository, owner.name))
         self._check_own(name.repository, owner)
 
@@ -164,6 +168,8 @@ class KbsAdmin:
             for rule in rules:
                 if self._store.get(Repository, rule.resource.repository) is not None:
                     self._check_own(rule.resource.repository, owner)
+                else:
+                    self._tenants.check_may_claim(owner, rule.resource.repository)
                 if rule.policy != SAMPLE_POLICY and self._store.get(NamedPolicy, f"{owner.name}/{rule.policy}") is None:
                     raise UsageError(f"there is no policy {rule.policy}", hint="set it first, with attestation-policy")
             made = ResourcePolicy(owner.name, rules)
@@ -249,7 +255,7 @@ class KbsAdmin:
             check_audience(claims, self._audience)
             Validity.of(claims, now=self._clock(), leeway=_LEEWAY, longest=LONGEST_TOKEN)
             if owner is not None:
-                return owner
+                return standing(owner)
         raise CredentialError("the admin token is not signed by a key that its issuer has registered")
 
     @contextmanager
@@ -257,7 +263,7 @@ class KbsAdmin:
         """Find out who asks; refusals inside the block are recorded as theirs."""
         with refusals_audited(self._store, self._clock, action, [], facts):
             owner = self._who(caller)
-        with refusals_audited(self._store, self._clock, action, [owner.name], {**facts, "owner": owner.name}):
+        with self._owners.admitted(action, owner, facts):
             yield owner
 
     def _note(self, action: str, owner: Owner, **facts: Any) -> None:

@@ -35,6 +35,7 @@ from confide.keys.kbs.resources import (
 from confide.keys.kbs.session_records import Challenge, Guest
 from confide.keys.kbs.sessions import GuestSessions
 from confide.keys.kbs.tee_evidence import unverified_kind
+from confide.keys.records import Owner
 from confide.keys.refusals import refusals_audited
 
 if TYPE_CHECKING:
@@ -185,7 +186,8 @@ class Guests:
 
     def _decide(self, name: ResourceName, repository: Repository | None, judged: _Judged) -> tuple[Rule | None, list[str]]:
         """The first rule of the repository's owner that accepts the guest for this resource, if one does; and why the others do not."""
-        found = None if repository is None else self._store.get(ResourcePolicy, repository.owner)
+        owner = None if repository is None else self._store.get(Owner, repository.owner)
+        found = None if owner is None or owner.withdrawn is not None else self._store.get(ResourcePolicy, owner.name)
         if found is None:
             return None, ["no rules"]
         reasons: list[str] = []

@@ -57,6 +57,7 @@ from confide.keys.kbs.metrics import CONTENT_TYPE, Endpoint, Metrics
 from confide.keys.kbs.resources import ResourceName
 from confide.keys.kbs.session_records import Guest
 from confide.keys.observation import Outcome
+from confide.keys.roles import has_row
 
 if TYPE_CHECKING:
     from confide.keys.broker import Broker
@@ -125,6 +126,8 @@ class KbsRoutes:
         return answer
 
     def _route(self, request: Request, peer: Peer) -> Response | None:
+        if not has_row(request.method, request.path):
+            return None
         match request.method, request.path.removeprefix(PREFIX):
             case "POST", "auth":
                 name, challenge = self._guests.auth(_body(request))

@@ -1,0 +1,132 @@
+"""``confide broker enrol``, ``withdraw`` and ``tenants``: who may use the broker.  For its operator, on its machine or from afar.
+
+On the machine, the store is opened with its master key, or (with shares) the broker that serves is asked over its socket.  From afar, with
+``--as``, the operator is an enrolled one, who has no more than these commands.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from confide.cli.opening import Opening, opening_options, refuse_missing, unlock_of
+from confide.cli.output import Context, answers, print_table
+from confide.cli.owners import BrokerAddress, Enrolment, address_of, operator_of, serving_url
+from confide.cli.shares import ask_broker, operate_in
+from confide.cli.storage import location_of
+from confide.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from confide.canonical import Json
+    from confide.config import Settings
+
+AS = click.option("--as", "who", metavar="NAME", help="Ask the broker from afar, as this enrolled operator.")
+
+
+def operate(settings: Settings, opening: Opening, who: str | None, op: str, **fields: str) -> Json:
+    """Take one of an operator's steps, in the way that was chosen.
+
+    Raises:
+        UsageError: two ways were chosen.
+    """
+    if who is not None:
+        if opening != Opening(None, None, None, shares=False):
+            raise UsageError("an operator from afar opens no store", hint="give either --as or how the store is opened")
+        with operator_of(settings, who) as client:
+            return client.operate(op, **fields)
+    if opening.shares:
+        return ask_broker(settings, op, **fields)
+    from confide.keys.store import Store
+
+    location = location_of(settings)
+    with closing(Store.open(location, unlock_of(location, opening, make=False))) as store:
+        return operate_in(store, op, fields)
+
+
+@click.command("enrol")
+@click.argument("owner")
+@click.option("--role", type=click.Choice(["owner", "auditor", "operator"]), default="owner", show_default=True,
+              help="Owners have keys or receive outputs; auditors only see; operators run the broker and see nothing.")  # fmt: skip
+@click.option("--tenant", default="default", show_default=True, help="Of which tenant: see `confide broker tenants`.")
+@click.option("--all-tenants", is_flag=True, help="For an auditor: of the whole broker.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write [default: OWNER.enrolment.json].")
+@click.option("--url", help="The broker's address as the owner reaches it [default: where it serves now].")
+@AS
+@opening_options
+@answers
+def enrol(context: Context, owner: str, role: str, tenant: str, out: Path | None, url: str | None, who: str | None, opening: Opening,
+          *, all_tenants: bool) -> None:  # fmt: skip
+    """Make the enrolment file with which somebody becomes OWNER, or a recipient, auditor or operator of that name.
+
+    It holds the broker's address and key, and a token that works once and for 24 hours.  Whoever has it can become OWNER: hand it over
+    safely.  With --shares the broker that serves is asked to make it.
+    """
+    from confide.ids import SpkiDigest
+
+    target = out if out is not None else Path(f"{owner}.enrolment.json")
+    if target.exists():
+        raise UsageError(f"{target} exists", hint="choose another file with --out")
+    if who is None and not opening.shares:
+        refuse_missing(location_of(context.settings))
+    where = url or (address_of(context.settings, who).url if who is not None else serving_url(context.settings))
+    made = operate(context.settings, opening, who, "enrol", owner=owner, tenant="*" if all_tenants else tenant, role=role)
+    address = BrokerAddress(where, SpkiDigest(str(made.get("spki"))))
+    Enrolment(owner, address, str(made.get("token"))).save(target)
+    context.answer({"owner": owner, "file": str(target), "broker": address.url})
+
+
+@click.command("withdraw")
+@click.argument("owner")
+@AS
+@opening_options
+@answers
+def withdraw(context: Context, owner: str, who: str | None, opening: Opening) -> None:
+    """Let the credential of OWNER do nothing any more.  There is no way back: somebody who was withdrawn enrols under a new name.
+
+    Grants of that owner end, and nodes that hold a key by them wipe it; approvals count no more; guests get none of that owner's resources.
+    Keys and datasets stay in the store.
+    """
+    context.answer(operate(context.settings, opening, who, "withdraw", owner=owner))
+
+
+@click.group("tenants")
+def tenants() -> None:
+    """Make tenants, and show who is of which."""
+
+
+@tenants.command("add")
+@click.argument("tenant")
+@AS
+@opening_options
+@answers
+def add(context: Context, tenant: str, who: str | None, opening: Opening) -> None:
+    """Make TENANT: owners of it neither see nor reach what is another tenant's."""
+    context.answer(operate(context.settings, opening, who, "add-tenant", tenant=tenant))
+
+
+@tenants.command("ls")
+@AS
+@opening_options
+@answers
+def ls(context: Context, who: str | None, opening: Opening) -> None:
+    """Show every tenant and its people; of what they own, nothing."""
+    found = operate(context.settings, opening, who, "tenants")
+    context.answer(
+        found, lambda: print_table(("tenant", "name", "role", "enrolled", "withdrawn"), _rows(found), empty="nobody is enrolled")
+    )
+
+
+def _rows(found: Json) -> Sequence[tuple[str, ...]]:
+    people = [(one["tenant"], person) for one in found["tenants"] for person in one["people"]]
+    return [
+        (str(tenant), str(person["name"]), str(person["role"]), str(person["enrolled"])[:10], str(person["withdrawn"] or "")[:10])
+        for tenant, person in people
+    ]
+
+
+COMMANDS = (enrol, withdraw, tenants)

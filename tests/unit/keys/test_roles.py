@@ -1,0 +1,166 @@
+"""The table of roles: every request as everybody, the page that shows it, and what happens to a request without a row."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.broker_world import JOB, World, policy
+from support.kbs_guest import encoded
+
+from confide.attest.insecure import Installation
+from confide.crypto.http import Response, request
+from confide.crypto.tls import PinnedSpki, connect
+from confide.errors import CredentialError
+from confide.keys import roles
+from confide.keys.kbs.routes import PREFIX
+from confide.keys.roles import MAY, ROUTES, WITHOUT_OFFICE, Office, Route, check_may, has_row
+from confide.keys.tenant_records import DEFAULT_TENANT, EVERY_TENANT
+
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "roles.md"
+TENANT = {Office.OWNER: DEFAULT_TENANT, Office.AUDITOR: EVERY_TENANT, Office.OPERATOR: EVERY_TENANT}
+CONFIDE = "/confide/v0/"
+KEY = "owner/flights"
+GRANT = {
+    "key": KEY,
+    "job": JOB,
+    "policy": policy().to_json(),
+    "roles": ["worker"],
+    "purposes": ["read"],
+    "recipients": [],
+    "not_after": None,
+}
+# A body of the right form for each request; a route that has none here fails the test below.
+BODIES: dict[tuple[str, str], Any] = {
+    ("POST", PREFIX + "resource/**"): b"content",
+    ("DELETE", PREFIX + "resource/**"): None,
+    ("POST", PREFIX + "attestation-policy"): {"policy_id": "p", "policy": encoded(policy().to_json())},
+    ("GET", PREFIX + "attestation-policy"): None,
+    ("POST", PREFIX + "resource-policy"): {"policy": encoded({"rules": []})},
+    ("GET", PREFIX + "resource-policy"): None,
+    ("POST", PREFIX + "reference-value"): {"version": "0.1.0", "type": "sample", "payload": encoded({"a": ["b"]})},
+    ("GET", PREFIX + "reference-value"): None,
+    ("POST", CONFIDE + "kbs-token-keys"): {"public_key": "A" * 43, "revoked": False},
+    ("POST", CONFIDE + "audit-head"): {},
+    ("PUT", CONFIDE + "datasets/*/manifest"): {"manifest": {}},
+    ("POST", CONFIDE + "keys"): {"key": KEY},
+    ("GET", CONFIDE + "keys"): None,
+    ("POST", CONFIDE + "keys/rotate"): {"key": KEY},
+    ("POST", CONFIDE + "keys/retire"): {"key": KEY, "version": 1},
+    ("POST", CONFIDE + "keys/destroy"): {"key": KEY, "version": 1, "lose_datasets": False},
+    ("POST", CONFIDE + "keys/rewrap"): {"key": KEY},
+    ("GET", CONFIDE + "keys/wrapping-key"): None,
+    ("POST", CONFIDE + "keys/export"): {"request": {}},
+    ("POST", CONFIDE + "keys/import"): {"export": {}, "source": "AA"},
+    ("POST", CONFIDE + "datasets"): {"key": KEY},
+    ("POST", CONFIDE + "datasets/export"): {"key": KEY, "start": 0},
+    ("POST", CONFIDE + "datasets/import"): {"datasets": []},
+    ("POST", CONFIDE + "open"): {"manifest": {}},
+    ("POST", CONFIDE + "grants"): GRANT,
+    ("GET", CONFIDE + "grants"): None,
+    ("DELETE", CONFIDE + "grants/*"): None,
+    ("POST", CONFIDE + "approvers"): {"key": KEY, "threshold": 0, "approvers": []},
+    ("POST", CONFIDE + "approvals/vote"): {"subject": "00" * 8, "verdict": "approve", "envelope": {}},
+    ("POST", CONFIDE + "approvals/take-back"): {"subject": "00" * 8},
+    ("POST", CONFIDE + "audit"): {"first": 1, "limit": 1},
+    ("POST", CONFIDE + "audit/proof"): {"seq": 1},
+    ("POST", CONFIDE + "audit/consistency"): {"old": 1, "new": 1},
+    ("POST", CONFIDE + "operator/enrolments"): {"owner": "new", "tenant": "default", "role": "owner"},
+    ("POST", CONFIDE + "operator/tenants"): {"tenant": "new"},
+    ("GET", CONFIDE + "operator/tenants"): None,
+    ("POST", CONFIDE + "operator/withdraw"): {"owner": "nobody"},
+}
+OF_PEOPLE = [route for route in ROUTES if set(route.actions) - WITHOUT_OFFICE]
+
+
+@pytest.fixture(scope="module")
+def everybody(tmp_path_factory: pytest.TempPathFactory, installation: Installation) -> Iterator[World]:
+    world = World(tmp_path_factory.mktemp("world"), installation)
+    for office, tenant in TENANT.items():
+        world.owner(office.value, tenant=tenant, office=office)
+    yield world
+    world.close()
+
+
+def _send(world: World, who: str | None, route: Route, body: Any) -> Response:
+    host, port = world.server.url.removeprefix("https://").split(":")
+    identity = world.credential(who).identity() if who else None
+    path = route.path.replace("resource/**", "resource/owner/type/tag").replace("*", "00" * 8)
+    with connect(host, int(port), identity, trust=PinnedSpki(world.server.spki)) as channel:
+        return request(channel, route.method, path, body)
+
+
+@pytest.mark.parametrize("office", list(Office))
+@pytest.mark.parametrize("route", OF_PEOPLE, ids=lambda route: f"{route.method} {route.path}")
+def test_every_request_is_for_those_in_its_row_and_for_nobody_else(everybody: World, route: Route, office: Office) -> None:
+    allowed = any(office in MAY[action] for action in route.actions if action not in WITHOUT_OFFICE)
+    answer = _send(everybody, office.value, route, BODIES[route.method, route.path])
+    said = str((answer.json or {}).get("detail", ""))
+    assert ("may not do this" in said) is not allowed, said
+    if not allowed:
+        assert (answer.status, (answer.json or {})["code"]) == (401, "credential-refused")
+        assert everybody.events("refuse")[-1]["owners"] == [office.value]
+    assert "no such endpoint" not in said
+
+
+@pytest.mark.parametrize("route", OF_PEOPLE, ids=lambda route: f"{route.method} {route.path}")
+def test_every_request_of_people_needs_a_credential(everybody: World, route: Route) -> None:
+    answer = _send(everybody, None, route, BODIES[route.method, route.path])
+    assert (answer.status, (answer.json or {})["code"]) == (401, "credential-refused")
+
+
+@pytest.mark.parametrize("office", list(Office))
+@pytest.mark.parametrize("route", [r for r in ROUTES if r.actions == (roles.NODE,)], ids=lambda route: route.path)
+def test_nodes_requests_are_for_attested_nodes_whoever_asks(everybody: World, route: Route, office: Office) -> None:
+    body = {"manifest": {}, "purpose": "read"} if route.path.endswith("release") else {"name": "x", "inputs": [], "recipients": []}
+    body = {"node": "n"} if route.path.endswith("cut-off") else {} if route.path.endswith("watch") else body
+    answer = _send(everybody, office.value, route, body)
+    assert (answer.status, (answer.json or {})["code"]) == (401, "binding-mismatch")
+
+
+def test_request_without_a_row_is_not_served(everybody: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for kept in (Route("GET", CONFIDE + "keys", ("list-keys",)), Route("GET", "/healthz", (roles.ANYONE,))):
+        assert _send(everybody, "owner", kept, None).status == 200
+        monkeypatch.setattr(roles, "ROUTES", tuple(r for r in ROUTES if (r.method, r.path) != (kept.method, kept.path)))
+        assert _send(everybody, "owner", kept, None).status in {404, 405}
+        monkeypatch.undo()
+
+
+def test_command_without_a_row_is_nobodys() -> None:
+    for office in Office:
+        with pytest.raises(CredentialError):
+            check_may(office, "new-command")
+
+
+def test_every_row_names_commands_that_exist_and_every_command_has_a_row() -> None:
+    named = {action for route in ROUTES for action in route.actions}
+    assert named - WITHOUT_OFFICE == set(MAY)
+    assert len({(route.method, route.path) for route in ROUTES}) == len(ROUTES)
+
+
+def test_paths_that_only_look_like_a_row_are_none() -> None:
+    assert has_row("DELETE", CONFIDE + "grants/00")
+    for method, path in (
+        ("DELETE", CONFIDE + "grants/00/x"),
+        ("DELETE", CONFIDE + "grants/"),
+        ("GET", CONFIDE + "keysx"),
+        ("GET", "/metricsx"),
+    ):
+        assert not has_row(method, path)
+
+
+def test_page_shows_this_table() -> None:
+    rows = re.findall(
+        r"^\| `(\w+) ([^`]+)` \| ([^|]*) \| ([^|]*) \| ([^|]*) \| ([^|]*) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    shown = [(method, path, tuple(cell.strip() for cell in cells)) for method, path, *cells in rows]
+    assert shown == [(route.method, route.path, _cells(route)) for route in ROUTES]
+
+
+def _cells(route: Route) -> tuple[str, ...]:
+    """Owner, auditor, operator, and who else."""
+    offices = ["yes" if any(office in MAY.get(action, ()) for action in route.actions) else "" for office in Office]
+    return (*offices, ", ".join(action for action in route.actions if action in WITHOUT_OFFICE))
