@@ -23,11 +23,12 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-test-packages: ## what tests run against: a software TPM, a software HSM, firmware that real guests boot from, a PostgreSQL server
+test-packages: ## what tests run against: a software TPM, a software HSM, firmware that real guests boot from, a PostgreSQL server, an OpenID provider
 	scripts/install_tpm.sh
 	scripts/install_softhsm.sh
 	scripts/install_ovmf.sh
 	scripts/install_postgres.sh
+	scripts/install_oidc.sh
 
 jar: $(JAR) ## the small Java part, compiled against the Spark jars that pip installed
 

@@ -18,8 +18,9 @@ from confide.regular_file import read_regular
 
 _FILE = "config.toml"
 _MAX_FILE = 1024 * 1024
-_PATHS = {"runs", "service_ca_file", "tpm_chain_file", "database_password_file", "database_ca_file", "traces_ca_file"}
-_TEXTS = {"database", "intel_service", "amd_service", "tpm_key", "tpm_pcrs", "tpm_log", "tpm_tcti", "traces"}
+_PATHS = {"runs", "service_ca_file", "tpm_chain_file", "database_password_file", "database_ca_file", "token_file",
+          "token_certificate_file", "traces_ca_file"}  # fmt: skip
+_TEXTS = {"database", "intel_service", "amd_service", "tpm_key", "tpm_pcrs", "tpm_log", "tpm_tcti", "token_command", "traces"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,9 @@ class Settings:
     traces: str = ""
     traces_ca_file: Path | None = None
     traces_share: float = 1.0
+    token_file: Path | None = None
+    token_command: str = ""
+    token_certificate_file: Path | None = None
     node_start_timeout_s: float = 30.0
     heartbeat_s: float = 2.0
     node_lost_after_s: float = 10.0

@@ -349,6 +349,13 @@ class BrokerError(UnavailableError):
     default_hint = "check that `confide broker serve` is running and that the job names its address"
 
 
+class IssuerError(UnavailableError):
+    """The keys of a token's issuer cannot be had: it is away, too slow, or answers what are none.  No token of it counts meanwhile."""
+
+    code = "issuer-unavailable"
+    default_hint = "see that the issuer's address answers and its certificate is trusted; the enrolled key works without it"
+
+
 class KbsError(UnavailableError):
     """A key broker service is down or answered anything but what KBS protocol 0.4.0 has.  Never yields a resource."""
 

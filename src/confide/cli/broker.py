@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from confide.crypto.identity import Identity
     from confide.keys.storage.database import Location
     from confide.keys.store import Store
+    from confide.keys.token_issuers import OwnerIssuer
     from confide.keys.witness import Witness
 
 DEFAULT_LISTEN = "127.0.0.1:7600"
@@ -54,20 +55,16 @@ for _one in (init, unseal, *OPERATION, *COMMANDS):
 @click.option("--name", "names", multiple=True, metavar="HOST",
               help="Name or address by which guests call it, for its certificate (repeat) [default: where it listens].")  # fmt: skip
 @WITNESSES
+@click.option("--issuers", "issuers", type=click.Path(path_type=Path, dir_okay=False, exists=True),
+              help="TOML file that says whose tokens count besides enrolled keys.")  # fmt: skip
 @click.option("--simulate", is_flag=True, help="Also know this installation's simulated TEE, which protects nothing.  Grants decide.")
 @click.option("--wait", is_flag=True, help="While the custody of the master key cannot be reached, wait, sealed, instead of ending.")
 @opening_options
 @answers
 def serve(
-    context: Context,
-    listen: str | None,
-    names: tuple[str, ...],
-    witnesses: tuple[str, ...],
-    opening: Opening,
-    *,
-    simulate: bool,
-    wait: bool,
-) -> None:
+    context: Context, listen: str | None, names: tuple[str, ...], witnesses: tuple[str, ...], issuers: Path | None, opening: Opening,
+    *, simulate: bool, wait: bool
+) -> None:  # fmt: skip
     """Serve the key store of this home folder until Ctrl-C or SIGTERM.  Makes the store when first started.
 
     On SIGTERM, requests in hand are answered first (setting drain_s); SIGHUP has the certificate looked at.  A service manager's socket
@@ -80,14 +77,15 @@ def serve(
     the moment.  The certificate for guests of KBS protocol 0.4.0 is in broker/certificate.pem of the home folder.
     """
     from confide.keys.store import Store
+    from confide.keys.token_issuers import load_issuers
 
     place = _place(context.settings, listen)
     location, story = location_of(context.settings), Story(simulated=simulate)
-    told = witnesses_of(context.settings, witnesses)
+    told, believed = witnesses_of(context.settings, witnesses), () if issuers is None else load_issuers(issuers)
     if not opening.shares:
         with closing(_opened(story, location, opening, place if wait else None)) as store:
             open_for_service(store, told)
-            _serve(context, story, store, place, names, told)
+            _serve(context, story, store, place, names, told, believed)
         return
     refuse_missing(location)
     with desk_at(context.settings) as desk:
@@ -95,7 +93,7 @@ def serve(
         with closing(Store.open(location, desk)) as store:
             open_for_service(store, told)
             desk.opened(store)
-            _serve(context, story, store, place, names, told)
+            _serve(context, story, store, place, names, told, believed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +145,8 @@ def _waited_for(story: Story, away: CustodyOfflineError, place: _Place, ask: Cal
                 sealed.reason = error.message
 
 
-def _serve(context: Context, story: Story, store: Store, place: _Place, names: tuple[str, ...], witnesses: Sequence[Witness]) -> None:
+def _serve(context: Context, story: Story, store: Store, place: _Place, names: tuple[str, ...], witnesses: Sequence[Witness],
+           issuers: Sequence[OwnerIssuer]) -> None:  # fmt: skip
     from socket import gethostname
 
     from confide.cli.broker_process import BrokerProcess
@@ -167,7 +166,7 @@ def _serve(context: Context, story: Story, store: Store, place: _Place, names: t
     def identity() -> Identity:
         return kept_identity(file, store.signing_key, names or (place.host,), utc_now())
 
-    broker = Broker(store, _verifier(settings, simulate=story.simulated))
+    broker = Broker(store, _verifier(settings, simulate=story.simulated), issuers=issuers)
     server = BrokerServer(broker, place.host, place.port, sock=place.sock, identity=identity())
     process = BrokerProcess(server, ServiceManager.of(os.environ), identity, story)
     address = BrokerAddress(server.url, server.spki)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from confide.cli import approvals, grants
+from confide.cli import approvals, grants, owner_tokens
 from confide.cli.grants import AS
 from confide.cli.key_escrow import adopt, escrow
 from confide.cli.key_transfer import export, import_, wrapping_key
@@ -86,5 +86,5 @@ def create(context: Context, key: str) -> None:
     context.answer({"key": made.id, "version": made.version})
 
 
-for _command in (*grants.COMMANDS, *approvals.COMMANDS, page):
+for _command in (*grants.COMMANDS, *approvals.COMMANDS, *owner_tokens.COMMANDS, page):
     command.add_command(_command)

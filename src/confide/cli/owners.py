@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from confide.canonical import Json, parse_object
+from confide.cli.token_source import token_certificate, token_source
 from confide.errors import CredentialError, ParseError, UsageError
 from confide.ids import SpkiDigest, check_name
 from confide.regular_file import read_regular
@@ -110,8 +111,10 @@ def address_of(settings: Settings, name: str) -> BrokerAddress:
     return BrokerAddress(str(fields.get("url")), SpkiDigest(str(fields.get("spki"))))
 
 
-def client_of(settings: Settings, name: str | None) -> OwnerClient:
+def client_of(settings: Settings, name: str | None, *, by_key: bool = False) -> OwnerClient:
     """A client of the broker for the credential ``name``, or for the only credential that there is.
+
+    It is known by an issuer's token if the settings name where one comes from, unless ``by_key``; else by the credential's key.
 
     Raises:
         CredentialError: there is no such credential, or ``name`` is missing and there are several.
@@ -120,7 +123,8 @@ def client_of(settings: Settings, name: str | None) -> OwnerClient:
 
     credential = credential_of(settings, name)
     address = address_of(settings, credential.name)
-    return OwnerClient(address.url, address.spki, credential)
+    source = None if by_key else token_source(settings)
+    return OwnerClient(address.url, address.spki, credential, token=source, certificate=token_certificate(settings))
 
 
 def operator_of(settings: Settings, name: str) -> OperatorClient:
@@ -129,7 +133,7 @@ def operator_of(settings: Settings, name: str) -> OperatorClient:
 
     credential = credential_of(settings, name)
     address = address_of(settings, credential.name)
-    return OperatorClient(address.url, address.spki, credential)
+    return OperatorClient(address.url, address.spki, credential, token=token_source(settings), certificate=token_certificate(settings))
 
 
 def credential_of(settings: Settings, name: str | None) -> Credential:

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
 from confide.canonical import Json, parse_object
@@ -140,6 +141,12 @@ class Channel:
         """DER SPKI of the peer's key, which it has proved to hold; ``None`` if it showed none."""
         self._check_ready()
         return self._peer_spki
+
+    @property
+    def peer_certificate(self) -> bytes | None:
+        """The peer's certificate (DER), for what is bound to it; ``None`` if it showed none.  Who the peer is, its key says."""
+        self._check_ready()
+        return None if self._peer is None else self._peer.public_bytes(Encoding.DER)
 
     @property
     def own_spki(self) -> bytes | None:

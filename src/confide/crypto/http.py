@@ -28,6 +28,7 @@ from confide.errors import (
     ConfideError,
     CredentialError,
     DataError,
+    IssuerError,
     KeyAccessError,
     ParseError,
     PolicyError,
@@ -64,6 +65,7 @@ _STATUS: Final[tuple[tuple[type[ConfideError], int], ...]] = (
     (ProtocolError, 400),
     (DataError, 409),
     (ClockError, 423),
+    (IssuerError, 424),  # Failed Dependency (RFC 4918, section 11.4), for the same reason as the next
     (SealedError, 423),  # Locked (RFC 4918, section 11.3): the client is to hear why, as of a refusal
     (UnavailableError, 503),
 )

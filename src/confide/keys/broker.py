@@ -45,6 +45,9 @@ from confide.keys.sessions import SESSION_TTL, Peer, Sessions
 from confide.keys.standing import Standings
 from confide.keys.store import Store
 from confide.keys.tenants import settle
+from confide.keys.token_issuers import OwnerIssuer
+from confide.keys.token_links import TokenLinks
+from confide.keys.tokens import Tokens
 from confide.keys.transfer_commands import TransferCommands
 from confide.keys.withdrawals import Bell, check_not_cut_off, why_withdrawn, withdrawn
 
@@ -89,6 +92,7 @@ class Broker:
         nonce_ttl: timedelta = NONCE_TTL,
         session_ttl: timedelta = SESSION_TTL,
         watch_s: float = WATCH_S,
+        issuers: Sequence[OwnerIssuer] = (),
     ) -> None:
         """Take the store into service.  ``clock`` is the machine's; ``keys.clock`` says what becomes of one that goes back."""
         self.store = store
@@ -101,6 +105,8 @@ class Broker:
         self.escrows = EscrowCommands(store, self.clock)
         self.grants = GrantCommands(store, self.clock)
         self.operators = OperatorCommands(store, self.clock)
+        self.tokens = Tokens(store, self.clock, issuers)
+        self.token_links = TokenLinks(store, self.clock, self.tokens)
         self._standings = Standings(store)
         self._keys = KeyHierarchy(store)
         self._runs = Runs(store)

@@ -16,9 +16,10 @@ from confide.keys.key_records import Key
 from confide.keys.records import Dataset, Owner
 from confide.keys.refusals import refusals_audited
 from confide.keys.roles import check_may
-from confide.keys.sessions import Peer
+from confide.keys.sessions import Peer, TokenSubject
 from confide.keys.store import Store
 from confide.keys.tenants import Tenants
+from confide.keys.token_records import TokenLink, link_id
 
 
 class Callers:
@@ -30,16 +31,34 @@ class Callers:
         self._keys = KeyHierarchy(store)
         self._tenants = Tenants(store)
 
-    def who(self, peer: Peer) -> Owner:
-        """Whose key the client has shown.  What that person may do: :meth:`admitted`.
+    def who(self, peer: Peer, action: str = "") -> Owner:
+        """Whose key the client has shown, or whom its token's subject is tied to.  What that person may do: :meth:`admitted`.
+
+        A token has to be good for ``action``; without one, for what only tokens are good for that are bound to the client.
 
         Raises:
             CredentialError: it showed none, or one that is not enrolled, or not any more.
         """
+        if peer.token is not None:
+            return self._of_token(peer.token, action)
         found = self._store.find(Owner, shown_key(peer).digest)
         if len(found) != 1:
             raise CredentialError("this credential is not enrolled at this broker", hint="enrol it with a token from the broker's operator")
         return standing(found[0])
+
+    def _of_token(self, said: TokenSubject, action: str) -> Owner:
+        link = self._store.get(TokenLink, link_id(said.issuer.issuer, said.subject))
+        found = None if link is None else self._store.get(Owner, link.owner)
+        if found is None or not said.issuer.of_tenant(found.tenant):
+            hint = "tie it to an enrolled key with `confide keys tokens link`"
+            raise CredentialError("the token's subject is nobody here", hint=hint)
+        wanted = said.issuer.groups.get(found.office)
+        if wanted is not None and said.groups.isdisjoint(wanted):
+            raise CredentialError(f"the token has none of the groups that are {found.office.value}s")
+        if not said.issuer.allows(action, bound=said.bound):
+            hint = "show a token that is bound to this client's certificate (RFC 8705), or the enrolled key"
+            raise CredentialError("a token is not good for this", hint=hint, action=action)
+        return standing(found)
 
     @contextmanager
     def admitted(self, action: str, owner: Owner, facts: Mapping[str, Fact]) -> Iterator[None]:
@@ -81,7 +100,7 @@ class Callers:
     def _command(self, action: str, peer: Peer, facts: Mapping[str, Fact]) -> Iterator[Owner]:
         """Find out who asks, and whether they may; refusals inside the block are recorded as theirs."""
         with self._audited(action, [], facts):
-            owner = self.who(peer)
+            owner = self.who(peer, action)
         with self.admitted(action, owner, facts):
             yield owner
 

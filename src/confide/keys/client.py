@@ -291,6 +291,20 @@ class OwnerClient(GrantCalls, EscrowClient):
         """Register the credential under its name; ``token`` is single use, from the broker's operator."""
         self._call("POST", "enrol", {"owner": self._credential.name, "token": token})
 
+    # --- tokens ------------------------------------------------------------------------------------------------------
+
+    def link_token(self, token: str) -> Json:
+        """From now on, the subject of this token of an issuer is this credential's name.  The token is shown, and not kept."""
+        return _link(self._call("POST", "token-links", {"token": token}))
+
+    def token_links(self) -> list[Json]:
+        """Which subjects of which issuers are this credential's name."""
+        return [_link(Answer(one)) for one in self._call("GET", "token-links").objects("links")]
+
+    def unlink_token(self, issuer: str, subject: str) -> None:
+        """Untie a subject: its tokens count no more."""
+        _link(self._call("POST", "token-links/remove", {"issuer": issuer, "subject": subject}))
+
     # --- datasets --------------------------------------------------------------------------------------------------
 
     def mint_dataset(self, name: str) -> MintedDataset:
@@ -370,6 +384,10 @@ class OwnerClient(GrantCalls, EscrowClient):
         head: Json = self._call("POST", "audit-head", {}).field("head", dict)
         AuditHead.verify(head, self.broker_key())
         return head
+
+
+def _link(answer: Answer) -> Json:
+    return {name: answer.field(name, str) for name in ("issuer", "subject", "owner")}
 
 
 def _manifest_path(manifest: Json) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -49,13 +49,17 @@ _SPKI = re.compile(r"[0-9a-f]{64}")
 class Connection:
     """One TLS connection to the pinned broker, opened when needed.  The only place that looks at statuses."""
 
-    def __init__(self, url: str, spki: SpkiDigest, identity: Identity, timeout: float) -> None:
+    def __init__(
+        self, url: str, spki: SpkiDigest, identity: Identity, timeout: float, *, token: Callable[[], str] | None = None
+    ) -> None:
+        """``token``: where the token for each request comes from, if it is a token that says who asks."""
         self._host, self._port = https_address(url)
         if not _SPKI.fullmatch(spki):
             raise UsageError("the broker's key is given as the SHA-256 of its public key in hex", got=spki[:80])
         self._trust = PinnedSpki(spki)
         self._identity = identity
         self._timeout = timeout
+        self._token = token
         self._channel: Channel | None = None
         self._used = 0.0
         self.reached = False
@@ -116,8 +120,9 @@ class Connection:
         on: Channel | None = None,
     ) -> Response:
         channel = on or self.channel()[0]
+        sent = dict(headers or {}) if self._token is None else {**(headers or {}), "authorization": f"Bearer {self._token()}"}
         try:
-            response = request(channel, method, path, body, headers, text_type=text_type, timeout=self._timeout)
+            response = request(channel, method, path, body, sent, text_type=text_type, timeout=self._timeout)
         except (ChannelError, ProtocolError) as cause:
             raise BrokerError(f"the broker did not answer as it must: {cause.message}", hint=cause.hint, **cause.facts) from cause
         self._used = time.monotonic()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from confide.crypto.identity import Identity
+from confide.crypto.identity import Identity, certificate_spki, one_certificate
 from confide.crypto.sign import SigningKey
 from confide.errors import CredentialError
 from confide.ids import SpkiDigest, check_name
@@ -63,6 +63,15 @@ class Credential:
         """The public name of the credential's key: what the broker registers and manifests are signed by."""
         return self.key.spki_digest
 
-    def identity(self) -> Identity:
-        """The credential as a TLS identity (a new short-lived self-signed certificate for the same key)."""
-        return Identity.generate(self.name, key=self.key)
+    def identity(self, certificate: bytes | None = None) -> Identity:
+        """The credential as a TLS identity: under that certificate (PEM) for its key, or a new short-lived self-signed one.
+
+        Raises:
+            CredentialError: the certificate is another key's.
+        """
+        if certificate is None:
+            return Identity.generate(self.name, key=self.key)
+        made = Identity(self.key, one_certificate(certificate))
+        if certificate_spki(made.certificate) != self.key.spki_der:
+            raise CredentialError("the certificate is for another key than this credential's", hint="`confide keys certificate` makes one")
+        return made

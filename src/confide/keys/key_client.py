@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Self
@@ -52,9 +52,22 @@ class KeyClient:
     it may not do this, and ``BrokerError`` if the broker is down or answers anything unexpected.
     """
 
-    def __init__(self, url: str, spki: SpkiDigest, credential: Credential, *, timeout: float = 10.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        spki: SpkiDigest,
+        credential: Credential,
+        *,
+        timeout: float = 10.0,
+        token: Callable[[], str] | None = None,
+        certificate: bytes | None = None,
+    ) -> None:
+        """Connect when first used.  ``token``: where an issuer's tokens come from that say who this is, instead of the key.
+
+        ``certificate`` (PEM) is the key's own that they are bound to.
+        """
         self._credential = credential
-        self._connection = Connection(url, spki, credential.identity(), timeout)
+        self._connection = Connection(url, spki, credential.identity(certificate), timeout, token=token)
 
     def create_key(self, name: str) -> KeyRef:
         """Make a key.  Raises ``UsageError`` if it exists."""

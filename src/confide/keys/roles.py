@@ -72,6 +72,9 @@ MAY: Final[Mapping[str, frozenset[Office]]] = {
     "withdraw": _OPERATOR,
     "tenant": _OPERATOR,
     "list-tenants": _OPERATOR,
+    "token-link": _ALL,
+    "token-unlink": _ALL,
+    "list-token-links": _ALL,
 }
 """Commands of enrolled people, by the name that the audit log has for them."""
 
@@ -170,6 +173,9 @@ ROUTES: Final[tuple[Route, ...]] = (
     _route("POST", _CONFIDE + "operator/withdraw", "withdraw"),
     _route("POST", _CONFIDE + "operator/tenants", "tenant"),
     _route("GET", _CONFIDE + "operator/tenants", "list-tenants"),
+    _route("POST", _CONFIDE + "token-links", "token-link"),
+    _route("GET", _CONFIDE + "token-links", "list-token-links"),
+    _route("POST", _CONFIDE + "token-links/remove", "token-unlink"),
 )
 """Every request that the broker answers with anything but "there is no such endpoint"."""
 

@@ -45,6 +45,9 @@ oper.  POST …/operator/enrolments     owner tenant role                token s
 oper.  POST …/operator/tenants        tenant                           tenant
 oper.  GET …/operator/tenants                                          tenants
 oper.  POST …/operator/withdraw       owner                            owner grants
+any    POST …/token-links             token                            issuer subject owner
+any    GET …/token-links                                               links
+any    POST …/token-links/remove      issuer subject                   issuer subject owner
 ====== ============================== ================================ ======================================================
 
 A node's requests after ``auth`` carry the cookie, which counts on its own connection only.  Answers have status 200; refusals are
@@ -73,8 +76,15 @@ from confide.errors import ChannelError, ChannelTimeoutError, ConfideError, Pars
 from confide.ids import DatasetId, Purpose, SpkiDigest
 from confide.keys.broker import Broker
 from confide.keys.escrow_routes import escrow_route
+from confide.keys.fields import body as _body
+from confide.keys.fields import list_ as _list
+from confide.keys.fields import number as _number
+from confide.keys.fields import object_ as _object
+from confide.keys.fields import signatures as _signatures
+from confide.keys.fields import text as _text
+from confide.keys.fields import texts as _texts
 from confide.keys.kbs.messages import COOKIE
-from confide.keys.kbs.routes import KbsRoutes, session_of, takes_bytes
+from confide.keys.kbs.routes import KbsRoutes, bearer_of, session_of, takes_bytes
 from confide.keys.observation import add_observer, endpoint_of, observed, remove_observer
 from confide.keys.open_connections import JOIN_S, OpenConnections
 from confide.keys.page.routes import serve_page
@@ -218,7 +228,7 @@ class BrokerServer:
         peer: Peer | None = None
         try:
             channel.handshake()
-            peer = Peer(channel.exporter(), channel.peer_spki, channel.peer_address)
+            peer = Peer(channel.exporter(), channel.peer_spki, channel.peer_address, channel.peer_certificate)
             routes = Routes(self._broker, peer, self._kbs, going=lambda: not self._stopping.is_set())
             serve_connection(channel, routes.handle, idle_timeout=self._idle_timeout, takes_bytes=takes_bytes, last_call=last_call)
         except ConfideError as cause:
@@ -262,6 +272,14 @@ class Routes:
         told = serve_page(self._broker, request, self._peer) or self._kbs.handle(request, self._peer)
         if told is not None:
             return told
+        token = bearer_of(request)
+        if token is None:
+            return self.answer(request)
+        named = self._broker.tokens.identified(self._peer, token)
+        return Routes(self._broker, named, self._kbs, going=self._going).answer(request)
+
+    def answer(self, request: Request) -> Response:
+        """Answer a request that is not a guest's, of whom the peer is.  Raises as :meth:`handle`."""
         answer = self._route(request) if has_row(request.method, request.path.rstrip("/")) else None
         if answer is None:
             return problem(ProtocolError("there is no such endpoint"), 404)
@@ -324,7 +342,7 @@ class Routes:
 
     def _owner_route(self, request: Request) -> Json | None:
         owners, keys, grants, peer = self._broker.owners, self._broker.key_commands, self._broker.grants, self._peer
-        operators = self._broker.operators
+        operators, links = self._broker.operators, self._broker.token_links
         commands: dict[tuple[str, str], Callable[[], Json]] = {
             ("POST", "enrol"): lambda: owners.enrol(peer, _text(request, "owner"), _text(request, "token")),
             ("POST", "keys"): lambda: keys.create_key(peer, _text(request, "key")),
@@ -353,6 +371,9 @@ class Routes:
             ("POST", "operator/tenants"): lambda: operators.add_tenant(peer, _text(request, "tenant")),
             ("GET", "operator/tenants"): lambda: operators.tenants(peer),
             ("POST", "operator/withdraw"): lambda: operators.withdraw(peer, _text(request, "owner")),
+            ("POST", "token-links"): lambda: links.link(peer, _text(request, "token")),
+            ("GET", "token-links"): lambda: links.links(peer),
+            ("POST", "token-links/remove"): lambda: links.unlink(peer, _text(request, "issuer"), _text(request, "subject")),
         }
         prefix, path = "/confide/v0/", request.path.rstrip("/")
         command = commands.get((request.method, path.removeprefix(prefix))) if path.startswith(prefix) else None
@@ -395,49 +416,3 @@ class Routes:
             case "DELETE", "grants", str(grant), None:
                 return self._broker.grants.revoke(self._peer, grant)
         return None
-
-
-def _body(request: Request) -> Json:
-    if request.json is None:
-        raise ParseError("this request needs a JSON body")
-    return request.json
-
-
-def _text(request: Request, field: str) -> str:
-    value = _body(request).get(field)
-    if not isinstance(value, str):
-        raise ParseError("a text field is missing", field=field)
-    return value
-
-
-def _number(request: Request, field: str) -> int:
-    value = _body(request).get(field)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ParseError("a whole number is missing", field=field)
-    return value
-
-
-def _object(request: Request, field: str) -> Json:
-    value = _body(request).get(field)
-    if not isinstance(value, dict):
-        raise ParseError("an object field is missing", field=field)
-    return value
-
-
-def _list(request: Request, field: str) -> list[object]:
-    value = _body(request).get(field)
-    if not isinstance(value, list):
-        raise ParseError("a list is missing", field=field)
-    return value
-
-
-def _signatures(rest: Json) -> list[object]:
-    """The signatures of the node's job, which requests may leave out."""
-    found = rest.get("signatures", [])
-    if not isinstance(found, list):
-        raise ParseError("signatures of a job are a list")
-    return found
-
-
-def _texts(*lists: list[object]) -> bool:
-    return all(isinstance(item, str) for items in lists for item in items)

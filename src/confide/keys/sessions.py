@@ -19,6 +19,7 @@ from confide.attest.policy import AttestationResult, Policy, appraise
 from confide.attest.verify import VerifiedEvidence, Verifier
 from confide.errors import BindingError, NonceError
 from confide.ids import Nonce, Role, Tee
+from confide.keys.token_issuers import OwnerIssuer
 
 _MAX_SESSIONS: Final = 20_000
 """Cap on sessions in memory; beyond it new ones are refused until old ones end."""
@@ -27,15 +28,28 @@ SESSION_TTL: Final = timedelta(minutes=15)
 
 
 @dataclass(frozen=True, slots=True)
+class TokenSubject:
+    """What one of the broker's issuers says of somebody, in a verified token; ``bound`` to this very client's certificate or not."""
+
+    issuer: OwnerIssuer
+    subject: str
+    groups: frozenset[str]
+    bound: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Peer:
-    """What the TLS channel itself shows of the other side: the session's exporter and the client's key (DER), if it showed one.
+    """What the TLS channel itself shows of the other side: the session's exporter; the client's key and certificate (DER) if it showed any.
 
     ``address`` is where it comes from on the network, or through which proxy: it tells clients apart, and nobody's rights depend on it.
+    ``token``: what a token says with which this request came (``keys.tokens``).
     """
 
     exporter: bytes
     spki: bytes | None
     address: str = ""
+    certificate: bytes | None = None
+    token: TokenSubject | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,9 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", CONFIDE + "operator/tenants"): {"tenant": "new"},
     ("GET", CONFIDE + "operator/tenants"): None,
     ("POST", CONFIDE + "operator/withdraw"): {"owner": "nobody"},
+    ("POST", CONFIDE + "token-links"): {"token": "a.b.c"},
+    ("GET", CONFIDE + "token-links"): None,
+    ("POST", CONFIDE + "token-links/remove"): {"issuer": "https://x.example", "subject": "x"},
 }
 OF_PEOPLE = [route for route in ROUTES if set(route.actions) - WITHOUT_OFFICE]
 

@@ -11,7 +11,7 @@ import itertools
 import threading
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -23,13 +23,12 @@ from confide.canonical import Json, canonical, parse_object
 from confide.errors import CollateralError, ParseError, TokenInvalidError
 
 if TYPE_CHECKING:
-    from confide.attest.tokens.issuers import TokenIssuer
     from confide.attest.vendor_http import Http
 
 _MAX_KEYS: Final = 64
 _MAX_CHAIN: Final = 6
 _MAX_JWKS_CHARACTERS: Final = 256 * 1024
-_KINDS: Final = {"EC", "RSA"}
+_KINDS: Final = {"EC", "RSA", "OKP"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,16 +121,40 @@ class _Kept:
     fetched: datetime
 
 
+class KeyPlace(Protocol):
+    """An issuer, and where its keys are: given as ``jwks``, or at ``jwks_url``.  Hashable."""
+
+    @property
+    def issuer(self) -> str:
+        """The issuer's name."""
+        ...
+
+    @property
+    def jwks(self) -> str | None:
+        """The keys, if they are given."""
+        ...
+
+    @property
+    def jwks_url(self) -> str | None:
+        """The only place that they are fetched from, if not."""
+        ...
+
+    @property
+    def x5c_root(self) -> str | None:
+        """What each key's certificate chain has to end in, if it has to (SHA-256, hex)."""
+        ...
+
+
 class IssuerKeys:
     """Keys of issuers, given or fetched.  Safe to use from several threads."""
 
     def __init__(self, http: Http | None = None, *, ttl: timedelta = timedelta(hours=1), retry: timedelta = timedelta(minutes=5)) -> None:
         self._http, self._ttl, self._retry = http, ttl, retry
         self._lock = threading.Lock()
-        self._kept: dict[TokenIssuer, _Kept] = {}
-        self._tried: dict[TokenIssuer, datetime] = {}
+        self._kept: dict[KeyPlace, _Kept] = {}
+        self._tried: dict[KeyPlace, datetime] = {}
 
-    def find(self, issuer: TokenIssuer, kid: str | None, now: datetime) -> JWK:
+    def find(self, issuer: KeyPlace, kid: str | None, now: datetime) -> JWK:
         """The key of ``issuer`` with that id.
 
         Raises:
@@ -147,7 +170,7 @@ class IssuerKeys:
             raise TokenInvalidError("the issuer has no key with the token's id", kid=(kid or "none")[:80], issuer=issuer.issuer)
         return key
 
-    def _fetched(self, issuer: TokenIssuer, kid: str | None, now: datetime) -> JWK | None:
+    def _fetched(self, issuer: KeyPlace, kid: str | None, now: datetime) -> JWK | None:
         kept = self._kept.get(issuer)
         if kept is not None and now >= kept.fetched + self._ttl:
             kept = None

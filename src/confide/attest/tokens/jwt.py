@@ -31,7 +31,7 @@ MAX_TOKEN_BYTES: Final = 64 * 1024
 """Cap on a token, in characters: the largest of Intel Trust Authority, with event logs, has about 30 Ki."""
 _MAX_DEPTH: Final = 16
 _MIN_RSA_BITS: Final = 2048
-_TYPES: Final = {"jwt", "eat+jwt", "application/eat+jwt"}
+TYPES: Final = frozenset({"jwt", "eat+jwt", "application/eat+jwt"})
 _MAX_IDS: Final = 100_000
 MAX_LEEWAY: Final = timedelta(minutes=5)
 _MAX_TIME: Final = 253_402_300_799 - int(MAX_LEEWAY.total_seconds())
@@ -47,8 +47,8 @@ class UnverifiedJwt:
     _payload: Json = field(repr=False)
 
     @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read header and payload.
+    def parse(cls, text: str, *, types: frozenset[str] = TYPES) -> Self:
+        """Read header and payload.  ``typ`` has to be one of ``types`` (RFC 8725, section 3.11); without one it is ``jwt``.
 
         Raises:
             TokenInvalidError: too large, not three parts of canonical base64url, not JSON objects without duplicates, nested too deeply,
@@ -64,7 +64,7 @@ class UnverifiedJwt:
             raise TokenInvalidError(f"a token does not parse: {cause.message}") from cause
         if not (_shallow(header, _MAX_DEPTH) and _shallow(payload, _MAX_DEPTH)):
             raise TokenInvalidError("a token is nested too deeply", limit=_MAX_DEPTH)
-        if {"crit", "b64", "zip", "enc"} & set(header) or str(header.get("typ", "JWT")).lower() not in _TYPES:
+        if {"crit", "b64", "zip", "enc"} & set(header) or str(header.get("typ", "JWT")).lower() not in types:
             raise TokenInvalidError("a token's header asks for what this reader does not do")
         if not isinstance(header.get("alg"), str) or not isinstance(header.get("kid", ""), str):
             raise TokenInvalidError("a token's header has no algorithm, or a key id that is no text")

@@ -58,7 +58,7 @@ _MAX_POLICY_CHARS: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: the TLS peer, or the bearer of ``token`` if there is one."""
+    """Who asks: the TLS peer (or whom an issuer's token names in it), or the bearer of ``token``, which an owner's own key has signed."""
 
     peer: Peer
     token: str | None = field(default=None, repr=False)
@@ -231,9 +231,9 @@ class KbsAdmin:
             self._note("kbs-token-key", owner, public_key=b64url(key), revoked=revoked)
         return {"owner": owner.name, "audience": self._audience, "revoked": revoked}
 
-    def _who(self, caller: Caller) -> Owner:
+    def _who(self, caller: Caller, action: str) -> Owner:
         if caller.token is None:
-            return self._owners.who(caller.peer)
+            return self._owners.who(caller.peer, action)
         try:
             return self._bearer(caller.token)
         except AttestationError as cause:  # the token's own errors speak of attestation, which this is none of
@@ -262,7 +262,7 @@ class KbsAdmin:
     def _command(self, action: str, caller: Caller, facts: dict[str, Fact]) -> Iterator[Owner]:
         """Find out who asks; refusals inside the block are recorded as theirs."""
         with refusals_audited(self._store, self._clock, action, [], facts):
-            owner = self._who(caller)
+            owner = self._who(caller, action)
         with self._owners.admitted(action, owner, facts):
             yield owner
 

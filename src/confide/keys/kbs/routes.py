@@ -36,6 +36,7 @@ from confide.errors import (
     BindingError,
     ConfideError,
     CredentialError,
+    IssuerError,
     ParseError,
     PolicyError,
     ProtocolError,
@@ -81,6 +82,7 @@ _PROBLEMS: Final[tuple[tuple[tuple[type[ConfideError], ...], str, int], ...]] = 
     ((ResourceDeniedError,), "PolicyDeny", 403),
     ((ResourceMissingError,), "InvalidRequestPath", 404),
     ((StoreError, AuditError, SealedError), "PluginInternalError", 503),
+    ((IssuerError,), "PluginInternalError", 424),
     ((CredentialError,), "AdminAuth", 401),
     ((TokenInvalidError, TokenExpiredError, TokenMisdirectedError), "TokenVerifierError", 401),
     ((PolicyError,), "PolicyEngine", 400),
@@ -101,6 +103,7 @@ class KbsRoutes:
         self._store = broker.store
         self._guests = Guests(broker.store, broker.verifier, broker.clock)
         self._admin = KbsAdmin(broker.store, broker.owners, broker.clock)
+        self._tokens = broker.tokens
         self.metrics = Metrics()
         self._connections = connections
         self._stopping = stopping
@@ -170,14 +173,14 @@ class KbsRoutes:
                     return _problem(BindingError("a resource needs a session's cookie or a token"), "TokenNotFound", 401)
                 return Response(200, {}, self._guests.resource(guest, name))
             case "POST":
-                return Response(200, {}, self._admin.put_resource(_caller(request, peer), name, request.body))
+                return Response(200, {}, self._admin.put_resource(self._caller(request, peer), name, request.body))
             case "DELETE":
-                return Response(200, {}, self._admin.delete_resource(_caller(request, peer), name))
+                return Response(200, {}, self._admin.delete_resource(self._caller(request, peer), name))
         return None
 
     def _guest(self, request: Request) -> Guest | None:
         """Who asks: the token's guest if there is one (a wrong one is never made up for by a cookie), or the session's."""
-        token = _bearer(request)
+        token = bearer_of(request)
         if token is not None:
             return self._guests.of_token(token)
         return self._guests.of_cookie(session_of(request)) if COOKIE in request.headers.get("cookie", "") else None
@@ -189,8 +192,15 @@ class KbsRoutes:
         except (StoreError, AuditError):
             return math.nan
 
+    def _caller(self, request: Request, peer: Peer) -> Caller:
+        """Who asks as an owner: by a token of one of the broker's issuers, by one of the owner's own, or by the key that it showed."""
+        token = bearer_of(request)
+        if token is not None and self._tokens.takes(token):
+            return Caller(self._tokens.identified(peer, token))
+        return Caller(peer, token)
+
     def _command(self, request: Request, peer: Peer) -> Response | None:
-        admin, caller = self._admin, _caller(request, peer)
+        admin, caller = self._admin, self._caller(request, peer)
         commands: dict[tuple[str, str], Callable[[], Json]] = {
             ("POST", "/kbs/v0/attestation-policy"): lambda: admin.set_policy(caller, _body(request)),
             ("GET", "/kbs/v0/attestation-policy"): lambda: admin.policies(caller),
@@ -250,11 +260,7 @@ def _cookie(name: str) -> dict[str, str]:
     return {"set-cookie": f"{COOKIE}={name}; Path=/; Secure; HttpOnly"}
 
 
-def _caller(request: Request, peer: Peer) -> Caller:
-    return Caller(peer, _bearer(request))
-
-
-def _bearer(request: Request) -> str | None:
+def bearer_of(request: Request) -> str | None:
     """The bearer token, if there is an Authorization header.
 
     Raises:
