@@ -240,6 +240,13 @@ class WitnessError(KeyAccessError):
     default_hint = "see that its file or address can be reached; the broker does not start without asking it"
 
 
+class QuotaError(KeyAccessError):
+    """A tenant has as much of something as it may."""
+
+    code = "quota-exceeded"
+    default_hint = "remove some, or ask the broker's operator: `confide broker tenants limit`"
+
+
 class ResourceDeniedError(KeyAccessError):
     """No resource policy of the repository's owner lets this guest have the resource."""
 
@@ -347,6 +354,13 @@ class BrokerError(UnavailableError):
 
     code = "broker-unavailable"
     default_hint = "check that `confide broker serve` is running and that the job names its address"
+
+
+class RateLimitedError(UnavailableError):
+    """A client or tenant asks more often than it may.  Nothing was done: ask again after ``retry_after_s`` seconds."""
+
+    code = "rate-limited"
+    default_hint = "ask again later, and less often"
 
 
 class IssuerError(UnavailableError):

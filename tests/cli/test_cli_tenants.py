@@ -46,6 +46,13 @@ def test_tenants_are_made_people_enrolled_and_withdrawn(confide: Any, home: Path
     assert confide("--home", people, "keys", "create", "clinic/records").status == 0
     assert "clinic/records" in confide("--home", people, "keys", "ls", "--as", "carol").out
     assert "clinic/records" not in confide("--home", people, "keys", "ls", "--as", "bank").out
+    said = confide("--home", people, "broker", "tenants", "limit", "health", "--keys", "1", "--rate", "50", "--as", "ops", "--json")
+    assert said.json == {"tenant": "health", "rate": 50.0, "burst": 50, "quotas": {"keys": 1}}
+    said = confide("--home", people, "keys", "create", "clinic/more")
+    assert (said.status, "error[quota-exceeded]" in said.err) == (4, True)
+    assert confide("--home", home, "broker", "tenants", "limit", "--each-client", "--rate", "1000", *key).status == 0
+    for words in (("health", "--each-client"), (), ("nowhere", "--keys", "1"), ("--each-client", "--keys", "1")):
+        assert confide("--home", home, "broker", "tenants", "limit", *words, *key).status == 2
     said = confide("--home", people, "broker", "withdraw", "clinic", "--as", "ops", "--json")
     assert said.json == {"owner": "clinic", "grants": 0}
     assert "was withdrawn" in confide("--home", people, "keys", "ls", "--as", "clinic").err

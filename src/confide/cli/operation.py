@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,7 +20,7 @@ from confide.cli.storage import location_of
 from confide.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from confide.canonical import Json
     from confide.config import Settings
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 AS = click.option("--as", "who", metavar="NAME", help="Ask the broker from afar, as this enrolled operator.")
 
 
-def operate(settings: Settings, opening: Opening, who: str | None, op: str, **fields: str) -> Json:
+def operate(settings: Settings, opening: Opening, who: str | None, op: str, **fields: object) -> Json:
     """Take one of an operator's steps, in the way that was chosen.
 
     Raises:
@@ -119,6 +119,44 @@ def ls(context: Context, who: str | None, opening: Opening) -> None:
     context.answer(
         found, lambda: print_table(("tenant", "name", "role", "enrolled", "withdrawn"), _rows(found), empty="nobody is enrolled")
     )
+
+
+_LIMITS = (
+    ("rate", click.FloatRange(0), "Requests a second, on average."),
+    ("burst", click.IntRange(1), "Requests at once [default: those of one second]."),
+    ("owners", click.IntRange(0), "People."),
+    ("keys", click.IntRange(0), "Keys."),
+    ("datasets", click.IntRange(0), "Datasets that owners make or import."),
+    ("grants", click.IntRange(0), "Grants, revoked ones too."),
+    ("resources", click.IntRange(0), "Resources for guests."),
+    ("resource-bytes", click.IntRange(0), "Bytes of these."),
+    ("sessions", click.IntRange(0), "Connections of nodes that hold keys, at each broker."),
+    ("releases-a-day", click.IntRange(0), "Keys and resources given out in a day (UTC)."),
+)
+
+
+def _limit_options(function: Callable[..., None]) -> Callable[..., None]:
+    for name, kind, text in reversed(_LIMITS):
+        function = click.option(f"--{name}", type=kind, help=text)(function)
+    return function
+
+
+@tenants.command("limit")
+@click.argument("tenant", required=False)
+@click.option("--each-client", is_flag=True, help="Instead of a tenant's: the --rate of each single client.")
+@_limit_options
+@AS
+@opening_options
+@answers
+def limit(context: Context, tenant: str | None, who: str | None, opening: Opening, *, each_client: bool, **said: Any) -> None:
+    """Set all limits of TENANT; those that are not given end.  What is over a limit already stays.
+
+    Requests over a rate are refused with status 429 and the time after which to ask again; clients do so.
+    """
+    if each_client == (tenant is not None):
+        raise UsageError("limits are of one tenant, or of each client", hint="give TENANT or --each-client")
+    limits = {name.replace("_", "-"): value for name, value in said.items() if value is not None}
+    context.answer(operate(context.settings, opening, who, "limits", tenant=tenant or "*", limits=limits))
 
 
 def _rows(found: Json) -> Sequence[tuple[str, ...]]:

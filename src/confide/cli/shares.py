@@ -225,7 +225,7 @@ def unseal(context: Context, share_file: Path | None) -> None:
     context.answer({"share": answer.get("share"), "missing": answer.get("missing")})
 
 
-OPERATIONS: Final = ("enrol", "withdraw", "add-tenant", "tenants")
+OPERATIONS: Final = ("enrol", "withdraw", "add-tenant", "tenants", "limits")
 """What an operator asks of the broker on its machine: nothing of it reads or uses a key."""
 
 
@@ -248,4 +248,7 @@ def operate_in(store: Store, op: str, fields: Mapping[str, object]) -> Json:
             return operation.add_tenant(said.get("tenant", ""))
         case "tenants":
             return operation.tenants()
+        case "limits":
+            found = fields.get("limits")
+            return operation.set_limits(said.get("tenant", ""), found if isinstance(found, dict) else {"": ""})
     raise UsageError("there is no such step")

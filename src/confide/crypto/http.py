@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import logging
+import math
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -33,6 +34,8 @@ from confide.errors import (
     ParseError,
     PolicyError,
     ProtocolError,
+    QuotaError,
+    RateLimitedError,
     ResourceMissingError,
     RunNotFoundError,
     SealedError,
@@ -60,6 +63,8 @@ _STATUS: Final[tuple[tuple[type[ConfideError], int], ...]] = (
     (CredentialError, 401),
     (StoreError, 503),
     (ResourceMissingError, 404),
+    (QuotaError, 429),
+    (RateLimitedError, 429),
     (KeyAccessError, 403),
     (ParseError, 400),
     (ProtocolError, 400),
@@ -130,7 +135,11 @@ def problem(error: ConfideError, status: int | None = None) -> Response:
     if status is None:
         status = next((number for kind, number in _STATUS if isinstance(error, kind)), 500)
     body = {**error.to_json(), "type": f"urn:confide:error:{error.code}", "title": error.code, "status": status, "detail": error.message}
-    return Response(status, {"content-type": PROBLEM_TYPE}, body)
+    headers = {"content-type": PROBLEM_TYPE}
+    wait = error.facts.get("retry_after_s")
+    if isinstance(wait, int | float):
+        headers["retry-after"] = str(math.ceil(wait))  # RFC 9110, section 10.2.3: whole seconds; the fact has the fraction
+    return Response(status, headers, body)
 
 
 # --- client -------------------------------------------------------------------------------------------------------

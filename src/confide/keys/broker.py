@@ -34,10 +34,12 @@ from confide.keys.grants import Decision, Grant, Request, decide
 from confide.keys.hierarchy import KeyHierarchy
 from confide.keys.job_signatures import verify_all
 from confide.keys.key_commands import KeyCommands
+from confide.keys.limits import RateLimits
 from confide.keys.manifest_claims import ManifestClaims, unverified_dataset
 from confide.keys.operators import OperatorCommands
 from confide.keys.outputs import Outputs, origin_of
 from confide.keys.owners import Owners
+from confide.keys.quotas import Quotas
 from confide.keys.records import CutOff, Dataset, owners_of
 from confide.keys.refusals import refusals_audited
 from confide.keys.runs import Runs
@@ -98,15 +100,17 @@ class Broker:
         self.store = store
         self.clock = SteadyClock(store, clock)
         self.verifier = verifier
+        self.limits = RateLimits(store)
         settle(store, self.clock)
-        self.owners = Owners(store, self.clock)
-        self.key_commands = KeyCommands(store, self.clock)
-        self.transfers = TransferCommands(store, self.clock)
-        self.escrows = EscrowCommands(store, self.clock)
-        self.grants = GrantCommands(store, self.clock)
-        self.operators = OperatorCommands(store, self.clock)
+        self.owners = Owners(store, self.clock, self.limits)
+        self.key_commands = KeyCommands(store, self.clock, self.limits)
+        self.transfers = TransferCommands(store, self.clock, self.limits)
+        self.escrows = EscrowCommands(store, self.clock, self.limits)
+        self.grants = GrantCommands(store, self.clock, self.limits)
+        self.operators = OperatorCommands(store, self.clock, self.limits)
         self.tokens = Tokens(store, self.clock, issuers)
-        self.token_links = TokenLinks(store, self.clock, self.tokens)
+        self.token_links = TokenLinks(store, self.clock, self.tokens, self.limits)
+        self._quotas = Quotas(store, self.clock)
         self._standings = Standings(store)
         self._keys = KeyHierarchy(store)
         self._runs = Runs(store)
@@ -153,6 +157,7 @@ class Broker:
     def end(self, peer: Peer) -> None:
         """The connection has ended, and its session with it."""
         self._sessions.end(peer)
+        self.limits.end(peer.exporter)
 
     # --- releases ----------------------------------------------------------------------------------------------------
 
@@ -197,7 +202,10 @@ class Broker:
         found, claims = self._dataset_of(manifest, owners, facts)
         facts |= {**_key_facts(found), "purpose": step.purpose.value}
         known, found = found, found.after(claims)
+        tenants = self.limits.of(owners)
+        self.limits.tenants(tenants)
         decisions = step.judge(found.roots)
+        self._given(tenants, asker)
         secret = step.opened(found)
         if found != known:
             self.store.put(found)
@@ -224,6 +232,8 @@ class Broker:
         facts: dict[str, Fact] = {**asker.facts(), "output": name}
         with self._audited("output", [], facts):
             concerned = owners_of(self._outputs.roots(inputs, asker))
+        tenants = self.limits.of(concerned)
+        self.limits.tenants(tenants)
         with self._audited("output", concerned, facts), self.store.transaction():
             found = self._outputs.named(asker, name)
             roots = found.roots if found else self._outputs.roots(inputs, asker)
@@ -232,6 +242,7 @@ class Broker:
             decisions = self._decide(roots, Purpose.WRITE, asker)
             if found is None:
                 found = self._outputs.mint(asker, name, roots, wanted)
+            self._given(tenants, asker)
             secret = self._keys.dataset_key(found)
             self._outputs.note_written(found, asker)
             facts |= _key_facts(found)
@@ -327,6 +338,11 @@ class Broker:
         if self._runs.is_due(asker.context, asker.now):
             with suppress(GrantError), self.store.transaction():
                 self._runs.heard(asker.context, asker.now)
+
+    def _given(self, tenants: Sequence[str], asker: Asker) -> None:
+        """Count a key that is about to be given out; refuses what is more than the tenants may."""
+        self._quotas.release(tenants)
+        self.limits.hold(tenants, asker.attested.binding.exporter)
 
     def _asker(self, peer: Peer, session: str, signatures: Sequence[object] = ()) -> Asker:
         now = self.clock()

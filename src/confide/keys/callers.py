@@ -6,13 +6,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 
+from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import PublicKey
 from confide.errors import CredentialError, Fact, UsageError
 from confide.ids import KeyRef
 from confide.keys.audit import new_event
 from confide.keys.escrow_records import FormerCredential
 from confide.keys.hierarchy import KeyHierarchy
+from confide.keys.key_outlines import KeyOutline
 from confide.keys.key_records import Key
+from confide.keys.limits import RateLimits
+from confide.keys.quotas import Quotas
 from confide.keys.records import Dataset, Owner
 from confide.keys.refusals import refusals_audited
 from confide.keys.roles import check_may
@@ -25,7 +29,10 @@ from confide.keys.token_records import TokenLink, link_id
 class Callers:
     """What commands of enrolled people over one store have in common."""
 
-    def __init__(self, store: Store, clock: Callable[[], datetime]) -> None:
+    def __init__(self, store: Store, clock: Callable[[], datetime], limits: RateLimits | None = None) -> None:
+        """``limits``: the rates of the process that serves these commands."""
+        self._limits = limits
+        self._quotas = Quotas(store, clock)
         self._store = store
         self._clock = clock
         self._keys = KeyHierarchy(store)
@@ -66,7 +73,10 @@ class Callers:
 
         Raises:
             CredentialError: people of that office may not.
+            RateLimitedError: their tenant asks too often.  That is not recorded: a flood of requests is no flood of records.
         """
+        if self._limits is not None:
+            self._limits.tenants([owner.tenant])
         with self._audited(action, [owner.name], {**facts, "owner": owner.name}):
             check_may(owner.office, action)
             yield
@@ -88,6 +98,12 @@ class Callers:
         key = KeyRef.parse(dataset.wrapped.key)
         former = FormerCredential(key.id, dataset.signer)
         return key.owner == owner.name and self._store.get(FormerCredential, former.id) is not None
+
+    def _take_over(self, owner: Owner, outline: KeyOutline, secret: SecretBytes) -> Key:
+        """The owner's key from elsewhere (:meth:`KeyHierarchy.take_over`), counted among the tenant's if it is new here."""
+        if self._store.get(Key, outline.key) is None:
+            self._quotas.charge(owner.tenant, "keys")
+        return self._keys.take_over(outline, secret)
 
     def _note(self, action: str, owner: Owner, *, concerned: Sequence[str] = (), **facts: Fact) -> None:
         """Record what ``owner`` has done; ``concerned`` see the event as well."""

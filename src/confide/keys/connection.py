@@ -6,6 +6,7 @@ refusal, and everything else is a :class:`~confide.errors.BrokerError`.
 
 from __future__ import annotations
 
+import random
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -28,6 +29,7 @@ from confide.errors import (
     ParseError,
     PolicyError,
     ProtocolError,
+    RateLimitedError,
     StepUnknownError,
     UsageError,
     error_from_json,
@@ -43,6 +45,7 @@ _FAILED: Final = range(400, 600)
 HTML_TYPE: Final = "text/html"
 _IDLE_REUSE_S: Final = 20.0
 """A connection that was idle for longer is opened anew: the broker may have ended it."""
+_LEAST_PAUSE_S: Final = 0.05
 _SPKI = re.compile(r"[0-9a-f]{64}")
 
 
@@ -89,12 +92,25 @@ class Connection:
     ) -> tuple[Json, Mapping[str, str]]:
         """The body and headers of a 200 answer.  With ``on`` it is asked for on that channel or not at all.
 
+        Who is told to come back later does, as long as all of it stays within the timeout.
+
         Raises:
+            RateLimitedError: the pause that the broker asks for is longer than that.
             ConfideError: the broker refused; the leaf that it named.
             BrokerError: anything else that is not a 200 with one JSON object.  See :func:`was_lost`.
         """
-        response = self._ask(method, path, body, headers, on=on)
-        return _expect(response), response.headers
+        deadline, pause = time.monotonic() + self._timeout, 0.0
+        while True:
+            try:
+                response = self._ask(method, path, body, headers, on=on)
+                return _expect(response), response.headers
+            except RateLimitedError as refusal:
+                asked = refusal.facts.get("retry_after_s")
+                pause = max(2 * pause, float(asked) if isinstance(asked, int | float) else _LEAST_PAUSE_S, _LEAST_PAUSE_S)
+                wait = pause * random.uniform(1.0, 1.5)  # so that all who were refused do not come back at once
+                if time.monotonic() + wait >= deadline:
+                    raise
+                time.sleep(wait)
 
     def page(self, path: str) -> tuple[int, str]:
         """Status and HTML of a page.  It is the broker's word, for people to read: nothing here decides by it.

@@ -170,7 +170,7 @@ class EscrowCommands(Callers):
             given = [Contribution.verify(one, escrow) for one in contributions]
             kept = self._asked(owner, escrow, one_recovery(given))
             secret = self._put_together(escrow, given, kept)
-            made = self._keys.take_over(escrow.outline, secret)
+            made = self._take_over(owner, escrow.outline, secret)
             secret.wipe()
             if escrow.owner.digest != owner.ref:
                 self._store.put(FormerCredential(made.id, escrow.owner.spki_der))

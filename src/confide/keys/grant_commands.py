@@ -26,6 +26,7 @@ from confide.keys.approvals import (
 from confide.keys.callers import Callers
 from confide.keys.grants import Grant
 from confide.keys.key_records import Key
+from confide.keys.limits import RateLimits
 from confide.keys.records import Owner
 from confide.keys.runs import CLEARED
 from confide.keys.sessions import Peer
@@ -40,8 +41,8 @@ _GRANT_FIELDS: Final = frozenset({"key", "job", "policy", "roles", "purposes", "
 class GrantCommands(Callers):
     """Commands about grants and their approval over one store.  Each writes the audit log, refusals included."""
 
-    def __init__(self, store: Store, clock: Callable[[], datetime]) -> None:
-        super().__init__(store, clock)
+    def __init__(self, store: Store, clock: Callable[[], datetime], limits: RateLimits | None = None) -> None:
+        super().__init__(store, clock, limits)
         self._standings = Standings(store)
 
     # --- owners ------------------------------------------------------------------------------------------------------
@@ -56,6 +57,7 @@ class GrantCommands(Callers):
         with self._command("grant", peer, {"key": str(request.get("key"))[:130]}) as owner, self._store.transaction():
             made = self._read_grant(owner, request)
             self._store.sweep(self._clock(), limit=CLEARED)
+            self._quotas.charge(owner.tenant, "grants")
             self._store.put(made)
             concerned = self._standings.rule(made.key).names
             facts = {"grant": made.id, "key": made.key, "job": made.job, "signer": made.signer, "policy": made.policy.digest}

@@ -68,6 +68,7 @@ class KeyCommands(Callers):
             ref = KeyRef.parse(name)
             if ref.owner != owner.name:
                 raise CredentialError("this credential does not own that key", owner=owner.name, key=ref.id)
+            self._quotas.charge(owner.tenant, "keys")
             made = self._keys.create(ref.owner, ref.name, self._clock())
             self._note("create-key", owner, key=made.id, version=1)
             return self._key_json(made)

@@ -13,6 +13,7 @@ _STEPS: Final[dict[str, tuple[str, str]]] = {
     "withdraw": ("POST", "withdraw"),
     "add-tenant": ("POST", "tenants"),
     "tenants": ("GET", "tenants"),
+    "limits": ("POST", "limits"),
 }
 
 
@@ -32,4 +33,5 @@ class OperatorClient(KeyClient):
         answer = self._call(method, f"operator/{path}", None if method == "GET" else dict(fields))
         kinds: dict[str, type] = {"token": str, "spki": str} if op == "enrol" else {}
         kinds |= {"owner": str, "grants": int} if op == "withdraw" else {"tenants": list} if op == "tenants" else {}
+        kinds |= {"tenant": str, "rate": float, "burst": int, "quotas": dict} if op == "limits" else {}
         return {name: answer.field(name, kind) for name, kind in (kinds or {"tenant": str}).items()}

@@ -11,14 +11,16 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
-from confide.canonical import Json
+from confide.canonical import Json, canonical
 from confide.errors import CredentialError, ParseError, UsageError
 from confide.keys.approvals import ApprovalRule, Approvership, Vote
 from confide.keys.audit import new_event
 from confide.keys.callers import Callers
 from confide.keys.grants import Grant
 from confide.keys.key_records import Key
+from confide.keys.limits import Limits, RateLimits
 from confide.keys.owners import Owners
+from confide.keys.quotas import Quotas
 from confide.keys.records import Owner
 from confide.keys.roles import Office
 from confide.keys.sessions import Peer
@@ -37,6 +39,7 @@ class Operation:
         self._store = store
         self._clock = clock
         self._tenants = Tenants(store)
+        self._quotas = Quotas(store, clock)
 
     def enrolment(self, owner: str, tenant: str, role: str, *, by: str = _MACHINE) -> Json:
         """A token with which somebody becomes ``owner``, once, and the broker's key.  Raises as ``Owners.create_enrolment``."""
@@ -62,10 +65,36 @@ class Operation:
         return {"tenant": name}
 
     def tenants(self) -> Json:
-        """Every tenant with its people.  Of what they own, nothing."""
+        """Every tenant with its people and limits, and how much of what is limited it has.  Of what they own, nothing more."""
         settle(self._store, self._clock)
         names = [*(one.name for one in self._tenants.all()), EVERY_TENANT]
-        return {"tenants": [{"tenant": name, "people": [*map(describe, self._tenants.members(name))]} for name in names]}
+        return {"tenants": [self._described(name) for name in names]}
+
+    def _described(self, name: str) -> Json:
+        limits = self._store.get(Limits, name) or Limits(name)
+        people = [*map(describe, self._tenants.members(name))]
+        return {"tenant": name, "people": people, "limits": limits.to_json(), "used": self._quotas.usage(name)}
+
+    def set_limits(self, name: str, said: Json, *, by: str = _MACHINE) -> Json:
+        """Set all limits of a tenant, or for ``"*"`` the rate of each client; what is not named is not limited any more.
+
+        What the tenant has already stays, also if it is more.  Brokers that serve notice rates within a second, and quotas at once.
+
+        Raises:
+            UsageError: there is no such tenant, or these are no limits.
+        """
+        made = Limits.read(name, said)
+        settle(self._store, self._clock)
+        with self._store.transaction():
+            if name != EVERY_TENANT and not self._tenants.exists(name):
+                raise UsageError(f"there is no tenant {name[:64]!r}", hint="`confide broker tenants ls` shows them")
+            self._store.put(made)
+            if made.quotas:
+                self._quotas.recount(name)
+            now = self._clock()
+            facts = {one: str(value) for one, value in said.items()}
+            self._store.append_audit(new_event("limits", [], now, tenant=name, by=by, limits=canonical(facts).decode()))
+        return made.to_json()
 
     def withdraw(self, name: str, *, by: str = _MACHINE) -> Json:
         """Let a credential do nothing any more, and nothing go on that rests on it: grants end, approvals go, rules for guests end.
@@ -101,8 +130,8 @@ class Operation:
 class OperatorCommands(Callers):
     """The same for enrolled operators.  Each writes the audit log, refusals included."""
 
-    def __init__(self, store: Store, clock: Callable[[], datetime]) -> None:
-        super().__init__(store, clock)
+    def __init__(self, store: Store, clock: Callable[[], datetime], limits: RateLimits | None = None) -> None:
+        super().__init__(store, clock, limits)
         self._operation = Operation(store, clock)
 
     def enrolment(self, peer: Peer, owner: str, tenant: str, role: str) -> Json:
@@ -118,6 +147,11 @@ class OperatorCommands(Callers):
         """As :meth:`Operation.add_tenant`.  Raises as :meth:`enrolment`."""
         with self._command("tenant", peer, {"tenant": name[:64]}) as who:
             return self._operation.add_tenant(name, by=who.name)
+
+    def set_limits(self, peer: Peer, name: str, said: Json) -> Json:
+        """As :meth:`Operation.set_limits`.  Raises as :meth:`enrolment`."""
+        with self._command("limits", peer, {"tenant": name[:64]}) as who:
+            return self._operation.set_limits(name, said, by=who.name)
 
     def tenants(self, peer: Peer) -> Json:
         """As :meth:`Operation.tenants`.  Raises as :meth:`enrolment`."""

@@ -18,6 +18,7 @@ from confide.errors import CredentialError, Fact, UsageError
 from confide.ids import DatasetId, check_name
 from confide.keys.audit import new_event
 from confide.keys.callers import Callers, shown_key
+from confide.keys.limits import RateLimits
 from confide.keys.manifest_claims import ManifestClaims, unverified_dataset
 from confide.keys.records import Dataset, Enrolment, Owner
 from confide.keys.roles import Office
@@ -38,8 +39,8 @@ JOB_PREFIX: Final = "job-"
 class Owners(Callers):
     """Owners' and recipients' commands over one store.  Each writes the audit log, refusals included."""
 
-    def __init__(self, store: Store, clock: Callable[[], datetime]) -> None:
-        super().__init__(store, clock)
+    def __init__(self, store: Store, clock: Callable[[], datetime], limits: RateLimits | None = None) -> None:
+        super().__init__(store, clock, limits)
         self._standings = Standings(store)
 
     # --- who ---------------------------------------------------------------------------------------------------------
@@ -86,6 +87,7 @@ class Owners(Callers):
             made = Owner(owner, spki.spki_der, now, found.tenant, found.office)
             if self._store.find(Owner, made.ref):
                 raise CredentialError("this key is registered under another name", hint="make a new credential for a new name")
+            self._quotas.charge(found.tenant, "owners")
             self._store.put(replace(found, used=True), expires=found.expires)
             self._store.put(made)
             self._store.put(Membership(made.tenant, made.name))
@@ -114,6 +116,7 @@ class Owners(Callers):
             UsageError: there is no such key, or no version of it is active.
         """
         with self._command("mint", peer, {"key": name[:130]}) as owner, self._store.transaction():
+            self._quotas.charge(owner.tenant, "datasets")
             wrapped, secret = self._keys.mint(self._own_key(owner, name))
             made = Dataset(DatasetId(wrapped.dataset), wrapped, owner.spki)
             self._store.put(made)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Final
 
-from confide.errors import AuditError, ConfideError, Fact, StoreError
+from confide.errors import AuditError, ConfideError, Fact, RateLimitedError, StoreError
 from confide.keys.audit import new_event
 from confide.keys.store import Store
 
@@ -23,10 +23,11 @@ def refusals_audited(
     """Record an error that leaves the block, and let it go on.  Put it outside of the transaction that the error undoes.
 
     A store that cannot be read cannot be written either: its own errors are not recorded.
+    Nor is asking too often: a flood of requests is no flood of records.
     """
     try:
         yield
-    except (StoreError, AuditError):
+    except (StoreError, AuditError, RateLimitedError):
         raise
     except ConfideError as error:
         told: dict[str, Fact] = {name: _short(error.facts[name]) for name in _LINE if name in error.facts}

@@ -52,6 +52,14 @@ MAY: Final[Mapping[str, frozenset[Office]]] = {
     "import-key": _OWNER,
     "export-datasets": _OWNER,
     "import-datasets": _OWNER,
+    "adopt-dataset": _OWNER,
+    "trustee-key": _OWNER,
+    "list-trustees": _OWNER,
+    "escrow-key": _OWNER,
+    "escrow-open": _OWNER,
+    "list-escrows": _OWNER,
+    "recovery-request": _OWNER,
+    "recover-key": _OWNER,
     "grant": _OWNER,
     "revoke": _OWNER,
     "approvers": _OWNER,
@@ -72,6 +80,7 @@ MAY: Final[Mapping[str, frozenset[Office]]] = {
     "withdraw": _OPERATOR,
     "tenant": _OPERATOR,
     "list-tenants": _OPERATOR,
+    "limits": _OPERATOR,
     "token-link": _ALL,
     "token-unlink": _ALL,
     "list-token-links": _ALL,
@@ -139,8 +148,11 @@ ROUTES: Final[tuple[Route, ...]] = (
     _route("GET", _KBS + "reference-value", "kbs-list"),
     _route("POST", _CONFIDE + "kbs-token-keys", "kbs-token-key"),
     _route("GET", "/healthz", ANYONE),
+    _route("GET", "/livez", ANYONE),
     _route("GET", "/metrics", ANYONE),
+    _route("GET", "/page/**", "list-keys", "list-grants", "audit"),
     _route("POST", _CONFIDE + "release", NODE),
+    _route("POST", _CONFIDE + "releases", NODE),
     _route("POST", _CONFIDE + "outputs", NODE),
     _route("POST", _CONFIDE + "cut-off", NODE),
     _route("POST", _CONFIDE + "watch", NODE),
@@ -159,6 +171,14 @@ ROUTES: Final[tuple[Route, ...]] = (
     _route("POST", _CONFIDE + "datasets", "mint"),
     _route("POST", _CONFIDE + "datasets/export", "export-datasets"),
     _route("POST", _CONFIDE + "datasets/import", "import-datasets"),
+    _route("POST", _CONFIDE + "datasets/adopt", "adopt-dataset"),
+    _route("POST", _CONFIDE + "escrow", "escrow-key"),
+    _route("GET", _CONFIDE + "escrow", "list-escrows"),
+    _route("POST", _CONFIDE + "escrow/trustee-key", "trustee-key"),
+    _route("POST", _CONFIDE + "escrow/trustees", "list-trustees"),
+    _route("POST", _CONFIDE + "escrow/announce", "escrow-open"),
+    _route("POST", _CONFIDE + "escrow/request", "recovery-request"),
+    _route("POST", _CONFIDE + "escrow/recover", "recover-key"),
     _route("POST", _CONFIDE + "open", "open"),
     _route("POST", _CONFIDE + "grants", "grant"),
     _route("GET", _CONFIDE + "grants", "list-grants"),
@@ -173,6 +193,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     _route("POST", _CONFIDE + "operator/withdraw", "withdraw"),
     _route("POST", _CONFIDE + "operator/tenants", "tenant"),
     _route("GET", _CONFIDE + "operator/tenants", "list-tenants"),
+    _route("POST", _CONFIDE + "operator/limits", "limits"),
     _route("POST", _CONFIDE + "token-links", "token-link"),
     _route("GET", _CONFIDE + "token-links", "list-token-links"),
     _route("POST", _CONFIDE + "token-links/remove", "token-unlink"),
@@ -182,4 +203,8 @@ ROUTES: Final[tuple[Route, ...]] = (
 
 def has_row(method: str, path: str) -> bool:
     """Whether a request is in the table.  What is not, is not served, whatever else the server knows."""
-    return any(route.matches(method, path) for route in ROUTES)
+    return (method, path) in _EXACT or any(route.matches(method, path) for route in _PATTERNS)
+
+
+_EXACT: Final = frozenset((route.method, route.path) for route in ROUTES if "*" not in route.path)
+_PATTERNS: Final = tuple(route for route in ROUTES if "*" in route.path)

@@ -45,6 +45,7 @@ oper.  POST …/operator/enrolments     owner tenant role                token s
 oper.  POST …/operator/tenants        tenant                           tenant
 oper.  GET …/operator/tenants                                          tenants
 oper.  POST …/operator/withdraw       owner                            owner grants
+oper.  POST …/operator/limits         tenant limits                    tenant rate burst quotas
 any    POST …/token-links             token                            issuer subject owner
 any    GET …/token-links                                               links
 any    POST …/token-links/remove      issuer subject                   issuer subject owner
@@ -72,7 +73,16 @@ from typing import Final, Self
 from confide.canonical import Json
 from confide.crypto.http import IDLE_TIMEOUT_S, LastCall, Request, Response, problem, serve_connection
 from confide.crypto.tls import AnyClientKey, Channel, Identity, Listener
-from confide.errors import ChannelError, ChannelTimeoutError, ConfideError, ParseError, ProtocolError, StoreError
+from confide.errors import (
+    ChannelError,
+    ChannelTimeoutError,
+    ConfideError,
+    ParseError,
+    ProtocolError,
+    QuotaError,
+    RateLimitedError,
+    StoreError,
+)
 from confide.ids import DatasetId, Purpose, SpkiDigest
 from confide.keys.broker import Broker
 from confide.keys.escrow_routes import escrow_route
@@ -97,6 +107,7 @@ MAX_DATASETS: Final = 1000
 """Datasets that one request imports."""
 _ACCEPT_S: Final = 1.0
 _PATH = re.compile(r"/confide/v0/(datasets|grants)/([0-9a-f]{16,32})(/[a-z]+)?")
+_ALWAYS: Final = frozenset({"/healthz", "/livez", "/metrics"})
 _SIGNATURES: Final = frozenset({"signatures"})
 _log = logging.getLogger(__name__)
 
@@ -264,9 +275,19 @@ class Routes:
             ConfideError: the refusal.
         """
         with observed("request", endpoint=endpoint_of(request.path)) as seen:
-            response = self._answer(request)
+            try:
+                self._check_rate(request)
+                response = self._answer(request)
+            except (RateLimitedError, QuotaError) as error:
+                self._kbs.metrics.limited(error.code)
+                raise
             seen.answered(response.status, (response.json or {}).get("code"))
             return response
+
+    def _check_rate(self, request: Request) -> None:
+        """A client is known by its key, or, if it shows none, by its address without the port.  Health can always be asked for."""
+        if request.path not in _ALWAYS:
+            self._broker.limits.client(self._peer.spki or request.channel.peer_address.rpartition(":")[0].encode())
 
     def _answer(self, request: Request) -> Response:
         told = serve_page(self._broker, request, self._peer) or self._kbs.handle(request, self._peer)
@@ -371,6 +392,7 @@ class Routes:
             ("POST", "operator/tenants"): lambda: operators.add_tenant(peer, _text(request, "tenant")),
             ("GET", "operator/tenants"): lambda: operators.tenants(peer),
             ("POST", "operator/withdraw"): lambda: operators.withdraw(peer, _text(request, "owner")),
+            ("POST", "operator/limits"): lambda: operators.set_limits(peer, _text(request, "tenant"), _object(request, "limits")),
             ("POST", "token-links"): lambda: links.link(peer, _text(request, "token")),
             ("GET", "token-links"): lambda: links.links(peer),
             ("POST", "token-links/remove"): lambda: links.unlink(peer, _text(request, "issuer"), _text(request, "subject")),

@@ -11,6 +11,7 @@ from datetime import datetime
 from confide.canonical import Json
 from confide.errors import CredentialError
 from confide.keys.callers import Callers
+from confide.keys.limits import RateLimits
 from confide.keys.sessions import Peer
 from confide.keys.store import Store
 from confide.keys.token_records import TokenLink, link_id
@@ -20,8 +21,8 @@ from confide.keys.tokens import Tokens
 class TokenLinks(Callers):
     """Each command writes the audit log, refusals included."""
 
-    def __init__(self, store: Store, clock: Callable[[], datetime], tokens: Tokens) -> None:
-        super().__init__(store, clock)
+    def __init__(self, store: Store, clock: Callable[[], datetime], tokens: Tokens, limits: RateLimits | None = None) -> None:
+        super().__init__(store, clock, limits)
         self._tokens = tokens
 
     def link(self, peer: Peer, text: str) -> Json:

@@ -105,7 +105,7 @@ class TransferCommands(Callers):
             if ref.owner != owner.name:
                 raise CredentialError("this credential does not own that key", owner=owner.name, key=ref.id)
             secret = own.open(export.jwe, context=export.context)
-            made = self._keys.take_over(export.outline, secret)
+            made = self._take_over(owner, export.outline, secret)
             secret.wipe()
             self._note("import-key", owner, key=made.id, version=made.newest.version, source=request.source)
             return {"key": made.id, "version": made.newest.version}
@@ -148,6 +148,7 @@ class TransferCommands(Callers):
                 self._own_key(owner, dataset.wrapped.key)
                 self._keys.dataset_key(dataset).wipe()
                 if self._store.get(Dataset, dataset.dataset) is None:
+                    self._quotas.charge(owner.tenant, "datasets")
                     self._store.put(dataset)
                     new += 1
             self._note("import-datasets", owner, datasets=new)
@@ -172,6 +173,8 @@ class TransferCommands(Callers):
             if dataset.signer != signer.spki_der or not self._is_signer(owner, dataset):
                 raise CredentialError("a dataset is of another signer than this credential", dataset=claims.dataset[:80])
             self._keys.dataset_key(dataset).wipe()
+            if known is None:
+                self._quotas.charge(owner.tenant, "datasets")
             self._store.put(dataset.after(claims))
             self._note("adopt-dataset", owner, dataset=claims.dataset, key=claims.wrapped.key, snapshot=claims.snapshot)
             return {"dataset": claims.dataset, "snapshot": claims.snapshot, "new": known is None}

@@ -39,6 +39,7 @@ from confide.keys.kbs.resources import (
     context_of,
     resolved,
 )
+from confide.keys.quotas import Quotas
 from confide.keys.records import Owner
 from confide.keys.refusals import refusals_audited
 from confide.keys.tenants import Tenants
@@ -72,6 +73,7 @@ class KbsAdmin:
         self._owners = owners
         self._clock = clock
         self._tenants = Tenants(store)
+        self._quotas = Quotas(store, clock)
         self._audience = audience_of(store)
 
     # --- resources ---------------------------------------------------------------------------------------------------
@@ -87,6 +89,7 @@ class KbsAdmin:
             if not 0 < len(content) <= MAX_RESOURCE_BYTES:
                 raise ParseError("a resource has at least one byte, and at most 1 MiB", got=len(content))
             self._claim(name, owner)
+            self._charge(owner, name, len(content))
             made = self._next(name, content)
             self._store.put(made)
             self._note("kbs-put", owner, resource=name.path, version=made.version)
@@ -104,9 +107,24 @@ class KbsAdmin:
             found = self._store.get(Resource, name.path)
             if found is None or not found.sealed:
                 raise ResourceMissingError("there is no such resource")
+            self._charge(owner, name, -1)
             self._store.put(Resource(name, found.version + 1, b"", b"", self._clock()))
             self._note("kbs-delete", owner, resource=name.path, version=found.version + 1)
         return {"resource": name.path, "deleted": True}
+
+    def _charge(self, owner: Owner, name: ResourceName, size: int) -> None:
+        """Count a resource that will have ``size`` bytes, or none at all if below zero, in the place of what it has now."""
+        before = self._store.get(Resource, name.path)
+        now = -1 if before is None else before.size
+        more = (size >= 0) - (now >= 0)
+        self._quotas.charge(owner.tenant, "resources", more, before=lambda: len(self._sizes(owner.tenant)))
+        self._quotas.charge(owner.tenant, "resource-bytes", max(size, 0) - max(now, 0), before=lambda: sum(self._sizes(owner.tenant)))
+
+    def _sizes(self, tenant: str) -> list[int]:
+        """The sizes of all resources of a tenant."""
+        repositories = [one for member in self._tenants.members(tenant) for one in self._store.find(Repository, member.name)]
+        resources = [found for one in repositories for found in self._store.find(Resource, f"repository:{one.name}")]
+        return [found.size for found in resources if found.sealed]
 
     def _next(self, name: ResourceName, content: bytes) -> Resource:
         before = self._store.get(Resource, name.path)

@@ -35,6 +35,8 @@ from confide.keys.kbs.resources import (
 from confide.keys.kbs.session_records import Challenge, Guest
 from confide.keys.kbs.sessions import GuestSessions
 from confide.keys.kbs.tee_evidence import unverified_kind
+from confide.keys.limits import RateLimits
+from confide.keys.quotas import Quotas
 from confide.keys.records import Owner
 from confide.keys.refusals import refusals_audited
 
@@ -78,7 +80,10 @@ class Guests:
         *,
         nonce_ttl: timedelta = NONCE_TTL,
         session_ttl: timedelta = SESSION_TTL,
+        limits: RateLimits | None = None,
     ) -> None:
+        self._limits = limits or RateLimits(store)
+        self._quotas = Quotas(store, clock)
         self._store = store
         self._verifier = verifier
         self._clock = clock
@@ -168,6 +173,8 @@ class Guests:
             judged = _Judged(guest, guest.verified(self._verifier, now), now)
         repository = self._store.get(Repository, name.repository)
         owners = [] if repository is None else [repository.owner]
+        tenants = self._limits.of(owners)
+        self._limits.tenants(tenants)
         facts: dict[str, Fact] = {**judged.facts(), "resource": name.path}
         with self._audited("kbs-resource", owners, facts), self._store.transaction():
             rule, reasons = self._decide(name, repository, judged)
@@ -178,6 +185,7 @@ class Guests:
             found = self._store.get(Resource, name.path)
             if found is None or not found.sealed:
                 raise ResourceMissingError("there is no such resource")
+            self._quotas.release(tenants)
             secret = found.decrypt(self._store.kms.unwrap(found.wrapped_key, context=context_of(name, found.version)))
             self._store.append_audit(new_event("kbs-resource", owners, now, **facts, version=found.version, policy=rule.policy))
         return guest.request.key.encrypt(secret)

@@ -26,6 +26,7 @@ class Metrics:
         labels = ["endpoint", "outcome"]
         self._kbs_requests = Counter("confide_kbs_requests", "Requests of guests, owners and operators.", labels, registry=made)
         self._attested = Counter("confide_kbs_attested", "Guests whose evidence was accepted.", ["tee"], registry=made)
+        self._limited = Counter("confide_broker_limited", "Requests over a rate or quota.", ["code"], registry=made)
         self._sessions = Gauge("confide_kbs_sessions", "Sessions of guests at all brokers of this store.", registry=made)
         self._connections = Gauge("confide_broker_connections", "Connections that are being served.", registry=made)
         self._nodes = Gauge("confide_broker_sessions", "Sessions of nodes in memory.", registry=made)
@@ -45,6 +46,10 @@ class Metrics:
     def attested(self, tee: str) -> None:
         """A guest of one of the known kinds was attested."""
         self._attested.labels(tee).inc()
+
+    def limited(self, code: str) -> None:
+        """A request was refused with one of the two codes of limits."""
+        self._limited.labels(code).inc()
 
     def begun(self, step: Observation) -> None:
         """See :class:`~confide.keys.observation.Observer`."""

@@ -26,6 +26,7 @@ _SEGMENT: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}|[0-9a-f]{96}|[0-9a-f]{128}")
 _MAX_RULES: Final = 256
 _NONCE_BYTES: Final = 12
+_TAG_BYTES: Final = 16
 _MAX_DEPTH: Final = 24
 """More than any policy of ``attest.policy_tree`` has."""
 
@@ -169,6 +170,11 @@ class Resource:
             return SecretBytes(AESGCM(key.reveal()).decrypt(nonce, sealed, canonical(context_of(self.name, self.version))))
         except (InvalidTag, ValueError):
             raise UnwrapError("a stored resource does not open", resource=self.name.path) from None
+
+    @property
+    def size(self) -> int:
+        """How many bytes the content has; below zero once it was deleted."""
+        return len(self.sealed) - _NONCE_BYTES - _TAG_BYTES if self.sealed else -1
 
     @property
     def id(self) -> str:

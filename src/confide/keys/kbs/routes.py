@@ -40,6 +40,8 @@ from confide.errors import (
     ParseError,
     PolicyError,
     ProtocolError,
+    QuotaError,
+    RateLimitedError,
     ResourceDeniedError,
     ResourceMissingError,
     SealedError,
@@ -101,7 +103,7 @@ class KbsRoutes:
     def __init__(self, broker: Broker, connections: Callable[[], int], stopping: Callable[[], bool]) -> None:
         self._broker = broker
         self._store = broker.store
-        self._guests = Guests(broker.store, broker.verifier, broker.clock)
+        self._guests = Guests(broker.store, broker.verifier, broker.clock, limits=broker.limits)
         self._admin = KbsAdmin(broker.store, broker.owners, broker.clock)
         self._tokens = broker.tokens
         self.metrics = Metrics()
@@ -121,6 +123,9 @@ class KbsRoutes:
             served = self._route(request, peer) if request.method in methods else None
             answer = served or _not_served(methods)
             outcome = "ok" if answer.status == 200 else "refused"
+        except (RateLimitedError, QuotaError) as error:
+            self.metrics.limited(error.code)
+            answer, outcome = problem(error), "refused"
         except ConfideError as error:
             answer = _refusal(error, admin=endpoint == "admin")
             outcome = "failed" if answer.status >= 500 else "refused"

@@ -12,6 +12,7 @@ from confide.errors import ConfideError, CredentialError, ResourceMissingError
 from confide.keys.page.pages import OWN_KEY, Pages
 from confide.keys.page.render import STYLE, Page, render, style
 from confide.keys.page.sources import Commands
+from confide.keys.roles import has_row
 
 if TYPE_CHECKING:
     from confide.keys.broker import Broker
@@ -26,7 +27,7 @@ def serve_page(broker: Broker, request: Request, peer: Peer) -> Response | None:
     Raises:
         ExtraMissingError: pages cannot be made here.
     """
-    if not request.path.startswith(PREFIX):
+    if not request.path.startswith(PREFIX) or (request.method == "GET" and not has_row("GET", request.path)):
         return None
     name = request.path.removeprefix(PREFIX)
     try:
