@@ -128,9 +128,14 @@ def test_every_request_of_people_needs_a_credential(everybody: World, route: Rou
 @pytest.mark.parametrize("office", list(Office))
 @pytest.mark.parametrize("route", [r for r in ROUTES if r.actions == (roles.NODE,)], ids=lambda route: route.path)
 def test_nodes_requests_are_for_attested_nodes_whoever_asks(everybody: World, route: Route, office: Office) -> None:
-    body = {"manifest": {}, "purpose": "read"} if route.path.endswith("release") else {"name": "x", "inputs": [], "recipients": []}
-    body = {"node": "n"} if route.path.endswith("cut-off") else {} if route.path.endswith("watch") else body
-    answer = _send(everybody, office.value, route, body)
+    bodies: dict[str, Any] = {
+        "release": {"manifest": {}, "purpose": "read"},
+        "releases": {"manifests": [{}], "purpose": "read"},
+        "outputs": {"name": "x", "inputs": [], "recipients": []},
+        "cut-off": {"node": "n"},
+        "watch": {},
+    }
+    answer = _send(everybody, office.value, route, bodies[route.path.rpartition("/")[2]])
     assert (answer.status, (answer.json or {})["code"]) == (401, "binding-mismatch")
 
 
