@@ -146,8 +146,7 @@ def test_page_shows_what_its_commands_may(everybody: World, page: str, offices: 
         identity = everybody.credential(office.value).identity()
         with connect(host, int(port), identity, trust=PinnedSpki(everybody.server.spki)) as channel:
             answer = request(channel, "GET", f"/page/{page}", text_type="text/html")
-        assert (answer.status == 200) is (office in offices)
-        assert ("may not do this" in (answer.text or "")) is (office not in offices)
+        assert answer.status == (200 if office in offices else 401)
 
 
 def test_request_without_a_row_is_not_served(everybody: World, monkeypatch: pytest.MonkeyPatch) -> None:
