@@ -38,7 +38,7 @@ def tier_of(value: int) -> str:
     """The tier of one value (section 2.3.2)."""
     if value in {-1, 0, 1}:
         return "none"
-    size = value if value > 0 else -value - 1
+    size = max(value, -value - 1)
     return "affirming" if size < 32 else "warning" if size < 96 else "contraindicated"
 
 

@@ -171,8 +171,8 @@ def _intel_tcb(rules: RuleFields, claims: Claims, now: datetime) -> list[Check]:
     ]
     if rules.min_tcb_date is not None:
         least = rules.min_tcb_date.isoformat()
-        # Both are ISO 8601 in UTC, so that they compare as texts; a level without a date is older than all.
-        checks.append(Check("tcb-date", f"at least {least}", claims.tcb_date or "none", ok=claims.tcb_date[:10] >= least))
+        # A day and a time, both ISO 8601 in UTC, so that they compare as texts; a level without a date is older than all.
+        checks.append(Check("tcb-date", f"at least {least}", claims.tcb_date or "none", ok=claims.tcb_date >= least))
     return checks
 
 
@@ -218,7 +218,7 @@ def _switch(rules: RuleFields, name: str, switch: Switch, *, needed: bool) -> Ch
 
 
 def _number(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) else -1
+    return value if type(value) is int else -1
 
 
 def _one_of(name: str, accepted: tuple[str, ...], got: str) -> Check:

@@ -77,6 +77,63 @@ def test_what_is_no_ratls_certificate_is_refused(make_evidence: Make, now: datet
             RatlsCertificate.parse(certificate(now, *extensions))
 
 
+def test_certificate_counts_from_its_first_second_to_before_its_last(
+    make_evidence: Make, verifier: Verifier, accepting: Policy, now: datetime
+) -> None:
+    day, second = timedelta(days=1), timedelta(seconds=1)
+    for made, good in ((now + day, True), (now - day + second, True), (now + day + second, False), (now - day, False)):
+        der = gramine(make_evidence, made)
+        if good:
+            assert verify_ratls(der, verifier, accepting, now=now, accept_not_session_bound=True)
+            continue
+        with pytest.raises(EvidenceInvalidError, match="valid now"):
+            verify_ratls(der, verifier, accepting, now=now, accept_not_session_bound=True)
+
+
+@pytest.mark.parametrize(("number", "name"), [(1, "sha256"), (7, "sha384"), (8, "sha512")])
+def test_key_is_named_by_one_of_three_hashes(make_evidence: Make, now: datetime, number: int, name: str) -> None:
+    def buffer(key: bytes, algorithm: int = number) -> bytes:
+        entry = head(4, 2) + head(0, algorithm) + octets(hashlib.new(name, key).digest())
+        return head(5, 1) + head(3, 11) + b"pubkey-hash" + octets(entry)
+
+    assert RatlsCertificate.parse(interoperable(make_evidence, now, buffer(spki()))).format == "interoperable"
+    with pytest.raises(BindingError, match="another key"):
+        RatlsCertificate.parse(interoperable(make_evidence, now, buffer(spki(OTHER))))
+    for foreign in (0, 2, 6, 9):
+        with pytest.raises(ParseError, match="array of an algorithm"):
+            RatlsCertificate.parse(interoperable(make_evidence, now, buffer(spki(), foreign)))
+
+
+def text(value: bytes) -> bytes:
+    return head(3, len(value)) + value
+
+
+def test_claims_buffer_has_a_key_and_at_most_a_nonce(make_evidence: Make, now: datetime) -> None:
+    entry = octets(head(4, 2) + head(0, 1) + octets(hashlib.sha256(spki()).digest()))
+    digest, nonce, more = text(b"pubkey-hash") + entry, text(b"nonce") + octets(b"n"), text(b"other") + octets(b"n")
+    good = head(5, 2) + text(b"nonce") + octets(b"n") + digest
+    for wrong in (
+        head(5, 0), head(5, 1) + nonce, head(5, 2) + digest + more, head(5, 3) + digest + nonce + more, head(4, 1) + text(b"pubkey-hash"),
+        head(5, 2) + digest + text(b"nonce") + text(b"n"), head(5, 2) + digest + text(b"nonce") + head(0, 1),
+        head(5, 1) + text(b"pubkey-hash") + text(b"abc"), head(5, 1) + text(b"pubkey-hash") + octets(head(0, 1)),
+        head(5, 1) + text(b"pubkey-hash") + octets(head(4, 2) + text(b"1") + octets(bytes(32))),
+        head(5, 1) + text(b"pubkey-hash") + octets(head(4, 2) + head(0, 1) + text(b"1")),
+    ):  # fmt: skip
+        with pytest.raises(ParseError, match=r"claims buffer|pubkey-hash|CBOR"):
+            RatlsCertificate.parse(interoperable(make_evidence, now, wrong))
+    for right in (good, head(5, 2) + digest + nonce):
+        try:
+            assert RatlsCertificate.parse(interoperable(make_evidence, now, right)).nonce == b"n"
+        except ParseError:
+            assert right is good, "keys of a map are in order"
+
+
+def test_certificate_has_a_size(now: datetime) -> None:
+    for size in (64 * 1024, 64 * 1024 + 1):
+        with pytest.raises(ParseError, match="not a DER certificate" if size == 64 * 1024 else "too large"):
+            RatlsCertificate.parse(bytes(size))
+
+
 @pytest.mark.parametrize("text", [
     "", "5f4100ff", "9f00ff", "1800", "190017", "f6", "20", "42", "6180", "0000", "a200000000", "a18000",
     "81" * 9 + "00", "9841", "1c", "fb0000000000000000",
