@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from confide.attest.policy import AllOf, AnyOf, Policy, Rules, json_schema
-from confide.attest.policy_tree import MAX_DEPTH, MAX_POLICIES
 from confide.errors import PolicyError
 from confide.ids import Role, Tee
 
 SGX, TDX = "5a" * 32, "5a" * 48
+MAX_DEPTH, MAX_POLICIES = 4, 32
+"""As the documentation says them."""
 
 
 def rules(name: str, **change: Any) -> dict[str, Any]:
