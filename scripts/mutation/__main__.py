@@ -39,6 +39,7 @@ _EXPLAINED = Path(__file__).parent / "explained.toml"
 _STANDING_FOR_ALL = 2
 _COLLECTED_FIRST = 2
 _LATELY = 5
+_NEARER = 20
 _LEFT_OUT = ("insecure", "annotate", "detect")
 """What decides nothing about evidence: the simulation, notes for readers, and what looks which TEE a machine has."""
 
@@ -99,14 +100,16 @@ class Plan:
         for test in sorted(in_module, key=lambda test: self._reach[test].seconds):
             if mutant.function is None or wanted & in_module[test]:
                 by_file[test.partition("::")[0]].append(test)
+        nearest = self._nearest(mutant.module, list(in_module))
         rounds: Counter[frozenset[str]] = Counter()
         ranked: list[tuple[float, str]] = []
-        for tests in by_file.values():
+        for file, tests in by_file.items():
             alike = len({in_module[test] for test in tests}) == 1
             for test in tests[:_STANDING_FOR_ALL] if alike else tests:
                 rounds[in_module[test]] += 1
                 reach = self._reach[test]
-                ranked.append((rounds[in_module[test]] * reach.seconds * len(reach.lines), test))
+                far = rounds[in_module[test]] * reach.seconds * len(reach.lines)
+                ranked.append((far / _NEARER if file in nearest else far, test))
         return [test for _, test in sorted(ranked)]
 
     def within(self, tests: list[str], seconds: float) -> list[str]:
@@ -117,12 +120,16 @@ class Plan:
 
     def rounds(self, module: str, tests: list[str]) -> list[list[str]]:
         """First the tests of the files that reach most of the module, since a file is collected for one test of it; then the rest."""
+        nearest = self._nearest(module, tests)
+        rounds = [[test for test in tests if (test.partition("::")[0] in nearest) is near] for near in (True, False)]
+        return [some for some in rounds if some]
+
+    def _nearest(self, module: str, tests: list[str]) -> list[str]:
+        """The files whose tests reach most of a module, which are about it."""
         reached: dict[str, set[str]] = defaultdict(set)
         for test in tests:
             reached[test.partition("::")[0]] |= self._in_module(module)[test]
-        nearest = sorted(reached, key=lambda file: -len(reached[file]))[:_COLLECTED_FIRST]
-        rounds = [[test for test in tests if (test.partition("::")[0] in nearest) is near] for near in (True, False)]
-        return [some for some in rounds if some]
+        return sorted(reached, key=lambda file: -len(reached[file]))[:_COLLECTED_FIRST]
 
     def _in_module(self, module: str) -> dict[str, frozenset[str]]:
         """Test to what it reaches in one module, if that is anything."""

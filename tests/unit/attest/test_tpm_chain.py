@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from confide.attest import tpm_format
 from confide.attest.event_log import EV_NO_ACTION, OF_TPM, Event, EventLog
 from confide.attest.tpm import AK_CERTIFICATE, TpmCollateral, _check_log, _enrolled, check_attestation_key, check_chain
-from confide.attest.tpm_enrol import EK_CERTIFICATE
+from confide.attest.tpm_enrol import EK_CERTIFICATE, MAX_VALIDITY, Challenge, challenge
 from confide.attest.tpm_format import Public
 from confide.attest.tpm_trust import EnrolledKey
 from confide.errors import EvidenceInvalidError
@@ -39,13 +39,19 @@ def name(number: int) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"certificate {number}")])
 
 
-def chain(*extensions: list[x509.ExtensionType], begins: datetime = NOW - DAY, ends: datetime = NOW + DAY) -> list[x509.Certificate]:
+def chain(
+    *extensions: list[x509.ExtensionType],
+    begins: datetime = NOW - DAY,
+    ends: datetime = NOW + DAY,
+    leaf: ec.EllipticCurvePublicKey | rsa.RSAPublicKey | None = None,
+) -> list[x509.Certificate]:
     """Leaf first; the last is its own issuer.  The leaf's time is as given, that of the others a year longer."""
     made = []
     for at, extensions_of in enumerate(extensions):
         issuer = min(at + 1, len(extensions) - 1)
         longer = timedelta(365 if at else 0)
-        builder = x509.CertificateBuilder().subject_name(name(at)).issuer_name(name(issuer)).public_key(KEYS[at].public_key())
+        key = leaf if leaf is not None and at == 0 else KEYS[at].public_key()
+        builder = x509.CertificateBuilder().subject_name(name(at)).issuer_name(name(issuer)).public_key(key)
         builder = builder.serial_number(1).not_valid_before(begins - longer).not_valid_after(ends + longer)
         for extension in extensions_of:
             builder = builder.add_extension(extension, critical=True)
@@ -166,3 +172,44 @@ def test_log_explains_every_quoted_register_of_the_firmware() -> None:
     for events, pcrs, says in unlogged:
         with pytest.raises(EvidenceInvalidError, match=says):
             _check_log(events, pcrs)
+
+
+def test_endorsement_key_is_of_the_kind_that_every_tpm_has() -> None:
+    key = Public(NEEDED, "ecdsa", hashes.SHA256(), KEYS[0].public_key(), b"name")
+    for size, good in ((2048, True), (3072, False), (0, False)):
+        leaf = rsa.generate_private_key(public_exponent=65537, key_size=size).public_key() if size else KEYS[0].public_key()
+        ek = chain([NO_CA, x509.ExtendedKeyUsage([EK_CERTIFICATE])], [CA], leaf=leaf)
+        roots = {hashlib.sha256(ek[-1].public_bytes(Encoding.DER)).hexdigest()}
+        if good:
+            assert challenge(ek, key, roots, NOW).public is key
+            with pytest.raises(EvidenceInvalidError, match="signs only what"):
+                challenge(ek, replace(key, attributes=0), roots, NOW)
+            with pytest.raises(EvidenceInvalidError, match="no root"):
+                challenge(ek, key, set(), NOW)
+            continue
+        with pytest.raises(EvidenceInvalidError, match="another kind than RSA 2048"):
+            challenge(ek, key, roots, NOW)
+
+
+def test_certificate_of_an_attestation_key_is_short_lived_and_for_that_use() -> None:
+    key = Public(NEEDED, "ecdsa", hashes.SHA256(), KEYS[0].public_key(), b"name")
+    asked = Challenge(b"", b"", key, hashlib.sha256(b"answer").digest())
+    issuer = chain([CA])[0]
+    for valid in (timedelta(0), -DAY, MAX_VALIDITY + SECOND):
+        with pytest.raises(ValueError, match="short-lived"):
+            asked.certify(b"answer", issuer, KEYS[0], now=NOW, valid=valid)
+    with pytest.raises(EvidenceInvalidError, match="not in the TPM"):
+        asked.certify(b"other", issuer, KEYS[0], now=NOW, valid=DAY)
+    made = asked.certify(b"answer", issuer, KEYS[0], now=NOW, valid=MAX_VALIDITY)
+    assert (made.not_valid_before_utc, made.not_valid_after_utc) == (NOW, NOW + MAX_VALIDITY)
+    basic, use = (made.extensions.get_extension_for_class(kind) for kind in (x509.BasicConstraints, x509.ExtendedKeyUsage))
+    assert (basic.critical, basic.value, use.critical, list(use.value)) == (True, NO_CA, True, [AK_CERTIFICATE])
+    assert checked([made, issuer]).root
+
+
+def test_record_of_a_key_counts_for_some_time() -> None:
+    key = Public(NEEDED, "ecdsa", hashes.SHA256(), KEYS[0].public_key(), b"name")
+    asked = Challenge(b"", b"", key, hashlib.sha256(b"answer").digest())
+    with pytest.raises(ValueError, match="a year"):
+        asked.enrol(b"answer", "node-7", "cd" * 32, now=NOW, valid=-SECOND)
+    assert asked.enrol(b"answer", "node-7", "cd" * 32, now=NOW, valid=SECOND).until == NOW + SECOND
