@@ -32,7 +32,7 @@ import pytest
 from cryptography import x509  # noqa: F401
 
 from .mutants import ATTEST, ROOT, Mutant, mutants, path_of
-from .session import KILLED, SURVIVED, Reach, Session, in_session, outcome_of, pytest_options
+from .session import KILLED, SURVIVED, TESTS, Reach, Session, in_session, outcome_of, pytest_options
 
 _CACHE = ROOT / ".mutation.json"
 _EXPLAINED = Path(__file__).parent / "explained.toml"
@@ -55,7 +55,7 @@ class Plan:
         self._modules: dict[str, dict[str, frozenset[str]]] = {}
         self._kept: dict[str, _Measured] = json.loads(_CACHE.read_text()) if _CACHE.exists() else {}
 
-    def measure(self, session: Session) -> None:
+    def measure(self, session: Session, *, partly: bool) -> None:
         """Run each test alone, but for those that are kept: neither its file, what is shared, nor a module that it reached has changed."""
         shared = _digest([path for path in sorted((ROOT / "src" / "confide").rglob("*.py")) if not path.is_relative_to(ATTEST)])
         shared += _digest(sorted((ROOT / "tests" / "support").rglob("*.py")))
@@ -74,7 +74,8 @@ class Plan:
             self._reach |= {nodeid: Reach(seconds, frozenset(lines)) for nodeid, (seconds, lines, _) in kept[name].items()}
             if measured:
                 _CACHE.write_text(json.dumps({**self._kept, **kept}))
-        _CACHE.write_text(json.dumps(kept))
+        if not partly:
+            _CACHE.write_text(json.dumps(kept))
 
     @staticmethod
     def _measure(session: Session, nodeids: list[str], sources: Mapping[str, str]) -> _Measured:
@@ -166,7 +167,8 @@ class _Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 class Run:
     """Mutants and what became of them."""
 
-    def __init__(self, wanted: list[Mutant], basetemp: Path, log: Path, seconds: float) -> None:
+    def __init__(self, wanted: list[Mutant], basetemp: Path, log: Path, seconds: float, *, partly: bool) -> None:
+        self._partly = partly
         self._wanted = wanted
         self._seconds = seconds
         self._basetemp = basetemp
@@ -176,7 +178,7 @@ class Run:
     def functions(self, session: Session) -> None:
         """In the collected session: measure, try what is in functions, and leave the rest for :meth:`modules`."""
         begins = time.monotonic()
-        self._plan.measure(session)
+        self._plan.measure(session, partly=self._partly)
         print(f"which test reaches what: {time.monotonic() - begins:.0f} s", flush=True)
         noticing: dict[str, list[str]] = defaultdict(list)
         for mutant in self._wanted:
@@ -245,6 +247,7 @@ def main() -> int:
     parser.add_argument("--match", default="", metavar="TEXT", help="only mutants with this in their name")
     parser.add_argument("--explained", action="store_true", help="try the mutants that are explained, too")
     parser.add_argument("--only", type=Path, metavar="FILE", help="only the mutants that an earlier run printed into this file")
+    parser.add_argument("--tests", nargs="+", metavar="PATH", help="only these files' tests: quick; others may notice a survivor")
     parser.add_argument("--part", choices=["functions", "import"], help="only what is in functions, or only what runs at import")
     parser.add_argument("--seconds", type=float, default=1e9, help="for each mutant, no more tests than take this long (a first look)")
     options = parser.parse_args()
@@ -261,8 +264,8 @@ def main() -> int:
     ]
     wanted = [mutant for mutant in everything if options.explained or mutant.name not in explained]
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(wanted, Path(folder) / "tmp", Path(folder) / "log", options.seconds)
-        in_session(run.functions, Path(folder) / "tmp")
+        run = Run(wanted, Path(folder) / "tmp", Path(folder) / "log", options.seconds, partly=bool(options.tests))
+        in_session(run.functions, Path(folder) / "tmp", options.tests or TESTS)
         run.modules()
         totals = run.totals()
     for module in modules:

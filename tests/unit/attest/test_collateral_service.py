@@ -299,13 +299,17 @@ def test_product_that_amd_does_not_have_is_refused(server: VendorServer, http: H
         AmdService(http, server.url).get(*name, Tee.SNP)
 
 
-@pytest.mark.parametrize(
-    "url", ["http://pccs.example", "ftp://localhost", "https://", "https://u:p@host", "https://host?x=1", "https://host#x", "host"]
-)
+USERS = ["https://u:p@host", "https://:p@host"]
+UNSAFE = ["http://pccs.example", "ftp://localhost", "https://", *USERS, "https://host?x=1", "https://host#x", "host"]
+
+
+@pytest.mark.parametrize("url", UNSAFE)
 def test_address_that_is_not_safe_is_refused(url: str) -> None:
     with pytest.raises(UsageError):
         checked_url(url)
     assert checked_url("https://pccs.example:8081/") == "https://pccs.example:8081"
+    for local in ("http://localhost:8081", "http://127.0.0.1", "http://[::1]:8081"):
+        assert checked_url(local) == local
 
 
 # --- bundles ----------------------------------------------------------------------------------------------------------
