@@ -105,7 +105,7 @@ class Plan:
         rounds: Counter[frozenset[str]] = Counter()
         ranked: list[tuple[float, str]] = []
         for file, tests in by_file.items():
-            alike = len({in_module[test] for test in tests}) == 1
+            alike = len({lines for test, lines in in_module.items() if test.startswith(f"{file}::")}) == 1
             for test in tests[:_STANDING_FOR_ALL] if alike else tests:
                 rounds[in_module[test]] += 1
                 reach = self._reach[test]
