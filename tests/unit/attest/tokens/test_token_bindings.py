@@ -68,6 +68,7 @@ def test_held_data_of_another_session_is_refused(binding: SessionBinding, other:
     {"verifier_nonce": {**NONCE, "val": base64.b64encode(b"w" * 64).decode()}},
     {"verifier_nonce": {**NONCE, "val": NONCE["iat"], "iat": NONCE["val"]}},
     {"verifier_nonce": {"val": NONCE["val"]}}, {"verifier_nonce": "text"}, {"verifier_nonce": {**NONCE, "iat": "not base64!"}},
+    {"verifier_nonce": {**NONCE, "iat": NONCE["iat"] + "\n"}}, {"verifier_nonce": {**NONCE, "val": " " + NONCE["val"]}},
     {"attester_held_data": "not base64!"}, {"attester_held_data": 7}, {"attester_held_data": "é"},
 ], ids=str)  # fmt: skip
 def test_report_data_that_is_not_the_hash_of_what_was_held_is_refused(binding: SessionBinding, changes: dict[str, Any]) -> None:
