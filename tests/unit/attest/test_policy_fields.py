@@ -151,7 +151,10 @@ def test_guest_has_each_component_of_its_products_least_tcb(refusals, claims, re
     assert refusals({**SNP, "allow": ["simulated"]}, **{**AMD_GUEST, **claims}) == refused
 
 
-@pytest.mark.parametrize(("got", "refused"), [("2024-03-13T00:00:00Z", []), ("2024-03-12T23:59:59Z", ["tcb-date"]), ("", ["tcb-date"])])
+@pytest.mark.parametrize(
+    ("got", "refused"),
+    [("2024-03-13", []), ("2024-03-13T00:00:00Z", []), ("2024-03-12T23:59:59Z", ["tcb-date"]), ("", ["tcb-date"])],
+)
 def test_least_tcb_date(refusals, got, refused) -> None:
     assert refusals(_sgx(min_tcb_date="2024-03-13"), tcb_date=got) == refused
 
