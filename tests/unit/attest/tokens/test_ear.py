@@ -182,6 +182,7 @@ def test_vector_says_what_was_looked_at(result: AttestationResult) -> None:
     ({"tee": Tee.SNP, "vendor": {"migration_agent": False}, "tcb_status": UNRATED}, "configuration", 2),
     ({"tee": Tee.SNP, "vendor": {"migration_agent": True}, "tcb_status": UNRATED}, "configuration", 32),
     ({"tee": Tee.SNP, "vendor": {}, "tcb_status": UNRATED}, "configuration", 32),
+    ({"tee": Tee.SNP, "vendor": {"migration_agent": False}, "tcb_status": "ConfigurationNeeded"}, "configuration", 32),
     ({"tee": Tee.SNP, "vendor": {}, "tcb_status": UNRATED}, "hardware", 2),
     ({"tcb_status": "SWHardeningNeeded"}, "hardware", 32),
 ], ids=str)  # fmt: skip
