@@ -17,9 +17,9 @@ from confide.attest.evidence import Evidence
 from confide.attest.policy import Policy
 from confide.attest.policy_draft import of_claims
 from confide.attest.roots import TrustRoots
-from confide.attest.tpm import pcr_measurement
+from confide.attest.tpm import TpmCollateral, pcr_measurement
 from confide.attest.tpm_format import Attest, Public, Signature, TpmEvidence
-from confide.attest.tpm_trust import TpmTrust
+from confide.attest.tpm_trust import EnrolledKey, TpmTrust
 from confide.attest.verify import VerifiedEvidence, Verifier
 from confide.errors import CollateralError, EvidenceInvalidError, ParseError, PolicyError
 from confide.ids import Tee
@@ -147,6 +147,29 @@ def test_collateral_of_a_tpm_goes_through_json(good) -> None:
     for bad in ({"root": "x"}, {"root": "x", "earliest_next_update": "soon"}, {"root": "x", "earliest_next_update": "2026-01-01T00:00:00"}):
         with pytest.raises(CollateralError):
             read_collateral(bad)
+
+
+@pytest.mark.parametrize("data", [
+    None, "text", ["root", "earliest_next_update"], {"root": 7, "earliest_next_update": "2026-01-01T00:00:00+00:00"},
+    {"root": "x", "earliest_next_update": 7}, {"root": "x", "earliest_next_update": "2026-01-01T00:00:00+00:00", "more": "x"},
+], ids=str)  # fmt: skip
+def test_what_is_no_collateral_of_a_tpm_is_refused(data) -> None:
+    with pytest.raises(CollateralError, match="not a TPM's collateral"):
+        TpmCollateral.from_json(data)
+
+
+def test_key_is_trusted_by_its_name_or_its_chain_and_not_once_it_is_revoked(good) -> None:
+    evidence, now = Evidence.from_json(good["evidence"]), datetime.fromisoformat(good["at"])
+    name = verify(good).claims.vendor["key_name"]
+    record = EnrolledKey(name, "node-7", "cd" * 32, now, now)
+    bare = dataclasses.replace(evidence, chain=b"")
+    by_chain, by_name = TpmTrust(issuers=frozenset(good["roots"])), TpmTrust().with_key(record)
+    for shown, trust in ((evidence, by_chain), (bare, by_name), (evidence, by_name)):
+        assert Verifier(TrustRoots(tpm=trust), FixedCollateral()).verify(shown, now).claims.vendor["key_name"] == name
+        with pytest.raises(EvidenceInvalidError, match="is revoked"):
+            Verifier(TrustRoots(tpm=trust.without_key(name)), FixedCollateral()).verify(shown, now)
+    with pytest.raises(EvidenceInvalidError, match="no root that is trusted"):
+        Verifier(TrustRoots(tpm=by_chain), FixedCollateral()).verify(bare, now)
 
 
 # --- what a policy makes of it ---------------------------------------------------------------------------------------

@@ -128,6 +128,12 @@ def test_claims_buffer_has_a_key_and_at_most_a_nonce(make_evidence: Make, now: d
             assert right is good, "keys of a map are in order"
 
 
+@pytest.mark.parametrize("value", [octets(b"quote"), head(4, 1) + octets(b"quote"), head(4, 2) + octets(b"quote") + head(0, 1)])
+def test_tagged_evidence_is_a_quote_and_its_claims(now: datetime, value: bytes) -> None:
+    with pytest.raises(ParseError, match="array of a quote"):
+        RatlsCertificate.parse(certificate(now, (TCG_OID, head(6, 60000) + value)))
+
+
 def test_certificate_has_a_size(now: datetime) -> None:
     for size in (64 * 1024, 64 * 1024 + 1):
         with pytest.raises(ParseError, match="not a DER certificate" if size == 64 * 1024 else "too large"):
