@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import socket
 import struct
@@ -13,22 +12,13 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+from support.canaries import forms_of
 from support.machine import require_root
 
 _ETH_P_ALL = 3
 _PACKET_OUTGOING = 4
 _SCAN_EVERY_S = 0.25
 _MAX_FILE = 256 * 1024 * 1024
-
-
-def _forms(secret: bytes) -> set[bytes]:
-    """A secret as raw bytes, hex (both cases) and base64 (both alphabets, whatever is around it)."""
-    forms = {secret, secret.hex().encode(), secret.hex().upper().encode()}
-    for shift in range(3):
-        encoded = base64.b64encode(bytes(shift) + secret)[(shift * 8 + 5) // 6 :]
-        whole = encoded.rstrip(b"=")[: (len(secret) * 8 - 6) // 6]
-        forms |= {whole, whole.translate(bytes.maketrans(b"+/", b"-_"))}
-    return forms
 
 
 class LeakWatch:
@@ -68,7 +58,7 @@ class LeakWatch:
         self._seen = {}
 
     def _note(self, name: str, secret: bytes) -> None:
-        forms = _forms(secret)
+        forms = forms_of(secret)
         self._forms = {**self._forms, name: forms}
         self._longest = max(self._longest, *map(len, forms))
 

@@ -17,6 +17,7 @@ import click
 
 from confide import __version__
 from confide.cli.output import Context, print_error
+from confide.crypto import core_dumps
 from confide.errors import ConfideError, InterruptedRunError, UnavailableError, UsageError
 
 INTERNAL_ERROR_STATUS = 70
@@ -75,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character must not end a run
+    if arguments is None:  # this is a program, and not a part of another one
+        core_dumps.forbid()
     words = list(sys.argv[1:] if arguments is None else arguments)
     sys.exit(_run(words))
 

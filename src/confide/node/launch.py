@@ -20,7 +20,8 @@ def main() -> None:
         sys.exit("cannot tie this process to its agent")
     if os.getppid() != parent:  # the agent ended before the line above took effect
         sys.exit("the agent has ended")
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no keys in core files
+    limit = 1 if resource.getrlimit(resource.RLIMIT_CORE)[1] else 0  # no keys in core files: see confide.crypto.core_dumps
+    resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
     os.umask(0o077)
     os.execvp(program[0], program)  # noqa: S606  no shell is wanted here
 

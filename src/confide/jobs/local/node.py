@@ -14,6 +14,7 @@ import sys
 import threading
 from pathlib import Path
 
+from confide.crypto import core_dumps
 from confide.errors import ConfideError, UsageError
 from confide.ids import Role
 from confide.jobs.local.lifeline import end_with_parent
@@ -34,6 +35,7 @@ def main() -> int:
     parser.add_argument("--parent", type=int, required=True)
     given = parser.parse_args()
     end_with_parent(given.parent)
+    core_dumps.forbid()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
         spec = NodeSpec.load(given.spec)

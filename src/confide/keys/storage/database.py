@@ -308,7 +308,7 @@ class Database:
     def stream(self, statement: Executable, page: int) -> Iterator[Row]:
         """What a query finds, ``page`` rows in memory at a time where the driver can."""
         with _as_store_error():
-            yield from self._live.execution_options(yield_per=page).execute(statement)
+            yield from self._live.execute(statement, execution_options={"yield_per": page})
 
     def run(self, statement: Statement, *sets: Values) -> None:
         """Carry out a statement for each set of values."""
