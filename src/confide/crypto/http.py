@@ -50,6 +50,8 @@ JSON_TYPE: Final = "application/json"
 PROBLEM_TYPE: Final = "application/problem+json"
 BYTES_TYPE: Final = "application/octet-stream"
 
+_MAX_PIECES: Final = 1 << 16
+"""Cap on a body's chunks: each takes time to read, however small it is."""
 _MAX_QUERY_FIELDS: Final = 32
 _METHODS: Final = frozenset({"GET", "POST", "PUT", "DELETE"})
 _log = logging.getLogger(__name__)
@@ -378,12 +380,13 @@ def _next_event(framing: h11.Connection, channel: Duplex, deadline: Deadline) ->
 
 
 def _read_body(framing: h11.Connection, channel: Duplex, deadline: Deadline) -> bytes:
-    body = bytearray()
+    body, pieces = bytearray(), 0
     while True:
         event = _next_event(framing, channel, deadline)
         if isinstance(event, h11.Data):
             body += event.data
-            if len(body) > MAX_BODY_BYTES:
+            pieces += 1
+            if len(body) > MAX_BODY_BYTES or pieces > _MAX_PIECES:
                 raise ProtocolError("a body is too large", limit=MAX_BODY_BYTES)
         elif isinstance(event, h11.EndOfMessage):
             return bytes(body)
@@ -427,6 +430,8 @@ def _headers(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
         raise ProtocolError("the headers are too long", limit=MAX_HEAD_BYTES)
     if "content-length" in found and "transfer-encoding" in found:
         raise ProtocolError("a message has two lengths")
+    if int(found.get("content-length", 0)) > MAX_BODY_BYTES:  # h11 has seen that it is a number of at most 20 digits
+        raise ProtocolError("a body is too large", limit=MAX_BODY_BYTES)
     return found
 
 
