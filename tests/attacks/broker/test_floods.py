@@ -125,6 +125,19 @@ def test_request_without_end_is_given_up_early_and_not_kept(served: Served, kind
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("chunks", "read"), [(70_000, False), (60_000, True)])
+def test_body_in_too_many_chunks_is_refused_for_their_number(served: Served, chunks: int, *, read: bool) -> None:
+    """Each takes the broker a while, however little is in it: a connection could keep it busy for as long as a request may take."""
+    body = b'{"key": "' + b"a" * (chunks - 11) + b'"}'
+    answer = b""
+    with contextlib.suppress(ChannelError), served.connect() as channel:  # the broker may have ended it before all was sent
+        channel.send(HEAD.format(ROUTES[0]).encode() + b"transfer-encoding: chunked\r\n\r\n")
+        channel.send(b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n", timeout=30)
+        answer = channel.recv(4096, timeout=30)
+    assert (b" 401 " in answer) is read, "whose key that is, is asked once the body has been read"
+
+
+@pytest.mark.slow
 def test_many_large_bodies_at_once_leave_nothing_behind(served: Served) -> None:
     """Each just below what is read: refused for what they say, and their memory is given back."""
 
