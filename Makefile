@@ -23,12 +23,13 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-test-packages: ## what tests run against: a software TPM, a software HSM, firmware that real guests boot from, a PostgreSQL server, an OpenID provider
+test-packages: ## what tests run against: a software TPM, a software HSM, guests' firmware, a PostgreSQL server, an OpenID provider, systemd's and images' tools
 	scripts/install_tpm.sh
 	scripts/install_softhsm.sh
 	scripts/install_ovmf.sh
 	scripts/install_postgres.sh
 	scripts/install_oidc.sh
+	scripts/install_systemd.sh
 
 jar: $(JAR) ## the small Java part, compiled against the Spark jars that pip installed
 

@@ -71,10 +71,10 @@ class Manager:
             self.begun.append(subprocess.Popen(shell, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ, pass_fds=inherit))
         return self.begun[-1], notices
 
-    def serve(self, *more: str) -> tuple[subprocess.Popen[bytes], Notices]:
+    def serve(self, *more: str, seconds: float = _START_S) -> tuple[subprocess.Popen[bytes], Notices]:
         """A broker that serves."""
         process, notices = self.start(*more)
-        end = time.monotonic() + _START_S
+        end = time.monotonic() + seconds
         while not notices.count("READY=1"):
             assert process.poll() is None, self.log
             assert time.monotonic() < end, self.log
