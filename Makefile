@@ -30,6 +30,7 @@ test-packages: ## what tests run against: a software TPM, a software HSM, guests
 	scripts/install_postgres.sh
 	scripts/install_oidc.sh
 	scripts/install_systemd.sh
+	scripts/install_buildah.sh
 
 jar: $(JAR) ## the small Java part, compiled against the Spark jars that pip installed
 

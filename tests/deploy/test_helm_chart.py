@@ -190,7 +190,7 @@ def test_storage_decides_the_kind_and_how_it_is_rolled(chart: helm.Chart) -> Non
 def test_tees_ask_for_their_nodes(chart: helm.Chart) -> None:
     sgx, tdx, snp = (_pod(_render(chart, VARIANTS[name])) for name in ("sgx", "tdx", "snp"))
     limits = sgx["containers"][0]["resources"]["limits"]
-    assert {name: limits[f"sgx.intel.com/{name}"] for name in ("epc", "enclave", "provision")} == {"epc": "1Gi", "enclave": "1", "provision": "1"}
+    assert [limits[f"sgx.intel.com/{name}"] for name in ("epc", "enclave", "provision")] == ["1Gi", "1", "1"]
     assert "runtimeClassName" not in sgx
     assert sgx["nodeSelector"] == {"intel.feature.node.kubernetes.io/sgx": "true"}
     assert (tdx["runtimeClassName"], tdx["nodeSelector"]) == ("kata-qemu-tdx", {"intel.feature.node.kubernetes.io/tdx": "true"})
