@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 from support.broker_world import World
+from support.chromium import chromium
 from support.page_world import Office
 
 from confide.attest.insecure import Installation
+
+__all__ = ["chromium", "office", "tee"]
 
 
 @pytest.fixture(scope="module")
