@@ -81,6 +81,11 @@ class Callers:
             check_may(owner.office, action)
             yield
 
+    def known(self, peer: Peer, action: str) -> Owner:
+        """As :meth:`who`; a refusal is recorded as one of ``action``."""
+        with self._command(action, peer, {}) as owner:
+            return owner
+
     def _own_key(self, owner: Owner, name: str) -> Key:
         """The owner's key; the answer for another's key is the same whether it exists or not."""
         ref = KeyRef.parse(name)

@@ -46,7 +46,7 @@ class Commands:
     def __init__(self, broker: Broker, peer: Peer) -> None:
         self._broker = broker
         self._peer = peer
-        self._name = broker.owners.who(peer).name
+        self._name = broker.owners.known(peer, "page").name
 
     @property
     def name(self) -> str:

@@ -40,6 +40,7 @@ class Screen:
     def enter(self) -> Screen:
         """Type the code into the field that has the focus."""
         self.page.goto(f"{self.visit.admission.origin}/")
+        self.page.wait_for_selector("#code:focus")
         self.page.keyboard.type(self.visit.code)
         self.page.keyboard.press("Enter")
         self.page.wait_for_url("**/overview")
