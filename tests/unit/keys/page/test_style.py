@@ -10,7 +10,8 @@ import pytest
 STYLE = files("confide.keys.page").joinpath("templates", "page.css").read_text(encoding="utf-8")
 TEXT_ON = [
     ("ink", "paper"), ("ink", "field"), ("soft", "paper"), ("soft", "field"), ("accent", "paper"), ("on-accent", "accent"),
-    ("yes", "yes-field"), ("no", "no-field"), ("wait", "wait-field"), ("sim", "sim-field"), ("sim", "sim-stripe"), ("ink", "sim-field"), ("soft", "sim-field"),
+    ("yes", "yes-field"), ("no", "no-field"), ("wait", "wait-field"), ("sim", "sim-field"),
+    ("sim", "sim-stripe"), ("ink", "sim-field"), ("soft", "sim-field"),
     ("accent", "sim-field"),
 ]  # fmt: skip
 
