@@ -8,9 +8,10 @@ import http.client
 import pytest
 from support.page_world import Office
 
+from confide.errors import ParseError
 from confide.keys.client import OwnerClient
 from confide.keys.page import companion
-from confide.keys.page.forms import MAX_FORM_BYTES, Forms
+from confide.keys.page.forms import MAX_FORM_BYTES, Forms, read_code
 
 
 @pytest.fixture
@@ -80,6 +81,12 @@ def test_body_that_is_too_large_is_refused(office: Office) -> None:
             assert visit.post("approve", body + b"&" * (size - len(body))).status == 400
     assert office.approved_by() == ()
     assert visit.post("approve", body).status == 200
+
+
+def test_form_that_is_too_large_is_not_read() -> None:
+    assert read_code(b"code=" + b"x" * (MAX_FORM_BYTES - 5))
+    with pytest.raises(ParseError, match="too large"):
+        read_code(b"code=" + b"x" * (MAX_FORM_BYTES - 4))
 
 
 def test_what_is_no_form_is_refused(office: Office) -> None:
