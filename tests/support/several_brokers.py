@@ -42,12 +42,15 @@ class BrokerProcess:
         place = world.place
         where = {"postgres": place.url} if isinstance(place, Postgres) else {"sqlite": str(getattr(place, "path", place))}
         asked = {**where, "key": str(world.unlock.path), "tee": str(world.installation.folder), "forgets_nonces": forgets_nonces}
-        # It ends when its standard input does, so that it outlives no test.
+        # Asked over standard input, so that no path of a test is in its command line; it ends when that does, so that it outlives no test.
         process = subprocess.Popen(
-            [sys.executable, __file__, json.dumps(asked)],
+            [sys.executable, __file__],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
         )  # fmt: skip
+        assert process.stdin is not None
         assert process.stdout is not None
+        process.stdin.write(json.dumps(asked) + "\n")
+        process.stdin.flush()
         line = process.stdout.readline()
         if not line:
             process.kill()
@@ -134,4 +137,4 @@ def main(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.stdin.readline())

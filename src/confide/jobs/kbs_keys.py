@@ -34,8 +34,8 @@ def fetch(found: VerifiedInput, source: KbsSource, attester: Attester) -> Releas
     Raises:
         AttestationError: the service refuses this node's evidence.
         ResourceDeniedError, ResourceMissingError: it does not give this node the resource, or has none.
-        KbsError: it does not answer as it must, or the resource is not a key.
-        ManifestError, UnwrapError: the dataset is not under that resource.
+        KbsError: it does not answer as it must.
+        ManifestError, UnwrapError: the resource is not a key, or the dataset is not under it.
     """
     url, name = resource_of_key(source.resource)
     manifest = found.manifest

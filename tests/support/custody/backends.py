@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from support.broker_world import World
 from support.custody.aws import CREDENTIALS, REGION, AwsServer
 from support.custody.azure import CLIENT, TENANT, AzureServer
 from support.custody.gcp import PARENT, GcpServer, account_file
@@ -18,7 +17,7 @@ from support.custody.tls import Tls, private_file
 from support.custody.transit import NAMESPACE, TransitServer
 from support.kbs_world import Kbs
 
-from confide.attest.insecure import InsecureAttester, Installation
+from confide.attest.insecure import InsecureAttester
 from confide.crypto.secret import SecretBytes
 from confide.ids import SpkiDigest, Tee
 from confide.keys.custody.aws import AwsKey
@@ -217,12 +216,9 @@ def azure(server: AzureServer, tls: Tls, folder: Path) -> Service:
                    lambda port, other: EnvelopeKms(replace(services[0], vault=f"https://127.0.0.1:{port}", ca=other.ca)))  # fmt: skip
 
 
-def upstream(folder: Path) -> Service:
+def upstream(kbs: Kbs) -> Service:
     """Another broker of Confide, as a key broker service; this one attests to it (with a simulated TEE)."""
-    (folder / "upstream").mkdir()
-    installation = Installation.create(folder / "simulated")
-    world = World(folder / "upstream", installation)
-    kbs = Kbs(world)
+    world = kbs.world
     values = {name: SecretBytes.random() for name in ("one", "two", "one-newer", "doomed")}
     for name, value in values.items():
         assert kbs.post("airline", f"resource/airline/key/{name}", value.reveal()).status == 200
@@ -244,7 +240,7 @@ def upstream(folder: Path) -> Service:
 
     @contextmanager
     def denied() -> Iterator[Kms]:
-        stranger = InsecureAttester(installation, Tee.SGX, "ee" * 32)
+        stranger = InsecureAttester(world.installation, Tee.SGX, "ee" * 32)
         yield EnvelopeKms(replace(found, attester=lambda: stranger))
 
     mine = kms._service

@@ -13,7 +13,7 @@ from confide.canonical import sha256_hex
 from confide.crypto.derive import KEY_BYTES
 from confide.crypto.envelope import WrappedKey, unwrap, wrap
 from confide.crypto.secret import SecretBytes
-from confide.errors import KbsError, ManifestError, ParseError
+from confide.errors import ManifestError, ParseError, UnwrapError
 from confide.ids import DatasetId, KeyRef
 from confide.keys.kbs.client import resource_of_uri
 from confide.keys.kbs.resources import ResourceName
@@ -44,7 +44,7 @@ def wrap_dataset_key(resource: SecretBytes, dataset_key: SecretBytes, *, owner: 
     """``dataset_key`` as the manifest carries it.
 
     Raises:
-        KbsError: the resource is not a key.
+        UnwrapError: the resource is not a key.
     """
     _check_size(resource, name)
     return wrap(resource, dataset_key, key=key_of(owner, name).id, version=VERSION, dataset=dataset)
@@ -54,9 +54,8 @@ def open_dataset_key(resource: SecretBytes, wrapped: WrappedKey, *, owner: str, 
     """The dataset's key.
 
     Raises:
-        KbsError: the resource is not a key.
         ManifestError: the dataset is not under this resource.
-        UnwrapError: the resource is another value than the dataset was encrypted under.
+        UnwrapError: the resource is not a key, or another value than the dataset was encrypted under.
     """
     _check_size(resource, name)
     expected = key_of(owner, name)
@@ -69,4 +68,4 @@ def open_dataset_key(resource: SecretBytes, wrapped: WrappedKey, *, owner: str, 
 def _check_size(resource: SecretBytes, name: ResourceName) -> None:
     if len(resource) != KEY_BYTES:
         hint = "a resource that is a key is exactly 32 bytes, as they are"
-        raise KbsError("the resource is not a key", hint=hint, resource=name.path, got=len(resource))
+        raise UnwrapError("the resource is not a key", hint=hint, resource=name.path, got=len(resource))

@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 
 MAX_SESSIONS: Final = 10_000
 """Cap on attested sessions in a store, and on failed tries that are remembered; a client gets one slot's part of each."""
-_SWEEP_EVERY: Final = timedelta(seconds=10)
+_SWEEP_EVERY: Final = timedelta(seconds=1)
+_SWEPT: Final = 300
+"""Rows that a step removes at most, on the way: more than come in that time, and few enough that others do not wait for it."""
 
 
 class GuestSessions:
@@ -132,7 +134,7 @@ class GuestSessions:
         """The client's slot, if there is room in it for one more."""
         slot = slot_of(client, self._slot_tag)
         if now - self._last_swept >= _SWEEP_EVERY or self._store.count(kind, slot) >= MAX_SESSIONS // SLOTS:
-            self._store.sweep(now)
+            self._store.sweep(now, limit=_SWEPT)
             self._last_swept = now
         if self._store.count(kind, slot) >= MAX_SESSIONS // SLOTS:
             raise NonceError("too many sessions, or failed tries, are this client's", hint="try again later")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.broker_world import World
 from support.custody import backends
 from support.custody.aws import AwsServer
 from support.custody.azure import AzureServer
@@ -14,6 +15,9 @@ from support.custody.kmip import KmipServer
 from support.custody.softhsm import SoftHsm
 from support.custody.tls import Tls
 from support.custody.transit import TransitServer
+from support.kbs_world import Kbs
+
+from confide.attest.insecure import Installation
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +67,14 @@ def pykmip(tls: Tls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KmipS
     found.stop()
 
 
+@pytest.fixture(scope="session")
+def upstream_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kbs]:
+    folder = tmp_path_factory.mktemp("upstream")
+    world = World(folder, Installation.create(folder / "simulated"))
+    yield Kbs(world)
+    world.close()
+
+
 _LOCAL = ["key-file", "passphrase", "shares", "root-key"]
 _REMOTE = ["vault-stand-in", "gcp-stand-in", "azure-stand-in", "aws", "kmip", "upstream"]
 
@@ -107,7 +119,7 @@ def _open(request: pytest.FixtureRequest, folder: Path) -> backends.Local | back
             "azure-stand-in": lambda: backends.azure(ask("key_vault"), ask("tls"), folder),
             "pkcs11": lambda: backends.pkcs11(ask("hsm"), folder),
             "aws": lambda: backends.aws(ask("moto"), folder),
-            "upstream": lambda: backends.upstream(folder),
+            "upstream": lambda: backends.upstream(ask("upstream_broker")),
             "kmip": lambda: backends.kmip(ask("pykmip"), folder),
         }
         _opened[name] = make[name]()
