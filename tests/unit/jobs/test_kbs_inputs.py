@@ -115,7 +115,7 @@ def kept(request: pytest.FixtureRequest) -> Kept:
 
 
 @pytest.mark.run
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("nothing_left_behind")
 def test_job_runs_on_a_key_of_a_key_broker_service_to_a_receipt_that_names_it(kept: Kept) -> None:
     stage, job = kept.stage, kept.job(arguments=(kept.source["resource"],))
@@ -155,7 +155,7 @@ def _receipt_with_other_releases_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.run
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("nothing_left_behind")
 def test_refusal_of_the_service_is_told_to_the_user_with_code_and_hint(ours: Kept, world: Kbs) -> None:
     world.set_rules("airline", [])
