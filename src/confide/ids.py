@@ -6,7 +6,8 @@ import re
 import secrets
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NewType
+from functools import lru_cache
+from typing import Final, NewType
 
 from confide.errors import UsageError
 
@@ -24,6 +25,7 @@ SpkiDigest = NewType("SpkiDigest", str)
 """SHA-256 of a DER SubjectPublicKeyInfo, lower-case hex (64 characters)."""
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
+_KNOWN_KEYS: Final = 4096
 _VERSION = re.compile(r"[0-9]{1,9}")
 
 
@@ -47,7 +49,10 @@ class Role(StrEnum):
     @property
     def byte(self) -> bytes:
         """The role's code in report data (docs/formats/session-protocol.md)."""
-        return bytes([1 + list(Role).index(self)])
+        return _ROLE_CODES[self]
+
+
+_ROLE_CODES: Final = {role: bytes([number]) for number, role in enumerate(Role, start=1)}
 
 
 class Purpose(StrEnum):
@@ -83,11 +88,7 @@ class KeyRef:
         Raises:
             UsageError: the text is not of that form.
         """
-        path, at, version = text.partition("@")
-        owner, slash, name = path.partition("/")
-        if not slash or (at and not _VERSION.fullmatch(version)):
-            raise UsageError(f"not a key reference: {text[:120]!r}", hint="write owner/name or owner/name@version")
-        return cls(check_name(owner, "owner"), check_name(name, "key name"), int(version) if version else 0)
+        return cls(*_parsed(text))
 
     @property
     def id(self) -> str:
@@ -106,3 +107,13 @@ def new_dataset_id() -> DatasetId:
 def new_run_id(job_name: str) -> RunId:
     """A new run id: the beginning of the job's name and 48 random bits.  Short, because it is part of unix socket paths (108 bytes)."""
     return RunId(f"{job_name[:16]}-{secrets.token_hex(6)}")
+
+
+@lru_cache(_KNOWN_KEYS)
+def _parsed(text: str) -> tuple[str, str, int]:
+    """Owner, name and version of a key; remembered, because each record of a dataset names one."""
+    path, at, version = text.partition("@")
+    owner, slash, name = path.partition("/")
+    if not slash or (at and not _VERSION.fullmatch(version)):
+        raise UsageError(f"not a key reference: {text[:120]!r}", hint="write owner/name or owner/name@version")
+    return check_name(owner, "owner"), check_name(name, "key name"), int(version) if version else 0

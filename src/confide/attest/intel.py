@@ -11,9 +11,9 @@
 8. The attestation key signed the quote.
 
 Steps 2 and 3 are the same for all quotes of one quoting enclave, step 5 for all of one set of collateral, 6 and 7 for both: each is done
-once and remembered, so that another quote costs step 8, and another platform of a known kind 2, 3 and 8.  That a quote parses and is
-signed is remembered as well: the same one, shown to a broker at each release, costs what depends on the time, which is checked each time,
-and on the collateral of that moment.
+once and remembered, so that another quote costs step 8, and another platform of a known kind 2, 3 and 8.  The same quote under the same
+collateral (a broker verifies one at each release) costs what depends on the time: which set is the source's now, and whether it and the
+chain are valid.  That is checked each time.
 
 Whether a TEE is debuggable, migratable and so on is in the claims: ``policy`` decides about it.
 """
@@ -96,6 +96,16 @@ class _Standing:
     of_bodies: dict[tuple[bytes, ...], Rating] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Genuine:
+    """A quote that is signed, by whom, and what it says under the set of collateral that it was judged by last (steps 1 to 8)."""
+
+    parts: Parts
+    vouched: _Vouched
+    under: str
+    claims: Claims
+
+
 class IntelVerifier:
     """Verifies quotes under given roots, with collateral from a given source.  Safe to use from several threads."""
 
@@ -105,7 +115,7 @@ class IntelVerifier:
         self._vouched: dict[tuple[bool, bytes, bytes], _Vouched] = {}
         self._signed: dict[tuple[str, bytes, bytes], _Signed] = {}
         self._standings: dict[tuple[str, bool, bytes, bytes], _Standing] = {}
-        self._signatures: dict[Evidence, tuple[Parts, _Vouched]] = {}
+        self._genuine: dict[Evidence, _Genuine] = {}
 
     def verify(self, evidence: Evidence, now: datetime) -> tuple[Claims, Collateral]:
         """Check that a quote is genuine as of ``now`` (see the module's steps).
@@ -114,19 +124,22 @@ class IntelVerifier:
             EvidenceInvalidError: it is not genuine.
             CollateralError: collateral is missing, stale, or not signed by whom it must be.
         """
-        signed = self._signatures.get(evidence)
-        parts, vouched = signed or self._read(evidence)
+        known = self._genuine.get(evidence)
+        parts, vouched = (known.parts, known.vouched) if known is not None else self._read(evidence)
         if not vouched.begins <= now <= vouched.ends:
             raise EvidenceInvalidError("a certificate of the quote's chain is not valid at this time", until=vouched.ends.isoformat())
         collateral = self._source.get(vouched.leaf.fmspc.hex(), vouched.ca, evidence.tee)
         if not isinstance(collateral, Collateral):
             raise CollateralError("the collateral is of another vendor", expected=vouched.leaf.fmspc.hex())
         check_current(collateral, now)
+        if known is not None and known.under == collateral.digest:
+            return known.claims, collateral
         rating = self._rate(parts, evidence.chain, vouched, collateral)
-        if signed is None:
+        if known is None:
             certs.check_raw_signature(vouched.attestation_key, parts.signature, parts.signed_bytes, "quote")
-            _remember(self._signatures, evidence, (parts, vouched))
-        return _claims(parts, vouched, collateral, rating), collateral
+        claims = _claims(parts, vouched, collateral, rating)
+        _remember(self._genuine, evidence, _Genuine(parts, vouched, collateral.digest, claims))
+        return claims, collateral
 
     def _read(self, evidence: Evidence) -> tuple[Parts, _Vouched]:
         parts = _parts(evidence)

@@ -54,6 +54,7 @@ _MAX_PIECES: Final = 1 << 16
 """Cap on a body's chunks: each takes time to read, however small it is."""
 _MAX_QUERY_FIELDS: Final = 32
 _METHODS: Final = frozenset({"GET", "POST", "PUT", "DELETE"})
+_ENCODER: Final = jsonlib.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"))
 _log = logging.getLogger(__name__)
 
 # The first class that fits decides; anything else is 500.
@@ -452,7 +453,7 @@ def _query(text: str) -> dict[str, str]:
 
 
 def _dump(body: Json) -> bytes:
-    return jsonlib.dumps(body, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii")
+    return _ENCODER.encode(body).encode("ascii")
 
 
 def _encode(framing: h11.Connection, head: h11.Request | h11.Response, body: bytes) -> bytes:

@@ -27,6 +27,7 @@ ECDH: Final = "ECDH-ES+A256KW"
 RSA_OAEP: Final = "RSA-OAEP-256"
 ENC: Final = "A256GCM"
 _CURVE_NAMES: Final = {"secp256r1": "P-256", "secp521r1": "P-521"}
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"))
 _KEY_BYTES: Final = 32
 _IV_BYTES: Final = 12
 """96 bits (RFC 7518, section 5.3).  Random: each content key encrypts once."""
@@ -52,7 +53,7 @@ def encrypt(secret: SecretBytes, key: ec.EllipticCurvePublicKey | rsa.RSAPublicK
         ephemeral = ec.generate_private_key(key.curve)
         header = {"alg": ECDH, "enc": ENC, **({} if apv is None else {"apv": b64url(apv)}), "epk": _jwk(ephemeral.public_key())}
         wrapped = aes_key_wrap(_agreed(ephemeral.exchange(ec.ECDH(), key), apv or b""), content_key)
-    protected, iv = b64url(json.dumps(header, separators=(",", ":")).encode()), secrets.token_bytes(_IV_BYTES)
+    protected, iv = b64url(_ENCODER.encode(header).encode()), secrets.token_bytes(_IV_BYTES)
     sealed = AESGCM(content_key).encrypt(iv, secret.reveal(), protected.encode())  # ciphertext, and its tag of 16 bytes
     return ".".join((protected, b64url(wrapped), b64url(iv), b64url(sealed[:-16]), b64url(sealed[-16:])))
 

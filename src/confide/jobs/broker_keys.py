@@ -24,10 +24,11 @@ from confide.keys.client import NodeBrokerClient, OutputKey, ReleasedKey
 from confide.node.keyring import Keyring, Lease
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from confide.canonical import Json
     from confide.ids import NodeId
+    from confide.job import KbsSource
     from confide.jobs.inputs import VerifiedInput
     from confide.node.local_socket import Operation
     from confide.node.workload import NodeServices
@@ -70,48 +71,63 @@ class BrokerKeys:
         """The agent socket's operations for file keys."""
         return self._keyring.operations()
 
-    def open_input(self, found: VerifiedInput) -> None:
-        """Get and hold the key of a verified input.
+    def open_inputs(self, inputs: Sequence[VerifiedInput]) -> None:
+        """Get and hold the keys of verified inputs, asked for together.
 
         Raises:
             KeyAccessError: the owner has not granted it to this job, role and node.
             AppraisalError: the driver does not meet an owner's policy.
             BrokerError, KbsError: the broker, or the key broker service that the job names, does not answer as it must.
         """
-
-        def fetch() -> Lease:
-            released = self._released(found)
-            self._check_driver(released)
-            self._services.tell(key_opened(found.name, Purpose.READ, released))
-            return _lease(released)
-
-        lease = fetch()
-        files = frozenset(file.path for file in found.manifest.files)
-        self._keyring.open_input(str(found.folder), DatasetId(found.manifest.dataset), lease, files=files, refresh=fetch)
-        self._say_opened(found)
+        for found, lease in zip(inputs, self._read_keys(inputs), strict=True):
+            files, again = frozenset(file.path for file in found.manifest.files), partial(self._read_key, found)
+            self._keyring.open_input(str(found.folder), DatasetId(found.manifest.dataset), lease, files=files, refresh=again)
+            self._say_opened(found)
 
     def prove_admitted(self, found: VerifiedInput) -> None:
         """Have the key broker service of an input give this node its key too, which is wiped at once (driver only).
 
         A service's owner names no job and no driver: that the driver, to whom workers give what they read, is one of the nodes that the
-        owner accepts shows in nothing else.  Raises as :meth:`open_input`.
+        owner accepts shows in nothing else.  Raises as :meth:`open_inputs`.
         """
-        released = self._released(found)
+        (released,) = self._released([found])
         released.secret.wipe()
         self._services.tell(key_opened(found.name, Purpose.READ, released))
         self._say_opened(found)
 
-    def _released(self, found: VerifiedInput) -> ReleasedKey:
-        source = self._services.job.inputs[found.name].key
-        if source is not None:
-            return kbs_keys.fetch(found, source, self._services.attester)
-        with self._lock:
-            released = self._broker.release(found.envelope, Purpose.READ)
-            self._watch()
-        return released
+    def _read_key(self, found: VerifiedInput) -> Lease:
+        (lease,) = self._read_keys([found])
+        return lease
+
+    def _read_keys(self, inputs: Sequence[VerifiedInput]) -> list[Lease]:
+        released = self._released(inputs)
+        self._check_driver(released)
+        for found, key in zip(inputs, released, strict=True):
+            self._services.tell(key_opened(found.name, Purpose.READ, key))
+        return [_lease(key) for key in released]
+
+    def _released(self, inputs: Sequence[VerifiedInput]) -> list[ReleasedKey]:
+        """Each key from the key broker service that the job names for its input, or else, all together, from the broker."""
+        named = [(one, source) for one in inputs if (source := self._source(one)) is not None]
+        found = {one.name: kbs_keys.fetch(one, source, self._services.attester) for one, source in named}
+        others = [one for one in inputs if one.name not in found]
+        if others:
+            try:
+                with self._lock:
+                    given = self._broker.releases([one.envelope for one in others], Purpose.READ)
+                    self._watch()
+            except ConfideError:
+                for key in found.values():
+                    key.secret.wipe()
+                raise
+            found |= {one.name: key for one, key in zip(others, given, strict=True)}
+        return [found[one.name] for one in inputs]
+
+    def _source(self, found: VerifiedInput) -> KbsSource | None:
+        return self._services.job.inputs[found.name].key
 
     def _say_opened(self, found: VerifiedInput) -> None:
-        source = self._services.job.inputs[found.name].key
+        source = self._source(found)
         where = {} if source is None else {"source": source.resource}
         self._services.emit("key-opened", dataset=found.manifest.dataset, name=found.name, key=found.key_name, **where)
 
@@ -125,14 +141,16 @@ class BrokerKeys:
         self._services.tell(key_opened(name, Purpose.WRITE, key))
         return key
 
-    def _check_driver(self, released: ReleasedKey) -> None:
+    def _check_driver(self, released: Sequence[ReleasedKey]) -> None:
         """A worker gives the driver what it reads: the driver has to meet the owners' policies too, not only the job's."""
         if self._services.driver is None:
             return
+        policies = {policy.digest: policy for key in released for policy in key.policies}
         try:
-            require_owners_accept(self._services.driver, released.policies, self._services.verifier)
+            require_owners_accept(self._services.driver, tuple(policies.values()), self._services.verifier)
         except AppraisalError:
-            released.secret.wipe()
+            for key in released:
+                key.secret.wipe()
             raise
 
     def open_output(self, name: str) -> None:

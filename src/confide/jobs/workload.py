@@ -294,8 +294,7 @@ class SparkWorker:
         self._jvm = engine.start("executor", executor_command(engine.runtime, engine.node, engine.run, str(node.spec.index)))
         self._inputs = open_inputs(node.job)
         lengths.know(self._inputs.values())
-        for found in self._inputs.values():
-            keys.open_input(found)
+        keys.open_inputs([*self._inputs.values()])
 
     def start(self, engine: Json) -> None:
         """Get the outputs' keys, which the driver has made by now, and let the executor join the driver.

@@ -16,15 +16,15 @@ from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from typing import Final
 
-from confide.attest.binding import NONCE_BYTES
-from confide.attest.evidence import Evidence, NodeContext
+from confide.attest.evidence import NodeContext
+from confide.attest.policy import Policy
 from confide.attest.verify import Verifier
-from confide.canonical import Json, b64url, from_b64url
+from confide.canonical import Json, b64url
 from confide.crypto.seal import seal
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import PublicKey
 from confide.errors import BindingError, Fact, GrantError, ManifestError, ParseError, UsageError
-from confide.ids import DatasetId, NodeId, Nonce, Purpose, Role, Tee, check_name
+from confide.ids import DatasetId, NodeId, Purpose, Role, Tee, check_name
 from confide.keys.asker import Asker
 from confide.keys.audit import new_event
 from confide.keys.clock import SteadyClock
@@ -35,7 +35,7 @@ from confide.keys.hierarchy import KeyHierarchy
 from confide.keys.job_signatures import verify_all
 from confide.keys.key_commands import KeyCommands
 from confide.keys.limits import RateLimits
-from confide.keys.manifest_claims import ManifestClaims, unverified_dataset
+from confide.keys.manifest_claims import MAX_MANIFESTS, ManifestClaims, unverified_dataset
 from confide.keys.operators import OperatorCommands
 from confide.keys.outputs import Outputs, origin_of
 from confide.keys.owners import Owners
@@ -43,7 +43,7 @@ from confide.keys.quotas import Quotas
 from confide.keys.records import CutOff, Dataset, owners_of
 from confide.keys.refusals import refusals_audited
 from confide.keys.runs import Runs
-from confide.keys.sessions import SESSION_TTL, Peer, Sessions
+from confide.keys.sessions import SESSION_TTL, Peer, Sessions, read_attest
 from confide.keys.standing import Standings
 from confide.keys.store import Store
 from confide.keys.tenants import settle
@@ -60,8 +60,8 @@ NONCE_TTL: Final = timedelta(seconds=60)
 WATCH_S: Final = 25.0
 """How long a node's question for withdrawals stays open when there are none; less than the idle time of what may lie between."""
 
-MAX_RELEASES: Final = 100
-"""Datasets that one request asks for: as many as one step may hold up others for."""
+
+_KNOWN_POLICIES: Final = 256
 
 
 def utc_now() -> datetime:
@@ -119,6 +119,7 @@ class Broker:
         self._lease = lease
         self._watch_s = watch_s
         self._bell = Bell(store)
+        self._policies: dict[str, Json] = {}
 
     @property
     def open_sessions(self) -> int:
@@ -148,7 +149,7 @@ class Broker:
         """
         now = self.clock()
         with self._audited("attest", [], {}):
-            nonce, role, context, evidence = _read_attest(request)
+            nonce, role, context, evidence = read_attest(request)
             verified, expires = self._sessions.attest(peer, session, nonce=nonce, role=role, context=context, evidence=evidence, now=now)
         asker = Asker(self._sessions.attested(peer, session, now), verified, now)
         self.store.append_audit(new_event("attest", [], now, **asker.facts()))
@@ -183,8 +184,8 @@ class Broker:
         """
         asker = self._asker(peer, session, signatures)
         with self._audited("release", [], {**asker.facts(), "datasets": len(manifests)}):
-            if not 1 <= len(manifests) <= MAX_RELEASES:
-                raise UsageError(f"one request is for 1 to {MAX_RELEASES} datasets", got=len(manifests))
+            if not 1 <= len(manifests) <= MAX_MANIFESTS:
+                raise UsageError(f"one request is for 1 to {MAX_MANIFESTS} datasets", got=len(manifests))
         facts: dict[str, Fact] = {}
         owners: list[str] = []
         judge = cache(partial(self._decide, purpose=purpose, asker=asker))  # in one step, the same question has the same answer
@@ -397,8 +398,17 @@ class Broker:
             "dataset": dataset.dataset,
             "expires": min(ends).isoformat(),
             "grants": {d.grant.key: d.ref.to_json() for d in decisions},
-            "policies": {d.result.policy_digest: d.grant.policy.to_json() for d in decisions},
+            "policies": {d.result.policy_digest: self._policy_json(d.grant.policy) for d in decisions},
         }
+
+    def _policy_json(self, policy: Policy) -> Json:
+        """The policy as JSON, made once: its digest says all that is in it."""
+        known = self._policies.get(policy.digest)
+        if known is None:
+            if len(self._policies) >= _KNOWN_POLICIES:
+                self._policies.clear()
+            known = self._policies[policy.digest] = policy.to_json()
+        return known
 
     def _audited(self, action: str, owners: Sequence[str], facts: Mapping[str, Fact]) -> AbstractContextManager[None]:
         return refusals_audited(self.store, self.clock, action, owners, facts)
@@ -418,18 +428,3 @@ def _granted(action: str, owners: list[str], facts: Mapping[str, Fact], decision
 
 def _key_facts(dataset: Dataset) -> dict[str, Fact]:
     return {"dataset": dataset.dataset, "key": dataset.wrapped.key, "version": dataset.wrapped.version}
-
-
-def _read_attest(request: Json) -> tuple[Nonce, Role, NodeContext, Evidence]:
-    match request:
-        case {
-            "runtime-data": {"nonce": str(text), "tee-pubkey": dict(jwk), "confide-context": dict(context), "role": str(role)},
-            "tee-evidence": {"primary_evidence": dict(evidence), "additional_evidence": ""},
-        } if role in set(Role):
-            nonce, found = from_b64url(text), NodeContext.from_json(context)
-            if len(nonce) != NONCE_BYTES:
-                raise ParseError("a nonce is 32 bytes", got=len(nonce))
-            if jwk != found.seal:
-                raise BindingError("the key to seal to is not the one in the attested context")
-            return Nonce(nonce), Role(role), found, Evidence.from_json(evidence)
-    raise ParseError("not an attest request of KBS protocol 0.4.0 with Confide's runtime data")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.cookies import CookieError, SimpleCookie
@@ -33,11 +33,13 @@ from confide.keys.connection import Answer, Connection, as_key, was_lost
 from confide.keys.escrow_client import EscrowClient
 from confide.keys.grant_client import GrantCalls
 from confide.keys.grants import GrantRef
-from confide.keys.manifest_claims import unverified_dataset
+from confide.keys.manifest_claims import MAX_MANIFESTS, unverified_dataset
 
 KBS_VERSION: Final = "0.4.0"
 COOKIE: Final = "kbs-session-id"
 _AUDIT_PAGE: Final = 1000
+_PORTION_CHARS: Final = 8 * 1024 * 1024
+"""How long the manifests of one request may be together, in characters: half of what a broker takes."""
 RESTART_S: Final = 5.0
 """How long a node asks again after its connection was lost, in seconds: a broker that starts anew is back before that."""
 _PAUSE_S: Final = 0.25
@@ -132,6 +134,23 @@ class NodeBrokerClient:
             BrokerError: the broker is down or answered anything else.
         """
         answer = self._ask("POST", "/confide/v0/release", {"manifest": manifest, "purpose": purpose.value, **self._shown()})
+        return self._released(answer, manifest, purpose)
+
+    def releases(self, manifests: Sequence[Json], purpose: Purpose = Purpose.READ) -> list[ReleasedKey]:
+        """As :meth:`release`, for several datasets: asked for together, and of those in one request either all are given or none.
+
+        Raises as :meth:`release`.
+        """
+        found: list[ReleasedKey] = []
+        for portion in _portions(manifests):
+            answer = self._ask("POST", "/confide/v0/releases", {"manifests": portion, "purpose": purpose.value, **self._shown()})
+            parts = [Answer(one) for one in answer.objects("releases")]
+            if len(parts) != len(portion):
+                raise BrokerError("the broker's answer is for another number of datasets", expected=len(portion), got=len(parts))
+            found += [self._released(part, manifest, purpose) for part, manifest in zip(parts, portion, strict=True)]
+        return found
+
+    def _released(self, answer: Answer, manifest: Json, purpose: Purpose) -> ReleasedKey:
         return ReleasedKey(
             dataset=answer.dataset_of(manifest),
             key=answer.key_ref(),
@@ -263,6 +282,21 @@ class NodeBrokerClient:
     def _opened(self, answer: Answer, purpose: Purpose) -> SecretBytes:
         context = {"dataset": answer.dataset(), "job": self._context.job, "run": self._context.run, "purpose": purpose.value}
         return as_key(self._seal_key.open(answer.field("jwe", str), context=context))
+
+
+def _portions(manifests: Sequence[Json]) -> Iterator[list[Json]]:
+    """The manifests in as few requests as a broker takes them."""
+    portion: list[Json] = []
+    size = 0
+    for manifest in manifests:
+        length = len(str(manifest.get("payload", "")))
+        if portion and (len(portion) >= MAX_MANIFESTS or size + length > _PORTION_CHARS):
+            yield portion
+            portion, size = [], 0
+        portion.append(manifest)
+        size += length
+    if portion:
+        yield portion
 
 
 def _nonce(text: str) -> Nonce:

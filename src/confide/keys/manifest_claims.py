@@ -16,10 +16,13 @@ from confide.crypto.sign import PublicKey, dsse_verify, unverified_payload
 from confide.errors import ConfideError, IntegrityError, ManifestError
 from confide.ids import DatasetId
 
+MAX_MANIFESTS: Final = 100
+"""Datasets that one request asks for: as many as one step of the broker may hold up others for."""
 PAYLOAD_TYPE: Final = "application/vnd.confide.manifest+json"
 MANIFEST_FORMAT: Final = "confide-manifest-v1"
 _MAX_SNAPSHOT: Final = 2**53 - 1
 """Largest integer that RFC 8785 can carry."""
+_ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 _MAX_KNOWN: Final = 4096
 """How many verified manifests are remembered, by digest: some hundred bytes each, however long they are."""
 
@@ -84,7 +87,7 @@ _named: Final[dict[bytes, DatasetId]] = {}
 def _digest(envelope: Json) -> bytes:
     """SHA-256 over one text for one envelope."""
     try:
-        return hashlib.sha256(json.dumps(envelope, sort_keys=True).encode()).digest()
+        return hashlib.sha256(_ENCODER.encode(envelope).encode()).digest()
     except (TypeError, ValueError) as cause:
         raise ManifestError("not a signed manifest: it is not JSON") from cause
 

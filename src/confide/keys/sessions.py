@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from confide.attest.binding import NonceBook, SessionBinding
+from confide.attest.binding import NONCE_BYTES, NonceBook, SessionBinding
 from confide.attest.evidence import Evidence, NodeContext
 from confide.attest.policy import AttestationResult, Policy, appraise
 from confide.attest.verify import VerifiedEvidence, Verifier
-from confide.errors import BindingError, NonceError
+from confide.canonical import Json, from_b64url
+from confide.errors import BindingError, NonceError, ParseError
 from confide.ids import Nonce, Role, Tee
 from confide.keys.token_issuers import OwnerIssuer
 
@@ -180,3 +181,24 @@ def check_binding(verified: VerifiedEvidence, binding: SessionBinding) -> None:
     """
     if not hmac.compare_digest(binding.report_data, verified.claims.report_data):
         raise BindingError("the evidence is not bound to this session", hint="it was replayed, relayed or made for another role or job")
+
+
+def read_attest(request: Json) -> tuple[Nonce, Role, NodeContext, Evidence]:
+    """What a node's ``attest`` request says: nonce, role, context and evidence, taken apart and not believed.
+
+    Raises:
+        ParseError: it is none.
+        BindingError: the key to seal to is another one than the context's.
+    """
+    match request:
+        case {
+            "runtime-data": {"nonce": str(text), "tee-pubkey": dict(jwk), "confide-context": dict(context), "role": str(role)},
+            "tee-evidence": {"primary_evidence": dict(evidence), "additional_evidence": ""},
+        } if role in set(Role):
+            nonce, found = from_b64url(text), NodeContext.from_json(context)
+            if len(nonce) != NONCE_BYTES:
+                raise ParseError("a nonce is 32 bytes", got=len(nonce))
+            if jwk != found.seal:
+                raise BindingError("the key to seal to is not the one in the attested context")
+            return Nonce(nonce), Role(role), found, Evidence.from_json(evidence)
+    raise ParseError("not an attest request of KBS protocol 0.4.0 with Confide's runtime data")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -17,6 +18,23 @@ from confide.keys.store import Store
 
 ENDED_KEPT: Final = timedelta(days=30)
 """How long approvals and counted runs of a grant outlive it: owners look back, and a clock may go wrong without more runs being granted."""
+_MAX_COUNTED: Final = 1024
+"""Grants whose approvals are remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """What was counted, and from which records.  The store makes another record when its row is another one, and none is ever changed."""
+
+    rule: ApprovalRule
+    subject: Subject
+    votes: Sequence[Vote]
+    approved_by: tuple[str, ...]
+
+    def is_of(self, rule: ApprovalRule, subject: Subject, votes: Sequence[Vote]) -> bool:
+        """Whether counting these records anew would verify the same signatures over the same words."""
+        same = rule is self.rule and subject is self.subject and len(votes) == len(self.votes)
+        return same and all(vote is known for vote, known in zip(votes, self.votes, strict=True))
 
 
 class Standings:
@@ -24,6 +42,7 @@ class Standings:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._counted: dict[str, _Counted] = {}
 
     def rule(self, key: str) -> ApprovalRule:
         """The rule of a key; one that asks for nobody if none was set."""
@@ -35,7 +54,16 @@ class Standings:
 
     def approved_by(self, rule: ApprovalRule, subject: Subject) -> tuple[str, ...]:
         """Who of the rule's approvers has approved exactly this subject."""
-        return approved_by(rule, subject, self._store.find(Vote, subject.id), self._store.signing_key.spki_digest)
+        votes = self._store.find(Vote, subject.id)
+        known = self._counted.get(subject.id)
+        if known is not None and known.is_of(rule, subject, votes):
+            return known.approved_by
+        found = approved_by(rule, subject, votes, self._store.signing_key.spki_digest)
+        if found:  # whatever was missing is looked for again
+            if len(self._counted) >= _MAX_COUNTED:
+                self._counted.clear()
+            self._counted[subject.id] = _Counted(rule, subject, votes, found)
+        return found
 
     def verdicts(self, rule: ApprovalRule, subject: Subject) -> dict[str, Verdict]:
         """What each of the rule's approvers has said of exactly this subject."""

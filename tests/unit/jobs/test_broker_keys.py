@@ -94,7 +94,7 @@ def test_key_is_used_for_its_lease_and_renewed_with_evidence_before_it_ends(stag
     job = granted(stage)
     with node(stage, job) as (there, keys):
         found = people(job)
-        keys.open_input(found)
+        keys.open_inputs([found])
         first = read(keys, found)
         until(lambda: read(keys, found) and len(there.told) >= 4)
         assert read(keys, found) == first
@@ -110,7 +110,7 @@ def test_expired_key_is_refused_while_the_broker_is_away_and_there_again_afterwa
     job = granted(stage)
     with node(stage, job) as (there, keys):
         found = people(job)
-        keys.open_input(found)
+        keys.open_inputs([found])
         first = read(keys, found)
         stage.server.stop()
 
@@ -136,7 +136,7 @@ def test_key_that_is_refused_when_it_is_renewed_is_gone(stage: ShortLeases, monk
     job = granted(stage)
     with node(stage, job) as (_, keys):
         found = people(job)
-        keys.open_input(found)
+        keys.open_inputs([found])
         withdraw(stage, job)
 
         def refused() -> bool:
@@ -153,7 +153,7 @@ def test_withdrawal_ends_the_node_and_takes_its_keys(stage: ShortLeases) -> None
     job = granted(stage)
     with node(stage, job) as (there, keys):
         found = people(job)
-        keys.open_input(found)
+        keys.open_inputs([found])
         read(keys, found)
         keys.check_not_revoked()
         withdraw(stage, job)
@@ -170,7 +170,7 @@ def test_withdrawal_is_heard_after_the_broker_was_away(stage: ShortLeases) -> No
     job = granted(stage)
     with node(stage, job) as (there, keys):
         found = people(job)
-        keys.open_input(found)
+        keys.open_inputs([found])
         first = read(keys, found)
         stage.server.stop()
         assert read(keys, found) == first, "keys are used until their lease ends"
@@ -183,7 +183,7 @@ def test_withdrawal_is_heard_after_the_broker_was_away(stage: ShortLeases) -> No
 def test_nothing_waits_any_more_after_the_node_has_ended(stage: ShortLeases) -> None:
     job = granted(stage)
     with node(stage, job) as (there, keys):
-        keys.open_input(people(job))
+        keys.open_inputs([people(job)])
     until(lambda: not any(thread.name == "confide-withdrawals" for thread in threading.enumerate()))
     assert there.errors == []
 

@@ -176,7 +176,7 @@ def test_worker_holds_the_key_and_driver_proves_that_it_is_admitted(kept: Kept) 
     job = kept.job()
     found = open_inputs(job)["people"]
     with node(kept.stage, job) as (there, keys):
-        keys.open_input(found)
+        keys.open_inputs([found])
         assert read(keys, found)
         assert [(one["key"], one["grants"]) for one in there.told] == [(key_of("airline", NAME).id, {})]
     with node(kept.stage, job, Role.DRIVER) as (there, keys):
@@ -193,7 +193,7 @@ def test_what_the_service_takes_back_ends_with_the_lease(ours: Kept, world: Kbs,
     job = ours.job()
     found = open_inputs(job)["people"]
     with node(ours.stage, job) as (_, keys):
-        keys.open_input(found)
+        keys.open_inputs([found])
         read(keys, found)
         world.set_rules("airline", [])
         import time
@@ -208,7 +208,7 @@ def test_resource_that_is_not_the_key_opens_nothing(theirs: Kept, trustee: Trust
     trustee.resources[NAME.path] = resource
     job = theirs.job()
     with node(theirs.stage, job) as (there, keys), pytest.raises(UnwrapError):
-        keys.open_input(open_inputs(job)["people"])
+        keys.open_inputs([open_inputs(job)["people"]])
     assert there.told == []
 
 
@@ -217,13 +217,13 @@ def test_another_resource_than_the_dataset_is_under_is_refused(theirs: Kept, tru
     other = theirs.source["resource"].replace(NAME.tag, "other")
     job = theirs.job(source={"resource": other})
     with node(theirs.stage, job) as (_, keys), pytest.raises(ManifestError, match="another key"):
-        keys.open_input(open_inputs(job)["people"])
+        keys.open_inputs([open_inputs(job)["people"]])
 
 
 def test_denied_missing_and_false_services_give_no_key(theirs: Kept, trustee: TrusteeStandIn, tmp_path: Path) -> None:
     def code(job: Job) -> str:
         with node(theirs.stage, job) as (_, keys), pytest.raises(ConfideError) as refused:
-            keys.open_input(open_inputs(job)["people"])
+            keys.open_inputs([open_inputs(job)["people"]])
         assert refused.value.hint or refused.value.code == "resource-missing"
         return refused.value.code
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Final, TypeVar
 
-from sqlalchemy import insert, or_, select
+from sqlalchemy import bindparam, insert, or_, select
 
 from confide.canonical import Json, canonical, parse_object
 from confide.errors import AuditError, ParseError
@@ -20,6 +21,10 @@ from confide.keys.storage.schema import AUDIT, AUDIT_NODES
 
 _PAGE: Final = 1000
 _ADD: Final = Statement(insert(AUDIT))
+_LEAF: Final = Statement(select(AUDIT.c.seq, AUDIT.c.leaf).where(AUDIT.c.seq == bindparam("seq")))
+_ENTRIES: Final = Statement(
+    select(AUDIT.c.seq, AUDIT.c.event).where(AUDIT.c.seq.between(bindparam("first"), bindparam("last"))).order_by(AUDIT.c.seq)
+)
 _ADD_NODE: Final = Statement(insert(AUDIT_NODES))
 T = TypeVar("T")
 
@@ -119,9 +124,9 @@ class Log:
     # --- inside ------------------------------------------------------------------------------------------------------
 
     def _read(self, first: int, last: int) -> tuple[AuditEntry, ...]:
-        query = select(AUDIT.c.seq, AUDIT.c.event).where(AUDIT.c.seq.between(first, last)).order_by(AUDIT.c.seq)
+        rows = self._database.rows(_ENTRIES, {"first": first, "last": last})
         try:
-            entries = tuple(AuditEntry.of(seq, parse_object(event)) for seq, event in self._database.rows(query))
+            entries = tuple(AuditEntry.of(seq, parse_object(event)) for seq, event in rows)
         except ParseError as cause:
             raise AuditError("the audit log is damaged") from cause
         if len(entries) != last - first + 1:
@@ -147,13 +152,20 @@ class Log:
         nodes: dict[tuple[int, int], bytes] = {}
         leaves = [place + 1 for level, place in wanted if level == 0]
         if leaves:
-            found = self._database.rows(select(AUDIT.c.seq, AUDIT.c.leaf).where(AUDIT.c.seq.in_(leaves)))
+            found = (row for leaf in leaves for row in self._database.rows(_LEAF, {"seq": leaf}))
             nodes |= {(0, seq - 1): bytes(leaf) for seq, leaf in found}
-        inner = [(AUDIT_NODES.c.level == level) & (AUDIT_NODES.c.place == place) for level, place in wanted if level]
+        inner = [place for place in wanted if place[0]]
         if inner:
-            rows = self._database.rows(select(AUDIT_NODES.c.level, AUDIT_NODES.c.place, AUDIT_NODES.c.hash).where(or_(*inner)))
-            nodes |= {(level, place): bytes(node) for level, place, node in rows}
+            values = {f"{name}{n}": number for n, place in enumerate(inner) for name, number in zip(("level", "place"), place, strict=True)}
+            nodes |= {(level, place): bytes(node) for level, place, node in self._database.rows(_nodes_query(len(inner)), values)}
         return nodes
+
+
+@cache
+def _nodes_query(count: int) -> Statement:
+    """The query for so many subtrees; a proof has at most 128 (``merkle.MAX_PROOF``, and peaks)."""
+    each = ((AUDIT_NODES.c.level == bindparam(f"level{n}")) & (AUDIT_NODES.c.place == bindparam(f"place{n}")) for n in range(count))
+    return Statement(select(AUDIT_NODES.c.level, AUDIT_NODES.c.place, AUDIT_NODES.c.hash).where(or_(*each)))
 
 
 def _after(extent: Extent, entries: tuple[AuditEntry, ...]) -> Extent:

@@ -33,6 +33,7 @@ _PART: Final = 100
 """Records that a walk takes at a time, at least."""
 _MODULUS: Final = 1 << 256
 _NONCE_BYTES: Final = 16
+_ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 _ROWS: Final = select(RECORDS.c.kind, RECORDS.c.id, RECORDS.c.ref, RECORDS.c.body, RECORDS.c.mac, RECORDS.c.expires)
 _IN_BUCKET: Final = Statement(_ROWS.where(RECORDS.c.bucket == bindparam("bucket")))
 _UNDER_REF: Final = Statement(_ROWS.where((RECORDS.c.kind == bindparam("kind")) & (RECORDS.c.ref == bindparam("ref"))))
@@ -129,7 +130,7 @@ class Rows:
 
     def put(self, record: Record, expires: int | None) -> None:
         """Keep ``record``, in place of the one with the same kind and id."""
-        text = json.dumps(record.to_json(), sort_keys=True, separators=(",", ":"))
+        text = _ENCODER.encode(record.to_json())
         self._change((record.kind, record.id), record.ref, text, expires)
 
     def delete(self, place: Place) -> bool:

@@ -31,6 +31,7 @@ MAX_BATCH: Final = 128
 """Steps that are committed together at most."""
 _PATIENCE_S: Final = 0.05
 """How long a step waits for others to commit it before it sees to that itself."""
+_ENCODER: Final = json.JSONEncoder(sort_keys=True)
 _READ_HEAD: Final = Statement(select(HEAD.c.body, HEAD.c.mac))
 _KEEP_HEAD: Final = upsert(HEAD)
 
@@ -304,7 +305,7 @@ class Steps:
             "contents": self._rows.contents.seal(epoch),
             "time": "" if self._head.time is None else self._head.time.isoformat(),
         }
-        text = json.dumps(body, sort_keys=True)
+        text = _ENCODER.encode(body)
         tag = self._mac(text)
         self._database.run(_KEEP_HEAD, {"place": 0, "body": text, "mac": tag})
         self._head = replace(self._head, epoch=epoch, tag=tag)
