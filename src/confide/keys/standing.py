@@ -59,7 +59,7 @@ class Standings:
         if known is not None and known.is_of(rule, subject, votes):
             return known.approved_by
         found = approved_by(rule, subject, votes, self._store.signing_key.spki_digest)
-        if found:  # whatever was missing is looked for again
+        if found and len(found) >= rule.threshold:  # what was missing is looked for again
             if len(self._counted) >= _MAX_COUNTED:
                 self._counted.clear()
             self._counted[subject.id] = _Counted(rule, subject, votes, found)
