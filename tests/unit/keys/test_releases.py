@@ -1,0 +1,148 @@
+"""Keys of several datasets in one request: all of them or none, each decided over and recorded by itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from support.broker_world import JOB, RUN, World, manifest, policy
+
+from confide.canonical import Json
+from confide.crypto.secret import SecretBytes
+from confide.errors import BrokerError, GrantError, ManifestError, ParseError, UsageError
+from confide.keys import client as clients
+from confide.keys.client import MintedDataset, OwnerClient
+from confide.keys.connection import Answer
+from confide.keys.records import Release, run_ref
+
+
+class Data:
+    """Three datasets of one owner under one granted key, and one under another key that nobody has granted."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.airline = world.owner("airline")
+        self.airline.create_key("flights")
+        self.airline.create_key("crews")
+        self.made = [self._dataset(self.airline, key) for key in ("flights", "flights", "flights", "crews")]
+        self.grant = self.airline.grant("flights", job=JOB, policy=policy())
+        self.manifests = [envelope for _, envelope in self.made[:3]]
+        self.ungranted = self.made[3][1]
+
+    def _dataset(self, owner: OwnerClient, key: str) -> tuple[MintedDataset, Json]:
+        minted = owner.mint_dataset(key)
+        envelope = manifest(minted, self.world.credential("airline").key)
+        owner.register_manifest(envelope)
+        return minted, envelope
+
+    def given(self) -> list[Release]:
+        """What the store says that the run was given."""
+        return self.world.store.find(Release, run_ref(RUN))
+
+    def secrets(self) -> list[bytes]:
+        return [minted.secret.reveal() for minted, _ in self.made[:3]]
+
+
+@pytest.fixture
+def data(world: World) -> Data:
+    return Data(world)
+
+
+def test_keys_come_in_the_order_of_their_manifests_and_each_is_recorded(data: Data) -> None:
+    client = data.world.client(data.world.node())
+    found = client.releases(data.manifests)
+    assert [key.secret.reveal() for key in found] == data.secrets()
+    alone = client.release(data.manifests[1])
+    assert (alone.dataset, alone.grants, alone.policies) == (found[1].dataset, found[1].grants, found[1].policies)
+    assert client.releases([]) == []
+    events = data.world.events("release")
+    assert [event["dataset"] for event in events] == [*(key.dataset for key in found), alone.dataset]
+    different = {name for name in events[0] if events[0][name] != events[1][name]}
+    assert different == {"dataset", "blind"}
+    assert len(data.given()) == 3
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_one_refusal_gives_none_and_says_of_which(data: Data, place: int) -> None:
+    shown = [*data.manifests[:place], data.ungranted, *data.manifests[place:]]
+    with pytest.raises(GrantError, match="covers this job") as refusal:
+        data.world.client(data.world.node()).releases(shown)
+    assert refusal.value.facts["key"] == "airline/crews"
+    assert data.world.events("release") == []
+    assert data.given() == []
+    (event,) = data.world.events("refuse")
+    assert (event["dataset"], event["key"], event["owners"]) == (data.made[3][0].dataset, "airline/crews", ["airline"])
+
+
+def test_manifest_of_an_unknown_dataset_is_refused_and_is_nobodys_business(data: Data) -> None:
+    stranger = MintedDataset("f" * 32, data.made[0][0].key, data.made[0][0].secret, data.made[0][0].wrapped)  # type: ignore[arg-type]
+    with pytest.raises(ManifestError, match="does not know"):
+        data.world.client(data.world.node()).releases([data.manifests[0], manifest(stranger, data.world.credential("airline").key)])
+    (event,) = data.world.events("refuse")
+    assert event["owners"] == []
+    assert "dataset" not in event
+
+
+def test_custody_is_asked_once_for_each_key_version_and_what_it_opened_is_wiped(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: Counter[str] = Counter()
+    opened: list[SecretBytes] = []
+    honest = type(data.world.store.kms).unwrap
+
+    def unwrap(kms: Any, wrapped: bytes, *, context: Json) -> SecretBytes:
+        asked[str(context["key"])] += 1
+        opened.append(honest(kms, wrapped, context=context))
+        return opened[-1]
+
+    monkeypatch.setattr(type(data.world.store.kms), "unwrap", unwrap)
+    data.world.client(data.world.node()).releases(data.manifests)
+    assert asked == {"airline/flights": 1}
+    assert [len(kek) for kek in opened] == [0]
+
+
+def test_client_asks_in_portions(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    honest = data.world.broker.releases
+
+    def releases(peer: Any, session: str, manifests: list[Json], *rest: Any, **more: Any) -> list[Json]:
+        asked.append(len(manifests))
+        return honest(peer, session, manifests, *rest, **more)
+
+    monkeypatch.setattr(data.world.broker, "releases", releases)
+    client = data.world.client(data.world.node())
+    monkeypatch.setattr(clients, "MAX_MANIFESTS", 2)
+    assert [key.secret.reveal() for key in client.releases(data.manifests)] == data.secrets()
+    monkeypatch.setattr(clients, "_PORTION_CHARS", 10)
+    assert [key.secret.reveal() for key in client.releases(data.manifests)] == data.secrets()
+    assert asked == [2, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("manifests", [[], [{}] * 101], ids=len)
+def test_none_and_too_many_are_refused_and_recorded(data: Data, manifests: list[Json]) -> None:
+    client = data.world.client(data.world.node())
+    client.release(data.manifests[0])
+    with pytest.raises(UsageError, match="1 to 100"):
+        client._ask("POST", "/confide/v0/releases", {"manifests": manifests, "purpose": "read"})
+    assert data.world.refusals() == [("release", "usage")]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"manifests": [1], "purpose": "read"}, {"manifests": {}, "purpose": "read"}, {"manifests": []}, {"manifests": [], "purpose": "use"}],
+    ids=str,
+)
+def test_other_bodies_are_no_request(data: Data, body: Json) -> None:
+    with pytest.raises(ParseError, match="several releases"):
+        data.world.client(data.world.node())._ask("POST", "/confide/v0/releases", body)
+
+
+def test_answer_for_others_or_for_fewer_than_were_asked_for_is_no_key(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = data.world.client(data.world.node())
+    honest = data.world.broker.releases
+    for change in (lambda found: found[:-1], lambda found: found[::-1], lambda found: [*found[:-1], 1]):
+        monkeypatch.setattr(data.world.broker, "releases", lambda *given, change=change, **more: change(honest(*given, **more)))
+        with pytest.raises(BrokerError):
+            client.releases(data.manifests)
+    monkeypatch.setattr(Answer, "dataset_of", lambda answer, _: answer.dataset())
+    monkeypatch.setattr(data.world.broker, "releases", lambda *given, **more: honest(*given, **more)[::-1])
+    assert [key.secret.reveal() for key in client.releases(data.manifests)] == data.secrets()[::-1], "the check that was taken out"
