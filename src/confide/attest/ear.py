@@ -6,21 +6,24 @@ grant accepts.  Format: ``docs/formats/ear.md``.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwcrypto.jwk import JWK
-from jwcrypto.jws import JWS
 
 from confide import __version__
 from confide.attest.ar4si import CLAIMS, status_of, vector_of
 from confide.attest.claims import Claims
 from confide.attest.policy import AttestationResult
 from confide.attest.tokens.jwt import Algorithm, TokenBook, UnverifiedJwt, Validity, check_audience, text_claim
-from confide.canonical import Json, canonical
+from confide.canonical import Json, b64url, canonical
 from confide.errors import TokenInvalidError, TokenMisdirectedError, UsageError
 
 PROFILE: Final = "tag:github.com,2024:confidential-containers/Trustee"
@@ -29,6 +32,7 @@ DEVELOPER: Final = "confide"
 SUBMODULE: Final = "cpu0"
 """Trustee's name for the first TEE of a CPU."""
 ALGORITHMS: Final[tuple[Algorithm, ...]] = ("ES256", "ES384")
+_CURVES: Final = {"secp256r1": ("ES256", "P-256", SHA256()), "secp384r1": ("ES384", "P-384", SHA384())}
 LONGEST: Final = timedelta(hours=1)
 """How long a result may be relied on: collateral and revocation move on."""
 _NONCE_CHARACTERS: Final = range(8, 89)
@@ -143,14 +147,17 @@ def write_guest_ear(
 
 
 def _signed(payload: Json, key: ec.EllipticCurvePrivateKey) -> str:
-    algorithm = {"secp256r1": "ES256", "secp384r1": "ES384"}.get(key.curve.name)
-    if algorithm is None:
+    """A JWS in compact form (RFC 7515, section 3.1).  Made from the primitives: a broker signs one for each guest."""
+    if key.curve.name not in _CURVES:
         raise UsageError("tokens are signed with a P-256 or P-384 key", got=key.curve.name)
-    jwk = JWK.from_pyca(key)
-    token = JWS(canonical(payload))
-    token.add_signature(jwk, protected=canonical({"alg": algorithm, "kid": jwk.thumbprint(), "typ": "JWT"}).decode())
-    text: str = token.serialize(compact=True)
-    return text
+    algorithm, curve, digest = _CURVES[key.curve.name]
+    point = key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)[1:]
+    size = len(point) // 2
+    named = canonical({"crv": curve, "kty": "EC", "x": b64url(point[:size]), "y": b64url(point[size:])})
+    header = {"alg": algorithm, "kid": b64url(hashlib.sha256(named).digest()), "typ": "JWT"}  # kid: RFC 7638, section 3
+    signed = f"{b64url(canonical(header))}.{b64url(canonical(payload))}"
+    parts = decode_dss_signature(key.sign(signed.encode("ascii"), ec.ECDSA(digest)))
+    return f"{signed}.{b64url(b''.join(part.to_bytes(size) for part in parts))}"  # RFC 7518, section 3.4
 
 
 def _payload(appraisal: Json, confirmation: Json, request: EarRequest, now: datetime) -> Json:

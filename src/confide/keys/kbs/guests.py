@@ -10,13 +10,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from jwcrypto.jwk import JWK
 
 from confide.attest.ear import EarReader, EarRequest, write_guest_ear
 from confide.attest.policy import Policy
-from confide.canonical import Json
+from confide.canonical import Json, canonical, parse_object
 from confide.errors import ConfideError, EvidenceInvalidError, Fact, ParseError, PolicyError, ResourceDeniedError, ResourceMissingError
 from confide.keys.audit import new_event
 from confide.keys.kbs.messages import AttestRequest, AuthRequest, GuestTee
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 NONCE_TTL: Final = timedelta(seconds=60)
 SESSION_TTL: Final = timedelta(minutes=15)
 _MAX_REASONS: Final = 300
+_KNOWN_POLICIES: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +227,7 @@ class Guests:
         if found is None:
             raise PolicyError("there is no policy of this name", policy=name)
         values = {one.name: one.values for one in self._store.find(ReferenceValue, owner)}
-        return Policy.from_json(resolved(found.policy, values))
+        return _read_policy(canonical(resolved(found.policy, values)))
 
     def _check_sample(self) -> None:
         policies = self._store.find(ResourcePolicy, "all")
@@ -234,6 +236,12 @@ class Guests:
 
     def _audited(self, action: str, owners: list[str], facts: dict[str, Fact]) -> AbstractContextManager[None]:
         return refusals_audited(self._store, self._clock, action, owners, facts)
+
+
+@lru_cache(_KNOWN_POLICIES)
+def _read_policy(text: bytes) -> Policy:
+    """The policy in these words, which are read anew from the store each time: other words are another policy."""
+    return Policy.from_json(parse_object(text))
 
 
 def audience_of(store: Store) -> str:
