@@ -69,8 +69,9 @@ lint: setup ## ruff, mypy strict, import contracts, documentation
 docs-check: setup ## README blocks against the real program
 	$(BIN)/python scripts/check_readme.py
 
-bench: setup ## the spine's figures, side by side, into docs/benchmarks.md
+bench: setup ## the figures of docs/benchmarks.md, side by side
 	$(BIN)/python -m benchmarks spine --write
+	$(BIN)/python -m benchmarks broker --write
 
 lock: ## write requirements.lock anew from pyproject.toml
 	scripts/lock.sh

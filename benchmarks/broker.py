@@ -111,7 +111,7 @@ def _of_place(broker: _Broker, clients: list[Connection], where: str, scale: Sca
     plan = [("tls", SIMPLE, several)] if first else []
     plan += [(kind, policy, n) for kind in ("cycle",) for policy in (SIMPLE, APPROVED) for n in scale.clients]
     plan += [("guest", SIMPLE, n) for n in scale.clients]
-    plan += [("release", SIMPLE, n) for n in scale.clients]
+    plan += [(kind, SIMPLE, n) for kind in ("release", "releases") for n in scale.clients]
     plan += [("release", APPROVED, several)]
     rows = []
     for kind, policy, n in plan:

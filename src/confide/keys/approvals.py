@@ -1,7 +1,8 @@
 """Approvals: a key may ask that M of N people approve each of its grants.  Records and counting; pure.
 
 An approver signs, with the credential that the key's rule names, the digest of exactly one grant (or of one new rule) at one broker.  Votes
-are counted anew at each decision, signatures included: neither who can write the database nor a mistake in the broker's commands makes one.
+are counted anew at each decision, signatures included, unless every record is the very same: neither who can write the database nor a
+mistake in the broker's commands makes one.
 """
 
 from __future__ import annotations

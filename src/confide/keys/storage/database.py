@@ -35,7 +35,8 @@ BUSY_S: Final = 10.0
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _LOCK: Final = "SELECT pg_advisory_xact_lock(1129270854)"
 """PostgreSQL's advisory lock of whoever writes the store of a database, or makes its tables.  The number means nothing."""
-_PRAGMAS: Final = ("journal_mode = WAL", "synchronous = FULL", "trusted_schema = OFF", "secure_delete = ON")
+_PRAGMAS: Final = ("journal_mode = WAL", "synchronous = FULL", "trusted_schema = OFF", "secure_delete = ON", "wal_autocheckpoint = 4000")
+"""The last one: whoever commits the step that fills the log moves its pages, and all who wait with it wait for that.  Rarely is better."""
 
 Values = Mapping[str, Any]
 Row = tuple[Any, ...]
