@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -19,9 +20,10 @@ from confide.attest.insecure.documents import Machine
 from confide.attest.roots import TrustRoots
 from confide.attest.verify import Verifier
 from confide.canonical import Json
-from confide.errors import ConfideError
+from confide.crypto.sign import SigningKey
+from confide.errors import ConfideError, ManifestError
 from confide.ids import NodeId, Role, Tee
-from confide.keys import standing
+from confide.keys import manifest_claims, standing
 from confide.keys.client import NodeBrokerClient, OwnerClient, ReleasedKey
 
 Ask = Callable[[NodeBrokerClient, Json], list[ReleasedKey]]
@@ -174,3 +176,37 @@ def test_a_rating_is_looked_up_anew_only_because_the_collateral_is_compared(busy
     assert busy.client.release(busy.manifest)
     busy.lower_the_rating()
     assert busy.client.release(busy.manifest)
+
+
+def forged(genuine: Json) -> Json:
+    """The manifest with other words under the same signature."""
+    payload = base64.b64decode(genuine["payload"]).replace(b'"files":[]', b'"files":[1]')
+    return {**genuine, "payload": base64.b64encode(payload).decode()}
+
+
+@pytest.mark.parametrize("ask", ASKS)
+def test_changed_manifest_is_refused_although_the_genuine_one_is_known(busy: Busy, ask: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    foreign = manifest(busy.minted, SigningKey.generate())
+    relabelled = {**foreign, "signatures": [{**foreign["signatures"][0], "keyid": busy.manifest["signatures"][0]["keyid"]}]}
+    for shown in (forged(busy.manifest), foreign, relabelled, {**busy.manifest, "more": 1}, {**busy.manifest, "signatures": []}):
+        with pytest.raises(ManifestError):
+            ASKS[ask](busy.client, shown)
+    # The defence taken out: one name for all envelopes.
+    monkeypatch.setattr(manifest_claims, "_digest", lambda _: b"")
+    for table in ("_verified", "_named"):
+        monkeypatch.setattr(manifest_claims, table, {})
+    assert ASKS[ask](busy.client, busy.manifest)
+    assert ASKS[ask](busy.client, forged(busy.manifest))
+
+
+def test_what_is_known_of_manifests_is_bounded_and_genuine(busy: Busy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest_claims, "_MAX_KNOWN", 2)
+    key = busy.world.credential("airline").key
+    for snapshot in range(1, 6):
+        busy.client.release(manifest(busy.minted, key, snapshot=snapshot))
+        assert len(manifest_claims._verified) <= 2
+        assert {digest for digest, _ in manifest_claims._verified} == set(manifest_claims._named)
+    before = dict(manifest_claims._verified)
+    with pytest.raises(ManifestError):
+        busy.client.release(forged(busy.manifest))
+    assert manifest_claims._verified == before

@@ -56,10 +56,34 @@ def test_what_is_remembered_is_bounded_and_only_what_is_genuine(installation, ma
         verifier.verify(make_evidence(Tee.SGX), now)
         assert 0 < len(verifier._intel._vouched) <= 2
         assert 0 < len(verifier._intel._standings) <= 2
+        assert 0 < len(verifier._intel._genuine) <= 2
     foreign = Verifier(TrustRoots(), installation.collateral_source())
     with pytest.raises(EvidenceInvalidError):
         foreign.verify(make_evidence(Tee.SGX), now)
     assert foreign._intel._vouched == {}
+    assert foreign._intel._genuine == {}
+
+
+def test_the_same_quote_again_is_held_against_time_and_collateral_and_its_signature_counts_for_it_alone(installation, now) -> None:
+    """What a broker does at each release of a session."""
+    good = installation.collateral(Tee.TDX)
+    sets = [good]
+    verifier = Verifier(TrustRoots(simulated=installation.root_der), SimpleNamespace(get=lambda *_: sets[-1]))
+    quote = InsecureAttester(installation, Tee.TDX, "5a" * 48).quote(ReportData(bytes(64)))
+    first = verifier.verify(quote, now)
+    assert verifier.verify(quote, now).claims is first.claims
+    for days in (31, 4000):
+        with pytest.raises((CollateralError, EvidenceInvalidError), match=r"stale|valid"):
+            verifier.verify(quote, now + timedelta(days=days))
+    sets.append(dataclasses.replace(good, tcb_info=good.tcb_info.replace("OutOfDate", "UpToDate")))
+    with pytest.raises(CollateralError, match="signature"):
+        verifier.verify(quote, now)
+    sets.pop()
+    assert verifier.verify(quote, now).claims.to_json() == first.claims.to_json()
+    at = quote.quote.index(bytes(64))
+    other = dataclasses.replace(quote, quote=quote.quote[:at] + b"\1" + quote.quote[at + 1 :])
+    with pytest.raises(EvidenceInvalidError):
+        verifier.verify(other, now)
 
 
 def test_what_was_remembered_does_not_outlive_its_time(installation, now) -> None:
