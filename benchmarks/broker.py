@@ -267,11 +267,11 @@ def _note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def markdown(rows: list[Row], about: dict[str, str], repeat: int) -> str:
+def markdown(rows: list[Row], about: dict[str, str], _repeat: int) -> str:
     """The table as docs/benchmarks.md has it."""
     names = ("what", "where", "clients", "per second", "p50", "p99", "p99 / p50", "broker's CPU each", "per second of its CPU", "")
     head = (f"| {' | '.join(names)} |", "| --- | --- |" + " ---: |" * 7 + " --- |")
     lines = [f"| {' | '.join(row.cells())} |" for row in rows]
     facts = [f"* {name}: {value}" for name, value in about.items() if name != "java"]
-    seconds = f"{Scale().seconds * repeat / 3:g} seconds a row of clients"
+    seconds = f"about {median(row.wall for row in rows if row.clients and row.wall):.1f} seconds a row of clients"
     return "\n".join([*head, *lines, "", *facts, f"* date: {datetime.now(UTC):%Y-%m-%d}; {seconds}"])

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_quick_run_measures_every_kind_on_both_databases() -> None:
     done = subprocess.run([sys.executable, "-m", "benchmarks", "broker", "--quick"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
