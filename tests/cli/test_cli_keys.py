@@ -11,14 +11,18 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from confide.cli import key_versions
 from confide.cli.broker import spawn
 from confide.cli.owners import BrokerAddress, client_of
 from confide.config import Settings
+from confide.ids import KeyRef
+from confide.keys.key_client import KeyClient, RewrapProgress
 
 DIGEST = "ab" * 48
 
@@ -98,6 +102,41 @@ def test_rewrap_says_what_is_done_and_that_there_is_nothing_left(confide: Any, o
     assert f"5 datasets are under {key}@2" in confide("keys", "rewrap", key).out
     assert confide("keys", "rewrap", key, "--json").json == {"key": key, "version": 2, "done": 0}
     assert [v["datasets"] for v in confide("keys", "versions", key, "--json").json["versions"]] == [0, 5]
+
+
+def test_rewrap_that_is_interrupted_goes_on_and_says_how_far_it_is(confide: Any, owner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of one dataset each; Ctrl-C after the second."""
+    key, own = f"{owner}/k", Settings.load()
+    confide("keys", "create", key)
+    with client_of(own, owner) as client:
+        for _ in range(3):
+            client.mint_dataset("k")
+    confide("keys", "rotate", key)
+    seen: list[RewrapProgress] = []
+
+    def interrupted(self: KeyClient, name: str) -> Iterator[RewrapProgress]:
+        answer = self._call("POST", "keys/rewrap", {"key": self._id(name)})
+        seen.append(RewrapProgress(answer.key_ref(), answer.field("done", int), answer.field("left", int)))
+        yield seen[-1]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(KeyClient, "rewrap", interrupted)
+        said = confide("keys", "rewrap", key)
+    assert (said.status, "interrupted" in said.err) == (130, True)
+    assert seen[0].done == 3
+    assert confide("keys", "rewrap", key, "--json").json["version"] == 2
+    assert [v["datasets"] for v in confide("keys", "versions", key, "--json").json["versions"]] == [0, 3]
+
+
+def test_lines_of_progress_say_rate_and_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    times = iter(range(0, 1000, 10))
+    monkeypatch.setattr(key_versions.time, "monotonic", lambda: float(next(times)))
+    ref = KeyRef("airline", "flights", 2)
+    steps = [RewrapProgress(ref, done, 40_000 - done) for done in (10_000, 20_000, 40_000)]
+    assert list(key_versions._said(steps)) == steps
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(r"40,000 of 40,000 datasets [\d,]+/s, about 0:00:00 left", last)
 
 
 def test_key_goes_to_another_broker_and_back_out_of_a_file(confide: Any, owner: str, address: BrokerAddress, tmp_path: Path) -> None:

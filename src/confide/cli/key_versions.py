@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import click
@@ -163,7 +164,7 @@ def _shown(steps: Iterable[RewrapProgress]) -> Iterator[RewrapProgress]:
 def _said(steps: Iterable[RewrapProgress]) -> Iterator[RewrapProgress]:
     said, rate = time.monotonic(), _Rate()
     for step in steps:
-        text = rate.text(step)
+        text = rate.text(step, left=True)
         if time.monotonic() - said >= _SAY_EVERY_S:
             said = time.monotonic()
             say(f"{step.done:,} of {step.done + step.left:,} datasets {text}".rstrip(), err=True)
@@ -177,10 +178,13 @@ class _Rate:
         self._began = time.monotonic()
         self._first: int | None = None
 
-    def text(self, step: RewrapProgress) -> str:
-        """The rate so far; nothing before there is one."""
+    def text(self, step: RewrapProgress, *, left: bool = False) -> str:
+        """The rate so far, and if wanted about how long it takes yet; nothing before there is one."""
         if self._first is None:
             self._began, self._first = time.monotonic(), step.done
             return ""
         took = time.monotonic() - self._began
-        return f"{(step.done - self._first) / took:,.0f}/s" if took > 0 else ""
+        rate = (step.done - self._first) / took if took > 0 else 0.0
+        if rate <= 0:
+            return ""
+        return f"{rate:,.0f}/s" + (f", about {timedelta(seconds=round(step.left / rate))} left" if left else "")

@@ -15,14 +15,15 @@ from confide.keys.callers import Callers
 from confide.keys.key_records import Key, KeyState
 from confide.keys.records import Dataset, version_ref
 from confide.keys.sessions import Peer
+from confide.keys.storage.contents import BUCKETS
 from confide.keys.withdrawals import withdrawn
 
 PART: Final = 200
 """Datasets whose keys one step of a re-wrap puts under the newest version, about: everybody else waits while it is under way."""
 _MOST_READ: Final = 3000
 """Datasets that one step looks at: those of a key lie among everybody's."""
-_FEW: Final = 3000
-"""So many datasets under a version are asked for by name; more are found by walking through the store."""
+_FEW: Final = BUCKETS // 2
+"""So many datasets under a version are asked for by name, for each of which a bucket is read; for more, each bucket is read once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +139,7 @@ class KeyCommands(Callers):
             progress = self._store.get(Rewrap, key.id) or Rewrap(key.id)
             older = {version: count for version in self._openable(key) if (count := self._under(key, version))}
             found, place = self._some(key, older, progress.place) if older else ([], 0)
-            for dataset in self._keys.rewrap(key, found):
-                self._store.put(dataset)
+            self._store.put_all(self._keys.rewrap(key, found))
             progress = replace(progress, place=place, done=progress.done + len(found))
             left = sum(older.values()) - len(found)
             if left:
@@ -158,7 +158,7 @@ class KeyCommands(Callers):
         """Some datasets under older versions, and where to look for more."""
         version, count = min(older.items(), key=lambda item: item[1])
         if count <= _FEW:
-            return self._store.find(Dataset, version_ref(KeyRef(key.owner, key.name, version)))[:PART], place
+            return self._store.some_under(Dataset, version_ref(KeyRef(key.owner, key.name, version)), PART), place
         refs = {version_ref(KeyRef(key.owner, key.name, version)) for version in older}
         found: list[Dataset] = []
         read = 0

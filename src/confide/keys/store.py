@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -192,6 +192,11 @@ class Store:
         with self._steps.reading():
             return self._rows.find(kind, ref)
 
+    def some_under(self, kind: type[R], ref: str, limit: int) -> list[R]:
+        """At most ``limit`` of the records of that kind and ref, and at least one if there is any.  Raises as :meth:`get`."""
+        with self._steps.reading():
+            return self._rows.some_under(kind, ref, limit)
+
     def count(self, kind: type[R], ref: str) -> int:
         """How many records of that kind and ref there are.  Raises as :meth:`get`."""
         with self._steps.reading():
@@ -210,8 +215,12 @@ class Store:
 
     def put(self, record: Record, *, expires: datetime | None = None) -> None:
         """Keep ``record``, in place of the one with the same kind and id.  After ``expires``, :meth:`sweep` removes it."""
+        self.put_all((record,), expires=expires)
+
+    def put_all(self, records: Iterable[Record], *, expires: datetime | None = None) -> None:
+        """As :meth:`put`, for many: what they have in common is written once."""
         with self.transaction():
-            self._rows.put(record, None if expires is None else int(expires.timestamp()))
+            self._rows.put(records, None if expires is None else int(expires.timestamp()))
 
     def delete(self, kind: type[Record], name: str) -> bool:
         """Remove a record; whether there was one."""

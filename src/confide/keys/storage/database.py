@@ -314,8 +314,12 @@ class Database:
     def run(self, statement: Statement, *sets: Values) -> None:
         """Carry out a statement for each set of values."""
         text, names = statement.text(self._engine.dialect)
-        for values in sets:
-            self._driver(text, [values[name] for name in names])
+        rows = [tuple(values[name] for name in names) for values in sets]
+        if len(rows) == 1:
+            self._driver(text, rows[0])
+        elif rows:
+            with _as_store_error():
+                self._live.exec_driver_sql(text, rows)
 
     # --- tables ------------------------------------------------------------------------------------------------------
 

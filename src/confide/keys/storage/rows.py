@@ -11,8 +11,9 @@ import hmac
 import json
 import secrets
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import bindparam, delete, select
@@ -29,6 +30,8 @@ from confide.keys.storage.schema import BUCKETS, RECORDS
 REF_KIND: Final = "#ref"
 _CACHED_BUCKETS: Final = 4096
 _CACHED_REFS: Final = 1024
+_WRITTEN_AT_ONCE: Final = 500
+"""Rows that are known in memory before they are written; far fewer than buckets are kept there, or one would be read as it was before."""
 _PART: Final = 100
 """Records that a walk takes at a time, at least."""
 _MODULUS: Final = 1 << 256
@@ -95,6 +98,18 @@ class Rows:
             _keep(self._refs, (kind.kind, ref), cached, _CACHED_REFS)
         return list(cached[1])
 
+    def some_under(self, kind: type[R], ref: str, limit: int) -> list[R]:
+        """At most ``limit`` of the records of that kind and ref, and at least one if there is any.  Raises as :meth:`get`.
+
+        Each is read with its bucket: the work is in proportion to ``limit``, however many there are.
+        """
+        query = select(RECORDS.c.id).where((RECORDS.c.kind == kind.kind) & (RECORDS.c.ref == ref)).limit(limit)
+        names = [str(name) for (name,) in self._database.rows(query)]
+        found = [record for record in (self.get(kind, name) for name in names) if record is not None and record.ref == ref]
+        if len(found) != len(names) or bool(found) != bool(self.count(kind, ref)):
+            raise not_latest()
+        return found
+
     def count(self, kind: type[R], ref: str) -> int:
         """How many records of that kind and ref there are.  Raises as :meth:`get`."""
         index = self._row(_index_place(kind.kind, ref))
@@ -128,10 +143,25 @@ class Rows:
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
-    def put(self, record: Record, expires: int | None) -> None:
-        """Keep ``record``, in place of the one with the same kind and id."""
-        text = _ENCODER.encode(record.to_json())
-        self._change((record.kind, record.id), record.ref, text, expires)
+    def put(self, records: Iterable[Record], expires: int | None) -> None:
+        """Keep ``records``, each in place of the one with the same kind and id.
+
+        What is under a ref is written once for all of them that come to it or leave it.
+        """
+        moves: _Moves = {}
+        for some in _parts(records):
+            changed = []
+            for record in some:
+                place, ref = (record.kind, record.id), record.ref
+                row = self._row_to_write(place, ref, _ENCODER.encode(record.to_json()), expires)
+                before = self._row(place)
+                if before is None or before.mac != row.mac:
+                    changed.append((place, row))
+                    self._set(place, row)
+                    _move(moves, place[0], before, row)
+            self._write(changed)
+        for (kind, ref), tags in moves.items():
+            self._shift(kind, ref, tags)
 
     def delete(self, place: Place) -> bool:
         """Remove a record; whether there was one."""
@@ -141,7 +171,7 @@ class Rows:
         self._database.run(_REMOVE, {"kind": place[0], "id": place[1]})
         self._set(place, None)
         if place[0] != REF_KIND:
-            self._shift(place[0], before.ref, before.mac, None)
+            self._shift(place[0], before.ref, [(before.mac, None)])
         return True
 
     def due(self, now: int, limit: int) -> list[Place]:
@@ -199,20 +229,25 @@ class Rows:
             raise not_latest()
         return [_record(kind, place, row) for place, row in sorted(rows.items())]
 
-    def _change(self, place: Place, ref: str, text: str, expires: int | None) -> None:
-        before = self._row(place)
-        row = Row(ref, text, self._mac(place, ref, text, expires), expires)
-        if before is not None and before.mac == row.mac:
-            return
-        values = {"kind": place[0], "id": place[1], "ref": ref, "body": text, "mac": row.mac, "expires": expires}
-        self._database.run(_KEEP, {**values, "bucket": self.contents.bucket(place)})
-        self._set(place, row)
-        if place[0] == REF_KIND:
-            return
-        if before is not None and before.ref != ref:
-            self._shift(place[0], before.ref, before.mac, None)
-            before = None
-        self._shift(place[0], ref, before.mac if before else None, row.mac)
+    def _row_to_write(self, place: Place, ref: str, text: str, expires: int | None) -> Row:
+        return Row(ref, text, self._mac(place, ref, text, expires), expires)
+
+    def _write(self, rows: Iterable[tuple[Place, Row]]) -> None:
+        """Write rows that are known in memory already."""
+        values = [
+            {
+                "kind": place[0],
+                "id": place[1],
+                "ref": row.ref,
+                "body": row.text,
+                "mac": row.mac,
+                "expires": row.expires,
+                "bucket": self.contents.bucket(place),
+            }
+            for place, row in rows
+        ]
+        if values:
+            self._database.run(_KEEP, *values)
 
     def _set(self, place: Place, row: Row | None) -> None:
         bucket = self.contents.bucket(place)
@@ -224,20 +259,23 @@ class Rows:
         self._dirty.add(bucket)
         _keep(self._buckets, bucket, (tag, rows), _CACHED_BUCKETS)
 
-    def _shift(self, kind: str, ref: str, gone: bytes | None, come: bytes | None) -> None:
-        """Take note that a row under ``ref`` has another tag, has come or has gone."""
+    def _shift(self, kind: str, ref: str, tags: Iterable[tuple[bytes | None, bytes | None]]) -> None:
+        """Take note of the tags of rows under ``ref`` that have gone, and of those that have come."""
         place = _index_place(kind, ref)
         index = self._row(place)
         count, total = self._counted(index) if index else (0, 0)
-        for mac, sign in ((gone, -1), (come, 1)):
-            if mac is not None:
-                count, total = count + sign, total + sign * self._number("row:" + mac.hex())
+        for gone, come in tags:
+            for mac, sign in ((gone, -1), (come, 1)):
+                if mac is not None:
+                    count, total = count + sign, total + sign * self._number("row:" + mac.hex())
         if count == 0:
             self.delete(place)
             return
         nonce = secrets.token_hex(_NONCE_BYTES)
         body = {"count": count, "total": f"{(total + self._number('mask:' + nonce)) % _MODULUS:064x}", "nonce": nonce}
-        self._change(place, "", json.dumps(body), None)
+        row = self._row_to_write(place, "", json.dumps(body), None)
+        self._set(place, row)
+        self._write([(place, row)])
 
     def _counted(self, index: Row) -> tuple[int, int]:
         body = index.body()
@@ -269,6 +307,24 @@ def not_latest() -> StoreError:
 
 def _index_place(kind: str, ref: str) -> Place:
     return REF_KIND, f"{kind} {ref}"
+
+
+_Moves = dict[tuple[str, str], list[tuple[bytes | None, bytes | None]]]
+"""By kind and ref: the tags of rows that have gone from there, and of those that have come."""
+
+
+def _move(moves: _Moves, kind: str, before: Row | None, row: Row) -> None:
+    if before is not None and before.ref != row.ref:
+        moves.setdefault((kind, before.ref), []).append((before.mac, None))
+        before = None
+    moves.setdefault((kind, row.ref), []).append((before.mac if before else None, row.mac))
+
+
+def _parts(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """A few at a time: their buckets are all in memory until they are written."""
+    rest = iter(records)
+    while part := list(islice(rest, _WRITTEN_AT_ONCE)):
+        yield part
 
 
 def _record(kind: type[R], place: Place, row: Row) -> R:
