@@ -1,9 +1,12 @@
-"""A whole run in which a worker loses its good standing: it goes on without it, and its receipt says so."""
+"""Whole runs that take long: one in which a worker loses its good standing and that goes on without it, and one of many leases."""
 
 from __future__ import annotations
 
 import dataclasses
 import secrets
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 from support.stage import Stage, outputs_of
@@ -54,3 +57,31 @@ def test_a_worker_that_falls_behind_is_cut_off_and_the_run_goes_on_without_it(st
     # And the broker was told: it gives that node no key any more.
     (told,) = [e.event for e in stage.broker.store.audit() if e.event is not None and e.event["action"] == "cut-off"]
     assert (told["run"], told["node"], told["cut_off"]) == (result.run, "driver", "worker-1")
+
+
+# Reads one table again and again, for several leases, and writes at the end.
+MANY_LEASES = b"""
+import confide, time
+ctx = confide.session()
+people, until = ctx.read("people"), time.monotonic() + 12
+while time.monotonic() < until:
+    people.count()
+ctx.write(people.groupBy("city").count(), "summary")
+"""
+
+
+def test_keys_are_renewed_throughout_a_run_of_many_leases(stage: Stage, record_property: Callable[[str, object], None]) -> None:
+    """Each node asks again for what it reads before its lease ends, with its evidence; nothing of that stops the run."""
+    job = stage.job(MANY_LEASES, outputs=("summary",))
+    stage.grant(job)
+    before, stage.broker._lease = stage.broker._lease, timedelta(seconds=3)
+    try:
+        stage.run(job)
+    finally:
+        stage.broker._lease = before
+    assert outputs_of(job) == ["summary"]
+    events = [entry.event for entry in stage.broker.store.audit() if entry.event is not None]
+    asked = Counter(e["node"] for e in events if e["action"] == "release" and e["job"] == job.digest and e["key"] == "airline/people")
+    record_property("asked", dict(asked))
+    assert max(asked.values()) > 1
+    assert not [e for e in events if e["action"] == "refuse" and e.get("job") == job.digest]

@@ -80,13 +80,13 @@ def test_wrong_share_is_found_and_its_trustee_named_and_the_others_still_count(t
         lie(trust, "bob", lines, asked, others.value, index=others.index),
         lie(trust, "bob", lines, asked, others.value, set_id=b"\0" * 8),
     ]
-    right = trust.contribution("ada", lines, asked)
-    for one in false:
+    right, cyds = (trust.contribution(name, lines, asked) for name in ("ada", "cyd"))
+    for one, beside in ((false[0], right), (false[1], cyds), (false[2], right)):
         with pytest.raises(EscrowError, match="contribution of bob is refused") as caught:
-            trust.here.recover(lines, [right, one])
+            trust.here.recover(lines, [beside, one])
         assert caught.value.facts["trustee"] == "bob"
     assert trust.here.keys() == ()
-    trust.here.recover(lines, [right, trust.contribution("cyd", lines, asked)])
+    trust.here.recover(lines, [right, cyds])
 
 
 def test_trustees_share_is_not_contributed_by_somebody_else(trust: Trust) -> None:

@@ -99,6 +99,24 @@ def test_two_outputs_of_a_run_have_keys_and_inputs_of_their_own(world: World) ->
     assert a.key != b.key
 
 
+def test_each_run_of_a_job_has_data_keys_of_its_own(world: World) -> None:
+    """And neither run gets, registers or reads back by that name what the other one made."""
+    two = TwoInputs(world)
+    two.airline.grant("flights", job=JOB, policy=policy())
+    made = []
+    for run in ("first-0123456789ab", "second-0123456789ab"):
+        driver, worker = (world.node(role, run=RunId(run)) for role in (Role.DRIVER, Role.WORKER))
+        mine = world.client(driver).output("result", inputs=[two.flights.dataset], recipients=[])
+        theirs = world.client(worker).output("result", inputs=[two.flights.dataset], recipients=[])
+        assert (mine.dataset, mine.secret.reveal()) == (theirs.dataset, theirs.secret.reveal())
+        made.append((driver, mine))
+    (first, a), (second, b) = made
+    assert a.dataset != b.dataset
+    assert a.secret.reveal() != b.secret.reveal()
+    with pytest.raises(ConfideError), world.client(second) as client:
+        client.register_manifest(manifest(a, first.identity.key))
+
+
 def test_outputs_are_as_they_were_after_their_inputs_keys_were_rewrapped(world: World) -> None:
     two = TwoInputs(world)
     two.airline.grant("flights", job=JOB, policy=policy(), recipients=["analyst"])
