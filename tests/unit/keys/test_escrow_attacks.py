@@ -186,6 +186,8 @@ def test_shares_of_two_escrows_do_not_mix(trust: Trust) -> None:
     moved = [resigned(trust, name, one, escrow=trust.escrow(old).digest) for name, one in zip(("ada", "bob"), given, strict=True)]
     with pytest.raises(EscrowError, match="another escrow"):
         trust.here.recover(old, moved)
+    with pytest.raises(EscrowError, match="to another escrow"):
+        Contribution.verify(moved[0], escrow)
     assert trust.here.keys() == ()
 
 
