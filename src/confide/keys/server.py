@@ -239,7 +239,8 @@ class BrokerServer:
         peer: Peer | None = None
         try:
             channel.handshake()
-            peer = Peer(channel.exporter(), channel.peer_spki, channel.peer_address, channel.peer_certificate)
+            address = channel.peer_address.rpartition(":")[0]
+            peer = Peer(channel.exporter(), channel.peer_spki, address, channel.peer_certificate)
             routes = Routes(self._broker, peer, self._kbs, going=lambda: not self._stopping.is_set())
             serve_connection(channel, routes.handle, idle_timeout=self._idle_timeout, takes_bytes=takes_bytes, last_call=last_call)
         except ConfideError as cause:
@@ -285,9 +286,9 @@ class Routes:
             return response
 
     def _check_rate(self, request: Request) -> None:
-        """A client is known by its key, or, if it shows none, by its address without the port.  Health can always be asked for."""
+        """A client is known by its key, or, if it shows none, by its address.  Health can always be asked for."""
         if request.path not in _ALWAYS:
-            self._broker.limits.client(self._peer.spki or request.channel.peer_address.rpartition(":")[0].encode())
+            self._broker.limits.client(self._peer.spki or self._peer.address.encode())
 
     def _answer(self, request: Request) -> Response:
         told = serve_page(self._broker, request, self._peer) or self._kbs.handle(request, self._peer)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.broker_world import World
+from support.oidc_issuer import Issuer
 
 from confide.attest.insecure import Installation
 
@@ -14,6 +15,13 @@ from confide.attest.insecure import Installation
 @pytest.fixture(scope="module")
 def tee(tmp_path_factory: pytest.TempPathFactory) -> Installation:
     return Installation.create(tmp_path_factory.mktemp("tee") / "simulated")
+
+
+@pytest.fixture(scope="module")
+def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Issuer]:
+    made = Issuer(tmp_path_factory.mktemp("issuer"))
+    yield made
+    made.stop()
 
 
 @pytest.fixture

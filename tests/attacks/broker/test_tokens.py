@@ -7,54 +7,22 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
 from jwcrypto.jwk import JWK
 from support.broker_world import JOB, World, policy
-from support.oidc_issuer import AUDIENCE, Issuer, new_keys, thumbprint
+from support.oidc_issuer import Issuer, new_keys, thumbprint
+from support.token_world import Broker
 
 from confide.attest.insecure import Installation
-from confide.errors import ConfideError, CredentialError, IssuerError
-from confide.keys import token_keys
+from confide.crypto.http import request
+from confide.crypto.tls import PinnedSpki, connect
+from confide.errors import CredentialError
 from confide.keys.client import OwnerClient
 from confide.keys.roles import MAY, Office
-from confide.keys.token_issuers import NEVER, OwnerIssuer
-
-
-@pytest.fixture(scope="module")
-def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Issuer]:
-    made = Issuer(tmp_path_factory.mktemp("issuer"))
-    yield made
-    made.stop()
-
-
-class Broker:
-    """A broker that believes an issuer, and its owner ``clinic`` whose tokens are those of ``clinic-app``."""
-
-    def __init__(self, folder: Path, tee: Installation, issuer: Issuer, *issuers: OwnerIssuer) -> None:
-        self.issuer = issuer
-        self.world = World(folder, tee, issuers=issuers or (issuer.believed(),))
-        self.by_key = self.world.owner("clinic")
-        self.by_key.create_key("records")
-        self.by_key.link_token(issuer.token())
-
-    def by_token(self, token: str | Callable[[], str], who: str = "anybody", certificate: bytes | None = None) -> OwnerClient:
-        source = token if callable(token) else lambda: token
-        made = OwnerClient(
-            self.world.server.url, self.world.server.spki, self.world.credential(who), token=source, certificate=certificate, timeout=20
-        )
-        return self.world._clean.enter_context(made)
-
-    def refused(self, token: str, **options: Any) -> ConfideError:
-        with pytest.raises(ConfideError) as caught:
-            self.by_token(token, **options).keys()
-        assert token not in str(caught.value) + str(self.world.store.audit())
-        return caught.value
+from confide.keys.token_issuers import NEVER
 
 
 @pytest.fixture
@@ -135,6 +103,23 @@ def test_token_never_votes_or_exports_for_the_owner(broker: Broker) -> None:
     with pytest.raises(CredentialError, match="does not verify"):
         broker.by_token(bound, "laptop", own.certificate_pem).vote(grant.id, "approve")
     assert approver.vote(grant.id, "approve").standing.approved == ("bob",)
+
+
+def test_owner_keeps_resources_by_token_under_the_same_rules(broker: Broker) -> None:
+    def ask(token: str, identity: Any, method: str, path: str, body: Any = None) -> int:
+        host, port = broker.world.server.url.removeprefix("https://").split(":")
+        where, said = path if path[0] == "/" else f"/kbs/v0/{path}", {"authorization": f"Bearer {token}"}
+        with connect(host, int(port), identity, trust=PinnedSpki(broker.world.server.spki)) as channel:
+            return request(channel, method, where, body, said).status
+
+    identity = broker.world.credential("laptop").identity()
+    plain, bound = broker.issuer.token(), broker.issuer.forge(cnf={"x5t#S256": thumbprint(identity)})
+    assert ask(plain, identity, "GET", "attestation-policy") == 200
+    assert ask(plain, identity, "POST", "resource/clinic/key/a", b"x") == 401
+    assert ask(bound, identity, "POST", "resource/clinic/key/a", b"x") == 200
+    assert ask(bound, broker.world.credential("thief").identity(), "POST", "resource/clinic/key/a", b"y") == 401
+    assert ask(bound, identity, "POST", "/confide/v0/kbs-token-keys", {"public_key": "A" * 43, "revoked": False}) == 401
+    assert ask(broker.issuer.forge(sub="nobody"), broker.world.credential("clinic").identity(), "GET", "resource-policy") == 401
 
 
 # --- what does not ----------------------------------------------------------------------------------------------------
@@ -274,127 +259,3 @@ def test_address_counts_only_if_the_issuer_verified_it(tmp_path: Path, tee: Inst
             with pytest.raises(CredentialError):
                 clinic.link_token(issuer.forge(**claims))
         clinic.link_token(issuer.forge(email="c@x.example", email_verified=True))
-
-
-# --- issuers that are away, slow, or hostile ------------------------------------------------------------------------------
-
-
-class Hostile:
-    """An https server in an issuer's place that answers what it is told to."""
-
-    def __init__(self, tls: Any) -> None:
-        self.reply: Callable[[BaseHTTPRequestHandler], None] = lambda handler: handler.send_error(500)
-        self.asked = 0
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                outer.asked += 1
-                outer.reply(self)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.socket = tls.for_server().wrap_socket(self.server.socket, server_side=True)
-        self.url = f"https://127.0.0.1:{self.server.server_address[1]}"
-        Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def says(self, body: bytes, *, length: int | None = None, pause: float = 0.0) -> None:
-        def reply(handler: BaseHTTPRequestHandler) -> None:
-            time.sleep(pause)
-            handler.send_response(200)
-            handler.send_header("content-length", str(len(body) if length is None else length))
-            handler.end_headers()
-            try:
-                sent = 0
-                while sent < (len(body) if length is None else length):
-                    sent += handler.wfile.write(body)
-            except OSError:
-                return
-
-        self.reply = reply
-
-
-@pytest.fixture
-def hostile(issuer: Issuer) -> Iterator[Hostile]:
-    made = Hostile(issuer.tls)
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_keys, "_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(token_keys, "_TOTAL_S", 1.0)
-
-
-@pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("how", ["500", "garbage", "another's metadata", "keys over http", "no keys", "1 GB", "slow"])
-def test_issuer_that_misbehaves_costs_its_own_tokens_and_nothing_else(
-    tmp_path: Path, tee: Installation, issuer: Issuer, hostile: Hostile, how: str
-) -> None:
-    metadata = {"issuer": hostile.url, "jwks_uri": f"{hostile.url}/jwks"}
-    {
-        "500": lambda: None,
-        "garbage": lambda: hostile.says(b"<html>"),
-        "another's metadata": lambda: hostile.says(
-            json.dumps({**metadata, "issuer": issuer.url, "jwks_uri": f"{issuer.url}/jwks"}).encode()
-        ),
-        "keys over http": lambda: hostile.says(json.dumps({**metadata, "jwks_uri": "http://127.0.0.1:1/jwks"}).encode()),
-        "no keys": lambda: hostile.says(json.dumps(metadata).encode()),
-        "1 GB": lambda: hostile.says(b"a" * 65536, length=1 << 30),
-        "slow": lambda: hostile.says(b"{}", pause=3.0),
-    }[how]()
-    broker = Broker(tmp_path, tee, issuer, issuer.believed(), issuer.believed(issuer=hostile.url))
-    with closing(broker.world):
-        begun = time.monotonic()
-        error = broker.refused(issuer.forge(iss=hostile.url))
-        assert error.code in {"issuer-unavailable", "credential-refused"}
-        assert (error.code == "issuer-unavailable") == (how != "no keys")
-        assert time.monotonic() - begun < 20
-        asked = hostile.asked
-        for _ in range(5):
-            broker.refused(issuer.forge(iss=hostile.url))
-        assert hostile.asked <= asked + 1, "it is asked again and again"
-        broker.by_token(issuer.token()).keys()
-
-
-def test_issuer_under_another_ca_is_not_asked(tmp_path: Path, tee: Installation, issuer: Issuer) -> None:
-    from support.custody.tls import Tls
-
-    world = World(tmp_path, tee, issuers=(issuer.believed(ca_file=Tls(tmp_path / "other").ca),))
-    with closing(world), pytest.raises(IssuerError):
-        world.owner("clinic").link_token(issuer.token())
-
-
-def test_rotated_key_counts_soon_and_made_up_ids_are_no_flood(tmp_path: Path, tee: Installation) -> None:
-    (tmp_path / "own").mkdir()
-    own = Issuer(tmp_path / "own")
-    broker = Broker(tmp_path, tee, own)
-    try:
-        old = own.token()
-        own.rotate()
-        new = own.token()
-        assert "no key" in broker.refused(new).message  # asked less than 30 seconds ago
-        broker.world.ahead = timedelta(seconds=31)
-        broker.by_token(new).keys()
-        broker.world.ahead = timedelta(minutes=5)
-        assert "no key" in broker.refused(old).message
-        own.stop()
-        broker.by_token(new).keys()  # kept for a while
-    finally:
-        own.stop()
-        broker.world.close()
-
-
-def test_keys_of_a_file_need_no_network(tmp_path: Path, tee: Installation, issuer: Issuer) -> None:
-    file = tmp_path / "keys.json"
-    file.write_text(json.dumps({"keys": [key.export_public(as_dict=True) for key in issuer.keys]}), encoding="utf-8")
-    world = World(tmp_path, tee, issuers=(OwnerIssuer(issuer=issuer.url, audience=AUDIENCE, clients=("clinic-app",), jwks_file=file),))
-    with closing(world):
-        world.owner("clinic").link_token(issuer.token())
-        file.unlink()
-        with pytest.raises(IssuerError):
-            world.owner("bob").link_token(issuer.token("rsa-app"))
