@@ -51,7 +51,7 @@ from confide.keys.manifest_claims import ManifestClaims, unverified_dataset
 from confide.node.record import EvidenceRecord
 from confide.node.session import parse_challenge, parse_evidence, read_verdict
 
-from . import custody_targets, file_targets, grant_targets, kbs_targets, peer_targets
+from . import custody_targets, file_targets, grant_targets, kbs_targets, peer_targets, people_targets
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
 _CONTAINER = json.loads((VECTORS / "container" / "opened-one-byte.json").read_text())
@@ -243,6 +243,7 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
     **kbs_targets.TARGETS,
     **custody_targets.TARGETS,
     **grant_targets.TARGETS,
+    **people_targets.TARGETS,
 }
 
 
