@@ -13,7 +13,7 @@ from typing import Final
 
 from confide.canonical import Json, canonical
 from confide.errors import CredentialError, ParseError, UsageError
-from confide.keys.approvals import ApprovalRule, Approvership, Vote
+from confide.keys.approvals import ApprovalRule, Approvership, RuleChange, Vote
 from confide.keys.audit import new_event
 from confide.keys.callers import Callers
 from confide.keys.grants import Grant
@@ -123,8 +123,8 @@ class Operation:
         """Take back the votes of somebody who is an approver of that key: what rests on them waits again."""
         rule = self._store.get(ApprovalRule, key)
         if rule is not None and name in rule.names:
-            for grant in self._store.find(Grant, key):
-                self._store.delete(Vote, f"{grant.id}/{name}")
+            for subject in (*self._store.find(Grant, key), *self._store.find(RuleChange, key)):
+                self._store.delete(Vote, f"{subject.id}/{name}")
 
 
 class OperatorCommands(Callers):

@@ -188,6 +188,18 @@ def test_approval_of_somebody_who_was_withdrawn_counts_no_more(world: World) -> 
         node.release(envelope)
 
 
+def test_vote_on_a_new_rule_of_somebody_who_was_withdrawn_counts_no_more(world: World) -> None:
+    airline, bob, eve = (world.owner(name) for name in ("airline", "bob", "eve"))
+    airline.create_key("flights")
+    airline.set_approvers("flights", 2, ["bob", "eve"])
+    change = airline.set_approvers("flights", 1, ["eve"])
+    assert change is not None
+    bob.vote(change.change.id, "approve")
+    world.operator().operate("withdraw", owner="bob")
+    assert eve.vote(change.change.id, "approve").standing.approved == ("eve",)
+    assert airline.grant_list().rule("airline/flights").threshold == 2
+
+
 def test_resources_of_a_withdrawn_owner_go_to_nobody(world: World) -> None:
     kbs = Kbs(world)
     guest = kbs.guest().ready()

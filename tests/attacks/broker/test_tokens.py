@@ -126,7 +126,7 @@ def test_owner_keeps_resources_by_token_under_the_same_rules(broker: Broker) -> 
 
 
 def _unsigned(issuer: Issuer) -> str:
-    return _with_header(issuer, {"alg": "none", "typ": "at+jwt"}).rpartition(".")[0] + ".AA"
+    return _with_header(issuer, {"alg": "none", "kid": "first-ec", "typ": "at+jwt"}).rpartition(".")[0] + ".AA"
 
 
 def _with_header(issuer: Issuer, header: dict[str, Any]) -> str:
