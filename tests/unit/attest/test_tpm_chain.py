@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from confide.attest import tpm_format
 from confide.attest.event_log import EV_NO_ACTION, OF_TPM, Event, EventLog
-from confide.attest.tpm import AK_CERTIFICATE, TpmCollateral, _check_log, _enrolled, check_attestation_key, check_chain
+from confide.attest.tpm import AK_CERTIFICATE, TpmCollateral, _check_log, _check_signature, _enrolled, check_attestation_key, check_chain
 from confide.attest.tpm_enrol import EK_CERTIFICATE, MAX_VALIDITY, Challenge, challenge
-from confide.attest.tpm_format import Public
+from confide.attest.tpm_format import Public, Signature
 from confide.attest.tpm_trust import EnrolledKey
 from confide.errors import EvidenceInvalidError
 
@@ -43,7 +44,7 @@ def chain(
     *extensions: list[x509.ExtensionType],
     begins: datetime = NOW - DAY,
     ends: datetime = NOW + DAY,
-    leaf: ec.EllipticCurvePublicKey | rsa.RSAPublicKey | None = None,
+    leaf: ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey | None = None,
 ) -> list[x509.Certificate]:
     """Leaf first; the last is its own issuer.  The leaf's time is as given, that of the others a year longer."""
     made = []
@@ -146,6 +147,41 @@ def test_key_that_lacks_an_attribute_or_decrypts_is_refused(bit: int) -> None:
             check_attestation_key(replace(key, attributes=attributes))
 
 
+RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+SHA256, SHA384 = hashes.SHA256(), hashes.SHA384()
+Scheme = Literal["rsassa", "rsapss", "ecdsa"]
+
+
+def signed(scheme: Scheme, data: bytes) -> Signature:
+    if scheme == "ecdsa":
+        return Signature(scheme, SHA256, decode_dss_signature(KEYS[0].sign(data, ec.ECDSA(SHA256))))
+    form = padding.PSS(padding.MGF1(SHA256), padding.PSS.MAX_LENGTH) if scheme == "rsapss" else padding.PKCS1v15()
+    return Signature(scheme, SHA256, RSA.sign(data, form, SHA256))
+
+
+def key_of(scheme: Scheme) -> Public:
+    return Public(NEEDED, scheme, SHA256, KEYS[0].public_key() if scheme == "ecdsa" else RSA.public_key(), b"name")
+
+
+@pytest.mark.parametrize("scheme", ["rsassa", "rsapss", "ecdsa"])
+def test_quote_is_signed_by_the_key_and_by_its_own_scheme(scheme: Scheme) -> None:
+    good = signed(scheme, b"quote")
+    _check_signature(key_of(scheme), good, b"quote")
+    wrong: Any = (1, 2) if isinstance(good.value, tuple) else bytes(256)
+    other: Any = b"x" * 256 if isinstance(good.value, tuple) else (1, 2)
+    for signature, data, says in (
+        (good, b"other", "does not verify"), (replace(good, value=wrong), b"quote", "does not verify"),
+        (replace(good, value=other), b"quote", "another kind of key"), (replace(good, hash=SHA384), b"quote", "another scheme"),
+    ):  # fmt: skip
+        with pytest.raises(EvidenceInvalidError, match=says):
+            _check_signature(key_of(scheme), signature, data)
+    for foreign in {"rsassa", "rsapss", "ecdsa"} - {scheme}:
+        with pytest.raises(EvidenceInvalidError, match="another scheme"):
+            _check_signature(replace(key_of(scheme), scheme=foreign), good, b"quote")  # type: ignore[arg-type]
+    with pytest.raises(EvidenceInvalidError, match="another kind of key"):
+        _check_signature(replace(key_of(scheme), key=(RSA if scheme == "ecdsa" else KEYS[0]).public_key()), good, b"quote")
+
+
 def extended(*digests: bytes) -> bytes:
     value = bytes(32)
     for digest in digests:
@@ -189,6 +225,9 @@ def test_endorsement_key_is_of_the_kind_that_every_tpm_has() -> None:
             continue
         with pytest.raises(EvidenceInvalidError, match="another kind than RSA 2048"):
             challenge(ek, key, roots, NOW)
+    edwards = chain([NO_CA, x509.ExtendedKeyUsage([EK_CERTIFICATE])], [CA], leaf=ed25519.Ed25519PrivateKey.generate().public_key())
+    with pytest.raises(EvidenceInvalidError, match="another kind than RSA 2048"):
+        challenge(edwards, key, {hashlib.sha256(edwards[-1].public_bytes(Encoding.DER)).hexdigest()}, NOW)
 
 
 def test_certificate_of_an_attestation_key_is_short_lived_and_for_that_use() -> None:
@@ -205,6 +244,7 @@ def test_certificate_of_an_attestation_key_is_short_lived_and_for_that_use() -> 
     basic, use = (made.extensions.get_extension_for_class(kind) for kind in (x509.BasicConstraints, x509.ExtendedKeyUsage))
     assert (basic.critical, basic.value, use.critical, list(use.value)) == (True, NO_CA, True, [AK_CERTIFICATE])
     assert checked([made, issuer]).root
+    assert asked.certify(b"answer", issuer, KEYS[0], now=NOW, valid=SECOND).not_valid_after_utc == NOW + SECOND
 
 
 def test_record_of_a_key_counts_for_some_time() -> None:
@@ -213,3 +253,5 @@ def test_record_of_a_key_counts_for_some_time() -> None:
     with pytest.raises(ValueError, match="a year"):
         asked.enrol(b"answer", "node-7", "cd" * 32, now=NOW, valid=-SECOND)
     assert asked.enrol(b"answer", "node-7", "cd" * 32, now=NOW, valid=SECOND).until == NOW + SECOND
+    with pytest.raises(EvidenceInvalidError, match="not in the TPM"):
+        asked.enrol(b"other", "node-7", "cd" * 32, now=NOW, valid=SECOND)

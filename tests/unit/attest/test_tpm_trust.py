@@ -45,6 +45,7 @@ def change(**changes: Any) -> dict[str, Any]:
     "data",
     [
         change(format="confide-tpm-trust-v2"), change(more=[]), {"format": "confide-tpm-trust-v1"}, change(issuers="ab"),
+        change(issuers={"ab" * 32: 1}),
         change(issuers=["AB" * 32]), change(manufacturers=["ab" * 31]), change(revoked=["5a" * 32]), change(revoked=[7]), change(keys={}),
         change(keys=[KEY.to_json(), KEY.to_json()]), change(keys=[{**KEY.to_json(), "more": ""}]), change(keys=["x"]),
         change(keys=[{**KEY.to_json(), "name": "5a" * 34}]), change(keys=[{**KEY.to_json(), "until": "soon"}]),
@@ -62,6 +63,13 @@ def test_trust_of_another_form_is_refused_and_never_read_as_less(tmp_path: Path,
         TpmTrust.load(tmp_path)
     with pytest.raises(ConfigError):
         TpmTrust.update(tmp_path, lambda before: before)
+
+
+@pytest.mark.parametrize("data", [None, "text", list(KEY.to_json()), {**KEY.to_json(), "ek": 7}, {**KEY.to_json(), "since": None}], ids=str)
+def test_record_of_a_key_has_text_fields_only(data: Any) -> None:
+    assert EnrolledKey.from_json(KEY.to_json()) == KEY
+    with pytest.raises(ParseError, match="exactly these text fields"):
+        EnrolledKey.from_json(data)
 
 
 def test_trust_that_cannot_be_read_or_written_is_not_none(tmp_path: Path) -> None:

@@ -172,6 +172,12 @@ def test_key_is_trusted_by_its_name_or_its_chain_and_not_once_it_is_revoked(good
         Verifier(TrustRoots(tpm=by_chain), FixedCollateral()).verify(bare, now)
 
 
+def test_claims_of_a_tpm_say_that_it_protects_no_memory_and_is_rated_by_nobody(good) -> None:
+    claims = verify(good).claims
+    assert (claims.vendor["protects_memory"], claims.simulated, claims.debug) == (False, False, False)
+    assert (claims.tcb_status, claims.tcb_eval, claims.tcb, claims.advisory_ids, claims.signer) == ("Unrated", 0, {}, (), "")
+
+
 # --- what a policy makes of it ---------------------------------------------------------------------------------------
 
 
