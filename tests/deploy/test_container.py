@@ -138,6 +138,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Builder, s
     builder = Builder(folder)
     image = builder.build(builder.base())
     yield builder, builder("from", "--pull-never", image)
+    builder("umount", "--all")
+    builder("rm", "--all")
     shutil.rmtree(folder, ignore_errors=True)
 
 
