@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.cli_broker import Broker
 from support.broker_world import JOB, manifest, policy
+from support.cli_broker import Broker
 
 from confide.cli.owners import BrokerAddress, client_of, credential_of
 from confide.config import Settings

@@ -42,8 +42,8 @@ class TokenSubject:
 class Peer:
     """What the TLS channel itself shows of the other side: the session's exporter; the client's key and certificate (DER) if it showed any.
 
-    ``address`` (without the port) is where it comes from on the network, or through which proxy: it tells clients apart, and nobody's rights
-    depend on it.  ``token``: what a token says with which this request came (``keys.tokens``).
+    ``address`` (without the port) is where it comes from on the network, or through which proxy: it tells clients apart, and nobody's
+    rights depend on it.  ``token``: what a token says with which this request came (``keys.tokens``).
     """
 
     exporter: bytes

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.several_brokers import BrokerProcess
 from support.broker_world import World
 from support.custody.tls import Tls
 from support.kbs_world import Kbs
 from support.node_services import node, read
+from support.several_brokers import BrokerProcess
 from support.stage import PEOPLE, Stage, outputs_of
 from support.trustee_stand_in import TrusteeStandIn
 

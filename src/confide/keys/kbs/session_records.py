@@ -228,7 +228,7 @@ def id_of_text(nonce: object) -> str:
 def slot_of(client: str, tag: Tag) -> str:
     """The slot of a client's network address.  Keyed, so that nobody can choose addresses that crowd another's."""
     try:
-        address = ipaddress.ip_address(client.rpartition(":")[0].strip("[]"))
+        address = ipaddress.ip_address(client.strip("[]"))
         site = str(address) if address.version == 4 else str(ipaddress.ip_network((address, _IPV6_SITE), strict=False))
     except ValueError:
         site = ""
