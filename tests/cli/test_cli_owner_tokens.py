@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.broker_process import Broker
+from support.cli_broker import Broker
 from support.custody.tls import private_file
 from support.oidc_issuer import AUDIENCE, Issuer
 

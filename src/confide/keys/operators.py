@@ -24,6 +24,7 @@ from confide.keys.quotas import Quotas
 from confide.keys.records import Owner
 from confide.keys.roles import Office
 from confide.keys.sessions import Peer
+from confide.keys.standing import Standings
 from confide.keys.store import Store
 from confide.keys.tenant_records import DEFAULT_TENANT, EVERY_TENANT, Tenant, check_tenant
 from confide.keys.tenants import Tenants, describe, settle
@@ -40,6 +41,7 @@ class Operation:
         self._clock = clock
         self._tenants = Tenants(store)
         self._quotas = Quotas(store, clock)
+        self._standings = Standings(store)
 
     def enrolment(self, owner: str, tenant: str, role: str, *, by: str = _MACHINE) -> Json:
         """A token with which somebody becomes ``owner``, once, and the broker's key.  Raises as ``Owners.create_enrolment``."""
@@ -112,7 +114,7 @@ class Operation:
             self._store.put(replace(found, withdrawn=now))
             ended = [grant for key in self._store.find(Key, name) for grant in self._store.find(Grant, key.id) if grant.revoked is None]
             for grant in ended:
-                self._store.put(grant.revoke(now))
+                self._standings.end(grant.revoke(now))
             for key in {one.key for one in self._store.find(Approvership, name)}:
                 self._take_back(name, key)
             withdrawn(self._store)
@@ -123,7 +125,8 @@ class Operation:
         """Take back the votes of somebody who is an approver of that key: what rests on them waits again."""
         rule = self._store.get(ApprovalRule, key)
         if rule is not None and name in rule.names:
-            for subject in (*self._store.find(Grant, key), *self._store.find(RuleChange, key)):
+            subjects: list[Grant | RuleChange] = [*self._store.find(Grant, key), *self._store.find(RuleChange, key)]
+            for subject in subjects:
                 self._store.delete(Vote, f"{subject.id}/{name}")
 
 
