@@ -37,6 +37,7 @@ def test_evidence_larger_than_the_cap_is_refused() -> None:
 @pytest.mark.parametrize(("tee", "most"), [(Tee.SGX, MAX_EVIDENCE_BYTES), (Tee.SNP, MAX_EVIDENCE_BYTES), (Tee.TPM, MAX_TPM_EVIDENCE_BYTES)])
 def test_evidence_is_as_large_as_it_may_be(tee, most) -> None:
     assert Evidence(tee, bytes(most), bytes(MAX_EVIDENCE_BYTES)).tee is tee
+    assert Evidence(tee, b"x").quote == b"x"
     for quote, chain in ((most + 1, 0), (0, 0), (1, MAX_EVIDENCE_BYTES + 1)):
         with pytest.raises(ParseError, match="empty or too large"):
             Evidence(tee, bytes(quote), bytes(chain))
