@@ -22,9 +22,10 @@ def test_evidence_of_another_shape_is_refused(make_evidence, change) -> None:
         Evidence.from_json({**make_evidence().to_json(), **change})
 
 
-def test_evidence_that_is_no_object_is_refused() -> None:
+@pytest.mark.parametrize("data", [[], None, ["tee", "quote", "chain"]])
+def test_evidence_that_is_no_object_is_refused(data) -> None:
     with pytest.raises(ParseError):
-        Evidence.from_json([])
+        Evidence.from_json(data)
 
 
 def test_evidence_larger_than_the_cap_is_refused() -> None:

@@ -24,6 +24,12 @@ def test_simulated_root_must_be_its_own(simulated) -> None:
         TrustRoots(simulated=simulated)
 
 
+def test_intels_root_is_never_none() -> None:
+    with pytest.raises(UsageError):
+        TrustRoots(intel=b"")
+    assert TrustRoots().intel == INTEL_SGX_ROOT
+
+
 def _counted(monkeypatch, name) -> list[object]:
     calls: list[object] = []
     real = getattr(intel, name)
