@@ -273,6 +273,7 @@ def _health(address: str) -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
+@pytest.mark.timeout(300)  # six brokers start, one after another
 def test_a_broker_whose_upstream_is_away_waits_sealed_says_why_and_comes_up(
     confide: Any, home: Path, tmp_path: Path, start: Callable[..., Broker]
 ) -> None:
