@@ -46,8 +46,8 @@ from confide.errors import ChannelError, ConfideError, error_from_json
 from confide.ids import DatasetId, Role, Tee
 from confide.job import Job
 from confide.jobs.statement import ReceiptBundle, Statement
-from confide.keys.broker import _read_attest
 from confide.keys.manifest_claims import ManifestClaims, unverified_dataset
+from confide.keys.sessions import read_attest
 from confide.node.record import EvidenceRecord
 from confide.node.session import parse_challenge, parse_evidence, read_verdict
 
@@ -235,7 +235,7 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
     "policy-json": _file("policy.json", lambda path: Policy.load(path).digest),
     "policy-toml": _file("policy.toml", lambda path: Policy.load(path).digest),
     "job": _json(lambda value: Job.from_json(value).digest),
-    "kbs-attest": _json(_read_attest),
+    "kbs-attest": _json(read_attest),
     "http-request": _http_request,
     "http-response": lambda data: http.request(BytesChannel(data), "GET", "/kbs/v0/resource"),
     **file_targets.TARGETS,
