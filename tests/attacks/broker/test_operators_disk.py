@@ -21,7 +21,8 @@ from confide.errors import ConfideError
 from confide.ids import Role
 from confide.keys.custody.local import MasterKey, Passphrase
 from confide.keys.hierarchy import KeyHierarchy
-from confide.keys.records import Key, Owner
+from confide.keys.key_records import Key
+from confide.keys.records import Owner
 from confide.keys.storage.backup import backup
 
 PASSPHRASE = b"canary passphrase 7731 of the operators"
