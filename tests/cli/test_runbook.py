@@ -72,9 +72,9 @@ class Airline:
 
     def __init__(self, home: Path, address: BrokerAddress, desk: Desk) -> None:
         self.home, self.address, self.desk = home, address, desk
-        for name, measured in (("policy", MEASUREMENT), ("stricter", "cd" * 32)):
-            policy = f'name = "{name}"\nallow = ["simulated"]\n[measurements]\nsgx = ["{measured}"]\n'
-            (desk.folder / f"{name}.toml").write_text(policy)
+        (desk.folder / "policy.toml").write_text(f'name = "p"\nallow = ["simulated"]\n[measurements]\nsgx = ["{MEASUREMENT}"]\n')
+        stricter = f'name = "s"\nroles = ["driver", "worker"]\nmin_tcb_eval = 20\n[measurements]\nsgx = ["{"cd" * 32}"]\n'
+        (desk.folder / "stricter.toml").write_text(stricter)
         (desk.folder / "table.csv").write_text("a,b\n1,2\n")
         key_file = home / "master.key"
         for command in (
