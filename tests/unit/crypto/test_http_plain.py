@@ -94,7 +94,8 @@ def test_first_byte_may_take_as_long_as_a_connection_idles_and_the_rest_has_one_
     ids=lambda data: repr(bytes(data[:60])),
 )
 def test_request_that_is_not_plain_is_left_as_it_came(data: bytes) -> None:
-    assert read(data) == (None, data)
+    whole = data + b"xyz" if data.endswith(b"\r\n\r\n") else data
+    assert read(whole) == (None, whole)
 
 
 def test_body_that_ends_too_early_is_left_as_it_came() -> None:

@@ -34,8 +34,9 @@ def header(token: str) -> dict[str, object]:
 
 @pytest.mark.parametrize("name", KEYS)
 @pytest.mark.parametrize("secret", [SECRET, b"x", bytes(40_000)], ids=len)
-def test_jwcrypto_and_joserfc_open_it(name: str, secret: bytes) -> None:
-    token, algorithm = sealed(name, secret), RSA_OAEP if name == "RSA" else ECDH
+@pytest.mark.parametrize("apv", [None, b"for one use"], ids=["unbound", "bound"])
+def test_jwcrypto_and_joserfc_open_it(name: str, secret: bytes, apv: bytes | None) -> None:
+    token, algorithm = sealed(name, secret, None if name == "RSA" else apv), RSA_OAEP if name == "RSA" else ECDH
     assert token.count(".") == 4
     assert "=" not in token
     opened = JWE(algs=[algorithm, ENC])
