@@ -45,7 +45,7 @@ def test_failure_inside_the_broker_is_a_500_that_yields_no_key(world: World, mon
     def broken(*_: object) -> SecretBytes:
         raise RuntimeError("canary-4711")
 
-    monkeypatch.setattr(world.broker._keys, "dataset_key", broken)
+    monkeypatch.setattr(world.broker._keys, "opening", broken)
     with pytest.raises(BrokerError) as caught:
         client.release(granted.manifest)
     assert caught.value.facts["status"] == 500
