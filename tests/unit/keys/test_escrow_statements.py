@@ -176,3 +176,23 @@ def test_only_a_trustee_announces_and_only_a_recovery_of_that_escrow(trust: Trus
         with pytest.raises(EscrowError):
             trust.clients["ada"]._call("POST", "escrow/announce", {"escrow": escrow.digest, "recovery": damaged})
     assert trust.a.events("escrow-open") == []
+
+
+def test_escrow_by_another_broker_than_the_owner_named_is_refused(trust: Trust) -> None:
+    """A stranger who saw the owner's request makes an escrow of a key of its own; and has even the owner's countersignature."""
+    found, stranger, own = trust.escrow(trust.made()), SigningKey.generate(), trust.a.credential("airline").key
+    forged = replace(found, source=stranger.public)
+    with pytest.raises(EscrowError, match="another broker"):
+        Escrow.of_head(forged.head(forged.sign(stranger), own))
+    with pytest.raises(EscrowError, match="another broker"):
+        Escrow.of_head({**forged.head(found.sign(stranger), own), "source": b64url(stranger.spki_der)})
+
+
+def test_trustee_does_not_pass_on_a_share_that_its_broker_did_not_name(trust: Trust) -> None:
+    """Who has dealt a wrong share is found by the first trustee, and not blamed on the one who passes it on."""
+    found, own = trust.escrow(trust.made()), trust.a.credential("airline").key
+    false = replace(found, shares=replace(found.shares, digests=found.shares.digests[::-1]))
+    lines = [json.dumps(false.head(false.sign(trust.a.store.signing_key), own))]
+    asked = trust.here.ask_recovery(lines)
+    with pytest.raises(EscrowError, match="not the one that its broker named"):
+        trust.contribution("ada", lines, asked)
