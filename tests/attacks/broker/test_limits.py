@@ -58,7 +58,8 @@ def test_tenant_over_its_rate_is_refused_with_the_time_to_come_back_and_another_
 
 def test_tenant_at_its_rate_does_not_slow_another(world: World, two: tuple[Any, Any]) -> None:
     _set(world, "health", rate=0.01, burst=1)
-    limits = world.broker.limits
+    _set(world, "finance", rate=1, burst=1000)
+    limits = RateLimits(world.store, lambda: 0.0)
     limits.tenants(["health"])
     for _ in range(1000):
         with pytest.raises(RateLimitedError):
