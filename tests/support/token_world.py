@@ -44,7 +44,7 @@ class Broker:
 
 
 class Hostile:
-    """An https server in an issuer's place that answers what it is told to."""
+    """A server (https, or http without ``tls``) in an issuer's place that answers what it is told to."""
 
     def __init__(self, tls: Any) -> None:
         self.reply: Callable[[BaseHTTPRequestHandler], None] = lambda handler: handler.send_error(500)
@@ -60,8 +60,9 @@ class Hostile:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.socket = tls.for_server().wrap_socket(self.server.socket, server_side=True)
-        self.url = f"https://127.0.0.1:{self.server.server_address[1]}"
+        if tls is not None:
+            self.server.socket = tls.for_server().wrap_socket(self.server.socket, server_side=True)
+        self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.server.server_address[1]}"
         Thread(target=self.server.serve_forever, daemon=True).start()
 
     def says(self, body: bytes, *, length: int | None = None, pause: float = 0.0) -> None:

@@ -40,6 +40,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_issuer_that_misbehaves_costs_its_own_tokens_and_nothing_else(
     tmp_path: Path, tee: Installation, issuer: Issuer, hostile: Hostile, how: str
 ) -> None:
+    plain = Hostile(None)
+    plain.says(json.dumps({"keys": [key.export_public(as_dict=True) for key in issuer.keys]}).encode())
     metadata = {"issuer": hostile.url, "jwks_uri": f"{hostile.url}/jwks"}
     {
         "500": lambda: None,
@@ -47,7 +49,7 @@ def test_issuer_that_misbehaves_costs_its_own_tokens_and_nothing_else(
         "another's metadata": lambda: hostile.says(
             json.dumps({**metadata, "issuer": issuer.url, "jwks_uri": f"{issuer.url}/jwks"}).encode()
         ),
-        "keys over http": lambda: hostile.says(json.dumps({**metadata, "jwks_uri": "http://127.0.0.1:1/jwks"}).encode()),
+        "keys over http": lambda: hostile.says(json.dumps({**metadata, "jwks_uri": f"{plain.url}/jwks"}).encode()),
         "no keys": lambda: hostile.says(json.dumps(metadata).encode()),
         "1 GB": lambda: hostile.says(b"a" * 65536, length=1 << 30),
         "slow": lambda: hostile.says(b"{}", pause=3.0),
