@@ -130,6 +130,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Builder, s
     yield builder, builder("from", "--pull-never", image)
     builder("umount", "--all")
     builder("rm", "--all")
+    subprocess.run(["umount", str(folder / "root" / "overlay")], capture_output=True, check=False)  # buildah keeps its store mounted
     shutil.rmtree(folder, ignore_errors=True)
 
 
