@@ -113,7 +113,7 @@ def test_two_of_three_trustees_bring_a_key_back_at_another_broker(staged: Stage)
     assert confide("--home", staged.elsewhere, "data", "decrypt", after, staged.folder / "no.csv").status == 4
     adopted = confide("--home", staged.elsewhere, "keys", "adopt", before, after)
     assert "1 of 2 datasets were new" in adopted.out
-    assert confide("--home", staged.elsewhere, "data", "decrypt", after, staged.folder / "after.csv").status == 0
+    assert confide("--home", staged.elsewhere, "data", "decrypt", after, staged.folder / "opened.csv").status == 0
 
 
 def test_trustee_is_told_nothing_twice_and_contributes_to_whom_it_names(staged: Stage) -> None:

@@ -78,7 +78,7 @@ def test_dataset_whose_old_row_is_put_back_to_hide_a_newer_snapshot_gets_no_key(
 def test_wrong_passphrase_or_key_file_opens_no_store(tmp_path: Path) -> None:
     path = tmp_path / "broker.db"
     Store.create(path, Passphrase(SecretBytes(b"correct horse"))).close()
-    with pytest.raises(StoreError, match="not the one"):
+    with pytest.raises(StoreError, match="passphrase is not what"):
         Store.open(path, Passphrase(SecretBytes(b"battery staple")))
     with pytest.raises(StoreError, match="key file"):
         Store.open(path, KeyFile.create(tmp_path / "any.key"))

@@ -64,7 +64,7 @@ class Disk:
             "resource": SECRET,
             "token": token.encode(),
             "signing key": number.to_bytes(32),
-            "rows": world.store._head_key,
+            "rows": world.store._steps._head_key,
             "master": self.master[0],
             "passphrase": PASSPHRASE,
         }
