@@ -14,23 +14,31 @@ from typing import Final, Literal, Protocol
 
 from confide.crypto.http import problem
 from confide.errors import ConfideError
+from confide.keys.roles import ROUTES
 
 Step = Literal["request", "store-commit", "custody-check", "custody-wrap", "custody-unwrap"]
 Outcome = Literal["ok", "refused", "failed"]
 OTHER: Final = "other"
 _PREFIX: Final = "/confide/v0/"
 _KBS: Final = "/kbs/v0/"
-_ASKED: Final = frozenset({"release", "outputs", "cut-off", "watch", "audit-head"})
-_OWN: Final = _ASKED | {"enrol", "keys", "datasets", "open", "grants", "approvers", "approvals", "audit"}
-_KBS_OWN: Final = frozenset({"auth", "attest", "resource", "attestation-policy", "resource-policy", "reference-value"})
-_PLAIN: Final = frozenset({"healthz", "livez", "metrics", "page"})
+_TOP: Final = "/"
+
+
+def _words(prefix: str) -> frozenset[str]:
+    """The first words behind ``prefix`` of all requests that are served."""
+    return frozenset(route.path.removeprefix(prefix).partition("/")[0] for route in ROUTES if route.path.startswith(prefix))
+
+
+_OWN: Final = _words(_PREFIX)
+_KBS_OWN: Final = _words(_KBS)
+_PLAIN: Final = _words(_TOP) - {"confide", "kbs"}
 ENDPOINTS: Final = _OWN | {f"kbs-{name}" for name in _KBS_OWN} | _PLAIN | {OTHER}
-"""What requests are called: the first word of their path, if it is one of these."""
+"""What requests are called: the first word of their path, if it is one of a route's (``keys.roles.ROUTES``)."""
 
 
 def endpoint_of(path: str) -> str:
     """The one of :data:`ENDPOINTS` that a request is for; never another word of the client's."""
-    for prefix, names, mark in ((_PREFIX, _OWN, ""), (_KBS, _KBS_OWN, "kbs-"), ("/", _PLAIN, "")):
+    for prefix, names, mark in ((_PREFIX, _OWN, ""), (_KBS, _KBS_OWN, "kbs-"), (_TOP, _PLAIN, "")):
         if path.startswith(prefix):
             word = path.removeprefix(prefix).partition("/")[0]
             return f"{mark}{word}" if word in names else OTHER

@@ -15,6 +15,7 @@ from confide.crypto.http import Response, request
 from confide.crypto.tls import Identity, PinnedSpki, connect
 from confide.errors import BrokerError, ConfideError, GrantError
 from confide.keys.observation import ENDPOINTS, endpoint_of
+from confide.keys.roles import ROUTES
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +104,14 @@ def test_labels_of_requests_are_a_closed_list_whatever_is_asked() -> None:
     assert endpoint_of("/kbs/v0/resource/a/b/c") == "kbs-resource"
     assert endpoint_of("/confide/v0/datasets/ab/manifest") == "datasets"
     assert len(ENDPOINTS) < 40
+
+
+def test_every_request_that_is_served_has_a_label_of_its_first_word() -> None:
+    for route in ROUTES:
+        assert endpoint_of(route.path) in ENDPOINTS - {"other"}, route
+    assert endpoint_of("/confide/v0/escrow/recover") == "escrow"
+    assert endpoint_of("/confide/v0/operator/limits") == "operator"
+    assert endpoint_of("/confide/v0/token-links") == "token-links"
+    assert endpoint_of("/confide/v0/releases") == "releases"
+    assert endpoint_of("/confide/v0/kbs-token-keys") == "kbs-token-keys"
+    assert endpoint_of("/page/grants/ab") == "page"
