@@ -1,8 +1,17 @@
 """The broker's endpoints about keys in the hands of trustees, and about taking over single datasets.  Bodies have exactly these fields.
 
-``POST /confide/v0/escrow/trustee-key {envelope}``, ``escrow/trustees {names}``, ``escrow {request}``,
-``escrow/announce {escrow, recovery}``, ``escrow/request {escrow, key}``,
-``escrow/recover {head, contributions}``, ``datasets/adopt {manifest}``, and ``GET /confide/v0/escrow``.
+================================== ===================== ===============================
+request                            body                  answer
+================================== ===================== ===============================
+POST /confide/v0/escrow            request               escrow (signed)
+GET /confide/v0/escrow                                   escrows
+POST …/escrow/trustee-key          envelope              name spki
+POST …/escrow/trustees             names                 trustees: [name spki key]
+POST …/escrow/announce             escrow recovery       key
+POST …/escrow/request              escrow key            recovery (signed)
+POST …/escrow/recover              head contributions    key version
+POST …/datasets/adopt              manifest              dataset snapshot new
+================================== ===================== ===============================
 """
 
 from __future__ import annotations

@@ -40,15 +40,16 @@ owner  POST …/approvals/take-back     subject                          grant o
 owner  POST /confide/v0/audit         first limit                      entries head
 owner  POST …/audit/proof             seq                              proof
 owner  POST …/audit/consistency       old new                          proof
+owner  …/escrow, …/datasets/adopt                                      ``keys.escrow_routes``
 owner  GET /page/NAME                                                  HTML (``keys.page``)
 oper.  POST …/operator/enrolments     owner tenant role                token spki
 oper.  POST …/operator/tenants        tenant                           tenant
 oper.  GET …/operator/tenants                                          tenants
 oper.  POST …/operator/withdraw       owner                            owner grants
 oper.  POST …/operator/limits         tenant limits                    tenant rate burst quotas
-any    POST …/token-links             token                            issuer subject owner
-any    GET …/token-links                                               links
-any    POST …/token-links/remove      issuer subject                   issuer subject owner
+people POST …/token-links             token                            issuer subject owner
+people GET …/token-links                                               links
+people POST …/token-links/remove      issuer subject                   issuer subject owner
 ====== ============================== ================================ ======================================================
 
 A node's requests after ``auth`` carry the cookie, which counts on its own connection only.  Answers have status 200; refusals are
@@ -56,7 +57,8 @@ RFC 7807 problems with our error's code.  ``runtime-data`` holds nonce, tee-pubk
 holds primary_evidence (our evidence JSON) and an empty additional_evidence.  Clients that show no TLS key are guests, whose requests
 are in ``keys.kbs.routes``.
 
-TLS proves that a client holds the key that it shows; whose key that is the broker decides at each request.  One thread a connection,
+TLS proves that a client holds the key that it shows; whose key that is, or whom a bearer token of one of the broker's issuers names, the
+broker decides at each request.  What of the owners' rows auditors and operators may ask too, ``keys.roles`` says.  One thread a connection,
 capped.  Prints nothing, logs no bodies.  What is not in ``keys.roles.ROUTES`` is not served; who may ask for what is decided there.
 """
 
