@@ -1,7 +1,7 @@
 """Checks what can be checked of the documentation without running anything.
 
 * every relative link in a committed Markdown file leads to a file (and, with ``#``, to a heading);
-* every row of the threat model names a module and a test that exist;
+* every row of the threat model has a number of its own, and names a module and a test that exist;
 * no committed text names a machine's own paths or a package registry's host.
 """
 
@@ -49,13 +49,15 @@ def broken_links(page: Path) -> Iterator[str]:
 
 
 def broken_threat_rows() -> Iterator[str]:
-    """Rows of the threat model whose module or test is not there."""
+    """Rows of the threat model whose number another one has, or whose module or test is not there."""
     page = ROOT / "docs" / "security" / "threat-model.md"
     rows = [line for line in page.read_text(encoding="utf-8").splitlines() if re.match(r"\| T\d+", line)]
     if not rows:
         yield "docs/security/threat-model.md: no rows found"
-    for row in rows:
-        name = row.split("|")[1].strip()
+    names = [row.split("|")[1].strip() for row in rows]
+    for name, row in zip(names, rows, strict=True):
+        if names.count(name) > 1:
+            yield f"threat {name}: two rows have this number"
         modules = re.findall(r"`(src/[\w./-]+|java/[\w./-]+)`", row)
         tests = re.findall(r"`(tests/[\w./-]+\.py)(?:::(\w+))?`", row)
         if not modules or not tests:

@@ -49,6 +49,7 @@ def test_broken_link_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ("| T01 | a threat | A1 | nowhere | nothing |", "names no module or no test"),
         ("| T01 | a threat | A1 | `src/gone.py` | `tests/gone.py` |", "src/gone.py is not there"),
         ("| T01 | a threat | A1 | `src/here.py` | `tests/test_here.py::test_gone` |", "tests/test_here.py has no test_gone"),
+        (2 * "| T01 | a threat | A1 | `src/here.py` | `tests/test_here.py` |\n", "two rows have this number"),
     ],
 )
 def test_threat_without_defence_or_test_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: str, finding: str) -> None:
