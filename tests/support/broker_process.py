@@ -1,4 +1,8 @@
-"""``confide broker serve`` as a service manager starts it: on a socket that it inherits, with somebody who listens to what it says."""
+"""``confide broker serve`` as a service manager starts it: on a socket that it inherits, with somebody who listens to what it says.
+
+For tests of starting, ending and restarting.  ``cli_broker`` is the command as an operator types it; ``several_brokers`` is the server
+without the command line, several times on one store.
+"""
 
 from __future__ import annotations
 

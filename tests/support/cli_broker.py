@@ -1,4 +1,7 @@
-"""A broker as operators run it: a process of its own, with its home folder."""
+"""``confide broker serve`` as an operator types it: a process of its own, with its home folder and whatever options a test gives it.
+
+For tests of what else is typed beside it.  ``broker_process`` starts it as a service manager does.
+"""
 
 from __future__ import annotations
 

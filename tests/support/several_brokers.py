@@ -1,4 +1,8 @@
-"""Brokers in processes of their own on one store, and a proxy before them that takes the next one for each connection."""
+"""Brokers in processes of their own on one store, and a proxy before them that takes the next one for each connection.
+
+The server without the command line, so that a test can take a defence out of it, and kill it.  ``broker_process`` and ``cli_broker`` run
+the command.
+"""
 
 from __future__ import annotations
 
