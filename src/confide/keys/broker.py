@@ -2,8 +2,8 @@
 
 A state machine over the store: no sockets, and the clock is an argument.  For each request it (1) verifies the session's evidence anew,
 (2) finds the dataset and checks its manifest, (3) lets every owner concerned decide through grants, (4) writes the audit log, and only
-then (5) unwraps and seals.  A refusal is written to the audit log as well.  Owners' commands are in ``keys.owners``,
-``keys.key_commands`` and ``keys.transfer_commands``.
+then (5) unwraps and seals.  A refusal is written to the audit log as well.  Owners' commands are in ``keys.owners``
+and the modules ``keys.*_commands``, operators' in ``keys.operators``.
 """
 
 from __future__ import annotations

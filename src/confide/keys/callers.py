@@ -1,4 +1,8 @@
-"""Who asks, in owners' commands: the holder of the enrolled key that the client proved in the TLS handshake.  Refusals are recorded."""
+"""Who asks, in commands of enrolled people.  Refusals are recorded.
+
+That is the holder of the enrolled key that the client proved in the TLS handshake, or whom a verified token names that was tied to such a
+key before (``keys.tokens``, ``keys.token_links``); a token that is not bound to the client's certificate reads only.
+"""
 
 from __future__ import annotations
 

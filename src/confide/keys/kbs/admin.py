@@ -1,7 +1,8 @@
 """What owners ask of the broker as a KBS: keep resources, policies, rules and reference values for guests.
 
 An owner is who proves the enrolled key in the TLS handshake, or who shows a token signed by a key that the owner registered over such a
-connection: Ed25519 (EdDSA), with issuer, audience and expiry.  Every command is in the audit log, refusals included.
+connection: Ed25519 (EdDSA), with issuer, audience and expiry; or whom a token of one of the broker's issuers names (``keys.tokens``), which
+``keys.kbs.routes`` has read by then.  Every command is in the audit log, refusals included.
 """
 
 from __future__ import annotations
