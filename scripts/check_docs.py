@@ -58,7 +58,7 @@ def broken_threat_rows() -> Iterator[str]:
     for name, row in zip(names, rows, strict=True):
         if names.count(name) > 1:
             yield f"threat {name}: two rows have this number"
-        modules = re.findall(r"`(src/[\w./-]+|java/[\w./-]+)`", row)
+        modules = re.findall(r"`((?:src|java|deploy)/[\w./-]+)`", row)
         tests = re.findall(r"`(tests/[\w./-]+\.py)(?:::(\w+))?`", row)
         if not modules or not tests:
             yield f"threat {name}: names no module or no test"
