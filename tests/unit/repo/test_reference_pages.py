@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from dataclasses import MISSING, fields
@@ -41,14 +42,20 @@ def test_every_job_field_is_in_the_example() -> None:
     assert set(job["resources"]) == set(type(Job.model_fields["resources"].default).model_fields)
 
 
-def test_example_job_is_a_job_and_its_policy_a_policy() -> None:
+def test_example_job_is_a_job_and_its_policy_a_policy(tmp_path: Path) -> None:
     job, policy = _blocks("job-file.md")
     policy["measurements"] = {"sgx": ["ab" * 32], "tdx": ["cd" * 48], "snp": ["cd" * 48]}
     policy["registers"] = {name: ["ef" * 48] for name in policy["registers"]}
     assert Policy.from_json(policy).name == "our-nodes"
-    job["broker"]["spki"] = "ab" * 32
-    built = Job.build({**job, "policy": policy, "files": dict.fromkeys((job["program"], *job["files"]), b"")})
-    assert built.resources.workers == 2
+    (tmp_path / "policy.json").write_text(json.dumps(policy), encoding="utf-8")
+    for name in (job["program"], *job["files"], job["inputs"]["fares"]["key_ca"]):
+        (tmp_path / name).write_text("# not read here\n", encoding="utf-8")
+    text = _BLOCK.findall((REFERENCE / "job-file.md").read_text(encoding="utf-8"))[0]
+    for said, meant in (("5be1...", "ab" * 32), ("0f3c...", "0f" * 16), ("9a41...", "9a" * 32), ("policy.toml", "policy.json")):
+        assert said in text
+        text = text.replace(said, meant)
+    (tmp_path / "job.toml").write_text(text, encoding="utf-8")
+    assert Job.load(tmp_path / "job.toml").resources.workers == 2
 
 
 def test_every_field_and_finding_of_policies_is_documented() -> None:
