@@ -34,12 +34,12 @@ def page(context: Context, who: str | None, port: int, *, no_browser: bool) -> N
     with client_of(context.settings, name) as client:
         companion = Companion(client, name, admission, lambda: datetime.now(UTC))
         address = f"{admission.origin}/start?code={admission.code}"
-        context.answer({"url": address, "as": name}, lambda: say(address))
-        sys.stdout.flush()
-        say(f"shows {name}'s view to one browser; Ctrl-C ends it", err=True)
-        if not no_browser and not context.as_json:
-            _open(admission.origin, str(admission.code))
-        try:
+        try:  # from here on, whoever reads the address may end this
+            context.answer({"url": address, "as": name}, lambda: say(address))
+            sys.stdout.flush()
+            say(f"shows {name}'s view to one browser; Ctrl-C ends it", err=True)
+            if not no_browser and not context.as_json:
+                _open(admission.origin, str(admission.code))
             listener.serve(companion.handle)
             say("ended: nothing was asked for in a while", err=True)
         except KeyboardInterrupt:
