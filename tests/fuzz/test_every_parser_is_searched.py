@@ -51,7 +51,7 @@ EXEMPT: dict[str, str] = {
     "keys/records.py:Release.from_json": "as CutOff.from_json",
     "keys/records.py:Swept.from_json": "as CutOff.from_json",
     "keys/kbs/session_records.py:SpentNonce.from_json": "as CutOff.from_json",
-    "keys/kbs/resources.py:Repository.from_json": "as CutOff.from_json",
+    "keys/tenant_records.py:Repository.from_json": "as CutOff.from_json",
     "keys/storage/contents.py:Contents.load": "tags of the store's own rows, which its signed head is a tag over",
     "keys/storage/rows.py:Rows.load_tags": "as Contents.load",
     "keys/custody/shares.py:split": "makes shares of a key; reads no bytes",

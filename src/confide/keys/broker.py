@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from typing import Final
@@ -71,7 +71,10 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """Releases that happen together.  ``owners`` and ``facts``: what the record of a refusal says, of the dataset that is looked at."""
+    """Releases that happen together.  ``owners`` and ``facts``: what the record of a refusal says, of the dataset that is looked at.
+
+    ``told``: the tenants whose business the request is, as far as it has been looked at.
+    """
 
     asker: Asker
     purpose: Purpose
@@ -79,6 +82,7 @@ class _Step:
     opened: Callable[[Dataset], SecretBytes]
     owners: list[str]
     facts: dict[str, Fact]
+    told: set[str] = field(default_factory=set)
 
 
 class Broker:
@@ -204,7 +208,8 @@ class Broker:
         facts |= {**_key_facts(found), "purpose": step.purpose.value}
         known, found = found, found.after(claims)
         tenants = self.limits.of(owners)
-        self.limits.tenants(tenants)
+        self.limits.tenants(set(tenants) - step.told)  # each once: by datasets, a request over the burst would never pass
+        step.told.update(tenants)
         decisions = step.judge(found.roots)
         self._given(tenants, asker)
         secret = step.opened(found)

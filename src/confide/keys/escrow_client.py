@@ -58,7 +58,7 @@ class EscrowClient(TransferClient):
             UsageError: a trustee has registered no key.
         """
         source = self.broker_key()
-        found = tuple(self._trustee(one, trustees) for one in self._trustees(sorted(trustees)))
+        found = tuple(self._trustee(one, trustees) for one in self._trustees(trustees))
         request = EscrowRequest(self._id(name), source.digest, found, threshold, datetime.now(UTC).isoformat())
         own = self._credential.key
         request.check(own.public)
@@ -69,9 +69,11 @@ class EscrowClient(TransferClient):
         yield json.dumps(escrow.head(signed, own), sort_keys=True)
         yield from self._dataset_lines(name)
 
-    def _trustees(self, names: Sequence[str]) -> list[Json]:
-        found = self._call("POST", "escrow/trustees", {"names": list(names)}).objects("trustees")
-        if [one.get("name") for one in found] != list(names):
+    def _trustees(self, pins: Mapping[str, SpkiDigest]) -> list[Json]:
+        names = sorted(pins)
+        asked = [f"{name}@{pins[name]}" for name in names]  # so that those of another tenant are found too
+        found = self._call("POST", "escrow/trustees", {"names": asked}).objects("trustees")
+        if [one.get("name") for one in found] != names:
             raise BrokerError("the broker named other trustees than it was asked for", field="trustees")
         return found
 

@@ -51,18 +51,21 @@ class EscrowCommands(Callers):
     def trustees(self, peer: Peer, names: Sequence[object]) -> Json:
         """What an owner needs of those who are to be its trustees: each one's credential and signed key.
 
-        Raises:
-            UsageError: one is not enrolled, or has registered no key for shares.
-        """
-        with self._command("list-trustees", peer, {}):
-            return {"trustees": [self._trustee(str(name)) for name in names]}
+        They are named as ``Tenants.find`` has it: one of another tenant with the digest of the public key.
 
-    def _trustee(self, name: str) -> Json:
-        found, kept = self._store.get(Owner, name), self._store.get(KeptTrusteeKey, name)
-        if found is None or kept is None:
+        Raises:
+            UsageError: one is not enrolled (any more), or has registered no key for shares.
+        """
+        with self._command("list-trustees", peer, {}) as who:
+            return {"trustees": [self._trustee(who, str(name)) for name in names]}
+
+    def _trustee(self, who: Owner, name: str) -> Json:
+        found = self._tenants.find(who, name, "trustee")
+        kept = self._store.get(KeptTrusteeKey, found.name)
+        if kept is None:
             hint = "a trustee enrols, and runs `confide keys escrow trustee-key`"
-            raise UsageError(f"{name[:64]} has registered no key for shares at this broker", hint=hint)
-        return {"name": name, "spki": found.spki.hex(), "key": kept.envelope}
+            raise UsageError(f"{found.name} has registered no key for shares at this broker", hint=hint)
+        return {"name": found.name, "spki": found.spki.hex(), "key": kept.envelope}
 
     def escrow(self, peer: Peer, signed_request: Json) -> Json:
         """An own key in the hands of the trustees that the owner's signed request names.
@@ -103,7 +106,7 @@ class EscrowCommands(Callers):
 
     def _check_registered(self, name: str, credential: PublicKey, jwk: Json) -> None:
         enrolled, kept = self._store.get(Owner, name), self._store.get(KeptTrusteeKey, name)
-        if enrolled is None or enrolled.ref != credential.digest:
+        if enrolled is None or enrolled.ref != credential.digest or enrolled.withdrawn is not None:
             raise EscrowError("a trustee is not enrolled under that name and credential", trustee=name)
         if kept is None or TrusteeKey.verify(kept.envelope, credential).jwk != jwk:
             raise EscrowError("a trustee's key is not the one that it has registered", trustee=name)

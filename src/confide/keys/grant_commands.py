@@ -204,9 +204,22 @@ class GrantCommands(Callers):
         if isinstance(found, Grant):
             return {"grant": found.to_json(), "standing": standing}
         if found.rule.before == rule.digest and len(self._standings.approved_by(rule, found)) >= rule.threshold:
+            self._check_nobody_withdrawn(found.rule)
             self._drop(found)
             self._put_in_force(who, found.rule)
         return {"change": found.to_json(), "standing": standing}
+
+    def _check_nobody_withdrawn(self, rule: ApprovalRule) -> None:
+        """Return if all of a new rule's approvers are there: approvals that one gave under an earlier rule would count again.
+
+        Raises:
+            UsageError: one was withdrawn after the rule was proposed.
+        """
+        for name in rule.names:
+            found = self._store.get(Owner, name)
+            if found is None or found.withdrawn is not None:
+                hint = "the key's owner proposes a rule without this approver"
+                raise UsageError(f"the approver {name} was withdrawn at this broker: the rule cannot come into force", hint=hint)
 
     def take_back(self, peer: Peer, subject: str) -> Json:
         """Take back the client's own word on a grant or rule: it waits again, if too few are left.

@@ -54,13 +54,16 @@ class Operation:
         """Make a tenant.
 
         Raises:
-            UsageError: not a name for one, or there is one.
+            UsageError: not a name for one, there is one, or somebody of no such tenant has a repository within its names.
         """
         check_tenant(name)
         settle(self._store, self._clock)
         with self._store.transaction():
             if self._tenants.exists(name):
                 raise UsageError(f"there is a tenant {name}", hint="`confide broker tenants ls` shows them")
+            if self._tenants.has_repository(name):
+                hint = "choose another name: guests of the tenant would be given what is another's"
+                raise UsageError(f"there are repositories within the names of a tenant {name} already", hint=hint)
             now = self._clock()
             self._store.put(Tenant(name, now))
             self._store.append_audit(new_event("tenant", [], now, tenant=name, by=by))

@@ -1,4 +1,4 @@
-"""What the broker remembers of a tenant, and of who belongs to it.  Pure; ``keys.tenants`` reads and decides."""
+"""What the broker remembers of a tenant, of who belongs to it, and of who has a repository.  Pure; ``keys.tenants`` reads and decides."""
 
 from __future__ import annotations
 
@@ -75,6 +75,34 @@ class Membership:
     def from_json(cls, data: Json) -> Self:
         """See :class:`~confide.keys.records.Record`."""
         return cls(data["tenant"], data["name"])
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """Who owns a repository."""
+
+    kind: ClassVar[str] = "kbs-repository"
+    name: str
+    owner: str
+
+    @property
+    def id(self) -> str:
+        """The repository's name."""
+        return self.name
+
+    @property
+    def ref(self) -> str:
+        """The owner's name."""
+        return self.owner
+
+    def to_json(self) -> Json:
+        """See :class:`~confide.keys.records.Record`."""
+        return {"name": self.name, "owner": self.owner}
+
+    @classmethod
+    def from_json(cls, data: Json) -> Self:
+        """See :class:`~confide.keys.records.Record`."""
+        return cls(data["name"], data["owner"])
 
 
 def check_tenant(name: str) -> str:

@@ -17,7 +17,7 @@ from confide.keys.audit import AuditEntry, new_event, view
 from confide.keys.records import Owner
 from confide.keys.roles import OPERATION, Office
 from confide.keys.store import Store
-from confide.keys.tenant_records import ALL_TENANTS, DEFAULT_TENANT, EVERY_TENANT, Membership, Tenant
+from confide.keys.tenant_records import ALL_TENANTS, DEFAULT_TENANT, EVERY_TENANT, Membership, Repository, Tenant
 
 
 class Tenants:
@@ -91,6 +91,10 @@ class Tenants:
         mine = prefix == owner.tenant if owner.tenant != DEFAULT_TENANT else not self.exists(prefix) or prefix == DEFAULT_TENANT
         if not mine:
             raise CredentialError("this credential does not own that repository", repository=repository)
+
+    def has_repository(self, tenant: str) -> bool:
+        """Whether there is a repository that only ``tenant`` might begin.  Looks at the whole store."""
+        return any(one.name.partition(".")[0] == tenant for _, part in self._store.walk(Repository) for one in part)
 
 
 def settle(store: Store, clock: Callable[[], datetime]) -> None:

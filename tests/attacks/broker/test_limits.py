@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 from support.broker_attacks import Granted
-from support.broker_world import JOB, World, policy
+from support.broker_world import JOB, World, manifest, policy
 from support.kbs_world import SECRET, Kbs
 
 from confide.crypto.http import Response, request
 from confide.crypto.tls import PinnedSpki, connect
 from confide.errors import CredentialError, QuotaError, RateLimitedError, UsageError
-from confide.ids import Role
+from confide.ids import Purpose, Role
 from confide.keys.limits import QUOTAS, Limits, RateLimits
 from confide.keys.operators import Operation
 from confide.keys.quotas import Usage
@@ -78,6 +78,24 @@ def test_release_counts_for_the_tenants_whose_data_it_is(world: World, two: tupl
     with pytest.raises(RateLimitedError):
         node.release(of_clinic)
     node.release(of_bank)
+
+
+def test_release_of_several_is_one_request_of_each_tenant(world: World, two: tuple[Any, Any]) -> None:
+    """Counted by datasets, more of them than the burst would be refused each time, however long a node waits."""
+    clinic, _ = two
+    clinic.create_key("k")
+    envelopes = []
+    for _ in range(3):
+        minted = clinic.mint_dataset("k")
+        envelopes.append(manifest(minted, world.credential("clinic").key))
+        clinic.register_manifest(envelopes[-1])
+    clinic.grant("k", job=JOB, policy=policy())
+    node = world.client(world.node())
+    _set(world, "health", rate=0.01, burst=2)
+    for _ in range(2):
+        assert len(node.releases(envelopes, Purpose.READ)) == 3
+    with pytest.raises(RateLimitedError):
+        node.releases(envelopes, Purpose.READ)
 
 
 def test_client_over_its_rate_is_refused_whatever_it_asks_and_another_is_not(world: World, two: tuple[Any, Any]) -> None:

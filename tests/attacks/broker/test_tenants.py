@@ -10,8 +10,11 @@ from support.broker_world import JOB, World, manifest, policy
 from support.kbs_guest import encoded
 from support.kbs_world import Kbs
 
-from confide.errors import CredentialError, GrantError, KeyRevokedError, UsageError
+from confide.errors import CredentialError, EscrowError, GrantError, KeyRevokedError, UsageError
 from confide.ids import Role
+from confide.keys.escrow import EscrowRequest
+from confide.keys.escrow_client import trustee_key
+from confide.keys.operators import Operation
 from confide.keys.records import Owner
 from confide.keys.roles import Office
 from confide.keys.tenant_records import EVERY_TENANT, Membership, Tenant
@@ -62,6 +65,19 @@ def test_people_of_another_tenant_cannot_be_found_by_their_names(world: World, t
     assert len(set(answers)) == 2  # one for recipients, one for approvers: whether there is such a person or not
 
 
+def test_trustees_of_another_tenant_cannot_be_found_by_their_names(world: World, two: tuple[Any, Any]) -> None:
+    clinic, bank = two
+    bank.register_trustee_key(trustee_key(world.folder / "credentials", "bank"))
+    answers = []
+    for name in ("bank", "nobody", "bank@" + "0" * 64):
+        with pytest.raises(UsageError) as caught:
+            clinic._call("POST", "escrow/trustees", {"names": [name]})
+        answers.append((caught.value.message.replace(name.partition("@")[0], "X"), caught.value.hint, str(caught.value.facts)))
+    assert len(set(answers)) == 1
+    named = clinic._trustees({"bank": world.credential("bank").spki})
+    assert [one["name"] for one in named] == ["bank"]
+
+
 def test_person_of_another_tenant_is_named_with_the_public_key(world: World, two: tuple[Any, Any]) -> None:
     clinic, bank = two
     clinic.create_key("records")
@@ -103,6 +119,17 @@ def test_repository_within_another_tenants_names_cannot_be_begun(world: World, t
         assert (answer.status, (answer.json or {})["code"]) == (401, "credential-refused"), (owner, name)
     rules = {"policy": encoded({"rules": [{"resource": "health.later/*/*", "policy": "sample"}]})}
     assert kbs.post("bank", "resource-policy", rules).status == 401
+
+
+def test_tenant_is_not_made_where_somebody_else_has_begun_its_repositories(world: World) -> None:
+    world.owner("early")
+    kbs = Kbs(world)
+    for name in ("acme", "corp.keys"):
+        assert kbs.post("early", f"resource/{name}/type/tag", b"x").status == 200
+    for name in ("acme", "corp"):
+        with pytest.raises(UsageError, match="repositories"):
+            Operation(world.store, world.now).add_tenant(name)
+    Operation(world.store, world.now).add_tenant("keys")  # the first part of a name alone is a tenant's
 
 
 def test_auditor_sees_the_tenant_and_no_more_and_changes_nothing(world: World, two: tuple[Any, Any]) -> None:
@@ -198,6 +225,36 @@ def test_vote_on_a_new_rule_of_somebody_who_was_withdrawn_counts_no_more(world: 
     world.operator().operate("withdraw", owner="bob")
     assert eve.vote(change.change.id, "approve").standing.approved == ("eve",)
     assert airline.grant_list().rule("airline/flights").threshold == 2
+
+
+def test_old_approval_of_somebody_who_was_withdrawn_does_not_come_back_with_a_rule_that_waited(world: World) -> None:
+    clinic, ada, bob = (world.owner(name) for name in ("clinic", "ada", "bob"))
+    _, envelope = world.dataset(clinic, "clinic", "records")
+    clinic.set_approvers("records", 1, ["ada"])
+    ada.vote(clinic.grant("records", job=JOB, policy=policy()).id, "approve")
+    to_bob = clinic.set_approvers("records", 1, ["bob"])
+    ada.vote(to_bob.change.id, "approve")  # ada is no approver any more: what she said of the grant is kept, and does not count
+    back = clinic.set_approvers("records", 1, ["ada", "bob"])
+    Operation(world.store, world.now).withdraw("ada")
+    with pytest.raises(UsageError, match="ada was withdrawn"):
+        bob.vote(back.change.id, "approve")
+    with pytest.raises(GrantError):
+        world.client(world.node()).release(envelope)
+
+
+def test_withdrawn_person_becomes_nobodys_trustee(world: World) -> None:
+    clinic = world.owner("clinic")
+    clinic.create_key("records")
+    for name in ("ada", "bob"):
+        world.owner(name).register_trustee_key(trustee_key(world.folder / "credentials", name))
+    pins = {name: world.credential(name).spki for name in ("ada", "bob")}
+    known = [clinic._trustee(one, pins) for one in clinic._trustees(pins)]
+    Operation(world.store, world.now).withdraw("ada")
+    with pytest.raises(UsageError, match="ada is not enrolled"):
+        list(clinic.escrow_key("records", pins, 2))
+    asked = EscrowRequest("clinic/records", world.server.spki, tuple(known), 2, world.now().isoformat())
+    with pytest.raises(EscrowError, match="not enrolled"):
+        clinic._call("POST", "escrow", {"request": asked.sign(world.credential("clinic").key)})
 
 
 def test_resources_of_a_withdrawn_owner_go_to_nobody(world: World) -> None:

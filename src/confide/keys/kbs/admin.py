@@ -31,7 +31,6 @@ from confide.keys.kbs.resources import (
     SAMPLE_POLICY,
     NamedPolicy,
     ReferenceValue,
-    Repository,
     Resource,
     ResourceName,
     ResourcePolicy,
@@ -43,6 +42,7 @@ from confide.keys.kbs.resources import (
 from confide.keys.quotas import Quotas
 from confide.keys.records import Owner
 from confide.keys.refusals import refusals_audited
+from confide.keys.tenant_records import Repository
 from confide.keys.tenants import Tenants
 
 if TYPE_CHECKING:

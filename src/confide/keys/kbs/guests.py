@@ -25,7 +25,6 @@ from confide.keys.kbs.resources import (
     SAMPLE_POLICY,
     NamedPolicy,
     ReferenceValue,
-    Repository,
     Resource,
     ResourceName,
     ResourcePolicy,
@@ -40,6 +39,7 @@ from confide.keys.limits import RateLimits
 from confide.keys.quotas import Quotas
 from confide.keys.records import Owner
 from confide.keys.refusals import refusals_audited
+from confide.keys.tenant_records import Repository
 
 if TYPE_CHECKING:
     from confide.attest.verify import VerifiedEvidence, Verifier

@@ -114,34 +114,6 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Repository:
-    """Who owns a repository."""
-
-    kind: ClassVar[str] = "kbs-repository"
-    name: str
-    owner: str
-
-    @property
-    def id(self) -> str:
-        """The repository's name."""
-        return self.name
-
-    @property
-    def ref(self) -> str:
-        """The owner's name."""
-        return self.owner
-
-    def to_json(self) -> Json:
-        """See :class:`~confide.keys.records.Record`."""
-        return {"name": self.name, "owner": self.owner}
-
-    @classmethod
-    def from_json(cls, data: Json) -> Self:
-        """See :class:`~confide.keys.records.Record`."""
-        return cls(data["name"], data["owner"])
-
-
-@dataclass(frozen=True, slots=True)
 class Resource:
     """One resource, encrypted under a key of its own, which the store's KMS wraps.  ``sealed`` is empty once it was deleted."""
 
