@@ -90,7 +90,7 @@ def doors() -> Doors:
     broker.grants.grant(owner, grant_request())
     attester = InsecureAttester(installation, Tee.SGX, _MEASUREMENT)
     cookie = _attested(broker, node, attester)
-    kbs = KbsRoutes(broker, lambda: 1)
+    kbs = KbsRoutes(broker, lambda: 1, lambda: False)
     anybody, driver, owners_routes = (Routes(broker, peer, kbs, going=lambda: False) for peer in (Peer(b"a" * 32, None), node, owner))
     return Doors(broker, attester, anybody, driver, owners_routes, cookie, key, minted, manifest)
 

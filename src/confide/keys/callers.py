@@ -115,7 +115,12 @@ class Callers:
         return self._keys.take_over(outline, secret)
 
     def _note(self, action: str, owner: Owner, *, concerned: Sequence[str] = (), **facts: Fact) -> None:
-        """Record what ``owner`` has done; ``concerned`` see the event as well."""
+        """Record what ``owner`` has done; ``concerned`` see the event as well.  Inside the transaction that does it.
+
+        Raises:
+            CredentialError: the credential was withdrawn since the request was admitted: what it did would outlive it.
+        """
+        standing(self._store.get(Owner, owner.name) or owner)
         self._store.append_audit(new_event(action, [owner.name, *concerned], self._clock(), owner=owner.name, **facts))
 
     def _audited(self, action: str, owners: Sequence[str], facts: Mapping[str, Fact]) -> AbstractContextManager[None]:

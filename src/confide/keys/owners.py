@@ -66,7 +66,7 @@ class Owners(Callers):
             self._refuse_taken(owner)
             now = self._clock()
             self._store.sweep(now)
-            made = Enrolment(sha256_hex(token.encode()), owner, now + ENROLMENT_TTL, tenant=tenant, office=office)
+            made = Enrolment(sha256_hex(token.encode()), owner, now + ENROLMENT_TTL, tenant=tenant, office=office, by=by)
             self._store.put(made, expires=made.expires)
             self._store.append_audit(new_event("enrolment", self._told(made), now, owner=owner, tenant=tenant, role=office.value, by=by))
         return token
@@ -75,7 +75,8 @@ class Owners(Callers):
         """Register the client's key as ``owner``'s credential.
 
         Raises:
-            CredentialError: no key was shown, the token is unknown, used, expired or for another name, or the name or key is registered.
+            CredentialError: no key was shown, the token is unknown, used, expired, for another name or of an operator who was withdrawn, or the
+                name or key is registered.
         """
         with self._audited("enrol", [], {"owner": owner[:64]}), self._store.transaction():
             spki, now = shown_key(peer), self._clock()
@@ -83,6 +84,9 @@ class Owners(Callers):
             if found is None or found.used or found.owner != owner or now >= found.expires:
                 hint = "ask the broker's operator for a new one"
                 raise CredentialError("the enrolment token is unknown, used, expired or for another name", hint=hint)
+            maker = self._store.get(Owner, found.by)  # none if it was made on the broker's machine
+            if maker is not None and maker.withdrawn is not None:
+                raise CredentialError("the operator who made the enrolment token was withdrawn", hint="ask another one for a new token")
             self._refuse_taken(owner)
             made = Owner(owner, spki.spki_der, now, found.tenant, found.office)
             if self._store.find(Owner, made.ref):

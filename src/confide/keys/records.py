@@ -95,7 +95,7 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
-    """Permission to enrol once under a name, for whoever shows the token whose SHA-256 is ``token_digest``."""
+    """Permission to enrol once under a name, for whoever shows the token whose SHA-256 is ``token_digest``.  ``by``: who made it."""
 
     kind: ClassVar[str] = "enrolment"
     token_digest: str
@@ -104,6 +104,7 @@ class Enrolment:
     used: bool = False
     tenant: str = DEFAULT_TENANT
     office: Office = Office.OWNER
+    by: str = ""
 
     @property
     def id(self) -> str:
@@ -118,13 +119,14 @@ class Enrolment:
     def to_json(self) -> Json:
         """See :class:`Record`."""
         said = {"token_digest": self.token_digest, "owner": self.owner, "expires": self.expires.isoformat(), "used": self.used}
-        return {**said, "tenant": self.tenant, "role": self.office.value}
+        return {**said, "tenant": self.tenant, "role": self.office.value, "by": self.by}
 
     @classmethod
     def from_json(cls, data: Json) -> Self:
         """See :class:`Record`."""
         expires, office = datetime.fromisoformat(data["expires"]), Office(data.get("role", Office.OWNER))
-        return cls(data["token_digest"], data["owner"], expires, data["used"], data.get("tenant", DEFAULT_TENANT), office)
+        tenant, by = data.get("tenant", DEFAULT_TENANT), data.get("by", "")
+        return cls(data["token_digest"], data["owner"], expires, data["used"], tenant, office, by)
 
 
 @dataclass(frozen=True, slots=True)

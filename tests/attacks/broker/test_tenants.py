@@ -14,10 +14,11 @@ from confide.errors import CredentialError, EscrowError, GrantError, KeyRevokedE
 from confide.ids import Role
 from confide.keys.escrow import EscrowRequest
 from confide.keys.escrow_client import trustee_key
+from confide.keys.grants import Grant
 from confide.keys.operators import Operation
 from confide.keys.records import Owner
-from confide.keys.roles import Office
-from confide.keys.tenant_records import EVERY_TENANT, Membership, Tenant
+from confide.keys.roles import Office, check_may
+from confide.keys.tenant_records import EVERY_TENANT, Membership, Repository, Tenant
 from confide.keys.tenants import settle
 
 
@@ -240,6 +241,34 @@ def test_old_approval_of_somebody_who_was_withdrawn_does_not_come_back_with_a_ru
         bob.vote(back.change.id, "approve")
     with pytest.raises(GrantError):
         world.client(world.node()).release(envelope)
+
+
+def test_enrolment_that_a_withdrawn_operator_kept_in_store_is_refused(world: World) -> None:
+    token = str(world.operator("mallory").operate("enrol", owner="again", tenant="default", role="operator")["token"])
+    Operation(world.store, world.now).withdraw("mallory")
+    with pytest.raises(CredentialError, match="was withdrawn"):
+        world.stranger(world.credential("again")).enrol(token)
+
+
+@pytest.mark.parametrize("kbs", [False, True])
+def test_command_that_was_admitted_before_its_credential_was_withdrawn_does_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, *, kbs: bool
+) -> None:
+    clinic = world.owner("clinic")
+    clinic.create_key("records")
+
+    def withdrawn_meanwhile(office: Office, action: str) -> None:
+        check_may(office, action)
+        Operation(world.store, world.now).withdraw("clinic")
+
+    guests = Kbs(world)
+    monkeypatch.setattr("confide.keys.callers.check_may", withdrawn_meanwhile)
+    if kbs:
+        assert guests.post("clinic", "resource/health/type/tag", b"x").status == 401
+    else:
+        with pytest.raises(CredentialError, match="was withdrawn"):
+            clinic.grant("records", job=JOB, policy=policy())
+    assert (world.store.find(Grant, "clinic/records"), world.store.find(Repository, "clinic")) == ([], [])
 
 
 def test_withdrawn_person_becomes_nobodys_trustee(world: World) -> None:

@@ -286,6 +286,7 @@ class KbsAdmin:
             yield owner
 
     def _note(self, action: str, owner: Owner, **facts: Any) -> None:
+        standing(self._store.get(Owner, owner.name) or owner)  # withdrawn since the request was admitted: see Callers._note
         self._store.append_audit(new_event(action, [owner.name], self._clock(), owner=owner.name, **facts))
 
 
