@@ -75,8 +75,8 @@ class Owners(Callers):
         """Register the client's key as ``owner``'s credential.
 
         Raises:
-            CredentialError: no key was shown, the token is unknown, used, expired, for another name or of an operator who was withdrawn, or the
-                name or key is registered.
+            CredentialError: no key was shown, the token is unknown, used, expired, for another name or of an operator who was withdrawn, or
+                the name or key is registered.
         """
         with self._audited("enrol", [], {"owner": owner[:64]}), self._store.transaction():
             spki, now = shown_key(peer), self._clock()
