@@ -160,11 +160,15 @@ def limit(context: Context, tenant: str | None, who: str | None, opening: Openin
 
 
 def _rows(found: Json) -> Sequence[tuple[str, ...]]:
-    people = [(one["tenant"], person) for one in found["tenants"] for person in one["people"]]
-    return [
-        (str(tenant), str(person["name"]), str(person["role"]), str(person["enrolled"])[:10], str(person["withdrawn"] or "")[:10])
-        for tenant, person in people
-    ]
+    rows: list[tuple[str, ...]] = []
+    for one in found["tenants"]:
+        rows += [
+            (str(one["tenant"]), str(who["name"]), str(who["role"]), str(who["enrolled"])[:10], str(who["withdrawn"] or "")[:10])
+            for who in one["people"]
+        ]
+        if not one["people"] and one["tenant"] != "*":
+            rows.append((str(one["tenant"]), "(nobody)", "", "", ""))  # a tenant that was just made must be seen
+    return rows
 
 
 COMMANDS = (enrol, withdraw, tenants)

@@ -87,7 +87,8 @@ def serving_url(settings: Settings) -> str:
     """
     found = serving(settings)
     if found is None:
-        raise UsageError("no broker serves from this home folder", hint="start `confide broker serve`, or give --url")
+        hint = "start `confide broker serve` and wait until it serves (a sealed one waits for `confide broker unseal`), or give --url"
+        raise UsageError("no broker serves from this home folder", hint=hint)
     return str(found["url"])
 
 

@@ -152,7 +152,8 @@ def _object_in(path: Path) -> Json:
             raise ReceiptError(f"{path} is too large for a file of a receipt", path=str(path), limit=MAX_FILE_BYTES)
         return parse_object(data)
     except OSError as cause:
-        raise ReceiptError(f"cannot read {path}: {cause.strerror}", path=str(path)) from cause
+        hint = "a run that failed has none" if isinstance(cause, FileNotFoundError) and path.name == "receipt.json" else None
+        raise ReceiptError(f"cannot read {path}: {cause.strerror}", hint=hint, path=str(path)) from cause
     except ParseError as cause:
         raise ReceiptError(f"{path} is not a JSON object", path=str(path)) from cause
 

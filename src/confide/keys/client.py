@@ -394,7 +394,8 @@ class OwnerClient(GrantCalls, EscrowClient):
         """Entry ``seq`` (its event only if it concerns this owner) with the proof that it is in the log, verified.
 
         Raises:
-            AuditError: there is no such entry, or its proof does not hold.
+            UsageError: there is no such entry.
+            AuditError: its proof does not hold.
         """
         proof = AuditProof.from_json(self._call("POST", "audit/proof", {"seq": seq}).field("proof", dict))
         if proof.entry.seq != seq:

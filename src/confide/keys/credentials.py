@@ -50,7 +50,8 @@ class Credential:
         """
         path = cls.path(folder, check_name(name, "owner"))
         if not path.exists():
-            raise CredentialError(f"there is no credential for {name}", hint=f"make one with `confide keys init {name}`", path=str(path))
+            hint = f"make one with `confide keys init {name} --enrolment FILE`"
+            raise CredentialError(f"there is no credential for {name}", hint=hint, path=str(path))
         return cls(name, SigningKey.load_private(path))
 
     @staticmethod

@@ -35,6 +35,8 @@ RECOVERY_TYPE: Final = "application/vnd.confide.key-recovery+json"
 CONTRIBUTION_TYPE: Final = "application/vnd.confide.escrow-contribution+json"
 FILE_FORMAT: Final = "confide-key-escrow-file-v1"
 RECOVERY_FILE_FORMAT: Final = "confide-key-recovery-file-v1"
+ASK: Final = "ask the owner and the broker's operator for the whole digests, by another way than the files came"
+"""What helps a trustee whose digests are not those of the request."""
 MAX_TRUSTEES: Final = 32
 _RECOVERY_FORM: Final = "confide-key-recovery-v1"
 _RECOVERY_FIELDS: Final = {"escrow", "key", "broker", "requester", "jwk", "expires"}
@@ -289,7 +291,8 @@ class Recovery:
             case {"format": str(form), "broker": str(text), "recovery": dict(signed), **rest} if form == RECOVERY_FILE_FORMAT and not rest:
                 broker = _read(lambda: PublicKey.from_spki(from_b64url(text)))
                 if broker.digest != target:
-                    raise EscrowError("the recovery is asked for by another broker than was named", expected=target, got=broker.digest)
+                    found_at = broker.digest
+                    raise EscrowError("the recovery is asked for by another broker than was named", hint=ASK, expected=target, got=found_at)
                 data = _STATEMENTS.verified(signed, broker, RECOVERY_TYPE, _RECOVERY_FORM, _RECOVERY_FIELDS)
                 found = cls.from_form(data)
                 if found.broker != target:

@@ -20,7 +20,7 @@ from confide.errors import BrokerError, ConfideError, EscrowError
 from confide.ids import KeyRef, SpkiDigest, check_name
 from confide.keys.credentials import Credential
 from confide.keys.custody.shares import Share
-from confide.keys.escrow import Contribution, Escrow, EscrowRequest, Recovery, Trustee, TrusteeKey
+from confide.keys.escrow import ASK, Contribution, Escrow, EscrowRequest, Recovery, Trustee, TrusteeKey
 from confide.keys.escrow_records import KeptEscrow
 from confide.keys.transfer_client import TransferClient, lines_of
 
@@ -173,5 +173,6 @@ def asked_of(head: Json, request: Json, *, target: SpkiDigest, requester: SpkiDi
     if (recovery.escrow, recovery.key) != (escrow.digest, escrow.request.key):
         raise EscrowError("the recovery is asked for another escrow", expected=escrow.digest, got=recovery.escrow[:96])
     if recovery.requester != requester:
-        raise EscrowError("the recovery is for another credential than was named", expected=requester, got=recovery.requester[:80])
+        said = recovery.requester[:80]
+        raise EscrowError("the recovery is for another credential than was named", hint=ASK, expected=requester, got=said)
     return escrow, recovery

@@ -212,7 +212,8 @@ class EscrowCommands(Callers):
             except (ShareError, UnwrapError) as cause:
                 raise EscrowError(f"the contribution of {name} is refused: {cause.message}", trustee=name) from None
         if collected.missing:
-            raise EscrowError("there are too few contributions", needed=escrow.request.threshold, got=len(given))
+            hint = "further trustees make theirs with `confide keys escrow open`, for the same request"
+            raise EscrowError("there are too few contributions", hint=hint, needed=escrow.request.threshold, got=len(given))
         root = collected.take()
         try:
             return MasterKey(root).unwrap(escrow.wrapped, context=escrow.context)

@@ -200,7 +200,7 @@ class Owners(Callers):
         """The proof that entry ``seq`` is in the log of a head that is signed now.  Somebody else's entry shows as its leaf only.
 
         Raises:
-            AuditError: there is no such entry.
+            UsageError: there is no such entry.
         """
         with self._command("audit", peer, {}) as owner:
             proof = self._store.prove(seq, self._clock())

@@ -26,7 +26,7 @@ from sqlalchemy import insert, select
 from confide.canonical import Json, b64url, from_b64url, parse_object
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
-from confide.errors import AuditError, ParseError, StoreError, UnwrapError
+from confide.errors import AuditError, ParseError, StoreError, UnwrapError, UsageError
 from confide.keys.audit import AuditEntry, AuditHead, AuditProof
 from confide.keys.custody.protocol import Kms, Unlock
 from confide.keys.records import Record, Swept
@@ -292,12 +292,14 @@ class Store:
         """Entry ``seq`` with the proof that it is in the log of a head that is signed now.
 
         Raises:
-            AuditError: there is no such entry, or the log was changed.
+            UsageError: there is no such entry.
+            AuditError: the log was changed.
         """
         with self._steps.reading():
             head = self._steps.on_disk
             if not 1 <= seq <= head.log.size:
-                raise AuditError("no such entry in an audit log of that size", expected=head.log.size, got=seq)
+                hint = "`confide audit show` numbers them"
+                raise UsageError("there is no such entry in the audit log", hint=hint, entries=head.log.size, got=seq)
             (entry,) = self._log.page(head.log, seq, seq)
             path = tuple(self._log.inclusion(seq, head.log))
         return AuditProof(entry, path, _public(head, now).sign(self.signing_key))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.databases import Place
 
-from confide.errors import AuditError, StoreError
+from confide.errors import AuditError, StoreError, UsageError
 from confide.keys.audit import AuditHead, new_event
 from confide.keys.custody.local import KeyFile
 from confide.keys.records import Enrolment, Owner
@@ -425,8 +425,9 @@ def test_pages_and_proofs_are_of_the_signed_log(store: Store) -> None:
     for wrong in ((0, 12), (5, 4), (-1, 3)):
         with pytest.raises(AuditError):
             store.consistency(*wrong)
-    with pytest.raises(AuditError):
-        store.prove(12, NOW)
+    for none in (12, 0, -1):
+        with pytest.raises(UsageError, match="no such entry"):
+            store.prove(none, NOW)
 
 
 def test_nothing_in_the_database_tells_two_equal_contents_apart_or_together(place: Place, store: Store) -> None:

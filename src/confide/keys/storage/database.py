@@ -122,7 +122,8 @@ class SqliteFile:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         except OSError as cause:
-            raise StoreError(f"cannot make a key store at {self.path}: {cause.strerror}", path=str(self.path)) from cause
+            hint = "move the store that is there aside, and keep it" if isinstance(cause, FileExistsError) else None
+            raise StoreError(f"cannot make a key store at {self.path}: {cause.strerror}", hint=hint, path=str(self.path)) from cause
 
     def discard(self) -> None:
         """Remove the file and what SQLite keeps beside it."""
