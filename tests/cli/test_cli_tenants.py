@@ -40,6 +40,9 @@ def test_tenants_are_made_people_enrolled_and_withdrawn(confide: Any, home: Path
     _enrol(confide, home, people, "carol", "--role", "auditor", "--tenant", "health", *key)
     _enrol(confide, home, people, "ops", "--role", "operator", *key)
     _enrol(confide, home, people, "bank", *key)
+    assert confide("--home", home, "broker", "tenants", "add", "nobodys", *key).status == 0
+    shown_to_people = confide("--home", people, "broker", "tenants", "ls", "--as", "ops").out
+    assert any(line.split()[:2] == ["nobodys", "(nobody)"] for line in shown_to_people.splitlines())
     said = confide("--home", people, "broker", "tenants", "ls", "--as", "ops", "--json")
     shown = {(one["tenant"], person["name"], person["role"]) for one in said.json["tenants"] for person in one["people"]}
     assert shown == {("health", "clinic", "owner"), ("health", "carol", "auditor"), ("*", "ops", "operator"), ("default", "bank", "owner")}
