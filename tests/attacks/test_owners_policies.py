@@ -20,8 +20,7 @@ from confide.jobs.result import RunEvent
 
 pytestmark = [pytest.mark.run, pytest.mark.timeout(300), pytest.mark.usefixtures("nothing_left_behind")]
 
-WORKER_ASKS = """        for found in self._inputs.values():
-            keys.open_inputs([found])
+WORKER_ASKS = """        keys.open_inputs([*self._inputs.values()])
 """
 WORKER_WRITES = """        for name in self._services.job.outputs:
             self._keys.open_output(name)

@@ -1,4 +1,4 @@
-"""What identity providers and operators say: owners' tokens, the file of issuers, limits of tenants."""
+"""What identity providers, operators and browsers say: owners' tokens, the file of issuers, limits of tenants, forms."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from jwcrypto.jws import JWS
 
 from confide.canonical import canonical, parse_object
 from confide.keys.limits import Limits
+from confide.keys.page.forms import Forms, read_code
 from confide.keys.sessions import Peer
 from confide.keys.store import Store
 from confide.keys.token_issuers import OwnerIssuer, load_issuers
@@ -62,13 +63,21 @@ def issuers_file(data: bytes) -> None:
     load_issuers(file)
 
 
+def page_form(data: bytes) -> None:
+    """What a browser answers to the companion's forms."""
+    forms = Forms()
+    each(lambda: read_code(data), lambda: forms.take("approve", data))
+
+
 TARGETS: dict[str, Callable[[bytes], object]] = {
+    "page-form": page_form,
     "owner-token": owner_token,
     "issuers-file": issuers_file,
     "limits": lambda data: Limits.read("health", parse_object(data)),
 }
 
 SEEDS: dict[str, Callable[[], list[bytes]]] = {
+    "page-form": lambda: [b"code=abc-def", b"form=x&digest=ab&read=yes", b"form=x&digest=%C3%A9"],
     "owner-token": lambda: [
         canonical(_CLAIMS),
         canonical({**_CLAIMS, "azp": "app", "groups": ["a"], "nbf": _AT, "aud": ["x", "broker"]}),

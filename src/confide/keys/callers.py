@@ -86,9 +86,9 @@ class Callers:
             yield
 
     def known(self, peer: Peer, action: str) -> Owner:
-        """As :meth:`who`; a refusal is recorded as one of ``action``.  What that person may do then, :meth:`admitted` decides."""
-        with self._audited(action, [], {}):
-            return self.who(peer, action)
+        """As :meth:`who`, if that person may do ``action``; a refusal is recorded as one of it."""
+        with self._command(action, peer, {}) as owner:
+            return owner
 
     def _own_key(self, owner: Owner, name: str) -> Key:
         """The owner's key; the answer for another's key is the same whether it exists or not."""
