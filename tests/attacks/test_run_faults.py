@@ -158,9 +158,9 @@ def test_a_file_of_an_earlier_save_that_storage_brings_back_is_refused(stage: St
     assert outputs_of(job) == []
 
 
-@pytest.mark.parametrize("request_", ["release", "register_output"])
+@pytest.mark.parametrize("request_", ["releases", "register_output"])
 def test_a_broker_that_answers_500_ends_the_run(stage: Stage, monkeypatch: pytest.MonkeyPatch, request_: str) -> None:
-    def explode(*_: object) -> NoReturn:
+    def explode(*_: object, **_named: object) -> NoReturn:
         raise RuntimeError("the broker has a bug")
 
     job = stage.job(arguments=(request_,))

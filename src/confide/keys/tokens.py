@@ -46,9 +46,10 @@ class Tokens:
     def takes(self, text: str) -> bool:
         """Whether a token says that it is from one of the issuers here.  Nothing of it is believed."""
         try:
-            return UnverifiedJwt.parse(text, types=_ALL_TYPES).unverified_claims().get("iss") in self._known
+            issuer = UnverifiedJwt.parse(text, types=_ALL_TYPES).unverified_claims().get("iss")
         except AttestationError:
             return False
+        return isinstance(issuer, str) and issuer in self._known
 
     def identified(self, peer: Peer, text: str) -> Peer:
         """``peer`` with what its token says.  From then on the token alone says who it is, and never the key that it showed.
