@@ -241,6 +241,16 @@ def test_issuer_speaks_only_for_the_tenants_that_it_is_named_for(tmp_path: Path,
                 person.link_token(issuer.token("rsa-app"))
 
 
+def test_issuer_that_no_longer_speaks_for_a_tenant_names_nobody_of_it(tmp_path: Path, tee: Installation, issuer: Issuer) -> None:
+    """The link outlives the broker's file: what the file says now decides."""
+    broker = Broker(tmp_path, tee, issuer)
+    with closing(broker.world) as world:
+        broker.by_token(issuer.token()).audit()
+        world.options["issuers"] = (issuer.believed(tenants=("finance",)),)
+        world.restart()
+        assert "nobody here" in broker.refused(issuer.token()).message
+
+
 def test_group_is_needed_for_an_office_that_the_brokers_file_names(tmp_path: Path, tee: Installation, issuer: Issuer) -> None:
     broker = Broker(tmp_path, tee, issuer, issuer.believed(groups={Office.AUDITOR: ("auditors",)}))
     with closing(broker.world) as world:
