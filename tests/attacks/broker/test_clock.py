@@ -125,6 +125,15 @@ def test_restarted_broker_remembers_what_time_it_was(world: World, monkeypatch: 
     assert expired.attempt() == "ok"
 
 
+def test_guests_and_owners_of_a_key_broker_service_hear_of_the_clock(world: World) -> None:
+    kbs = Kbs(world)
+    world.ahead = DAYS
+    kbs.guest().ready()
+    world.ahead = timedelta()
+    for answer in (kbs.guest().auth(), kbs.post("airline", f"resource/{NAME}", b"x")):
+        assert (answer.status, (answer.json or {})["code"]) == (423, "clock-set-back")
+
+
 def test_jumps_count_no_run_twice_and_give_none_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     granted = Granted(world, max_runs=1)
     world.client(world.node()).release(granted.manifest)

@@ -75,8 +75,10 @@ def test_release_counts_for_the_tenants_whose_data_it_is(world: World, two: tupl
     node = world.client(world.node())
     _set(world, "health", rate=0.01, burst=1)
     node.release(of_clinic)
+    events = len(world.store.audit())
     with pytest.raises(RateLimitedError):
         node.release(of_clinic)
+    assert len(world.store.audit()) == events, "a flood of releases is no flood of records"
     node.release(of_bank)
 
 

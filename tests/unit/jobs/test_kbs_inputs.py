@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -23,7 +24,16 @@ from confide.crypto.secret import SecretBytes
 from confide.data.commit import create_dataset
 from confide.data.files import read_table
 from confide.data.manifest import load_manifest, verify_manifest
-from confide.errors import ConfideError, JobError, ManifestError, ReceiptError, ResourceDeniedError, UnwrapError
+from confide.errors import (
+    ConfideError,
+    GrantError,
+    JobError,
+    ManifestError,
+    ReceiptError,
+    ResourceDeniedError,
+    SecretLeakError,
+    UnwrapError,
+)
 from confide.ids import JobDigest, Role, new_dataset_id
 from confide.job import Job, kbs_resource
 from confide.jobs import kbs_keys
@@ -31,11 +41,13 @@ from confide.jobs.inputs import open_inputs
 from confide.jobs.receipt import load_bundle
 from confide.jobs.release_checks import check_releases
 from confide.jobs.statement import ReleaseEntry, Statement
+from confide.keys.client import ReleasedKey
 from confide.keys.credentials import Credential
 from confide.keys.kbs.dataset_key import key_of, wrap_dataset_key
 from confide.keys.kbs.resources import ResourceName
 
 NAME = ResourceName("airline", "key", "People_1")
+FETCH = kbs_keys.fetch
 
 
 @dataclass
@@ -210,6 +222,23 @@ def test_resource_that_is_not_the_key_opens_nothing(theirs: Kept, trustee: Trust
     with node(theirs.stage, job) as (there, keys), pytest.raises(UnwrapError):
         keys.open_inputs([open_inputs(job)["people"]])
     assert there.told == []
+
+
+def test_services_key_is_wiped_when_the_broker_refuses_the_others(theirs: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = theirs.job(arguments=(secrets.token_hex(8),))  # its owners have granted nothing to it
+    fetched: list[SecretBytes] = []
+
+    def fetch(*words: Any) -> ReleasedKey:
+        key = FETCH(*words)
+        fetched.append(key.secret)
+        return key
+
+    monkeypatch.setattr(kbs_keys, "fetch", fetch)
+    with node(theirs.stage, job) as (there, keys), pytest.raises(GrantError):
+        keys.open_inputs([*open_inputs(job).values()])
+    assert there.told == []
+    with pytest.raises(SecretLeakError, match="wiped"):
+        fetched[0].reveal()
 
 
 def test_another_resource_than_the_dataset_is_under_is_refused(theirs: Kept, trustee: TrusteeStandIn) -> None:

@@ -112,6 +112,34 @@ def test_server_that_ends_in_order_answers_what_was_sent_and_closes_what_is_idle
     assert ended == [0]
 
 
+@pytest.mark.parametrize(
+    ("begin", "rest"),
+    [
+        (b"GET /livez HTTP/1.1\r\nhost: x\r\n", b"\r\n"),
+        (b"POST /livez HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{", b"}"),
+    ],
+    ids=["head", "body"],
+)
+def test_request_that_has_begun_is_answered_by_a_server_that_ends(world: World, begin: bytes, rest: bytes) -> None:
+    channel = _open(world.server)
+    assert request(channel, "GET", "/livez").status == 200
+    (last_call,) = (last_call for _, last_call in world.server._serving._served.values())
+
+    def wait_until(between: bool) -> None:
+        end = time.monotonic() + 5
+        while last_call._between is not between:
+            assert time.monotonic() < end, "a request that has begun is taken for none"
+            time.sleep(0.01)
+
+    wait_until(between=True)
+    channel.send(begin)
+    wait_until(between=False)
+    last_call.announce()
+    channel.send(rest)
+    assert b"connection: close" in channel.recv(65536)
+    channel.close()
+
+
 def test_second_end_lets_nobody_wait_any_longer(world: World) -> None:
     silent = _open(world.server)
     world.server.end()

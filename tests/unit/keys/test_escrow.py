@@ -19,6 +19,7 @@ from confide.errors import (
     KeyDestroyedError,
     ManifestError,
     ParseError,
+    QuotaError,
     RollbackError,
     TransferError,
     UnwrapError,
@@ -28,6 +29,7 @@ from confide.keys import escrow_commands
 from confide.keys.escrow_client import trustee_key
 from confide.keys.escrow_records import KeptRecovery
 from confide.keys.key_records import KeyState
+from confide.keys.operators import Operation
 
 
 @pytest.fixture
@@ -90,6 +92,24 @@ def test_lost_credential_counts_for_the_recovered_key_alone(trust: Trust) -> Non
     with pytest.raises(CredentialError, match="another signer"):
         trust.here.adopt_dataset(envelope)
     assert other.dataset == json.loads(crews[1])["dataset"]
+
+
+def test_what_comes_back_counts_among_what_the_tenant_has(trust: Trust) -> None:
+    trust.airline.create_key("flights")
+    lines = trust.made()
+    envelope = manifest(trust.airline.mint_dataset("flights"), trust.a.credential("airline").key)
+    limits = Operation(trust.b.store, trust.b.now)
+    given = trust.contributions(TRUSTEES[:2], lines, trust.here.ask_recovery(lines))
+    for most, attempt in (
+        ({"keys": 0}, lambda: trust.here.recover(lines, given)),
+        ({"keys": 1, "datasets": 0}, lambda: trust.here.adopt_dataset(envelope)),
+    ):
+        limits.set_limits("default", most)
+        with pytest.raises(QuotaError):
+            attempt()
+        limits.set_limits("default", {"keys": 1, "datasets": 1})
+        attempt()
+    assert trust.here.adopt_dataset(envelope) is False
 
 
 def test_dataset_that_was_made_after_the_escrow_is_adopted_by_its_manifest(trust: Trust) -> None:

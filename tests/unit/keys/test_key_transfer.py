@@ -20,6 +20,7 @@ from confide.errors import (
     CredentialError,
     KeyDestroyedError,
     ParseError,
+    QuotaError,
     RollbackError,
     TransferError,
     UnwrapError,
@@ -30,6 +31,7 @@ from confide.keys import transfer_commands
 from confide.keys.client import OwnerClient
 from confide.keys.key_outlines import KeyOutline
 from confide.keys.key_records import KeyState
+from confide.keys.operators import Operation
 from confide.keys.transfer import EXPORT_TYPE, ExportRequest, KeyExport, WrappingKey
 
 
@@ -104,6 +106,20 @@ def test_import_may_be_repeated_and_goes_on_where_it_was(two: Two) -> None:
     assert two.here.import_key(lines)[1] == 0
     two.here.rotate_key("flights")
     assert two.here.import_key(lines) == (two.here.keys()[0].key, 0)
+    assert two.here.open(envelope).secret.reveal() == minted.secret.reveal()
+
+
+def test_what_is_imported_counts_among_what_the_tenant_has(two: Two) -> None:
+    minted, envelope = two.a.dataset(two.there, "airline", "flights")
+    lines = two.export()
+    for most, what in (({"keys": 0}, "keys"), ({"keys": 1, "datasets": 0}, "datasets")):
+        Operation(two.b.store, two.b.now).set_limits("default", most)
+        with pytest.raises(QuotaError) as caught:
+            two.here.import_key(lines)
+        assert caught.value.facts["quota"] == what
+    Operation(two.b.store, two.b.now).set_limits("default", {"keys": 1, "datasets": 1})
+    for new in (1, 0):
+        assert two.here.import_key(lines)[1] == new
     assert two.here.open(envelope).secret.reveal() == minted.secret.reveal()
 
 

@@ -155,6 +155,17 @@ def test_request_without_a_row_is_not_served(everybody: World, monkeypatch: pyte
         monkeypatch.setattr(roles, "_EXACT", roles._EXACT - {(kept.method, kept.path)})
         assert _send(everybody, "owner", kept, None).status in {404, 405}
         monkeypatch.undo()
+    monkeypatch.setattr(roles, "_PATTERNS", tuple(route for route in roles._PATTERNS if not route.path.startswith("/page/")))
+    assert _send(everybody, "owner", Route("GET", "/page/keys", ("page",)), None).status == 404
+
+
+def test_page_is_for_those_who_may_see_pages(everybody: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    host, port = everybody.server.url.removeprefix("https://").split(":")
+    monkeypatch.setitem(MAY, "page", frozenset({Office.OWNER}))  # type: ignore[arg-type]
+    for office in Office:
+        with connect(host, int(port), everybody.credential(office.value).identity(), trust=PinnedSpki(everybody.server.spki)) as channel:
+            answer = request(channel, "GET", "/page/audit", text_type="text/html")
+        assert answer.status == (200 if office is Office.OWNER else 401)
 
 
 def test_command_without_a_row_is_nobodys() -> None:
