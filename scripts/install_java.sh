@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes sure that a Java 17 (or newer) runtime and compiler are there: on Debian and Ubuntu it installs OpenJDK 17 through apt.
+# Makes sure that a Java 17 (or newer) runtime and compiler are there.
 set -euo pipefail
 
 major() { "$1" -version 2>&1 | sed -nE 's/^(openjdk version "|java version "|javac )([0-9]+).*/\2/p' | head -n 1; }
@@ -9,14 +9,4 @@ if command -v java >/dev/null && command -v javac >/dev/null; then
         exit 0
     fi
 fi
-if ! command -v apt-get >/dev/null; then
-    echo "Java 17 is needed (java and javac on the PATH); install OpenJDK 17 and run this again." >&2
-    exit 1
-fi
-sudo=""
-if [ "$(id -u)" -ne 0 ]; then
-    sudo="sudo"
-fi
-echo "installing OpenJDK 17 ..." >&2
-$sudo apt-get update -qq >&2
-DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends openjdk-17-jdk-headless >&2
+"$(dirname "$0")/install_debian.sh" "Java 17 (java and javac)" openjdk-17-jdk-headless

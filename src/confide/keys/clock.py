@@ -51,8 +51,11 @@ class SteadyClock:
             stored = self._store.latest or told
             if told < max(due, stored) - TOLERANCE:
                 behind = max(due, stored)
-                message = "the broker's clock was set back: it decides nothing until it is right"
-                raise ClockError(message, seen=behind.isoformat(), got=told.isoformat())
+                raise ClockError(
+                    "the broker's clock was set back: it decides nothing until it is right",
+                    seen=behind.isoformat(),
+                    got=told.isoformat(),
+                )
             if told >= due:  # only ever forward, so that many small steps back are found out as well
                 self._seen, self._seen_at = told, at
             return max(told, least, stored)

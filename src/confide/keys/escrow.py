@@ -25,7 +25,7 @@ from confide.errors import EscrowError
 from confide.ids import KeyRef, SpkiDigest, check_name
 from confide.keys.custody.shares import ShareSet
 from confide.keys.key_outlines import KeyOutline
-from confide.keys.statements import Statements, zoned_time
+from confide.keys.statements import SignedKey, Statements, zoned_time
 
 TRUSTEE_TYPE: Final = "application/vnd.confide.trustee-key+json"
 REQUEST_TYPE: Final = "application/vnd.confide.key-escrow-request+json"
@@ -44,25 +44,13 @@ _STATEMENTS: Final = Statements(EscrowError, "a key's escrow")
 _read = _STATEMENTS.read
 
 
-@dataclass(frozen=True, slots=True)
-class TrusteeKey:
-    """A trustee's public key (P-256 JWK) that shares are sealed to: never the credential's own, which signs."""
+class TrusteeKey(SignedKey):
+    """A trustee's public key that shares are sealed to: never the credential's own, which signs it."""
 
-    jwk: Json
-
-    def sign(self, trustee: SigningKey) -> Json:
-        """The statement, signed by the trustee's credential (DSSE envelope)."""
-        return dsse_sign(trustee, TRUSTEE_TYPE, canonical({"format": "confide-trustee-key-v1", "jwk": self.jwk}))
-
-    @classmethod
-    def verify(cls, envelope: Json, trustee: PublicKey) -> Self:
-        """Read a key that ``trustee`` signed.
-
-        Raises:
-            EscrowError: it did not, or this is none.
-        """
-        data = _STATEMENTS.verified(envelope, trustee, TRUSTEE_TYPE, "confide-trustee-key-v1", {"jwk"})
-        return cls(_read(lambda: check_public_jwk(data["jwk"])))
+    __slots__ = ()
+    type = TRUSTEE_TYPE
+    form = "confide-trustee-key-v1"
+    statements = _STATEMENTS
 
 
 @dataclass(frozen=True, slots=True)

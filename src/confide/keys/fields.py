@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from confide.canonical import Json
 from confide.crypto.http import Request
 from confide.errors import ParseError
+
+T = TypeVar("T")
 
 
 def body(request: Request) -> Json:
@@ -19,51 +23,23 @@ def body(request: Request) -> Json:
 
 
 def text(request: Request, field: str) -> str:
-    """A field that is text.
-
-    Raises:
-        ParseError: there is none.
-    """
-    value = body(request).get(field)
-    if not isinstance(value, str):
-        raise ParseError("a text field is missing", field=field)
-    return value
+    """A field that is text.  Raises ``ParseError`` if there is none."""
+    return _field(request, field, str, "a text field is missing")
 
 
 def number(request: Request, field: str) -> int:
-    """A field that is a whole number.
-
-    Raises:
-        ParseError: there is none.
-    """
-    value = body(request).get(field)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ParseError("a whole number is missing", field=field)
-    return value
+    """A field that is a whole number.  Raises ``ParseError`` if there is none."""
+    return _field(request, field, int, "a whole number is missing")
 
 
 def object_(request: Request, field: str) -> Json:
-    """A field that is an object.
-
-    Raises:
-        ParseError: there is none.
-    """
-    value = body(request).get(field)
-    if not isinstance(value, dict):
-        raise ParseError("an object field is missing", field=field)
-    return value
+    """A field that is an object.  Raises ``ParseError`` if there is none."""
+    return _field(request, field, dict, "an object field is missing")
 
 
 def list_(request: Request, field: str) -> list[object]:
-    """A field that is a list.
-
-    Raises:
-        ParseError: there is none.
-    """
-    value = body(request).get(field)
-    if not isinstance(value, list):
-        raise ParseError("a list is missing", field=field)
-    return value
+    """A field that is a list.  Raises ``ParseError`` if there is none."""
+    return _field(request, field, list, "a list is missing")
 
 
 def signatures(rest: Json) -> list[object]:
@@ -77,3 +53,10 @@ def signatures(rest: Json) -> list[object]:
 def texts(*lists: list[object]) -> bool:
     """Whether all items of all lists are text."""
     return all(isinstance(item, str) for items in lists for item in items)
+
+
+def _field(request: Request, field: str, kind: type[T], missing: str) -> T:
+    value = body(request).get(field)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ParseError(missing, field=field)
+    return value

@@ -64,7 +64,8 @@ class Observation:
         self.outcome = "ok" if status < 400 else "refused" if status < 500 else "failed"
         self.code = code if status >= 400 and isinstance(code, str) else ""
 
-    def _failed(self, error: BaseException) -> None:
+    def failed(self, error: BaseException) -> None:
+        """The step was ended by this."""
         if isinstance(error, ConfideError):
             self.answered(problem(error).status, error.code)
         else:
@@ -110,7 +111,7 @@ def observed(step: Step, *, endpoint: str = "", size: int = 0) -> Iterator[Obser
     try:
         yield found
     except BaseException as error:
-        found._failed(error)  # noqa: SLF001 -- its own
+        found.failed(error)
         raise
     finally:
         found.seconds = time.perf_counter() - found.begun

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar, Self
 
-from confide.canonical import Json, parse_object
-from confide.crypto.sign import PublicKey, dsse_verify
+from confide.canonical import Json, canonical, parse_object
+from confide.crypto.seal import check_public_jwk
+from confide.crypto.sign import PublicKey, SigningKey, dsse_sign, dsse_verify
 from confide.errors import ConfideError
 
 
@@ -44,6 +45,30 @@ class Statements:
         if len(found) != len(names):
             raise self.refusal(f"a field of {self.about} cannot be read")
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class SignedKey:
+    """A public key (P-256 JWK) that others seal to, in a statement of whose it is.  Subclasses say what the statement is called."""
+
+    jwk: Json
+    type: ClassVar[str]
+    form: ClassVar[str]
+    statements: ClassVar[Statements]
+
+    def sign(self, holder: SigningKey) -> Json:
+        """The statement, signed by whose key it is (DSSE envelope)."""
+        return dsse_sign(holder, self.type, canonical({"format": self.form, "jwk": self.jwk}))
+
+    @classmethod
+    def verify(cls, envelope: Json, holder: PublicKey) -> Self:
+        """Read a key that ``holder`` signed.
+
+        Raises:
+            ConfideError: it did not, or this is none; of the class that the statements refuse with.
+        """
+        data = cls.statements.verified(envelope, holder, cls.type, cls.form, {"jwk"})
+        return cls(cls.statements.read(lambda: check_public_jwk(data["jwk"])))
 
 
 def zoned_time(text: str) -> datetime:

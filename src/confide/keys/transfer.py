@@ -19,7 +19,7 @@ from confide.crypto.sign import PublicKey, SigningKey, dsse_sign
 from confide.errors import TransferError
 from confide.ids import KeyRef, SpkiDigest
 from confide.keys.key_outlines import KeyOutline
-from confide.keys.statements import Statements
+from confide.keys.statements import SignedKey, Statements
 
 WRAPPING_TYPE: Final = "application/vnd.confide.wrapping-key+json"
 REQUEST_TYPE: Final = "application/vnd.confide.key-export-request+json"
@@ -27,25 +27,13 @@ EXPORT_TYPE: Final = "application/vnd.confide.key-export+json"
 _STATEMENTS: Final = Statements(TransferError, "a key's transfer")
 
 
-@dataclass(frozen=True, slots=True)
-class WrappingKey:
-    """A broker's public key (P-256 JWK) that keys are wrapped to."""
+class WrappingKey(SignedKey):
+    """A broker's public key that keys are wrapped to, signed by the broker."""
 
-    jwk: Json
-
-    def sign(self, broker: SigningKey) -> Json:
-        """The statement, signed by the broker whose key it is (DSSE envelope)."""
-        return dsse_sign(broker, WRAPPING_TYPE, canonical({"format": "confide-wrapping-key-v1", "jwk": self.jwk}))
-
-    @classmethod
-    def verify(cls, envelope: Json, broker: PublicKey) -> Self:
-        """Read a wrapping key that ``broker`` signed.
-
-        Raises:
-            TransferError: it did not, or this is none.
-        """
-        data = _STATEMENTS.verified(envelope, broker, WRAPPING_TYPE, "confide-wrapping-key-v1", {"jwk"})
-        return cls(_STATEMENTS.read(lambda: check_public_jwk(data["jwk"])))
+    __slots__ = ()
+    type = WRAPPING_TYPE
+    form = "confide-wrapping-key-v1"
+    statements = _STATEMENTS
 
 
 @dataclass(frozen=True, slots=True)

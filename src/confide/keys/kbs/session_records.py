@@ -135,14 +135,13 @@ class Guest:
     def to_json(self) -> Json:
         """What is kept."""
         request, evidence, init_data = self.request, self.evidence, self.request.init_data
-        sample = isinstance(evidence, SampleEvidence)
         return {
             "nonce": request.nonce,
             "key": dict(request.key.jwk),
             "additional": request.additional,
             "init_data": None if init_data is None else {"format": init_data.format, "digest": init_data.digest.hex()},
             "sample": {"svn": evidence.svn, "report_data": b64url(evidence.report_data)} if isinstance(evidence, SampleEvidence) else None,
-            "evidence": None if sample else evidence.to_json(),  # type: ignore[union-attr]
+            "evidence": None if isinstance(evidence, SampleEvidence) else evidence.to_json(),
         }
 
     @classmethod

@@ -143,12 +143,13 @@ class Companion:
                 hint="nothing was signed; look at it again, and ask the broker's operator why it changed",
             )  # fmt: skip
         standing: StandingView | None = None
-        if shown.action == "approve" or shown.action == "reject":  # noqa: PLR1714 - type checkers do not narrow a test of membership
-            standing = self._client.vote(shown.subject, shown.action, digest=shown.digest).standing
-        elif shown.action == "take-back":
-            standing = self._client.take_back(shown.subject)
-        else:
-            self._client.revoke(shown.subject)
+        match shown.action:
+            case "approve" | "reject" as verdict:
+                standing = self._client.vote(shown.subject, verdict, digest=shown.digest).standing
+            case "take-back":
+                standing = self._client.take_back(shown.subject)
+            case "end":
+                self._client.revoke(shown.subject)
         is_grant = isinstance(view, GrantView)
         return self._page("done", action=shown.action, subject=shown.subject, digest=shown.digest, standing=standing, is_grant=is_grant)
 

@@ -13,7 +13,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
@@ -46,7 +46,7 @@ class Head:
     """
 
     epoch: int = 0
-    log: Extent = Extent()  # noqa: RUF009 -- frozen, so one for all is right
+    log: Extent = field(default_factory=Extent)
     tag: bytes | None = None
     time: datetime | None = None
 

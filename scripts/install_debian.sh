@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Installs Debian's or Ubuntu's packages for a script beside it: install_debian.sh WHAT PACKAGE...  Fails, saying WHAT is needed, without apt.
+set -euo pipefail
+
+what=$1
+shift
+if ! command -v apt-get >/dev/null; then
+    echo "$what is needed, and there is no apt-get here: install it and run this again." >&2
+    exit 1
+fi
+as_root=()
+[ "$(id -u)" = 0 ] || as_root=(sudo)
+echo "installing $what ..." >&2
+"${as_root[@]}" apt-get update -qq >&2
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2
