@@ -259,7 +259,7 @@ def _releases(demo: Demo) -> list[Row]:
     """A key release over an attested session, and the whole of connect, attest and release."""
     from confide.attest.insecure import InsecureAttester
     from confide.crypto.tls import Identity
-    from confide.data.manifest import load_manifest
+    from confide.data.snapshots import load_manifest
     from confide.job import Job
     from confide.jobs.submit import pin_inputs
     from confide.keys.client import NodeBrokerClient

@@ -315,6 +315,12 @@ class RollbackError(DataError):
     code = "manifest-rollback"
 
 
+class SnapshotConflictError(DataError):
+    """Another writer committed the dataset's next snapshot first."""
+
+    code = "snapshot-conflict"
+
+
 class PlaintextError(DataError):
     """A file that must be encrypted is not."""
 

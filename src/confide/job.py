@@ -53,18 +53,20 @@ class KbsSource(_Value):
 class InputSpec(_Value):
     """One input dataset.  ``dataset`` and ``signer`` (from its manifest) are in the digest, ``path`` is not.
 
-    ``key`` says where its key comes from, if not from the job's broker.
+    ``snapshot`` asks for that one instead of the newest; ``key`` says where its key comes from, if not from the job's broker.
     """
 
     path: str
     dataset: str = ""
     signer: str = ""
+    snapshot: int | None = Field(default=None, ge=1, le=2**53 - 1)
     key: KbsSource | None = None
 
     def canonical_form(self) -> Json:
-        """What the digest is over.  A key of the job's broker is not said, so that jobs without others have the digest that they had."""
+        """What the digest is over.  The newest snapshot and a key of the job's broker are not said: jobs have the digest that they had."""
+        snapshot = {} if self.snapshot is None else {"snapshot": self.snapshot}
         source = {} if self.key is None else {"key": self.key.canonical_form()}
-        return {"dataset": self.dataset, "signer": self.signer, **source}
+        return {"dataset": self.dataset, "signer": self.signer, **snapshot, **source}
 
 
 class OutputSpec(_Value):

@@ -16,7 +16,7 @@ import pytest
 from support.stage import PASSPHRASE, Stage
 
 from confide.crypto.derive import file_key
-from confide.data.manifest import load_manifest
+from confide.data.snapshots import load_manifest
 from confide.ids import KeyRef
 from confide.jobs.engines.spark import SECRET_FILE
 from confide.jobs.result import RunEvent, RunResult

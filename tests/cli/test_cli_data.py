@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -192,3 +193,64 @@ def test_resource_that_is_not_the_one_it_was_encrypted_with_opens_nothing(confid
         assert said.json["error"]["code"] == code
     assert confide(*decrypt, "--key-file", key).status == 2
     assert not (tmp_path / "x.csv").exists()
+
+
+def more(tmp_path: Path, rows: str) -> Path:
+    source = tmp_path / "more.csv"
+    source.write_text(f"id,name,score\n{rows}\n", encoding="utf-8")
+    return source
+
+
+def test_snapshots_are_added_listed_and_read_at_any_time(confide: Any, table: Path, tmp_path: Path) -> None:
+    added = confide("data", "encrypt", more(tmp_path, "4,dee,1.5"), table, "--key", "ann/k", "--mode", "append", "--json")
+    assert (added.json["snapshot"], added.json["rows"]) == (2, 4)
+    assert confide("data", "encrypt", more(tmp_path, "5,eve,2.5"), table, "--key", "ann/k", "--mode", "overwrite").status == 0
+    rows = {}
+    for name, option in (("newest", ()), ("1", ("--snapshot", 1)), ("2", ("--snapshot", 2)), ("3", ("--snapshot", 3))):
+        assert confide("data", "decrypt", table, tmp_path / f"{name}.csv", "--as", "ann", *option).status == 0
+        rows[name] = pyarrow.csv.read_csv(tmp_path / f"{name}.csv").column("id").to_pylist()
+    assert rows == {"newest": [5], "1": [1, 2, 3], "2": [1, 2, 3, 4], "3": [5]}
+    log = confide("data", "log", table, "--json").json["snapshots"]
+    assert [(one["snapshot"], one["added"], one["removed"]) for one in log] == [(3, 1, 2), (2, 1, 0), (1, 1, 0)]
+    assert "snapshots 1 to 3 follow one another" in confide("data", "verify", table).out
+    assert confide("data", "inspect", table, "--snapshot", 2, "--json").json["rows"] == 4
+    assert confide("data", "inspect", table, "--snapshot", 4).status == 2
+
+
+def test_old_snapshots_are_cleaned_away(confide: Any, table: Path, tmp_path: Path) -> None:
+    confide("data", "encrypt", more(tmp_path, "5,eve,2.5"), table, "--key", "ann/k", "--mode", "overwrite")
+    assert confide("data", "clean", table, "--keep", 1, "--json").json["snapshots"] == []  # too young
+    would = confide("data", "clean", table, "--keep", 1, "--older-than", 0, "--dry-run")
+    assert "nothing was removed" in would.out
+    done = confide("data", "clean", table, "--keep", 1, "--older-than", 0, "--json").json
+    assert (done["snapshots"], done["removed"], len(done["files"])) == ([1], True, 2)
+    assert confide("data", "verify", table, "--json").json["snapshots"] == 1
+    assert len(list(table.glob("*.parquet"))) == 1
+
+
+def test_a_snapshot_is_under_the_datasets_own_key(confide: Any, table: Path, tmp_path: Path) -> None:
+    source = more(tmp_path, "4,dee,1.5")
+    for options in (("--key", "bob/k"), ("--key", "ann/k@1"), ("--key", "ann/k", "--name", "other")):
+        assert confide("data", "encrypt", source, table, *options, "--mode", "append").status == 2
+    assert confide("data", "verify", table, "--json").json["snapshots"] == 1
+
+
+def test_mode_append_makes_the_dataset_if_there_is_none(confide: Any, at_home: Path, tmp_path: Path) -> None:
+    for rows in (1, 2):
+        made = confide("data", "encrypt", more(tmp_path, "4,dee,1.5"), tmp_path / "new", "--key", "ann/k", "--mode", "append", "--json")
+        assert made.json["rows"] == rows
+
+
+def test_an_older_copy_of_the_folder_is_not_added_to(confide: Any, table: Path, tmp_path: Path) -> None:
+    shutil.copytree(table, tmp_path / "copy")
+    assert confide("data", "encrypt", more(tmp_path, "4,dee,1.5"), table, "--key", "ann/k", "--mode", "append").status == 0
+    said = confide("data", "encrypt", more(tmp_path, "5,eve,1.5"), tmp_path / "copy", "--key", "ann/k", "--mode", "append")
+    assert "error[manifest-rollback]" in said.err
+    assert confide("data", "verify", tmp_path / "copy", "--json").json["snapshots"] == 1
+
+
+def test_a_dataset_of_a_key_broker_service_gets_snapshots_too(confide: Any, at_home: Path, tmp_path: Path) -> None:
+    key = ("--key-resource", "kbs://kbs.example/a/key/b", "--key-file", tmp_path / "k", "--as", "ann")
+    for mode in ("error", "append", "overwrite"):
+        assert confide("data", "encrypt", more(tmp_path, "4,dee,1.5"), tmp_path / "far", *key, "--mode", mode).status == 0
+    assert confide("data", "decrypt", tmp_path / "far", tmp_path / "two.csv", *key[:4], "--snapshot", 2, "--json").json["rows"] == 2

@@ -40,7 +40,8 @@ from confide.cli.owners import Enrolment
 from confide.config import Settings
 from confide.crypto.sign import PublicKey, SigningKey
 from confide.data.folder import verify_files
-from confide.data.manifest import load_manifest, verify_manifest
+from confide.data.manifest import verify_manifest
+from confide.data.snapshots import load_manifest
 from confide.ids import KeyRef
 from confide.job import Job
 from confide.jobs.receipt import examine, load_bundle

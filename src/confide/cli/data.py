@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
+from confide.cli.data_snapshots import clean, log
 from confide.cli.output import Context, answers, print_facts, print_table, say, short
 from confide.errors import ManifestError, OutputExistsError, UsageError
 
 if TYPE_CHECKING:
     from confide.canonical import Json
     from confide.crypto.secret import SecretBytes
+    from confide.data.commit import Mode
     from confide.data.manifest import Manifest
 
 _FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
@@ -22,7 +24,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 
 @click.group("data")
 def command() -> None:
-    """Encrypt, decrypt, inspect and verify datasets."""
+    """Encrypt, decrypt, inspect, verify and clean datasets."""
 
 
 _KEY_FILE = click.option("--key-file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
@@ -37,6 +39,8 @@ _KEY_FILE = click.option("--key-file", type=click.Path(path_type=Path, dir_okay=
 @_KEY_FILE
 @click.option("--as", "who", metavar="NAME", help="With --key-resource: whose credential signs [default: the only one there is].")
 @click.option("--name", help="Name of the dataset [default: the folder's name].")
+@click.option("--mode", type=click.Choice(["error", "append", "overwrite"]), default="error", show_default=True,
+              help="If FOLDER is a dataset already: refuse, add SOURCE to it, or put SOURCE in the place of all that it holds.")
 @answers
 def encrypt(
     context: Context,
@@ -47,11 +51,15 @@ def encrypt(
     key_file: Path | None,
     who: str | None,
     name: str | None,
+    mode: str,
 ) -> None:
     """Encrypt SOURCE into the new dataset FOLDER and sign its manifest.
 
     A .csv or .parquet file becomes a table (encrypted Parquet), any other file or a whole folder of files becomes encrypted containers.
     SOURCE is left as it is.
+
+    With --mode append or overwrite FOLDER gets a new snapshot under the key that it has, and readers see it as a whole.  If another
+    writer was first, nothing of this one is there.  Older snapshots stay until `confide data clean --keep` removes them.
 
     With --key-resource nothing is asked of the broker: the key is in --key-file (made, mode 0600, if there is none).  Bring it to the
     key broker service (at ours with `confide kbs put`), keep it safe, and name the resource in jobs.
@@ -60,9 +68,16 @@ def encrypt(
 
     if (key is None) == (key_resource is None) or (key_resource is None) != (key_file is None) or (key is not None and who is not None):
         raise UsageError("a dataset is under one key", hint="give --key OWNER/NAME, or --key-resource URI with --key-file FILE")
+    if mode != "error" and os.path.lexists(folder):
+        if name is not None:
+            raise UsageError("the dataset has its name already", hint="leave --name out")
+        added = _add_snapshot(context, source, folder, cast("Mode", mode), key, key_resource, key_file, who)
+        context.answer(_facts(folder, added))
+        return
     title = check_name(name if name is not None else folder.name, "dataset name")
     if os.path.lexists(folder):
-        raise OutputExistsError(f"{folder} exists", path=str(folder))
+        hint = "choose another folder, or add to it with --mode append or overwrite"
+        raise OutputExistsError(f"{folder} exists", hint=hint, path=str(folder))
     if key_resource is not None and key_file is not None:
         manifest = _encrypt_for_kbs(context, source, folder, key_resource, key_file, who, title)
     else:
@@ -124,14 +139,53 @@ def _encrypt_for_kbs(context: Context, source: Path, folder: Path, uri: str, key
     ).unverified
 
 
+def _add_snapshot(
+    context: Context, source: Path, folder: Path, mode: Mode, key: str | None, uri: str | None, key_file: Path | None, who: str | None
+) -> Manifest:
+    """A further snapshot, under the dataset's own key: what is given must name that one."""
+    from confide.cli.owners import client_of, credential_of
+    from confide.data.commit import add_snapshot
+    from confide.data.snapshots import load_manifest
+    from confide.ids import KeyRef
+    from confide.keys.credentials import Credential
+
+    parent, now = load_manifest(folder), datetime.now(UTC)
+    if uri is not None and key_file is not None:
+        secret = _opened(parent.unverified, uri, key_file)
+        signer = credential_of(context.settings, who).key
+        return add_snapshot(source, parent, mode, dataset_key=secret, signer=signer, now=now).unverified
+    ref = KeyRef.parse(str(key))
+    if ref.id != parent.unverified.key or ref.version:
+        raise UsageError(f"the dataset is under {parent.unverified.key}", hint=f"give --key {parent.unverified.key}", got=str(key))
+    signer = Credential.load(context.settings.credentials_dir, ref.owner).key
+    with client_of(context.settings, ref.owner) as client:
+        secret = client.open(parent.envelope).secret
+        return add_snapshot(
+            source, parent, mode, dataset_key=secret, signer=signer, now=now, register=client.register_manifest
+        ).unverified
+
+
+_SNAPSHOT = click.option("--snapshot", type=click.IntRange(min=1), metavar="N",
+                         help="An older snapshot, as `confide data log` numbers them [default: the newest].")  # fmt: skip
+
+
 @command.command("decrypt")
 @click.argument("folder", type=_FOLDER)
 @click.argument("target", type=click.Path(path_type=Path))
+@_SNAPSHOT
 @click.option("--as", "who", metavar="NAME", help="Whose credential to use [default: the only one there is].")
 @click.option("--key-resource", metavar="URI", help="The resource that it was encrypted with, whose value is in --key-file.")
 @_KEY_FILE
 @answers
-def decrypt(context: Context, folder: Path, target: Path, who: str | None, key_resource: str | None, key_file: Path | None) -> None:
+def decrypt(
+    context: Context,
+    folder: Path,
+    target: Path,
+    snapshot: int | None,
+    who: str | None,
+    key_resource: str | None,
+    key_file: Path | None,
+) -> None:
     """Decrypt the dataset in FOLDER to TARGET, as its owner or, for a run's output, as a recipient.
 
     A table goes to a .csv or .parquet file, other files into a new folder.  Every file is checked before TARGET appears.
@@ -141,7 +195,8 @@ def decrypt(context: Context, folder: Path, target: Path, who: str | None, key_r
     from confide.cli.owners import client_of
     from confide.data.files import decrypt as decrypt_files
     from confide.data.folder import verify_files
-    from confide.data.manifest import load_manifest, verify_manifest
+    from confide.data.manifest import verify_manifest
+    from confide.data.snapshots import load_manifest, snapshot_before
 
     if (key_resource is None) != (key_file is None):
         raise UsageError("a resource and its value go together", hint="give --key-resource URI and --key-file FILE")
@@ -155,9 +210,12 @@ def decrypt(context: Context, folder: Path, target: Path, who: str | None, key_r
             # The broker checks the manifest's signature against the dataset's registered signer, and its snapshot against the newest.
             secret = client.open(found.envelope).secret
     manifest = verify_manifest(found.envelope, found.signer)
+    if snapshot is not None:
+        manifest = snapshot_before(found, snapshot).unverified  # vouched for by the digests from the newest one on
     verify_files(folder, manifest)
     decrypt_files(folder, manifest, secret, target)
-    context.answer({"target": str(target), "dataset": manifest.dataset, "kind": manifest.kind, "rows": manifest.rows})
+    facts = {"target": str(target), "dataset": manifest.dataset, "snapshot": manifest.snapshot}
+    context.answer({**facts, "kind": manifest.kind, "rows": manifest.rows})
 
 
 def _opened(manifest: Manifest, uri: str, key_file: Path) -> SecretBytes:
@@ -172,12 +230,14 @@ def _opened(manifest: Manifest, uri: str, key_file: Path) -> SecretBytes:
 
 @command.command("inspect")
 @click.argument("folder", type=_FOLDER)
+@_SNAPSHOT
 @answers
-def inspect(context: Context, folder: Path) -> None:
+def inspect(context: Context, folder: Path, snapshot: int | None) -> None:
     """Show what a dataset says about itself.  Needs no key; nothing is verified (`confide data verify` does that)."""
-    from confide.data.manifest import load_manifest
+    from confide.data.snapshots import load_manifest, snapshot_before
 
-    manifest = load_manifest(folder).unverified
+    newest = load_manifest(folder)
+    manifest = newest.unverified if snapshot is None else snapshot_before(newest, snapshot).unverified
     value = {**_facts(folder, manifest), "verified": False}
     columns = list((manifest.schema or {}).get("columns", []))
 
@@ -196,27 +256,38 @@ def inspect(context: Context, folder: Path) -> None:
 @click.option("--signer", metavar="HEX", help="SHA-256 of the public key that must have signed [default: the key that it names].")
 @answers
 def verify(context: Context, folder: Path, signer: str | None) -> None:
-    """Check a dataset's signature, and every file's digest and encryption.  Needs no key.
+    """Check a dataset's signature, and the digest of every file of every snapshot that is kept.  Needs no key.
 
     Without --signer the dataset is only shown to be whole: anybody can sign a dataset of their own.  Jobs and the broker know who must
     sign.
     """
-    from confide.data.folder import verify_files
-    from confide.data.manifest import load_manifest, verify_manifest
+    from confide.data.folder import listed_files, refuse_foreign, verify_files
+    from confide.data.manifest import verify_manifest
+    from confide.data.snapshots import history, load_manifest, manifest_path
 
     found = load_manifest(folder)
     if signer is not None and signer != found.signer.digest:
         raise ManifestError("the dataset is signed by another key", expected=signer, got=found.signer.digest)
     manifest = verify_manifest(found.envelope, found.signer)
-    verify_files(folder, manifest)
+    before = [one.unverified for one in history(found)]
+    files = listed_files(manifest, *before)
+    refuse_foreign(folder, {*files, *(manifest_path(one) for one in (manifest, *before))})
+    verify_files(folder, manifest, *before)
     value: Json = {"accepted": True, **_facts(folder, manifest), "signer_given": signer is not None}
+    value |= {"snapshots": 1 + len(before), "files_checked": len(files)}
 
     def text() -> None:
         doubt = "" if signer is not None else " (give --signer to say who must have)"
         say(f"ok: signed by {short(manifest.signer.digest)}{doubt}")
-        say(f"ok: {len(manifest.files)} files are the listed ones, whole and encrypted")
+        say(f"ok: {len(files)} files are the listed ones, whole and encrypted")
+        if before:
+            say(f"ok: snapshots {before[-1].snapshot} to {manifest.snapshot} follow one another")
 
     context.answer(value, text)
+
+
+command.add_command(log)
+command.add_command(clean)
 
 
 def _facts(folder: Path, manifest: Manifest) -> Json:

@@ -167,7 +167,7 @@ def adopt(context: Context, folders: tuple[Path, ...], who: str | None) -> None:
     For datasets that no export or escrow has in it. The broker takes each one's snapshot for the newest: older ones are refused then.
     """
     from confide.cli.owners import client_of
-    from confide.data.manifest import load_manifest
+    from confide.data.snapshots import load_manifest
 
     new = 0
     with client_of(context.settings, who) as client:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import pyarrow as pa
 
@@ -15,10 +18,11 @@ from confide.crypto.envelope import WrappedKey
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
 from confide.data.files import TABLE_SUFFIXES, Written, encrypt_files, encrypt_table, open_parquet
-from confide.data.folder import check_encrypted, data_files, describe, new_folder, sync_file
-from confide.data.manifest import Kind, Manifest, SignedManifest, now_text, sign_manifest, write_manifest
+from confide.data.folder import check_encrypted, data_files, describe, folder_beside, new_folder, sync_file, sync_folder
+from confide.data.manifest import FileEntry, Kind, Manifest, now_text, sign_manifest, verify_manifest
 from confide.data.schema import schema_json, storable
-from confide.errors import DataError, UsageError
+from confide.data.snapshots import SignedManifest, commit_snapshot, is_committed, write_manifest
+from confide.errors import DataError, ManifestError, UsageError
 from confide.ids import DatasetId, RunId
 from confide.regular_file import open_regular
 
@@ -56,6 +60,94 @@ def create_dataset(
         if register is not None:
             register(envelope)
     return SignedManifest(folder, envelope, manifest)
+
+
+Mode = Literal["append", "overwrite"]
+"""What a further snapshot does with the files of the one before: Spark's words."""
+
+
+def add_snapshot(
+    source: Path | pa.Table,
+    parent: SignedManifest,
+    mode: Mode,
+    *,
+    dataset_key: SecretBytes,
+    signer: SigningKey,
+    now: datetime,
+    register: Callable[[Json], None] | None = None,
+) -> SignedManifest:
+    """Encrypt a table or other files as the snapshot after ``parent``, the newest one, of an owner's dataset.
+
+    ``register`` is given the signed manifest (for the broker) once the snapshot is committed.
+
+    Raises:
+        DataError: the source is of another kind than the dataset, or its columns are other ones (``append`` only).
+        ManifestError: ``parent`` is not signed by the key that it names, or is a run's output.
+        SnapshotConflictError: another writer was first; nothing of this one is visible.
+        UnavailableError: the file system refuses; nothing of this is visible.
+    """
+    before = verify_manifest(parent.envelope, parent.signer)
+    if before.owner is None:
+        raise ManifestError("a run made this dataset: only its owner adds to a dataset", hint="encrypt it as a new one", run=before.run)
+    folder, table = parent.folder, isinstance(source, pa.Table) or source.suffix in TABLE_SUFFIXES
+    if table != (before.kind == "parquet"):
+        raise DataError(f"the dataset holds {'a table' if before.kind == 'parquet' else 'files'}, and this is something else")
+    with folder_beside(folder) as staged:
+        kept = before.files if mode == "append" else ()
+        if isinstance(source, pa.Table) or table:
+            written = encrypt_table(source, staged, dataset_key, dataset=before.dataset, first=len(kept))
+        else:
+            written = encrypt_files(_named(source), staged, dataset_key, dataset=before.dataset)
+        if mode == "append":
+            _require_same_columns(before.schema, written.schema)
+        manifest = replace(
+            before,
+            snapshot=before.snapshot + 1,
+            parent=parent.digest,
+            created=now_text(now),
+            schema=written.schema,
+            files=tuple(sorted((*kept, *written.files), key=lambda entry: entry.path)),
+            signer=signer.public,
+        )
+        made = SignedManifest(folder, sign_manifest(manifest, signer), manifest)
+        with _moved(staged, made, written.files):
+            commit_snapshot(parent, made)
+    if register is not None:
+        register(made.envelope)
+    write_manifest(folder, made.envelope)
+    return made
+
+
+@contextmanager
+def _moved(staged: Path, made: SignedManifest, files: Sequence[FileEntry]) -> Iterator[None]:
+    """A snapshot's new files in its folder, durable, so that it can be committed; taken away again if it was not."""
+    places: list[Path] = []
+    try:
+        for entry in files:
+            place = made.folder / entry.path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.link(staged / entry.path, place)  # unlike rename, never replaces anything
+            places.append(place)
+        for parent in {above for place in places for above in place.parents if above.is_relative_to(made.folder)}:
+            sync_folder(parent)
+        yield
+    except BaseException:
+        if not is_committed(made):  # Ctrl-C may come in the very moment
+            for place in places:
+                place.unlink(missing_ok=True)
+        raise
+
+
+def _require_same_columns(before: Json | None, now: Json | None) -> None:
+    def columns(schema: Json | None) -> dict[str, str]:
+        return {column["name"]: column["type"] for column in (schema or {}).get("columns", [])}
+
+    there, here = columns(before), columns(now)
+    if list(there.items()) != list(here.items()):
+        other = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+        facts = {name: f"{there.get(name, 'none')}, now {here.get(name, 'none')}" for name in other[:20]}
+        message = f"the columns are not those of the dataset: {', '.join(other[:20]) if other else 'they stand in another order'}"
+        raise DataError(message, hint="cast or rename them first, or write with --mode overwrite", columns=str(facts))
 
 
 def commit_staged(

@@ -52,9 +52,10 @@ class Written:
 # --- writing ------------------------------------------------------------------------------------------------------
 
 
-def encrypt_table(source: Path | pa.Table, folder: Path, dataset_key: SecretBytes, *, dataset: DatasetId) -> Written:
+def encrypt_table(source: Path | pa.Table, folder: Path, dataset_key: SecretBytes, *, dataset: DatasetId, first: int = 0) -> Written:
     """Write a table (CSV or Parquet file, or Arrow table) as encrypted Parquet files with new random names into ``folder``.
 
+    Files are numbered from ``first``: readers take them in the order of their names, so a table that is appended to keeps its order.
     A CSV file is read as a whole (its types come from all of its rows); a Parquet file streams.
 
     Raises:
@@ -63,7 +64,7 @@ def encrypt_table(source: Path | pa.Table, folder: Path, dataset_key: SecretByte
     schema, batches = _open_table(source)
     target = storable(schema)
     entries = []
-    for index, table in enumerate(_slices(batches, schema)):
+    for index, table in enumerate(_slices(batches, schema), first):
         path = f"part-{index:05d}-{uuid.uuid4()}.parquet"
         with _open_writer(folder / path, target, dataset_key, dataset, path) as writer:
             writer.write_table(table.cast(target), row_group_size=ROWS_PER_GROUP)

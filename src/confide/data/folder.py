@@ -7,14 +7,14 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
 import pyarrow as pa
 
 from confide.crypto.container import MAGIC as CONTAINER_MAGIC
-from confide.data.manifest import MANIFEST_NAME, FileEntry, Kind, Manifest, sync_folder
+from confide.data.manifest import MANIFEST_NAME, FileEntry, Kind, Manifest
 from confide.errors import DataError, IntegrityError, ManifestError, OutputExistsError, PlaintextError, UnavailableError
 from confide.regular_file import open_regular
 
@@ -32,16 +32,27 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """
     if os.path.lexists(folder):
         raise OutputExistsError(f"{folder} exists", path=str(folder))
-    staged = folder.with_name(f".{folder.name}.new-{secrets.token_hex(8)}")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staged.mkdir(mode=0o700)
+    with folder_beside(folder) as staged:
         yield staged
         sync_folder(staged)
         if os.path.lexists(folder):  # rename(2) would replace an empty folder
             raise OutputExistsError(f"{folder} appeared meanwhile", path=str(folder))
         staged.rename(folder)
         sync_folder(folder.parent)
+
+
+@contextlib.contextmanager
+def folder_beside(folder: Path) -> Iterator[Path]:
+    """A hidden folder beside ``folder``, on the same file system, to write into; removed on leaving.
+
+    Raises:
+        UnavailableError: the file system refuses (full, read-only, ...).
+    """
+    staged = folder.with_name(f".{folder.name}.new-{secrets.token_hex(8)}")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staged.mkdir(mode=0o700)
+        yield staged
     except (OSError, pa.ArrowException) as cause:
         reason = getattr(cause, "strerror", None) or str(cause)
         raise UnavailableError(f"cannot write {folder}: {reason}", hint="nothing was left behind", path=str(folder)) from cause
@@ -87,21 +98,43 @@ def check_encrypted(path: Path, kind: Kind | None = None) -> Kind:
     return found
 
 
-def verify_files(folder: Path, manifest: Manifest, *, on_file: Callable[[FileEntry], None] | None = None) -> None:
-    """Return if exactly the manifest's files are in ``folder``, each with its size and digest.  Needs no key.
+def verify_files(folder: Path, manifest: Manifest, *before: Manifest, on_file: Callable[[FileEntry], None] | None = None) -> None:
+    """Return if the files of a snapshot, and of those ``before`` it, are in ``folder``, each with its size and digest.  Needs no key.
 
     Raises:
         IntegrityError: a file is missing or has other bytes.
-        ManifestError: there is a file that the manifest does not list.
+        ManifestError: two snapshots list other bytes at the same path.
     """
-    listed = {entry.path for entry in manifest.files}
-    foreign = [path for path in data_files(folder) if path not in listed]
-    if foreign:
-        raise ManifestError(f"a file is not in the manifest: {foreign[0]}", path=foreign[0], count=len(foreign))
-    for entry in manifest.files:
+    for entry in listed_files(manifest, *before).values():
         _verify_file(folder, entry)
         if on_file is not None:
             on_file(entry)
+
+
+def listed_files(*snapshots: Manifest) -> dict[str, FileEntry]:
+    """All files of these snapshots of one dataset, by path.
+
+    Raises:
+        ManifestError: two of them list other bytes at the same path.
+    """
+    found: dict[str, FileEntry] = {}
+    for snapshot in snapshots:
+        for entry in snapshot.files:
+            if found.setdefault(entry.path, entry) != entry:
+                raise ManifestError(f"two snapshots list other bytes at one path: {entry.path}", path=entry.path)
+    return found
+
+
+def refuse_foreign(folder: Path, known: Collection[str]) -> None:
+    """Return if no file but those of ``known`` paths is in a dataset's folder.
+
+    Raises:
+        ManifestError: there is one.
+    """
+    foreign = [path for path in data_files(folder) if path not in known]
+    if foreign:
+        hint = "it is foreign, or of a writer that is at work or was stopped: `confide data clean` removes those"
+        raise ManifestError(f"a file is not in the manifest: {foreign[0]}", hint=hint, path=foreign[0], count=len(foreign))
 
 
 def _verify_file(folder: Path, entry: FileEntry) -> None:
@@ -115,6 +148,15 @@ def _verify_file(folder: Path, entry: FileEntry) -> None:
     if digest != entry.sha256:
         message = f"a file has other bytes than the manifest says: {entry.path}"
         raise IntegrityError(message, path=entry.path, expected=entry.sha256, got=digest)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` durable (fsync(2) of the directory)."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sync_file(file: BinaryIO) -> None:

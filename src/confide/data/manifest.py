@@ -1,32 +1,29 @@
 """A dataset's signed manifest: which files belong to it, with which digests, under which key, in which snapshot.
 
-Readers accept a file only through the manifest, so swapped, missing or foreign files are noticed; a commit is one atomic write.
-The file ``_confide.json`` in the dataset's folder is a DSSE envelope (payload type ``application/vnd.confide.manifest+json``) over
-the RFC 8785 form of :class:`Manifest`.  Whether the signer may sign for the dataset, and whether the snapshot is current, is decided
-by whoever pins the signer (the job) and by the broker, which knows each dataset's signer and newest snapshot.
-The format is ``docs/formats/dataset.md``.
+Readers accept a file only through the manifest, so swapped, missing or foreign files are noticed.  It is a DSSE envelope (payload type
+``application/vnd.confide.manifest+json``) over the RFC 8785 form of :class:`Manifest`; where it lies, ``confide.data.snapshots`` knows.
+Whether the signer may sign for the dataset, and whether the snapshot is current, is decided by whoever pins the signer (the job) and by
+the broker, which knows each dataset's signer and newest snapshot.  The format is ``docs/formats/dataset.md``.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args
 
 from confide.canonical import Json, b64url, canonical, from_b64url, parse_object, sha384_hex
 from confide.crypto.derive import check_data_path, check_dataset_id
 from confide.crypto.envelope import WrappedKey
-from confide.crypto.sign import PublicKey, SigningKey, dsse_sign, dsse_verify, unverified_keyid, unverified_payload
-from confide.errors import ConfideError, ManifestError, UnavailableError
+from confide.crypto.sign import PublicKey, SigningKey, dsse_sign, dsse_verify
+from confide.errors import ConfideError, ManifestError
 from confide.ids import DatasetId, RunId, check_name
-from confide.regular_file import open_regular
 
 MANIFEST_NAME: Final = "_confide.json"
 """Begins with an underscore, so that Spark and Arrow do not take it for data when they list a folder."""
+SNAPSHOTS: Final = "_snapshots"
+"""Folder of the manifests of all snapshots, ``<number>.json``."""
 PAYLOAD_TYPE: Final = "application/vnd.confide.manifest+json"
 FORMAT: Final = "confide-manifest-v1"
 MAX_BYTES: Final = 64 * 1024 * 1024
@@ -135,28 +132,6 @@ class Manifest:
             raise ManifestError("a manifest does not have the documented form", field=str(cause)[:200]) from cause
 
 
-@dataclass(frozen=True, slots=True)
-class SignedManifest:
-    """A manifest as it lies in a folder.  ``unverified`` is what it *claims*; :func:`verify_manifest` makes it count.
-
-    ``signer`` is the key that it says it is signed by.
-    """
-
-    folder: Path
-    envelope: Json
-    unverified: Manifest
-
-    @property
-    def signer(self) -> PublicKey:
-        """The claimed signer."""
-        return self.unverified.signer
-
-    @property
-    def digest(self) -> str:
-        """SHA-384 of the signed payload, hex."""
-        return sha384_hex(unverified_payload(self.envelope))
-
-
 def now_text(now: datetime) -> str:
     """``now`` in the manifest's time format (UTC, whole seconds)."""
     return now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -185,71 +160,18 @@ def verify_manifest(envelope: Json, signer: PublicKey) -> Manifest:
         payload = dsse_verify(envelope, signer, PAYLOAD_TYPE)
     except ConfideError as cause:
         raise ManifestError(f"a manifest's signature was refused: {cause.message}", hint=cause.hint, **cause.facts) from cause
-    manifest = _read_payload(payload)
+    manifest = read_payload(payload)
     if manifest.signer != signer:
         raise ManifestError("a manifest is signed by another key than it names", expected=manifest.signer.digest, got=signer.digest)
     return manifest
 
 
-def load_manifest(folder: Path) -> SignedManifest:
-    """Read the manifest in ``folder``; its signature is not checked here but by :func:`verify_manifest`.
+def read_payload(payload: bytes) -> Manifest:
+    """What signed bytes say, strict; who signed them is not checked.
 
     Raises:
-        ManifestError: there is none, or it is not a manifest.
+        ManifestError: not a manifest in its canonical form.
     """
-    path = folder / MANIFEST_NAME
-    try:
-        with open_regular(path) as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as cause:
-        hint = "is this the folder of an encrypted dataset? `confide data encrypt` makes one"
-        raise ManifestError(f"no manifest in {folder}: {cause.strerror}", hint=hint, path=str(path)) from cause
-    if len(data) > MAX_BYTES:
-        raise ManifestError("a manifest is too large", path=str(path), limit=MAX_BYTES)
-    try:
-        envelope = parse_object(data)
-        payload, claimed = unverified_payload(envelope), unverified_keyid(envelope)
-    except ConfideError as cause:
-        raise ManifestError(f"{path} is not a signed manifest: {cause.message}", path=str(path)) from cause
-    manifest = _read_payload(payload)
-    if manifest.signer.digest != claimed:
-        raise ManifestError("a manifest is signed by another key than it names", expected=manifest.signer.digest, got=claimed)
-    return SignedManifest(folder, envelope, manifest)
-
-
-def write_manifest(folder: Path, envelope: Json) -> Path:
-    """Put a signed manifest into ``folder``: a reader sees the old one or the new one, whole, also after a crash.
-
-    Raises:
-        UnavailableError: it cannot be written; the old one stays.
-    """
-    path = folder / MANIFEST_NAME
-    staged = folder / f".{MANIFEST_NAME}.{secrets.token_hex(8)}"
-    try:
-        try:
-            with staged.open("xb") as file:
-                file.write(canonical(envelope))
-                file.flush()
-                os.fsync(file.fileno())
-            staged.replace(path)
-        finally:
-            staged.unlink(missing_ok=True)
-        sync_folder(folder)
-    except OSError as cause:
-        raise UnavailableError(f"cannot write {path}: {cause.strerror}", path=str(path)) from cause
-    return path
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` durable (fsync(2) of the directory)."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _read_payload(payload: bytes) -> Manifest:
     try:
         data = parse_object(payload)
     except ConfideError as cause:
@@ -301,7 +223,7 @@ def _files(entries: list[Json], kind: Kind) -> tuple[FileEntry, ...]:
     paths = [file.path for file in files]
     if paths != sorted(set(paths)):
         raise ManifestError("a manifest's files are not sorted by path, each once")
-    if MANIFEST_NAME in paths:
+    if MANIFEST_NAME in paths or any(path.split("/", 1)[0] == SNAPSHOTS for path in paths):
         raise ManifestError("a manifest lists itself")
     return files
 

@@ -113,8 +113,9 @@ class BrokerKeys:
         others = [one for one in inputs if one.name not in found]
         if others:
             try:
+                shown = [one.vouched() for one in others]
                 with self._lock:
-                    given = self._broker.releases([one.envelope for one in others], Purpose.READ)
+                    given = self._broker.releases(shown, Purpose.READ)
                     self._watch()
             except ConfideError:
                 for key in found.values():

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from confide.crypto.sign import PublicKey
 from confide.data.folder import verify_files
-from confide.data.manifest import Manifest, load_manifest, verify_manifest
+from confide.data.manifest import Manifest, verify_manifest
+from confide.data.snapshots import SignedManifest, history, load_manifest, snapshot_before
 from confide.errors import IntegrityError, ManifestError
 from confide.jobs.statement import DatasetEntry
 
@@ -19,14 +21,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedInput:
-    """An input whose manifest was verified against the job's pin.  Its files are checked as they are read (authenticated encryption)."""
+    """An input whose manifest was verified against the job's pin.  Its files are checked as they are read (authenticated encryption).
+
+    ``signer`` is the key that signed it; its digest is the job's pin.
+    """
 
     name: str
     folder: Path
     envelope: Json
     manifest: Manifest
     digest: str
-    signer: str
+    signer: PublicKey
 
     @property
     def key_name(self) -> str:
@@ -37,7 +42,32 @@ class VerifiedInput:
     def entry(self) -> DatasetEntry:
         """The receipt's row."""
         m = self.manifest
-        return DatasetEntry(self.name, m.dataset, m.snapshot, self.digest, m.key, m.version, self.signer)
+        return DatasetEntry(self.name, m.dataset, m.snapshot, self.digest, m.key, m.version, self.signer.digest)
+
+    def vouched(self) -> Json:
+        """The manifest to show to the broker, which gives keys for the newest snapshot only: the newest one there is *now*.
+
+        The key of a dataset opens all its snapshots.  That this input is one of them is in the digests from the newest one on.
+
+        Raises:
+            ManifestError: the newest is signed by another key, or this input is not a snapshot before it.
+        """
+        newest = load_manifest(self.folder)
+        if newest.unverified.snapshot <= self.manifest.snapshot:
+            return self.envelope
+        verify_manifest(newest.envelope, self.signer)
+        if self._at(newest, self.digest) is None:
+            raise ManifestError(f"input {self.name!r} is not a snapshot before the newest one", name=self.name)
+        return newest.envelope
+
+    def at(self, digest: str) -> VerifiedInput | None:
+        """The same input at the snapshot whose manifest has this digest, if it is this one or one before it."""
+        found = self._at(SignedManifest(self.folder, self.envelope, self.manifest), digest)
+        return None if found is None else _verified(self.name, found, self.signer)
+
+    @staticmethod
+    def _at(newest: SignedManifest, digest: str) -> SignedManifest | None:
+        return next((one for one in (newest, *history(newest)) if one.digest == digest), None)
 
     def info(self) -> Json:
         """What the user's program needs to read it (``confide.data.spark``)."""
@@ -51,33 +81,38 @@ def open_inputs(job: Job) -> dict[str, VerifiedInput]:
 
     Raises:
         ManifestError: one is missing, signed by another key than the job pins, or of another dataset.
+        UsageError: the snapshot that the job names is not there.
         IntegrityError: a file that a manifest lists is missing or has another length.
     """
     found = {}
     for name, spec in job.inputs.items():
-        folder = Path(spec.path)
-        signed = load_manifest(folder)
-        key = signed.signer
+        newest = load_manifest(Path(spec.path))
+        key = newest.signer
         if key.digest != spec.signer:
             message = f"input {name!r} is signed by another key than the job pins"
             raise ManifestError(message, name=name, expected=spec.signer, got=key.digest)
-        manifest = verify_manifest(signed.envelope, key)
+        manifest = verify_manifest(newest.envelope, key)
         if manifest.dataset != spec.dataset:
             message = f"input {name!r} is another dataset than the job pins"
             raise ManifestError(message, name=name, expected=spec.dataset, got=manifest.dataset)
-        _check_sizes(folder, manifest)
-        found[name] = VerifiedInput(name, folder, signed.envelope, manifest, signed.digest, key.digest)
+        found[name] = _verified(name, newest if spec.snapshot is None else snapshot_before(newest, spec.snapshot), key)
     return found
+
+
+def _verified(name: str, signed: SignedManifest, key: PublicKey) -> VerifiedInput:
+    manifest = verify_manifest(signed.envelope, key)
+    _check_sizes(signed.folder, manifest)
+    return VerifiedInput(name, signed.folder, signed.envelope, manifest, signed.digest, key)
 
 
 def verify_whole(inputs: Iterable[VerifiedInput]) -> None:
     """Read all files of all inputs and compare them with their manifests.
 
     Changed bytes never reach a program (every read authenticates); this notices those that it would not read, and gives a failure of
-    the program its right name.
+    the program its right name.  Files that no manifest lists are never read: they may be of a snapshot that is being written.
 
     Raises:
-        DataError: an input's file is missing, foreign or has other bytes.
+        DataError: an input's file is missing or has other bytes.
     """
     for found in inputs:
         verify_files(found.folder, found.manifest)
@@ -120,14 +155,17 @@ def digests(inputs: Mapping[str, VerifiedInput]) -> dict[str, str]:
     return {name: found.digest for name, found in inputs.items()}
 
 
-def require_same(inputs: Mapping[str, VerifiedInput], expected: Mapping[str, object]) -> None:
-    """Check that this node opened the very manifests that the driver did: storage may show different ones to different nodes.
+def as_on_driver(inputs: Mapping[str, VerifiedInput], expected: Mapping[str, object]) -> dict[str, VerifiedInput]:
+    """This node's inputs at the snapshots that the driver reads: one may have been committed since the driver looked.
 
     Raises:
-        ManifestError: it did not.
+        ManifestError: a manifest of the driver's is not here: storage may show different ones to different nodes.
     """
-    for name, digest in digests(inputs).items():
-        if expected.get(name) != digest:
-            raise ManifestError(
-                f"input {name!r} has another manifest here than on the driver", name=name, expected=str(expected.get(name)), got=digest
-            )
+    agreed = {}
+    for name, found in inputs.items():
+        same = found.at(str(expected.get(name)))
+        if same is None:
+            facts = {"name": name, "expected": str(expected.get(name)), "got": found.digest}
+            raise ManifestError(f"input {name!r} has another manifest here than on the driver", **facts)
+        agreed[name] = same
+    return agreed

@@ -299,6 +299,7 @@ class _Examination:
         pin = _object(_object(statement.form, "inputs"), entry.name)
         self._dataset(entry, str(pin.get("signer")))
         require_same("the dataset", entry.dataset, str(pin.get("dataset")))
+        require_same("the snapshot", str(entry.snapshot), str(pin.get("snapshot", entry.snapshot)))
         source = kbs_resource(statement.form, entry.name)
         return f"dataset {entry.dataset[:12]}, snapshot {entry.snapshot}, key {source or f'{entry.key}@{entry.version}'}"
 

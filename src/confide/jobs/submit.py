@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from confide.config import Settings
-from confide.data.manifest import load_manifest
+from confide.data.snapshots import load_manifest
 from confide.errors import ConfideError, InterruptedRunError, ManifestError, RunNotFoundError, UnavailableError, UsageError
 from confide.ids import RunId, new_run_id
 from confide.job import InputSpec, Job

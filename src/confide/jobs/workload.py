@@ -21,7 +21,7 @@ from confide.errors import JobError, JobFailedError, NodeLostError, ProtocolErro
 from confide.jobs.broker_keys import BrokerKeys
 from confide.jobs.engines.spark import GATEWAY_SOCKET, SECRET_FILE, TOKEN_FILE, driver_jvm, executor_command, program_command
 from confide.jobs.evidence import receipt_bundle
-from confide.jobs.inputs import InputLengths, VerifiedInput, digests, open_inputs, require_same, verify_whole
+from confide.jobs.inputs import InputLengths, VerifiedInput, as_on_driver, digests, open_inputs, verify_whole
 from confide.jobs.outputs import Outputs
 from confide.jobs.owners_policies import require_owners_accept
 from confide.jobs.reports import FilesDeleted, FilesWritten, read_report
@@ -274,6 +274,7 @@ class SparkWorker:
         self._engine: SparkEngine | None = None
         self._keys: BrokerKeys | None = None
         self._inputs: dict[str, VerifiedInput] = {}
+        self._lengths = InputLengths()
         self._jvm: Child | None = None
         self._driver: tuple[str, int] | None = None
         self._joining = threading.Event()
@@ -288,24 +289,28 @@ class SparkWorker:
         engine = self._engine = SparkEngine(node)
         keys = self._keys = BrokerKeys(node)
         files = TaskFiles(keys.operations()["write-key"], node.tell)
-        lengths = InputLengths()
-        own = {"await-driver": self._await_driver, "input-length": lengths.operation}
+        own = {"await-driver": self._await_driver, "input-length": self._lengths.operation}
         engine.serve({**keys.operations(), **files.operations(), **own})
         self._jvm = engine.start("executor", executor_command(engine.runtime, engine.node, engine.run, str(node.spec.index)))
         self._inputs = open_inputs(node.job)
-        lengths.know(self._inputs.values())
+        self._lengths.know(self._inputs.values())
         keys.open_inputs([*self._inputs.values()])
 
     def start(self, engine: Json) -> None:
         """Get the outputs' keys, which the driver has made by now, and let the executor join the driver.
 
         Raises:
-            ManifestError: the driver reads other manifests than this node opened.
+            ManifestError: the driver reads another manifest than there is here.
             ConfideError: the broker refuses, or the driver's word is not one.
         """
         if self._services is None or self._engine is None or self._keys is None:
             raise UnavailableError("the engine was not opened")
-        require_same(self._inputs, field(engine, "inputs", dict))
+        agreed = as_on_driver(self._inputs, field(engine, "inputs", dict))
+        older = [found for name, found in agreed.items() if found.digest != self._inputs[name].digest]
+        if older:
+            self._lengths.know(older)
+            self._keys.open_inputs(older)
+        self._inputs = agreed
         for name in self._services.job.outputs:
             self._keys.open_output(name)
         self._engine.secret(SECRET_FILE, SecretBytes(field(engine, "secret", str).encode()))

@@ -84,8 +84,10 @@ class Keyring:
     def open_input(self, root: str, dataset: DatasetId, lease: Lease, *, files: frozenset[str], refresh: Refresh) -> None:
         """Hold the key of an input dataset whose verified manifest lists ``files`` (relative POSIX paths).
 
+        For another snapshot of a dataset that is held, its files come to those that may be read.
+
         Raises:
-            ManifestError: the folder is not a plain absolute path, or lies within or around one that is held already.
+            ManifestError: the folder is not a plain absolute path, or lies within or around one of another dataset that is held already.
             KeyAccessError: the lease is over.
         """
         self._open(root, _Held(dataset, None, files, None, refresh), lease)
@@ -131,11 +133,21 @@ class Keyring:
         folder = _absolute(root)
         with self._lock:
             self._check_not_ended()
+            there = self._held.pop(folder, None) if self._is_another_snapshot(folder, held) else None
             for other in self._held:
                 if other == folder or other in folder.parents or folder in other.parents:
                     raise ManifestError("two datasets lie in one folder", path=root[:400], other=str(other))
             self._take(held, lease, self._clock())
             self._held[folder] = held
+            if there is not None:
+                held.files = (held.files or frozenset()) | (there.files or frozenset())
+                if there.key is not None:
+                    there.key.wipe()
+
+    def _is_another_snapshot(self, folder: PurePosixPath, held: _Held) -> bool:
+        """Whether an input of the same dataset lies there: two snapshots of it share a folder and a key."""
+        there = self._held.get(folder)
+        return there is not None and there.files is not None and held.files is not None and there.dataset == held.dataset
 
     def _read_key(self, request: Json) -> Json:
         held, relative = self._find(_text(request, "path"))

@@ -19,7 +19,8 @@ from confide.config import Settings
 from confide.crypto.secret import SecretBytes
 from confide.data.files import encrypt_files
 from confide.data.folder import check_encrypted, digest_of_file
-from confide.data.manifest import MANIFEST_NAME, load_manifest
+from confide.data.manifest import MANIFEST_NAME
+from confide.data.snapshots import load_manifest
 from confide.errors import CollateralError, ConfigError, DataError, JobError, ManifestError, PolicyError, ReceiptError, UsageError
 from confide.ids import DatasetId
 from confide.job import Job

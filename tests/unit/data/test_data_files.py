@@ -15,8 +15,9 @@ from confide.crypto.envelope import wrap
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
 from confide.data import commit, files, folder
-from confide.data.manifest import MANIFEST_NAME, Manifest, SignedManifest, load_manifest, verify_manifest
+from confide.data.manifest import MANIFEST_NAME, Manifest, verify_manifest
 from confide.data.schema import storable
+from confide.data.snapshots import SignedManifest, load_manifest
 from confide.errors import DataError, IntegrityError, ManifestError, OutputExistsError, PlaintextError, UnavailableError, UsageError
 from confide.ids import DatasetId, RunId, new_dataset_id
 
@@ -151,14 +152,14 @@ def test_swapped_missing_added_and_cut_files_are_refused(tmp_path: Path, monkeyp
     first.write_bytes((copy / first.name).read_bytes())
     (owned.folder / "part-99999.parquet").write_bytes((copy / first.name).read_bytes())
     with pytest.raises(ManifestError, match="not in the manifest"):
-        folder.verify_files(owned.folder, owned.manifest)
+        folder.refuse_foreign(owned.folder, folder.listed_files(owned.manifest))
 
 
 def test_link_in_a_dataset_is_refused(tmp_path: Path) -> None:
     owned = Owned(table(5), tmp_path / "d")
     (owned.folder / "x").symlink_to("/etc/hostname")
     with pytest.raises(ManifestError):
-        folder.verify_files(owned.folder, owned.manifest)
+        folder.refuse_foreign(owned.folder, folder.listed_files(owned.manifest))
 
 
 def test_other_key_or_other_dataset_does_not_open(tmp_path: Path) -> None:

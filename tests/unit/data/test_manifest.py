@@ -11,6 +11,7 @@ from confide.crypto.envelope import wrap
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey, dsse_sign
 from confide.data import manifest as m
+from confide.data import snapshots
 from confide.errors import ManifestError, UnavailableError
 from confide.ids import DatasetId, RunId
 
@@ -42,8 +43,8 @@ def make(**changes: object) -> m.Manifest:
 
 def test_manifest_reads_back_as_it_was_signed(tmp_path: Path) -> None:
     manifest = make()
-    m.write_manifest(tmp_path, m.sign_manifest(manifest, KEY))
-    found = m.load_manifest(tmp_path)
+    snapshots.write_manifest(tmp_path, m.sign_manifest(manifest, KEY))
+    found = snapshots.load_manifest(tmp_path)
     assert m.verify_manifest(found.envelope, KEY.public) == manifest == found.unverified
     assert found.signer == KEY.public
     assert found.digest == manifest.digest
@@ -67,9 +68,9 @@ def test_manifest_that_names_another_signer_is_refused(tmp_path: Path) -> None:
     envelope = dsse_sign(other, m.PAYLOAD_TYPE, make().payload())
     with pytest.raises(ManifestError, match="another key"):
         m.verify_manifest(envelope, other.public)
-    m.write_manifest(tmp_path, envelope)
+    snapshots.write_manifest(tmp_path, envelope)
     with pytest.raises(ManifestError, match="another key"):
-        m.load_manifest(tmp_path)
+        snapshots.load_manifest(tmp_path)
     with pytest.raises(ManifestError, match="another signer"):
         m.sign_manifest(make(), other)
 
@@ -139,7 +140,7 @@ def test_manifest_that_is_not_canonical_is_refused() -> None:
 
 def test_folder_without_manifest_is_refused_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(ManifestError) as refused:
-        m.load_manifest(tmp_path)
+        snapshots.load_manifest(tmp_path)
     assert "data encrypt" in str(refused.value.hint)
 
 
@@ -147,12 +148,12 @@ def test_damaged_manifest_file_is_refused(tmp_path: Path) -> None:
     for data in (b"", b"{}", b"[]", b'{"payloadType": "x"}', canonical(dsse_sign(KEY, m.PAYLOAD_TYPE, b"no json"))):
         (tmp_path / m.MANIFEST_NAME).write_bytes(data)
         with pytest.raises(ManifestError):
-            m.load_manifest(tmp_path)
+            snapshots.load_manifest(tmp_path)
 
 
 def test_failed_write_leaves_the_old_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = m.sign_manifest(make(), KEY)
-    m.write_manifest(tmp_path, first)
+    snapshots.write_manifest(tmp_path, first)
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
@@ -160,6 +161,6 @@ def test_failed_write_leaves_the_old_manifest(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("os.fsync", full)
     second = m.sign_manifest(make(snapshot=2, parent=make().digest), KEY)
     with pytest.raises(UnavailableError, match="No space"):
-        m.write_manifest(tmp_path, second)
-    assert m.load_manifest(tmp_path).envelope == first
+        snapshots.write_manifest(tmp_path, second)
+    assert snapshots.load_manifest(tmp_path).envelope == first
     assert [p.name for p in tmp_path.iterdir()] == [m.MANIFEST_NAME]

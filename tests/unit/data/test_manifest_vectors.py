@@ -11,7 +11,8 @@ from confide.canonical import Json, from_b64url
 from confide.crypto.envelope import unwrap
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import PublicKey
-from confide.data.manifest import MANIFEST_NAME, load_manifest, verify_manifest
+from confide.data.manifest import MANIFEST_NAME, verify_manifest
+from confide.data.snapshots import load_manifest
 from confide.errors import ManifestError
 from confide.keys.manifest_claims import ManifestClaims
 

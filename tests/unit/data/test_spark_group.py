@@ -23,7 +23,8 @@ from confide.crypto.envelope import WrappedKey, wrap
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
 from confide.data import commit, files, folder
-from confide.data.manifest import Manifest, load_manifest, verify_manifest
+from confide.data.manifest import Manifest, verify_manifest
+from confide.data.snapshots import load_manifest
 from confide.errors import UsageError
 from confide.ids import DatasetId, RunId, new_dataset_id
 from confide.jobs.engines import spark as engine

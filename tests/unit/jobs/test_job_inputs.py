@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,16 +12,19 @@ import pytest
 from confide.crypto.envelope import wrap
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
-from confide.data.commit import create_dataset
-from confide.errors import DataError, ManifestError
+from confide.data.commit import Mode, add_snapshot, create_dataset
+from confide.data.snapshots import load_manifest
+from confide.errors import DataError, ManifestError, UsageError
 from confide.ids import new_dataset_id
 from confide.job import InputSpec, Job
-from confide.jobs.inputs import VerifiedInput, digests, open_inputs, require_same, verify_whole
+from confide.jobs.inputs import VerifiedInput, as_on_driver, digests, open_inputs, verify_whole
+
+SIGNER, SECRET = SigningKey.generate(), SecretBytes.random()
 
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
-    dataset, secret, signer = new_dataset_id(), SecretBytes.random(), SigningKey.generate()
+    dataset, secret, signer = new_dataset_id(), SECRET, SIGNER
     wrapped = wrap(SecretBytes.random(), secret, key="airline/people", version=1, dataset=dataset)
     create_dataset(
         pa.table({"name": ["a", "b"], "unread": ["c", "d"]}), tmp_path / "people", name="people", owner="airline", dataset=dataset,
@@ -39,7 +43,7 @@ def only(opened: dict[str, VerifiedInput]) -> VerifiedInput:
 def test_untouched_files_are_accepted(job: Job) -> None:
     opened = open_inputs(job)
     verify_whole(opened.values())
-    require_same(opened, digests(opened))
+    assert as_on_driver(opened, digests(opened)) == opened
 
 
 def test_any_changed_byte_is_noticed_whether_or_not_it_would_be_read(job: Job) -> None:
@@ -54,6 +58,74 @@ def test_any_changed_byte_is_noticed_whether_or_not_it_would_be_read(job: Job) -
 
 def test_a_node_that_sees_another_manifest_than_the_driver_refuses(job: Job) -> None:
     with pytest.raises(ManifestError, match="another manifest here"):
-        require_same(open_inputs(job), {"people": "0" * 96})
+        as_on_driver(open_inputs(job), {"people": "0" * 96})
     with pytest.raises(ManifestError):
-        require_same(open_inputs(job), {})
+        as_on_driver(open_inputs(job), {})
+
+
+def add(job: Job, mode: Mode = "append", signer: SigningKey = SIGNER) -> None:
+    """Another snapshot of the job's input."""
+    parent = load_manifest(Path(job.inputs["people"].path))
+    rows = pa.table({"name": ["e"], "unread": ["f"]})
+    add_snapshot(rows, parent, mode, dataset_key=SECRET, signer=signer, now=datetime.now(UTC))
+
+
+def at_snapshot(job: Job, number: int) -> Job:
+    spec = job.inputs["people"].model_copy(update={"snapshot": number})
+    return job.model_copy(update={"inputs": {"people": spec}})
+
+
+def test_a_job_reads_the_newest_snapshot_or_the_one_that_it_names(job: Job) -> None:
+    add(job)
+    assert [only(open_inputs(one)).manifest.rows for one in (job, at_snapshot(job, 1), at_snapshot(job, 2))] == [3, 2, 3]
+    with pytest.raises(UsageError, match="no snapshot 3"):
+        open_inputs(at_snapshot(job, 3))
+    assert len({job.digest, at_snapshot(job, 1).digest, at_snapshot(job, 2).digest}) == 3
+
+
+def test_what_the_broker_is_shown_is_the_newest_snapshot_as_of_then(job: Job) -> None:
+    found = only(open_inputs(job))
+    assert found.vouched() == found.envelope
+    add(job)
+    add(job, "overwrite")
+    assert found.vouched() == load_manifest(found.folder).envelope != found.envelope
+    assert only(open_inputs(at_snapshot(job, 2))).vouched() == load_manifest(found.folder).envelope
+
+
+def test_a_newest_snapshot_that_does_not_come_after_this_one_is_not_shown_for_it(job: Job, tmp_path: Path) -> None:
+    found = only(open_inputs(job))
+    shutil.copytree(found.folder, tmp_path / "copy")
+    add(job)
+    mine = only(open_inputs(job))
+    other = job.inputs["people"].model_copy(update={"path": str(tmp_path / "copy")})
+    forked = job.model_copy(update={"inputs": {"people": other}})
+    add(forked, "overwrite")
+    add(forked)
+    shutil.rmtree(found.folder)
+    (tmp_path / "copy").rename(found.folder)
+    with pytest.raises(ManifestError, match="not a snapshot before"):
+        mine.vouched()
+
+
+def test_a_newest_snapshot_of_another_signer_is_not_shown(job: Job) -> None:
+    found = only(open_inputs(job))
+    add(job, signer=SigningKey.generate())
+    with pytest.raises(ManifestError):
+        found.vouched()
+    with pytest.raises(ManifestError, match="another key than the job pins"):
+        open_inputs(job)
+
+
+def test_a_node_that_comes_later_reads_what_the_driver_reads(job: Job) -> None:
+    on_driver = open_inputs(job)
+    add(job)
+    here = open_inputs(job)
+    assert only(here).manifest.rows == 3
+    agreed = only(as_on_driver(here, digests(on_driver)))
+    assert (agreed.manifest.rows, agreed.digest) == (2, only(on_driver).digest)
+
+
+def test_files_of_a_snapshot_that_is_being_written_do_not_stop_a_run(job: Job) -> None:
+    opened = open_inputs(job)
+    (only(opened).folder / "part-of-another.parquet").write_bytes(b"PARE....PARE")
+    verify_whole(opened.values())

@@ -23,7 +23,8 @@ from confide.canonical import canonical
 from confide.crypto.secret import SecretBytes
 from confide.data.commit import create_dataset
 from confide.data.files import read_table
-from confide.data.manifest import load_manifest, verify_manifest
+from confide.data.manifest import verify_manifest
+from confide.data.snapshots import load_manifest
 from confide.errors import (
     ConfideError,
     GrantError,

@@ -19,7 +19,8 @@ import pytest
 from support.stage import CANARY, Stage, outputs_of, processes_of
 
 from confide.data.files import read_table
-from confide.data.manifest import load_manifest, verify_manifest
+from confide.data.manifest import verify_manifest
+from confide.data.snapshots import load_manifest
 from confide.errors import (
     ConfideError,
     GrantError,

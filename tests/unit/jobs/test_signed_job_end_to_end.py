@@ -10,7 +10,7 @@ from support.stage import Stage, outputs_of
 
 from confide.attest.collateral_sources import FixedCollateral
 from confide.crypto.sign import SigningKey
-from confide.data.manifest import load_manifest
+from confide.data.snapshots import load_manifest
 from confide.errors import GrantError
 from confide.jobs.grant_trial import Proposal, read_stored
 from confide.jobs.signatures import with_signatures

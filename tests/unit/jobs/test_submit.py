@@ -15,7 +15,8 @@ from confide.config import Settings
 from confide.crypto.envelope import wrap
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
-from confide.data.manifest import FileEntry, Manifest, sign_manifest, write_manifest
+from confide.data.manifest import FileEntry, Manifest, sign_manifest
+from confide.data.snapshots import write_manifest
 from confide.errors import AttestationError, BrokerError, ManifestError, NodeLostError, OutputExistsError, UnavailableError, UsageError
 from confide.ids import DatasetId, RunId
 from confide.job import Job

@@ -1,0 +1,118 @@
+"""Removes from a dataset's folder what no snapshot lists (left by writers that were stopped), and snapshots that nobody wants any more.
+
+Needs no key.  What is younger than the caller says may be of a writer that is at work, or in use by a reader, and stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from confide.data.folder import data_files, listed_files, sync_folder
+from confide.data.manifest import verify_manifest
+from confide.data.snapshots import SignedManifest, history, load_manifest, manifest_path
+from confide.errors import UnavailableError, UsageError
+
+_STAGED: Final = re.compile(r"\.(?P<name>.+)\.new-[0-9a-f]{16}")
+"""What :func:`confide.data.folder.folder_beside` makes beside a dataset's folder."""
+
+
+@dataclass(slots=True)
+class Cleaning:
+    """What was or would be removed: snapshots by number, files by path, bytes; and how many files are too young to tell."""
+
+    snapshots: list[int] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    size: int = 0
+    young: int = 0
+
+
+def clean(folder: Path, *, keep: int | None, before: datetime, remove: bool) -> Cleaning:
+    """Find, and with ``remove`` take away, what no snapshot needs and nobody has touched since ``before``.
+
+    ``keep`` is how many snapshots stay, with the newest; ``None`` keeps all.  Older ones are dropped if they were superseded before
+    ``before``.  Snapshots go oldest first and before their files, so that a clean-up that is stopped leaves a whole dataset.
+
+    Raises:
+        UsageError: ``keep`` is less than one.
+        ManifestError: the newest manifest is not signed as it says, or the snapshots do not follow one another.
+        UnavailableError: something cannot be removed.
+    """
+    if keep is not None and keep < 1:
+        raise UsageError("the newest snapshot always stays", hint="keep at least 1")
+    newest = load_manifest(folder)
+    verify_manifest(newest.envelope, newest.signer)
+    chain = [newest, *history(newest)]
+    try:
+        dropped = _superseded(chain, keep, before.timestamp())
+        found, places, staged = _find(folder, chain[: len(chain) - len(dropped)], dropped, before.timestamp())
+        if remove:
+            _remove(folder, places, staged)
+    except OSError as cause:
+        raise UnavailableError(f"cannot clean {folder}: {cause.strerror}", path=str(folder)) from cause
+    return found
+
+
+def _find(
+    folder: Path, kept: Sequence[SignedManifest], dropped: Sequence[SignedManifest], before: float
+) -> tuple[Cleaning, list[Path], list[Path]]:
+    """What is to go: the account of it, the files in the order in which they go, and writers' folders."""
+    needed, given_up = _paths(kept), _paths(dropped)
+    found = Cleaning([one.unverified.snapshot for one in dropped], [manifest_path(one.unverified) for one in reversed(dropped)])
+    for path in data_files(folder):
+        if path in needed or path in found.files:
+            continue
+        if path in given_up or (folder / path).stat().st_mtime < before:
+            found.files.append(path)
+        else:
+            found.young += 1
+    places = [folder / path for path in found.files]
+    staged = [place for place in _staged(folder) if place.stat().st_mtime < before]
+    found.files += [f"../{place.name}" for place in staged]
+    found.size = sum(place.stat().st_size for place in places) + sum(_size(place) for place in staged)
+    return found, places, staged
+
+
+def _paths(snapshots: Sequence[SignedManifest]) -> set[str]:
+    """All paths at which these snapshots have something."""
+    return {*listed_files(*(one.unverified for one in snapshots)), *(manifest_path(one.unverified) for one in snapshots)}
+
+
+def _superseded(chain: Sequence[SignedManifest], keep: int | None, before: float) -> list[SignedManifest]:
+    """Snapshots beyond the newest ``keep``, newest first, of which the one after was committed before ``before``."""
+    if keep is None:
+        return []
+    for index in range(keep, len(chain)):
+        after = chain[index - 1]
+        if (after.folder / manifest_path(after.unverified)).stat().st_mtime < before:
+            return list(chain[index:])
+    return []
+
+
+def _staged(folder: Path) -> list[Path]:
+    """Folders of writers of this dataset, beside it."""
+    beside = ((place, _STAGED.fullmatch(place.name)) for place in folder.absolute().parent.iterdir())
+    return sorted(place for place, form in beside if form and form["name"] == folder.name and place.is_dir() and not place.is_symlink())
+
+
+def _size(folder: Path) -> int:
+    return sum(place.stat().st_size for place in folder.rglob("*") if place.is_file() and not place.is_symlink())
+
+
+def _remove(folder: Path, places: Sequence[Path], staged: Sequence[Path]) -> None:
+    for place in places:
+        place.unlink()
+        sync_folder(place.parent)
+    for place in places:
+        for above in place.relative_to(folder).parents:
+            with contextlib.suppress(OSError):  # others are in it
+                if above.name:
+                    (folder / above).rmdir()
+    for place in staged:
+        shutil.rmtree(place)

@@ -1,0 +1,203 @@
+"""A dataset's snapshots: the signed manifests in its folder, which of them is the newest, and how the next one is committed.
+
+``_snapshots/<number>.json`` holds the manifest of each snapshot; a dataset that has only had one may do without.  A snapshot is
+committed by making its file there, which only one of several writers can.  ``_confide.json`` is a copy of the newest one, put there
+afterwards: readers begin there and go on to what was committed since.  Each manifest names the digest of the one before, so the newest
+vouches for all.
+
+Nothing here knows who may sign, or whether the storage shows the newest snapshot that there is: the job and the broker do.
+The layout is ``docs/formats/dataset.md``, section 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from confide.canonical import Json, canonical, parse_object, sha384_hex
+from confide.crypto.sign import PublicKey, unverified_keyid, unverified_payload
+from confide.data.folder import sync_folder
+from confide.data.manifest import MANIFEST_NAME, MAX_BYTES, SNAPSHOTS, Manifest, read_payload
+from confide.errors import ConfideError, ManifestError, SnapshotConflictError, UnavailableError, UsageError
+from confide.regular_file import open_regular
+
+_MAX_AHEAD: Final = 256
+"""How many snapshots may have been committed since ``_confide.json`` was written: writers that were stopped in between, or overtaken."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignedManifest:
+    """A manifest as it lies in a folder.  ``unverified`` is what it *claims*; ``manifest.verify_manifest`` makes it count."""
+
+    folder: Path
+    envelope: Json
+    unverified: Manifest
+
+    @property
+    def signer(self) -> PublicKey:
+        """The claimed signer."""
+        return self.unverified.signer
+
+    @property
+    def digest(self) -> str:
+        """SHA-384 of the signed payload, hex."""
+        return sha384_hex(unverified_payload(self.envelope))
+
+
+def load_manifest(folder: Path) -> SignedManifest:
+    """The manifest of the newest snapshot in ``folder``; its signature is not checked.
+
+    Raises:
+        ManifestError: there is none, it is not a manifest, or snapshots do not follow one another.
+    """
+    found = _read(folder, MANIFEST_NAME)
+    for _ in range(_MAX_AHEAD):
+        name = _name(found.unverified.snapshot + 1)
+        if not os.path.lexists(folder / name):
+            return found
+        following = _read(folder, name)
+        _check_follows(following, found)
+        found = following
+    hint = "bring the folder back from a copy of one time"
+    raise ManifestError(f"{MANIFEST_NAME} is too old", hint=hint, path=str(folder), limit=_MAX_AHEAD)
+
+
+def history(newest: SignedManifest) -> Iterator[SignedManifest]:
+    """The snapshots before ``newest``, latest first, as far back as they are kept.  Each is vouched for by the one after it.
+
+    Raises:
+        ManifestError: one is not the snapshot that the one after it names.
+    """
+    after = newest
+    while after.unverified.parent is not None and os.path.lexists(newest.folder / _name(after.unverified.snapshot - 1)):
+        before = _read(newest.folder, _name(after.unverified.snapshot - 1))
+        _check_follows(after, before)
+        yield before
+        after = before
+
+
+def snapshot_before(newest: SignedManifest, number: int) -> SignedManifest:
+    """Snapshot ``number`` of the dataset whose newest one is given, found through the chain of digests.
+
+    Raises:
+        UsageError: it is not kept, or there never was one.
+        ManifestError: the chain is broken.
+    """
+    for found in (newest, *history(newest)):
+        if found.unverified.snapshot == number:
+            return found
+    hint = f"`confide data log {newest.folder}` shows those that are kept"
+    raise UsageError(f"the dataset has no snapshot {number} here", hint=hint, newest=newest.unverified.snapshot)
+
+
+def commit_snapshot(parent: SignedManifest, made: SignedManifest) -> None:
+    """Make a signed manifest the snapshot after ``parent``, for all readers at once.
+
+    Raises:
+        SnapshotConflictError: another one became the snapshot after ``parent`` first.
+        UnavailableError: the file system refuses; :func:`is_committed` tells whether before or after.
+    """
+    folder, number = made.folder, made.unverified.snapshot
+    _check_follows(made, parent)
+    try:
+        (folder / SNAPSHOTS).mkdir(exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            _write_new(folder, _name(parent.unverified.snapshot), parent.envelope)
+        sync_folder(folder)
+        _write_new(folder, _name(number), made.envelope)
+    except FileExistsError as cause:
+        raise SnapshotConflictError(
+            f"another writer committed snapshot {number} first",
+            hint="nothing of yours is visible; look at the new snapshot and do it again",
+            path=str(folder),
+            snapshot=number,
+        ) from cause
+    except OSError as cause:
+        raise UnavailableError(f"cannot write to {folder}: {cause.strerror}", path=str(folder)) from cause
+
+
+def is_committed(made: SignedManifest) -> bool:
+    """Whether this very manifest is a snapshot in its folder."""
+    name = _name(made.unverified.snapshot)
+    return os.path.lexists(made.folder / name) and _read(made.folder, name).digest == made.digest
+
+
+def write_manifest(folder: Path, envelope: Json) -> Path:
+    """Put a signed manifest into ``folder`` as the newest: a reader sees the old one or the new one, whole, also after a crash.
+
+    Raises:
+        UnavailableError: it cannot be written; the old one stays.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        with _staged(folder, MANIFEST_NAME, envelope) as staged:
+            staged.replace(path)
+        sync_folder(folder)
+    except OSError as cause:
+        raise UnavailableError(f"cannot write {path}: {cause.strerror}", path=str(path)) from cause
+    return path
+
+
+def manifest_path(snapshot: Manifest) -> str:
+    """Where a snapshot's manifest lies in the dataset's folder."""
+    return _name(snapshot.snapshot)
+
+
+def _name(snapshot: int) -> str:
+    return f"{SNAPSHOTS}/{snapshot}.json"
+
+
+def _check_follows(after: SignedManifest, before: SignedManifest) -> None:
+    later, earlier = after.unverified, before.unverified
+    if (later.parent, later.snapshot, later.dataset) != (before.digest, earlier.snapshot + 1, earlier.dataset):
+        raise ManifestError(
+            "a snapshot does not follow the one before it", snapshot=later.snapshot, expected=before.digest, got=str(later.parent)
+        )
+
+
+def _read(folder: Path, name: str) -> SignedManifest:
+    path = folder / name
+    try:
+        with open_regular(path) as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as cause:
+        hint = "is this the folder of an encrypted dataset? `confide data encrypt` makes one"
+        raise ManifestError(f"no manifest in {folder}: {cause.strerror}", hint=hint, path=str(path)) from cause
+    if len(data) > MAX_BYTES:
+        raise ManifestError("a manifest is too large", path=str(path), limit=MAX_BYTES)
+    try:
+        envelope = parse_object(data)
+        payload, claimed = unverified_payload(envelope), unverified_keyid(envelope)
+    except ConfideError as cause:
+        raise ManifestError(f"{path} is not a signed manifest: {cause.message}", path=str(path)) from cause
+    manifest = read_payload(payload)
+    if manifest.signer.digest != claimed:
+        raise ManifestError("a manifest is signed by another key than it names", expected=manifest.signer.digest, got=claimed)
+    return SignedManifest(folder, envelope, manifest)
+
+
+@contextlib.contextmanager
+def _staged(folder: Path, name: str, envelope: Json) -> Iterator[Path]:
+    """The envelope in a durable file of another name beside ``name``, which is gone afterwards."""
+    place = folder / name
+    staged = place.with_name(f".{place.name}.{secrets.token_hex(8)}")
+    try:
+        with staged.open("xb") as file:
+            file.write(canonical(envelope))
+            file.flush()
+            os.fsync(file.fileno())
+        yield staged
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def _write_new(folder: Path, name: str, envelope: Json) -> None:
+    """Write the file ``name``, whole or not at all; ``FileExistsError`` if there is one."""
+    with _staged(folder, name, envelope) as staged:
+        os.link(staged, folder / name)
+    sync_folder((folder / name).parent)
