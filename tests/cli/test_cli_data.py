@@ -254,3 +254,37 @@ def test_a_dataset_of_a_key_broker_service_gets_snapshots_too(confide: Any, at_h
     for mode in ("error", "append", "overwrite"):
         assert confide("data", "encrypt", more(tmp_path, "4,dee,1.5"), tmp_path / "far", *key, "--mode", mode).status == 0
     assert confide("data", "decrypt", tmp_path / "far", tmp_path / "two.csv", *key[:4], "--snapshot", 2, "--json").json["rows"] == 2
+
+
+def test_head_shows_the_first_rows_of_a_table(confide: Any, table: Path, tmp_path: Path) -> None:
+    confide("data", "encrypt", more(tmp_path, "4,dee,1.5"), table, "--key", "ann/k", "--mode", "append")
+    said = confide("data", "head", table, "-n", 2, "--as", "ann", "--json").json
+    assert said == {"columns": ["id", "name", "score"], "rows": [[1, "ann", 0.5], [2, "bob", None]]}
+    assert [row[0] for row in confide("data", "head", table, "--as", "ann", "--json").json["rows"]] == [1, 2, 3, 4]
+    assert [row[0] for row in confide("data", "head", table, "--as", "ann", "--snapshot", 1, "--json").json["rows"]] == [1, 2, 3]
+    assert "cid" in confide("data", "head", table, "--as", "ann").out
+    assert confide("data", "head", table, "--as", "bob").status == 4
+
+
+def test_head_shows_the_first_lines_of_a_file_and_steers_no_terminal(confide: Any, at_home: Path, tmp_path: Path) -> None:
+    source = tmp_path / "many"
+    source.mkdir()
+    (source / "a.txt").write_text("one\n\x1b[2Jtwo\nthree\n", encoding="utf-8")
+    (source / "b.bin").write_bytes(b"\xff\x00" * 100_000)
+    assert confide("data", "encrypt", source, tmp_path / "enc", "--key", "ann/k").status == 0
+    shown = confide("data", "head", tmp_path / "enc", "-n", 2, "--as", "ann").out
+    assert shown == "one\n\\x1b[2Jtwo\n"
+    files = [one["path"] for one in confide("data", "inspect", tmp_path / "enc", "--json").json["file_list"]]
+    (line,) = confide("data", "head", tmp_path / "enc", "-n", 1, "--file", files[1], "--as", "ann", "--json").json["lines"]
+    assert line.startswith("\\xff\0")
+    assert confide("data", "head", tmp_path / "enc", "--file", "c.txt", "--as", "ann").status == 5
+
+
+def test_head_of_a_changed_file_is_refused(confide: Any, table: Path) -> None:
+    file = next(table.glob("*.parquet"))
+    data = bytearray(file.read_bytes())
+    data[12] ^= 1
+    file.write_bytes(data)
+    said = confide("data", "head", table, "--as", "ann")
+    assert said.status == 5
+    assert "bob" not in said.out

@@ -239,3 +239,26 @@ def test_event_of_a_driver_names_no_method_but_a_teller_of_events() -> None:
 
     for name in ("-init--", "-class--", "-call--", "unheard-of"):
         Teller(Story(simulated=True))(RunEvent(name, "driver", {}))
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with output.progress("verifying", 3000) as tell:
+        tell(1000, 5)
+        assert capsys.readouterr().err == ""
+        monkeypatch.setattr(output, "SAY_EVERY_S", 0.0)
+        tell(1000, None)
+        assert capsys.readouterr().err == "verifying: 2,000 of 3,000 bytes 5 rows\n"
+    assert capsys.readouterr().out == ""
+
+
+def test_progress_on_a_terminal_is_a_bar_with_bytes_and_rows() -> None:
+    program = "from confide.cli.output import progress\nwith progress('verifying', 4000) as tell: tell(4000, 12)"
+    leader, follower = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "150"}
+    subprocess.run([sys.executable, "-c", program], stderr=follower, stdout=follower, stdin=follower, env=environment, check=True)
+    os.close(follower)
+    said = os.read(leader, 65536)
+    os.close(leader)
+    assert b"verifying" in said
+    assert b"4.0/4.0 kB" in said
+    assert b"12 rows" in said

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from confide.cli.data_head import head
 from confide.cli.data_snapshots import clean, log
-from confide.cli.output import Context, answers, print_facts, print_table, say, short
+from confide.cli.dataset_keys import KEY_FILE, KEY_RESOURCE, SNAPSHOT, WHO, key_of
+from confide.cli.output import Context, answers, print_facts, print_table, progress, say, short
 from confide.errors import ManifestError, OutputExistsError, UsageError
 
 if TYPE_CHECKING:
     from confide.canonical import Json
-    from confide.crypto.secret import SecretBytes
     from confide.data.commit import Mode
     from confide.data.manifest import Manifest
 
@@ -24,11 +25,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 
 @click.group("data")
 def command() -> None:
-    """Encrypt, decrypt, inspect, verify and clean datasets."""
-
-
-_KEY_FILE = click.option("--key-file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-                         help="The resource's 32 bytes, for a dataset whose key a key broker service keeps.")  # fmt: skip
+    """Encrypt, decrypt, look at, verify and clean datasets."""
 
 
 @command.command("encrypt")
@@ -36,7 +33,7 @@ _KEY_FILE = click.option("--key-file", type=click.Path(path_type=Path, dir_okay=
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--key", metavar="OWNER/NAME", help="The broker's key to encrypt under; its owner signs the dataset.")
 @click.option("--key-resource", metavar="URI", help="Instead: kbs://HOST:PORT/repository/type/tag, whose value is in --key-file.")
-@_KEY_FILE
+@KEY_FILE
 @click.option("--as", "who", metavar="NAME", help="With --key-resource: whose credential signs [default: the only one there is].")
 @click.option("--name", help="Name of the dataset [default: the folder's name].")
 @click.option("--mode", type=click.Choice(["error", "append", "overwrite"]), default="error", show_default=True,
@@ -151,7 +148,7 @@ def _add_snapshot(
 
     parent, now = load_manifest(folder), datetime.now(UTC)
     if uri is not None and key_file is not None:
-        secret = _opened(parent.unverified, uri, key_file)
+        secret = key_of(context.settings, parent, who, uri, key_file)
         signer = credential_of(context.settings, who).key
         return add_snapshot(source, parent, mode, dataset_key=secret, signer=signer, now=now).unverified
     ref = KeyRef.parse(str(key))
@@ -165,17 +162,13 @@ def _add_snapshot(
         ).unverified
 
 
-_SNAPSHOT = click.option("--snapshot", type=click.IntRange(min=1), metavar="N",
-                         help="An older snapshot, as `confide data log` numbers them [default: the newest].")  # fmt: skip
-
-
 @command.command("decrypt")
 @click.argument("folder", type=_FOLDER)
 @click.argument("target", type=click.Path(path_type=Path))
-@_SNAPSHOT
-@click.option("--as", "who", metavar="NAME", help="Whose credential to use [default: the only one there is].")
-@click.option("--key-resource", metavar="URI", help="The resource that it was encrypted with, whose value is in --key-file.")
-@_KEY_FILE
+@SNAPSHOT
+@WHO
+@KEY_RESOURCE
+@KEY_FILE
 @answers
 def decrypt(
     context: Context,
@@ -192,23 +185,15 @@ def decrypt(
 
     With --key-resource and --key-file no broker is asked, so nobody says whether the dataset is the newest, or whose signature counts.
     """
-    from confide.cli.owners import client_of
     from confide.data.files import decrypt as decrypt_files
     from confide.data.folder import verify_files
     from confide.data.manifest import verify_manifest
     from confide.data.snapshots import load_manifest, snapshot_before
 
-    if (key_resource is None) != (key_file is None):
-        raise UsageError("a resource and its value go together", hint="give --key-resource URI and --key-file FILE")
     if os.path.lexists(target):
         raise OutputExistsError(f"{target} exists", path=str(target))
     found = load_manifest(folder)
-    if key_resource is not None and key_file is not None:
-        secret = _opened(found.unverified, key_resource, key_file)
-    else:
-        with client_of(context.settings, who) as client:
-            # The broker checks the manifest's signature against the dataset's registered signer, and its snapshot against the newest.
-            secret = client.open(found.envelope).secret
+    secret = key_of(context.settings, found, who, key_resource, key_file)
     manifest = verify_manifest(found.envelope, found.signer)
     if snapshot is not None:
         manifest = snapshot_before(found, snapshot).unverified  # vouched for by the digests from the newest one on
@@ -218,19 +203,9 @@ def decrypt(
     context.answer({**facts, "kind": manifest.kind, "rows": manifest.rows})
 
 
-def _opened(manifest: Manifest, uri: str, key_file: Path) -> SecretBytes:
-    from confide.crypto.secret import SecretBytes
-    from confide.crypto.sign import read_private_file
-    from confide.keys.kbs.dataset_key import open_dataset_key, resource_of_key
-
-    _, resource = resource_of_key(uri)
-    kept = SecretBytes(read_private_file(key_file))
-    return open_dataset_key(kept, manifest.wrapped, owner=manifest.owner or "", name=resource)
-
-
 @command.command("inspect")
 @click.argument("folder", type=_FOLDER)
-@_SNAPSHOT
+@SNAPSHOT
 @answers
 def inspect(context: Context, folder: Path, snapshot: int | None) -> None:
     """Show what a dataset says about itself.  Needs no key; nothing is verified (`confide data verify` does that)."""
@@ -272,7 +247,8 @@ def verify(context: Context, folder: Path, signer: str | None) -> None:
     before = [one.unverified for one in history(found)]
     files = listed_files(manifest, *before)
     refuse_foreign(folder, {*files, *(manifest_path(one) for one in (manifest, *before))})
-    verify_files(folder, manifest, *before)
+    with progress("verifying", sum(file.size for file in files.values())) as told:
+        verify_files(folder, manifest, *before, on_file=lambda file: told(file.size, file.rows))
     value: Json = {"accepted": True, **_facts(folder, manifest), "signer_given": signer is not None}
     value |= {"snapshots": 1 + len(before), "files_checked": len(files)}
 
@@ -286,6 +262,7 @@ def verify(context: Context, folder: Path, signer: str | None) -> None:
     context.answer(value, text)
 
 
+command.add_command(head)
 command.add_command(log)
 command.add_command(clean)
 

@@ -10,16 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from confide.cli.output import Context, answers, print_table, say, wants_colour
+from confide.cli.output import SAY_EVERY_S, Context, answers, print_table, say, wants_colour
 from confide.errors import UsageError
 
 if TYPE_CHECKING:
     from confide.canonical import Json
     from confide.ids import KeyRef
     from confide.keys.key_client import KeyInfo, RewrapProgress
-
-_SAY_EVERY_S = 10.0
-"""Without a terminal, a line of progress comes so often at most."""
 
 
 def own_key(key: str) -> KeyRef:
@@ -165,7 +162,7 @@ def _said(steps: Iterable[RewrapProgress]) -> Iterator[RewrapProgress]:
     said, rate = time.monotonic(), _Rate()
     for step in steps:
         text = rate.text(step, left=True)
-        if time.monotonic() - said >= _SAY_EVERY_S:
+        if time.monotonic() - said >= SAY_EVERY_S:
             said = time.monotonic()
             say(f"{step.done:,} of {step.done + step.left:,} datasets {text}".rstrip(), err=True)
         yield step

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _PROCESS_BEGAN = time.monotonic()
 """When the command began: all stories of one process, of a demo and the runs in it, share one clock."""
 _LONG_HEX = re.compile(r"[0-9a-f]{40,}")
+SAY_EVERY_S = 10.0
+"""Without a terminal, a line of progress comes so often at most."""
 SIMULATED = "simulated"
 """Stands before every line of a story that a simulated TEE tells: it protects nothing."""
 
@@ -216,6 +218,36 @@ def counted(what: str) -> Iterator[Callable[[int], None]]:
         return
     with console.status(f"0 {what}") as status:
         yield lambda count: status.update(f"{count:,} {what}")
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int, int | None], None]]:
+    """How far it is: called with bytes and rows (``None``: there are none) that were done, of ``total`` bytes.
+
+    On a terminal a bar on standard error; else a line now and then, so that a log shows that work goes on.
+    """
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    done = [0, 0]
+    console, said = _console(sys.stderr), time.monotonic()
+
+    def rows() -> str:
+        return f"{done[1]:,} rows" if done[1] else ""
+
+    bytes_done = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (TextColumn(what), *bytes_done, TextColumn("{task.fields[rows]}"))
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(what, total=total, rows="")
+
+        def tell(size: int, count: int | None) -> None:
+            nonlocal said
+            done[0], done[1] = done[0] + size, done[1] + (count or 0)
+            bar.update(task, completed=done[0], rows=rows())
+            if bar.disable and time.monotonic() - said >= SAY_EVERY_S:
+                said = time.monotonic()
+                say(f"{what}: {done[0]:,} of {total:,} bytes {rows()}".rstrip(), err=True)
+
+        yield tell
 
 
 def shorten(text: str) -> str:

@@ -22,7 +22,7 @@ from confide.data.folder import check_encrypted, data_files, describe, folder_be
 from confide.data.manifest import FileEntry, Kind, Manifest, now_text, sign_manifest, verify_manifest
 from confide.data.schema import schema_json, storable
 from confide.data.snapshots import SignedManifest, commit_snapshot, is_committed, write_manifest
-from confide.errors import DataError, ManifestError, UsageError
+from confide.errors import DataError, ManifestError, UnavailableError, UsageError
 from confide.ids import DatasetId, RunId
 from confide.regular_file import open_regular
 
@@ -78,7 +78,7 @@ def add_snapshot(
 ) -> SignedManifest:
     """Encrypt a table or other files as the snapshot after ``parent``, the newest one, of an owner's dataset.
 
-    ``register`` is given the signed manifest (for the broker) once the snapshot is committed.
+    ``register`` is given the signed manifest (for the broker) once the snapshot is committed: what it raises is passed on.
 
     Raises:
         DataError: the source is of another kind than the dataset, or its columns are other ones (``append`` only).
@@ -113,7 +113,11 @@ def add_snapshot(
         with _moved(staged, made, written.files):
             commit_snapshot(parent, made)
     if register is not None:
-        register(made.envelope)
+        try:
+            register(made.envelope)
+        except UnavailableError as error:
+            error.hint = f"snapshot {manifest.snapshot} is in place and needs no second try: the broker hears of it when it is next used"
+            raise
     write_manifest(folder, made.envelope)
     return made
 

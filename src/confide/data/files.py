@@ -166,6 +166,35 @@ def iter_tables(folder: Path, manifest: Manifest, dataset_key: SecretBytes, *, c
         yield table
 
 
+def head_rows(folder: Path, manifest: Manifest, dataset_key: SecretBytes, count: int) -> pa.Table:
+    """The first ``count`` rows of a table.  No more files are opened, and no more is decrypted, than hold them.
+
+    Raises:
+        DataError: the dataset is not a table.
+        IntegrityError: a file does not open under the key and its path.
+    """
+    if manifest.kind != "parquet":
+        raise DataError("the dataset is not a table", kind=manifest.kind)
+    found: list[pa.Table] = []
+    for entry in manifest.files:
+        wanted = count - sum(part.num_rows for part in found)
+        if found and wanted <= 0:
+            break
+        file = open_parquet(folder, entry.path, dataset_key, manifest.dataset)
+        with _as_integrity(entry.path):
+            batches = file.iter_batches(batch_size=max(1, min(wanted, ROWS_PER_GROUP)))
+            found.append(pa.Table.from_batches(_until(batches, wanted), file.schema_arrow).slice(0, wanted))
+    return pa.concat_tables(found, promote_options="permissive")
+
+
+def _until(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        yield batch
+        rows -= batch.num_rows
+        if rows <= 0:
+            return
+
+
 def open_file(folder: Path, manifest: Manifest, path: str, dataset_key: SecretBytes) -> ContainerReader:
     """One file of a dataset that is not a table, as a seekable plaintext stream.
 

@@ -8,6 +8,8 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -18,6 +20,8 @@ from confide.data.manifest import MANIFEST_NAME, FileEntry, Kind, Manifest
 from confide.errors import DataError, IntegrityError, ManifestError, OutputExistsError, PlaintextError, UnavailableError
 from confide.regular_file import open_regular
 
+_AT_ONCE: Final = 1024
+"""Files whose verification is planned at one time: a dataset may have hundreds of thousands."""
 PARQUET_MAGIC: Final = b"PARE"
 """First and last bytes of a Parquet file with an encrypted footer; a plaintext file has ``PAR1``."""
 
@@ -105,10 +109,18 @@ def verify_files(folder: Path, manifest: Manifest, *before: Manifest, on_file: C
         IntegrityError: a file is missing or has other bytes.
         ManifestError: two snapshots list other bytes at the same path.
     """
-    for entry in listed_files(manifest, *before).values():
-        _verify_file(folder, entry)
-        if on_file is not None:
-            on_file(entry)
+    entries = iter(listed_files(manifest, *before).values())
+    with ThreadPoolExecutor(os.cpu_count(), "confide-verify") as pool:  # hashing does not hold the interpreter
+        while batch := list(islice(entries, _AT_ONCE)):
+            checks = [(entry, pool.submit(_verify_file, folder, entry)) for entry in batch]
+            try:
+                for entry, check in checks:
+                    check.result()
+                    if on_file is not None:
+                        on_file(entry)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
 
 def listed_files(*snapshots: Manifest) -> dict[str, FileEntry]:

@@ -152,8 +152,9 @@ def test_the_broker_is_told_after_the_commit_and_its_refusal_is_passed_on(world:
         assert load_manifest(world.folder).envelope == envelope
         raise UnavailableError("no broker")
 
-    with pytest.raises(UnavailableError, match="no broker"):
+    with pytest.raises(UnavailableError, match="no broker") as told:
         world.add(table(2), register=refuse)
+    assert "snapshot 2 is in place" in str(told.value.hint)
     assert world.values() == [1, 2]
     assert world.add(table(3), register=lambda _: None).unverified.snapshot == 3
 
