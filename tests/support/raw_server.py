@@ -8,11 +8,16 @@ from collections.abc import Iterable
 
 
 class RawServer:
-    """Reads a request, says each part of ``says`` with ``pause_s`` between them, and closes the connection."""
+    """Reads a request, says each part of ``says`` with ``pause_s`` between them, and closes the connection.
 
-    def __init__(self, says: Iterable[bytes], *, pause_s: float = 0.0) -> None:
-        self.says, self.pause_s = list(says), pause_s
+    ``repeat``: answers the next request of the same connection, too.  ``asked`` counts connections; ``cut`` says that a peer closed one
+    while it was spoken to.
+    """
+
+    def __init__(self, says: Iterable[bytes], *, pause_s: float = 0.0, repeat: bool = False) -> None:
+        self.says, self.pause_s, self.repeat = list(says), pause_s, repeat
         self.asked = 0
+        self.cut = threading.Event()
         self._over = threading.Event()
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
@@ -30,13 +35,15 @@ class RawServer:
     def _answer(self, peer: socket.socket) -> None:
         with peer:
             try:
-                peer.recv(65536)
-                for part in self.says:
-                    peer.sendall(part)
-                    if self._over.wait(self.pause_s):
+                while peer.recv(65536):
+                    for part in self.says:
+                        peer.sendall(part)
+                        if self._over.wait(self.pause_s):
+                            return
+                    if not self.repeat:
                         return
             except OSError:
-                return
+                self.cut.set()
 
     def close(self) -> None:
         """End the server and what it is still saying."""

@@ -128,9 +128,7 @@ class AmdCollateral:
         try:
             crl = x509.load_der_x509_crl(self.crl)
             # Read lazily by cryptography: asked for here, so that a list that parsed does not fail later.
-            _ = crl.issuer, crl.extensions, crl.last_update_utc, crl.signature_hash_algorithm, len(crl)
-            if crl.next_update_utc is None:
-                raise CollateralError("a revocation list has no end")
+            _ = crl.issuer, crl.extensions, crl.last_update_utc, crl.next_update_utc, crl.signature_hash_algorithm, len(crl)
         except DOES_NOT_PARSE as cause:
             raise CollateralError("a revocation list does not parse") from cause
         return crl
@@ -151,7 +149,9 @@ class AmdCollateral:
         """How new the set is."""
         ends = [certificate.not_valid_after_utc for certificate in self.certificates]
         number, issued, crl = -1, "", self.revocations
-        if crl is not None and crl.next_update_utc is not None:
+        if crl is not None:
+            if crl.next_update_utc is None:
+                raise CollateralError("a revocation list has no end")
             ends.append(crl.next_update_utc)
             number, issued = _number(crl), crl.last_update_utc.strftime(_TIME)
         return AmdEpoch(number, issued, min(ends).strftime(_TIME))

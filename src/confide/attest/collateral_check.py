@@ -1,4 +1,4 @@
-"""Is Intel's collateral signed by whom it must be, and current?"""
+"""Is collateral current, of either vendor, and is Intel's signed by whom it must be?"""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from confide.errors import CollateralError, EvidenceInvalidError
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from confide.attest.amd_collateral import AmdCollateral
     from confide.attest.collateral import Collateral
 
 _SIGNER_CHAIN: Final = 2
@@ -20,7 +21,7 @@ _PLATFORM_EXTENSION: Final = certs.SGX_EXTENSION
 """What only certificates of platforms' keys have."""
 
 
-def check_current(collateral: Collateral, now: datetime) -> None:
+def check_current(collateral: Collateral | AmdCollateral, now: datetime) -> None:
     """Check that every part of ``collateral`` was issued by ``now`` and none is stale.
 
     Raises:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from cryptography import x509
 
@@ -36,6 +36,7 @@ _MAX_FILE: Final = 8 * 1024 * 1024
 """Cap on one file, in bytes: a tool's file for many platforms has about 30 KiB a platform."""
 _IDENTITIES: Final = {"SGX": "QE", "TDX": "TD_QE"}
 _KEYS: Final[tuple[EndorsementKey, ...]] = ("vcek", "vlek")
+_One = TypeVar("_One")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +58,23 @@ class _Parts:
 
     def certificate(self, name: str) -> x509.Certificate | None:
         """The one certificate with this common name; the same one may be there several times."""
-        found = {one for one in self.certificates if common_name(one.subject) == name}
-        if len(found) > 1:
-            raise CollateralError("two certificates of one name are among the parts of the collateral", name=name)
-        return next(iter(found), None)
+        return _only({one for one in self.certificates if common_name(one.subject) == name}, "certificates of one name", name)
+
+    def root_of(self, certificate: x509.Certificate) -> x509.Certificate | None:
+        """The one certificate that names itself as its issuer, and is named so by ``certificate``."""
+        found = {one for one in self.certificates if one.subject == one.issuer == certificate.issuer}
+        return _only(found, "certificates of one name", common_name(certificate.issuer))
 
     def list_of(self, issuer: x509.Certificate) -> bytes | None:
         """The one revocation list that names ``issuer``."""
         found = {one for one in self.lists if x509.load_der_x509_crl(one).issuer == issuer.subject}
-        if len(found) > 1:
-            name = common_name(issuer.subject)
-            raise CollateralError("two revocation lists of one issuer are among the parts of the collateral", name=name)
-        return next(iter(found), None)
+        return _only(found, "revocation lists of one issuer", common_name(issuer.subject))
+
+
+def _only(found: set[_One], what: str, name: str) -> _One | None:
+    if len(found) > 1:
+        raise CollateralError(f"two {what} are among the parts of the collateral", name=name)
+    return next(iter(found), None)
 
 
 def load_sets(paths: Iterable[Path]) -> list[AnyCollateral]:
@@ -192,9 +198,8 @@ def _intel_sets(parts: _Parts) -> Iterator[Collateral]:
         raise CollateralError("two enclave identities of one kind are among the parts of the collateral")
     for info, signature in dict.fromkeys(parts.infos):
         signer = parts.certificate(TCB_SIGNER_CN)
-        root = next((one for one in parts.certificates if signer is not None and one.subject == one.issuer == signer.issuer), None)
         identity = identities.get(_IDENTITIES.get(str(_inner(info).get("id", "SGX")), ""))
-        if signer is None or root is None:
+        if signer is None or (root := parts.root_of(signer)) is None:
             raise _missing(f"the issuer chain of the TCB info ({TCB_SIGNER_CN} and the root)")
         if identity is None:
             raise _missing("the quoting enclave's identity for the same kind of TEE")

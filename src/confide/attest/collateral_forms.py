@@ -9,10 +9,10 @@ relatives (binary fields in hex, base64 or lists of bytes; names in snake or cam
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import re
 import urllib.parse
+from contextlib import suppress
 from typing import Final
 
 from cryptography import x509
@@ -98,8 +98,7 @@ def signed_text(text: str, name: str) -> tuple[str, str]:
     """
     try:
         whole_text = json.loads(text)
-        start = text.index(f'"{name}"') + len(name) + 2
-        start = text.index("{", start)
+        start = text.index("{", text.index(f'"{name}"'))
         found, end = json.JSONDecoder().raw_decode(text, start)
     except (ValueError, RecursionError) as cause:
         raise CollateralError("something that is no signed document is where one belongs", name=name) from cause
@@ -146,7 +145,7 @@ def from_v3(data: Json) -> Collateral:
     if fields.get(_CHAIN_OF_PCK):
         values[_CHAIN_OF_PCK] = fields[_CHAIN_OF_PCK]
     found = Collateral.from_json(values)
-    if "tee_type" in fields and _TEE_TYPES.get(_number(fields["tee_type"])) != found.tee:
+    if "tee_type" in fields and _tee_of(fields["tee_type"]) != found.tee:
         raise CollateralError("the collateral's tee_type is not of its TCB info", tee=found.tee.value)
     return found
 
@@ -156,11 +155,12 @@ def _snake(name: str) -> str:
     return _WORD.sub("_", name).lower()
 
 
-def _number(value: object) -> int:
+def _tee_of(value: object) -> Tee | None:
+    """What a ``tee_type`` names: a number, or the text of one (``0x81``)."""
     try:
-        return value if isinstance(value, int) else int(str(value), 0)
+        return _TEE_TYPES.get(int(str(value), 0))
     except ValueError:
-        return -1
+        return None
 
 
 def _binary(value: object, name: str) -> bytes:
@@ -169,11 +169,9 @@ def _binary(value: object, name: str) -> bytes:
     text = value.rstrip("\0").strip() if isinstance(value, str) else ""
     if text.startswith("-----BEGIN"):
         return text.encode()
-    try:
+    with suppress(ValueError):
         if text:
             return bytes.fromhex(text) if _HEX.fullmatch(text) else base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as cause:
-        raise CollateralError("a binary field of the collateral is neither hex nor base64", field=name) from cause
     raise CollateralError("a binary field of the collateral is neither hex nor base64", field=name)
 
 

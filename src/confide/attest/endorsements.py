@@ -26,7 +26,7 @@ REMEMBER: Final = timedelta(days=1)
 _MAX_KNOWN: Final = 1000
 _AT_ONCE: Final = 8
 """How many requests are under way at most: whoever may send evidence can make one, before anything of it is known to be genuine."""
-_Name = tuple[bytes, ...]
+_Name = tuple[str | bytes | int | None, ...]
 
 
 class PckSource(Protocol):
@@ -112,8 +112,8 @@ class Endorsements:
 
 def _name(wanted: PckId | Report) -> _Name:
     if isinstance(wanted, PckId):
-        return b"pck", wanted.encrypted_ppid, wanted.cpu_svn, wanted.pce_svn, wanted.pce_id, wanted.qe_id
-    return b"vcek", wanted.chip_id, wanted.reported_tcb.to_bytes(8, "little"), bytes([wanted.family or 0, wanted.model or 0])
+        return "pck", wanted.encrypted_ppid, wanted.cpu_svn, wanted.pce_svn, wanted.pce_id, wanted.qe_id
+    return "vcek", wanted.chip_id, wanted.reported_tcb, wanted.family, wanted.model
 
 
 def _utc_now() -> datetime:

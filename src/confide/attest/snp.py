@@ -26,6 +26,7 @@ from confide.attest import amd_certs, certs
 from confide.attest.amd_certs import Endorsement
 from confide.attest.amd_collateral import AmdCollateral
 from confide.attest.claims import UNRATED, Claims
+from confide.attest.collateral_check import check_current
 from confide.attest.snp_report import Report, tcb_parts
 from confide.canonical import Json, sha384_hex
 from confide.errors import CollateralError, EvidenceInvalidError, ParseError
@@ -108,18 +109,6 @@ class SnpVerifier:
         self._issued.clear()
         self._sets.clear()
         self._endorsements.clear()
-
-
-def check_current(collateral: AmdCollateral, now: datetime) -> None:
-    """Check that every part of ``collateral`` was issued by ``now`` and none is stale.
-
-    Raises:
-        CollateralError: it is stale, or not valid yet.
-    """
-    if now < collateral.issued:
-        raise CollateralError("collateral is not valid yet", issued=collateral.issued.isoformat(), now=now.isoformat())
-    if now >= collateral.epoch.stale_from:
-        raise CollateralError("collateral is stale", until=collateral.epoch.earliest_next_update, now=now.isoformat())
 
 
 def _leaf(evidence: Evidence) -> bytes:

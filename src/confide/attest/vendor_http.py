@@ -96,15 +96,15 @@ class Http:
         """
         query = f"?{urllib.parse.urlencode(parameters)}" if parameters else ""
         deadline = time.monotonic() + self._total_s
-        for attempt in range(self._retries + 1):
+        attempt = 0
+        while True:
             pause = min(self._backoff_s * 2**attempt, _MAX_BACKOFF_S)
             last = attempt == self._retries
             try:
                 reply = self._once(url + query, url, deadline)
             except (HTTPError, OSError) as cause:
                 if last or time.monotonic() + pause >= deadline:
-                    reason = type(getattr(cause, "reason", None) or cause).__name__
-                    raise CollateralError("a collateral service cannot be reached", url=url, reason=reason) from cause
+                    raise CollateralError("a collateral service cannot be reached", url=url, reason=type(cause).__name__) from cause
             else:
                 asked = _retry_after(reply.headers.get("retry-after"))
                 pause = pause if asked is None else asked
@@ -112,7 +112,7 @@ class Http:
                 if reply.status not in _BUSY or last or not patient:
                     return _answer(reply, url)
             self._sleep(pause)
-        raise AssertionError("the last attempt returns or raises")
+            attempt += 1
 
     def _once(self, url: str, shown: str, deadline: float) -> _Reply:
         left = max(deadline - time.monotonic(), 0.001)
@@ -127,13 +127,12 @@ class Http:
         except BaseException:
             reply.close()
             raise
-        reply.release_conn()
         return _Reply(reply.status, {name.lower(): value for name, value in reply.headers.items()}, body)
 
 
 def _read(reply: HTTPResponse | urllib3.BaseHTTPResponse, url: str, deadline: float) -> bytes:
     body = bytearray()
-    while chunk := reply.read1(_CHUNK, decode_content=False):
+    while chunk := reply.read1(_CHUNK):  # not decoded, as it was asked for
         body += chunk
         if len(body) > MAX_BODY:
             raise CollateralError("a collateral service's answer is too large", url=url, limit=MAX_BODY)
@@ -157,8 +156,8 @@ def _retry_after(value: str | None) -> float | None:
     if value is None:
         return None
     text = value.strip()
-    if text.isascii() and text.isdecimal():
-        return float(text[:12])
+    if text.isdecimal():  # headers are Latin-1, which has no decimal digits but those of ASCII
+        return float(text)
     try:
         until = parsedate_to_datetime(text)
     except ValueError:

@@ -12,13 +12,17 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from support.amd import Vendor
 
 from confide.attest import collateral_files
 from confide.attest.amd_collateral import AmdCollateral
+from confide.attest.certs import parse_chain
 from confide.attest.collateral import Collateral
 from confide.attest.collateral_files import load_sets
+from confide.attest.collateral_forms import pem_of
 from confide.attest.collateral_service import bundle
 from confide.attest.collateral_sources import FixedCollateral, load_collateral
 from confide.attest.evidence import Evidence
@@ -254,6 +258,31 @@ def test_parts_that_could_be_meant_in_two_ways_are_refused(files: Any) -> None:
             load_sets(files(*parts().values(), extra))
 
 
+def test_chain_of_a_signer_is_itself_and_its_root(files: Any) -> None:
+    """The root is the one that it names: neither none, nor a signer or CA in its place, nor another root of that name."""
+    signer, root = (pem_of([one]) for one in parse_chain(SET.tcb_info_issuer_chain.encode()))
+    ca, _ = (pem_of([one]) for one in parse_chain(SET.pck_crl_issuer_chain.encode()))
+    rest = (TCB, IDENTITY, SET.root_ca_crl, SET.pck_crl)
+    assert load_sets(files(*rest, signer, root, ca)) == [SET]
+    for certificates in ((root, ca), (signer, ca), (signer,), (ca,), (root,)):
+        with pytest.raises(CollateralError, match="part of the collateral is missing") as caught:
+            load_sets(files(*rest, *certificates))
+        assert "issuer chain of the TCB info" in caught.value.facts["missing"]
+    key, name = ec.generate_private_key(ec.SECP256R1()), parse_chain(root.encode())[0].subject
+    own = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+    own = own.not_valid_before(NOW).not_valid_after(NOW + timedelta(days=1))
+    with pytest.raises(CollateralError, match="two certificates of one name"):
+        load_sets(files(*rest, signer, pem_of([own.sign(key, SHA256())]), root, ca))
+
+
+def test_signed_document_inside_a_tools_file_has_no_member_twice(files: Any) -> None:
+    tool = client_tool(SET)
+    tool["tdqeidentity"] = tool["tdqeidentity"].replace('{"id":', '{"id":"QE","id":')
+    assert tool["tdqeidentity"].count('"id"') == 2
+    with pytest.raises(CollateralError, match="signed document of the collateral is not JSON"):
+        load_sets(files({"platforms": [], "collaterals": tool}))
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -286,9 +315,11 @@ def test_no_files_hold_nothing() -> None:
 def test_file_that_is_missing_or_too_large_is_refused(files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CollateralError, match="cannot read"):
         load_sets([tmp_path / "none"])
-    monkeypatch.setattr(collateral_files, "_MAX_FILE", 10)
+    text = json.dumps(PLAIN)
+    monkeypatch.setattr(collateral_files, "_MAX_FILE", len(text))
+    assert load_sets(files(text)) == [SET]
     with pytest.raises(CollateralError, match="too large"):
-        load_sets(files(b"x" * 11))
+        load_sets(files(text + " "))
 
 
 # --- AMD --------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+from support.der import without_end
 
 from confide.attest.amd_collateral import AmdEpoch
 from confide.attest.collateral import MAX_COLLATERAL_BYTES, Collateral, CollateralEpoch
@@ -20,6 +26,7 @@ NEW = read_collateral(json.loads((Path(__file__).parents[2] / "vectors/intel/col
 assert isinstance(NEW, Collateral)
 EPOCH = NEW.epoch
 TCB_ISSUED, QE_ISSUED, LIST_ISSUED = "2026-08-13T10:45:38Z", "2026-08-12T23:57:43Z", "2026-08-12T23:57:11Z"
+LIST_ENDS = "2026-09-11T23:57:11Z"
 
 
 def moment(text: str) -> datetime:
@@ -77,6 +84,51 @@ def test_chain_of_one_machine_may_be_there_or_not() -> None:
     for nothing in (None, [], "text", list(data)):
         with pytest.raises(CollateralError, match="exactly the fields"):
             read_collateral(nothing)
+
+
+def test_digest_of_a_set_is_the_same_in_every_version() -> None:
+    """Receipts and verifiers' memories name sets by it: it follows what the set says, and neither the order nor the form of its fields."""
+    assert NEW.digest == "2e5eadde2d339da4b68a64ccc9bca805d6e374c18eb79b98f656bd06e81446d743867e9298f535d9fb2d18ceb0ed143a"
+
+
+def revocation_list(issuer: str, *, number: int | None = 1, until: str = LIST_ENDS) -> bytes:
+    """A list of whoever; nobody's signature is looked at here."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)])
+    builder = x509.CertificateRevocationListBuilder().issuer_name(name)
+    builder = builder.last_update(moment(LIST_ISSUED)).next_update(moment(until))
+    if number is not None:
+        builder = builder.add_extension(x509.CRLNumber(number), critical=False)
+    return builder.sign(ec.generate_private_key(ec.SECP256R1()), SHA256()).public_bytes(Encoding.DER)
+
+
+@pytest.mark.parametrize("name", ["root_ca_crl", "pck_crl"])
+def test_list_of_revoked_keys_has_an_end_and_a_number(name: str) -> None:
+    """Without an end it would be current for ever, and without a number an older one could not be told from it."""
+    assert isinstance(NEW, Collateral)
+    issuer = "Intel SGX PCK Platform CA"
+    good = revocation_list(issuer)
+    read_collateral({**NEW.to_json(), name: good.hex()})
+    for wrong, says in ((without_end(good), "has no end"), (revocation_list(issuer, number=None), "has no number")):
+        with pytest.raises(CollateralError, match=says):
+            read_collateral({**NEW.to_json(), name: wrong.hex()})
+
+
+def test_kind_of_pck_ca_is_known_by_its_name() -> None:
+    assert isinstance(NEW, Collateral)
+    for name, kind in (("Intel SGX PCK Platform CA", "platform"), ("Intel SGX PCK Processor CA", "processor")):
+        assert replace(NEW, pck_crl=revocation_list(name)).ca == kind
+    with pytest.raises(CollateralError, match="not of a PCK CA") as caught:
+        read_collateral({**NEW.to_json(), "pck_crl": revocation_list("Intel SGX Root CA").hex()})
+    assert caught.value.facts["issuer"] == "Intel SGX Root CA"
+
+
+@pytest.mark.parametrize("name", ["root_ca_crl", "pck_crl"])
+def test_set_goes_stale_with_the_first_of_its_lists(name: str) -> None:
+    assert isinstance(NEW, Collateral)
+    assert moment(LIST_ENDS) == NEW.epoch.stale_from
+    end = "2026-08-14T00:00:00Z"
+    short = revocation_list("Intel SGX PCK Platform CA", until=end)
+    assert replace(NEW, **{name: short}).epoch.stale_from == moment(end)
 
 
 @pytest.mark.parametrize("number", ["-1", "true", "1.0", '"20"', "null"])

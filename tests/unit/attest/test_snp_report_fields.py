@@ -10,9 +10,9 @@ import pytest
 from support.amd import NOW, Vendor
 
 from confide.attest import snp
+from confide.attest.collateral_check import check_current
 from confide.attest.collateral_sources import FixedCollateral
 from confide.attest.roots import TrustRoots
-from confide.attest.snp import check_current
 from confide.attest.snp_report import Report, encode_signature, tcb_parts
 from confide.attest.verify import Verifier
 from confide.errors import CollateralError, EvidenceInvalidError, ParseError
