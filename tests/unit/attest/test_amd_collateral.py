@@ -102,6 +102,10 @@ def test_set_has_a_size(good: AmdCollateral) -> None:
         AmdCollateral.from_json({**data, "crl": data["crl"] + " " * (room + 1)})
 
 
+def test_set_does_not_fill_a_log(good: AmdCollateral) -> None:
+    assert repr(good) == "AmdCollateral(product='Genoa', key='vcek')"
+
+
 def test_digest_of_a_set_is_of_its_fields_in_alphabetical_order(good: AmdCollateral) -> None:
     """Receipts and verifiers' memories name sets by it, and other programs may compute it."""
     text = f'{{"chain": {json.dumps(good.chain)}, "crl": "{good.crl.hex()}", "key": "vcek", "product": "Genoa"}}'

@@ -99,6 +99,18 @@ def test_set_without_its_mark_is_held_against_itself(tmp_path: Path) -> None:
     assert store.get("b0c06f000000", "platform", Tee.TDX) == NEW
 
 
+def test_mark_has_a_size(tmp_path: Path) -> None:
+    store = CollateralStore(tmp_path)
+    store.put(NEW)
+    (mark,) = tmp_path.glob("*.mark")
+    text = mark.read_text()
+    mark.write_text(text.ljust(4096))
+    store.put(NEW)
+    mark.write_text(text.ljust(4097))
+    with pytest.raises(CollateralError, match="not known any more"):
+        store.put(NEW)
+
+
 def test_first_set_is_kept_without_a_word_and_a_damaged_one_is_replaced_with_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = CollateralStore(tmp_path)
     with caplog.at_level(logging.WARNING):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -88,9 +87,7 @@ def test_wrong_chain_is_refused_and_asked_for_anew(vendor: Installation, server:
         verifier.verify(naming(vendor, pce_id=b"\1\0").quote(DATA), NOW)
 
 
-def test_chain_of_another_vendor_is_refused(
-    vendor: Installation, server: VendorServer, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_chain_of_another_vendor_is_refused(vendor: Installation, server: VendorServer, tmp_path_factory: pytest.TempPathFactory) -> None:
     other = Installation.create(tmp_path_factory.mktemp("other") / "tee", now=NOW)
     serve_machine(server, other)
     with pytest.raises(EvidenceInvalidError, match="root"):
@@ -136,54 +133,6 @@ def test_chain_serves_for_a_day_each_time_that_it_was_asked_for(vendor: Installa
         verifier.verify(evidence, NOW)
         asked.append(server.asked[PCK_PATH])
     assert asked == [1, 1, 2, 2, 2, 3]
-
-
-def test_memory_has_a_limit(vendor: Installation, server: VendorServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("confide.attest.endorsements._MAX_KNOWN", 2)
-    serve_machine(server, vendor)
-    chains = Endorsements(IntelService(Http(retries=0), server.url))
-    verifier = Verifier(TrustRoots(simulated=vendor.root_der), vendor.collateral_source(), chains)
-    quotes = []
-    for number in range(3):
-        attester = naming(vendor)
-        attester.cert_data = bytes([number]) * 384 + attester.cert_data[384:]
-        quotes.append(attester.quote(DATA))
-        verifier.verify(quotes[-1], NOW)
-    assert len(chains._known) == 2
-    verifier.verify(quotes[2], NOW)
-    assert server.asked[PCK_PATH] == 3
-    verifier.verify(quotes[0], NOW)
-    assert server.asked[PCK_PATH] == 4
-
-
-def test_few_requests_are_under_way_at_once(vendor: Installation, server: VendorServer) -> None:
-    """Whoever may send evidence makes a request: a crowd of made-up names is no crowd of requests."""
-    busy, most, lock = 0, 0, threading.Lock()
-    release = threading.Event()
-
-    def before(_path: str, _count: int) -> None:
-        nonlocal busy, most
-        with lock:
-            busy, most = busy + 1, max(most, busy + 1)
-        release.wait(0.1)
-        with lock:
-            busy -= 1
-
-    server.before = before  # type: ignore[assignment]
-    chains = Endorsements(IntelService(Http(retries=0), server.url))
-
-    def ask(number: int) -> None:
-        attester = naming(vendor)
-        attester.cert_data = bytes([number]) * 384 + attester.cert_data[384:]
-        with pytest.raises(CollateralError):
-            chains.complete(attester.quote(DATA))
-
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(24)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert 1 <= most <= 8
 
 
 def test_vcek_is_fetched_for_a_report_without_one(server: VendorServer) -> None:

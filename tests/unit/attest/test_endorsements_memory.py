@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -139,6 +141,47 @@ def _named(**changes: bytes) -> Evidence:
     header = replace(quote.header, user_data=changes.pop("user_data", quote.header.user_data))
     signature = replace(quote.signature, cert_data=b"".join((parts | changes).values()))
     return Evidence(Tee.SGX, replace(quote, header=header, signature=signature).to_bytes())
+
+
+def test_a_thousand_certificates_are_remembered(sources: Endorsements, services: Services) -> None:
+    """Of more, the one that was remembered first is forgotten first."""
+    quotes = [_named(ppid=number.to_bytes(384)) for number in range(1001)]
+    for bare in quotes[:1000]:
+        sources.keep(bare, replace(bare, chain=b"kept"))
+    assert all(serves(sources, services, bare) for bare in quotes[:1000])
+    sources.keep(quotes[1000], replace(quotes[1000], chain=b"kept"))
+    assert [serves(sources, services, bare) for bare in (quotes[0], quotes[1], quotes[999], quotes[1000])] == [False, True, True, True]
+
+
+def test_eight_requests_are_under_way_at_once() -> None:
+    """Whoever may send evidence makes a request: a crowd of made-up names is no crowd of requests."""
+    lock, full, end = threading.Lock(), threading.Event(), threading.Event()
+    under_way, most = 0, 0
+
+    class Slow(Services):
+        def pck_chain(self, wanted: PckId) -> bytes:
+            nonlocal under_way, most
+            with lock:
+                under_way += 1
+                most = max(most, under_way)
+                if under_way == 8:
+                    full.set()
+            end.wait(10)
+            with lock:
+                under_way -= 1
+            return super().pck_chain(wanted)
+
+    slow = Slow()
+    sources = Endorsements(slow)
+    threads = [threading.Thread(target=sources.complete, args=(_named(ppid=number.to_bytes(384)),)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    assert full.wait(10)
+    time.sleep(0.1)  # for a ninth to begin, if it could
+    end.set()
+    for thread in threads:
+        thread.join()
+    assert (most, len(slow.asked)) == (8, 20)
 
 
 @pytest.mark.parametrize(

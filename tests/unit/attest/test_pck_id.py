@@ -168,6 +168,13 @@ def test_chain_that_came_with_collateral_is_used_for_a_quote_without_one(vendor:
     assert with_given_chain(whole, [given]) == whole
 
 
+def test_name_of_a_machine_is_not_in_a_repr() -> None:
+    """What names the machine for as long as it lives, encrypted as it is."""
+    wanted = PckId.of(EPPID)
+    assert wanted is not None
+    assert repr(wanted).startswith(f"PckId(cpu_svn={wanted.cpu_svn!r}, pce_svn=")
+
+
 def test_collateral_without_a_machines_chain_is_the_same_as_with_none(vendor: Installation) -> None:
     plain = vendor.collateral(Tee.SGX)
     assert Collateral.from_json({**plain.to_json(), "pck_certificate_chain": None}).digest == plain.digest

@@ -48,3 +48,10 @@ def test_signature_has_its_64_bytes_before_anything_else_is_read() -> None:
     assert split_quote(bare).vouching == b""
     with pytest.raises(ParseError, match="ends inside its attestation key"):
         parse_quote(bare)
+
+
+def test_certificates_of_a_quote_do_not_fill_a_log() -> None:
+    quote = parse_quote(V3)
+    assert quote.signature.cert_data.startswith(b"-----BEGIN CERTIFICATE")
+    assert repr(quote.signature).endswith(", cert_type=5)")
+    assert "BEGIN CERTIFICATE" not in repr(quote) + repr(split_quote(V3))

@@ -10,6 +10,7 @@ import pytest
 from support.amd import NOW, Vendor
 
 from confide.attest import snp
+from confide.attest.amd_certs import Endorsement
 from confide.attest.collateral_check import check_current
 from confide.attest.collateral_sources import FixedCollateral
 from confide.attest.roots import TrustRoots
@@ -157,6 +158,17 @@ def test_another_algorithm_or_length_is_refused() -> None:
     for raw in (_raw()[:-1], _raw() + b"\0", b""):
         with pytest.raises(ParseError, match="1184"):
             Report.parse(raw)
+
+
+def test_signature_and_what_it_is_over_are_not_in_a_repr() -> None:
+    shown = repr(Report.parse(_raw()))
+    assert "signature=" not in shown
+    assert "signed=" not in shown
+
+
+def test_certificate_of_a_chips_key_is_not_in_a_repr() -> None:
+    endorsement = Endorsement.parse(Vendor("Genoa").leaf())
+    assert repr(endorsement.certificate) not in repr(endorsement)
 
 
 def test_components_of_a_tcb_version_are_in_their_products_order() -> None:

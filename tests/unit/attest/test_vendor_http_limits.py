@@ -15,9 +15,10 @@ from support.raw_server import RawServer
 from support.vendor_server import VendorServer
 
 from confide.attest import vendor_http
-from confide.attest.vendor_http import MAX_BODY, MAX_RETRY_AFTER_S, Http
+from confide.attest.vendor_http import MAX_RETRY_AFTER_S, Http
 from confide.errors import CollateralError
 
+LARGEST = 256 * 1024
 NOBODY = "http://127.0.0.1:1"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
@@ -68,11 +69,11 @@ def test_parameters_are_in_the_address_and_not_in_what_is_said_of_it(server: Ven
 
 def test_answer_is_as_large_as_it_may_be_and_no_larger(server: VendorServer) -> None:
     http = Http(timeout_s=5, retries=0)
-    server.replies["/"] = (200, {"Name": "value"}, b"x" * MAX_BODY)
+    server.replies["/"] = (200, {"Name": "value"}, b"x" * LARGEST)
     found = http.get(f"{server.url}/")
     assert found is not None
-    assert (found.body, found.headers["name"]) == (b"x" * MAX_BODY, "value")
-    server.replies["/"] = (200, {}, b"x" * (MAX_BODY + 1))
+    assert (found.body, found.headers["name"]) == (b"x" * LARGEST, "value")
+    server.replies["/"] = (200, {}, b"x" * (LARGEST + 1))
     with pytest.raises(CollateralError, match="too large"):
         http.get(f"{server.url}/")
 
@@ -102,6 +103,10 @@ def test_pauses_grow_up_to_ten_seconds(clock: Clock) -> None:
     with pytest.raises(CollateralError, match="cannot be reached"):
         Http(retries=6, sleep=clock.sleep).get(NOBODY)
     assert clock.pauses == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0]
+    clock.pauses = []
+    with pytest.raises(CollateralError, match="cannot be reached"):
+        Http(sleep=clock.sleep).get(NOBODY)
+    assert clock.pauses == [0.5, 1.0, 2.0, 4.0]
 
 
 def test_service_is_asked_once_if_nothing_is_to_be_repeated(clock: Clock, server: VendorServer) -> None:
