@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -34,6 +36,27 @@ def test_block_that_is_no_certificate_is_refused_and_not_passed_over() -> None:
     for at in range(4):
         with pytest.raises(ParseError, match="does not parse"):
             parse_chain(b"".join([*blocks[:at], NO_CERTIFICATE, *blocks[at:]]))
+
+
+READER = """
+import sys
+from confide.attest import certs
+from cryptography import x509
+print(len([certs.whole(x509.load_der_x509_certificate(bytes.fromhex(line))) for line in sys.stdin]))
+"""
+
+
+def test_oddity_of_a_certificate_is_no_error_where_warnings_are() -> None:
+    """AMD's have serial number 0; what is wrong with a certificate is for its checks to say, and not for an option of the interpreter."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime(2030, 1, 1, tzinfo=UTC)
+    with pytest.warns(UserWarning, match="Attribute's length"):
+        odd = x509.Name([x509.NameAttribute(NameOID.COUNTRY_NAME, "Nowhere", _validate=False)])
+    builder = x509.CertificateBuilder().subject_name(odd).issuer_name(odd).public_key(key.public_key()).serial_number(1)
+    made = builder.not_valid_before(now).not_valid_after(now + timedelta(days=1)).sign(key, hashes.SHA256())
+    given = (INTEL.parent / "snp" / "turin-v5.vcek.der").read_bytes().hex() + "\n" + made.public_bytes(Encoding.DER).hex()
+    # In a Python of its own: pytest has filters of warnings of its own.
+    read = subprocess.run([sys.executable, "-W", "error", "-c", READER], input=given, capture_output=True, text=True, check=False)
+    assert (read.returncode, read.stdout, read.stderr) == (0, "2\n", "")
 
 
 def test_chain_has_at_most_four_certificates() -> None:
