@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from confide.attest.policy_tree import AnyOf, Rules
+from confide.attest.policy_tree import AllOf, AnyOf, Rules
 from confide.attest.policy_values import tee_of_register
 from confide.ids import Tee
 
@@ -43,12 +43,13 @@ def diff(old: Policy, new: Policy) -> tuple[Change, ...]:
 def _diff(old: Policy, new: Policy, path: str) -> Iterator[Change]:
     if not path and old.name != new.name:
         yield Change("name", "changed", old.name, new.name)
-    if isinstance(old, Rules) and isinstance(new, Rules):
-        yield from _rules(old, new, path)
-    elif type(old) is not type(new):
-        yield Change(f"{path}composition", "changed", _shape(old), _shape(new))
-    else:
-        yield from _members(old, new, path)
+    match old, new:
+        case Rules(), Rules():
+            yield from _rules(old, new, path)
+        case (AllOf(), AllOf()) | (AnyOf(), AnyOf()):
+            yield from _members(old, new, path)
+        case _:
+            yield Change(f"{path}composition", "changed", _shape(old), _shape(new))
 
 
 def _members(old: Policy, new: Policy, path: str) -> Iterator[Change]:
@@ -69,10 +70,10 @@ def _rules(old: Rules, new: Rules, path: str) -> Iterator[Change]:
     before, after = _lists(old, shared), _lists(new, shared)
     for field in sorted(before.keys() | after.keys()):
         yield from _list_change(f"{path}{field}", before.get(field), after.get(field))
-    for sign, bounds in ((1, _floors), (-1, _ceilings)):
+    for bounds, higher_is_stricter in ((_floors, True), (_ceilings, False)):
         least, now = bounds(old), bounds(new)
         for field in sorted(least.keys() & now.keys()):
-            yield from _bound_change(f"{path}{field}", least[field], now[field], higher_is_stricter=sign > 0)
+            yield from _bound_change(f"{path}{field}", least[field], now[field], higher_is_stricter=higher_is_stricter)
 
 
 def _lists(rules: Rules, shared: set[Tee]) -> dict[str, Any]:
@@ -122,8 +123,8 @@ def _list_change(field: str, old: set[str] | None, new: set[str] | None) -> Iter
 
 def _bound_change(field: str, old: Any, new: Any, *, higher_is_stricter: bool) -> Iterator[Change]:
     if old != new:
-        lower = new is not None and old is not None and new < old
-        laxer = new is None or (old is not None and lower is higher_is_stricter)
+        # A bound that is not there asks nothing.
+        laxer = new is None if old is None or new is None else (new < old) is higher_is_stricter
         yield Change(field, "laxer" if laxer else "stricter", _show(old), _show(new))
 
 

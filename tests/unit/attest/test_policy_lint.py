@@ -1,4 +1,4 @@
-"""What lint finds, what diff says, and that drafts read back."""
+"""What lint finds in a policy that asks too little, and which policies it refuses."""
 
 from __future__ import annotations
 
@@ -8,63 +8,132 @@ from typing import Any
 import pytest
 
 from confide.attest.policy import Policy
-from confide.attest.policy_diff import diff
-from confide.attest.policy_draft import of_reference, to_toml
-from confide.attest.policy_lint import lint, refusing
-from confide.errors import ParseError
+from confide.attest.policy_lint import Finding, lint, refusing
 
 SGX, TDX, TODAY = "5a" * 32, "5a" * 48, date(2030, 1, 1)
 GOOD: dict[str, Any] = {"name": "p", "measurements": {"sgx": [SGX]}, "min_tcb_date": "2029-01-01", "roles": ["worker"]}
 TD = {"measurements": {"tdx": [TDX]}, "registers": {"rtmr0": [TDX], "rtmr1": [TDX], "rtmr2": [TDX]}}
-AMD = {"measurements": {"snp": [TDX]}, "min_tcb_date": None, "min_tcb": {"Genoa": {"bootloader": 1, "tee": 0, "snp": 2, "microcode": 3}}}
+LEAST = {"bootloader": 1, "tee": 0, "snp": 2, "microcode": 3}
+AMD = {"measurements": {"snp": [TDX]}, "min_tcb_date": None, "min_tcb": {"Genoa": LEAST}}
 TPM = {"measurements": {"tpm": [SGX]}, "registers": {"pcr7": [SGX], "pcr16": [SGX]}, "allow": ["tpm-no-memory-protection"]}
 SIGNER = {"signers": {"sgx": [{"mrsigner": "51" * 32, "isv_prod_id": 7, "min_isv_svn": 3}]}}
 OLD = {"statuses": ["UpToDate", "OutOfDate"]}
+DATED = [{"id": "INTEL-SA-00001", "until": "2030-01-01"}]
 
 
-def _codes(data: Any) -> set[str]:
-    return {finding.code for finding in lint(Policy.from_json(data), TODAY)}
+def found(data: Any) -> list[tuple[str, str, str, str]]:
+    return [(one.severity, one.code, one.subject, one.policy) for one in lint(Policy.from_json(data), TODAY)]
 
 
-@pytest.mark.parametrize("change", [{}, TD, AMD, SIGNER, {**OLD, "statuses_until": {"OutOfDate": "2030-02-01"}}], ids=str)
-def test_policy_that_asks_enough_has_no_findings(change) -> None:
-    assert _codes({**GOOD, **change}) == set()
+def codes(data: Any) -> set[str]:
+    return {code for _, code, _, _ in found(data)}
 
 
-def test_policy_for_a_tpm_that_pins_a_lasting_register_is_found_an_exception_only() -> None:
-    assert _codes({**GOOD, **TPM}) == {"exception"}
+def registers(*names: str) -> dict[str, list[str]]:
+    return {name: [SGX if name.startswith("pcr") else TDX] for name in names}
 
 
 @pytest.mark.parametrize(
-    ("change", "severity", "code"),
+    "change",
     [
-        ({"measurements": {}, **SIGNER}, "error", "signer-only"),
-        ({"min_tcb_date": None}, "error", "no-minimum-tcb"),
-        ({**AMD, "min_tcb": {"Genoa": dict.fromkeys(AMD["min_tcb"]["Genoa"], 0)}}, "error", "no-minimum-tcb"),
-        ({"allow": ["debug"]}, "error", "debug-allowed"),
-        ({"allow": ["simulated"]}, "error", "simulated-allowed"),
-        ({**TD, "registers": {}, "allow": ["simulated"]}, "error", "td-software-unpinned"),
-        (OLD, "error", "out-of-date-for-good"),
-        ({**TD, "registers": {"rtmr1": [TDX], "rtmr2": [TDX]}}, "warning", "td-configuration-unpinned"),
-        ({**OLD, "min_tcb_date": None, "min_tcb_eval": 17}, "warning", "platform-age-unbounded"),
-        ({"advisories_allowed": ["INTEL-SA-00001"]}, "warning", "advisory-for-good"),
-        ({"advisories_allowed": [{"id": "INTEL-SA-00001", "until": "2029-12-31"}]}, "warning", "grace-expired"),
-        ({**OLD, "statuses_until": {"OutOfDate": "2029-12-31"}}, "warning", "grace-expired"),
-        ({"roles": ["driver", "worker", "broker", "aggregator"]}, "warning", "role-unrestricted"),
-        ({**AMD, "vmpls": [0, 1]}, "warning", "vmpls"),
-        ({**TD, "allow": ["tdx-migratable"]}, "warning", "exception"),
-        ({**TPM, "registers": {"pcr16": [SGX], "pcr23": [SGX]}}, "error", "pcrs-resettable"),
+        {}, TD, AMD, SIGNER, {**OLD, "statuses_until": {"OutOfDate": "2030-02-01"}}, {"min_tcb_date": None, "min_tcb_eval": 17},
+        {**OLD, "statuses_until": {"OutOfDate": "2030-01-01"}}, {"advisories_allowed": DATED}, {**AMD, "vmpls": [1]},
+        {"roles": ["driver", "worker", "broker"]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_policy_that_asks_enough_has_no_findings(change: dict[str, Any]) -> None:
+    assert found({**GOOD, **change}) == []
+
+
+@pytest.mark.parametrize("pinned", [("pcr7",), ("pcr7", "pcr16"), ("pcr15",), ("pcr16", "pcr22", "pcr23")])
+def test_policy_for_a_tpm_that_pins_a_lasting_register_is_found_an_exception_only(pinned: tuple[str, ...]) -> None:
+    assert codes({**GOOD, **TPM, "registers": registers(*pinned)}) == {"exception"}
+
+
+@pytest.mark.parametrize("pinned", [("pcr16",), ("pcr23",), ("pcr16", "pcr23")])
+def test_registers_that_any_process_can_reset_pin_nothing(pinned: tuple[str, ...]) -> None:
+    assert ("error", "pcrs-resettable", "tpm", "p") in found({**GOOD, **TPM, "registers": registers(*pinned)})
+
+
+@pytest.mark.parametrize(
+    ("change", "severity", "code", "subject"),
+    [
+        ({"measurements": {}, **SIGNER}, "error", "signer-only", "sgx"),
+        ({**TD, **SIGNER}, "error", "signer-only", "sgx"),
+        ({"min_tcb_date": None}, "error", "no-minimum-tcb", "sgx"),
+        ({**TD, "min_tcb_date": None}, "error", "no-minimum-tcb", "tdx"),
+        ({**AMD, "min_tcb": {"Genoa": LEAST, "Milan": dict.fromkeys(LEAST, 0)}}, "error", "no-minimum-tcb", "Milan"),
+        (OLD, "error", "out-of-date-for-good", "OutOfDate"),
+        (
+            {"statuses": ["OutOfDate", "TDRelaunchAdvised"], "statuses_until": {"OutOfDate": "2030-02-01"}}, "error",
+            "out-of-date-for-good", "TDRelaunchAdvised",
+        ),
+        ({**TD, "registers": registers("rtmr1", "rtmr2")}, "warning", "td-configuration-unpinned", "tdx"),
+        (
+            {**OLD, "statuses_until": {"OutOfDate": "2030-02-01"}, "min_tcb_date": None, "min_tcb_eval": 17}, "warning",
+            "platform-age-unbounded", "",
+        ),
+        ({"advisories_allowed": ["INTEL-SA-00001"]}, "warning", "advisory-for-good", "INTEL-SA-00001"),
+        ({"advisories_allowed": [{"id": "INTEL-SA-00001", "until": "2029-12-31"}]}, "warning", "grace-expired", "INTEL-SA-00001"),
+        ({**OLD, "statuses_until": {"OutOfDate": "2029-12-31"}}, "warning", "grace-expired", "OutOfDate"),
+        ({"roles": ["driver", "worker", "broker", "aggregator"]}, "warning", "role-unrestricted", ""),
+        ({**AMD, "vmpls": [0, 1]}, "warning", "vmpls", ""),
+        ({**TD, "allow": ["tdx-migratable"]}, "warning", "exception", "tdx-migratable"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_lint_finds(change, severity, code) -> None:
-    found = [finding for finding in lint(Policy.from_json({**GOOD, **change}), TODAY) if finding.code == code]
-    assert [finding.severity for finding in found] == [severity]
-    assert found[0].hint
-    assert found[0].policy == "p"
+)  # fmt: skip
+def test_lint_finds_one_thing(change: dict[str, Any], severity: str, code: str, subject: str) -> None:
+    assert found({**GOOD, **change}) == [(severity, code, subject, "p")]
 
 
-def _refusing(data: Any) -> set[str]:
+@pytest.mark.parametrize("pinned", [(), ("rtmr0",), ("rtmr1",), ("rtmr0", "rtmr2")])
+def test_td_whose_kernel_is_not_pinned_is_an_error(pinned: tuple[str, ...]) -> None:
+    """Such a policy can only be built for a simulated TD."""
+    said = found({**GOOD, **TD, "registers": registers(*pinned), "allow": ["simulated"]})
+    assert ("error", "td-software-unpinned", "tdx", "p") in said
+    assert (("warning", "td-configuration-unpinned", "tdx", "p") in said) is ("rtmr0" not in pinned)
+
+
+@pytest.mark.parametrize(("switch", "says"), [("simulated", "a simulated TEE"), ("debug", "a TEE whose memory the host can read")])
+def test_switch_that_protects_nothing_is_an_error(switch: str, says: str) -> None:
+    (finding,) = lint(Policy.from_json({**GOOD, "allow": [switch]}), TODAY)
+    message = f"the policy accepts {says}, which protects nothing"
+    expected = Finding(f"{switch}-allowed", "error", switch, message, f"remove {switch} from allow", "p")
+    assert finding == expected
+    assert finding.to_json() == {
+        "code": f"{switch}-allowed", "severity": "error", "subject": switch, "message": message, "hint": f"remove {switch} from allow",
+        "policy": "p",
+    }  # fmt: skip
+
+
+def test_every_finding_has_a_hint_and_errors_come_first() -> None:
+    data = {
+        **GOOD,
+        "allow": ["snp-migration-agent", "debug"],
+        "min_tcb_date": None,
+        "advisories_allowed": ["INTEL-SA-00002", "INTEL-SA-00001"],
+    }
+    policy = Policy.from_json({"name": "c", "any_of": [{**data, "name": "b"}, {**data, "name": "a"}]})
+    findings = lint(policy, TODAY)
+    expected = [("error", "debug-allowed", "debug"), ("error", "no-minimum-tcb", "sgx")], [
+        ("warning", "advisory-for-good", "INTEL-SA-00001"), ("warning", "advisory-for-good", "INTEL-SA-00002"),
+        ("warning", "exception", "snp-migration-agent"),
+    ]  # fmt: skip
+    assert [(one.severity, one.code, one.subject, one.policy) for one in findings] == [
+        (*row, f"c/{name}") for rows in expected for name in "ab" for row in rows
+    ]
+    assert all(one.hint and one.message for one in findings)
+
+
+def test_lint_finds_a_policy_without_roles() -> None:
+    assert found({name: value for name, value in GOOD.items() if name != "roles"}) == [("warning", "role-missing", "", "p")]
+
+
+# --- which policies are refused --------------------------------------------------------------------------------------
+
+
+def refused(data: Any) -> set[str]:
     policy = Policy.from_json(data)
     return {f"{finding.policy}: {finding.code}" for finding in refusing(policy, lint(policy, TODAY))}
 
@@ -72,117 +141,50 @@ def _refusing(data: Any) -> set[str]:
 def test_errors_refuse_a_policy_that_does_not_say_itself_that_it_protects_nothing() -> None:
     lax = {"name": "lax", "measurements": {"sgx": [SGX]}, "roles": ["worker"]}
     trial = {**lax, "name": "trial", "allow": ["simulated"]}
-    assert _refusing(GOOD) == set()
-    assert _refusing({**GOOD, "allow": ["snp-migration-agent"]}) == set()
-    assert _refusing(lax) == {"lax: no-minimum-tcb"}
-    assert _refusing(trial) == _refusing({**lax, "allow": ["debug"]}) == set()
-    assert _refusing({"name": "any", "any_of": [trial, lax]}) == {"any/lax: no-minimum-tcb"}
-    assert _refusing({"name": "all", "all_of": [trial, lax]}) == {"all/lax: no-minimum-tcb"}
+    assert refused(GOOD) == set()
+    assert refused({**GOOD, "allow": ["snp-migration-agent"]}) == set()
+    assert refused(lax) == {"lax: no-minimum-tcb"}
+    assert refused(trial) == refused({**lax, "allow": ["debug"]}) == set()
+    assert refused({"name": "any", "any_of": [trial, lax]}) == {"any/lax: no-minimum-tcb"}
+    assert refused({"name": "all", "all_of": [trial, lax]}) == {"all/lax: no-minimum-tcb"}
+    assert refused({"name": "out", "any_of": [{"name": "in", "any_of": [trial, lax]}, GOOD]}) == {"out/in/lax: no-minimum-tcb"}
 
 
-def test_lint_finds_a_policy_without_roles() -> None:
-    assert _codes({name: value for name, value in GOOD.items() if name != "roles"}) == {"role-missing"}
+# --- compositions ----------------------------------------------------------------------------------------------------
+
+
+def all_of(*changes: dict[str, Any], base: dict[str, Any] = GOOD) -> list[tuple[str, str, str, str]]:
+    return found({"name": "c", "all_of": [{**base, "name": name, **change} for name, change in zip("ab", changes, strict=True)]})
 
 
 def test_any_of_asks_as_little_as_its_least_member() -> None:
     data = {"name": "c", "any_of": [{**GOOD, "name": "a"}, {**GOOD, "name": "b", "min_tcb_date": None}]}
-    (finding,) = lint(Policy.from_json(data), TODAY)
-    assert (finding.code, finding.policy) == ("no-minimum-tcb", "c/b")
+    assert found(data) == [("error", "no-minimum-tcb", "sgx", "c/b")]
 
 
 def test_all_of_asks_what_any_member_asks() -> None:
-    weak = {**GOOD, "name": "b", "min_tcb_date": None}
-    assert _codes({"name": "c", "all_of": [{**GOOD, "name": "a"}, weak]}) == set()
-    assert _codes({"name": "c", "all_of": [{**weak, "name": "a"}, weak]}) == {"no-minimum-tcb"}
+    weak: dict[str, Any] = {"min_tcb_date": None}
+    assert all_of({}, weak) == []
+    assert all_of(weak, weak) == [("error", "no-minimum-tcb", "sgx", f"c/{name}") for name in "ab"]
 
 
-def _changes(old: Any, new: Any) -> set[tuple[str, str]]:
-    return {(change.direction, change.field) for change in diff(Policy.from_json(old), Policy.from_json(new))}
+def test_all_of_does_not_ask_what_its_members_ask_of_other_things() -> None:
+    first, second = ({"advisories_allowed": [f"INTEL-SA-0000{number}"]} for number in (1, 2))
+    assert all_of(first, second) == []
+    assert [subject for _, _, subject, _ in all_of(first, first)] == ["INTEL-SA-00001"] * 2
 
 
-_PAIRS: list[tuple[Any, Any, str]] = [
-    ({}, {"measurements": {"sgx": [SGX, "77" * 32]}}, "measurements.sgx"),
-    ({}, {"statuses": ["UpToDate", "SWHardeningNeeded"]}, "statuses"),
-    ({}, {"roles": ["worker", "driver"]}, "roles"),
-    ({}, {"allow": ["debug"]}, "allow"),
-    ({}, {"min_tcb_date": "2028-01-01"}, "min_tcb_date"),
-    ({}, {"min_tcb_date": None}, "min_tcb_date"),
-    ({"min_tcb_eval": 17}, {"min_tcb_eval": 16}, "min_tcb_eval"),
-    ({}, {"advisories_allowed": ["INTEL-SA-00001"]}, "advisories_allowed"),
-    (
-        {"advisories_allowed": [{"id": "INTEL-SA-00001", "until": "2030-01-01"}]},
-        {"advisories_allowed": ["INTEL-SA-00001"]},
-        "advisories_allowed.INTEL-SA-00001.until",
-    ),
-    ({"statuses_until": {"UpToDate": "2030-01-01"}}, {"statuses_until": {"UpToDate": "2030-01-02"}}, "statuses_until.UpToDate"),
-    (SIGNER, {}, "signers.sgx"),
-    ({"platforms": {"fmspc": ["00906ed50000"]}}, {}, "platforms.fmspc"),
-    ({**TPM, "platforms": {"tpm_key": ["000b" + SGX]}}, TPM, "platforms.tpm_key"),
-    ({"jobs": ["ab" * 48]}, {}, "jobs"),
-    ({"max_collateral_age_days": 2}, {"max_collateral_age_days": 3}, "max_collateral_age_days"),
-    ({"max_evidence_age_s": 2}, {}, "max_evidence_age_s"),
-    (TD, {**TD, "registers": {"rtmr1": [TDX], "rtmr2": [TDX]}}, "registers.rtmr0"),
-    (AMD, {**AMD, "min_tcb": {"Genoa": {**AMD["min_tcb"]["Genoa"], "snp": 1}}}, "min_tcb.Genoa.snp"),
-    (AMD, {**AMD, "min_tcb": {**AMD["min_tcb"], "Milan": AMD["min_tcb"]["Genoa"]}}, "min_tcb products"),
-    (AMD, {**AMD, "vmpls": [0, 1]}, "vmpls"),
-]
+def test_last_day_that_is_over_is_told_of_each_member_of_all_of() -> None:
+    over = {**OLD, "statuses_until": {"OutOfDate": "2029-12-31"}}
+    assert all_of({}, over) == [("warning", "grace-expired", "OutOfDate", "c/b")]
 
 
-@pytest.mark.parametrize(("strict", "lax", "field"), _PAIRS, ids=lambda value: value if isinstance(value, str) else "")
-def test_diff_says_which_way_a_field_went(strict, lax, field) -> None:
-    assert _changes({**GOOD, **strict}, {**GOOD, **lax}) == {("laxer", field)}
-    assert _changes({**GOOD, **lax}, {**GOOD, **strict}) == {("stricter", field)}
-
-
-def test_diff_of_a_kind_of_tee_more_is_one_change() -> None:
-    both = {**GOOD, **TD, "measurements": {"sgx": [SGX], "tdx": [TDX]}}
-    assert _changes(GOOD, both) == {("laxer", "tees")}
-    assert _changes(both, GOOD) == {("stricter", "tees")}
-
-
-def test_diff_of_compositions() -> None:
-    a, b = ({**GOOD, "name": name} for name in "ab")
-    for word, direction in (("any_of", "laxer"), ("all_of", "stricter")):
-        assert _changes({"name": "c", word: [a]}, {"name": "c", word: [a, b]}) == {(direction, "b")}
-    assert _changes({"name": "c", "any_of": [a]}, {"name": "c", "all_of": [a]}) == {("changed", "composition")}
-    assert _changes({"name": "c", "any_of": [a]}, {"name": "c", "any_of": [{**a, "min_tcb_date": None}]}) == {("laxer", "a/min_tcb_date")}
-    assert _changes(GOOD, {**GOOD, "name": "q"}) == {("changed", "name")}
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        GOOD,
-        {**GOOD, **AMD},
-        {**GOOD, **SIGNER, **OLD, "statuses_until": {"OutOfDate": "2030-02-01"}},
-        {**GOOD, "advisories_allowed": ["INTEL-SA-00001", {"id": "INTEL-SA-00002", "until": "2030-01-01"}], "jobs": ["ab" * 48]},
-        {**GOOD, "name": "2030-01-01", "platforms": {"fmspc": ["00906ed50000"], "ppid": ["ab" * 16]}},
-        {
-            "name": "c",
-            "any_of": [{**GOOD, "name": "a"}, {"name": "b", "all_of": [{**GOOD, **TD, "name": "x"}, {**GOOD, **TD, "name": "y"}]}],
-        },
-    ],
-    ids=str,
-)
-def test_written_policy_reads_as_the_same(tmp_path, data) -> None:
-    policy = Policy.from_json(data)
-    (tmp_path / "p.toml").write_text(to_toml(policy))
-    assert Policy.load(tmp_path / "p.toml").digest == policy.digest
-
-
-def test_reference_values_become_a_policy() -> None:
-    sgx = {"tee": "sgx", "mrenclave": SGX, "mrsigner": "51" * 32, "isv_prod_id": 0, "isv_svn": 0}
-    assert of_reference(sgx) == {"measurements": {"sgx": [SGX]}}
-    registers = {f"rtmr{n}": f"{n + 1:02x}" * 48 for n in range(4)}
-    assert set(of_reference({"tee": "tdx", "mrtd": TDX, **registers})["registers"]) == {"rtmr0", "rtmr1", "rtmr2"}
-    assert of_reference({"tee": "snp", "measurement": TDX}) == {"measurements": {"snp": [TDX]}}
-
-
-@pytest.mark.parametrize(
-    "values",
-    [{}, {"tee": "tpm"}, {"tee": "sgx"}, {"tee": ["sgx"]}, {"tee": "tdx", "mrtd": TDX, "rtmr1": 1}, {"tee": "sgx", "mrenclave": 1}],
-    ids=str,
-)
-def test_other_json_is_no_reference_values(values) -> None:
-    with pytest.raises(ParseError):
-        of_reference(values)
+def test_all_of_that_leaves_open_one_thing_in_two_ways_is_told() -> None:
+    """RTMR0 is pinned by neither, and no member says which roles it is for."""
+    td = {**GOOD, **TD}
+    said = all_of({"registers": {}, "allow": ["simulated"]}, {"registers": registers("rtmr1", "rtmr2")}, base=td)
+    assert said == [("warning", "td-configuration-unpinned", "tdx", f"c/{name}") for name in "ab"]
+    silent = {name: value for name, value in GOOD.items() if name != "roles"}
+    every = {"roles": ["driver", "worker", "broker", "aggregator"]}
+    assert [code for _, code, _, _ in all_of({}, every, base=silent)] == ["role-missing", "role-unrestricted"]
+    assert all_of({"roles": ["worker"]}, every) == []

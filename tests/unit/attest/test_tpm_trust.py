@@ -1,8 +1,9 @@
-"""What is trusted in TPMs is read whole or not at all, and changes one at a time; files of an enrolment are read as they were written."""
+"""What is trusted in TPMs is read whole or not at all, and changes one at a time."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import threading
 from datetime import UTC, datetime, timedelta
@@ -13,18 +14,16 @@ import pytest
 
 from confide.attest.roots import TrustRoots
 from confide.attest.tpm_enrol import MAX_ENROLMENT, Challenge
-from confide.attest.tpm_exchange import Answer, OpenChallenges, Request, Sent, read
 from confide.attest.tpm_format import Public, TpmEvidence
 from confide.attest.tpm_trust import EnrolledKey, TpmTrust
 from confide.canonical import from_b64url
-from confide.errors import ConfigError, EvidenceInvalidError, NonceError, ParseError, UsageError
+from confide.errors import ConfigError, EvidenceInvalidError, ParseError, UsageError
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NAME = "000b" + "5a" * 32
 KEY = EnrolledKey(NAME, "node-7", "cd" * 32, NOW, NOW + timedelta(days=1))
 TRUST = TpmTrust(frozenset({"ab" * 32}), frozenset({"cd" * 32}), {NAME: KEY}, frozenset({"000b" + "a5" * 32}))
 VECTOR = json.loads((Path(__file__).parents[2] / "vectors/tpm/genuine-ecdsa.json").read_text())["evidence"]
-REQUEST = Request("node-7", from_b64url(VECTOR["chain"]), TpmEvidence.parse(from_b64url(VECTOR["quote"])).public)
 
 
 def test_nothing_is_trusted_by_default(tmp_path: Path) -> None:
@@ -128,70 +127,8 @@ def test_folder_of_what_is_trusted_is_the_owners_alone(tmp_path: Path) -> None:
     assert (tmp_path / "one" / "tpm").stat().st_mode & 0o777 == 0o700
 
 
-# --- files of an enrolment -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "one", [REQUEST, Sent("ab" * 16, bytes(68), bytes(258)), Answer("ab" * 16, bytes(32))], ids=lambda o: type(o).__name__
-)
-def test_files_are_read_as_they_were_written_and_no_other_form_is(one: Request | Sent | Answer) -> None:
-    data = one.to_json()
-    assert type(one).from_json(data) == one
-    for bad in ({**data, "format": "x"}, {**data, "more": ""}, {**data, "id": "../../x", "machine": "../x"}, {"format": data["format"]}):
-        with pytest.raises(ParseError):
-            type(one).from_json(bad)
-
-
-@pytest.mark.parametrize("changes", [{"machine": "../x"}, {"ek_chain": ""}, {"key": "AAAA"}], ids=str)
-def test_request_without_a_machine_a_chain_or_a_key_is_refused(changes: dict[str, str]) -> None:
-    with pytest.raises(ParseError):
-        Request.from_json({**REQUEST.to_json(), **changes})
-
-
-def test_secret_of_an_answer_is_not_shown() -> None:
-    assert "secret" not in repr(Answer("ab" * 16, b"x" * 32))
-
-
-def test_file_that_is_too_long_or_not_there_is_told(tmp_path: Path) -> None:
-    (tmp_path / "long").write_bytes(b" " * (128 * 1024 + 1))
-    for name, says in (("long", "too large"), ("none", "cannot read")):
-        with pytest.raises(UsageError, match=says):
-            read(tmp_path / name)
-
-
-def test_challenge_is_given_out_once_even_to_two_at_once(tmp_path: Path) -> None:
-    store, asked = OpenChallenges(tmp_path / "open"), Challenge(b"c", b"s", Public.parse(REQUEST.key), bytes(32))
-    sent = store.put(asked, REQUEST, NOW)
-    found: list[str] = []
-
-    def take() -> None:
-        try:
-            found.append(store.take(sent.id, NOW).machine)
-        except NonceError as error:
-            found.append(error.code)
-
-    threads = [threading.Thread(target=take) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(found) == ["node-7", *["nonce-refused"] * 7]
-
-
-def test_nothing_of_the_answer_is_kept_with_an_open_challenge(tmp_path: Path) -> None:
-    store, asked = OpenChallenges(tmp_path), Challenge(b"c", b"s", Public.parse(REQUEST.key), bytes(32))
-    sent = store.put(asked, REQUEST, NOW)
-    (kept,) = tmp_path.glob("*.json")
-    assert kept.stat().st_mode & 0o077 == 0
-    assert set(json.loads(kept.read_text())) == {"format", "until", "machine", "ek", "key", "answer"}
-    with pytest.raises(ParseError, match="32 hex"):
-        store.take("../" + sent.id[3:], NOW)
-
-
 def test_record_is_for_a_year_at_most() -> None:
-    import hashlib
-
-    asked = Challenge(b"", b"", Public.parse(REQUEST.key), hashlib.sha256(b"answer").digest())
+    asked = Challenge(b"", b"", Public.parse(TpmEvidence.parse(from_b64url(VECTOR["quote"])).public), hashlib.sha256(b"answer").digest())
     for days in (MAX_ENROLMENT + timedelta(seconds=1), timedelta(0)):
         with pytest.raises(ValueError, match="a year"):
             asked.enrol(b"answer", "node-7", "cd" * 32, now=NOW, valid=days)
