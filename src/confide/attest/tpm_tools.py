@@ -13,8 +13,8 @@ from typing import Final
 
 from cryptography import x509
 
-from confide.attest.certs import whole
-from confide.errors import AttesterError, ParseError
+from confide.attest.certs import DOES_NOT_PARSE, whole
+from confide.errors import AttesterError
 
 QUOTE_TIMEOUT_S: Final = 30
 ENROL_TIMEOUT_S: Final = 120
@@ -66,7 +66,7 @@ class TpmTools:
         length = 4 + int.from_bytes(raw[2:4]) if raw[:2] == b"\x30\x82" else len(raw)
         try:
             return whole(x509.load_der_x509_certificate(raw[:length]))
-        except (ValueError, ParseError) as cause:
+        except DOES_NOT_PARSE as cause:
             raise AttesterError("the TPM has something else than its endorsement key's certificate") from cause
 
     def make_attestation_key(self, handle: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from confide.attest.event_log import MAX_EVENTS, OF_TD, OF_TPM, EventLog, Registers
+from confide.attest.event_log import MAX_EVENTS, MAX_LOG_BYTES, OF_TD, OF_TPM, EventLog, Registers
 from confide.errors import ParseError
 
 SHA384 = hashlib.sha384
@@ -19,9 +19,9 @@ EVENTS = [
 ]  # fmt: skip
 
 
-def head(algorithms: tuple[tuple[int, int], ...] = ((0xC, 48),), vendor: bytes = b"") -> bytes:
+def head(algorithms: tuple[tuple[int, int], ...] = ((0xC, 48),), vendor: bytes = b"", after: bytes = b"") -> bytes:
     spec = struct.pack("<16sIBBBBI", b"Spec ID Event03\0", 0, 0, 2, 0, 2, len(algorithms))
-    spec += b"".join(struct.pack("<HH", *row) for row in algorithms) + bytes([len(vendor)]) + vendor
+    spec += b"".join(struct.pack("<HH", *row) for row in algorithms) + bytes([len(vendor)]) + vendor + after
     return struct.pack("<II20sI", 0, 3, bytes(20), len(spec)) + spec
 
 
@@ -68,6 +68,14 @@ def test_text_of_an_event_is_shown_if_it_is_text(data: bytes, text: str) -> None
 @pytest.mark.parametrize("padding", [b"\xff" * 4096, b"\0" * 4096, b"\xff", b""])
 def test_padding_of_the_tables_memory_is_no_event(padding: bytes) -> None:
     assert len(EventLog.parse(log() + padding, OF_TD).events) == len(EVENTS)
+
+
+@pytest.mark.parametrize("byte", [b"\xff", b"\0"])
+def test_padding_that_something_follows_is_none(byte: bytes) -> None:
+    """The head of an event that is all ones or zeros does not end the log: bytes behind it would be read by nobody."""
+    for rest in (byte * 12 + b"\1", byte * 4096 + b"\1", byte * 4096 + log()):
+        with pytest.raises(ParseError):
+            EventLog.parse(log() + rest, OF_TD)
 
 
 def test_other_digests_beside_sha384_are_read_over() -> None:
@@ -136,6 +144,38 @@ def test_locality_that_is_told_after_the_first_extension_counts_no_more() -> Non
     assert late == EventLog.parse(tpm_log(measured), OF_TPM).pcrs()
 
 
+@pytest.mark.parametrize("pcr", range(24))
+def test_pcr_begins_with_zeros_or_if_it_is_of_the_dynamic_root_with_ones(pcr: int) -> None:
+    """PC Client Platform Firmware Profile, section 2.3.4: PCRs 17 to 22."""
+    first = b"\xff" * 32 if pcr in {17, 18, 19, 20, 21, 22} else bytes(32)
+    value = hashlib.sha256(first + hashlib.sha256(b"x").digest()).digest()
+    assert EventLog.parse(tpm_log(sha256_event(pcr, 4, b"x")), OF_TPM).pcrs() == {pcr: value}
+
+
+def pcr0(*before: bytes) -> bytes:
+    """PCR 0's first value: what it is after a known event tells."""
+    value = EventLog.parse(tpm_log(*before, sha256_event(0, 4, b"x")), OF_TPM).pcrs()[0]
+    digest = hashlib.sha256(b"x").digest()
+    return next(first for number in range(256) if hashlib.sha256((first := bytes(31) + bytes([number])) + digest).digest() == value)
+
+
+@pytest.mark.parametrize(
+    ("before", "locality"),
+    [
+        ([sha256_event(0, 3, b"StartupLocality\0\3")], 3), ([sha256_event(0, 3, b"StartupLocality\0\4")], 4),
+        ([sha256_event(7, 4, b"key"), sha256_event(0, 3, b"StartupLocality\0\3")], 3),
+        ([sha256_event(1, 3, b"StartupLocality\0\3")], 0), ([sha256_event(0, 3, b"StartupLocality\0")], 0),
+        ([sha256_event(0, 3, b"StartupLocality\0\3\3")], 0), ([sha256_event(0, 3, b"startupLocality\0\3")], 0),
+        ([sha256_event(0, 3, b"StartupLocality\0\3"), sha256_event(0, 3, b"other")], 3),
+        ([sha256_event(0, 3, b"StartupLocality\0\3"), sha256_event(0, 3, b"StartupLocality\0\4")], 4), ([], 0),
+    ],
+    ids=["3", "4", "after another register", "of another", "not said", "longer", "another word", "something else", "twice", "none"],
+)  # fmt: skip
+def test_pcr_0_begins_with_the_locality_that_its_own_event_tells(before: list[bytes], locality: int) -> None:
+    """PC Client Platform Firmware Profile, section 10.4.5.3."""
+    assert pcr0(*before) == bytes(31) + bytes([locality])
+
+
 def test_log_of_a_tpm_has_no_padding() -> None:
     for padding in (b"\xff" * 64, bytes(64)):
         with pytest.raises(ParseError):
@@ -164,3 +204,71 @@ def test_number_of_events_and_of_registers_is_bounded() -> None:
         EventLog.parse(tpm_log(one * (MAX_EVENTS + 1)), OF_TPM)
     with pytest.raises(ParseError, match="register that there is not"):
         EventLog.parse(tpm_log(sha256_event(24, 4, b"")), OF_TPM)
+
+
+def test_length_of_a_log_is_bounded() -> None:
+    room = MAX_LOG_BYTES - len(log())
+    assert len(EventLog.parse(log() + b"\xff" * room, OF_TD).events) == len(EVENTS)
+    with pytest.raises(ParseError, match="too large to be one") as caught:
+        EventLog.parse(log() + b"\xff" * (room + 1), OF_TD)
+    assert caught.value.facts == {"length": MAX_LOG_BYTES + 1, "limit": MAX_LOG_BYTES}
+
+
+ALL = ((0x4, 20), (0xB, 32), (0xC, 48), (0xD, 64), (0x12, 32))
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        (head(()), "lists no banks"), (head((*ALL, (0xB, 32))), "or too many"), (head(((0xB, 32), (0xB, 32))), "or one twice"),
+        (head(((0x27, 32),)), "an unknown bank"), (head(((0xB, 20),)), "an unknown bank"),
+        (head(after=b"\0"), "header has bytes after its end"), (head(vendor=b"x")[:-1] + b"", "ends early"),
+        (b"\0\0\0\0\4" + head()[5:], "does not begin with its specification"),
+        (b"\1" + head()[1:], "does not begin with its specification"), (head()[:8] + b"\1" + head()[9:], "a digest in its header"),
+        (head()[:27] + b"\1" + head()[28:], "a digest in its header"), (head().replace(b"Event03", b"Event02"), "crypto-agile"),
+    ],
+    ids=[
+        "no bank", "six banks", "one twice", "unknown", "wrong length", "a byte more", "a byte less", "another kind", "another register",
+        "first byte of the digest", "last byte of the digest", "old format",
+    ],
+)  # fmt: skip
+def test_header_of_another_form_is_refused(header: bytes, says: str) -> None:
+    for registers in (OF_TPM, OF_TD):
+        with pytest.raises(ParseError, match=says):
+            EventLog.parse(header, registers)
+
+
+def test_header_may_list_every_bank_that_is_known() -> None:
+    sizes = b"".join(struct.pack("<H", number) + bytes([number]) * size for number, size in ALL)
+    raw = head(ALL, b"vendor") + struct.pack("<III", 1, 4, len(ALL)) + sizes + struct.pack("<I", 0)
+    assert EventLog.parse(raw, OF_TPM).events[0].digest == b"\x0b" * 32
+    assert EventLog.parse(raw, OF_TD).events[0].digest == b"\x0c" * 48
+    assert EventLog.parse_any(raw).registers is OF_TPM
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (event(1, 4, b"", ()), "without a digest for each bank"), (event(1, 4, b"", (0xC,)), "without a digest for each bank"),
+        (event(1, 4, b"", (0xB, 0xC, 0xB)), "without a digest for each bank"), (event(1, 4, b"", (0xC, 0xC)), "or two of one"),
+        (event(5, 4, b"", (0xB, 0xC)), "register that there is not"),
+        (event(1, 4, b"", (0xB, 0xC))[:12] + struct.pack("<H", 0xD) + bytes(98), "of an unlisted bank"),
+    ],
+    ids=["none", "one", "three", "one twice", "no such register", "of another bank"],
+)  # fmt: skip
+def test_event_has_one_digest_of_each_bank(raw: bytes, says: str) -> None:
+    with pytest.raises(ParseError, match=says):
+        EventLog.parse(head(((0xB, 32), (0xC, 48))) + raw, OF_TD)
+
+
+def test_event_says_where_it_stands_and_what_it_is() -> None:
+    found = EventLog.parse(log(), OF_TD)
+    assert [one.offset for one in found.events[:2]] == [len(head()), len(head()) + len(event(*EVENTS[0]))]
+    assert [(one.register, one.kind, one.data) for one in found.events] == EVENTS
+    assert [found.name_of(one) for one in found.events[:3]] == ["RTMR0 EV_EFI_VARIABLE_DRIVER_CONFIG", "RTMR1 EV_SEPARATOR", "RTMR2 EV_IPL"]
+    assert EventLog.begins(log())
+    assert EventLog.begins(log()[:48])
+    assert not EventLog.begins(log()[:47])
+    assert not EventLog.begins(b"\0" + log())
+    last = EventLog.parse(tpm_log(sha256_event(23, 4, b"")), OF_TPM)
+    assert last.name_of(last.events[0]) == "PCR23 EV_SEPARATOR"
