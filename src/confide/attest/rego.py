@@ -106,7 +106,7 @@ def _run(policy: str, given: Json, reference: Mapping[str, Any]) -> Json:
         interpreter.set_input(given)
         output = interpreter.query("data.policy")
         found = json.loads(str(output)) if output.ok() else None
-    except (regopy.RegoError, ValueError) as cause:
+    except (regopy.RegoError, ValueError, RecursionError) as cause:
         raise PolicyError("the Rego policy cannot be evaluated") from cause
     match found:
         case {"expressions": [dict(said)]}:
