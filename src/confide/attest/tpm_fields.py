@@ -28,12 +28,11 @@ _ATTRIBUTES: Final = {
     FIXED_TPM: "fixedTPM", FIXED_PARENT: "fixedParent", SENSITIVE_DATA_ORIGIN: "sensitiveDataOrigin", RESTRICTED: "restricted",
     DECRYPT: "DECRYPT: no attestation key", SIGN: "sign",
 }  # fmt: skip
-_SIZED: Final = -1
 _QUOTE: Final = (
     ("magic", 4, "TPM_GENERATED_VALUE: made by the TPM itself"),
     ("type", 2, "TPM_ST_ATTEST_QUOTE"),
-    ("qualifiedSigner", _SIZED, "the key's name with its parents'"),
-    ("extraData", _SIZED, ""),
+    ("qualifiedSigner", None, "the key's name with its parents'"),
+    ("extraData", None, ""),
     ("clock", 8, "milliseconds that the TPM has been on"),
     ("resetCount", 4, "restarts of the machine"),
     ("restartCount", 4, "resumptions since the last restart"),
@@ -42,7 +41,9 @@ _QUOTE: Final = (
     ("PCR banks", 4, "one"),
     ("PCR bank", 2, "SHA-256"),
 )
-"""TPMS_ATTEST with TPMS_QUOTE_INFO (Part 2, 10.12.8 and 10.12.1), as far as the selection of PCRs."""
+"""TPMS_ATTEST with TPMS_QUOTE_INFO (Part 2, 10.12.8 and 10.12.1), as far as the selection of PCRs: name, bytes and meaning.
+
+Without a number of bytes, a field stands behind its length, which has two."""
 
 
 def rows(data: bytes) -> Iterator[Row]:
@@ -80,8 +81,8 @@ def _quote(found: TpmEvidence, start: int) -> Iterator[Row]:
     said = {"extraData": "the digest of the report data" if same else "NOT the digest of the report data"}
     reader = Reader(found.attest, "TPM quote")
     for name, size, meaning in _QUOTE:
-        at = reader.at + (2 if size == _SIZED else 0)
-        value = reader.sized() if size == _SIZED else reader.take(size)
+        at = reader.at + (2 if size is None else 0)
+        value = reader.sized() if size is None else reader.take(size)
         yield name, start + at, value.hex(), said.get(name, meaning)
     at = reader.at
     selected = reader.sized(1)

@@ -9,10 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from confide.attest.event_log import MAX_EVENTS, MAX_LOG_BYTES, OF_TD, OF_TPM, EventLog, Registers
+from confide.attest import event_log
+from confide.attest.event_log import OF_TD, OF_TPM, EventLog, Registers
+from confide.attest.tpm_format import Reader
 from confide.errors import ParseError
 
 SHA384 = hashlib.sha384
+MAX_LOG_BYTES, MAX_EVENTS = 4 * 1024 * 1024, 4096
 EVENTS = [
     (1, 0x80000001, b"variables"), (2, 4, b"\0\0\0\0"), (3, 0xD, b"initrd=initrd console=ttyS0"),
     (2, 0x80000007, b"Exit Boot Services Invocation"),
@@ -78,6 +81,23 @@ def test_padding_that_something_follows_is_none(byte: bytes) -> None:
             EventLog.parse(log() + rest, OF_TD)
 
 
+def test_work_grows_with_the_log_and_not_with_its_square(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a log of many small events and much padding would keep its reader busy for minutes."""
+    looked_at = 0
+
+    class Counting(Reader):
+        def ahead(self, length: int | None = None) -> bytes:
+            nonlocal looked_at
+            found = super().ahead(length)
+            looked_at += len(found)
+            return found
+
+    monkeypatch.setattr(event_log, "Reader", Counting)
+    raw = head() + event(1, 4, b"") * 1000 + b"\0" * 100_000
+    assert len(EventLog.parse(raw, OF_TD).events) == 1000
+    assert looked_at < 4 * len(raw)
+
+
 def test_other_digests_beside_sha384_are_read_over() -> None:
     raw = head(((0xB, 32), (0xC, 48)), b"vendor") + event(1, 4, b"data", (0xC, 0xB))
     assert EventLog.parse(raw, OF_TD).events[0].digest == SHA384(b"data").digest()
@@ -92,7 +112,7 @@ def test_other_digests_beside_sha384_are_read_over() -> None:
         head(((0xB, 32), (0xC, 48))) + event(1, 4, b"", (0xC, 0xC)),
         head() + event(1, 4, b"", (0xB,)), head()[:4] + b"\4" + head()[5:], head().replace(b"Event03", b"Event02"),
         head()[:28] + b"\x99" + head()[29:],
-        bytes((4 << 20) + 1),
+        bytes(MAX_LOG_BYTES + 1),
     ],
     ids=[
         "empty", "cut head", "cut event", "mixed padding", "one byte more", "no SHA-384", "algorithm twice", "wrong size",
@@ -272,3 +292,54 @@ def test_event_says_where_it_stands_and_what_it_is() -> None:
     assert not EventLog.begins(b"\0" + log())
     last = EventLog.parse(tpm_log(sha256_event(23, 4, b"")), OF_TPM)
     assert last.name_of(last.events[0]) == "PCR23 EV_SEPARATOR"
+
+
+LEGACY = [
+    "EV_PREBOOT_CERT",
+    "EV_POST_CODE",
+    "0x2",
+    "EV_NO_ACTION",
+    "EV_SEPARATOR",
+    "EV_ACTION",
+    "EV_EVENT_TAG",
+    "EV_S_CRTM_CONTENTS",
+    "EV_S_CRTM_VERSION",
+    "EV_CPU_MICROCODE",
+    "EV_PLATFORM_CONFIG_FLAGS",
+    "EV_TABLE_OF_DEVICES",
+    "EV_COMPACT_HASH",
+    "EV_IPL",
+    "EV_IPL_PARTITION_DATA",
+    "EV_NONHOST_CODE",
+    "EV_NONHOST_CONFIG",
+    "EV_NONHOST_INFO",
+    "EV_OMIT_BOOT_DEVICE_EVENTS",
+    "0x13",
+]
+EFI = [
+    "0x80000000",
+    "EV_EFI_VARIABLE_DRIVER_CONFIG",
+    "EV_EFI_VARIABLE_BOOT",
+    "EV_EFI_BOOT_SERVICES_APPLICATION",
+    "EV_EFI_BOOT_SERVICES_DRIVER",
+    "EV_EFI_RUNTIME_SERVICES_DRIVER",
+    "EV_EFI_GPT_EVENT",
+    "EV_EFI_ACTION",
+    "EV_EFI_PLATFORM_FIRMWARE_BLOB",
+    "EV_EFI_HANDOFF_TABLES",
+    "EV_EFI_PLATFORM_FIRMWARE_BLOB2",
+    "EV_EFI_HANDOFF_TABLES2",
+    "EV_EFI_VARIABLE_BOOT2",
+    "0x8000000d",
+]
+
+
+def test_kinds_of_events_are_named_as_the_profile_numbers_them() -> None:
+    """PC Client Platform Firmware Profile, "Event Types": one series from 0 on, the other from 0x80000000 on."""
+    kinds = [*range(len(LEGACY)), *(0x8000_0000 + number for number in range(len(EFI))), 0x8000_00DF, 0x8000_00E0, 0x8000_00E1]
+    found = EventLog.parse(head() + b"".join(event(1, kind, b"") for kind in kinds), OF_TD)
+    assert [one.kind_name for one in found.events] == [*LEGACY, *EFI, "0x800000df", "EV_EFI_VARIABLE_AUTHORITY", "0x800000e1"]
+
+
+def test_data_of_an_event_is_not_shown_with_it() -> None:
+    assert "variables" not in repr(EventLog.parse(log(), OF_TD).events[0])

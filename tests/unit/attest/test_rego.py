@@ -16,7 +16,7 @@ from confide.attest import rego
 from confide.attest.collateral_sources import FixedCollateral, load_collateral
 from confide.attest.evidence import Evidence
 from confide.attest.quote import SgxBody, parse_quote
-from confide.attest.rego import MAX_POLICY_BYTES, TRUST_CLAIMS, TrustVector, evaluate, tier, trustee_input
+from confide.attest.rego import TRUST_CLAIMS, TrustVector, evaluate, tier, trustee_input
 from confide.attest.roots import TrustRoots
 from confide.attest.snp_report import Report
 from confide.attest.tpm_trust import TpmTrust
@@ -24,6 +24,7 @@ from confide.attest.verify import VerifiedEvidence, Verifier
 from confide.errors import ExtraMissingError, PolicyError
 from confide.ids import Tee
 
+MAX_POLICY_BYTES = 256 * 1024
 VECTORS = Path(__file__).parents[2] / "vectors"
 TDX = {entry["id"]: entry for entry in json.loads((VECTORS / "intel" / "manifest.json").read_text())}["tdx-v4-uptodate"]
 POLICY = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from datetime import UTC, datetime
 
 import pytest
@@ -11,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from support.tpm_stand_in import StandIn, make_programs
 
+from confide.attest.tpm_device import TpmAttester
 from confide.attest.tpm_tools import TpmTools
 from confide.errors import AttesterError
 
@@ -80,6 +82,19 @@ def test_tpm_that_does_not_answer_is_waited_for_no_longer_than_said(programs: St
     with pytest.raises(AttesterError, match="did not answer tpm2_quote") as caught:
         TpmTools("device:/dev/none", timeout_s=0.3).run("tpm2_quote")
     assert caught.value.facts == {"seconds": 0.3}
+
+
+@pytest.mark.parametrize(("tools", "seconds"), [(TOOLS, 120), (TpmAttester("key", b"", (0,), log=None)._tools, 30)], ids=["enrol", "quote"])
+def test_tpm_has_minutes_to_make_a_key_and_seconds_to_quote(monkeypatch: pytest.MonkeyPatch, tools: TpmTools, seconds: int) -> None:
+    """A TPM of its own chip may take most of a minute to make the RSA key that its EK is."""
+
+    def late(*command: object, timeout: float, **_: object) -> None:
+        raise subprocess.TimeoutExpired("tpm2_createek", timeout)
+
+    monkeypatch.setattr(subprocess, "run", late)
+    with pytest.raises(AttesterError, match="did not answer") as caught:
+        tools.run("tpm2_createek")
+    assert caught.value.facts == {"seconds": seconds}
 
 
 def test_public_area_is_read_from_the_file_that_the_program_wrote(programs: StandIn) -> None:
