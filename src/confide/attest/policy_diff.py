@@ -41,7 +41,7 @@ def diff(old: Policy, new: Policy) -> tuple[Change, ...]:
 
 
 def _diff(old: Policy, new: Policy, path: str) -> Iterator[Change]:
-    if not path and old.name != new.name:
+    if old.name != new.name:  # of the whole: members are paired by their names
         yield Change("name", "changed", old.name, new.name)
     match old, new:
         case Rules(), Rules():

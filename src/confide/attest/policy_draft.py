@@ -63,9 +63,10 @@ def of_reference(values: Mapping[str, Any]) -> Json:
     """
     tee = values.get("tee")
     name = _MEASUREMENT.get(tee) if isinstance(tee, str) else None
-    if name is None or not isinstance(values.get(name), str):
+    measured = values.get(name) if name else None
+    if not isinstance(measured, str):
         raise ParseError("not reference values: tee, and mrenclave, mrtd or measurement, are needed", expected=name)
-    found: Json = {"measurements": {tee: [values[name]]}}
+    found: Json = {"measurements": {tee: [measured]}}
     names = _REGISTERS if tee == "tdx" else _PCRS if tee == "tpm" else ()
     registers = {register: values[register] for register in names if values.get(register) is not None}
     if not all(isinstance(value, str) for value in registers.values()):
