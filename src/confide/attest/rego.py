@@ -70,7 +70,7 @@ def tier(value: int) -> str:
     """The tier of a trust claim's number (section 2.3.2): those from -1 to 1 say nothing that could be relied on."""
     if -1 <= value <= 1:
         return "none"
-    size = value if value >= 0 else -value - 1  # -32 to -2 affirm as 2 to 31 do, and so on
+    size = max(value, -value - 1)  # -32 to -2 affirm as 2 to 31 do, and so on
     return "affirming" if size < 32 else "warning" if size < 96 else "contraindicated"
 
 

@@ -13,7 +13,7 @@ from confide.attest.gramine import GramineAttester
 from confide.attest.occlum import OcclumAttester
 from confide.attest.tpm_device import configured
 from confide.config import Settings
-from confide.errors import AttesterError, ConfigError
+from confide.errors import AttesterError
 from confide.ids import Tee
 
 REPORTS = "sys/kernel/config/tsm/report"
@@ -180,14 +180,3 @@ def test_configured_tpm_is_taken_only_where_there_is_no_tee(tmp_path, make_evide
     kernel = ConfigfsKernel(root=tmp_path / "c" / REPORTS)
     assert isinstance(find_attester(machine(tmp_path / "c", f"{REPORTS}/", kernel=kernel), tpm), ConfigfsAttester)
     assert find_attester(machine(tmp_path), tpm) is tpm
-
-
-@pytest.mark.parametrize(
-    ("settings", "says"),
-    [({"tpm_pcrs": "0-7"}, "tpm_pcrs"), ({"tpm_pcrs": ""}, "tpm_pcrs"), ({"tpm_chain_file": Path("/nowhere/chain.pem")}, "cannot read")],
-)
-def test_tpm_that_is_configured_wrongly_is_told(settings, says) -> None:
-    with pytest.raises(ConfigError, match=says):
-        configured(Settings(tpm_key="0x81010002", **settings))
-    with pytest.raises(AttesterError, match="from 0 to 23"):
-        configured(Settings(tpm_key="0x81010002", tpm_pcrs="24"))

@@ -183,6 +183,17 @@ def test_setting_that_is_no_list_of_registers_is_told(pcrs: str) -> None:
         configured(Settings(tpm_key="key.ctx", tpm_pcrs=pcrs))
 
 
+def test_chain_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read") as caught:
+        configured(Settings(tpm_key="key.ctx", tpm_chain_file=tmp_path / "none.pem"))
+    assert caught.value.facts == {"setting": "tpm_chain_file"}
+
+
+def test_register_that_there_is_not_is_told_where_it_is_configured() -> None:
+    with pytest.raises(AttesterError, match="from 0 to 23"):
+        configured(Settings(tpm_key="key.ctx", tpm_pcrs="24"))
+
+
 def test_digest_of_the_values_is_the_quotes() -> None:
     """What the recorded answers rest on."""
     assert hashlib.sha256(b"".join(PARTS.pcrs)).digest() in PARTS.attest
