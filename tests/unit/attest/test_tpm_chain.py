@@ -18,13 +18,14 @@ from cryptography.x509.oid import NameOID
 from confide.attest import tpm_format
 from confide.attest.event_log import EV_NO_ACTION, OF_TPM, Event, EventLog
 from confide.attest.tpm import AK_CERTIFICATE, TpmCollateral, _check_log, _check_signature, _enrolled, check_attestation_key, check_chain
-from confide.attest.tpm_enrol import EK_CERTIFICATE, MAX_VALIDITY, Challenge, challenge
+from confide.attest.tpm_enrol import EK_CERTIFICATE, Challenge, challenge
 from confide.attest.tpm_format import Public, Signature
 from confide.attest.tpm_trust import EnrolledKey
 from confide.errors import EvidenceInvalidError
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 DAY, SECOND = timedelta(days=1), timedelta(seconds=1)
+MAX_VALIDITY = timedelta(days=90)
 KEYS = [ec.generate_private_key(ec.SECP256R1()) for _ in range(4)]
 CA = x509.BasicConstraints(ca=True, path_length=None)
 NO_CA = x509.BasicConstraints(ca=False, path_length=None)

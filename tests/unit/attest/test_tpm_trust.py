@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from confide.attest.roots import TrustRoots
-from confide.attest.tpm_enrol import MAX_ENROLMENT, Challenge
+from confide.attest.tpm_enrol import Challenge
 from confide.attest.tpm_format import Public, TpmEvidence
 from confide.attest.tpm_trust import EnrolledKey, TpmTrust
 from confide.canonical import from_b64url
 from confide.errors import ConfigError, EvidenceInvalidError, ParseError, UsageError
 
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
+NOW, MAX_ENROLMENT = datetime(2026, 1, 1, tzinfo=UTC), timedelta(days=366)
 NAME = "000b" + "5a" * 32
 KEY = EnrolledKey(NAME, "node-7", "cd" * 32, NOW, NOW + timedelta(days=1))
 TRUST = TpmTrust(frozenset({"ab" * 32}), frozenset({"cd" * 32}), {NAME: KEY}, frozenset({"000b" + "a5" * 32}))
