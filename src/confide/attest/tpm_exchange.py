@@ -20,7 +20,7 @@ from confide.attest.tpm_enrol import Challenge
 from confide.attest.tpm_format import Public
 from confide.canonical import Json, b64url, from_b64url, parse_object
 from confide.crypto.sign import write_private_file
-from confide.errors import NonceError, ParseError, UsageError
+from confide.errors import CredentialError, NonceError, ParseError, UsageError
 from confide.ids import check_name
 
 REQUEST_FORMAT: Final = "confide-tpm-request-v1"
@@ -135,7 +135,10 @@ class OpenChallenges:
         Raises:
             CredentialError: the folder cannot be written.
         """
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as cause:
+            raise CredentialError(f"cannot write {self._folder}: {cause.strerror}", path=str(self._folder)) from cause
         sent = Sent(secrets.token_hex(16), challenge.credential, challenge.encrypted_secret)
         kept = {"machine": request.machine, "ek": request.ek, "key": b64url(request.key), "answer": challenge.answer_digest.hex()}
         until = (now + CHALLENGE_TTL).isoformat()
@@ -148,6 +151,7 @@ class OpenChallenges:
 
         Raises:
             NonceError: there is none, it was answered before, or its time is over.
+            ParseError: its file is not as it was written.
         """
         path = self._path(name)
         try:
@@ -156,10 +160,14 @@ class OpenChallenges:
         except OSError as cause:
             raise NonceError("there is no open challenge of this id", hint="each is answered once: make another", id=name) from cause
         fields = _fields(parse_object(raw), _OPEN_FORMAT, {"until", "machine", "ek", "key", "answer"})
-        if now >= datetime.fromisoformat(fields["until"]):
-            raise NonceError("the challenge was open for too long", hint="make another", until=fields["until"])
         public = Public.parse(from_b64url(fields["key"]))
-        return Open(Challenge(b"", b"", public, bytes.fromhex(fields["answer"])), fields["machine"], fields["ek"])
+        try:
+            answer, late = bytes.fromhex(fields["answer"]), now >= datetime.fromisoformat(fields["until"])
+        except (ValueError, TypeError) as cause:  # TypeError: a time without its zone
+            raise ParseError("the file of an open challenge is not as it was written") from cause
+        if late:
+            raise NonceError("the challenge was open for too long", hint="make another", until=fields["until"])
+        return Open(Challenge(b"", b"", public, answer), fields["machine"], fields["ek"])
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{_id(name)}.json"

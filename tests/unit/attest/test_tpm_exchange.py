@@ -17,7 +17,7 @@ from confide.attest.tpm_enrol import Challenge
 from confide.attest.tpm_exchange import Answer, Open, OpenChallenges, Request, Sent, read
 from confide.attest.tpm_format import Public, TpmEvidence
 from confide.canonical import b64url, from_b64url
-from confide.errors import NonceError, ParseError, UsageError
+from confide.errors import CredentialError, NonceError, ParseError, UsageError
 
 NOW, WEEK = datetime(2026, 1, 1, tzinfo=UTC), timedelta(days=7)
 VECTOR = json.loads((Path(__file__).parents[2] / "vectors/tpm/genuine-ecdsa.json").read_text())["evidence"]
@@ -147,7 +147,21 @@ def test_folder_of_open_challenges_is_made_and_is_the_owners_alone(tmp_path: Pat
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.parametrize("changes", [{"format": "confide-tpm-challenge-v1"}, {"key": b64url(b"x")}, {"more": ""}], ids=str)
+def test_folder_of_open_challenges_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "open"):
+        with pytest.raises(CredentialError, match="cannot write"):
+            OpenChallenges(folder).put(ASKED, REQUEST, NOW)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format": "confide-tpm-challenge-v1"}, {"key": b64url(b"x")}, {"more": ""}, {"until": "soon"}, {"until": "2026-01-02T00:00:00"},
+        {"answer": "x"},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_file_of_an_open_challenge_of_another_form_is_refused(tmp_path: Path, changes: dict[str, str]) -> None:
     store = OpenChallenges(tmp_path)
     sent = store.put(ASKED, REQUEST, NOW)
