@@ -15,13 +15,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from support.amd import Vendor
 
+from confide.attest.certs import common_name
 from confide.attest.collateral_sources import FixedCollateral
-from confide.attest.evidence_files import load_evidence
+from confide.attest.evidence import Evidence
+from confide.attest.evidence_files import load_evidence, read_file
 from confide.attest.insecure import InsecureAttester, Installation
 from confide.attest.quote import parse_quote
 from confide.attest.roots import TrustRoots
+from confide.attest.tpm_format import MAGIC
 from confide.attest.verify import Verifier
-from confide.errors import ParseError
+from confide.errors import ParseError, UsageError
 from confide.ids import ReportData, Tee
 
 VECTORS = Path(__file__).parents[2] / "vectors"
@@ -120,3 +123,81 @@ def test_pck_chain_of_a_file_is_read_in_any_order(installation: Installation, no
     blocks = [b"-----BEGIN" + block for block in quote.signature.cert_data.split(b"-----BEGIN")[1:]]
     for chain in (b"".join(blocks), b"\n# words\n".join(blocks) + b"\n\n", b"".join(reversed(blocks))):
         assert verifier.verify(load_evidence(tmp_path / "quote", chain), now).claims.tee is Tee.SGX
+
+
+@pytest.mark.parametrize(
+    ("text", "data"),
+    [
+        (b"00ff", b"\0\xff"), (b"0x00FF\n", b"\0\xff"), (b"  00 ff\r\n0a\n", b"\0\xff\n"), (b"AP8K", b"\0\xff\n"), (b"+/8=", b"\xfb\xff"),
+        (b"-_8=", b"\xfb\xff"), (b"\nA\nP8 K\t", b"\0\xff\n"), (b"abc", None), (b"0xfgh", None), (b"AP8K=AP8", None),
+        (b"", b""), (b" \n", b" \n"), (b"\0\xff", b"\0\xff"), (b"{}", b"{}"), (b"-----BEGIN X-----", b"-----BEGIN X-----"),
+        (b"-----", b"-----"), (b"----", b"\xfb\xef\xbe"), (b"00 ff.", b"00 ff."),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_text_of_a_file_is_hex_or_base64_or_what_it_is(tmp_path: Path, text: bytes, data: bytes | None) -> None:
+    (tmp_path / "file").write_bytes(text)
+    if data is not None:
+        assert read_file(tmp_path / "file") == data
+        return
+    with pytest.raises(ParseError, match="neither hex nor base64"):
+        read_file(tmp_path / "file")
+
+
+def test_file_has_a_size(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(1 << 20))
+    assert len(read_file(tmp_path / "file")) == 1 << 20
+    (tmp_path / "file").write_bytes(bytes((1 << 20) + 1))
+    with pytest.raises(UsageError, match="too large to be evidence"):
+        read_file(tmp_path / "file")
+    with pytest.raises(UsageError, match="cannot read"):
+        read_file(tmp_path / "none")
+
+
+def test_kind_of_evidence_is_told_by_its_bytes(vendor: Vendor, tmp_path: Path) -> None:
+    path = tmp_path / "evidence"
+    report, leaf, tpm = vendor.report(), vendor.leaf(), MAGIC + bytes(10)
+    for raw, endorsement, tee in ((report, leaf, Tee.SNP), (tpm, b"chain", Tee.TPM), (report, b"", Tee.SNP)):
+        path.write_bytes(raw)
+        assert load_evidence(path, endorsement) == Evidence(tee, raw, endorsement)
+    for wrong in (report[:-1], report + b"\0", tpm[1:], b"", b"junk"):
+        path.write_bytes(wrong)
+        with pytest.raises(ParseError):
+            load_evidence(path)
+
+
+def test_own_json_is_read_alone_and_in_an_answer(tmp_path: Path) -> None:
+    wanted = load_evidence(VECTORS / "intel" / "sgx-v3-confighard.quote")
+    path = tmp_path / "evidence.json"
+    for form in (wanted.to_json(), {"evidence": wanted.to_json(), "nonce": "1"}):
+        path.write_text("\n " + json.dumps(form))
+        assert load_evidence(path) == wanted
+
+
+def test_quote_of_other_tools_is_under_the_name_of_its_kind(tmp_path: Path) -> None:
+    wanted = load_evidence(VECTORS / "intel" / "sgx-v3-confighard.quote")
+    path, text = tmp_path / "evidence.json", wanted.quote.hex()
+    path.write_text(json.dumps({"sgx": {"quote": text}}))
+    assert load_evidence(path) == wanted
+    forms: list[dict[str, object]] = [
+        {"tee": "sgx", "quote": text}, {"sgx": {"tee": "sgx", "quote": text}}, {"sgx": {"quote": 7}}, {"sgx": text},
+        {"snp": {"quote": text}},
+    ]  # fmt: skip
+    for form in forms:
+        path.write_text(json.dumps(form))
+        with pytest.raises(ParseError, match=r"evidence must|fields"):
+            load_evidence(path)
+
+
+def test_key_of_a_report_is_named_by_three_bits(vendor: Vendor, tmp_path: Path) -> None:
+    both = table(vendor, "vcek", "vlek")
+    for flags, kind in ((0, "VCEK"), (4, "VLEK"), (7, "VLEK"), (8, "VCEK"), (0x20, "VCEK"), (0x24, "VLEK"), (0x3C, "VCEK")):
+        (tmp_path / "report").write_bytes(vendor.report(flags=flags))
+        chain = load_evidence(tmp_path / "report", both).chain
+        assert common_name(x509.load_der_x509_certificate(chain).subject) == f"SEV-{kind}", flags
+
+
+def test_pem_without_an_endorsement_keys_name_gives_its_first_certificate(vendor: Vendor, tmp_path: Path) -> None:
+    (tmp_path / "report").write_bytes(vendor.report())
+    chain = load_evidence(tmp_path / "report", pem(vendor.issuer(), vendor.root())).chain
+    assert x509.load_der_x509_certificate(chain).subject == vendor.issuer().subject

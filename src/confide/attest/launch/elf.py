@@ -36,10 +36,8 @@ class Segment:
         return range(self.address - self.address % PAGE, -(-(self.address + self.size) // PAGE) * PAGE, PAGE)
 
     def page(self, at: int) -> bytes:
-        """What is in the page at ``at``: the file's bytes that belong to the segment, and zeros around them."""
+        """What is in the page at ``at``, one of ``pages``: the file's bytes that belong to the segment, and zeros around them."""
         start, end = max(at, self.address), min(at + PAGE, self.address + len(self.data))
-        if start >= end:
-            return bytes(PAGE)
         return (bytes(start - at) + self.data[start - self.address : end - self.address]).ljust(PAGE, b"\0")
 
 

@@ -109,11 +109,6 @@ class Firmware:
             at -= length
         return cls(image, table)
 
-    @property
-    def address(self) -> int:
-        """Where the image is in guest memory: it ends at 4 GiB."""
-        return (1 << 32) - len(self.image)
-
     def tdx_sections(self) -> tuple[TdxSection, ...]:
         """What a TD's first memory is made of, in the order in which it is added.
 

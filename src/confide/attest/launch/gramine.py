@@ -42,7 +42,8 @@ GPR_BYTES = 184
 SEGMENT_LIMIT = PAGE - 1
 _FILE_URI = re.compile(r"file:([^\0]+)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_SIZE = re.compile(r"(0x[0-9a-fA-F]+|[0-9]+)([KMG]?)")
+_SIZE = re.compile(r"(0x[0-9a-fA-F]{1,16}|0|[1-9][0-9]{0,18})([KMG]?)")
+"""Gramine takes a number that begins with 0 for an octal one, readers of a manifest do not."""
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _DEFAULT_SIZE, _DEFAULT_SIZE_EDMM, _DEFAULT_THREADS = "256M", "1024G", 4
 
@@ -75,7 +76,7 @@ class Manifest:
             sgx: Any = parse_toml(raw.decode("utf-8")).get("sgx", {})
         except (UnicodeDecodeError, ParseError) as cause:
             raise ParseError("the manifest is not TOML") from cause
-        if not isinstance(sgx, dict) or b"\0" in raw:
+        if not isinstance(sgx, dict):
             raise ParseError("the manifest is not one for SGX")
         if sgx.get("experimental_enable_aex_notify", False) is not False:
             raise ParseError("how an enclave with AEX-Notify is laid out is not known here")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.firmware import PAGE, RESET_BLOCK, SEV, TDX, Image, for_snp, for_tdx
+from support.firmware import FOOTER, PAGE, RESET_BLOCK, SEV, TDX, Image, for_snp, for_tdx, put
 
 from confide.attest.launch.firmware import Firmware
 from confide.errors import ParseError
@@ -46,6 +47,54 @@ def test_bytes_that_are_no_image_are_refused(image: bytes) -> None:
 def test_image_that_is_too_large_is_refused() -> None:
     with pytest.raises(ParseError, match="too large"):
         Firmware.parse(bytes((64 << 20) + PAGE))
+
+
+def test_image_of_64_mib_is_not_too_large() -> None:
+    with pytest.raises(ParseError, match="no table"):
+        Firmware.parse(bytes(64 << 20))
+
+
+def test_image_is_whole_pages() -> None:
+    for image in (b"", b"\0" + for_tdx().build(), for_tdx().build()[1:]):
+        with pytest.raises(ParseError, match="whole pages"):
+            Firmware.parse(image)
+
+
+def one_page(table: bytes, told: int | None = None) -> bytes:
+    """An image of one page with these entries before the footer, which tells the size ``told`` of the whole table."""
+    size = len(table) + 18 if told is None else told
+    return (table + struct.pack("<H16s", size, FOOTER.bytes_le) + bytes(32)).rjust(PAGE, b"\xff")
+
+
+def entry(data: bytes, length: int | None = None, guid: UUID = OTHER) -> bytes:
+    return data + struct.pack("<H16s", len(data) + 18 if length is None else length, guid.bytes_le)
+
+
+def test_table_may_be_empty_and_may_fill_the_image() -> None:
+    assert Firmware.parse(one_page(b"")).table == {}
+    assert Firmware.parse(one_page(entry(b""))).table == {OTHER: b""}
+    filling = bytes(range(256)) * 16
+    most = PAGE - 32 - 18 - 18
+    assert Firmware.parse(one_page(entry(filling[:most]))).table == {OTHER: filling[:most]}
+    two = entry(filling[: most - 18]) + entry(b"", guid=RESET_BLOCK)
+    assert Firmware.parse(one_page(two)).table == {OTHER: filling[: most - 18], RESET_BLOCK: b""}
+
+
+@pytest.mark.parametrize(
+    ("image", "says", "offset"),
+    [
+        (bytes(PAGE), "no table", 4048), (one_page(b"", 17), "not inside the image", 4046),
+        (one_page(b"", 0), "not inside the image", 4046),
+        (one_page(b"", PAGE - 31), "not inside the image", 4046), (one_page(b"", 0xFFFF), "not inside the image", 4046),
+        (one_page(b"\0" + entry(b"")), "bytes before", 4027), (one_page(bytes(17) + entry(b"")), "bytes before", 4011),
+        (one_page(entry(b"ab", 21)), "is not inside it", 4028), (one_page(entry(b"ab", 17)), "is not inside it", 4028),
+        (one_page(entry(b"ab", 0)), "is not inside it", 4028), (one_page(entry(b"a") + entry(b"b")), "twice", 4009),
+    ],
+)  # fmt: skip
+def test_table_that_is_not_well_formed_is_refused_where_it_is_not(image: bytes, says: str, offset: int) -> None:
+    with pytest.raises(ParseError, match=says) as refused:
+        Firmware.parse(image)
+    assert refused.value.facts["offset"] == offset
 
 
 def test_entry_twice_is_refused() -> None:
@@ -107,16 +156,86 @@ def test_tdx_section_without_a_published_meaning_is_refused(image: Callable[[], 
         tdx(image())
 
 
+def test_metadata_may_be_at_either_end_of_the_image() -> None:
+    for at in (0, PAGE - 512):
+        Firmware.parse(replace(for_tdx(), tdx_at=at).build()).tdx_sections()
+    # Right below the end: behind the table, over the reset vector.
+    raw = bytearray(Image(extra=[(SEV, struct.pack("<I", 28))]).build())
+    put(raw, len(raw) - 28, struct.pack("<4sIIIIII", b"ASEV", 28, 1, 1, 0x800000, PAGE, 1))
+    assert [section.address for section in Firmware.parse(bytes(raw)).sev_sections()] == [0x800000]
+
+
 @pytest.mark.parametrize(
-    "section", [(0x900000, PAGE, 7), (0x900001, PAGE, 1), (0x900000, 0, 1), (0x900000, 2 * PAGE, 2), (0x800000, PAGE, 1)],
-    ids=["unknown kind", "address in a page", "no size", "secrets of two pages", "overlap"],
+    ("place", "head", "says"),
+    [
+        (b"\x1c\0\0", (), "has 4 bytes"), (b"\x1c\0\0\0\0", (), "has 4 bytes"), (struct.pack("<I", 15), (), "is not inside the image"),
+        (struct.pack("<I", 4 * PAGE + 1), (), "is not inside the image"), (struct.pack("<I", 16), (16, 1, 0), "not that of its sections"),
+        (struct.pack("<I", 27), (28, 1, 1), "not that of its sections"), (struct.pack("<I", 28), (27, 1, 1), "not that of its sections"),
+        (struct.pack("<I", 16), (28, 1, 1), "not that of its sections"), (struct.pack("<I", 28), (28, 2, 1), "version 1"),
+        (struct.pack("<I", 28), (28, 0, 1), "version 1"), (struct.pack("<I", 28), (16, 1, 0), "not that of its sections"),
+    ],
 )  # fmt: skip
-def test_sev_section_without_a_published_meaning_is_refused(section: tuple[int, int, int]) -> None:
+def test_metadata_that_is_not_whole_is_refused(place: bytes, head: tuple[int, ...], says: str) -> None:
+    raw = bytearray(Image(extra=[(SEV, place)]).build())
+    if head:
+        put(raw, len(raw) - struct.unpack("<I", place)[0], struct.pack("<4sIII", b"ASEV", *head))
+        del raw[4 * PAGE :]
+    with pytest.raises(ParseError, match=says):
+        Firmware.parse(bytes(raw)).sev_sections()
+
+
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        (change(4, kind=5), "unknown kind"), (change(4, attributes=4), "attributes that mean nothing"),
+        (change(4, attributes=6), "attributes that mean nothing"), (change(2, data_size=PAGE), "names a piece"),
+        (change(2, data_at=1), "names a piece"), (change(2, size=PAGE + 1), "whole pages"), (change(2, size=1), "whole pages"),
+        (change(2, size=0), "whole pages"), (change(2, address=1), "whole pages"),
+        (change(2, address=(1 << 52) - PAGE), "whole pages"), (change(2, size=(64 << 20) + PAGE), "larger than any firmware"),
+        (change(0, data_size=3 * PAGE, size=3 * PAGE, address=0xFFFFD000), "piece of the image"), (change(0, attributes=0), "no measured"),
+        (lambda: Image(tdx=[(0, PAGE, 0xFFFFC000, PAGE, 1, 1)]), "no measured"), (change(2, address=0x808000), "overlap"),
+        (change(3, address=0x811000), "overlap"),
+    ],
+)  # fmt: skip
+def test_tdx_section_is_refused_for_what_is_wrong_with_it(image: Callable[[], Image], says: str) -> None:
+    with pytest.raises(ParseError, match=says):
+        tdx(image())
+
+
+@pytest.mark.parametrize("values", [{"address": (1 << 52) - 2 * PAGE}, {"size": 64 << 20, "address": 1 << 32}, {"address": 0}])
+def test_tdx_memory_may_be_as_large_and_as_high_as_the_limits(values: dict[str, int]) -> None:
+    section = Firmware.parse(change(2, **values)().build()).tdx_sections()[2]
+    assert {name: getattr(section, name) for name in values} == values
+
+
+def test_variables_may_be_measured_beside_a_volume() -> None:
+    sections = Firmware.parse(change(1, attributes=1)().build()).tdx_sections()
+    assert [section.measured for section in sections] == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("section", "says"),
+    [
+        ((0x900000, PAGE, 7), "unknown kind"), ((0x900001, PAGE, 1), "whole pages"), ((0x900000, 0, 1), "whole pages"),
+        ((0x900000, 2 * PAGE, 2), "another size"), ((0x900000, 2 * PAGE, 3), "another size"), ((0x900000, 2 * PAGE, 16), "another size"),
+        ((0x800000, PAGE, 1), "overlap"), ((0x7FF000, 2 * PAGE, 1), "overlap"),
+    ],
+    ids=["unknown kind", "address in a page", "no size", "secrets", "CPUID", "kernel's hashes", "overlap", "overlap from below"],
+)  # fmt: skip
+def test_sev_section_without_a_published_meaning_is_refused(section: tuple[int, int, int], says: str) -> None:
     image = for_snp()
     assert image.sev is not None
     image.sev.append(section)
-    with pytest.raises(ParseError):
+    with pytest.raises(ParseError, match=says):
         sev(image)
+
+
+def test_sev_memory_may_be_of_many_pages_and_the_calling_area_too() -> None:
+    image = for_snp()
+    assert image.sev is not None
+    image.sev += [(0x802000, 3 * PAGE, 1), (0x900000, 2 * PAGE, 4)]
+    found = Firmware.parse(image.build()).sev_sections()
+    assert [(section.address, section.size, section.kind) for section in found] == image.sev
 
 
 @pytest.mark.parametrize(("at", "value"), [(0, b"TDVX"), (4, b"\0"), (8, b"\2"), (12, b"\0"), (12, b"\6")])

@@ -33,6 +33,19 @@ def test_size_that_ecreate_refuses_is_refused(size: int) -> None:
         EnclaveMeasurement(size, 1)
 
 
+@pytest.mark.parametrize("size", [2 * PAGE, 1 << 47])
+def test_size_may_be_two_pages_or_all_of_user_space(size: int) -> None:
+    record = b"ECREATE\0" + (7).to_bytes(4, "little") + size.to_bytes(8, "little") + bytes(44)
+    assert EnclaveMeasurement(size, 7).mr_enclave() == hashlib.sha256(record).digest()
+
+
+def test_pages_may_be_added_from_the_first_to_the_last() -> None:
+    enclave = EnclaveMeasurement(2 * PAGE, 1)
+    enclave.add_unmeasured(0, R, 2)
+    with pytest.raises(ParseError, match="outside of the enclave"):
+        enclave.add_unmeasured(2 * PAGE, R)
+
+
 @pytest.mark.parametrize(("offset", "content"), [(1, PAGE), (0x10000, PAGE), (-PAGE, PAGE), (0, PAGE - 1), (0, PAGE + 1)])
 def test_page_that_cannot_be_added_is_refused(offset: int, content: int) -> None:
     with pytest.raises(ParseError):

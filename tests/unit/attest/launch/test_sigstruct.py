@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -54,6 +55,11 @@ def test_field_that_is_not_as_the_manual_says_is_refused_with_its_offset(raw: by
     assert 0 <= int(refused.value.facts["offset"] or 0) <= at
 
 
+def test_modulus_that_is_even_is_refused_before_it_is_used(raw: bytes) -> None:
+    with pytest.raises(ParseError, match="modulus is not one of 3072 bits"):
+        Sigstruct.parse(changed(raw, 128, bytes([raw[128] ^ 1])))
+
+
 @settings(max_examples=150, deadline=None)
 @given(at=st.integers(0, 1807), bit=st.integers(0, 7))
 def test_any_bit_changed_is_refused(at: int, bit: int) -> None:
@@ -83,11 +89,14 @@ def test_signature_of_another_enclave_is_refused(raw: bytes) -> None:
 
 def test_signature_beyond_the_modulus_is_refused(raw: bytes) -> None:
     modulus = signing_key().public_key().public_numbers().n
-    signature = int.from_bytes(raw[516:900], "little") + modulus
-    if signature >> 3072:
-        signature = modulus
-    with pytest.raises(EvidenceInvalidError, match="larger than its modulus"):
-        Sigstruct.parse(changed(raw, 516, signature.to_bytes(384, "little"))).verified()
+    for signature in (modulus, (1 << 3072) - 1):
+        with pytest.raises(EvidenceInvalidError, match="larger than its modulus"):
+            Sigstruct.parse(changed(raw, 516, signature.to_bytes(384, "little"))).verified()
+
+
+def test_key_of_a_record_that_was_not_read_is_checked_too(raw: bytes) -> None:
+    with pytest.raises(EvidenceInvalidError, match="no RSA key"):
+        replace(Sigstruct.parse(raw), exponent=2).verified()
 
 
 @pytest.mark.parametrize(
@@ -97,7 +106,9 @@ def test_debug_is_what_the_mask_leaves_open(attributes: int, mask: int, debug: s
     assert Sigstruct.parse(sign(MEASUREMENT, attributes=attributes, mask=mask)).debug == debug
 
 
-@pytest.mark.parametrize("around", [lambda raw: raw, lambda raw: b"\x7fELF" + raw[:30] + raw + b"more", lambda raw: b"x" + raw])
+@pytest.mark.parametrize(
+    "around", [lambda raw: raw, lambda raw: b"\x7fELF" + raw[:30] + raw + b"more", lambda raw: b"x" + raw, lambda raw: raw + b"more"]
+)
 def test_the_one_signature_of_an_enclave_is_found(raw: bytes, around: Callable[[bytes], bytes]) -> None:
     assert Sigstruct.find(around(raw)) == Sigstruct.parse(raw)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from support.firmware import OVMF, PAGE, Image, for_snp
+from support.firmware import HASH_TABLE, OVMF, PAGE, Image, for_snp
 from support.machine import need_file
 
 from confide.attest.launch.firmware import Firmware
@@ -109,6 +109,29 @@ def test_kernel_initrd_and_command_line_are_measured(direct: Launch) -> None:
     assert launch_digest(alone).measurement == by_the_documents(for_snp(kernel=True).build(), 1, GENOA, hashes)
 
 
+@pytest.mark.parametrize("offset", [0, PAGE - 176])
+def test_hashes_may_be_at_either_end_of_their_page(direct: Launch, offset: int) -> None:
+    image = replace(for_snp(kernel=True), hash_table=(0x810000 + offset, 0x4FF))
+    direct.firmware.write_bytes(image.build())
+    hashes = kernel_page(b"kernel" * 999, b"initrd" * 999, "console=ttyS0 root=/dev/vda", offset)
+    assert launch_digest(direct).measurement == by_the_documents(image.build(), 1, GENOA, hashes)
+
+
+def test_hashes_may_be_in_one_of_several_pages(direct: Launch) -> None:
+    image = for_snp(kernel=True)
+    assert image.sev is not None
+    image.sev.append((0x900000, PAGE, 0x10))
+    for place in (0x810C00, 0x900C00):
+        direct.firmware.write_bytes(replace(image, hash_table=(place, 0x400)).build())
+        hashes = kernel_page(b"kernel" * 999, b"initrd" * 999, "console=ttyS0 root=/dev/vda", 0xC00)
+        assert launch_digest(direct).measurement == by_the_documents(direct.firmware.read_bytes(), 1, GENOA, hashes)
+
+
+def test_guest_may_have_4096_processors_and_all_features(launch: Launch) -> None:
+    many = replace(launch, vcpus=4096, features=(1 << 64) - 1)
+    assert launch_digest(many).measurement == by_the_documents(for_snp().build(), 4096, MILAN, features=(1 << 64) - 1)
+
+
 def test_image_that_debian_ships_is_measured(launch: Launch) -> None:
     path = need_file(OVMF, "scripts/install_ovmf.sh")
     assert launch_digest(replace(launch, firmware=path, vcpus=4)).measurement == by_the_documents(path.read_bytes(), 4, MILAN)
@@ -165,8 +188,13 @@ def test_firmware_that_is_not_made_for_it_is_refused(launch: Launch, image: Imag
         (replace(for_snp(kernel=True), hash_table=(0, 0x400)), "where in that page"),
         (replace(for_snp(kernel=True), hash_table=(0x800C00, 0x400)), "where in that page"),
         (replace(for_snp(kernel=True), hash_table=(0x810F51, 0x400)), "where in that page"),
+        (replace(for_snp(kernel=True), hash_table=(0x80FFFF, 0x400)), "where in that page"),
+        *(
+            (replace(for_snp(kernel=True), hash_table=None, extra=[(HASH_TABLE, place)]), "where in that page")
+            for place in (b"\0\x0c\x81\0", b"\0\x0c\x81\0\0\4\0", b"\0\x0c\x81\0\0\4\0\0\0")
+        ),
     ],
-    ids=["no page", "no place", "place is zero", "in another page", "over the page's end"],
+    ids=["no page", "no place", "place is zero", "in another page", "over the page's end", "before it", "4 bytes", "7 bytes", "9 bytes"],
 )  # fmt: skip
 def test_kernel_for_firmware_that_does_not_measure_one_is_refused(direct: Launch, image: Image, said: str) -> None:
     direct.firmware.write_bytes(image.build())

@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 import pytest
 from support.ratls import OTHER, Make, certificate, claims_buffer, gramine, head, interoperable, octets, spki, tagged
 
-from confide.attest.cbor import Tagged, decode
 from confide.attest.policy import AttestationResult, Policy, Rules
 from confide.attest.ratls import GRAMINE_OID, TCG_OID, RatlsCertificate, UnboundResult, verify_ratls
 from confide.attest.verify import Verifier
@@ -138,16 +137,3 @@ def test_certificate_has_a_size(now: datetime) -> None:
     for size in (64 * 1024, 64 * 1024 + 1):
         with pytest.raises(ParseError, match="not a DER certificate" if size == 64 * 1024 else "too large"):
             RatlsCertificate.parse(bytes(size))
-
-
-@pytest.mark.parametrize("text", [
-    "", "5f4100ff", "9f00ff", "1800", "190017", "f6", "20", "42", "6180", "0000", "a200000000", "a18000",
-    "81" * 9 + "00", "9841", "1c", "fb0000000000000000",
-])  # fmt: skip
-def test_cbor_has_one_encoding_for_one_value(text: str) -> None:
-    with pytest.raises(ParseError):
-        decode(bytes.fromhex(text))
-
-
-def test_cbor_is_read() -> None:
-    assert decode(bytes.fromhex("d9ea60821818a1616101")) == Tagged(60000, [24, {"a": 1}])
