@@ -98,7 +98,7 @@ def _walk(name: str, folder: Path, skipped: set[Path]) -> Iterator[tuple[str, Pa
     while stack:
         label, path = stack.pop()
         try:
-            entries = list(os.scandir(path))
+            entries = sorted(os.scandir(path), key=lambda entry: entry.name)
         except OSError as cause:
             raise ConfigError(f"cannot measure {path}: {cause.strerror}", path=path) from cause
         for entry in entries:

@@ -31,6 +31,7 @@ def small(tmp_path, monkeypatch) -> Path:
 
 def test_measurement_is_as_long_as_the_tees() -> None:
     value = Measurement("ab" * 48, 1)
+    assert [value.of(tee) == value.digest for tee in Tee] == [tee is not Tee.SGX for tee in Tee]
     assert [len(value.of(tee)) for tee in (Tee.SGX, Tee.TDX, Tee.SNP)] == [64, 96, 96]
 
 
@@ -85,6 +86,105 @@ def test_linked_folders_count_and_circles_end(small) -> None:
     (small / "site" / "linked").symlink_to(small / "elsewhere")
     (small / "elsewhere" / "circle").symlink_to(small / "elsewhere")
     assert measure().digest != before.digest
+
+
+def test_each_folder_is_walked_whole_and_each_linked_one_once(small) -> None:
+    before = measure().files
+    for name in ("site/a", "site/b", "site/b/c", "elsewhere"):
+        (small / name).mkdir()
+        (small / name / "more.py").write_text(name)
+    (small / "elsewhere" / "circle").symlink_to(small / "elsewhere")
+    for name in ("first", "second"):
+        (small / "site" / name).symlink_to(small / "elsewhere")
+    (small / "site" / "linked.py").symlink_to(small / "elsewhere" / "more.py")
+    (small / "site" / "dangling.py").symlink_to(small / "nowhere")
+    assert measure().files == before + 5
+
+
+def test_which_of_two_links_is_walked_does_not_depend_on_the_file_system(small, monkeypatch) -> None:
+    (small / "elsewhere").mkdir()
+    (small / "elsewhere" / "more.py").write_text("linked")
+    for name in ("first", "second"):
+        (small / "site" / name).symlink_to(small / "elsewhere")
+    before, real = measure(), os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: reversed(list(real(path))))
+    assert measure() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("stdlib/site-packages", False), ("stdlib/dist-packages", False), ("stdlib/json/site-packages", True),
+        ("stdlib/json/__pycache__", False),
+        ("site/site-packages", True), ("site/confide", False), ("site/other/confide", True), ("package/__pycache__", False),
+        ("package/more", True),
+    ],
+)  # fmt: skip
+def test_only_what_other_parts_have_and_byte_code_is_left_out(small, name, counts) -> None:
+    before = measure()
+    (small / name).mkdir(parents=True)
+    (small / name / "code.py").write_text("more")
+    assert (measure() != before, measure().files - before.files) == (counts, int(counts))
+
+
+def test_package_among_the_installed_ones_is_measured_once(small, monkeypatch) -> None:
+    before = measure()
+    (small / "package").rename(small / "site" / "confide")
+    monkeypatch.setattr(module.confide, "__file__", str(small / "site" / "confide" / "__init__.py"))
+    assert measure() == before
+    (small / "site" / "confide").rename(small / "site" / "editable")
+    monkeypatch.setattr(module.confide, "__file__", str(small / "site" / "editable" / "__init__.py"))
+    assert measure() == before
+
+
+def test_interpreter_counts(small, monkeypatch) -> None:
+    before = measure()
+    (small / "python").write_bytes(b"another interpreter")
+    monkeypatch.setattr(module.sys, "executable", str(small / "python"))
+    assert (measure() != before, measure().files) == (True, before.files)
+
+
+def test_both_folders_of_packages_count(small, monkeypatch) -> None:
+    (small / "second").mkdir()
+    (small / "second" / "code.py").write_text("# site\n")
+    before = measure()
+    paths = {"purelib": "site", "platlib": "second", "stdlib": "stdlib", "platstdlib": "stdlib"}
+    monkeypatch.setattr(module.sysconfig, "get_path", lambda key: str(small / paths[key]))
+    assert measure().files == before.files + 1
+
+
+def cached(cache: Path, path: Path, change) -> None:
+    """Write another digest for a file into the cache, and change its entry."""
+    known = json.loads(cache.read_text())
+    known[str(path)][4] = "0" * 64
+    known[str(path)] = change(known[str(path)])
+    cache.write_text(json.dumps(known))
+
+
+@pytest.mark.parametrize("at", range(4), ids=["size", "modified", "changed", "inode"])
+def test_remembered_digest_of_another_file_is_not_taken(small, at) -> None:
+    cache, path = small / "cache.json", small / "site" / "code.py"
+    honest = measure(cache=cache)
+    cached(cache, path, lambda entry: [value + (number == at) if number < 4 else value for number, value in enumerate(entry)])
+    assert measure(cache=cache) == honest
+
+
+@pytest.mark.parametrize("change", [lambda entry: entry[:4], lambda entry: [*entry, 0], lambda entry: {}, lambda entry: "abcde"])
+def test_entry_of_a_cache_that_is_none_is_not_taken(small, change) -> None:
+    cache, path = small / "cache.json", small / "site" / "code.py"
+    honest = measure(cache=cache)
+    cached(cache, path, change)
+    assert measure(cache=cache) == honest
+
+
+def test_remembered_digest_of_the_same_file_is_taken_and_the_cache_left_as_it_is(small) -> None:
+    cache, path = small / "cache.json", small / "site" / "code.py"
+    honest = measure(cache=cache)
+    inode = cache.stat().st_ino
+    assert measure(cache=cache) == honest
+    assert cache.stat().st_ino == inode
+    cached(cache, path, list)
+    assert measure(cache=cache) != honest
 
 
 def test_extra_files_and_folders_count(small) -> None:
