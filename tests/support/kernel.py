@@ -21,8 +21,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from confide.attest.occlum import GEN_DCAP_QUOTE, GET_DCAP_QUOTE_SIZE, GenQuoteArgument
+from confide.attest.occlum import GenQuoteArgument
 
+GET_DCAP_QUOTE_SIZE, GEN_DCAP_QUOTE = 0x8004_7307, 0xC018_7308
+"""Requests 7 and 8 of type ``s``: one reads 4 bytes, the other reads and writes 24."""
 Quoter = Callable[[bytes], bytes]
 
 

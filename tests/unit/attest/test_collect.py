@@ -1,4 +1,5 @@
 import errno
+import os
 import struct
 import threading
 import uuid
@@ -173,7 +174,51 @@ def test_occlum_quote_that_is_shorter_than_its_buffer_is_cut_to_its_length(occlu
     assert len(occlum_attester(occlum).quote(DATA).quote) == len(make_evidence(Tee.SGX).quote)
 
 
-@pytest.mark.parametrize("size", [0, 2**31])
+def test_occlum_may_tell_any_size_up_to_the_cap_of_evidence(occlum) -> None:
+    for size in (1, 32 * 1024):
+        occlum.size = size
+        assert occlum_attester(occlum).tee is Tee.SGX
+    assert sgx_data(occlum_attester(occlum).quote(DATA).quote) == DATA
+
+
+def test_occlum_quote_that_fills_its_buffer_is_taken_whole(occlum, make_evidence) -> None:
+    occlum.size = occlum.told = len(make_evidence(Tee.SGX).quote) + 8
+    assert sgx_data(occlum_attester(occlum).quote(DATA).quote) == DATA
+
+
+def test_occlum_is_asked_for_a_size_of_32_bits(occlum) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def ioctl(fd: int, request: int, argument: bytearray) -> object:
+        asked.append((request & 0xFF, len(argument)))
+        return occlum.ioctl(fd, request, argument)
+
+    OcclumAttester(files=occlum, ioctl=ioctl).quote(DATA)
+    assert asked == [(7, 4), (7, 4), (8, 24)]
+
+
+def test_occlum_quote_of_one_byte_is_no_quote(occlum) -> None:
+    occlum.size, occlum.told = 8000, 1
+    with pytest.raises(AttesterError, match="not a quote"):
+        occlum_attester(occlum).quote(DATA)
+
+
+def test_occlums_device_is_opened_for_this_process_only_and_its_failure_says_its_number(occlum, monkeypatch) -> None:
+    flags: list[int] = []
+    monkeypatch.setattr(occlum, "opening", lambda path, given: flags.append(given))
+    occlum_attester(occlum).quote(DATA)
+    assert flags == [os.O_RDONLY | os.O_CLOEXEC] * 2
+    for error, number in ((OSError(errno.ENOTTY, "no"), errno.ENOTTY), (OSError("a driver's own"), 0)):
+
+        def fail(fd: int, request: int, argument: bytearray, error: OSError = error) -> None:
+            raise error
+
+        with pytest.raises(AttesterError, match="as Occlum does") as failed:
+            OcclumAttester(files=occlum, ioctl=fail)
+        assert failed.value.facts["errno"] == number
+
+
+@pytest.mark.parametrize("size", [0, 32 * 1024 + 1, 2**31])
 def test_occlum_telling_a_size_that_no_quote_has_is_refused(occlum, size) -> None:
     occlum.size = size
     with pytest.raises(AttesterError, match="size that no quote has"):
@@ -209,7 +254,9 @@ def test_occlum_quote_that_fails_is_reported(occlum) -> None:
 @pytest.mark.parametrize("piece", [1, 4096])
 def test_kernel_report_is_taken_and_its_padding_cut(configfs, make_evidence, piece) -> None:
     configfs.piece = piece
-    evidence = configfs_attester(configfs).quote(DATA)
+    attester = configfs_attester(configfs)
+    evidence = attester.quote(DATA)
+    assert (attester.tee, attester.simulated) == (Tee.TDX, False)
     assert (evidence.tee, len(evidence.quote), td_data(evidence.quote)) == (Tee.TDX, len(make_evidence(Tee.TDX).quote), DATA)
     assert (configfs.entries, configfs.descriptors, configfs.made) == ({}, 0, 1)
 
@@ -226,6 +273,12 @@ def test_report_entry_that_another_wrote_to_is_refused(configfs, call) -> None:
     with pytest.raises(AttesterError, match="another process"):
         attester.quote(DATA)
     assert configfs.entries == {}
+
+
+def test_entry_may_begin_with_any_generation(configfs) -> None:
+    attester = configfs_attester(configfs)
+    configfs.hooks["open provider"] = lambda: [vars(entry).update(write_generation=7) for entry in configfs.entries.values()]
+    assert td_data(attester.quote(DATA).quote) == DATA
 
 
 def test_write_that_the_kernel_dropped_without_a_word_is_refused(configfs, monkeypatch) -> None:
@@ -312,7 +365,6 @@ def test_kernel_refuses_what_real_ones_refuse(configfs) -> None:
 
 
 # --- SEV-SNP ---------------------------------------------------------------------------------------------------------
-
 
 
 def table(*entries: tuple[uuid.UUID, bytes], order: str = "bytes") -> bytes:

@@ -75,6 +75,11 @@ def test_refusal_that_our_claims_do_not_explain_is_a_disagreement(name: str, cha
         require_agreement(_changed(_verified(name), **changes), INTEL_SGX_ROOT)
 
 
+def test_refusal_for_another_reason_than_what_our_claims_say_is_a_disagreement(simulated: Simulated) -> None:
+    with pytest.raises(EvidenceInvalidError, match="disagree"):
+        require_agreement(simulated(fault=Fault.DEBUG), INTEL_SGX_ROOT)
+
+
 @pytest.mark.parametrize(
     "field",
     [(Tee.SGX, "SgxEnclave", name) for name in ("mr_enclave", "mr_signer", "report_data", "attributes")]
@@ -96,6 +101,14 @@ def test_quote_that_two_parsers_read_differently_is_refused(
     monkeypatch.setattr(dcap, "_verify", patched)
     with pytest.raises(EvidenceInvalidError, match="two ways"):
         require_agreement(simulated(tee), installation.root_der)
+
+
+def test_quote_that_only_the_reference_can_read_is_refused(simulated: Simulated, installation: Installation, now: datetime) -> None:
+    verified = simulated()
+    arguments = (verified.collateral, installation.root_der, now)
+    assert reference_rating(verified.evidence.quote, *arguments).status == "UpToDate"
+    with pytest.raises(EvidenceInvalidError, match="two ways"):
+        reference_rating(verified.evidence.quote + b"\1", *arguments)
 
 
 def test_panic_of_the_library_is_a_refusal_and_other_exits_pass(

@@ -151,6 +151,12 @@ def test_the_tee_that_is_there_is_found(tmp_path, make_evidence) -> None:
     assert isinstance(find_attester(machine(tmp_path / "c", f"{REPORTS}/", kernel=configfs)), ConfigfsAttester)
 
 
+def test_this_machine_is_looked_at_if_none_is_given(tmp_path, make_evidence, monkeypatch) -> None:
+    kernel = GramineKernel(root=tmp_path / "dev/attestation", quoter=lambda data: make_evidence(Tee.SGX).quote)
+    monkeypatch.setattr("confide.attest.collect.Machine", lambda: machine(tmp_path, "dev/attestation/", kernel=kernel))
+    assert isinstance(find_attester(), GramineAttester)
+
+
 def test_source_as_json_says_everything(tmp_path) -> None:
     told = detect(machine(tmp_path))[0]
     assert told.to_json() == {"name": "gramine", "tee": "sgx", "available": False, "found": told.found, "hint": told.hint}

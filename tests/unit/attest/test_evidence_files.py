@@ -129,7 +129,7 @@ def test_pck_chain_of_a_file_is_read_in_any_order(installation: Installation, no
     ("text", "data"),
     [
         (b"00ff", b"\0\xff"), (b"0x00FF\n", b"\0\xff"), (b"  00 ff\r\n0a\n", b"\0\xff\n"), (b"AP8K", b"\0\xff\n"), (b"+/8=", b"\xfb\xff"),
-        (b"-_8=", b"\xfb\xff"), (b"\nA\nP8 K\t", b"\0\xff\n"), (b"abc", None), (b"0xfgh", None), (b"AP8K=AP8", None),
+        (b"-_8=", b"\xfb\xff"), (b"\nA\nP8 K\t", b"\0\xff\n"), (b"abc", None), (b"0xfgh", None), (b"AP8K=AP8", None), (b"+/8=AAAA", None),
         (b"", b""), (b" \n", b" \n"), (b"\0\xff", b"\0\xff"), (b"{}", b"{}"), (b"-----BEGIN X-----", b"-----BEGIN X-----"),
         (b"-----", b"-----"), (b"----", b"\xfb\xef\xbe"), (b"00 ff.", b"00 ff."),
     ],

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from support.amd import Vendor as Amd
 from tests.support.vendor_server import VendorServer
 
 from confide.attest.certs import parse_chain
@@ -20,6 +21,7 @@ from confide.attest.insecure import InsecureAttester, Installation
 from confide.attest.pck_id import PckId
 from confide.attest.quote import Quote, parse_quote
 from confide.attest.roots import TrustRoots
+from confide.attest.tpm_format import MAGIC
 from confide.attest.vendor_http import Http
 from confide.attest.vendor_services import IntelService
 from confide.attest.verify import Verifier
@@ -173,6 +175,19 @@ def test_name_of_a_machine_is_not_in_a_repr() -> None:
     wanted = PckId.of(EPPID)
     assert wanted is not None
     assert repr(wanted).startswith(f"PckId(cpu_svn={wanted.cpu_svn!r}, pce_svn=")
+
+
+def test_chain_of_collateral_is_given_to_no_other_evidence(vendor: Installation) -> None:
+    quote, chain = _named(vendor)
+    given = Collateral.from_json({**vendor.collateral(Tee.SGX).to_json(), "pck_certificate_chain": chain.decode()})
+    for evidence in (
+        Evidence(Tee.SGX, quote.to_bytes(), b"its own"), Evidence(Tee.SNP, Amd("Milan").report()), Evidence(Tee.TPM, MAGIC),
+        Evidence(Tee.TPM, quote.to_bytes()), Evidence(Tee.SNP, quote.to_bytes()),
+    ):  # fmt: skip
+        assert with_given_chain(evidence, [given]) == evidence
+    plain = Evidence(Tee.SGX, quote.to_bytes())
+    assert with_given_chain(plain, [Amd("Milan").collateral("vcek"), given]).chain == chain
+    assert with_given_chain(plain, [Amd("Milan").collateral("vcek")]) == plain
 
 
 def test_collateral_without_a_machines_chain_is_the_same_as_with_none(vendor: Installation) -> None:

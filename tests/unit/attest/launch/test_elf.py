@@ -94,3 +94,4 @@ def test_page_is_the_files_bytes_with_zeros_around_them() -> None:
     whole = Segment(0x1000, PAGE, RX, b"\xbb" * PAGE)
     assert (list(whole.pages), whole.page(0x1000)) == ([0x1000], b"\xbb" * PAGE)
     assert list(Segment(0x1000, PAGE + 1, RX, b"").pages) == [0x1000, 0x2000]
+    assert "data" not in repr(whole)

@@ -184,6 +184,17 @@ def test_enclave_has_at_most_4096_threads() -> None:
         Manifest.parse(b"sgx.max_threads = 4097")
 
 
+@pytest.mark.parametrize("name", ["m", "l"])
+def test_manifest_and_library_have_at_most_64_mib(tmp_path: Path, name: str) -> None:
+    (tmp_path / "m").write_text(MANIFEST)
+    (tmp_path / "l").write_bytes(libpal())
+    for size, refused in ((64 << 20, ParseError), ((64 << 20) + 1, UsageError)):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(size)
+        with pytest.raises(refused, match="too large" if refused is UsageError else "not"):
+            from_files(tmp_path / "m", tmp_path / "l")
+
+
 def test_trusted_files_are_compared_if_their_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "m").write_text(MANIFEST)
     (tmp_path / "l").write_bytes(libpal())

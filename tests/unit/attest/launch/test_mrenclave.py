@@ -44,6 +44,10 @@ def test_pages_may_be_added_from_the_first_to_the_last() -> None:
     enclave.add_unmeasured(0, R, 2)
     with pytest.raises(ParseError, match="outside of the enclave"):
         enclave.add_unmeasured(2 * PAGE, R)
+    one, other = EnclaveMeasurement(2 * PAGE, 1), EnclaveMeasurement(2 * PAGE, 1)
+    one.add_unmeasured(0, R)
+    other.add_unmeasured(0, R, 1)
+    assert one.mr_enclave() == other.mr_enclave()
 
 
 @pytest.mark.parametrize(("offset", "content"), [(1, PAGE), (0x10000, PAGE), (-PAGE, PAGE), (0, PAGE - 1), (0, PAGE + 1)])

@@ -124,5 +124,9 @@ def test_date_that_is_no_date_is_kept_as_it_is() -> None:
     assert Sigstruct.parse(sign(MEASUREMENT, patch={20: date})).date == date
 
 
+def test_signed_bytes_are_not_shown_twice(raw: bytes) -> None:
+    assert "signed" not in repr(Sigstruct.parse(raw))
+
+
 def test_intel_is_a_vendor() -> None:
     assert Sigstruct.parse(seal(bytearray(sign(MEASUREMENT, patch={16: b"\x86\x80\0\0"})))).vendor == 0x8086

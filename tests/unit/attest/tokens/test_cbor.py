@@ -38,7 +38,20 @@ def test_value_is_read_in_its_shortest_form(text: str, value: Item) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["1817", "18", "1900ff", "1901", "1a0000ffff", "1a000100", "1b00000000ffffffff", "1b00000001000000", "5817" + "aa" * 23]
+    "text",
+    [
+        "1817",
+        "18",
+        "1affffff",
+        "1bffffffffff",
+        "1900ff",
+        "1901",
+        "1a0000ffff",
+        "1a000100",
+        "1b00000000ffffffff",
+        "1b00000001000000",
+        "5817" + "aa" * 23,
+    ],
 )
 def test_number_that_is_longer_than_it_must_be_or_cut_off_is_refused(text: str) -> None:
     with pytest.raises(ParseError, match="cut off or not in its shortest form") as refused:
