@@ -1,7 +1,7 @@
 """The reference that our own verifier of Intel's quotes is held against: ``dcap-qvl``.  Where both say yes, they must say the same.
 
-It refuses debug TEEs, TDs without SEPT_VE_DISABLE, migratable TDs and bound service TDs, which ``policy`` decides about here.  It does not
-check who signed TCB info and identity, the PCEID, or that nothing follows the quote, which ``intel`` does.
+It refuses debug TEEs, profiled TDs, TDs without SEPT_VE_DISABLE, migratable TDs and bound service TDs, which ``policy`` decides about here.
+It does not check who signed TCB info and identity, the PCEID, or that nothing follows the quote, which ``intel`` does.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 
 _SWITCHED: dict[str, Callable[[Claims], bool]] = {
     "Debug mode is enabled": lambda claims: claims.debug,
+    "TD profiling is enabled": lambda claims: claims.debug,
     "SEPT_VE_DISABLE is not enabled": lambda claims: claims.vendor.get("sept_ve_disable") is False,
     "Invalid MR service TD": lambda claims: claims.vendor.get("service_td") is True,
-    "Reserved bits in TD attributes are set": lambda claims: claims.vendor.get("migratable") is True,
+    "TD migration is enabled": lambda claims: claims.vendor.get("migratable") is True,
 }
 """What the reference refuses and a policy of ours may accept by a switch: its reason, and whether our claims say the same."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.simulated_evidence import td
 
 from confide.attest import dcap, verify
 from confide.attest.collateral_sources import FixedCollateral, load_collateral
@@ -78,6 +79,32 @@ def test_refusal_that_our_claims_do_not_explain_is_a_disagreement(name: str, cha
 def test_refusal_for_another_reason_than_what_our_claims_say_is_a_disagreement(simulated: Simulated) -> None:
     with pytest.raises(EvidenceInvalidError, match="disagree"):
         require_agreement(simulated(fault=Fault.DEBUG), INTEL_SGX_ROOT)
+
+
+@pytest.mark.parametrize(
+    ("flags", "name", "ours"),
+    [
+        (0, "sept_ve_disable", False), (1 << 28 | 1 << 29, "migratable", True), (1 << 28 | 1, "debug", True),
+        (1 << 28 | 1 << 4, "debug", True),
+    ],
+)  # fmt: skip
+def test_what_a_policy_may_accept_is_no_disagreement_if_our_claims_say_it(
+    installation: Installation, verifier: Verifier, now: datetime, flags: int, name: str, *, ours: bool
+) -> None:
+    verified = verifier.verify(td(installation, flags), now)
+    with pytest.raises(EvidenceInvalidError):
+        reference_rating(verified.evidence.quote, verified.collateral, installation.root_der, now)
+    require_agreement(verified, installation.root_der)
+    vendor = {key: value for key, value in verified.claims.vendor.items() if key != name}
+    for changes in ({"vendor": {**vendor, name: not ours}}, {"vendor": vendor}) if name != "debug" else ({"debug": False},):
+        with pytest.raises(EvidenceInvalidError, match="disagree"):
+            require_agreement(_changed(verified, **changes), installation.root_der)
+
+
+def test_reserved_attributes_are_a_disagreement(installation: Installation, verifier: Verifier, now: datetime) -> None:
+    for flags in (1 << 28 | 1 << 1, 1 << 28 | 1 << 29 | 1 << 1):
+        with pytest.raises(EvidenceInvalidError, match=r"two verifiers disagree: .*Reserved bits"):
+            require_agreement(verifier.verify(td(installation, flags), now), installation.root_der)
 
 
 @pytest.mark.parametrize(
