@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from jwcrypto.jwk import JWK
 
-from confide.attest.tokens.jwt import MAX_LEEWAY, MAX_TOKEN_BYTES, Algorithm, TokenBook, UnverifiedJwt, Validity, text_claim
+from confide.attest.tokens.jwt import Algorithm, TokenBook, UnverifiedJwt, Validity, text_claim
 from confide.canonical import b64url
 from confide.errors import TokenExpiredError, TokenInvalidError, TokenReplayError
 
 HEADER = {"alg": "ES256"}
+MAX_TOKEN_BYTES, MAX_LEEWAY = 64 * 1024, timedelta(minutes=5)
 NOW, SECOND, HOUR = datetime(2030, 1, 1, tzinfo=UTC), timedelta(seconds=1), timedelta(hours=1)
 
 
@@ -63,6 +64,12 @@ def test_header_that_changes_how_a_token_is_read_is_refused(member: dict[str, An
 def test_algorithm_and_key_id_are_texts(header: dict[str, Any]) -> None:
     with pytest.raises(TokenInvalidError, match="has no algorithm"):
         UnverifiedJwt.parse(token(header))
+
+
+def test_token_is_not_shown() -> None:
+    shown = repr(UnverifiedJwt.parse(token(payload={"secret": "word"})))
+    assert "secret" not in shown
+    assert part({"secret": "word"}) not in shown
 
 
 @pytest.mark.parametrize("kind", ["JWT", "jwt", "eat+jwt", "EAT+JWT", "application/eat+jwt"])

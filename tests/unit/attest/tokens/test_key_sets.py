@@ -32,6 +32,10 @@ def test_set_has_a_size() -> None:
             parse(large)
 
 
+def test_keys_are_not_shown() -> None:
+    assert "key-1" not in repr(parse(jwks(jwk("key-1"))))
+
+
 @pytest.mark.parametrize("keys", [[1], [jwk(), 1], {"one": jwk()}, None])
 def test_set_is_a_list_of_objects(keys: Any) -> None:
     with pytest.raises(TokenInvalidError, match="not a set of keys"):

@@ -33,6 +33,14 @@ def test_both_formats_are_read_and_are_no_results(make_evidence: Make, verifier:
             pickle.dumps(found)
         with pytest.raises(TypeError):
             UnboundResult(found.claims, "", "", now)
+        with pytest.raises(TypeError, match="session_bound"):
+            UnboundResult(found.claims, "", "", now, session_bound=False)  # type: ignore[call-arg]
+
+
+def test_bytes_of_a_certificate_are_not_shown(make_evidence: Make, now: datetime) -> None:
+    shown = repr(RatlsCertificate.parse(gramine(make_evidence, now)))
+    assert "report_data" not in shown
+    assert "certificate" not in shown
 
 
 def test_it_is_off_by_default(make_evidence: Make, verifier: Verifier, accepting: Policy, now: datetime) -> None:
