@@ -7,27 +7,10 @@ from cryptography.x509.oid import NameOID
 
 from confide.attest import certs, intel
 from confide.attest.insecure import InsecureAttester
-from confide.attest.roots import INTEL_SGX_ROOT, INTEL_SGX_ROOT_SHA256, TrustRoots
+from confide.attest.roots import TrustRoots
 from confide.attest.verify import Verifier
-from confide.canonical import sha256_hex
-from confide.errors import CollateralError, EvidenceInvalidError, UsageError
+from confide.errors import CollateralError, EvidenceInvalidError
 from confide.ids import ReportData, Tee
-
-
-def test_pinned_root_is_intels() -> None:
-    assert sha256_hex(INTEL_SGX_ROOT) == INTEL_SGX_ROOT_SHA256
-
-
-@pytest.mark.parametrize("simulated", [b"", INTEL_SGX_ROOT])
-def test_simulated_root_must_be_its_own(simulated) -> None:
-    with pytest.raises(UsageError):
-        TrustRoots(simulated=simulated)
-
-
-def test_intels_root_is_never_none() -> None:
-    with pytest.raises(UsageError):
-        TrustRoots(intel=b"")
-    assert TrustRoots().intel == INTEL_SGX_ROOT
 
 
 def _counted(monkeypatch, name) -> list[object]:

@@ -161,6 +161,26 @@ def test_algorithm_issuer_audience_time_and_id_are_checked(binding: SessionBindi
         verify_token(sign(ita(binding)), ITA_ENTRY, KEYS, now=NOW, book=book)
 
 
+def test_token_is_of_one_day_at_most_and_clocks_may_differ_by_half_a_minute(binding: SessionBinding) -> None:
+    claims, began = ita(binding), int(NOW.timestamp())
+    assert checked({**claims, "exp": began + 24 * 3600})
+    with pytest.raises(TokenExpiredError):
+        checked({**claims, "exp": began + 24 * 3600 + 1})
+    for seconds, good in ((-31, False), (-30, True), (329, True), (330, False)):
+        text, now = sign(claims), NOW + timedelta(seconds=seconds)
+        if good:
+            assert verify_token(text, ITA_ENTRY, KEYS, now=now)
+            continue
+        with pytest.raises(TokenExpiredError):
+            verify_token(text, ITA_ENTRY, KEYS, now=now)
+
+
+def test_entry_of_an_issuer_does_not_change_and_its_audience_may_be_short() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        ITA_ENTRY.audience = "another"  # type: ignore[misc]
+    assert TokenIssuer(kind="ita", issuer=ITA, jwks=jwks(), audience="x").audience == "x"
+
+
 def test_a_verified_token_is_made_by_verifying_only(binding: SessionBinding) -> None:
     found = checked(ita(binding))
     with pytest.raises(TypeError):
