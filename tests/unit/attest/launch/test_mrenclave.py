@@ -27,6 +27,15 @@ def test_records_are_64_bytes_each_with_the_measured_bytes_behind_them() -> None
     assert enclave.mr_enclave() == hashlib.sha256(text).digest()
 
 
+@pytest.mark.parametrize(("name", "bit"), [("R", 0), ("W", 1), ("X", 2), ("TCS", 8), ("REG", 9)])
+def test_each_right_and_type_is_its_bit_of_the_record(name: str, bit: int) -> None:
+    enclave = EnclaveMeasurement(2 * PAGE, 1)
+    enclave.add_unmeasured(PAGE, PageFlags[name])
+    created = b"ECREATE\0" + (1).to_bytes(4, "little") + (2 * PAGE).to_bytes(8, "little") + bytes(44)
+    added = b"EADD\0\0\0\0" + PAGE.to_bytes(8, "little") + (1 << bit).to_bytes(8, "little") + bytes(40)
+    assert enclave.mr_enclave() == hashlib.sha256(created + added).digest()
+
+
 @pytest.mark.parametrize("size", [0, PAGE, 3 * PAGE, -PAGE, 1 << 48])
 def test_size_that_ecreate_refuses_is_refused(size: int) -> None:
     with pytest.raises(ParseError):
