@@ -150,10 +150,9 @@ class Store:
             AuditError: the audit log was changed or cut.
         """
         found = 0
-        for bucket in range(BUCKETS):
-            with self._steps.turn():
-                if self._rows.contents.tag(bucket) is None:
-                    continue
+        with self._steps.reading():
+            used = list(self._rows.contents.used(0))
+        for bucket in used:
             with self._steps.reading():
                 found += sum(kind != REF_KIND for kind, _ in self._rows.in_bucket(bucket))
         with self._steps.reading():

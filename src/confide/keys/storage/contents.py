@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 BUCKETS: Final = 1 << 16
@@ -55,6 +55,10 @@ class Contents:
     def tag(self, bucket: int) -> bytes | None:
         """The tag that the bucket must have; None if it must be empty."""
         return self._tags.get(bucket)
+
+    def used(self, start: int) -> Iterator[int]:
+        """The buckets from ``start`` that must not be empty, in order.  Most stores use few of all: the empty ones are passed over in C."""
+        return filter(self._tags.__contains__, range(start, BUCKETS))
 
     def set(self, bucket: int, tag: bytes | None) -> bytes | None:
         """From now on, this is the bucket's tag; returns the one before."""

@@ -130,11 +130,11 @@ class Rows:
     def some(self, kind: type[R], start: int) -> tuple[int, list[R]]:
         """The records of a kind in the next buckets from ``start``, and the bucket behind them.  Raises as :meth:`get`."""
         found: list[R] = []
-        while start < BUCKET_COUNT and len(found) < _PART:
-            if self.contents.tag(start) is not None:
-                found += [_record(kind, place, row) for place, row in sorted(self.in_bucket(start).items()) if place[0] == kind.kind]
-            start += 1
-        return start, found
+        for bucket in self.contents.used(start):
+            found += [_record(kind, place, row) for place, row in sorted(self.in_bucket(bucket).items()) if place[0] == kind.kind]
+            if len(found) >= _PART:
+                return bucket + 1, found
+        return BUCKET_COUNT, found
 
     def stray(self) -> bool:
         """Whether there is a row in a bucket that must be empty."""
