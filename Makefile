@@ -48,7 +48,7 @@ demo: setup ## the whole story on real data in under a minute
 
 test: setup test-packages ## every test, with branch coverage of everything that runs (command line and child processes included)
 	$(BIN)/coverage erase
-	$(BIN)/pytest --cov --cov-report=term:skip-covered
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadgroup --cov --cov-report=term:skip-covered
 
 quick-test: setup test-packages ## the tests that start no Java and no run
 	$(BIN)/pytest -m 'not spark and not run and not slow'

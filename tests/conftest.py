@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
-pytest_plugins = ["support.fixtures"]
+pytest_plugins = ["support.fixtures", "support.parallel"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -14,9 +18,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kbs-resource", help="conformance tests: a resource that guests of kind `sample` may have")
 
 
+@pytest.fixture(scope="session")
+def _homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """New folders.  They are numbered here: for each number of its own, pytest reads the names of all folders of all tests before."""
+    root = tmp_path_factory.mktemp("homes")
+
+    def made() -> Iterator[Path]:
+        for number in itertools.count():
+            folder = root / str(number)
+            folder.mkdir(mode=0o700)
+            yield folder
+
+    return made()
+
+
 @pytest.fixture(autouse=True)
-def _own_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+def _own_home(monkeypatch: pytest.MonkeyPatch, _homes: Iterator[Path]) -> None:
     """No test reads or writes the user's home folder or depends on the terminal."""
-    monkeypatch.setenv("CONFIDE_HOME", str(tmp_path_factory.mktemp("home")))
+    monkeypatch.setenv("CONFIDE_HOME", str(next(_homes)))
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("COLUMNS", "120")
