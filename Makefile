@@ -60,7 +60,7 @@ fuzz: setup ## coverage-guided search of every parser of outside bytes, FUZZ_SEC
 mutation: setup ## change one decision of attest/ at a time: does a test notice?  (see docs/security/mutation-testing.md)
 	$(BIN)/python -m scripts.mutation
 
-lint: setup ## ruff, mypy strict, import contracts, documentation
+lint: $(VENV)/.ready ## ruff, mypy strict, import contracts, documentation
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo

@@ -10,6 +10,8 @@ if ! command -v apt-get >/dev/null; then
 fi
 as_root=()
 [ "$(id -u)" = 0 ] || as_root=(sudo)
+exec 9<"$0"
+flock 9  # one at a time: apt-get does not wait for another of its kind.  What it starts, a service perhaps, does not hold the lock.
 echo "installing $what ..." >&2
-"${as_root[@]}" apt-get update -qq >&2
-"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2
+"${as_root[@]}" apt-get update -qq >&2 9<&-
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2 9<&-
