@@ -21,6 +21,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from confide.crypto.secret import SecretBytes
+from confide.keys.kbs.tee_key import TeePublicKey
+
 Answer = Callable[[str, str, bytes], bytes]
 """Method, path and body of a request to the bytes of the answer."""
 
@@ -34,6 +37,17 @@ def http(status: int, body: object, *headers: str) -> bytes:
 
 CHALLENGE = http(200, {"nonce": "bm9uY2Vub25jZQ==", "extra-params": ""}, "set-cookie: kbs-session-id=abc", "content-type: application/json")
 TOKEN = http(200, {"token": "a.b.c"})
+
+
+def encrypting(secret: bytes) -> dict[str, Any]:
+    """The script of a KBS that attests everybody and encrypts to the key that the guest showed."""
+    shown: list[TeePublicKey] = []
+
+    def attest(_method: str, _path: str, body: bytes) -> bytes:
+        shown.append(TeePublicKey.from_json(json.loads(body)["runtime-data"]["tee-pubkey"]))
+        return http(200, {"token": "a.b.c"})
+
+    return {"attest": attest, "resource": lambda *_: http(200, shown[-1].encrypt(SecretBytes(secret)), "content-type: text/xml")}
 
 
 class FalseKbs:

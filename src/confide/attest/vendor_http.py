@@ -12,14 +12,13 @@ import time
 import urllib.parse
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
+from confide.crypto.retry_after import pause_asked
 from confide.errors import CollateralError
 
 if TYPE_CHECKING:
@@ -106,7 +105,7 @@ class Http:
                 if last or time.monotonic() + pause >= deadline:
                     raise CollateralError("a collateral service cannot be reached", url=url, reason=type(cause).__name__) from cause
             else:
-                asked = _retry_after(reply.headers.get("retry-after"))
+                asked = pause_asked(reply.headers.get("retry-after"))
                 pause = pause if asked is None else asked
                 patient = pause <= MAX_RETRY_AFTER_S and time.monotonic() + pause < deadline
                 if reply.status not in _BUSY or last or not patient:
@@ -149,21 +148,6 @@ def _answer(reply: _Reply, url: str) -> Answer | None:
     if reply.headers.get("content-encoding", "identity") != "identity":
         raise CollateralError("a collateral service's answer is packed, which was not asked for", url=url)
     return Answer(reply.body, reply.headers)
-
-
-def _retry_after(value: str | None) -> float | None:
-    """The pause that a service asks for, in seconds (RFC 9110, section 10.2.3); None if it asks for none, or not in words of the RFC."""
-    if value is None:
-        return None
-    text = value.strip()
-    if text.isdecimal():  # headers are Latin-1, which has no decimal digits but those of ASCII
-        return float(text)
-    try:
-        until = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    until = until if until.tzinfo is not None else until.replace(tzinfo=UTC)
-    return max((until - datetime.now(UTC)).total_seconds(), 0.0)
 
 
 # --- connections whose answers have to begin in time ----------------------------------------------------------------------

@@ -2,16 +2,22 @@
 
 A resource comes out of an encrypted answer that opens with this guest's key, or not at all: a status of 200 with anything else, a status of
 500, half an answer or a slow one is :class:`~confide.errors.KbsError`.
+
+A server that asks for a pause (status 429, or 503 with ``Retry-After``) is given it, if it is short, and asked again.
 """
 
 from __future__ import annotations
 
+import random
+import time
+from collections.abc import Callable
 from http.cookies import CookieError, SimpleCookie
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 from confide.attest.collect import Attester
 from confide.canonical import Json
 from confide.crypto.http import Duplex, Response, request
+from confide.crypto.retry_after import pause_asked
 from confide.crypto.secret import SecretBytes
 from confide.errors import (
     AttestationError,
@@ -20,6 +26,7 @@ from confide.errors import (
     KbsError,
     ParseError,
     ProtocolError,
+    RateLimitedError,
     ResourceDeniedError,
     ResourceMissingError,
     UnwrapError,
@@ -36,12 +43,18 @@ _PREFIX: Final = "/kbs/v0"
 _NONCES: Final = range(8, 129)
 _MAX_TOKEN: Final = 64 * 1024
 _MAX_DETAIL: Final = 200
+PATIENCE_S: Final = 20.0
+"""How long a guest waits for a server that asks for pauses, in seconds, all pauses for one resource together."""
+_LEAST_PAUSE_S: Final = 0.5
+"""The first pause where the server asks for a shorter one or says no time; the next ones are twice as long each."""
+_T = TypeVar("_T")
 
 
 class KbsClient:
     """One guest at one KBS.  Attests when first used, and once again if its session has ended.  Not for several threads at once.
 
-    ``timeout`` is for each request, whole.  ``init_data`` is what this guest was started with: the KBS compares it with the evidence.
+    ``timeout`` is for each request, whole, ``patience`` for all pauses that the server asks for until a resource is there.
+    ``init_data`` is what this guest was started with: the KBS compares it with the evidence.
     """
 
     def __init__(
@@ -53,6 +66,8 @@ class KbsClient:
         kind: KeyKind = KeyKind.P256,
         init_data: InitData | None = None,
         timeout: float = 10.0,
+        patience: float = PATIENCE_S,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         https_address(url, "key broker service")
         self._url = url
@@ -61,6 +76,8 @@ class KbsClient:
         self._key = TeeKey.generate(kind)
         self._init_data = init_data
         self._timeout = timeout
+        self._patience = patience
+        self._sleep = sleep
         self._channel: Duplex | None = None
         self._cookie: str | None = None
 
@@ -71,12 +88,16 @@ class KbsClient:
             AttestationError: the KBS refused this guest's evidence.
             ResourceDeniedError: the KBS does not give this guest the resource.
             ResourceMissingError: the KBS has no such resource.
+            RateLimitedError: the KBS is asked too often, and wants a longer pause than this guest's patience.
             KbsError: anything else that is not the encrypted resource.
         """
+        return self._patiently(lambda: self._resource(name))
+
+    def _resource(self, name: ResourceName) -> SecretBytes:
         for _ in range(2):
             known = self._cookie is not None
             if not known:
-                self.attest()
+                self._attest()
             answer = self._call("GET", f"/resource/{name.path}", None)
             if answer.status == 200:
                 return self._opened(answer)
@@ -90,8 +111,11 @@ class KbsClient:
 
         Raises:
             AttestationError: the KBS refused the evidence.
-            KbsError: the KBS does not answer as the protocol has it.
+            RateLimitedError, KbsError: as :meth:`resource`.
         """
+        return self._patiently(self._attest)
+
+    def _attest(self) -> str:
         self._cookie = None
         challenge = self._call("POST", "/auth", AuthRequest(GuestTee(self._attester.tee.value)).to_json())
         nonce = _nonce(self._expect(challenge))
@@ -118,17 +142,35 @@ class KbsClient:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
+    def _patiently(self, ask: Callable[[], _T]) -> _T:
+        """What ``ask`` returns, after the pauses that the server asks for.  An attestation is begun anew: its nonce may be used up."""
+        left, own = self._patience, _LEAST_PAUSE_S
+        while True:
+            try:
+                return ask()
+            except (RateLimitedError, KbsError) as error:
+                asked = error.facts.get("retry_after_s")
+                if not isinstance(asked, float):
+                    raise
+                pause = max(asked, own) * random.uniform(1.0, 1.25)  # so that guests that were started together do not come back at once
+                if pause > left:
+                    raise
+                left, own = left - pause, 2 * own
+                self._sleep(pause)
+
     def _call(self, method: str, path: str, body: Json | None) -> Response:
         """One request on a connection of its own: servers end idle ones, and a session lives in the cookie."""
         headers = {} if self._cookie is None else {"cookie": f"{COOKIE}={self._cookie}"}
         self.close()
         try:
             self._channel = open_channel(self._url, self._trust, self._timeout)
-            return request(self._channel, method, _PREFIX + path, body, headers, types=None, timeout=self._timeout)
+            answer = request(self._channel, method, _PREFIX + path, body, headers, types=None, timeout=self._timeout)
         except (ChannelError, ProtocolError) as cause:
             raise KbsError(f"the key broker service did not answer as it must: {cause.message}", cause=cause.code) from cause
         finally:
             self.close()
+        _see_that_it_has_time(answer)
+        return answer
 
     def _expect(self, answer: Response) -> Json:
         """The body of a 200 answer of auth or attest."""
@@ -143,6 +185,22 @@ class KbsClient:
             return self._key.open(answer.json)
         except UnwrapError as cause:
             raise KbsError(f"the key broker service's answer is no resource for this guest: {cause.message}") from None
+
+
+def _see_that_it_has_time(answer: Response) -> None:
+    """Nothing, unless the answer is that the server has no time now.  Both are facts of the server's word: no resource comes of them.
+
+    Raises:
+        RateLimitedError: too many requests (RFC 6585, section 4).
+        KbsError: it says when it will be there again (RFC 9110, section 15.6.4); without a time, it is as any other failure.
+    """
+    asked = pause_asked(answer.headers.get("retry-after"))
+    if answer.status == 429:
+        wait = _LEAST_PAUSE_S if asked is None else asked
+        raise RateLimitedError("the key broker service is asked too often", retry_after_s=wait, detail=_detail(answer))
+    if answer.status == 503 and asked is not None:
+        message, hint = "the key broker service has no time now", "ask again after retry_after_s seconds"
+        raise KbsError(message, hint=hint, status=503, retry_after_s=asked)
 
 
 def _refusal(answer: Response, name: ResourceName) -> ConfideError:

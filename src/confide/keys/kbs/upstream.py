@@ -31,6 +31,7 @@ from confide.errors import (
     CustodyError,
     CustodyOfflineError,
     KbsError,
+    RateLimitedError,
     ResourceDeniedError,
     ResourceMissingError,
     UnwrapError,
@@ -100,7 +101,7 @@ class UpstreamKey:
 
         Raises:
             CustodyError: the upstream refuses this broker, has no such resource, or it is not a key.
-            CustodyOfflineError: it cannot be reached, answers what is no answer, or there is no evidence to be had.
+            CustodyOfflineError: it cannot be reached, has no time, answers what is no answer, or there is no evidence to be had.
         """
         try:
             with KbsClient(self.address, self._trust(), attester=self.attester(), timeout=self.timeout_s) as client:
@@ -108,8 +109,8 @@ class UpstreamKey:
         except (AttestationError, ResourceDeniedError, ResourceMissingError) as cause:
             hint = "see the upstream's audit log, and its rules for this broker's measurement"
             raise CustodyError(f"the upstream refuses: {cause.message}", hint=hint, reason=cause.code) from None
-        except KbsError as cause:
-            message = "the upstream key broker cannot be reached, or answers what is no answer"
+        except (KbsError, RateLimitedError) as cause:
+            message = "the upstream key broker cannot be reached, has no time, or answers what is no answer"
             raise CustodyOfflineError(message, reason=cause.message[:200]) from None
         except AttesterError as cause:
             hint = "run the broker inside a TEE: an upstream gives its key to evidence only"

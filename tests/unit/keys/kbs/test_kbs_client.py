@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from support.false_kbs import CHALLENGE, FalseKbs, http
+from support.false_kbs import CHALLENGE, FalseKbs, encrypting, http
 from support.kbs_guest import INIT_DATA
 
 from confide.attest.insecure import InsecureAttester
@@ -20,7 +20,7 @@ from confide.ids import SpkiDigest, Tee
 from confide.keys.kbs.client import KbsClient, resource_of_uri
 from confide.keys.kbs.init_data import InitData
 from confide.keys.kbs.resources import ResourceName
-from confide.keys.kbs.tee_key import KeyKind, TeePublicKey
+from confide.keys.kbs.tee_key import KeyKind
 from confide.keys.kbs.transport import PinnedCa
 
 NAME = ResourceName.parse("airline/key/flights")
@@ -69,24 +69,13 @@ def test_server_with_another_key_is_not_asked(kbs: Any) -> None:
 # --- any other server ---------------------------------------------------------------------------------------------------
 
 
-def _encrypting(secret: bytes) -> dict[str, Any]:
-    """A KBS that attests everybody and encrypts to the key that the guest showed."""
-    shown: list[TeePublicKey] = []
-
-    def attest(_method: str, _path: str, body: bytes) -> bytes:
-        shown.append(TeePublicKey.from_json(json.loads(body)["runtime-data"]["tee-pubkey"]))
-        return http(200, {"token": "a.b.c"})
-
-    return {"attest": attest, "resource": lambda *_: http(200, shown[-1].encrypt(SecretBytes(secret)), "content-type: text/xml")}
-
-
 def _of(server: FalseKbs, attester: Any, **options: Any) -> KbsClient:
     return KbsClient(server.url, PinnedCa(server.ca_pem), attester=attester, **{"timeout": 5.0, **options})
 
 
 @pytest.mark.parametrize("key", ["rsa", "ec"])
 def test_takes_a_resource_from_a_server_under_a_pinned_ca(attester: Any, key: str) -> None:
-    with FalseKbs(_encrypting(b"upstream"), key=key) as server:
+    with FalseKbs(encrypting(b"upstream"), key=key) as server:
         assert _of(server, attester).resource(NAME).reveal() == b"upstream"
         message = json.loads(server.asked[1][2])
         assert set(message["runtime-data"]) == {"nonce", "tee-pubkey"}
@@ -94,7 +83,7 @@ def test_takes_a_resource_from_a_server_under_a_pinned_ca(attester: Any, key: st
 
 
 def test_server_under_another_ca_or_of_another_name_is_not_asked(attester: Any) -> None:
-    script = _encrypting(b"x")
+    script = encrypting(b"x")
     with FalseKbs(script) as server, FalseKbs({}, key="ec") as stranger, FalseKbs(script, name="kbs.example") as named:
         for client in (
             KbsClient(server.url, PinnedCa(stranger.ca_pem), attester=attester),
@@ -128,7 +117,7 @@ ANSWERS: dict[str, Any] = {
 @pytest.mark.parametrize("step", ["auth", "attest", "resource"])
 @pytest.mark.parametrize("what", list(ANSWERS))
 def test_wrong_answer_at_any_step_is_an_error_and_never_a_resource(attester: Any, step: str, what: str) -> None:
-    with FalseKbs({**_encrypting(SECRET), step: ANSWERS[what]}) as server, pytest.raises(KbsError) as refused:
+    with FalseKbs({**encrypting(SECRET), step: ANSWERS[what]}) as server, pytest.raises(KbsError) as refused:
         _of(server, attester, timeout=2.0).resource(NAME)
     assert SECRET.decode() not in str(refused.value.to_json())
 
@@ -138,7 +127,7 @@ def test_what_would_be_a_good_answer_counts_under_status_200_only(attester: Any,
     def under(good: Any) -> Callable[..., bytes]:
         return lambda *asked: (good(*asked) if callable(good) else good).replace(b" 200 ", f" {status} ".encode(), 1)
 
-    script = {"auth": CHALLENGE, **_encrypting(SECRET)}
+    script = {"auth": CHALLENGE, **encrypting(SECRET)}
     for step in ("auth", "attest", "resource"):
         with FalseKbs({**script, step: under(script[step])}) as server, pytest.raises((KbsError, ResourceMissingError)):
             _of(server, attester).resource(NAME)
@@ -147,7 +136,7 @@ def test_what_would_be_a_good_answer_counts_under_status_200_only(attester: Any,
 @pytest.mark.parametrize("status", [401, 403])
 def test_refusal_without_error_information_is_still_one(attester: Any, status: int) -> None:
     for step, error in (("auth", AttestationError), ("attest", AttestationError), ("resource", ResourceDeniedError)):
-        with FalseKbs({**_encrypting(SECRET), step: http(status, b"")}) as server, pytest.raises(error):
+        with FalseKbs({**encrypting(SECRET), step: http(status, b"")}) as server, pytest.raises(error):
             _of(server, attester).resource(NAME)
 
 
@@ -161,7 +150,7 @@ def _drip(answer: bytes, pause: float) -> list[Any]:
 @pytest.mark.parametrize("step", ["auth", "attest", "resource"])
 def test_slow_answer_is_given_up_as_a_whole_and_not_for_each_byte(attester: Any, step: str) -> None:
     slow: Callable[..., Any] = lambda *_: _drip(CHALLENGE, 0.05)  # noqa: E731
-    with FalseKbs({**_encrypting(SECRET), step: slow}) as server:
+    with FalseKbs({**encrypting(SECRET), step: slow}) as server:
         started = time.monotonic()
         with pytest.raises(KbsError) as refused:
             _of(server, attester, timeout=0.5).resource(NAME)
