@@ -20,8 +20,10 @@ from confide.crypto.seal import SealKey
 from confide.crypto.sign import SigningKey
 from confide.ids import JobDigest, NodeId, Nonce, Role, RunId, Tee
 from confide.jobs.local.simulation import SimulatedTee
+from confide.jobs.store import RunStore
 from confide.keys.job_signatures import JobSignature
 from confide.node.record import EvidenceRecord
+from confide.node.remains import Remains
 
 DIGEST = JobDigest("ab" * 48)
 MEASUREMENT = "ab" * 32
@@ -280,4 +282,26 @@ def test_evidence_without_its_context_is_no_evidence_for_a_dry_run(confide: Any,
     said = confide("keys", "grant", f"{people[0]}/k", "--digest", DIGEST, "--policy", policy, "--dry-run", "--evidence", policy)
     assert (said.status, "evidence record" in said.err) == (2, True)
     said = confide("keys", "grant", f"{people[0]}/k", "--digest", DIGEST, "--policy", policy, "--dry-run", "--evidence", policy.parent)
-    assert "error[receipt-refused]" in said.err
+    assert (said.status, "a run's folder" in said.err) == (2, True)
+
+
+def test_folder_of_a_run_that_failed_is_tried_with_the_collateral_that_it_kept(
+    confide: Any, people: tuple[str, str, str], policy: Path, home: Path, tmp_path: Path
+) -> None:
+    tee, store = SimulatedTee.at(Settings.load(environ={}, home=home).simulation_dir), RunStore(tmp_path / "runs")
+    good, tampered = (record(tee.installation, Role.WORKER, measurement) for measurement in (MEASUREMENT, "cd" * 32))
+    named = replace(good, context=replace(good.context, node=NodeId("worker-9")))
+    collateral = tee.verifier().verify(good.evidence, good.at).collateral
+    run = store.create(RunId("run-1"), {"job": "j", "digest": DIGEST})
+    run.keep(Remains((good,), (tampered, named), (collateral,)))
+    assert {path.stat().st_mode & 0o777 for path in run.path.rglob("*.json")} == {0o600}
+    command = ["keys", "grant", f"{people[0]}/k", "--digest", DIGEST, "--policy", policy, "--purpose", "read", "--dry-run"]
+    said = confide(*command, "--evidence", run.path, "--json")
+    assert said.status == 4
+    found = {trial["evidence"]: trial for trial in said.json["trials"]}
+    assert set(found) == {"run-1: worker-1", "run-1: worker-1 (refused)", "run-1: worker-9 (refused)"}
+    assert found["run-1: worker-1"]["outcome"] == "released"
+    assert "measurement: expected" in found["run-1: worker-1 (refused)"]["why"]
+    assert found["run-1: worker-9 (refused)"]["why"].startswith("binding-mismatch")
+    shown = confide(*command, "--evidence", run.path)
+    assert (shown.status, "worker-1 (refused): worker asks" in shown.out, "REFUSED" in shown.out) == (4, True, True)

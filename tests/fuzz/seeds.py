@@ -99,6 +99,11 @@ def _amd_tables() -> list[bytes]:
 _TPM_COLLATERAL = {"root": "ab" * 32, "earliest_next_update": "2031-01-02T03:04:05+00:00"}
 
 
+def _remains() -> list[bytes]:
+    record, collateral = json.loads(_evidence()[2]), [json.loads(one) for one in _collaterals()]
+    return [_dump({"accepted": [record], "refused": [record], "collateral": collateral})]
+
+
 def _collaterals() -> list[bytes]:
     blocks = (VECTORS / "snp" / "certs" / "milan_ask_ark_asvk.pem").read_text().split("-----BEGIN CERTIFICATE-----")[1:]
     chain = "".join("-----BEGIN CERTIFICATE-----" + block for block in blocks[:2])
@@ -245,6 +250,7 @@ _SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "amd-table": _amd_tables,
     "vendor-answer": _vendor_answers,
     "evidence": _evidence,
+    "remains": _remains,
     "evidence-file": lambda: [_quotes()[0], _quotes()[0].hex().encode(), base64.b64encode(_quotes()[0]), *_evidence()[:1]],
     "session-frames": lambda: [_framed(frame) for frame in _session_frames()],
     "container": _containers,

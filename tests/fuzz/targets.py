@@ -49,6 +49,7 @@ from confide.jobs.statement import ReceiptBundle, Statement
 from confide.keys.manifest_claims import ManifestClaims, unverified_dataset
 from confide.keys.sessions import read_attest
 from confide.node.record import EvidenceRecord
+from confide.node.remains import Remains
 from confide.node.session import parse_challenge, parse_evidence, read_verdict
 
 from . import custody_targets, file_targets, grant_targets, kbs_targets, peer_targets, people_targets
@@ -221,6 +222,7 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
     "evidence": _json(
         Evidence.from_json, NodeContext.from_json, EvidenceRecord.from_json, lambda value: unverified_reference(Evidence.from_json(value))
     ),
+    "remains": _json(Remains.from_json),
     "evidence-file": _file("evidence", evidence_files.load_evidence),
     "session-frames": _frames,
     "container": lambda data: ContainerReader(BytesIO(data), DATASET_KEY, DATASET, DATA_PATH).read(),

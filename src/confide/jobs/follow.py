@@ -21,6 +21,7 @@ from confide.jobs.state import Phase
 from confide.jobs.statement import ReceiptBundle
 from confide.node.client import DriverClient
 from confide.node.control import EventType, Kind, field
+from confide.node.remains import Remains
 
 if TYPE_CHECKING:
     from confide.attest.roots import TrustRoots
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from confide.jobs.backend import Backend
     from confide.jobs.plan import Plan
     from confide.jobs.store import RunDir
+    from confide.node.record import EvidenceRecord
     from confide.node.spec import NodeSpec
 
 _POLL_S = 0.1
@@ -64,6 +66,8 @@ class Follower:
         self._handles: dict[NodeId, NodeHandle] = {}
         self._ended: set[NodeId] = set()
         self._driver: DriverClient | None = None
+        self._refused: list[EvidenceRecord] = []
+        self._remains = Remains()
         self._verification: Verification | None = None
         self.summary: Mapping[str, Any] = {}
 
@@ -113,6 +117,13 @@ class Follower:
                 self._driver.close()
         self._backend.stop(self._handles.values())
 
+    def remains(self) -> Remains:
+        """The evidence of this run's nodes, as far as it has come here: the driver's, and what the driver said of its workers."""
+        if self._driver is None:
+            return self._remains
+        peer = self._driver.peer
+        return Remains((peer.record,), (), (peer.collateral,)).and_of(self._remains)
+
     # --- events --------------------------------------------------------------------------------------------------------
 
     def _happen(self, event: run_state.Event) -> None:
@@ -153,6 +164,7 @@ class Follower:
         try:
             frame = self._driver.next_frame(_POLL_S)
         except AttestationError as error:  # its channel is still there: what is wrong is known
+            self._note_refused(error)
             self._happen(run_state.Failed(error))
             return
         except ConfideError as error:
@@ -176,6 +188,8 @@ class Follower:
                 self.summary = field(frame, "summary", dict)
                 self._happen(run_state.Finished(field(frame, "receipt", dict)))
             case Kind.RESULT:
+                with suppress(ConfideError):  # what ended the run is more than what is left of it
+                    self._remains = self._remains.and_of(Remains.from_json(frame.get("evidence")))
                 self._happen(run_state.Failed(error_from_json(frame.get("error"))))
             case kind:
                 raise ProtocolError("the driver sent a frame that is not allowed here", got=str(kind)[:80])
@@ -230,15 +244,20 @@ class Follower:
         self._happen(run_state.NodeStarted(spec.node_id, Role(spec.role)))
 
     def _attest(self, host: str, port: int) -> None:
-        driver = DriverClient.attest(
-            host,
-            port,
-            job=self._job,
-            run=self._plan.run,
-            node=self._plan.driver.node_id,
-            verifier=self._verifier,
-            timing=self._plan.driver.timing,
-        )
+        try:
+            driver = DriverClient.attest(
+                host,
+                port,
+                job=self._job,
+                run=self._plan.run,
+                node=self._plan.driver.node_id,
+                verifier=self._verifier,
+                timing=self._plan.driver.timing,
+                on_refused=self._refused.append,
+            )
+        except AttestationError as error:
+            self._note_refused(error)
+            raise
         self._driver = driver
         claims = driver.peer.result.claims
         fields = {
@@ -251,6 +270,11 @@ class Follower:
         self._on_event(RunEvent(ClientEvent.DRIVER_ATTESTED, self._plan.driver.node_id, fields))
         driver.submit()
         self._happen(run_state.DriverAttested())
+
+    def _note_refused(self, error: AttestationError) -> None:
+        """The driver's evidence was refused: keep what it showed, if it showed any."""
+        for record in self._refused:
+            self._remains = self._remains.and_of(Remains.of_refused(record, error.code, self._verifier))
 
     def _check_receipt(self, received: Json) -> None:
         """Keep the receipt and everything it names, then check it from these files alone, and that it is of this very run."""

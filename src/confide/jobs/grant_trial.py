@@ -34,11 +34,11 @@ _HINT: Final = "give a run's folder, its receipt.json, or an evidence record (a 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One node's evidence from a file.  ``collateral`` is what was kept beside it, if anything."""
+    """One node's evidence from a file.  ``collateral`` is what was kept beside it, if anything: sets for this and perhaps other nodes."""
 
     label: str
     record: EvidenceRecord
-    collateral: AnyCollateral | None = None
+    collateral: tuple[AnyCollateral, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def read_stored(path: Path) -> list[Stored]:
         ReceiptError, ParseError: what it holds is not what it must be.
     """
     if path.is_dir():
-        return _of_receipt(path)
+        return _of_receipt(path) if (path / "receipt.json").exists() else _of_failed(path)
     try:
         data = parse_object(read_regular(path, MAX_FILE_BYTES))
     except OSError as cause:
@@ -110,8 +110,28 @@ def _of_receipt(path: Path) -> list[Stored]:
     ]
 
 
-def _collateral(kept: Mapping[str, Json], digest: str) -> AnyCollateral | None:
-    return read_collateral(kept[digest]) if digest in kept else None
+def _collateral(kept: Mapping[str, Json], digest: str) -> tuple[AnyCollateral, ...]:
+    return (read_collateral(kept[digest]),) if digest in kept else ()
+
+
+def _of_failed(path: Path) -> list[Stored]:
+    """What a run without a receipt left of its nodes (``RunDir.keep``)."""
+    sets = tuple(read_collateral(data) for data in _objects_in(path / "collateral"))
+    found = [
+        Stored(f"{path.name}: {record.context.node}{mark}", record, sets)
+        for folder, mark in (("evidence", ""), ("refused", " (refused)"))
+        for record in map(EvidenceRecord.from_json, _objects_in(path / folder))
+    ]
+    if not found:
+        raise UsageError(f"{path.name} holds no evidence with its context", hint=_HINT, path=str(path))
+    return sorted(found, key=lambda one: one.label)
+
+
+def _objects_in(folder: Path) -> list[Json]:
+    try:
+        return [parse_object(read_regular(path, MAX_FILE_BYTES)) for path in sorted(folder.glob("*.json"))]
+    except OSError as cause:
+        raise UsageError(f"cannot read {folder}: {cause.strerror}", path=str(folder)) from cause
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +155,7 @@ class Proposal:
     def _try(self, stored: Stored, purpose: Purpose, now: datetime) -> Trial:
         grant, record, context = self.grant, stored.record, stored.record.context
         request = Request(grant.key, context.job, record.role, purpose, context.run, _signers(self.signatures, context.job))
-        source = self.source if stored.collateral is None else FixedCollateral(stored.collateral)
+        source = FixedCollateral(*stored.collateral) if stored.collateral else self.source
         try:
             verified = Verifier(self.roots, source).verify(record.evidence, record.at)
             check_binding(verified, record.binding)

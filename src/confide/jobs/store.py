@@ -2,7 +2,8 @@
 
 ``<runs>/<run id>/``: ``plan.json``, ``client.json`` (which process drives the run), ``events.jsonl``, ``logs/``, ``nodes/``,
 ``evidence/``, ``refused/``, ``manifests/``, ``receipt.json``, ``result.json``.  Folders are 0700 and files 0600; JSON files appear
-whole or not at all.
+whole or not at all.  A run that failed has no receipt; what is left of its nodes' evidence is in the same folders, as records named by
+their digests.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from confide.canonical import Json, parse_object
 from confide.errors import ParseError, RunNotFoundError, UnavailableError
 from confide.ids import RunId, check_name
+
+if TYPE_CHECKING:
+    from confide.node.remains import Remains
 
 RunStatus = Literal["running", "succeeded", "failed", "interrupted", "lost"]
 _STOP_WAIT_S = 10.0
@@ -112,6 +116,18 @@ class RunDir:
                 draft.unlink(missing_ok=True)
                 raise
         return path
+
+    def keep(self, remains: Remains) -> None:
+        """Keep the evidence of a run that failed, where a run that succeeded has its own.
+
+        Raises:
+            UnavailableError: the file system refuses (full, read-only, ...).
+        """
+        for folder, records in (("evidence", remains.accepted), ("refused", remains.refused)):
+            for record in records:
+                self.write(f"{folder}/{record.digest}.json", record.to_json())
+        for collateral in remains.collateral:
+            self.write(f"collateral/{collateral.digest}.json", dict(collateral.to_json()))
 
     def read(self, name: str) -> Json:
         """Read a JSON file of the run.

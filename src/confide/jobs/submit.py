@@ -26,6 +26,7 @@ from confide.jobs.plan import make_plan
 from confide.jobs.result import ClientEvent, OnEvent, OutputResult, RunEvent, RunResult
 from confide.jobs.staging import check_free, discard, discard_abandoned, withdraw
 from confide.jobs.store import RunDir, RunStore
+from confide.node.remains import Remains
 
 
 def submit(
@@ -134,7 +135,7 @@ def _drive(follower: Follower, folder: RunDir, outputs: Mapping[str, Path], repo
     finally:
         with _uninterrupted():
             follower.end()
-            error, last = _conclude(folder, outputs, error, succeeded=follower.succeeded)
+            error, last = _conclude(folder, outputs, error, succeeded=follower.succeeded, remains=follower.remains())
     report.end(last)
     if error is not None:
         error.facts.setdefault("run", folder.run)
@@ -142,11 +143,14 @@ def _drive(follower: Follower, folder: RunDir, outputs: Mapping[str, Path], repo
 
 
 def _conclude(
-    folder: RunDir, outputs: Mapping[str, Path], error: ConfideError | None, *, succeeded: bool
+    folder: RunDir, outputs: Mapping[str, Path], error: ConfideError | None, *, succeeded: bool, remains: Remains
 ) -> tuple[ConfideError | None, RunEvent]:
     """Keep in the run's folder how the run ended; one that cannot has failed.  Outputs of a failed run are taken out of view."""
     if error is not None or not succeeded:
         withdraw(outputs, folder.run, _maker)
+        if not folder.receipt.exists():
+            with suppress(UnavailableError):  # what ended the run is more than what is left of it
+                folder.keep(remains)
     discard(outputs, folder.run)
     folder.drop_scratch()
     status = _status(error, succeeded=succeeded)

@@ -41,7 +41,15 @@ class DriverClient:
     """A channel to an attested driver.  Make it with :meth:`attest`; then :meth:`submit` once, and read :meth:`frames`."""
 
     def __init__(
-        self, channel: Channel, peer: AttestedPeer, job: Job, timing: Timing, *, side: VerifierSide, now: Callable[[], float]
+        self,
+        channel: Channel,
+        peer: AttestedPeer,
+        job: Job,
+        timing: Timing,
+        *,
+        side: VerifierSide,
+        now: Callable[[], float],
+        on_refused: Callable[[EvidenceRecord], None] | None = None,
     ) -> None:
         self.peer = peer
         self._channel = channel
@@ -49,6 +57,7 @@ class DriverClient:
         self._timing = timing
         self._side = side
         self._now = now
+        self._on_refused = on_refused
         self._watch: Watch | None = None
         self._frames: queue.SimpleQueue[Json | ConfideError] = queue.SimpleQueue()
         self._link: Link | None = None
@@ -67,10 +76,12 @@ class DriverClient:
         clock: Clock = utc_now,
         now: Callable[[], float] = time.monotonic,
         timing: Timing | None = None,
+        on_refused: Callable[[EvidenceRecord], None] | None = None,
     ) -> Self:
         """Connect to whoever listens at ``host:port`` and attest it as driver ``node`` of ``run`` for ``job``.
 
-        ``policy`` defaults to the job's own.  Nothing of the job is sent.
+        ``policy`` defaults to the job's own.  Nothing of the job is sent.  ``on_refused`` gets the evidence of a driver that is refused,
+        now or when it attests itself again.
 
         Raises:
             AttestationError: it is not that driver.
@@ -83,11 +94,11 @@ class DriverClient:
         try:
             channel.settimeout(timing.start_timeout_s)
             channel.send_frame({"kind": str(Kind.HELLO), "protocol": PROTOCOL, "role": "client", "node": "client"})
-            peer = attest_peer(channel, side=side, role=Role.DRIVER, job=job.digest, run=run, nodes=[node])
+            peer = attest_peer(channel, side=side, role=Role.DRIVER, job=job.digest, run=run, nodes=[node], on_refused=on_refused)
         except ConfideError:
             channel.close()
             raise
-        return cls(channel, peer, job, timing, side=side, now=now)
+        return cls(channel, peer, job, timing, side=side, now=now, on_refused=on_refused)
 
     def submit(self) -> None:
         """Send the job, code included, to the attested driver, and begin to hear its frames.
@@ -112,7 +123,7 @@ class DriverClient:
             now=self._now,
             send=link.send,
             aside=lambda work: work()(),
-            on_refused=_refuse,
+            on_refused=self._refuse,
         )
         link.start()
 
@@ -165,6 +176,11 @@ class DriverClient:
             self._link.close()
         self._channel.close()
 
+    def _refuse(self, error: AttestationError, shown: EvidenceRecord | None) -> NoReturn:
+        if shown is not None and self._on_refused is not None:
+            self._on_refused(shown)
+        raise error
+
     def _send(self, kind: Kind, **fields: object) -> None:
         if self._link is not None:
             self._link.send(kind, **fields)
@@ -174,7 +190,3 @@ class DriverClient:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-
-def _refuse(error: AttestationError, _shown: EvidenceRecord | None) -> NoReturn:
-    raise error

@@ -25,6 +25,7 @@ from confide.node.mailbox import Mailbox
 from confide.node.private_dir import PrivateDir
 from confide.node.reattest import Presenter
 from confide.node.reception import Reception
+from confide.node.remains import Remains
 from confide.node.session import MAX_SESSION_FRAME, Clock, present, utc_now
 from confide.node.spec import Announcement
 from confide.node.workers import Workers
@@ -103,12 +104,12 @@ class DriverAgent:
                 result = self._run_job(private, bootstrap)
                 self._tell_client(Kind.RESULT, **result)
             except ConfideError as error:
-                self._tell_client(Kind.RESULT, ok=False, error=error.to_json())
+                self._tell_client(Kind.RESULT, ok=False, error=error.to_json(), evidence=self._remains())
                 raise
             except Exception as error:  # outermost edge of the node: a bug here must still be told to the client, and wipe
                 _log.exception("the driver failed")
                 fault = UnavailableError(f"the driver failed inside: {type(error).__name__}", hint="see the driver's log")
-                self._tell_client(Kind.RESULT, ok=False, error=fault.to_json())
+                self._tell_client(Kind.RESULT, ok=False, error=fault.to_json(), evidence=self._remains())
                 raise fault from error
             finally:
                 self._end(bootstrap)
@@ -270,6 +271,12 @@ class DriverAgent:
         if self._client is not None and not self._client_gone:
             with suppress(ConfideError):  # its loss is noticed by the link
                 self._client.send(kind, **fields)
+
+    def _remains(self) -> Json:
+        """The workers' evidence, for the client of a run that failed."""
+        if self._workers is None:
+            return Remains().to_json()
+        return Remains.of(self._workers.reports, self._workers.roster.refusals, self._verifier).to_json()
 
     def _end(self, bootstrap: Reception) -> None:
         """Stop and wipe everything, then give the client the time to take the result."""

@@ -7,8 +7,10 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support.node_stage import Stage
 
 from confide.attest.evidence import NodeContext
 from confide.attest.insecure import Fault, InsecureAttester, Installation
@@ -153,3 +155,21 @@ def short_folder() -> Iterator[Path]:
     for path in folder.iterdir():
         path.unlink()
     folder.rmdir()
+
+
+@pytest.fixture
+def stage_of(specs: Any) -> Iterator[Callable[[Any], Stage]]:
+    made: list[Stage] = []
+
+    def make(world: Any) -> Stage:
+        made.append(Stage(world, specs))
+        return made[-1]
+
+    yield make
+    for found in made:
+        found.end()
+
+
+@pytest.fixture
+def stage(world: Any, stage_of: Callable[[Any], Stage]) -> Stage:
+    return stage_of(world)
