@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from support.broker_world import World
-from support.chromium import chromium
+from support.chromium import chromium, screens
 from support.page_world import Office
 
 from confide.attest.insecure import Installation
 
-__all__ = ["chromium", "office", "tee"]
+__all__ = ["chromium", "office", "screens", "tee"]
 
 
 @pytest.fixture(scope="module")

@@ -89,13 +89,18 @@ MAY: Final[Mapping[str, frozenset[Office]]] = {
 """Commands of enrolled people, by the name that the audit log has for them."""
 
 
+def allows(office: Office, action: str) -> bool:
+    """Whether people of that office may use that command: for showing what there is to do.  Who decides calls :func:`check_may`."""
+    return office in MAY.get(action, frozenset())
+
+
 def check_may(office: Office, action: str) -> None:
     """Return if people of that office may use that command.
 
     Raises:
         CredentialError: they may not, or there is no such command.
     """
-    if office not in MAY.get(action, frozenset()):
+    if not allows(office, action):
         raise CredentialError(f"this credential is enrolled as {office.value}, which may not do this", role=office.value, action=action)
 
 

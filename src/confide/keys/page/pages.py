@@ -10,7 +10,7 @@ from confide.canonical import Json
 from confide.crypto.sign import PublicKey
 from confide.errors import ResourceMissingError, UsageError
 from confide.keys.audit import AuditEntry
-from confide.keys.grant_client import GrantView
+from confide.keys.grant_client import GrantList, GrantView
 from confide.keys.page.events import Told, concerns_grant, is_release, newest
 from confide.keys.page.policy_words import lines_of, weakened
 from confide.keys.page.render import Page, render
@@ -55,11 +55,12 @@ class Pages:
         return self._made[name](query)
 
     def _show(self, name: str, **values: Any) -> Page:
-        return Page(render(name, here=name, who=self._source.name, now=self._now, **values))
+        return Page(render(name, here=name, who=self._source.name, may=self._source.may, now=self._now, **values))
 
     def _overview(self, query: Query) -> Page:
         _only(query)
-        listed, keys = self._source.grant_list(), self._source.keys()
+        sees = self._source.may("list-grants") and self._source.may("list-keys")
+        listed, keys = (self._source.grant_list(), self._source.keys()) if sees else (GrantList((), (), ()), ())
         found = newest(self._source, lambda event: is_release(event) or event.get("action") == "refuse", before=None, limit=_RECENT)
         waiting = [view for view in listed.grants if view.state(self._now).startswith("waits")]
         mine = [view for view in waiting if _is_asked(view, self._source.name)]
@@ -119,7 +120,8 @@ class Pages:
         if not entries or entries[0].event is None:
             raise ResourceMissingError("there is no such event, or it does not concern you")
         told = Told(entries[0].seq, entries[0].event)
-        grants = [view for view in self._source.grant_list().grants if _is_behind(view, told)]
+        listed = self._source.grant_list().grants if self._source.may("list-grants") else ()
+        grants = [view for view in listed if _is_behind(view, told)]
         policies = {view.grant.id: list(lines_of(view.grant.policy, told.event)) for view in grants}
         return self._show("release", told=told, grants=grants, lines=policies)
 

@@ -9,6 +9,7 @@ from confide.keys.audit import AuditEntry, AuditHead
 from confide.keys.connection import Answer
 from confide.keys.grant_client import GrantList, read_grant_list
 from confide.keys.key_client import KeyInfo, read_keys
+from confide.keys.roles import allows
 
 if TYPE_CHECKING:
     from confide.keys.broker import Broker
@@ -23,8 +24,12 @@ class Source(Protocol):
         """Who looks."""
         ...
 
+    def may(self, action: str) -> bool:
+        """Whether people of the reader's office may use that command: what they may not is not offered."""
+        ...
+
     def keys(self) -> tuple[KeyInfo, ...]:
-        """Own keys."""
+        """Own keys; for an auditor, those that the auditor sees."""
         ...
 
     def grant_list(self) -> GrantList:
@@ -46,15 +51,19 @@ class Commands:
     def __init__(self, broker: Broker, peer: Peer) -> None:
         self._broker = broker
         self._peer = peer
-        self._name = broker.owners.known(peer, "page").name
+        self._reader = broker.owners.known(peer, "page")
 
     @property
     def name(self) -> str:
         """Who looks."""
-        return self._name
+        return self._reader.name
+
+    def may(self, action: str) -> bool:
+        """Whether people of the reader's office may use that command."""
+        return allows(self._reader.office, action)
 
     def keys(self) -> tuple[KeyInfo, ...]:
-        """Own keys."""
+        """Own keys; for an auditor, those that the auditor sees."""
         return read_keys(Answer(self._broker.key_commands.keys(self._peer)))
 
     def grant_list(self) -> GrantList:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from support.page_fixtures import chromium, office, tee
+from support.page_fixtures import chromium, office, screens, tee
 
-__all__ = ["chromium", "office", "tee"]
+__all__ = ["chromium", "office", "screens", "tee"]

@@ -13,6 +13,7 @@ from confide.errors import UsageError
 from confide.keys.page import render
 from confide.keys.page.pages import OWN_KEY
 from confide.keys.page.sources import Commands
+from confide.keys.records import Owner
 
 
 def ask(office: Office, identity: Identity | None, path: str, method: str = "GET", body: dict[str, str] | None = None) -> Response:
@@ -31,7 +32,8 @@ def test_pages_are_for_enrolled_keys_only(office: Office, monkeypatch: pytest.Mo
             refused = ask(office, somebody, f"/page/{page}")
             assert refused.status == 401
             assert "flights" not in str(refused.text)
-    monkeypatch.setattr(Commands, "__init__", lambda self, broker, peer: setattr(self, "_name", "airline"))
+    airline = office.world.store.get(Owner, "airline")
+    monkeypatch.setattr(Commands, "__init__", lambda self, broker, peer: setattr(self, "_reader", airline))
     monkeypatch.setattr(Commands, "keys", lambda self: office.airline.keys())
     monkeypatch.setattr(Commands, "grant_list", lambda self: office.airline.grant_list())
     assert "flights" in str(ask(office, Identity.generate("stranger"), "/page/keys").text)  # the weakened broker

@@ -112,6 +112,9 @@ class Hostile:
         for name in ("key", "job", "recipients"):
             object.__setattr__(made, name, (CANARY,) if name == "recipients" else CANARY)
 
+    def may(self, action: str) -> bool:
+        return True
+
     def keys(self) -> tuple[KeyInfo, ...]:
         versions = tuple(VersionInfo(number, state, NOW, 3) for number, state in enumerate(KeyState, start=1))
         info = KeyInfo(KeyRef("airline", "flights", 3), NOW, 9, versions)
