@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.broker_process import Manager, manager
+from support.broker_process import Manager, Notices, manager
 from support.broker_world import JOB, MEASUREMENT, Node, manifest, policy
 
 from confide.attest.insecure import InsecureAttester, Installation
@@ -284,6 +285,21 @@ def test_descriptor_that_is_no_listening_socket_is_refused(tmp_path: Path) -> No
 @pytest.mark.parametrize("address", ["", "relative", "/nobody/listens"])
 def test_manager_that_cannot_be_told_ends_no_service(address: str) -> None:
     ServiceManager.of({"NOTIFY_SOCKET": address}).ready("x")
+
+
+def test_service_that_waits_says_so_again_and_again_until_it_waits_no_more(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="confide-") as folder:
+        notices = Notices(Path(folder) / "notify")
+        reason = "the custody is away\nREADY=1\rWATCHDOG=1"  # what a service far away may have said
+        with ServiceManager(str(notices.path)).waits(lambda: reason, every_s=0.02):
+            notices.wait_for("EXTEND_TIMEOUT_USEC=60000000", 3)
+            reason = "the custody is still away"
+            notices.wait_for("STATUS=the custody is still away")
+        said = len(notices.words)
+        time.sleep(0.2)
+        assert len(notices.words) == said
+        assert notices.count("STATUS=the custody is away READY=1 WATCHDOG=1") >= 3
+        assert {"READY=1", "WATCHDOG=1"} & set(notices.words) == set()
 
 
 def test_watchdog_of_another_process_is_not_ours() -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.broker_process import Notices
 from support.broker_world import World, policy
 from support.cli_broker import Broker
 from support.custody.tls import Tls, private_file
@@ -65,10 +66,15 @@ def _unseal(confide: Any, home: Path, file: Path) -> Any:
 
 
 def test_a_broker_with_shares_serves_once_enough_holders_have_brought_theirs(
-    confide: Any, home: Path, shares: list[Path], start: Callable[..., Broker]
+    confide: Any, home: Path, shares: list[Path], start: Callable[..., Broker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    notices = Notices(home / "notify")
+    monkeypatch.setenv("NOTIFY_SOCKET", str(notices.path))
     broker = start("--shares")
+    monkeypatch.delenv("NOTIFY_SOCKET")
     broker.wait_for("operator.sock")
+    notices.wait_for("EXTEND_TIMEOUT_USEC=60000000")
+    assert (notices.count("STATUS=sealed; waits for shares") > 0, notices.count("READY=1")) == (True, 0)
     assert _unseal(confide, home, shares[2]).json == {"share": 3, "missing": 1}
     assert stat.S_IMODE((home / "broker" / "operator.sock").stat().st_mode) == 0o600
     assert not broker.serves
@@ -275,7 +281,7 @@ def _health(address: str) -> tuple[int, str]:
 
 @pytest.mark.timeout(300)  # six brokers start, one after another
 def test_a_broker_whose_upstream_is_away_waits_sealed_says_why_and_comes_up(
-    confide: Any, home: Path, tmp_path: Path, start: Callable[..., Broker]
+    confide: Any, home: Path, tmp_path: Path, start: Callable[..., Broker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulated = SimulatedTee.at(tmp_path / "simulated")
     world = World(tmp_path, simulated.installation)
@@ -294,6 +300,8 @@ def test_a_broker_whose_upstream_is_away_waits_sealed_says_why_and_comes_up(
     world.server.stop()
     said = confide("--home", home, "broker", "serve", "--custody", file, "--listen", "127.0.0.1:0", "--json")
     assert json.loads(said.out)["error"]["code"] == "custody-offline"
+    notices = Notices(home / "notify")
+    monkeypatch.setenv("NOTIFY_SOCKET", str(notices.path))
     waiting = start("--custody", file, "--wait")
     for _ in range(400):
         if found := re.search(r"https://[0-9.:]+/healthz", waiting.log.read_text()):
@@ -303,9 +311,12 @@ def test_a_broker_whose_upstream_is_away_waits_sealed_says_why_and_comes_up(
     status, text = _health(found.group())
     assert (status, json.loads(text)["code"]) == (503, "broker-sealed")
     assert "upstream key broker cannot be reached" in text
-    assert not waiting.serves
+    notices.wait_for("EXTEND_TIMEOUT_USEC=60000000")
+    assert any(word.startswith("STATUS=sealed: the upstream key broker cannot be reached") for word in notices.words)
+    assert (notices.count("READY=1"), waiting.serves) == (0, False)
     with BrokerServer(world.broker, port=port):
         waiting.wait_for("address.json")
+        notices.wait_for("READY=1")
         assert _health(json.loads((home / "broker" / "address.json").read_text())["url"]) == (200, '{"status":"ok"}')
     assert waiting.end() == 0
     world.close()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import socket
 
     from confide.attest.verify import Verifier
+    from confide.cli.service_manager import ServiceManager
     from confide.config import Settings
     from confide.crypto.identity import Identity
     from confide.keys.storage.database import Location
@@ -83,14 +84,16 @@ def serve(
     location, story = location_of(context.settings), Story(simulated=simulate)
     told, believed = witnesses_of(context.settings, witnesses), () if issuers is None else load_issuers(issuers)
     if not opening.shares:
-        with closing(_opened(story, location, opening, place if wait else None)) as store:
+        with closing(_opened(story, location, opening, place, wait=wait)) as store:
             open_for_service(store, told)
             _serve(context, story, store, place, names, told, believed)
         return
     refuse_missing(location)
     with desk_at(context.settings) as desk:
         story.say("sealed; waits for shares: `confide broker unseal`")
-        with closing(Store.open(location, desk)) as store:
+        with place.manager.waits(lambda: "sealed; waits for shares"):
+            opened = Store.open(location, desk)
+        with closing(opened) as store:
             open_for_service(store, told)
             desk.opened(store)
             _serve(context, story, store, place, names, told, believed)
@@ -98,36 +101,37 @@ def serve(
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a broker listens: a host and a port, or a socket that listens already."""
+    """Where a broker listens, a host and a port or a socket that listens already, and who started it."""
 
     host: str
     port: int
+    manager: ServiceManager
     sock: socket.socket | None = None
 
 
 def _place(settings: Settings, listen: str | None) -> _Place:
-    from confide.cli.service_manager import inherited_socket
+    from confide.cli.service_manager import ServiceManager, inherited_socket
 
-    sock = inherited_socket(os.environ)
+    sock, manager = inherited_socket(os.environ), ServiceManager.of(os.environ)
     if sock is None:
-        return _Place(*_split(listen if listen is not None else _last_listen(settings)))
+        return _Place(*_split(listen if listen is not None else _last_listen(settings)), manager)
     if listen is not None:
         raise UsageError("the broker was started with a socket that it listens on", hint="leave --listen out")
     host, port = sock.getsockname()[:2]
-    return _Place(host, port, sock)
+    return _Place(host, port, manager, sock)
 
 
-def _opened(story: Story, location: Location, opening: Opening, waits_at: _Place | None) -> Store:
-    """The store; with ``waits_at``, once its custody can be reached.  One that refuses is not waited for: somebody has decided."""
+def _opened(story: Story, location: Location, opening: Opening, place: _Place, *, wait: bool) -> Store:
+    """The store; with ``wait``, once its custody can be reached.  One that refuses is not waited for: somebody has decided."""
     from confide.keys.store import Store
 
     unlock = unlock_of(location, opening)
     try:
         return Store.open_or_create(location, unlock)
     except CustodyOfflineError as away:
-        if waits_at is None or not location.exists():
+        if not wait or not location.exists():
             raise
-        return _waited_for(story, away, waits_at, lambda: Store.open(location, unlock))
+        return _waited_for(story, away, place, lambda: Store.open(location, unlock))
 
 
 def _waited_for(story: Story, away: CustodyOfflineError, place: _Place, ask: Callable[[], Store]) -> Store:
@@ -137,12 +141,13 @@ def _waited_for(story: Story, away: CustodyOfflineError, place: _Place, ask: Cal
     with SealedServer(place.host, place.port, away.message, sock=held) as sealed, interrupted_by_sigterm():
         host, port = sealed.address
         story.say(f"sealed: {away.message}; asks again until it is there (https://{host}:{port}/healthz)")
-        while True:
-            time.sleep(_ASK_AGAIN_S)
-            try:
-                return ask()
-            except CustodyOfflineError as error:
-                sealed.reason = error.message
+        with place.manager.waits(lambda: f"sealed: {sealed.reason}"):
+            while True:
+                time.sleep(_ASK_AGAIN_S)
+                try:
+                    return ask()
+                except CustodyOfflineError as error:
+                    sealed.reason = error.message
 
 
 def _serve(context: Context, story: Story, store: Store, place: _Place, names: tuple[str, ...], witnesses: Sequence[Witness],
@@ -150,7 +155,6 @@ def _serve(context: Context, story: Story, store: Store, place: _Place, names: t
     from socket import gethostname
 
     from confide.cli.broker_process import BrokerProcess
-    from confide.cli.service_manager import ServiceManager
     from confide.keys.broker import Broker, utc_now
     from confide.keys.custody.seal_state import watching
     from confide.keys.kbs.certificate import kept_identity
@@ -168,7 +172,7 @@ def _serve(context: Context, story: Story, store: Store, place: _Place, names: t
 
     broker = Broker(store, _verifier(settings, simulate=story.simulated), issuers=issuers)
     server = BrokerServer(broker, place.host, place.port, sock=place.sock, identity=identity())
-    process = BrokerProcess(server, ServiceManager.of(os.environ), identity, story)
+    process = BrokerProcess(server, place.manager, identity, story)
     address = BrokerAddress(server.url, server.spki)
     collector = Collector(settings.traces, settings.traces_ca_file, settings.traces_share) if settings.traces else None
     seals = watching(store.kms, seals_audited(store, gethostname()))

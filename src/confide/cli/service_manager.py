@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import MutableMapping
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from time import CLOCK_MONOTONIC, clock_gettime_ns
 from typing import Final
@@ -17,6 +18,8 @@ from confide.errors import UsageError
 
 _FIRST_FD: Final = 3
 """SD_LISTEN_FDS_START."""
+_WAITS_S: Final = 60.0
+"""How much longer each word that the service still waits lets its start take.  A process that is stuck says no more, and is ended then."""
 
 
 def inherited_socket(environ: MutableMapping[str, str]) -> socket.socket | None:
@@ -60,6 +63,25 @@ class ServiceManager:
         """The service serves (again)."""
         self._tell("READY=1", f"STATUS={what}")
 
+    @contextmanager
+    def waits(self, what: Callable[[], str], *, every_s: float = _WAITS_S / 6) -> Iterator[None]:
+        """While the block runs, the service waits for others before it can begin, however long its start may take: it says for what."""
+        begun = threading.Event()
+
+        def tell() -> None:
+            while True:
+                self._tell(f"EXTEND_TIMEOUT_USEC={int(_WAITS_S * 1e6)}", f"STATUS={what()}")
+                if begun.wait(every_s):
+                    return
+
+        teller = threading.Thread(target=tell, name="service-manager", daemon=True)
+        teller.start()
+        try:
+            yield
+        finally:
+            begun.set()
+            teller.join()
+
     def reloading(self) -> None:
         """What can be loaded anew is being loaded; :meth:`ready` follows."""
         self._tell("RELOADING=1", f"MONOTONIC_USEC={clock_gettime_ns(CLOCK_MONOTONIC) // 1000}")
@@ -78,4 +100,5 @@ class ServiceManager:
         place = "\0" + self.address[1:] if self.address.startswith("@") else self.address
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:  # a manager that is gone ends no service
             sock.settimeout(1.0)
-            sock.sendto("\n".join(words).encode(), place)
+            # A line is a word: what others have said, and stands in a status, makes none.
+            sock.sendto("\n".join(" ".join(word.splitlines()) for word in words).encode(), place)
