@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -72,14 +72,14 @@ class PostgresPlace:
 class PostgresServer:
     """A PostgreSQL server of its own on a unix socket.  PostgreSQL does not run as root: then it runs as the package's user."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, made_with: Sequence[str] = ()) -> None:
         self.folder = folder
         self._as = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
         programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
         self._programs = programs[-1]
         if self._as:
             shutil.chown(folder, "postgres")
-        self._call("initdb", "-D", str(folder / "data"), "-U", "confide", "--auth=trust", "--no-sync", "-E", "UTF8")
+        self._call("initdb", "-D", str(folder / "data"), "-U", "confide", "--auth=trust", "--no-sync", "-E", "UTF8", *made_with)
         self._arguments = [f"-k {folder}", "-c listen_addresses=''", "-c max_connections=40", *arguments]
         self.start()
 
@@ -113,12 +113,12 @@ class PostgresServer:
 
 
 @contextlib.contextmanager
-def postgres(*arguments: str) -> Iterator[PostgresServer]:
-    """A server for the block.  Its folder is short: a socket's path has at most 107 bytes."""
+def postgres(*arguments: str, made_with: Sequence[str] = ()) -> Iterator[PostgresServer]:
+    """A server for the block; ``made_with`` are words for initdb.  Its folder is short: a socket's path has at most 107 bytes."""
     folder = Path(tempfile.mkdtemp(prefix="confide-pg-"))
     server = None
     try:
-        server = PostgresServer(folder, *arguments)
+        server = PostgresServer(folder, *arguments, made_with=made_with)
         yield server
     finally:
         if server is not None:
