@@ -21,16 +21,22 @@ class OpenConnections:
         self._limit = limit
         self._lock = threading.Lock()
         self._served: dict[Channel, tuple[threading.Thread, LastCall]] = {}
+        self._finishing = self._over = False
 
     def __len__(self) -> int:
         return len(self._served)
 
     def add(self, channel: Channel, thread: threading.Thread, last_call: LastCall) -> bool:
-        """Take note of a connection; whether there was room for it."""
+        """Take note of a connection; whether there was room for it.
+
+        One that was accepted just before the end has one request, as those that were there; after all were cut off, there is room for none.
+        """
         with self._lock:
-            if len(self._served) >= self._limit:
+            if self._over or len(self._served) >= self._limit:
                 return False
             self._served[channel] = thread, last_call
+            if self._finishing:
+                last_call.announce()
         return True
 
     def remove(self, channel: Channel) -> None:
@@ -41,22 +47,21 @@ class OpenConnections:
     def finish(self, within: float, hurry: threading.Event) -> None:
         """Let each end after the request in hand; return when all have, after ``within`` seconds, or when ``hurry`` is set."""
         until = time.monotonic() + within
-        for _, last_call in self._all().values():
+        with self._lock:
+            self._finishing, found = True, dict(self._served)
+        for _, last_call in found.values():
             last_call.announce()
         while self._served and time.monotonic() < until and not hurry.wait(_LOOK_S):
             pass
 
     def cut(self) -> int:
         """Close all at once, and wait a little for their threads; how many there were."""
-        found = self._all()
+        with self._lock:
+            self._over, found = True, dict(self._served)
         for channel in found:
             channel.close()
         deadline = time.monotonic() + JOIN_S
         for thread, _ in found.values():
-            if thread is not threading.current_thread():
+            if thread.is_alive() and thread is not threading.current_thread():  # one that has not begun yet finds its channel closed
                 thread.join(max(0.0, deadline - time.monotonic()))
         return len(found)
-
-    def _all(self) -> dict[Channel, tuple[threading.Thread, LastCall]]:
-        with self._lock:
-            return dict(self._served)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 from support.broker_world import World
@@ -138,6 +139,37 @@ def test_request_that_has_begun_is_answered_by_a_server_that_ends(world: World, 
     channel.send(rest)
     assert b"connection: close" in channel.recv(65536)
     channel.close()
+
+
+def _taken_late(world: World, monkeypatch: pytest.MonkeyPatch, end: Callable[[BrokerServer], object]) -> Channel:
+    """A connection that was accepted before the server began to end, and is taken after it."""
+    take = world.server._take
+    monkeypatch.setattr(world.server, "_take", lambda channel: (end(world.server), take(channel)))
+    host, port = world.server.url.removeprefix("https://").split(":")
+    return connect(host, int(port), Identity.generate("late"), trust=PinnedSpki(world.server.spki), timeout=5)
+
+
+def test_connection_that_was_accepted_while_the_server_ended_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store is closed next: nobody may be served any more, and no thread stays behind."""
+    with pytest.raises((ChannelError, ProtocolError)):
+        request(_taken_late(world, monkeypatch, lambda server: server.stop()), "GET", "/livez")
+    assert len(world.server._serving) == 0
+
+
+def test_connection_that_was_accepted_while_requests_are_finished_has_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It came before the end, so its request is answered; and it does not keep the server until the drain is over."""
+    late = _taken_late(world, monkeypatch, lambda server: server._serving.finish(0, threading.Event()))
+    answer = request(late, "GET", "/livez")
+    assert (answer.status, answer.headers.get("connection")) == (200, "close")
+
+
+def test_connection_whose_thread_has_not_begun_is_cut_off_too(world: World) -> None:
+    from confide.crypto.http import LastCall
+
+    channel = _open(world.server)
+    world.server._serving.add(channel, threading.Thread(target=channel.close), LastCall(channel))
+    assert world.server.stop() >= 1
+    assert channel.closed
 
 
 def test_second_end_lets_nobody_wait_any_longer(world: World) -> None:
