@@ -192,6 +192,13 @@ class UnwrapError(KeyAccessError):
     code = "unwrap-failed"
 
 
+class WeakKeyError(KeyAccessError):
+    """A key from elsewhere is so short that whoever has the data finds it by trying."""
+
+    code = "key-weak"
+    default_hint = "treat the data as known to whoever could copy it; `--accept-weak-key` imports it all the same"
+
+
 class KeyRevokedError(KeyAccessError):
     """A key that a run was given was withdrawn: its grant, its version, or the node's good standing has ended."""
 

@@ -24,7 +24,7 @@ from confide.data.manifest import FileEntry, Manifest, sign_manifest
 from confide.ids import DatasetId
 from confide.jobs.statement import DatasetEntry, NodeEntry, ReceiptBundle, RefusedEntry, ReleaseEntry, Statement
 
-from . import custody_seeds, grant_targets, kbs_seeds, peer_seeds, people_targets
+from . import bigdl_targets, custody_seeds, grant_targets, kbs_seeds, peer_seeds, people_targets
 from .file_seeds import seeds_with
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
@@ -266,6 +266,7 @@ _SEEDS: dict[str, Callable[[], list[bytes]]] = {
 }
 
 _SEEDS |= peer_seeds.SEEDS | kbs_seeds.SEEDS | custody_seeds.SEEDS | grant_targets.SEEDS | people_targets.SEEDS
+_SEEDS |= bigdl_targets.SEEDS
 _SEEDS["stored-evidence"] = lambda: [_evidence()[2]]
 _SEEDS |= seeds_with(statement(), sign_manifest(manifest(), KEY), json.loads(_evidence()[2]), list(map(json.loads, _collaterals())))
 

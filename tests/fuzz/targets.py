@@ -52,7 +52,7 @@ from confide.node.record import EvidenceRecord
 from confide.node.remains import Remains
 from confide.node.session import parse_challenge, parse_evidence, read_verdict
 
-from . import custody_targets, file_targets, grant_targets, kbs_targets, peer_targets, people_targets
+from . import bigdl_targets, custody_targets, file_targets, grant_targets, kbs_targets, peer_targets, people_targets
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
 _CONTAINER = json.loads((VECTORS / "container" / "opened-one-byte.json").read_text())
@@ -246,6 +246,7 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
     **custody_targets.TARGETS,
     **grant_targets.TARGETS,
     **people_targets.TARGETS,
+    **bigdl_targets.TARGETS,
 }
 
 

@@ -22,13 +22,14 @@ from confide.data.folder import check_encrypted, data_files, describe, folder_be
 from confide.data.manifest import FileEntry, Kind, Manifest, now_text, sign_manifest, verify_manifest
 from confide.data.schema import schema_json, storable
 from confide.data.snapshots import SignedManifest, commit_snapshot, is_committed, write_manifest
+from confide.data.sources import Source, plain_sources
 from confide.errors import DataError, ManifestError, UnavailableError, UsageError
 from confide.ids import DatasetId, RunId
 from confide.regular_file import open_regular
 
 
 def create_dataset(
-    source: Path | pa.Table,
+    source: Path | pa.Table | Sequence[Source],
     folder: Path,
     *,
     name: str,
@@ -40,7 +41,7 @@ def create_dataset(
     now: datetime,
     register: Callable[[Json], None] | None = None,
 ) -> SignedManifest:
-    """Encrypt a table (``.csv``, ``.parquet``, Arrow) or other files (one, or a folder of them) as a new dataset in ``folder``.
+    """Encrypt a table (``.csv``, ``.parquet``, Arrow) or other files (one, a folder of them, sources) as a new dataset in ``folder``.
 
     ``register`` is given the signed manifest (for the broker) before the folder becomes visible; if it raises, nothing does.
 
@@ -50,10 +51,11 @@ def create_dataset(
         UnavailableError: the file system refuses.
     """
     with new_folder(folder) as staged:
-        if isinstance(source, pa.Table) or source.suffix in TABLE_SUFFIXES:
+        if isinstance(source, pa.Table) or (isinstance(source, Path) and source.suffix in TABLE_SUFFIXES):
             written = encrypt_table(source, staged, dataset_key, dataset=dataset)
         else:
-            written = encrypt_files(_named(source), staged, dataset_key, dataset=dataset)
+            sources = plain_sources(source) if isinstance(source, Path) else source
+            written = encrypt_files(sources, staged, dataset_key, dataset=dataset)
         manifest = _manifest(written, name=name, dataset=dataset, wrapped=wrapped, signer=signer, owner=owner, run=None, now=now)
         envelope = sign_manifest(manifest, signer)
         write_manifest(staged, envelope)
@@ -97,7 +99,7 @@ def add_snapshot(
         if isinstance(source, pa.Table) or table:
             written = encrypt_table(source, staged, dataset_key, dataset=before.dataset, first=len(kept))
         else:
-            written = encrypt_files(_named(source), staged, dataset_key, dataset=before.dataset)
+            written = encrypt_files(plain_sources(source), staged, dataset_key, dataset=before.dataset)
         if mode == "append":
             _require_same_columns(before.schema, written.schema)
         manifest = replace(
@@ -248,17 +250,3 @@ def _manifest(
         owner=owner,
         run=run,
     )
-
-
-def _named(source: Path) -> list[tuple[str, Path]]:
-    """The files to encrypt, each with its path in the dataset.  Nothing is left out unsaid: its owner may remove the plaintext next."""
-    if not source.is_dir():
-        if not source.is_file():
-            raise DataError(f"there is no file {source}", path=str(source))
-        return [(source.name, source)]
-    found = sorted(source.rglob("*"))
-    for path in found:
-        if not path.is_file() and (path.is_symlink() or not path.is_dir()):
-            hint = "links to folders are not followed: copy the files there, or remove the link"
-            raise DataError(f"not a file or folder: {path}", hint=hint, path=str(path))
-    return [(path.relative_to(source).as_posix(), path) for path in found if path.is_file()]

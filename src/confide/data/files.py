@@ -29,6 +29,7 @@ from confide.crypto.secret import SecretBytes
 from confide.data.folder import check_encrypted, describe, new_folder, sync_file
 from confide.data.manifest import FileEntry, Kind, Manifest
 from confide.data.schema import schema_json, storable
+from confide.data.sources import Source
 from confide.errors import DataError, IntegrityError, ManifestError, OutputExistsError, UnavailableError
 from confide.ids import DatasetId
 from confide.regular_file import open_regular
@@ -72,8 +73,8 @@ def encrypt_table(source: Path | pa.Table, folder: Path, dataset_key: SecretByte
     return Written("parquet", tuple(sorted(entries, key=lambda entry: entry.path)), schema_json(target))
 
 
-def encrypt_files(sources: Iterable[tuple[str, Path]], folder: Path, dataset_key: SecretBytes, *, dataset: DatasetId) -> Written:
-    """Write files as containers into ``folder``; ``sources`` gives each one's path in the dataset and where it is now.
+def encrypt_files(sources: Iterable[Source], folder: Path, dataset_key: SecretBytes, *, dataset: DatasetId) -> Written:
+    """Write files as containers into ``folder``.
 
     A folder of its own with random name goes around them: the same file name in a later snapshot gets another path, hence another key.
 
@@ -82,11 +83,11 @@ def encrypt_files(sources: Iterable[tuple[str, Path]], folder: Path, dataset_key
     """
     prefix = f"v-{uuid.uuid4()}"
     entries = []
-    for name, source in sources:
-        path = check_data_path(f"{prefix}/{name}")
+    for source in sources:
+        path = check_data_path(f"{prefix}/{source.name}")
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        with open_regular(source) as src, target.open("xb") as dst:
+        with source.open() as src, target.open("xb") as dst:
             seal_stream(src, dst, dataset_key, dataset, path)
             sync_file(dst)
         entries.append(describe(folder, path, rows=None))

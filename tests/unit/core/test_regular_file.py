@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from confide.data.files import encrypt_files
 from confide.data.folder import check_encrypted, digest_of_file
 from confide.data.manifest import MANIFEST_NAME
 from confide.data.snapshots import load_manifest
+from confide.data.sources import Source
 from confide.errors import CollateralError, ConfigError, DataError, JobError, ManifestError, PolicyError, ReceiptError, UsageError
 from confide.ids import DatasetId
 from confide.job import Job
@@ -63,7 +65,8 @@ def program(special: Path) -> Any:
 
 
 def encrypted(special: Path) -> Any:
-    return encrypt_files([("a", special)], special.parent / "out", SecretBytes.random(), dataset=DatasetId("11" * 16))
+    source = Source("a", partial(open_regular, special))
+    return encrypt_files([source], special.parent / "out", SecretBytes.random(), dataset=DatasetId("11" * 16))
 
 
 READERS: list[tuple[Callable[[Path], Any], type[Exception]]] = [

@@ -1,0 +1,156 @@
+"""Making a dataset on the command line: under which key, whose signature, where.  What is put into it comes from the command."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from confide.cli.dataset_keys import KEY_FILE
+from confide.errors import OutputExistsError, UsageError
+
+if TYPE_CHECKING:
+    from confide.canonical import Json
+    from confide.cli.output import Context
+    from confide.data.manifest import Manifest
+    from confide.data.sources import Source
+
+_OPTIONS = (
+    click.option("--key", metavar="OWNER/NAME", help="The broker's key to encrypt under; its owner signs the dataset."),
+    click.option("--key-resource", metavar="URI", help="Instead: kbs://HOST:PORT/repository/type/tag, whose value is in --key-file."),
+    KEY_FILE,
+    click.option("--as", "who", metavar="NAME", help="With --key-resource: whose credential signs [default: the only one there is]."),
+    click.option("--name", help="Name of the dataset [default: the folder's name]."),
+)
+
+
+def under_one_key(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that :meth:`NewDataset.of` takes."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def check_one_key(key: str | None, key_resource: str | None, key_file: Path | None, who: str | None) -> None:
+    """Return if the options of :func:`under_one_key` name one key.
+
+    Raises:
+        UsageError: they name none, or two.
+    """
+    given = (key is not None, key_resource is not None, key_file is not None)
+    if given not in {(True, False, False), (False, True, True)} or (key is not None and who is not None):
+        raise UsageError("a dataset is under one key", hint="give --key OWNER/NAME, or --key-resource URI with --key-file FILE")
+
+
+@dataclass(frozen=True, slots=True)
+class NewDataset:
+    """A dataset that is to be made at ``folder``, where nothing was when this was made."""
+
+    folder: Path
+    name: str
+    key: str | None
+    key_resource: str | None
+    key_file: Path | None
+    who: str | None
+
+    @classmethod
+    def of(cls, folder: Path, *, name: str | None, **under: Any) -> NewDataset:
+        """Check the options of :func:`under_one_key`.
+
+        Raises:
+            UsageError: it would be under no key or two.
+            OutputExistsError: ``folder`` exists.
+        """
+        from confide.ids import check_name
+
+        made = cls(folder, check_name(name if name is not None else folder.name, "dataset name"), **under)
+        check_one_key(made.key, made.key_resource, made.key_file, made.who)
+        if os.path.lexists(folder):
+            raise OutputExistsError(f"{folder} exists", path=str(folder))
+        return made
+
+    def make(self, context: Context, source: Path | Sequence[Source]) -> Manifest:
+        """Encrypt ``source`` and sign the manifest: the whole dataset, or nothing.
+
+        Raises:
+            ConfideError: the broker refuses, or as :func:`confide.data.commit.create_dataset` says.
+        """
+        if self.key_resource is not None and self.key_file is not None:
+            return self._under_resource(context, source, self.key_resource, self.key_file)
+        return self._under_key(context, source, str(self.key))
+
+    def _under_key(self, context: Context, source: Path | Sequence[Source], key: str) -> Manifest:
+        from confide.cli.owners import client_of
+        from confide.data.commit import create_dataset
+        from confide.ids import KeyRef
+        from confide.keys.credentials import Credential
+
+        ref = KeyRef.parse(key)
+        if ref.version:
+            raise UsageError("data is encrypted under a key's newest version", hint=f"write {ref.id}")
+        credential = Credential.load(context.settings.credentials_dir, ref.owner)
+        with client_of(context.settings, ref.owner) as client:
+            minted = client.mint_dataset(ref.name)
+            return create_dataset(
+                source,
+                self.folder,
+                name=self.name,
+                owner=ref.owner,
+                dataset=minted.dataset,
+                dataset_key=minted.secret,
+                wrapped=minted.wrapped,
+                signer=credential.key,
+                now=datetime.now(UTC),
+                register=client.register_manifest,
+            ).unverified
+
+    def _under_resource(self, context: Context, source: Path | Sequence[Source], uri: str, key_file: Path) -> Manifest:
+        from confide.cli.owners import credential_of
+        from confide.crypto.secret import SecretBytes
+        from confide.crypto.sign import read_private_file, write_private_file
+        from confide.data.commit import create_dataset
+        from confide.ids import new_dataset_id
+        from confide.keys.kbs.dataset_key import resource_of_key, wrap_dataset_key
+
+        _, resource = resource_of_key(uri)
+        credential = credential_of(context.settings, self.who)
+        if not key_file.exists():
+            write_private_file(key_file, SecretBytes.random().reveal())
+        dataset, dataset_key = new_dataset_id(), SecretBytes.random()
+        kept = SecretBytes(read_private_file(key_file))
+        wrapped = wrap_dataset_key(kept, dataset_key, owner=credential.name, name=resource, dataset=dataset)
+        return create_dataset(
+            source,
+            self.folder,
+            name=self.name,
+            owner=credential.name,
+            dataset=dataset,
+            dataset_key=dataset_key,
+            wrapped=wrapped,
+            signer=credential.key,
+            now=datetime.now(UTC),
+        ).unverified
+
+
+def facts(folder: Path, manifest: Manifest) -> Json:
+    """What a command says of a dataset."""
+    return {
+        "folder": str(folder),
+        "name": manifest.name,
+        "dataset": manifest.dataset,
+        "kind": manifest.kind,
+        "snapshot": manifest.snapshot,
+        "created": manifest.created,
+        "files": len(manifest.files),
+        "rows": manifest.rows,
+        "bytes": manifest.size,
+        "key": f"{manifest.key}@{manifest.version}",
+        "signer": manifest.signer.digest,
+        "made_by": manifest.owner if manifest.owner is not None else f"run {manifest.run}",
+        "manifest": manifest.digest,
+    }
