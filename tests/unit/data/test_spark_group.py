@@ -17,6 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from support.container_decoder import decode
 
 from confide.canonical import Json
 from confide.crypto.envelope import WrappedKey, wrap
@@ -231,6 +232,8 @@ def test_files_that_spark_wrote_as_containers_open_in_python(world: World, resul
     manifest = world.report.manifest()
     folder.verify_files(world.report.place, manifest)
     texts = [files.open_file(world.report.place, manifest, entry.path, world.report.key).read() for entry in manifest.files]
+    written = [(entry.path, (world.report.place / entry.path).read_bytes()) for entry in manifest.files]
+    assert texts == [decode(data, world.report.key.reveal(), manifest.dataset, path) for path, data in written]
     assert sum(text.count(CANARY.encode()) for text in texts) == 100
     assert any(entry.path.startswith("model/metadata/") for entry in manifest.files)
     assert result["slope"] == pytest.approx(2.0)  # saved and loaded by MLlib through enc://
