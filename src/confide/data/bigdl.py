@@ -96,7 +96,7 @@ class CheckedFile:
         Raises:
             DataError: the file cannot be opened.
         """
-        with _readable(self.path):
+        with readable(self.path):
             return io.BufferedReader(_Plaintext(self, told), _STEP)
 
 
@@ -115,7 +115,7 @@ def check_file(
         WeakKeyError: its key can be found by trying, and ``accept_weak`` is not set.
         IntegrityError: the MAC, the padding or the beginning is not what it must be.
     """
-    with _readable(path), open_regular(path) as file:
+    with readable(path), open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         header = Header.parse(file.read(HEADER_BYTES))
         if size < SMALLEST or (size - SMALLEST) % BLOCK_BYTES:
@@ -147,7 +147,7 @@ class _Ciphertext:
         while self._left:
             sealed = self._file.read(min(_STEP, self._left))
             self._left -= len(sealed)
-            if not sealed or len(sealed) % BLOCK_BYTES:
+            if not sealed:
                 raise _changed(self._path)
             self._hmac.update(sealed)
             yield sealed
@@ -234,7 +234,8 @@ class _Plaintext(io.RawIOBase):
 
 
 @contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
+    """Turns what the file system says of ``path`` into ``DataError``."""
     try:
         yield
     except OSError as cause:

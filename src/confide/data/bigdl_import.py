@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from confide.crypto.derive import check_data_path
-from confide.data.bigdl import CheckedFile, KeyOf, check_file
+from confide.data.bigdl import CheckedFile, KeyOf, check_file, readable
 from confide.data.sources import Source, named_files
 from confide.errors import DataError, IntegrityError
 
@@ -61,7 +61,9 @@ def check_files(
     files: dict[str, CheckedFile] = {}
     left_out: list[str] = []
     for name, path in _found(sources):
-        if not path.stat().st_size:
+        with readable(path):
+            empty = path.stat().st_size == 0
+        if empty:
             _may_be_left_out(path, skip_empty=skip_empty)
             left_out.append(name)
             continue

@@ -234,6 +234,13 @@ def test_hostile_lengths_are_refused(put, lengths: tuple[int, int]) -> None:
         checked(put(b"".join(n.to_bytes(4, "big", signed=True) for n in lengths) + whole[8:]))
 
 
+@pytest.mark.parametrize("length", [377, 380, 391, 392, 1000])
+def test_wrapped_key_that_leaves_no_room_for_an_iv_is_refused(length: int) -> None:
+    whole = length.to_bytes(4, "big") + (16).to_bytes(4, "big") + b"w" * length + bytes(16)
+    with pytest.raises(ParseError):
+        Header.parse(whole[:400])
+
+
 def test_lengths_that_were_swapped_are_refused(put) -> None:
     whole = bytes(Encoded(CSV))
     with pytest.raises(ParseError):
