@@ -14,7 +14,7 @@ from confide.cli.data_snapshots import clean, log
 from confide.cli.dataset_keys import KEY_FILE, KEY_RESOURCE, SNAPSHOT, WHO, key_of
 from confide.cli.import_bigdl import import_bigdl
 from confide.cli.new_dataset import NewDataset, check_one_key, facts, under_one_key
-from confide.cli.output import Context, answers, print_table, progress, say, short
+from confide.cli.output import Context, answers, print_facts, print_table, progress, say, short
 from confide.errors import ManifestError, OutputExistsError, UsageError
 
 if TYPE_CHECKING:
