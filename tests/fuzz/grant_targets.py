@@ -18,6 +18,7 @@ from confide.jobs.grant_trial import read_stored
 from confide.jobs.signatures import load_signature
 from confide.keys.approvals import VOTE_TYPE, ApprovalRule, Approver, RuleChange, read_approvers, sign_vote, verify_vote
 from confide.keys.custody.shares import ShareSet
+from confide.keys.departures import Departure
 from confide.keys.escrow import (
     CONTRIBUTION_TYPE,
     ESCROW_TYPE,
@@ -31,7 +32,7 @@ from confide.keys.escrow import (
 )
 from confide.keys.escrow import REQUEST_TYPE as ESCROW_REQUEST_TYPE
 from confide.keys.escrow_client import EscrowClient
-from confide.keys.grant_client import _change, _rule
+from confide.keys.grant_client import _change, _rule, departure_view
 from confide.keys.grants import Grant
 from confide.keys.job_signatures import JobSignature, verify_all
 from confide.keys.key_outlines import KeyOutline
@@ -64,13 +65,14 @@ def grant() -> Grant:
 
 
 def approval(data: bytes) -> None:
-    """What an approver signed, and a rule or a change of one as the broker shows it."""
+    """What an approver signed, and a rule, a change of one or a key that is to leave as the broker shows it."""
     approver = Approver("airline", KEY.public.spki_der)
     each(
         lambda: verify_vote(dsse_sign(KEY, VOTE_TYPE, data), approver, grant(), BROKER),
         lambda: verify_vote(parse_object(data), approver, grant(), BROKER),
         lambda: _rule(parse_object(data)),
         lambda: _change(parse_object(data)),
+        lambda: departure_view(parse_object(data)),
         lambda: read_approvers(list(parse_object(data))),
     )
 
@@ -136,7 +138,11 @@ def _approvals() -> list[bytes]:
     change = RuleChange.new(rule, NOW).to_json()
     standing = {"needed": 1, "approved": [], "rejected": [], "approvers": ["airline"], "runs": 0}
     shown = (sign_vote(KEY, grant(), "approve", BROKER), rule.to_json(), {**change, "standing": standing})
-    return [said, *map(canonical, shown)]
+    made, _ = escrow()
+    export = ExportRequest("airline/flights", KEY.public.digest, BROKER, SealKey.generate().public_jwk(), NOW.isoformat())
+    ways = {"export": export.terms, "escrow": made.request.terms}
+    leave = (Departure("ab" * 8, "airline/flights", way, terms, NOW) for way, terms in ways.items())
+    return [said, *map(canonical, shown), *(canonical({**one.to_json(), "standing": standing}) for one in leave)]
 
 
 def _signatures() -> list[bytes]:

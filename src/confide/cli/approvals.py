@@ -14,7 +14,7 @@ from confide.errors import UsageError
 if TYPE_CHECKING:
     from confide.canonical import Json
     from confide.keys.approvals import Verdict
-    from confide.keys.grant_client import ChangeView, GrantView
+    from confide.keys.grant_client import View
 
 _DIGEST = click.option("--digest", help="What it must be, if you were told by another way than the broker (`confide keys grants --json`).")
 
@@ -57,7 +57,7 @@ def approvers(context: Context, key: str, names: tuple[str, ...], threshold: int
 @AS
 @answers
 def approve(context: Context, subject: str, digest: str | None, who: str | None) -> None:
-    """Approve a grant or a new rule, as one of its key's approvers: sign exactly what is shown."""
+    """Approve a grant, a new rule or a key that is to leave its broker, as one of its key's approvers: sign exactly what is shown."""
     _vote(context, subject, "approve", digest, who)
 
 
@@ -67,7 +67,10 @@ def approve(context: Context, subject: str, digest: str | None, who: str | None)
 @AS
 @answers
 def reject(context: Context, subject: str, digest: str | None, who: str | None) -> None:
-    """Reject a grant or a new rule: your approval, if you gave it, counts no more.  To end it for all, `withdraw`."""
+    """Reject a grant, a new rule or a key that is to leave: your approval, if you gave it, counts no more.
+
+    To end a grant for all, `withdraw`.
+    """
     _vote(context, subject, "reject", digest, who)
 
 
@@ -82,13 +85,17 @@ def _vote(context: Context, subject: str, verdict: Verdict, digest: str | None, 
     context.answer({**view.to_json(), "state": state}, lambda: print_facts({**_facts(view), **said, "state": f"{state}: {count}"}))
 
 
-def _facts(view: GrantView | ChangeView) -> Json:
-    from confide.keys.grant_client import GrantView
+def _facts(view: View) -> Json:
+    from confide.keys.grant_client import ChangeView, GrantView
 
-    if isinstance(view, GrantView):
-        return {**shown(view.grant), "digest": view.grant.digest}
-    rule = view.change.rule
-    return {"rule": view.change.id, "key": rule.key, "approvals": rule_text(rule.threshold, rule.names), "digest": view.change.digest}
+    match view:
+        case GrantView(grant):
+            return {**shown(grant), "digest": grant.digest}
+        case ChangeView(change):
+            wanted = rule_text(change.rule.threshold, change.rule.names)
+            return {"rule": change.id, "key": change.key, "approvals": wanted, "digest": change.digest}
+    leaves = view.departure
+    return {leaves.way: leaves.id, "key": leaves.key, **leaves.told(), "digest": leaves.digest}
 
 
 @click.command("withdraw")

@@ -169,12 +169,16 @@ def grants(context: Context, who: str | None) -> None:
                 for c in listed.changes
             ]
             print_table(("new rule", "key", "approvals it asks for", "approved"), rows)
+        if listed.departures:
+            leaving = [(d.departure.id, d.departure.key, d.departure.way, d.standing.votes) for d in listed.departures]
+            print_table(("leaving", "key", "as", "approved"), leaving)
         if listed.rules:
             print_table(("key", "approvals"), [(rule.key, rule_text(rule.threshold, rule.names)) for rule in listed.rules])
 
     value = {
         "grants": [view.to_json() for view in listed.grants],
         "changes": [view.to_json() for view in listed.changes],
+        "departures": [view.to_json() for view in listed.departures],
         "rules": [rule.to_json() for rule in listed.rules],
     }
     context.answer(value, text)
@@ -210,7 +214,6 @@ def revoke(context: Context, grant_id: str, who: str | None) -> None:
     with client_of(context.settings, who) as client:
         ended = client.revoke(grant_id)
     context.answer(ended.to_json(), lambda: say(f"revoked: {ended.id} ({ended.key})"))
-
 
 
 def _load(path: Path) -> Job:

@@ -52,9 +52,7 @@ _SPKI = re.compile(r"[0-9a-f]{64}")
 class Connection:
     """One TLS connection to the pinned broker, opened when needed.  The only place that looks at statuses."""
 
-    def __init__(
-        self, url: str, spki: SpkiDigest, identity: Identity, timeout: float, *, token: Callable[[], str] | None = None
-    ) -> None:
+    def __init__(self, url: str, spki: SpkiDigest, identity: Identity, timeout: float, *, token: Callable[[], str] | None = None) -> None:
         """``token``: where the token for each request comes from, if it is a token that says who asks."""
         self._host, self._port = https_address(url)
         if not _SPKI.fullmatch(spki):
@@ -222,6 +220,10 @@ class Answer:
         if not all(isinstance(value, str) for value in values):
             raise BrokerError("the broker's answer has a wrong field", field=name)
         return tuple(values)
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a field: for requests that have one of several answers."""
+        return name in self._data
 
     def objects(self, name: str) -> list[Json]:
         """A list of objects."""

@@ -114,6 +114,11 @@ class EscrowRequest:
         return {"format": "confide-key-escrow-request-v1", **fields}
 
     @property
+    def terms(self) -> Json:
+        """Whose hands, and how many of them: what the key's approvers are asked, whenever the owner asks it."""
+        return {"source": self.source, "threshold": self.threshold, "trustees": [trustee.to_json() for trustee in self.trustees]}
+
+    @property
     def digest(self) -> str:
         """SHA-384 of the request's canonical form, hex."""
         return sha384_hex(canonical(self._form()))

@@ -22,7 +22,7 @@ from confide.keys.credentials import Credential
 from confide.keys.custody.shares import Share
 from confide.keys.escrow import ASK, Contribution, Escrow, EscrowRequest, Recovery, Trustee, TrusteeKey
 from confide.keys.escrow_records import KeptEscrow
-from confide.keys.transfer_client import TransferClient, lines_of
+from confide.keys.transfer_client import TransferClient, left, lines_of
 
 _SUFFIX: Final = ".escrow.pem"
 
@@ -56,13 +56,14 @@ class EscrowClient(TransferClient):
         Raises:
             EscrowError: a trustee's credential is another one, it has not signed its key, or the answer is not what was asked for.
             UsageError: a trustee has registered no key.
+            GrantError: it waits for the approvals that the key's rule asks for.  To be asked for again when they are there.
         """
         source = self.broker_key()
         found = tuple(self._trustee(one, trustees) for one in self._trustees(trustees))
         request = EscrowRequest(self._id(name), source.digest, found, threshold, datetime.now(UTC).isoformat())
         own = self._credential.key
         request.check(own.public)
-        signed: Json = self._call("POST", "escrow", {"request": request.sign(own)}).field("escrow", dict)
+        signed = left(self._call("POST", "escrow", {"request": request.sign(own)}), "escrow")
         escrow = Escrow.verify(signed, own.public, source.spki_der)
         if escrow.request != request:
             raise EscrowError("the broker made another escrow than was asked for")

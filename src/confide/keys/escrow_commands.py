@@ -16,12 +16,12 @@ from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import PublicKey, SigningKey
 from confide.errors import CredentialError, EscrowError, Fact, ShareError, UnwrapError, UsageError
 from confide.ids import KeyRef
-from confide.keys.callers import Callers
 from confide.keys.custody.local import MasterKey
 from confide.keys.custody.shares import Collected, Share, SharedRoot
 from confide.keys.escrow import Contribution, Escrow, EscrowRequest, Recovery, TrusteeKey, one_recovery
 from confide.keys.escrow_records import FormerCredential, KeptEscrow, KeptRecovery, KeptTrusteeKey
 from confide.keys.key_records import Key
+from confide.keys.leaving import LeavingKeys
 from confide.keys.records import Owner
 from confide.keys.sessions import Peer
 
@@ -31,7 +31,7 @@ _MAX_OPEN: Final = 20
 """Recoveries of one owner that wait at the same time."""
 
 
-class EscrowCommands(Callers):
+class EscrowCommands(LeavingKeys):
     """Each command writes the audit log, refusals included."""
 
     # --- where the key is --------------------------------------------------------------------------------------------
@@ -68,7 +68,7 @@ class EscrowCommands(Callers):
         return {"name": found.name, "spki": found.spki.hex(), "key": kept.envelope}
 
     def escrow(self, peer: Peer, signed_request: Json) -> Json:
-        """An own key in the hands of the trustees that the owner's signed request names.
+        """An own key in the hands of the trustees that the owner's signed request names; or what it waits for.
 
         Raises:
             EscrowError: the client did not sign the request, it is for another broker, or a trustee's key is not the registered one.
@@ -83,12 +83,15 @@ class EscrowCommands(Callers):
             key = self._own_key(owner, request.key)
             for trustee in request.trustees:
                 self._check_registered(trustee.name, trustee.key, trustee.jwk)
+            waits = self._waits(owner, key, "escrow", request.terms)
+            if waits is not None:
+                return waits
             escrow = self._made(request, signed_request, PublicKey.from_spki(owner.spki), key)
             names = tuple(trustee.name for trustee in request.trustees)
             made = KeptEscrow(escrow.digest, key.id, len(key.versions), request.threshold, names, self._clock())
             self._store.put(made)
             facts: dict[str, Fact] = {"trustees": ", ".join(names), "threshold": request.threshold, "escrow": escrow.digest}
-            self._note("escrow-key", owner, concerned=names, key=key.id, version=key.newest.version, **facts)
+            self._note("escrow-key", owner, concerned=[*names, *self._approvers(key)], key=key.id, version=key.newest.version, **facts)
         return {"escrow": escrow.sign(own)}
 
     def _made(self, request: EscrowRequest, signed_request: Json, owner: PublicKey, key: Key) -> Escrow:

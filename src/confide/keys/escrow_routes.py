@@ -3,7 +3,7 @@
 ================================== ===================== ===============================
 request                            body                  answer
 ================================== ===================== ===============================
-POST /confide/v0/escrow            request               escrow (signed)
+POST /confide/v0/escrow            request               escrow (signed); waits
 GET /confide/v0/escrow                                   escrows
 POST …/escrow/trustee-key          envelope              name spki
 POST …/escrow/trustees             names                 trustees: [name spki key]

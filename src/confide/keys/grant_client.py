@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Self
 
@@ -17,6 +17,7 @@ from confide.errors import BrokerError, ConfideError, CredentialError, UsageErro
 from confide.ids import JobDigest, Purpose, Role, SpkiDigest
 from confide.keys.approvals import ApprovalRule, RuleChange, Verdict, sign_vote
 from confide.keys.connection import Answer
+from confide.keys.departures import Departure
 from confide.keys.grants import Grant
 from confide.keys.key_client import KeyClient
 
@@ -67,6 +68,11 @@ class GrantView:
     grant: Grant
     standing: StandingView
 
+    @property
+    def subject(self) -> Grant:
+        """What is voted on."""
+        return self.grant
+
     def state(self, now: datetime) -> str:
         """How it stands as of ``now``, for people."""
         made = self.grant
@@ -92,27 +98,53 @@ class ChangeView:
     change: RuleChange
     standing: StandingView
 
+    @property
+    def subject(self) -> RuleChange:
+        """What is voted on."""
+        return self.change
+
     def to_json(self) -> Json:
         """The view as JSON."""
         return {**self.change.to_json(), "digest": self.change.digest, "standing": self.standing.to_json()}
 
 
 @dataclass(frozen=True, slots=True)
+class DepartureView:
+    """A key's leaving that waits for approval, and how it stands."""
+
+    departure: Departure
+    standing: StandingView
+
+    @property
+    def subject(self) -> Departure:
+        """What is voted on."""
+        return self.departure
+
+    def to_json(self) -> Json:
+        """The view as JSON."""
+        return {**self.departure.to_json(), "digest": self.departure.digest, "standing": self.standing.to_json()}
+
+
+View = GrantView | ChangeView | DepartureView
+
+
+@dataclass(frozen=True, slots=True)
 class GrantList:
-    """What somebody sees of grants: those of own keys and of keys that they approve for, the keys' rules, and new rules that wait."""
+    """What somebody sees of grants: those of own keys and of keys that they approve for, the keys' rules, and what waits besides."""
 
     grants: tuple[GrantView, ...]
     changes: tuple[ChangeView, ...]
     rules: tuple[ApprovalRule, ...]
+    departures: tuple[DepartureView, ...] = ()
 
-    def find(self, subject: str) -> GrantView | ChangeView:
+    def find(self, subject: str) -> View:
         """What has that id.
 
         Raises:
             CredentialError: nothing that is seen here.
         """
-        views: dict[str, GrantView | ChangeView] = {view.change.id: view for view in self.changes}
-        views |= {view.grant.id: view for view in self.grants}
+        known: tuple[View, ...] = (*self.departures, *self.changes, *self.grants)
+        views = {view.subject.id: view for view in known}
         if subject not in views:
             raise CredentialError(f"there is no grant {subject[:40]} that this credential sees", hint="`confide keys grants` shows them")
         return views[subject]
@@ -134,6 +166,7 @@ def read_grant_list(answer: Answer) -> GrantList:
         tuple(GrantView(grant, _standing(standings.get(grant.id))) for grant in grants),
         tuple(_change(one) for one in answer.objects("changes")),
         tuple(_rule(one) for one in answer.objects("rules")),
+        tuple(departure_view(one) for one in answer.objects("departures")),
     )
 
 
@@ -195,7 +228,7 @@ class GrantCalls(KeyClient):
         _rule(answer.field("rule", dict))
         return next(map(_change, answer.objects("changes")), None)
 
-    def vote(self, subject: str, verdict: Verdict, *, digest: str | None = None) -> GrantView | ChangeView:
+    def vote(self, subject: str, verdict: Verdict, *, digest: str | None = None) -> View:
         """Sign an approval or rejection of exactly what the broker shows under that id now, and have it counted.
 
         ``digest``: what it must be, if the approver was told by another way than the broker's.
@@ -204,13 +237,12 @@ class GrantCalls(KeyClient):
             CredentialError: there is nothing to approve under that id, or it is not the one of ``digest``.
         """
         found = self.grant_list().find(_checked(subject))
-        thing: Grant | RuleChange = found.grant if isinstance(found, GrantView) else found.change
+        thing = found.subject
         if digest is not None and digest != thing.digest:
             raise CredentialError("what the broker shows is not what you have reviewed", expected=digest[:100], got=thing.digest)
         envelope = sign_vote(self._credential.key, thing, verdict, self.broker_key().digest)
         answer = self._call("POST", "approvals/vote", {"subject": thing.id, "verdict": verdict, "envelope": envelope})
-        standing = _standing(answer.field("standing", dict))
-        return GrantView(thing, standing) if isinstance(thing, Grant) else ChangeView(thing, standing)
+        return replace(found, standing=_standing(answer.field("standing", dict)))
 
     def take_back(self, subject: str) -> StandingView:
         """Take back the credential's own word on a grant or rule."""
@@ -243,6 +275,20 @@ def _change(data: Json) -> ChangeView:
         return ChangeView(RuleChange.from_json(fields), standing)
     except (ConfideError, KeyError, TypeError, ValueError) as cause:
         raise BrokerError("the broker's answer holds no rule") from cause
+
+
+def departure_view(data: Json) -> DepartureView:
+    """The broker's word on a key that is to leave.
+
+    Raises:
+        BrokerError: it is none.
+    """
+    fields = dict(data)
+    standing = _standing(fields.pop("standing", None))
+    try:
+        return DepartureView(Departure.from_json(fields), standing)
+    except ConfideError as cause:
+        raise BrokerError("the broker's answer names no key that is to leave") from cause
 
 
 def _rule(data: Json) -> ApprovalRule:

@@ -24,6 +24,7 @@ from confide.keys.approvals import (
     verify_vote,
 )
 from confide.keys.callers import Callers
+from confide.keys.departures import Departure
 from confide.keys.grants import Grant
 from confide.keys.key_records import Key
 from confide.keys.limits import RateLimits
@@ -62,7 +63,7 @@ class GrantCommands(Callers):
             concerned = self._standings.rule(made.key).names
             facts = {"grant": made.id, "key": made.key, "job": made.job, "signer": made.signer, "policy": made.policy.digest}
             self._note("grant", owner, concerned=concerned, terms=made.digest, **facts)
-            return {"grant": made.to_json(), "standing": self._standing(made)}
+            return {"grant": made.to_json(), "standing": self._standings.shown(made)}
 
     def _read_grant(self, owner: Owner, request: Json) -> Grant:
         if not set(request) >= _GRANT_FIELDS or not set(request) <= _GRANT_FIELDS | _OPTIONAL:
@@ -94,18 +95,20 @@ class GrantCommands(Callers):
 
         An auditor is shown those of everybody whom the auditor sees.
 
-        ``changes`` are new rules that wait for approval.
+        ``changes`` are new rules that wait for approval, ``departures`` keys that wait to leave.
         """
         with self._command("list-grants", peer, {}) as who:
             keys = self._shown_to(who)
             grants = [grant for key in keys for grant in self._store.find(Grant, key)]
             changes = [change for key in keys for change in self._store.find(RuleChange, key)]
+            departures = [one for key in keys for one in self._store.find(Departure, key) if self._clock() < one.expires]
             rules = [rule.to_json() for rule in map(self._standings.rule, keys) if rule.threshold]
             return {
                 "grants": [grant.to_json() for grant in grants],
-                "standings": {grant.id: self._standing(grant) for grant in grants},
+                "standings": {grant.id: self._standings.shown(grant) for grant in grants},
                 "rules": rules,
-                "changes": [{**change.to_json(), "standing": self._standing(change)} for change in changes],
+                "changes": [{**change.to_json(), "standing": self._standings.shown(change)} for change in changes],
+                "departures": [{**one.to_json(), "standing": self._standings.shown(one)} for one in departures],
             }
 
     def revoke(self, peer: Peer, grant: str) -> Json:
@@ -126,7 +129,7 @@ class GrantCommands(Callers):
             withdrawn(self._store)
             facts = {"grant": revoked.id, "key": revoked.key, "job": revoked.job, "signer": revoked.signer}
             self._note("revoke", who, concerned=self._concerned(found.key), **facts)
-            return {"grant": revoked.to_json(), "standing": self._standing(revoked)}
+            return {"grant": revoked.to_json(), "standing": self._standings.shown(revoked)}
 
     # --- rules -------------------------------------------------------------------------------------------------------
 
@@ -153,7 +156,7 @@ class GrantCommands(Callers):
             self._store.put(change)
             concerned = [*now.names, *rule.names]
             self._note("approvers-proposed", owner, concerned=concerned, change=change.id, key=key, terms=change.digest)
-            return {"rule": now.to_json(), "changes": [{**change.to_json(), "standing": self._standing(change)}]}
+            return {"rule": now.to_json(), "changes": [{**change.to_json(), "standing": self._standings.shown(change)}]}
 
     def _put_in_force(self, who: Owner, rule: ApprovalRule) -> None:
         before = self._standings.rule(rule.key)
@@ -175,7 +178,7 @@ class GrantCommands(Callers):
     # --- approvers ---------------------------------------------------------------------------------------------------
 
     def vote(self, peer: Peer, subject: str, verdict: str, envelope: Json) -> Json:
-        """Take an approver's signed word on a grant, or on a new rule.  The last one of each approver counts.
+        """Take an approver's signed word on a grant, a new rule, or a key that is to leave.  The last one of each approver counts.
 
         Raises:
             CredentialError: the client is no approver of that key, there is no such grant, or the word is not signed by it and over exactly
@@ -199,10 +202,10 @@ class GrantCommands(Callers):
             self._note(verdict, who, concerned=self._concerned(found.key), **facts)
             return self._after_vote(who, found, rule)
 
-    def _after_vote(self, who: Owner, found: Grant | RuleChange, rule: ApprovalRule) -> Json:
-        standing = self._standing(found)
-        if isinstance(found, Grant):
-            return {"grant": found.to_json(), "standing": standing}
+    def _after_vote(self, who: Owner, found: Grant | RuleChange | Departure, rule: ApprovalRule) -> Json:
+        standing = self._standings.shown(found)
+        if not isinstance(found, RuleChange):
+            return {found.kind: found.to_json(), "standing": standing}
         if found.rule.before == rule.digest and len(self._standings.approved_by(rule, found)) >= rule.threshold:
             self._check_nobody_withdrawn(found.rule)
             self._drop(found)
@@ -234,13 +237,14 @@ class GrantCommands(Callers):
                 raise CredentialError("this credential has neither approved nor rejected it")
             withdrawn(self._store)
             self._note("take-back", who, concerned=self._concerned(found.key), subject=found.id, kind=found.kind, key=found.key)
-            return {("grant" if isinstance(found, Grant) else "change"): found.to_json(), "standing": self._standing(found)}
+            kind = "change" if isinstance(found, RuleChange) else found.kind
+            return {kind: found.to_json(), "standing": self._standings.shown(found)}
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _votable(self, who: Owner, subject: str) -> tuple[Grant | RuleChange, ApprovalRule]:
+    def _votable(self, who: Owner, subject: str) -> tuple[Grant | RuleChange | Departure, ApprovalRule]:
         """What is voted on, for an approver of its key; the answer about another's is the same whether there is such a thing or not."""
-        found = self._store.get(Grant, subject) or self._store.get(RuleChange, subject)
+        found = self._store.get(Grant, subject) or self._store.get(RuleChange, subject) or self._store.get(Departure, subject)
         rule = self._standings.rule(found.key) if found is not None else None
         if found is None or rule is None or all(approver.spki != who.spki for approver in rule.approvers):
             raise CredentialError("this credential has no such grant to approve", hint="`confide keys grants` shows them")
@@ -259,21 +263,6 @@ class GrantCommands(Callers):
 
     def _concerned(self, key: str) -> list[str]:
         return [KeyRef.parse(key).owner, *self._standings.rule(key).names]
-
-    def _standing(self, subject: Grant | RuleChange) -> Json:
-        """How a grant or a new rule stands: public to those who see it."""
-        rule = self._standings.rule(subject.key)
-        said = self._standings.verdicts(rule, subject)
-        approved = sorted(name for name, verdict in said.items() if verdict == "approve")
-        runs = self._standings.runs(subject) if isinstance(subject, Grant) else ()
-        return {
-            "digest": subject.digest,
-            "needed": rule.threshold,
-            "approved": approved,
-            "rejected": sorted(set(said) - set(approved)),
-            "approvers": rule.names,
-            "runs": len(runs),
-        }
 
 
 def _time(value: object) -> datetime | None:

@@ -16,6 +16,7 @@ from confide.errors import CredentialError, ParseError, UsageError
 from confide.keys.approvals import ApprovalRule, Approvership, RuleChange, Vote
 from confide.keys.audit import new_event
 from confide.keys.callers import Callers
+from confide.keys.departures import Departure
 from confide.keys.grants import Grant
 from confide.keys.key_records import Key
 from confide.keys.limits import Limits, RateLimits
@@ -128,7 +129,8 @@ class Operation:
         """Take back the votes of somebody who is an approver of that key: what rests on them waits again."""
         rule = self._store.get(ApprovalRule, key)
         if rule is not None and name in rule.names:
-            subjects: list[Grant | RuleChange] = [*self._store.find(Grant, key), *self._store.find(RuleChange, key)]
+            subjects: list[Grant | RuleChange | Departure] = [*self._store.find(Grant, key), *self._store.find(RuleChange, key)]
+            subjects += self._store.find(Departure, key)
             for subject in subjects:
                 self._store.delete(Vote, f"{subject.id}/{name}")
 

@@ -22,20 +22,20 @@ owner  POST …/keys/retire             key version                      as keys
 owner  POST …/keys/destroy            key version lose_datasets        as keys
 owner  POST …/keys/rewrap             key                              key version done left
 owner  GET …/keys/wrapping-key                                         wrapping_key (signed)
-owner  POST …/keys/export             request (signed)                 export (signed)
+owner  POST …/keys/export             request (signed)                 export (signed); waits (for approvals)
 owner  POST …/keys/import             export source                    key version
 owner  POST …/datasets/export         key start                        datasets next
 owner  POST …/datasets/import         datasets                         imported
 owner  POST /confide/v0/datasets      key                              dataset key version wrapped dataset_key
 owner  PUT …/datasets/<id>/manifest   manifest                         dataset snapshot
 owner  POST /confide/v0/open          manifest                         dataset key version dataset_key expires
-owner  GET /confide/v0/grants                                          grants: [grant] standings rules changes
+owner  GET /confide/v0/grants                                          grants: [grant] standings rules changes departures
 owner  POST /confide/v0/grants        key job policy roles purposes    grant standing
                                       recipients not_after; signer
                                       not_before max_runs
 owner  DELETE …/grants/<id>                                            grant standing (the key's approvers too)
 owner  POST /confide/v0/approvers     key threshold approvers          rule changes (those that wait)
-owner  POST …/approvals/vote          subject verdict envelope         grant or change, standing
+owner  POST …/approvals/vote          subject verdict envelope         grant, change or departure, standing
 owner  POST …/approvals/take-back     subject                          grant or change, standing
 owner  POST /confide/v0/audit         first limit                      entries head
 owner  POST …/audit/proof             seq                              proof

@@ -11,6 +11,7 @@ from confide.canonical import Json
 from confide.errors import GrantError
 from confide.ids import JobDigest, Role, SpkiDigest
 from confide.keys.approvals import ApprovalRule, GrantRun, Subject, Verdict, Vote, approved_by, verdicts
+from confide.keys.departures import Departure
 from confide.keys.grants import Decision, Grant, Standing, recipients
 from confide.keys.job_signatures import JobSignature
 from confide.keys.sessions import Attested
@@ -68,6 +69,20 @@ class Standings:
     def verdicts(self, rule: ApprovalRule, subject: Subject) -> dict[str, Verdict]:
         """What each of the rule's approvers has said of exactly this subject."""
         return verdicts(rule, subject, self._store.find(Vote, subject.id), self._store.signing_key.spki_digest)
+
+    def shown(self, subject: Subject) -> Json:
+        """How what is voted on stands: public to those who see it."""
+        rule = self.rule(subject.key)
+        said = self.verdicts(rule, subject)
+        approved = sorted(name for name, verdict in said.items() if verdict == "approve")
+        return {
+            "digest": subject.digest,
+            "needed": rule.threshold,
+            "approved": approved,
+            "rejected": sorted(set(said) - set(approved)),
+            "approvers": rule.names,
+            "runs": len(self.runs(subject)) if isinstance(subject, Grant) else 0,
+        }
 
     def runs(self, grant: Grant) -> Sequence[GrantRun]:
         """The runs that were given a key under a grant, if it counts them."""
@@ -131,5 +146,7 @@ class Standings:
 
 def _kept_until(subject: Subject) -> datetime | None:
     """When what hangs on a grant may go; never, while it has no end (or is a new rule, which is dropped with its votes)."""
+    if isinstance(subject, Departure):
+        return subject.expires
     ends = [end for end in (subject.not_after, subject.revoked) if end is not None] if isinstance(subject, Grant) else []
     return min(ends) + ENDED_KEPT if ends else None

@@ -113,5 +113,3 @@ def load_issuers(path: Path) -> tuple[OwnerIssuer, ...]:
         )
         for one in found
     )
-
-

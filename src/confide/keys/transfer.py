@@ -51,6 +51,11 @@ class ExportRequest:
         return {"format": "confide-key-export-request-v1", **fields}
 
     @property
+    def terms(self) -> Json:
+        """From where to where: what the key's approvers are asked, whenever the owner asks it."""
+        return {"source": self.source, "target": self.target, "jwk": self.jwk}
+
+    @property
     def digest(self) -> str:
         """SHA-384 of the request's canonical form, hex."""
         return sha384_hex(canonical(self._form()))

@@ -14,8 +14,10 @@ from typing import Final
 
 from confide.canonical import Json, b64url, from_b64url, parse_object
 from confide.crypto.sign import PublicKey
-from confide.errors import ConfideError, TransferError
+from confide.errors import ConfideError, GrantError, TransferError
 from confide.ids import KeyRef, SpkiDigest
+from confide.keys.connection import Answer
+from confide.keys.grant_client import departure_view
 from confide.keys.key_client import KeyClient
 from confide.keys.transfer import ExportRequest, KeyExport, WrappingKey
 
@@ -44,12 +46,13 @@ class TransferClient(KeyClient):
 
         Raises:
             TransferError: the file is of another broker, or the answer is not the export that was asked for.
+            GrantError: it waits for the approvals that the key's rule asks for.  To be asked for again when they are there.
         """
         jwk = _wrapping_key(wrapping_file, target)
         source = self.broker_key()
         request = ExportRequest(self._id(name), source.digest, target, jwk, datetime.now(UTC).isoformat())
         answer = self._call("POST", "keys/export", {"request": request.sign(self._credential.key)})
-        signed: Json = answer.field("export", dict)
+        signed = left(answer, "export")
         if KeyExport.verify(signed, self._credential.key.public, source.spki_der).request != request:
             raise TransferError("the broker exported something else than was asked for")
         yield json.dumps({"format": FORMAT, "source": b64url(source.spki_der), "export": signed}, sort_keys=True)
@@ -85,6 +88,21 @@ class TransferClient(KeyClient):
         while batch := list(islice(datasets, _BATCH)):
             new += self._call("POST", "datasets/import", {"datasets": batch}).field("imported", int)
         return new
+
+
+def left(answer: Answer, field: str) -> Json:
+    """The key that left its broker, as the answer has it.
+
+    Raises:
+        GrantError: it waits for approvals.
+    """
+    if answer.has("waits"):
+        view = departure_view(answer.field("waits", dict))
+        hint = f"its approvers run `confide keys approve {view.departure.id}`; then give this command again"
+        facts = {"departure": view.departure.id, "key": view.departure.key, "digest": view.departure.digest}
+        raise GrantError(f"the key may leave only with the approvals of its grants: it has {view.standing.votes}", hint=hint, **facts)
+    found: Json = answer.field(field, dict)
+    return found
 
 
 def _wrapping_key(file: Json, target: SpkiDigest) -> Json:

@@ -11,9 +11,9 @@ from confide.crypto.seal import SealKey, seal
 from confide.crypto.sign import PublicKey, SigningKey, unverified_keyid
 from confide.errors import CredentialError, ManifestError, ParseError, TransferError
 from confide.ids import KeyRef, SpkiDigest
-from confide.keys.callers import Callers
 from confide.keys.escrow_records import FormerCredential
 from confide.keys.key_records import Key, KeyState
+from confide.keys.leaving import LeavingKeys
 from confide.keys.manifest_claims import ManifestClaims
 from confide.keys.records import Dataset, Owner, version_ref
 from confide.keys.sessions import Peer
@@ -53,7 +53,7 @@ class KeptWrappingKey:
         return cls(bytes.fromhex(data["wrapped"]))
 
 
-class TransferCommands(Callers):
+class TransferCommands(LeavingKeys):
     """Each command writes the audit log, refusals included."""
 
     def wrapping_key(self, peer: Peer) -> Json:
@@ -66,7 +66,7 @@ class TransferCommands(Callers):
             return {"wrapping_key": WrappingKey(self._wrapping_key().public_jwk()).sign(self._store.signing_key)}
 
     def export_key(self, peer: Peer, signed_request: Json) -> Json:
-        """An own key with all its versions, sealed to another broker as the owner's signed request says.
+        """An own key with all its versions, sealed to another broker as the owner's signed request says; or what it waits for.
 
         Raises:
             TransferError: the client did not sign the request, or it is for another broker.
@@ -78,11 +78,14 @@ class TransferCommands(Callers):
             if request.source != own.spki_digest:
                 raise TransferError("the request is for another broker", expected=own.spki_digest, got=request.source[:80])
             key = self._own_key(owner, request.key)
+            waits = self._waits(owner, key, "export", request.terms)
+            if waits is not None:
+                return waits
             outline, secret = self._keys.outline(key)
             export = KeyExport(request, signed_request, own.public, outline, "")
             signed = replace(export, jwe=seal(secret, request.jwk, context=export.context)).sign(own)
             secret.wipe()
-            self._note("export-key", owner, key=key.id, version=key.newest.version, target=request.target)
+            self._note("export-key", owner, concerned=self._approvers(key), key=key.id, version=key.newest.version, target=request.target)
         return {"export": signed}
 
     def import_key(self, peer: Peer, signed_export: Json, source: str) -> Json:

@@ -21,7 +21,7 @@ from confide.errors import ConfideError, CredentialError, ResourceMissingError, 
 from confide.keys.audit import AuditHead
 from confide.keys.audit_table import csv_lines, row_of
 from confide.keys.client import OwnerClient
-from confide.keys.grant_client import ChangeView, GrantView, StandingView
+from confide.keys.grant_client import ChangeView, DepartureView, GrantView, StandingView, View
 from confide.keys.page.admission import Admission
 from confide.keys.page.forms import ACTIONS, Action, Forms, Shown, read_code
 from confide.keys.page.pages import PAGES
@@ -131,15 +131,15 @@ class Companion:
 
     def _confirm(self, action: Action, subject: str) -> Page:
         view = self._client.grant_list().find(subject)
-        digest = _digest(view)
+        digest = view.subject.digest  # computed here from what is shown, never the broker's own number
         form = self._forms.show(action, subject, digest)
         return self._page("confirm", action=action, digest=digest, form=form, broker=self._client.broker_key().digest, **_terms(view))
 
     def _act(self, shown: Shown) -> Page:
         view = self._client.grant_list().find(shown.subject)
-        if _digest(view) != shown.digest:
+        if view.subject.digest != shown.digest:
             raise CredentialError(
-                "the broker shows something else now than what you confirmed", expected=shown.digest, got=_digest(view),
+                "the broker shows something else now than what you confirmed", expected=shown.digest, got=view.subject.digest,
                 hint="nothing was signed; look at it again, and ask the broker's operator why it changed",
             )  # fmt: skip
         standing: StandingView | None = None
@@ -150,20 +150,21 @@ class Companion:
                 standing = self._client.take_back(shown.subject)
             case "end":
                 self._client.revoke(shown.subject)
-        is_grant = isinstance(view, GrantView)
-        return self._page("done", action=shown.action, subject=shown.subject, digest=shown.digest, standing=standing, is_grant=is_grant)
+        kind = view.departure.way if isinstance(view, DepartureView) else "rule"
+        said: dict[str, Any] = {"is_grant": isinstance(view, GrantView), "kind": kind, "standing": standing}
+        return self._page("done", action=shown.action, subject=shown.subject, digest=shown.digest, **said)
 
     def _page(self, template: str, *, status: int = 200, **values: Any) -> Page:
         return Page(render(template, here="", who=self._name, now=self._clock(), **values), status)
 
 
-def _digest(view: GrantView | ChangeView) -> str:
-    """Computed here from what is shown, never the broker's own number."""
-    return view.grant.digest if isinstance(view, GrantView) else view.change.digest
-
-
-def _terms(view: GrantView | ChangeView) -> dict[str, Any]:
-    if isinstance(view, GrantView):
-        policy = view.grant.policy
-        return {"view": view, "change": None, "lines": list(lines_of(policy)), "weakened": weakened(policy), "standing": view.standing}
-    return {"view": None, "change": view.change, "lines": [], "weakened": (), "standing": view.standing}
+def _terms(view: View) -> dict[str, Any]:
+    nothing: dict[str, Any] = {"view": None, "change": None, "departure": None, "lines": [], "weakened": (), "standing": view.standing}
+    match view:
+        case GrantView(grant):
+            policy = grant.policy
+            return {**nothing, "view": view, "lines": list(lines_of(policy)), "weakened": weakened(policy)}
+        case ChangeView(change):
+            return {**nothing, "change": change}
+        case DepartureView(departure):
+            return {**nothing, "departure": departure}

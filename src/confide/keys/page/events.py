@@ -39,6 +39,8 @@ TITLES: Final[Mapping[str, str]] = {
     "take-back": "A word on a grant was taken back",
     "approvers": "A rule of who approves came into force",
     "approvers-proposed": "A new rule of who approves was proposed",
+    "export-key-proposed": "A key is to be exported, and waits for its approvers",
+    "escrow-key-proposed": "A key is to be escrowed, and waits for its approvers",
 }
 _HEAD: Final = frozenset({"action", "time", "owners", "blind"})
 _REFUSAL: Final = frozenset({"refused", "code", "message", "hint", "check", "expected", "got"})

@@ -71,6 +71,7 @@ class Pages:
             mine=mine,
             others=[view for view in waiting if view not in mine],
             changes=listed.changes,
+            departures=listed.departures,
             in_force=sum(view.state(self._now) == "in force" for view in listed.grants),
             recent=_told(found.entries),
             head=found.head,
@@ -84,7 +85,8 @@ class Pages:
         _only(query)
         listed = self._source.grant_list()
         ordered = sorted(listed.grants, key=lambda view: (view.state(self._now) in {"revoked", "ended"}, -view.grant.created.timestamp()))
-        return self._show("grants", grants=ordered, rules=listed.rules, changes=listed.changes, weakened=weakened)
+        waiting = {"changes": listed.changes, "departures": listed.departures}
+        return self._show("grants", grants=ordered, rules=listed.rules, weakened=weakened, **waiting)
 
     def _grant(self, query: Query) -> Page:
         _only(query, "id")

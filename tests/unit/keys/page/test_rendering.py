@@ -15,11 +15,13 @@ from jinja2 import UndefinedError
 from support.broker_world import JOB, policy
 
 from confide.canonical import Json
+from confide.crypto.seal import SealKey
 from confide.errors import AuditError, BrokerError, ResourceMissingError, SealedError, UsageError
 from confide.ids import KeyRef, Purpose, Role, SpkiDigest
 from confide.keys.approvals import ApprovalRule, Approver, RuleChange
 from confide.keys.audit import AuditEntry, AuditHead, AuditProof
-from confide.keys.grant_client import ChangeView, GrantList, GrantView, StandingView
+from confide.keys.departures import Departure
+from confide.keys.grant_client import ChangeView, DepartureView, GrantList, GrantView, StandingView
 from confide.keys.grants import Grant
 from confide.keys.key_client import KeyInfo, VersionInfo
 from confide.keys.key_records import KeyState
@@ -127,7 +129,9 @@ class Hostile:
         object.__setattr__(rule.approvers[0], "name", CANARY)
         change = ChangeView(RuleChange("ab" * 8, rule, NOW), standing)
         waiting = GrantView(self.grant, replace(standing, approved=()))
-        return HostileList((GrantView(self.grant, standing), waiting), (change,), (rule,))
+        terms = {"source": CANARY, "target": CANARY, "jwk": SealKey.generate().public_jwk()}
+        leaves = DepartureView(Departure("cd" * 8, CANARY, "export", terms, NOW), standing)
+        return HostileList((GrantView(self.grant, standing), waiting), (change,), (rule,), (leaves,))
 
     def audit_page(self, first: int, limit: int) -> tuple[list[AuditEntry], AuditHead]:
         entries = [AuditEntry(number, "ab" * 32, event) for number, event in enumerate(self.events, start=1)]
@@ -159,10 +163,12 @@ def companion_pages() -> dict[str, dict[str, Any]]:
     terms = {"lines": list(lines_of(source.grant.policy)), "weakened": weakened(source.grant.policy), "standing": view.standing}
     confirm = {"action": "approve", "digest": CANARY, "form": CANARY, "broker": CANARY, **terms}
     error = UsageError(CANARY, hint=CANARY, some_fact=CANARY)
+    leaves = Departure("cd" * 8, CANARY, "export", {"source": CANARY, "target": CANARY, "jwk": SealKey.generate().public_jwk()}, NOW)
     return {
         "entry": {},
         "admitted": {"path": "/folder/overview"},
         "confirm.html": {**confirm, "view": view, "change": None},
+        "confirm.html.html": {**confirm, "view": None, "change": None, "departure": leaves},
         "confirm": {**confirm, "view": None, "change": change},
         "done": {"action": "end", "subject": CANARY, "digest": CANARY, "standing": view.standing, "is_grant": True},
         "verified": {"head": head, "seen": head, "newest": head, "own": 1, "key": CANARY},
@@ -174,11 +180,11 @@ def companion_pages() -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("name", sorted(companion_pages()))
 def test_nothing_that_the_companions_pages_show_becomes_markup(name: str) -> None:
-    check_harmless(render(name.removesuffix(".html"), here="", who=CANARY, now=NOW, **companion_pages()[name]))
+    check_harmless(render(name.partition(".")[0], here="", who=CANARY, now=NOW, **companion_pages()[name]))
 
 
 def test_every_template_is_tried_here() -> None:
-    tried = {*PAGES, *(name.removesuffix(".html") for name in companion_pages()), "base", "parts"}
+    tried = {*PAGES, *(name.partition(".")[0] for name in companion_pages()), "base", "parts"}
     assert tried == {name.removesuffix(".html") for name in TEMPLATES}
 
 
