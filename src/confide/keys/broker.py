@@ -82,6 +82,7 @@ class _Step:
     opened: Callable[[Dataset], SecretBytes]
     owners: list[str]
     facts: dict[str, Fact]
+    address: str
     told: set[str] = field(default_factory=set)
 
 
@@ -193,8 +194,9 @@ class Broker:
         facts: dict[str, Fact] = {}
         owners: list[str] = []
         judge = cache(partial(self._decide, purpose=purpose, asker=asker))  # in one step, the same question has the same answer
-        with self._audited("release", owners, facts), self.store.transaction(), self._keys.opening() as opened:
-            step = _Step(asker, purpose, judge, opened, owners, facts)
+        undone = self.limits.undone(asker.attested.binding.exporter)
+        with self._audited("release", owners, facts), undone, self.store.transaction(), self._keys.opening() as opened:
+            step = _Step(asker, purpose, judge, opened, owners, facts, peer.address)
             kept = [self._give(manifest, step) for manifest in manifests]
         return [self._sealed(found, secret, asker, purpose, decisions) for found, secret, decisions in kept]
 
@@ -208,9 +210,10 @@ class Broker:
         facts |= {**_key_facts(found), "purpose": step.purpose.value}
         known, found = found, found.after(claims)
         tenants = self.limits.of(owners)
+        with self.limits.strangers(tenants, step.address):
+            decisions = step.judge(found.roots)
         self.limits.tenants(set(tenants) - step.told)  # each once: by datasets, a request over the burst would never pass
         step.told.update(tenants)
-        decisions = step.judge(found.roots)
         self._given(tenants, asker)
         secret = step.opened(found)
         if found != known:
@@ -238,14 +241,15 @@ class Broker:
         facts: dict[str, Fact] = {**asker.facts(), "output": name}
         with self._audited("output", [], facts):
             concerned = owners_of(self._outputs.roots(inputs, asker))
-        tenants = self.limits.of(concerned)
-        self.limits.tenants(tenants)
-        with self._audited("output", concerned, facts), self.store.transaction():
+        tenants, undone = self.limits.of(concerned), self.limits.undone(asker.attested.binding.exporter)
+        with self._audited("output", concerned, facts), undone, self.store.transaction():
             found = self._outputs.named(asker, name)
             roots = found.roots if found else self._outputs.roots(inputs, asker)
             if found is not None and asker.attested.role is Role.DRIVER and found.signer != asker.attested.binding.spki:
                 raise BindingError("this output was made by another driver of the same run", run=asker.context.run)
-            decisions = self._decide(roots, Purpose.WRITE, asker)
+            with self.limits.strangers(tenants, peer.address):
+                decisions = self._decide(roots, Purpose.WRITE, asker)
+            self.limits.tenants(tenants)
             if found is None:
                 found = self._outputs.mint(asker, name, roots, wanted)
             self._given(tenants, asker)

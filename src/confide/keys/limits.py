@@ -7,15 +7,17 @@ it, so that brokers which share a store share quotas too, and nothing is counted
 
 from __future__ import annotations
 
+import ipaddress
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar, Final, Self
 
 from confide.canonical import Json
-from confide.errors import QuotaError, RateLimitedError, UsageError
+from confide.errors import AuditError, ConfideError, QuotaError, RateLimitedError, StoreError, UsageError
 from confide.keys.records import Owner
 from confide.keys.store import Store
 from confide.keys.tenant_records import DEFAULT_TENANT, EVERY_TENANT
@@ -28,6 +30,8 @@ _LOOK_EVERY_S: Final = 1.0
 """How late a process may notice a new rate."""
 _MAX_CLIENTS: Final = 20_000
 _LEAST_WAIT_S: Final = 0.05
+_IPV6_SITE: Final = 64
+"""Bits of an IPv6 address that one client is given (RFC 6177, section 2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +89,17 @@ class _Bucket:
     seen: float
 
     def wait(self, limits: Limits, now: float) -> float:
-        """Take a token, or say how long it is until there is one."""
+        """How long it is until there is a token; nothing if there is one."""
         self.tokens = min(float(limits.burst), self.tokens + (now - self.seen) * limits.rate)
         self.seen = now
-        if self.tokens < 1.0:
-            return (1.0 - self.tokens) / limits.rate
-        self.tokens -= 1.0
-        return 0.0
+        return (1.0 - self.tokens) / limits.rate if self.tokens < 1.0 else 0.0
+
+    def take(self, limits: Limits, now: float) -> float:
+        """As :meth:`wait`, and take the token."""
+        wait = self.wait(limits, now)
+        if not wait:
+            self.tokens -= 1.0
+        return wait
 
 
 class RateLimits:
@@ -105,6 +113,7 @@ class RateLimits:
         self._tenants: dict[str, str] = {}
         self._buckets: dict[str, _Bucket] = {}
         self._clients: OrderedDict[bytes, _Bucket] = OrderedDict()
+        self._strangers: OrderedDict[bytes, _Bucket] = OrderedDict()
         self._holding: dict[str, set[bytes]] = {}
 
     def client(self, name: bytes) -> None:
@@ -116,29 +125,70 @@ class RateLimits:
         limits = self._limits(EVERY_TENANT)
         if limits is None or not limits.rate:
             return
-        with self._lock:
-            bucket = self._clients.pop(name, None) or _Bucket(float(limits.burst), self._clock())
-            self._clients[name] = bucket
-            if len(self._clients) > _MAX_CLIENTS:
-                self._clients.popitem(last=False)
-            wait = bucket.wait(limits, self._clock())
+        wait = self._taken(self._clients, name, limits)
         if wait:
             raise _too_often("this client", wait)
 
     def tenants(self, names: Iterable[str]) -> None:
-        """One request that is the business of these tenants.
+        """One request of these tenants: of its people, or of a node or guest whom they let have what it asks for.
 
         Raises:
-            RateLimitedError: one of them asks too often.
+            RateLimitedError: one of them asks too often.  Then it counts to none.
         """
-        for name in names:
-            limits = self._limits(name)
-            if limits is not None and limits.rate:
-                with self._lock:
-                    bucket = self._buckets.setdefault(name, _Bucket(float(limits.burst), self._clock()))
-                    wait = bucket.wait(limits, self._clock())
-                if wait:
-                    raise _too_often("this tenant", wait)
+        limited = [(name, limits) for name in names if (limits := self._limits(name)) is not None and limits.rate]
+        with self._lock:
+            now = self._clock()
+            found = [(self._buckets.setdefault(name, _Bucket(float(limits.burst), now)), limits) for name, limits in limited]
+            wait = max((bucket.wait(limits, now) for bucket, limits in found), default=0.0)
+            if not wait:
+                for bucket, limits in found:
+                    bucket.take(limits, now)
+        if wait:
+            raise _too_often("this tenant", wait)
+
+    @contextmanager
+    def strangers(self, names: Iterable[str], address: str) -> Iterator[None]:
+        """A refusal that leaves the block counts to the address that asked, at these tenants' rates, and not to them.
+
+        Anybody can have software attested and ask for a tenant's keys: that must take nothing from those whom the tenant lets have them.
+
+        Raises:
+            RateLimitedError: in the place of the refusal, which therefore is not recorded: that address was refused too often.
+        """
+        try:
+            yield
+        except (StoreError, AuditError):
+            raise
+        except ConfideError as refusal:
+            for name in names:
+                limits = self._limits(name)
+                if limits is not None and limits.rate:
+                    wait = self._taken(self._strangers, f"{name} {site_of(address)}".encode(), limits)
+                    if wait:
+                        raise _too_often("this address", wait) from refusal
+            raise
+
+    def _taken(self, buckets: OrderedDict[bytes, _Bucket], name: bytes, limits: Limits) -> float:
+        with self._lock:
+            bucket = buckets.pop(name, None) or _Bucket(float(limits.burst), self._clock())
+            buckets[name] = bucket
+            if len(buckets) > _MAX_CLIENTS:
+                buckets.popitem(last=False)
+            return bucket.take(limits, self._clock())
+
+    @contextmanager
+    def undone(self, session: bytes) -> Iterator[None]:
+        """If a step fails, its connection holds what it held before.  To be put outside of the step's transaction."""
+        with self._lock:
+            before = {name for name, holding in self._holding.items() if session in holding}
+        try:
+            yield
+        except BaseException:
+            with self._lock:
+                for name, holding in self._holding.items():
+                    if name not in before:
+                        holding.discard(session)
+            raise
 
     def hold(self, names: Iterable[str], session: bytes) -> None:
         """A node's connection is given a key of these tenants.
@@ -181,6 +231,15 @@ class RateLimits:
         if found is None or now - found[1] >= _LOOK_EVERY_S:
             found = self._known[tenant] = (self._store.get(Limits, tenant), now)
         return found[0]
+
+
+def site_of(address: str) -> str:
+    """What a client's network address counts as: itself, or for IPv6 its /64; nothing for what is no address."""
+    try:
+        found = ipaddress.ip_address(address.strip("[]"))
+        return str(found) if found.version == 4 else str(ipaddress.ip_network((found, _IPV6_SITE), strict=False))
+    except ValueError:
+        return ""
 
 
 def _too_often(who: str, wait: float) -> RateLimitedError:

@@ -210,9 +210,12 @@ class Owners(Callers):
         """The proof that the log of ``new`` entries continues the one of ``old``.
 
         Raises:
-            AuditError: these are not lengths that the log has had.
+            UsageError: these are not lengths that the log has had.
         """
         with self._command("audit", peer, {}):
+            size = self._store.head(self._clock()).size
+            if not 0 <= old <= new <= size:
+                raise UsageError("the audit log has not had these lengths", hint="ask for the head first", entries=size)
             return {"proof": [node.hex() for node in self._store.consistency(old, new)]}
 
 

@@ -72,3 +72,11 @@ def test_answer_of_a_part_that_is_none_is_refused(world: World) -> None:
     for words in ({"first": "1", "limit": 1}, {"first": True, "limit": 1}, {"first": 1}):
         with pytest.raises(ParseError):
             granted.airline._call("POST", "audit", words)
+
+
+@pytest.mark.parametrize(("old", "new"), [(0, 10_000), (3, 2), (-1, 2), (10_000, 10_000), (0, -1), (2**53 - 1, 2**53 - 1)])
+def test_lengths_that_the_log_has_not_had_are_the_clients_mistake(world: World, old: int, new: int) -> None:
+    airline = world.owner("airline")
+    with pytest.raises(UsageError, match="has not had these lengths"):
+        airline._call("POST", "audit/consistency", {"old": old, "new": new})
+    assert world.refusals()[-1] == ("audit", "usage")

@@ -162,8 +162,8 @@ class Guests:
         """
         return self.sessions.of_cookie(name, self._clock())
 
-    def resource(self, guest: Guest, name: ResourceName) -> Json:
-        """The newest version of a resource, encrypted to the guest's attested key.
+    def resource(self, guest: Guest, name: ResourceName, client: str) -> Json:
+        """The newest version of a resource, encrypted to the guest's attested key.  ``client`` is where the request came from.
 
         Raises:
             AttestationError: the guest's evidence does not hold any more.
@@ -176,14 +176,15 @@ class Guests:
         repository = self._store.get(Repository, name.repository)
         owners = [] if repository is None else [repository.owner]
         tenants = self._limits.of(owners)
-        self._limits.tenants(tenants)
         facts: dict[str, Fact] = {**judged.facts(), "resource": name.path}
         with self._audited("kbs-resource", owners, facts), self._store.transaction():
-            rule, reasons = self._decide(name, repository, judged)
-            if rule is None:
-                # What failed is for the owner's log, not for the guest: by it, somebody else's could learn the policy.
-                facts["reasons"] = "; ".join(reasons)[:_MAX_REASONS]
-                raise ResourceDeniedError("no resource policy lets this guest have this resource")
+            with self._limits.strangers(tenants, client):
+                rule, reasons = self._decide(name, repository, judged)
+                if rule is None:
+                    # What failed is for the owner's log, not for the guest: by it, somebody else's could learn the policy.
+                    facts["reasons"] = "; ".join(reasons)[:_MAX_REASONS]
+                    raise ResourceDeniedError("no resource policy lets this guest have this resource")
+            self._limits.tenants(tenants)
             found = self._store.get(Resource, name.path)
             if found is None or not found.sealed:
                 raise ResourceMissingError("there is no such resource")

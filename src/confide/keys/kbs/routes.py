@@ -178,7 +178,7 @@ class KbsRoutes:
                 guest = self._guest(request)
                 if guest is None:
                     return _problem(BindingError("a resource needs a session's cookie or a token"), "TokenNotFound", 401)
-                return Response(200, {}, self._guests.resource(guest, name))
+                return Response(200, {}, self._guests.resource(guest, name, peer.address))
             case "POST":
                 return Response(200, {}, self._admin.put_resource(self._caller(request, peer), name, request.body))
             case "DELETE":

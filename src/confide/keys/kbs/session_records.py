@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -26,6 +25,7 @@ from confide.keys.kbs.init_data import InitData
 from confide.keys.kbs.messages import AttestRequest, GuestTee, from_base64
 from confide.keys.kbs.tee_evidence import SampleEvidence, evidence_of_json
 from confide.keys.kbs.tee_key import TeePublicKey
+from confide.keys.limits import site_of
 
 SKEW: Final = timedelta(seconds=60)
 """How far the clocks of brokers that share a store may be apart."""
@@ -35,8 +35,6 @@ _TAG_BYTES: Final = 32
 _TIME_BYTES: Final = 8
 _KINDS: Final = tuple(GuestTee)
 _CHALLENGE_BYTES: Final = 1 + _TIME_BYTES + NONCE_BYTES + _TAG_BYTES
-_IPV6_SITE: Final = 64
-"""Bits of an IPv6 address that one client is given (RFC 6177, section 2)."""
 
 Tag = Callable[[bytes], bytes]
 """What only brokers of one store can make of some bytes."""
@@ -226,12 +224,7 @@ def id_of_text(nonce: object) -> str:
 
 def slot_of(client: str, tag: Tag) -> str:
     """The slot of a client's network address.  Keyed, so that nobody can choose addresses that crowd another's."""
-    try:
-        address = ipaddress.ip_address(client.strip("[]"))
-        site = str(address) if address.version == 4 else str(ipaddress.ip_network((address, _IPV6_SITE), strict=False))
-    except ValueError:
-        site = ""
-    return str(tag(site.encode())[0] % SLOTS)
+    return str(tag(site_of(client).encode())[0] % SLOTS)
 
 
 def slots() -> tuple[str, ...]:
