@@ -159,3 +159,29 @@ def test_password_in_the_settings_is_refused_and_not_repeated(confide: Any, home
     said = confide("broker", "check", "--key-file", home / "master.key")
     assert said.status == 2
     assert "canary" not in said.err + said.out
+
+
+def test_store_is_put_under_another_master_key(confide: Any, home: Path, tmp_path: Path, enrolled: Callable[[str], None]) -> None:
+    old = ("--key-file", home / "master.key")
+    with serving(home):
+        enrolled("airline")
+        confide("broker", "backup", tmp_path / "before")
+    before = confide("broker", "check", *old, "--json").json
+    done = confide("broker", "rekey", *old, "--to-key-file", home / "new.key", "--json").json
+    assert (done["records"], done["files"]) == (before["records"], [str(home / "new.key")])
+    refused = confide("broker", "check", *old)
+    assert (refused.status, "is not what this key store was made with" in refused.err) == (4, True)
+    assert confide("broker", "check", "--key-file", home / "new.key", "--json").json["records"] == before["records"]
+
+    (tmp_path / "words").write_text("correct horse battery")
+    (tmp_path / "words").chmod(0o600)
+    for words, status in (
+        ((), 2),
+        (("--to-key-file", tmp_path / "a", "--to-passphrase-file", tmp_path / "words"), 2),
+        (("--to-shares", "2-of-3"), 2),
+        (("--to-key-file", tmp_path / "a", "--out", tmp_path / "shares"), 2),
+        (("--to-key-file", tmp_path / "words"), 4),  # there is such a file: nothing is overwritten
+    ):
+        assert confide("broker", "rekey", "--key-file", home / "new.key", *words).status == status
+    assert confide("broker", "rekey", "--key-file", home / "new.key", "--to-passphrase-file", tmp_path / "words").status == 0
+    assert confide("broker", "check", "--passphrase-file", tmp_path / "words").status == 0

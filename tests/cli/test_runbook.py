@@ -48,6 +48,9 @@ class Desk:
 
     def type(self, command: str, **variables: str) -> str:
         environ = {**self.environ, **variables}
+        if command == "wait":
+            assert self.background.pop().wait(120) == 0
+            return ""
         if command.endswith("&"):
             words = ["bash", "-c", f"exec {command.removesuffix('&')}"]
             self.background.append(subprocess.Popen(words, cwd=self.folder, env=environ, stdin=subprocess.DEVNULL))
@@ -61,8 +64,19 @@ class Desk:
         self.said[command] = done.stdout
         return done.stdout
 
+    def refused(self, command: str) -> str:
+        """What a command says that is refused."""
+        for _ in range(120):
+            done = subprocess.run(["bash", "-ec", command], cwd=self.folder, env=self.environ, capture_output=True, text=True, check=False)
+            if "no broker" not in done.stderr:
+                break
+            time.sleep(0.5)
+        assert done.returncode != 0
+        return done.stderr
+
     def close(self) -> None:
-        for one in self.background:
+        while self.background:
+            one = self.background.pop()
             one.terminate()
             one.wait(30)
 
@@ -135,13 +149,40 @@ def test_compromised_node(airline: Airline) -> None:
         assert refused.value.code in {"grant-missing", "appraisal-refused"}
 
 
-def test_lost_share(tmp_path: Path) -> None:
-    # A socket's path is short: see docs/guides/custody.md.
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A socket's path is short: see docs/guides/custody.md."""
     folder = Path("/tmp") / f"confide-runbook-{os.getpid()}"
     folder.mkdir(mode=0o700)
-    desk = Desk(folder, folder / "nobody")
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_lost_share(short: Path) -> None:
+    desk = Desk(short, short / "home")
     try:
-        operators, owners = blocks("lost-share")
+        (commands,) = blocks("lost-share")
+        desk.type("confide broker init --shares 2-of-3 --out old-shares --on-disk")
+        shutil.copytree(short / "old-shares", short / "seen")  # somebody has copied them all
+        (short / "old-shares" / "share-2-of-3").unlink()  # and this one is lost
+        for command in commands:
+            desk.type(command)
+        desk.type("confide broker enrol airline --shares --out first.json")
+        desk.type("confide keys init airline --enrolment first.json")
+        desk.close()
+        desk.type("confide broker serve --shares --listen 127.0.0.1:0 &")
+        for number in (1, 2, 3):
+            assert "another set" in desk.refused(f"confide broker unseal --share-file seen/share-{number}-of-3")
+        for command in commands[-2:]:
+            desk.type(command)
+    finally:
+        desk.close()
+
+
+def test_moved_keys(short: Path) -> None:
+    folder, desk = short, Desk(short, short / "nobody")
+    try:
+        operators, owners = blocks("moved-keys")
         desk.type("confide --home old broker init --shares 2-of-3 --out old-shares --on-disk")
         (folder / "old-shares" / "share-2-of-3").unlink()  # this one is lost
         for command in operators[:3]:
@@ -158,10 +199,9 @@ def test_lost_share(tmp_path: Path) -> None:
         assert "airline/flights@1" in desk.said["confide --home new keys ls"]
     finally:
         desk.close()
-        shutil.rmtree(folder)
 
 
 def test_chapters_that_are_run_are_there() -> None:
-    assert {name: len(blocks(name)) for name in ("leaked-key", "compromised-node", "lost-share")} == {
-        "leaked-key": 1, "compromised-node": 1, "lost-share": 2,
+    assert {name: len(blocks(name)) for name in ("leaked-key", "compromised-node", "lost-share", "moved-keys")} == {
+        "leaked-key": 1, "compromised-node": 1, "lost-share": 1, "moved-keys": 2,
     }  # fmt: skip

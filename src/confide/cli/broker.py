@@ -18,6 +18,7 @@ from confide.cli.opening import Opening, opening_options, refuse_missing, unlock
 from confide.cli.operation import COMMANDS as OPERATION
 from confide.cli.output import Context, Story, answers
 from confide.cli.owners import BrokerAddress, serving, serving_file
+from confide.cli.rekey import rekey
 from confide.cli.shares import desk_at, init, interrupted_by_sigterm, unseal
 from confide.cli.storage import COMMANDS, WITNESSES, location_of, open_for_service, witnesses_of
 from confide.errors import BrokerError, CustodyOfflineError, UsageError
@@ -47,7 +48,7 @@ def command() -> None:
     """Serve keys to attested nodes, and enrol owners."""
 
 
-for _one in (init, unseal, *OPERATION, *COMMANDS):
+for _one in (init, unseal, rekey, *OPERATION, *COMMANDS):
     command.add_command(_one)
 
 

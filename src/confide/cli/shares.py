@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from confide.canonical import Json
     from confide.config import Settings
     from confide.keys.custody.protocol import Kms
-    from confide.keys.custody.shares import Collected
+    from confide.keys.custody.shares import Collected, SharedRoot
     from confide.keys.store import Store
 
 _CALL_S = 30.0
@@ -64,12 +64,17 @@ class Desk:
             self._collected = None
             return SharedRoot(collected.take(), wanted).unlock(parameters)
 
+    @property
+    def holders(self) -> list[str]:
+        """Whose shares were brought, by their numbers."""
+        return [str(index) for index in sorted(self._holders)]
+
     def opened(self, store: Store) -> None:
         """The store is open: its log says by whose shares, and owners can be enrolled from now on."""
         from confide.keys.audit import new_event
         from confide.keys.broker import utc_now
 
-        store.append_audit(new_event("unseal", (), utc_now(), shares=[str(index) for index in sorted(self._holders)]))
+        store.append_audit(new_event("unseal", (), utc_now(), shares=self.holders))
         with self._lock:
             self._store = store
 
@@ -178,19 +183,35 @@ def init(context: Context, wanted: str, out: Path, *, on_disk: bool) -> None:
     Each share is a file of mode 0600, in a folder that is in memory only (/dev/shm).  Hand each to its holder and remove it here: whoever
     has T of them has the master key.
     """
+    from confide.keys.store import Store
+
+    location = location_of(context.settings)
+    if location.exists():
+        hint = "`confide broker rekey` puts a store that there is under another key"
+        raise StoreError(f"there is a key store at {location.name}", hint=hint, path=location.name)
+    root, files = new_shares(wanted, out, on_disk=on_disk)
+    try:
+        Store.create(location, root).close()
+    except BaseException:
+        _remove(files)
+        raise
+    context.answer({"store": location.name, "needed": root.shares.threshold, "shares": [str(file) for file in files]})
+
+
+def new_shares(wanted: str, out: Path, *, on_disk: bool) -> tuple[SharedRoot, list[Path]]:
+    """A new root key, and the files of its shares.
+
+    Raises:
+        UsageError: not a number of shares, or the folder is on a disk.
+    """
     from confide.crypto.sign import write_private_file
     from confide.keys.custody.shares import SharedRoot
-    from confide.keys.store import Store
     from confide.node.private_dir import in_memory
 
     threshold, separator, count = wanted.partition("-of-")
     if not (separator and threshold.isdecimal() and count.isdecimal()):
         raise UsageError(f"not a number of shares: {wanted[:40]!r}", hint="write T-of-N, for instance 3-of-5")
     root, made = SharedRoot.create(threshold=int(threshold), count=int(count))
-    location = location_of(context.settings)
-    if location.exists():
-        hint = "a store's custody is chosen when it is made"
-        raise StoreError(f"there is a key store at {location.name}", hint=hint, path=location.name)
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not on_disk and not in_memory(out.resolve()):
         raise UsageError(f"{out} is on a disk: together, the shares are the master key", hint="choose one in /dev/shm, or give --on-disk")
@@ -200,12 +221,15 @@ def init(context: Context, wanted: str, out: Path, *, on_disk: bool) -> None:
             file = out / f"share-{share.index}-of-{share.count}"
             write_private_file(file, share.to_text().reveal() + b"\n")
             files.append(file)
-        Store.create(location, root).close()
     except BaseException:
-        for file in files:
-            file.unlink(missing_ok=True)
+        _remove(files)
         raise
-    context.answer({"store": location.name, "needed": int(threshold), "shares": [str(file) for file in files]})
+    return root, files
+
+
+def _remove(files: list[Path]) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)
 
 
 @click.command("unseal")

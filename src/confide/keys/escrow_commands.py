@@ -156,7 +156,7 @@ class EscrowCommands(LeavingKeys):
             pem = SigningKey.generate().private_pem()
             jwk, own = SealKey.from_private_pem(pem).public_jwk(), self._store.signing_key
             asked = Recovery(escrow[:96], ref.id, own.spki_digest, owner.ref, jwk, now + RECOVERY_TTL)
-            self._store.put(KeptRecovery(asked, self._store.kms.wrap(pem, context=_use(asked))), expires=asked.expires)
+            self._store.put(KeptRecovery(asked, self._store.kms.wrap(pem, context=recovery_use(asked))), expires=asked.expires)
             pem.wipe()
             self._note("recovery-request", owner, key=ref.id, escrow=asked.escrow, recovery=asked.digest)
             return {"recovery": asked.sign(own)}
@@ -203,7 +203,7 @@ class EscrowCommands(LeavingKeys):
 
     def _put_together(self, escrow: Escrow, given: Sequence[Contribution], kept: KeptRecovery) -> SecretBytes:
         """What the escrow holds, if enough of the contributions are there and every one is genuine."""
-        one_time = SealKey.from_private_pem(self._store.kms.unwrap(kept.wrapped, context=_use(kept.recovery)))
+        one_time = SealKey.from_private_pem(self._store.kms.unwrap(kept.wrapped, context=recovery_use(kept.recovery)))
         collected = Collected(escrow.shares)
         for one in given:
             name = escrow.request.trustees[one.index - 1].name
@@ -226,5 +226,6 @@ class EscrowCommands(LeavingKeys):
             root.wipe()
 
 
-def _use(recovery: Recovery) -> Json:
+def recovery_use(recovery: Recovery) -> Json:
+    """What the one-time key of a recovery is bound to where it is kept."""
     return {"use": "key-recovery", "recovery": recovery.digest}

@@ -156,7 +156,7 @@ class KeyHierarchy:
         versions: list[KeyVersion] = []
         for number, (state, since) in enumerate(outline.versions, start=1):
             kek = opened.get(number)
-            wrapped = None if kek is None else self._store.kms.wrap(kek, context=_context(ref.owner, ref.name, number))
+            wrapped = None if kek is None else self._store.kms.wrap(kek, context=kek_context(ref.owner, ref.name, number))
             versions.append(KeyVersion(state, since, wrapped))
         made = Key(ref.owner, ref.name, tuple(versions), outline.created)
         self._store.put(made)
@@ -204,14 +204,15 @@ class KeyHierarchy:
         return key
 
     def _new_version(self, owner: str, name: str, version: int, now: datetime) -> KeyVersion:
-        wrapped = self._store.kms.wrap(SecretBytes.random(), context=_context(owner, name, version))
+        wrapped = self._store.kms.wrap(SecretBytes.random(), context=kek_context(owner, name, version))
         return KeyVersion(KeyState.ACTIVE, now, wrapped)
 
     def _open(self, key: Key, version: int) -> SecretBytes:
-        return self._store.kms.unwrap(key.wrapped(version), context=_context(key.owner, key.name, version))
+        return self._store.kms.unwrap(key.wrapped(version), context=kek_context(key.owner, key.name, version))
 
 
-def _context(owner: str, name: str, version: int) -> Json:
+def kek_context(owner: str, name: str, version: int) -> Json:
+    """What a version of a key is bound to where it is kept."""
     return {"use": "kek", "key": f"{owner}/{name}", "version": version}
 
 

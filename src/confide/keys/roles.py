@@ -29,7 +29,7 @@ class Office(StrEnum):
 
 
 OPERATION: Final = frozenset(
-    {"enrolment", "enrol", "withdraw", "tenant", "limits", "unseal", "tenants-settled", "token-link", "token-unlink"}
+    {"enrolment", "enrol", "withdraw", "tenant", "limits", "unseal", "tenants-settled", "token-link", "token-unlink", "rekey"}
 )  # fmt: skip
 """Actions in the audit log that are the operator's business: who came and went.  Nothing of what owners do with keys."""
 

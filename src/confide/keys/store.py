@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -31,13 +31,15 @@ from confide.keys.audit import AuditEntry, AuditHead, AuditProof
 from confide.keys.custody.protocol import Kms, Unlock
 from confide.keys.records import Record, Swept
 from confide.keys.storage.contents import BUCKETS
-from confide.keys.storage.database import Database, Location, SqliteFile, Statement, newest_revision
+from confide.keys.storage.database import Database, Location, SqliteFile, Statement, newest_revision, upsert
 from confide.keys.storage.log import Log
+from confide.keys.storage.rekeyed import Change, RekeyedRows
 from confide.keys.storage.rows import REF_KIND, Rows, not_latest, subkey
 from confide.keys.storage.schema import META
 from confide.keys.storage.steps import Head, Steps
 
 FORMAT: Final = "confide-store-v2"
+_KEEP_META: Final = upsert(META)
 R = TypeVar("R", bound=Record)
 
 
@@ -45,6 +47,7 @@ class Store:
     """An unlocked store.  Safe to use from several threads and processes; :meth:`transaction` makes several calls one step."""
 
     def __init__(self, database: Database, kms: Kms, row_key: SecretBytes, signing_key: SigningKey) -> None:
+        self._database = database
         self._rows = Rows(database, row_key.reveal(), FORMAT)
         self._log = Log(database)
         self._steps = Steps(database, self._rows, self._log, subkey(row_key.reveal(), "head"))
@@ -65,19 +68,13 @@ class Store:
         place = _location(location)
         place.prepare()
         parameters = unlock.new_parameters()
-        kms = unlock.unlock(parameters)
-        wrapped = {
-            "format": FORMAT,
-            "master": parameters,
-            "row_key": b64url(kms.wrap(SecretBytes.random(), context={"use": "rows"})),
-            "signing_key": b64url(kms.wrap(SigningKey.generate().private_pem(), context={"use": "signing"})),
-        }
+        text = _meta_text(parameters, unlock.unlock(parameters), SecretBytes.random(), SigningKey.generate())
         try:
             with _schema_step(place) as database:
                 if database.has_tables():
                     raise StoreError(f"there is a key store at {place.name} already", path=place.name)
                 database.migrate()
-                database.run(Statement(insert(META)), {"name": "store", "value": json.dumps(wrapped)})
+                database.run(Statement(insert(META)), {"name": "store", "value": text})
         except BaseException:
             place.discard()
             raise
@@ -161,6 +158,27 @@ class Store:
             for _ in self._log.walk(self._steps.head.log):
                 pass
         return found
+
+    def rekey(self, unlock: Unlock, change_to: Callable[[Kms], Change], event: Json) -> int:
+        """Put the store under a new root key, which ``unlock`` opens from then on, and its rows under a new row key: how many there are.
+
+        ``change_to`` says how records come under the new one; ``event`` is for the audit log.  One step; afterwards it is to be
+        scrubbed and opened anew.  ``keys.master_key`` knows the records.
+
+        Raises:
+            StoreError: the store cannot be read or written: nothing has happened.
+            StepUnknownError: as :meth:`transaction`.
+        """
+        parameters, row_key = unlock.new_parameters(), SecretBytes.random()
+        kms = unlock.unlock(parameters)
+        text = _meta_text(parameters, kms, row_key, self.signing_key)
+        with self.transaction():
+            self.append_audit(event)
+            rows = RekeyedRows(self._database, row_key.reveal(), FORMAT)
+            done = rows.take_over(self._rows, change_to(kms))
+            self._database.run(_KEEP_META, {"name": "store", "value": text})
+            self._steps.take_over(rows, subkey(row_key.reveal(), "head"))
+        return done
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -327,6 +345,17 @@ class Store:
 
 def _public(head: Head, now: datetime) -> AuditHead:
     return AuditHead(head.log.size, head.log.root.hex(), head.epoch, now.isoformat())
+
+
+def _meta_text(parameters: Json, kms: Kms, row_key: SecretBytes, signing_key: SigningKey) -> str:
+    """What a store keeps in the clear, and its own two keys under the root key."""
+    wrapped = {
+        "format": FORMAT,
+        "master": parameters,
+        "row_key": b64url(kms.wrap(row_key, context={"use": "rows"})),
+        "signing_key": b64url(kms.wrap(signing_key.private_pem(), context={"use": "signing"})),
+    }
+    return json.dumps(wrapped)
 
 
 def _location(location: Location | Path) -> Location:

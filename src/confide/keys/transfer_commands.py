@@ -22,7 +22,7 @@ from confide.keys.transfer import ExportRequest, KeyExport, WrappingKey
 DATASETS_PAGE: Final = 500
 """Datasets in one answer or request."""
 _MOST_READ: Final = 3000
-_USE: Final = {"use": "wrapping-key"}
+WRAPPING_USE: Final = {"use": "wrapping-key"}
 _ONLY: Final = "own"
 
 
@@ -195,9 +195,9 @@ class TransferCommands(LeavingKeys):
         with self._store.transaction():
             kept = self._store.get(KeptWrappingKey, _ONLY)
             if kept is None:
-                kept = KeptWrappingKey(self._store.kms.wrap(SigningKey.generate().private_pem(), context=_USE))
+                kept = KeptWrappingKey(self._store.kms.wrap(SigningKey.generate().private_pem(), context=WRAPPING_USE))
                 self._store.put(kept)
-        return SealKey.from_private_pem(self._store.kms.unwrap(kept.wrapped, context=_USE))
+        return SealKey.from_private_pem(self._store.kms.unwrap(kept.wrapped, context=WRAPPING_USE))
 
 
 def _claimed_signer(manifest: Json) -> SpkiDigest:

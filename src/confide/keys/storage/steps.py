@@ -90,6 +90,10 @@ class Steps:
         """The audit log has grown, and this is its latest time.  Inside :meth:`transaction`."""
         self._head = replace(self._head, log=extent, time=time)
 
+    def take_over(self, rows: Rows, head_key: bytes) -> None:
+        """From now on the store's rows are these, and its head is under that key.  The last thing that a step does."""
+        self._rows, self._head_key = rows, head_key
+
     def close(self) -> None:
         """Commit what waits, and end the connection."""
         with self._lock:
