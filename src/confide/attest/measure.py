@@ -30,7 +30,6 @@ _SKIPPED = {"__pycache__", "site-packages", "dist-packages"}
 """Folders left out below the standard library; ``__pycache__`` everywhere."""
 
 
-
 @dataclass(frozen=True, slots=True)
 class Measurement:
     """The digest over ``files`` files: SHA-384, lower-case hex."""

@@ -80,18 +80,29 @@ def enrol(context: Context, owner: str, role: str, tenant: str, out: Path | None
     context.answer({"owner": owner, "file": str(target), "broker": address.url})
 
 
-@click.command("withdraw")
+@click.command("cancel-enrolment")
 @click.argument("owner")
 @AS
 @opening_options
 @answers
-def withdraw(context: Context, owner: str, who: str | None, opening: Opening) -> None:
+def cancel_enrolment(context: Context, owner: str, who: str | None, opening: Opening) -> None:
+    """Let nobody become OWNER by an enrolment file that was made and not redeemed: one that was lost, or given to the wrong person."""
+    context.answer(operate(context.settings, opening, who, "cancel-enrolment", owner=owner))
+
+
+@click.command("withdraw")
+@click.argument("owner")
+@click.option("--strand-rules", is_flag=True, help="Although keys would have too few approvers left to meet or change their rules.")
+@AS
+@opening_options
+@answers
+def withdraw(context: Context, owner: str, who: str | None, opening: Opening, *, strand_rules: bool) -> None:
     """Let the credential of OWNER do nothing any more.  There is no way back: somebody who was withdrawn enrols under a new name.
 
-    Grants of that owner end, and nodes that hold a key by them wipe it; approvals count no more; guests get none of that owner's resources.
-    Keys and datasets stay in the store.
+    Grants of that owner end, and nodes that hold a key by them wipe it; approvals count no more; guests get none of that owner's resources;
+    tokens of an identity provider count for nobody.  Keys and datasets stay in the store.
     """
-    context.answer(operate(context.settings, opening, who, "withdraw", owner=owner))
+    context.answer(operate(context.settings, opening, who, "withdraw", owner=owner, strand_rules=strand_rules))
 
 
 @click.group("tenants")
@@ -171,4 +182,4 @@ def _rows(found: Json) -> Sequence[tuple[str, ...]]:
     return rows
 
 
-COMMANDS = (enrol, withdraw, tenants)
+COMMANDS = (enrol, cancel_enrolment, withdraw, tenants)

@@ -249,7 +249,7 @@ def unseal(context: Context, share_file: Path | None) -> None:
     context.answer({"share": answer.get("share"), "missing": answer.get("missing")})
 
 
-OPERATIONS: Final = ("enrol", "withdraw", "add-tenant", "tenants", "limits")
+OPERATIONS: Final = ("enrol", "cancel-enrolment", "withdraw", "add-tenant", "tenants", "limits")
 """What an operator asks of the broker on its machine: nothing of it reads or uses a key."""
 
 
@@ -267,7 +267,9 @@ def operate_in(store: Store, op: str, fields: Mapping[str, object]) -> Json:
         case "enrol":
             return operation.enrolment(said.get("owner", ""), said.get("tenant", ""), said.get("role", ""))
         case "withdraw":
-            return operation.withdraw(said.get("owner", ""))
+            return operation.withdraw(said.get("owner", ""), strand_rules=fields.get("strand_rules") is True)
+        case "cancel-enrolment":
+            return operation.cancel_enrolment(said.get("owner", ""))
         case "add-tenant":
             return operation.add_tenant(said.get("tenant", ""))
         case "tenants":

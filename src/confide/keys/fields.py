@@ -42,6 +42,14 @@ def list_(request: Request, field: str) -> list[object]:
     return _field(request, field, list, "a list is missing")
 
 
+def flag(request: Request, field: str) -> bool:
+    """A field that is true or false, and false if it is left out.  Raises ``ParseError`` for anything else."""
+    value = body(request).get(field, False)
+    if not isinstance(value, bool):
+        raise ParseError("a field is true or false", field=field)
+    return value
+
+
 def signatures(rest: Json) -> list[object]:
     """The signatures of the node's job, which requests may leave out."""
     found = rest.get("signatures", [])

@@ -10,6 +10,7 @@ from confide.keys.key_client import KeyClient
 
 _STEPS: Final[dict[str, tuple[str, str]]] = {
     "enrol": ("POST", "enrolments"),
+    "cancel-enrolment": ("POST", "enrolments/cancel"),
     "withdraw": ("POST", "withdraw"),
     "add-tenant": ("POST", "tenants"),
     "tenants": ("GET", "tenants"),
@@ -32,6 +33,7 @@ class OperatorClient(KeyClient):
         method, path = _STEPS[op]
         answer = self._call(method, f"operator/{path}", None if method == "GET" else dict(fields))
         kinds: dict[str, type] = {"token": str, "spki": str} if op == "enrol" else {}
+        kinds |= {"owner": str, "cancelled": int} if op == "cancel-enrolment" else {}
         kinds |= {"owner": str, "grants": int} if op == "withdraw" else {"tenants": list} if op == "tenants" else {}
         kinds |= {"tenant": str, "rate": float, "burst": int, "quotas": dict} if op == "limits" else {}
         return {name: answer.field(name, kind) for name, kind in (kinds or {"tenant": str}).items()}

@@ -6,14 +6,14 @@ The same steps serve an enrolled operator over the network (:class:`OperatorComm
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
 from confide.canonical import Json, canonical
 from confide.errors import CredentialError, ParseError, UsageError
-from confide.keys.approvals import ApprovalRule, Approvership, RuleChange, Vote
+from confide.keys.approvals import ApprovalRule, Approver, Approvership, RuleChange, Vote
 from confide.keys.audit import new_event
 from confide.keys.callers import Callers
 from confide.keys.departures import Departure
@@ -29,6 +29,7 @@ from confide.keys.standing import Standings
 from confide.keys.store import Store
 from confide.keys.tenant_records import DEFAULT_TENANT, EVERY_TENANT, Tenant, check_tenant
 from confide.keys.tenants import Tenants, describe, settle
+from confide.keys.token_records import TokenLink
 from confide.keys.withdrawals import withdrawn
 
 _MACHINE: Final = "the broker's machine"
@@ -50,6 +51,10 @@ class Operation:
         tenant = EVERY_TENANT if office is Office.OPERATOR and tenant == DEFAULT_TENANT else tenant
         token = Owners(self._store, self._clock).create_enrolment(owner, tenant=tenant, office=office, by=by)
         return {"token": token, "spki": self._store.signing_key.spki_digest}
+
+    def cancel_enrolment(self, owner: str, *, by: str = _MACHINE) -> Json:
+        """Let nobody become ``owner`` by a token that was made and not redeemed.  Raises as ``Owners.cancel_enrolments``."""
+        return {"owner": owner, "cancelled": Owners(self._store, self._clock).cancel_enrolments(owner, by=by)}
 
     def add_tenant(self, name: str, *, by: str = _MACHINE) -> Json:
         """Make a tenant.
@@ -102,28 +107,51 @@ class Operation:
             self._store.append_audit(new_event("limits", [], now, tenant=name, by=by, limits=canonical(facts).decode()))
         return made.to_json()
 
-    def withdraw(self, name: str, *, by: str = _MACHINE) -> Json:
+    def withdraw(self, name: str, *, by: str = _MACHINE, strand_rules: bool = False) -> Json:
         """Let a credential do nothing any more, and nothing go on that rests on it: grants end, approvals go, rules for guests end.
 
-        Keys and datasets stay, and so does the name, which nobody gets again.  Nodes that hold a key by such a grant are told.
+        Keys and datasets stay, and so does the name, which nobody gets again.  Nodes that hold a key by such a grant are told.  What tokens
+        called this person is nobody any more.  ``strand_rules``: although too few approvers of a key would be left to meet its rule.
 
         Raises:
-            UsageError: there is nobody of that name, or the credential was withdrawn before.
+            UsageError: there is nobody of that name, the credential was withdrawn before, or a rule could be met by nobody any more.
         """
         settle(self._store, self._clock)
         with self._store.transaction():
             found, now = self._store.get(Owner, name), self._clock()
             if found is None or found.withdrawn is not None:
                 raise UsageError(f"nobody of the name {name[:64]!r} is enrolled", hint="`confide broker tenants ls` shows who is")
+            stranded = self._stranded(name)
+            if stranded and not strand_rules:
+                raise _too_few_left(stranded)
             self._store.put(replace(found, withdrawn=now))
+            links = self._store.find(TokenLink, name)
+            for link in links:
+                self._store.delete(TokenLink, link.id)
             ended = [grant for key in self._store.find(Key, name) for grant in self._store.find(Grant, key.id) if grant.revoked is None]
             for grant in ended:
                 self._standings.end(grant.revoke(now))
             for key in {one.key for one in self._store.find(Approvership, name)}:
                 self._take_back(name, key)
             withdrawn(self._store)
-            self._store.append_audit(new_event("withdraw", [name], now, owner=name, by=by, grants=len(ended)))
+            told = sorted({name, *(one for rule in stranded for one in (rule.ref, *rule.names))})
+            counts = {"grants": len(ended), "tokens": len(links), "stranded": len(stranded)}
+            self._store.append_audit(new_event("withdraw", told, now, owner=name, by=by, **counts))
         return {"owner": name, "grants": len(ended)}
+
+    def _stranded(self, name: str) -> list[ApprovalRule]:
+        """The rules that could be met, and could not any more without this approver."""
+        found = []
+        for key in sorted({one.key for one in self._store.find(Approvership, name)}):
+            rule = self._standings.rule(key)
+            there = [one.name for one in rule.approvers if self._is_there(one)]
+            if name in there and len(there) - 1 < rule.threshold <= len(there):
+                found.append(rule)
+        return found
+
+    def _is_there(self, approver: Approver) -> bool:
+        owner = self._store.get(Owner, approver.name)
+        return owner is not None and owner.withdrawn is None and owner.spki == approver.spki
 
     def _take_back(self, name: str, key: str) -> None:
         """Take back the votes of somebody who is an approver of that key: what rests on them waits again."""
@@ -151,6 +179,11 @@ class OperatorCommands(Callers):
         with self._command("enrolment", peer, {"enrolled": owner[:64]}) as who:
             return self._operation.enrolment(owner, tenant, role, by=who.name)
 
+    def cancel_enrolment(self, peer: Peer, owner: str) -> Json:
+        """As :meth:`Operation.cancel_enrolment`.  Raises as :meth:`enrolment`."""
+        with self._command("cancel-enrolment", peer, {"enrolled": owner[:64]}) as who:
+            return self._operation.cancel_enrolment(owner, by=who.name)
+
     def add_tenant(self, peer: Peer, name: str) -> Json:
         """As :meth:`Operation.add_tenant`.  Raises as :meth:`enrolment`."""
         with self._command("tenant", peer, {"tenant": name[:64]}) as who:
@@ -166,7 +199,7 @@ class OperatorCommands(Callers):
         with self._command("list-tenants", peer, {}):
             return self._operation.tenants()
 
-    def withdraw(self, peer: Peer, name: str) -> Json:
+    def withdraw(self, peer: Peer, name: str, *, strand_rules: bool = False) -> Json:
         """As :meth:`Operation.withdraw`.
 
         Raises:
@@ -175,7 +208,14 @@ class OperatorCommands(Callers):
         with self._command("withdraw", peer, {"withdrawn": name[:64]}) as who:
             if name == who.name:
                 raise CredentialError("nobody withdraws the own credential", hint="another operator does, or `confide broker withdraw`")
-            return self._operation.withdraw(name, by=who.name)
+            return self._operation.withdraw(name, by=who.name, strand_rules=strand_rules)
+
+
+def _too_few_left(rules: Sequence[ApprovalRule]) -> UsageError:
+    """Names owners, whom the operator knows, and not their keys, which are none of the operator's business."""
+    owners = ", ".join(sorted({rule.ref for rule in rules}))
+    hint = "let the keys' owners name other approvers first (`confide keys approvers`); or strand these rules, with --strand-rules"
+    return UsageError("too few approvers would be left for keys that need them", hint=hint, owners=owners, rules=len(rules))
 
 
 def office_of(role: str) -> Office:

@@ -71,6 +71,24 @@ class Owners(Callers):
             self._store.append_audit(new_event("enrolment", self._told(made), now, owner=owner, tenant=tenant, role=office.value, by=by))
         return token
 
+    def cancel_enrolments(self, owner: str, *, by: str = "") -> int:
+        """For the operator: tokens with which somebody could still become ``owner`` are worth nothing from now on; how many.
+
+        Raises:
+            UsageError: there is none.
+        """
+        with self._store.transaction():
+            now = self._clock()
+            waiting = [one for one in self._store.find(Enrolment, owner) if not one.used and now < one.expires]
+            if not waiting:
+                hint = "who has redeemed it already is withdrawn: `confide broker withdraw`"
+                raise UsageError(f"no enrolment of the name {owner[:64]!r} waits to be redeemed", hint=hint)
+            for one in waiting:
+                self._store.delete(Enrolment, one.id)
+            told = sorted({name for one in waiting for name in self._told(one)})
+            self._store.append_audit(new_event("cancel-enrolment", told, now, owner=owner, by=by, enrolments=len(waiting)))
+        return len(waiting)
+
     def enrol(self, peer: Peer, owner: str, token: str) -> Json:
         """Register the client's key as ``owner``'s credential.
 

@@ -29,7 +29,10 @@ class Office(StrEnum):
 
 
 OPERATION: Final = frozenset(
-    {"enrolment", "enrol", "withdraw", "tenant", "limits", "unseal", "tenants-settled", "token-link", "token-unlink", "rekey"}
+    {
+        "enrolment", "cancel-enrolment", "enrol", "withdraw", "tenant", "limits",
+        "unseal", "tenants-settled", "token-link", "token-unlink", "rekey",
+    }
 )  # fmt: skip
 """Actions in the audit log that are the operator's business: who came and went.  Nothing of what owners do with keys."""
 
@@ -78,6 +81,7 @@ MAY: Final[Mapping[str, frozenset[Office]]] = {
     "audit": _ALL,
     "page": _ALL,
     "enrolment": _OPERATOR,
+    "cancel-enrolment": _OPERATOR,
     "withdraw": _OPERATOR,
     "tenant": _OPERATOR,
     "list-tenants": _OPERATOR,
@@ -196,6 +200,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     _route("POST", _CONFIDE + "audit/proof", "audit"),
     _route("POST", _CONFIDE + "audit/consistency", "audit"),
     _route("POST", _CONFIDE + "operator/enrolments", "enrolment"),
+    _route("POST", _CONFIDE + "operator/enrolments/cancel", "cancel-enrolment"),
     _route("POST", _CONFIDE + "operator/withdraw", "withdraw"),
     _route("POST", _CONFIDE + "operator/tenants", "tenant"),
     _route("GET", _CONFIDE + "operator/tenants", "list-tenants"),

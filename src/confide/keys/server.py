@@ -43,9 +43,10 @@ owner  POST …/audit/consistency       old new                          proof
 owner  …/escrow, …/datasets/adopt                                      ``keys.escrow_routes``
 owner  GET /page/NAME                                                  HTML (``keys.page``)
 oper.  POST …/operator/enrolments     owner tenant role                token spki
+oper.  POST …/enrolments/cancel       owner                            owner cancelled
 oper.  POST …/operator/tenants        tenant                           tenant
 oper.  GET …/operator/tenants                                          tenants
-oper.  POST …/operator/withdraw       owner                            owner grants
+oper.  POST …/operator/withdraw       owner; strand_rules              owner grants
 oper.  POST …/operator/limits         tenant limits                    tenant rate burst quotas
 people POST …/token-links             token                            issuer subject owner
 people GET …/token-links                                               links
@@ -89,6 +90,7 @@ from confide.ids import DatasetId, Purpose, SpkiDigest
 from confide.keys.broker import Broker
 from confide.keys.escrow_routes import escrow_route
 from confide.keys.fields import body as _body
+from confide.keys.fields import flag as _flag
 from confide.keys.fields import list_ as _list
 from confide.keys.fields import number as _number
 from confide.keys.fields import object_ as _object
@@ -394,7 +396,10 @@ class Routes:
             ),
             ("POST", "operator/tenants"): lambda: operators.add_tenant(peer, _text(request, "tenant")),
             ("GET", "operator/tenants"): lambda: operators.tenants(peer),
-            ("POST", "operator/withdraw"): lambda: operators.withdraw(peer, _text(request, "owner")),
+            ("POST", "operator/enrolments/cancel"): lambda: operators.cancel_enrolment(peer, _text(request, "owner")),
+            ("POST", "operator/withdraw"): lambda: operators.withdraw(
+                peer, _text(request, "owner"), strand_rules=_flag(request, "strand_rules")
+            ),
             ("POST", "operator/limits"): lambda: operators.set_limits(peer, _text(request, "tenant"), _object(request, "limits")),
             ("POST", "token-links"): lambda: links.link(peer, _text(request, "token")),
             ("GET", "token-links"): lambda: links.links(peer),

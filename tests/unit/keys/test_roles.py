@@ -77,6 +77,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", CONFIDE + "audit/proof"): {"seq": 1},
     ("POST", CONFIDE + "audit/consistency"): {"old": 1, "new": 1},
     ("POST", CONFIDE + "operator/enrolments"): {"owner": "new", "tenant": "default", "role": "owner"},
+    ("POST", CONFIDE + "operator/enrolments/cancel"): {"owner": "new"},
     ("POST", CONFIDE + "operator/tenants"): {"tenant": "new"},
     ("GET", CONFIDE + "operator/tenants"): None,
     ("POST", CONFIDE + "operator/withdraw"): {"owner": "nobody"},

@@ -154,6 +154,4 @@ class InsecureAttester:
 
 def _empty_sgx_body(report_data: bytes) -> SgxBody:
     cpu_svn = bytes([documents.CURRENT_SVN]) * 16
-    return SgxBody(
-        cpu_svn, 0, bytes(28), _SGX_ATTRIBUTES, bytes(32), bytes(32), bytes(32), bytes(96), 0, 0, bytes(60), report_data
-    )
+    return SgxBody(cpu_svn, 0, bytes(28), _SGX_ATTRIBUTES, bytes(32), bytes(32), bytes(32), bytes(96), 0, 0, bytes(60), report_data)

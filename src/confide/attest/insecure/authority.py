@@ -69,8 +69,6 @@ class Signer:
         return x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
 
 
-
-
 def _issue(common_name: str, now: datetime, issuer: Signer | None, *, ca_depth: int | None, platform: SgxExtension | None = None) -> Signer:
     key = ec.generate_private_key(ec.SECP256R1())
     point = x509.DistributionPoint([x509.UniformResourceIdentifier(_POINT)], None, None, None)

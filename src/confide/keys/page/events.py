@@ -25,6 +25,7 @@ TITLES: Final[Mapping[str, str]] = {
     "withdrawn": "A node was told that its key was withdrawn",
     "manifest": "A new snapshot of a dataset was registered",
     "enrolment": "An enrolment was made ready",
+    "cancel-enrolment": "An enrolment was cancelled",
     "enrol": "A credential was enrolled",
     "create-key": "A key was made",
     "rotate-key": "A key got a new version",
