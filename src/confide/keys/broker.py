@@ -392,7 +392,7 @@ class Broker:
         for key in roots:
             request = Request(key, context.job, attested.role, purpose, context.run, asker.signers)
             grants = self.store.find(Grant, key)
-            standings = self._standings.of(grants)
+            standings = self._standings.of(grants, context.job, context.run)
             decisions.append(decide(grants, request, lambda policy: attested.appraise(asker.verified, policy, now), now, standings))
         return decisions
 

@@ -235,14 +235,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a grant stands besides its own words: the approvals that it needs, those that were verified, and the runs that used it.
+    """How a grant stands besides its own words: the approvals that it needs, those that were verified, and how many runs have used it.
 
-    ``runs`` holds job and run of each.
+    ``counted``: whether the run that is asked about is one of these.
     """
 
     needed: int = 0
     approved_by: tuple[str, ...] = ()
-    runs: frozenset[tuple[JobDigest, RunId]] = frozenset()
+    runs: int = 0
+    counted: bool = False
 
     @property
     def approved(self) -> bool:
@@ -288,9 +289,8 @@ def decide(
     """
     obstacles = [(obstacle(g, request, standings.get(g.id), now), g) for g in grants if g.key == request.key]
     # A run that one grant has counted already goes on under it: it must not use up another's.
-    run = (request.job, request.run)
     fitting = [g for why, g in obstacles if why is None]
-    fitting.sort(key=lambda g: (run in standings[g.id].runs, g.created, g.id), reverse=True)
+    fitting.sort(key=lambda g: (standings[g.id].counted, g.created, g.id), reverse=True)
     refusal: AppraisalError | None = None
     for grant in fitting:
         try:
@@ -319,7 +319,7 @@ class Obstacle:
 def obstacle(grant: Grant, request: Request, standing: Standing | None, now: datetime) -> Obstacle | None:
     """Why ``grant`` does not cover ``request`` as of ``now``; ``None`` if it does, and its policy has the last word."""
     stands = standing or Standing(needed=1)
-    begin, end, runs = grant.not_before, grant.not_after, stands.runs | {(request.job, request.run)}
+    begin, end, runs = grant.not_before, grant.not_after, stands.runs + (not stands.counted)
     this = "the grant of this key to this job"
     steps = (
         (covers(grant, request.job, request.signers), "no grant of this key covers this job", None),
@@ -334,7 +334,7 @@ def obstacle(grant: Grant, request: Request, standing: Standing | None, now: dat
             "its approvers run `confide keys approve`",
         ),
         (
-            grant.max_runs is None or len(runs) <= grant.max_runs,
+            grant.max_runs is None or runs <= grant.max_runs,
             f"{this} was used by all the runs that it is for: {grant.max_runs}",
             "ask the key's owner for another grant",
         ),

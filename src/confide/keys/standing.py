@@ -9,7 +9,7 @@ from typing import Final
 
 from confide.canonical import Json
 from confide.errors import GrantError
-from confide.ids import JobDigest, Role, SpkiDigest
+from confide.ids import JobDigest, Role, RunId, SpkiDigest
 from confide.keys.approvals import ApprovalRule, GrantRun, Subject, Verdict, Vote, approved_by, verdicts
 from confide.keys.departures import Departure
 from confide.keys.grants import Decision, Grant, Standing, recipients
@@ -49,9 +49,9 @@ class Standings:
         """The rule of a key; one that asks for nobody if none was set."""
         return self._store.get(ApprovalRule, key) or ApprovalRule(key, 0, ())
 
-    def of(self, grants: Iterable[Grant]) -> Mapping[str, Standing]:
-        """The standing of each grant, by its id."""
-        return {grant.id: self._of(grant) for grant in grants}
+    def of(self, grants: Iterable[Grant], job: JobDigest, run: RunId | None = None) -> Mapping[str, Standing]:
+        """The standing of each grant, by its id, as one run of a job asks (or nobody, where runs do not matter)."""
+        return {grant.id: self._of(grant, job, run) for grant in grants}
 
     def approved_by(self, rule: ApprovalRule, subject: Subject) -> tuple[str, ...]:
         """Who of the rule's approvers has approved exactly this subject."""
@@ -81,12 +81,12 @@ class Standings:
             "approved": approved,
             "rejected": sorted(set(said) - set(approved)),
             "approvers": rule.names,
-            "runs": len(self.runs(subject)) if isinstance(subject, Grant) else 0,
+            "runs": self.runs(subject) if isinstance(subject, Grant) else 0,
         }
 
-    def runs(self, grant: Grant) -> Sequence[GrantRun]:
-        """The runs that were given a key under a grant, if it counts them."""
-        return self._store.find(GrantRun, grant.id) if grant.max_runs is not None else []
+    def runs(self, grant: Grant) -> int:
+        """How many runs were given a key under a grant, if it counts them.  As much work for a million as for one."""
+        return self._store.count(GrantRun, grant.id) if grant.max_runs is not None else 0
 
     def signers(self, job: JobDigest) -> frozenset[SpkiDigest]:
         """Whose signatures of that job have been seen; each is verified when it is read."""
@@ -95,7 +95,7 @@ class Standings:
     def recipients(self, key: str, job: JobDigest, now: datetime) -> set[str]:
         """Who may open outputs that ``job`` derived from data under ``key``."""
         grants = self._store.find(Grant, key)
-        return recipients(grants, key, job, now, standings=self.of(grants), signers=self.signers(job))
+        return recipients(grants, key, job, now, standings=self.of(grants, job), signers=self.signers(job))
 
     def note_used(self, decisions: Sequence[Decision], node: Attested, signatures: Iterable[JobSignature]) -> None:
         """Take note that ``node`` is given a key under these decisions, in the step that gives it.
@@ -138,10 +138,12 @@ class Standings:
         for record in hanging:
             self._store.put(record, expires=_kept_until(grant))
 
-    def _of(self, grant: Grant) -> Standing:
+    def _of(self, grant: Grant, job: JobDigest, run: RunId | None) -> Standing:
         rule = self.rule(grant.key)
         approvers = self.approved_by(rule, grant) if rule.threshold else ()
-        return Standing(rule.threshold, approvers, frozenset((run.job, run.run) for run in self.runs(grant)))
+        asked = None if run is None or grant.max_runs is None else GrantRun(grant.id, job, run).id
+        counted = asked is not None and self._store.get(GrantRun, asked) is not None
+        return Standing(rule.threshold, approvers, self.runs(grant), counted)
 
 
 def _kept_until(subject: Subject) -> datetime | None:

@@ -120,7 +120,7 @@ def _check_given(store: Store, given: Release, role: Role, decide: Callable[[Seq
     for key in dataset.roots:
         request = Request(key, given.job, given.role, given.purpose, given.run, standings.signers(given.job))
         grants = store.find(Grant, key)
-        check_covered(grants, request, now, standings.of(grants))
+        check_covered(grants, request, now, standings.of(grants, given.job, given.run))
 
 
 def check_not_cut_off(store: Store, context: NodeContext) -> None:

@@ -38,8 +38,27 @@ def test_grant_for_two_runs_gives_keys_to_two_and_any_number_of_times_to_each(wo
     assert ("release", "grant-missing") in world.refusals()
     (view,) = airline.grant_list().grants
     assert (view.standing.runs, view.grant.max_runs) == (2, 2)
-    monkeypatch.setattr(Standings, "runs", lambda *_: [])
+    monkeypatch.setattr(Standings, "runs", lambda *_: 0)
     world.client(world.node(run=THIRD)).release(envelope)
+
+
+def test_decision_reads_no_other_run_of_its_grant_however_many_there_are(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    airline, envelope = granted(world, max_runs=3001)
+    (made,) = airline.grants()
+    world.store.put_all(GrantRun(made.id, JOB, RunId(f"run-{number:04}")) for number in range(3000))
+    world.restart()
+    read: list[str] = []
+    from_json = GrantRun.from_json
+    monkeypatch.setattr(GrantRun, "from_json", lambda data: read.append(data["run"]) or from_json(data))
+    for run in (RunId("run-0007"), FIRST, FIRST):
+        world.client(world.node(run=run)).release(envelope)
+    with pytest.raises(GrantError, match="all the runs that it is for: 3001"):
+        world.client(world.node(run=SECOND)).release(envelope)
+    world.client(world.node(run=RunId("run-2999"))).release(envelope)
+    assert set(read) <= {"run-0007", FIRST, "run-2999"}
+    (view,) = world.stranger(world.credential("airline")).grant_list().grants
+    assert view.standing.runs == 3001
+    assert set(read) <= {"run-0007", FIRST, "run-2999"}
 
 
 def test_run_that_is_refused_is_not_counted(world: World) -> None:
