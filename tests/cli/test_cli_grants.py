@@ -108,6 +108,26 @@ def test_two_approve_and_one_ends_it(confide: Any, people: tuple[str, str, str],
     assert "revoked" in confide("keys", "grants", "--as", ada).out
 
 
+def test_export_waits_for_the_keys_approvers(confide: Any, people: tuple[str, str, str], address: BrokerAddress, tmp_path: Path) -> None:
+    owner, ada, bob = people
+    confide("keys", "approvers", f"{owner}/k", "--threshold", "2", ada, bob)
+    wrapping, file = tmp_path / "wrapping.json", tmp_path / "export.jsonl"
+    confide("keys", "wrapping-key", "--as", ada, "--out", wrapping)
+    words = ("keys", "export", f"{owner}/k", "--wrapping-key", wrapping, "--to", address.spki, "--out", file)
+    said = confide(*words)
+    assert (said.status, "error[grant-missing]" in said.err, file.exists()) == (4, True, False)
+    (waits,) = confide("keys", "grants", "--as", bob, "--json").json["departures"]
+    assert f"confide keys approve {waits['id']}" in said.err
+    assert re.search(rf"{waits['id']} +{owner}/k +export +0 of 2", confide("keys", "grants", "--as", owner).out)
+    shown = confide("keys", "approve", waits["id"], "--as", ada, "--digest", waits["digest"]).out
+    assert address.spki in shown
+    assert "waits: 1 of 2" in shown
+    assert confide(*words).status == 4
+    assert confide("keys", "approve", waits["id"], "--as", bob, "--json").json["state"] == "approved"
+    assert confide(*words).status == 0
+    assert file.exists()
+
+
 def test_rule_is_shown_and_changed_with_approval(confide: Any, people: tuple[str, str, str]) -> None:
     owner, ada, bob = people
     assert "approvals: none" in confide("keys", "approvers", f"{owner}/k").out

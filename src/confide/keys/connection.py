@@ -52,7 +52,9 @@ _SPKI = re.compile(r"[0-9a-f]{64}")
 class Connection:
     """One TLS connection to the pinned broker, opened when needed.  The only place that looks at statuses."""
 
-    def __init__(self, url: str, spki: SpkiDigest, identity: Identity, timeout: float, *, token: Callable[[], str] | None = None) -> None:
+    def __init__(
+        self, url: str, spki: SpkiDigest, identity: Identity, timeout: float, *, token: Callable[[], str] | None = None
+    ) -> None:
         """``token``: where the token for each request comes from, if it is a token that says who asks."""
         self._host, self._port = https_address(url)
         if not _SPKI.fullmatch(spki):

@@ -113,3 +113,5 @@ def load_issuers(path: Path) -> tuple[OwnerIssuer, ...]:
         )
         for one in found
     )
+
+

@@ -20,6 +20,7 @@ def sessions_by_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Sessions, "_session", find)
 
 
+
 def test_cookie_moved_to_another_connection_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     granted, good, thief = Granted(world), Raw(world), Raw(world)
     assert good.attest(good.message(good.auth())) == "ok"

@@ -9,6 +9,7 @@ from support.broker_attacks import change_row
 from support.broker_world import JOB, policy
 from support.page_world import Browser, Office
 
+from confide.errors import GrantError
 from confide.keys.audit import AuditLog
 from confide.keys.page.pages import PAGES
 
@@ -79,6 +80,24 @@ def test_new_rule_is_approved_in_the_browser(office: Office) -> None:
         assert change.id in visit.get("overview").text
         assert visit.post("approve", visit.confirm("approve", change.id)).title == "Approved"
     assert office.airline.grant_list().rule("airline/flights").threshold == 1
+
+
+def test_key_that_is_to_leave_is_approved_in_the_browser(office: Office) -> None:
+    office.airline.create_key("crews")
+    office.airline.set_approvers("crews", 1, ["ada"])
+    broker = office.airline.broker_key().digest
+    wrapping = office.airline.wrapping_key()
+    with pytest.raises(GrantError):
+        list(office.airline.export_key("crews", wrapping, broker))
+    (waits,) = office.airline.grant_list().departures
+    visit = office.visit("ada").enter()
+    for page in ("overview", "grants"):
+        assert waits.departure.id in visit.get(page).text
+    confirm = visit.get(f"approve?id={waits.departure.id}")
+    assert "The key itself would leave the broker" in confirm.text
+    assert broker in confirm.text
+    assert visit.post("approve", visit.confirm("approve", waits.departure.id)).title == "Approved"
+    assert len(list(office.airline.export_key("crews", wrapping, broker))) == 1
 
 
 def test_unticked_box_signs_nothing(office: Office) -> None:
