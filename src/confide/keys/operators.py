@@ -140,10 +140,13 @@ class Operation:
         return {"owner": name, "grants": len(ended)}
 
     def _stranded(self, name: str) -> list[ApprovalRule]:
-        """The rules that could be met, and could not any more without this approver."""
+        """The rules that could be met, and could not any more without this approver; of keys whose owner is there and stays."""
         found = []
         for key in sorted({one.key for one in self._store.find(Approvership, name)}):
             rule = self._standings.rule(key)
+            owner = self._store.get(Owner, rule.ref)
+            if rule.ref == name or owner is None or owner.withdrawn is not None:
+                continue
             there = [one.name for one in rule.approvers if self._is_there(one)]
             if name in there and len(there) - 1 < rule.threshold <= len(there):
                 found.append(rule)

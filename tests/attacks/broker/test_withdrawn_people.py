@@ -101,6 +101,18 @@ def test_nobody_is_kept_from_being_withdrawn_by_rules_that_name_them(world: Worl
         world.stranger(world.credential("mallory")).keys()
 
 
+def test_rules_of_who_is_withdrawn_hold_up_nobodys_withdrawal(world: World) -> None:
+    airline = world.owner("airline")
+    world.owner("ada")
+    airline.create_key("flights")
+    airline.set_approvers("flights", 2, ["ada", "airline"])
+    operator = world.operator()
+    with pytest.raises(UsageError):
+        operator.operate("withdraw", owner="ada")
+    operator.operate("withdraw", owner="airline")
+    operator.operate("withdraw", owner="ada")
+
+
 # --- enrolments ------------------------------------------------------------------------------------------------------------
 
 
