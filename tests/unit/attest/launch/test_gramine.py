@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.gramine import MANIFEST, PAGE, SEGMENTS, libpal
+from support.gramine import MANIFEST, PAGE, RX, SEGMENTS, libpal
 
 from confide.attest.launch.elf import SharedObject
 from confide.attest.launch.gramine import Manifest, check_trusted_files, from_files, measure
@@ -18,12 +18,16 @@ from confide.errors import AppraisalError, ParseError, UsageError
 THREADS, SIZE, PAL_PAGES = 2, 2 << 20, 5
 
 
-def picture(manifest_text: str = MANIFEST) -> list[tuple[int, int, bytes | None]]:
+def with_code(rights: int) -> bytes:
+    return libpal([SEGMENTS[0], (*SEGMENTS[1][:4], rights), SEGMENTS[2]])
+
+
+def picture(manifest_text: str = MANIFEST, code: int = RX) -> list[tuple[int, int, bytes | None]]:
     """Every page of an enclave of two threads and 2 MiB, with SEGMENTS, in the order in which it is added.
 
-    Address, SECINFO flags, and contents if they are measured.
+    Address, SECINFO flags, and contents if they are measured.  ``code``: the rights of the second segment, in ELF's bits.
     """
-    text, elf = manifest_text.encode() + b"\0", libpal()
+    text, elf = manifest_text.encode() + b"\0", with_code(code)
     texts = [text[at : at + PAGE].ljust(PAGE, b"\0") for at in range(0, len(text), PAGE)]
     manifest = SIZE - len(texts) * PAGE
     ssa = manifest - THREADS * 8 * PAGE
@@ -46,9 +50,10 @@ def picture(manifest_text: str = MANIFEST) -> list[tuple[int, int, bytes | None]
     for start, count in [*((stack, 64) for stack in stacks), *((stack, 16) for stack in signals)]:
         pages += [(start + at * PAGE, 0x203, bytes(PAGE)) for at in range(count)]
     memory = bytearray(PAL_PAGES * PAGE)
+    code_flags = sum(flag for right, flag in ((4, 1), (2, 2), (1, 4)) if code & right)
     for offset, address, size, _, _ in SEGMENTS:
         memory[address : address + size] = elf[offset : offset + size]
-    for page, flags in ((0, 0x201), (1, 0x205), (2, 0x205), (3, 0x203), (4, 0x203)):
+    for page, flags in ((0, 0x201), (1, 0x200 | code_flags), (2, 0x200 | code_flags), (3, 0x203), (4, 0x203)):
         pages.append((pal + page * PAGE, flags, bytes(memory[page * PAGE :][:PAGE])))
     return pages + [(at, 0x207, None) for at in range(0x10000, pal, PAGE)]
 
@@ -69,6 +74,11 @@ def of(manifest: str = MANIFEST, pal: bytes | None = None) -> str:
 
 def test_every_page_is_added_in_gramines_order() -> None:
     assert of() == by_the_picture(picture())
+
+
+@pytest.mark.parametrize("rights", [1, 3, 5, 7])
+def test_rights_of_a_segment_are_those_of_its_pages(rights: int) -> None:
+    assert of(pal=with_code(rights)) == by_the_picture(picture(code=rights))
 
 
 def padded(size: int, text: str = MANIFEST) -> str:
