@@ -130,7 +130,7 @@ def check_file(
             told(len(sealed))
     final = _unpadded(_cbc(key, last[:BLOCK_BYTES], last[BLOCK_BYTES:]), path)
     whole = size == SMALLEST
-    if PurePath(name).suffix in TEXT_SUFFIXES:
+    if PurePath(name).suffix.lower() in TEXT_SUFFIXES:
         _check_text(final if whole else _cbc(key, header.iv, first), path, whole=whole)
     return CheckedFile(path, header, size, ciphertext.mac, key)
 

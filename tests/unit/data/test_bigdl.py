@@ -268,7 +268,7 @@ def test_earlier_header_is_refused_and_named(put) -> None:
     assert "25 bytes" in str(refusal.value.hint)
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.json", "a.txt", "year=1/part-0.csv"])
+@pytest.mark.parametrize("name", ["a.csv", "a.JSON", "a.txt", "year=1/part-0.csv"])
 def test_iv_of_another_file_in_a_text_file_is_noticed_where_it_can_be(put, name: str) -> None:
     encoded = Encoded(CSV, iv=IV)
     other = replace(encoded, iv=bytes(16))
