@@ -14,7 +14,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Final, Self, TypeVar
@@ -180,8 +180,7 @@ class Store:
             self._steps.take_over(rows, subkey(row_key.reveal(), "head"))
         return done
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> AbstractContextManager[None]:
         """Everything inside happens, or nothing does, and nobody else writes meanwhile.  May be nested.
 
         It is on the disk when the outermost block has ended.
@@ -190,8 +189,7 @@ class Store:
             StoreError: the database cannot be written, or another process holds it for too long: nothing has happened.
             StepUnknownError: the database was lost in the middle of its commit, and cannot be asked what has become of it.
         """
-        with self._steps.transaction():
-            yield
+        return self._steps.transaction()
 
     # --- records ---------------------------------------------------------------------------------------------------
 
@@ -317,8 +315,7 @@ class Store:
             if not 1 <= seq <= head.log.size:
                 hint = "`confide audit show` numbers them"
                 raise UsageError("there is no such entry in the audit log", hint=hint, entries=head.log.size, got=seq)
-            (entry,) = self._log.page(head.log, seq, seq)
-            path = tuple(self._log.inclusion(seq, head.log))
+            entry, path = self._log.inclusion(seq, head.log)
         return AuditProof(entry, path, _public(head, now).sign(self.signing_key))
 
     def consistency(self, old: int, new: int) -> list[bytes]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Literal, Protocol, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from alembic.command import upgrade
@@ -215,6 +215,7 @@ class Database:
         self._driver_error: type[Exception] = engine.dialect.import_dbapi().Error
         self._connection: Connection | None = None
         self._closed = False
+        self._step: Literal["", "announced", "begun"] = ""
         self.in_transaction = False
 
     @classmethod
@@ -245,22 +246,26 @@ class Database:
         self._begin("BEGIN IMMEDIATE", f"BEGIN ISOLATION LEVEL READ COMMITTED; {_LOCK}")
 
     def savepoint(self) -> None:
-        """Begin a step of the transaction that can be taken back alone."""
-        self._sql("SAVEPOINT step")
+        """Begin a step of the transaction that can be taken back alone.  The database hears of it when the step writes something."""
+        self._step = "announced"
 
     def release(self) -> None:
         """The step stays."""
-        self._sql("RELEASE SAVEPOINT step")
+        self._end_step("RELEASE SAVEPOINT step")
 
     def take_back(self) -> None:
         """The step has not happened."""
-        self._sql("ROLLBACK TO SAVEPOINT step")
-        self._sql("RELEASE SAVEPOINT step")
+        self._end_step("ROLLBACK TO SAVEPOINT step", "RELEASE SAVEPOINT step")
 
     def commit(self) -> None:
         """The transaction has happened, and is on the disk."""
         self._sql("COMMIT")
         self.in_transaction = False
+
+    def _end_step(self, *texts: str) -> None:
+        begun, self._step = self._step == "begun", ""
+        for text in texts if begun else ():
+            self._sql(text)
 
     def end(self) -> None:
         """The transaction has not happened.  If even that cannot be said, the connection is given up: the database undoes it."""
@@ -314,13 +319,17 @@ class Database:
 
     def run(self, statement: Statement, *sets: Values) -> None:
         """Carry out a statement for each set of values."""
+        if not sets:
+            return
+        if self._step == "announced":
+            self._sql("SAVEPOINT step")
+            self._step = "begun"
         text, names = statement.text(self._engine.dialect)
-        rows = [tuple(values[name] for name in names) for values in sets]
+        rows = [tuple([values[name] for name in names]) for values in sets]
         if len(rows) == 1:
             self._driver(text, rows[0])
-        elif rows:
-            with _as_store_error():
-                self._live.exec_driver_sql(text, rows)
+        else:
+            self._driver(text, rows, many=True)
 
     # --- tables ------------------------------------------------------------------------------------------------------
 
@@ -354,6 +363,7 @@ class Database:
         return self._connection
 
     def _begin(self, lite: str, postgres: str) -> None:
+        self._step = ""
         if self._connection is None and not self._closed:
             with _as_store_error():
                 self._connect()
@@ -383,11 +393,11 @@ class Database:
     def _sql(self, text: str) -> None:
         self._driver(text)
 
-    def _driver(self, text: str, values: Sequence[object] = ()) -> Any:
+    def _driver(self, text: str, values: Sequence[Any] = (), *, many: bool = False) -> Any:
         """The driver's own cursor after a statement: what SQLAlchemy adds to one takes longer than SQLite does."""
         try:
             cursor = self._live.connection.cursor()
-            cursor.execute(text, values)
+            (cursor.executemany if many else cursor.execute)(text, values)
         except self._driver_error as cause:
             raise _unusable(cause) from None
         except SQLAlchemyError as cause:  # of the connection that it keeps

@@ -15,13 +15,22 @@ from sqlalchemy import bindparam, insert, or_, select
 from confide.canonical import Json, canonical, parse_object
 from confide.errors import AuditError, ParseError
 from confide.keys.audit import AuditEntry, verify_entries
-from confide.keys.merkle import Subtree, append, consistency_proof, inclusion_proof, leaf_hash, peaks_of, root, verify_consistency
-from confide.keys.storage.database import Database, Statement
+from confide.keys.merkle import (
+    Subtree,
+    append,
+    consistency_proof,
+    inclusion_proof,
+    leaf_hash,
+    peaks_of,
+    root,
+    verify_consistency,
+    verify_inclusion,
+)
+from confide.keys.storage.database import Database, Statement, Values
 from confide.keys.storage.schema import AUDIT, AUDIT_NODES
 
 _PAGE: Final = 1000
 _ADD: Final = Statement(insert(AUDIT))
-_LEAF: Final = Statement(select(AUDIT.c.seq, AUDIT.c.leaf).where(AUDIT.c.seq == bindparam("seq")))
 _ENTRIES: Final = Statement(
     select(AUDIT.c.seq, AUDIT.c.event).where(AUDIT.c.seq.between(bindparam("first"), bindparam("last"))).order_by(AUDIT.c.seq)
 )
@@ -47,23 +56,44 @@ class Log:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._entries: list[Values] = []
+        self._inner: list[Values] = []
+
+    # --- writing -----------------------------------------------------------------------------------------------------
 
     def append(self, extent: Extent, event: Json) -> tuple[AuditEntry, Extent]:
-        """Write ``event`` behind a log of that extent."""
+        """Put ``event`` behind a log of that extent.  It is in the database after the next :meth:`write`."""
         text = canonical(event)
         leaf = leaf_hash(text)
         peaks, completed = append(extent.size, extent.peaks, leaf)
         entry = AuditEntry(extent.size + 1, leaf.hex(), event)
-        self._database.run(_ADD, {"seq": entry.seq, "event": text.decode(), "leaf": leaf})
-        self._database.run(_ADD_NODE, *({"level": level, "place": place, "hash": node} for level, place, node in completed))
+        self._entries.append({"seq": entry.seq, "event": text.decode(), "leaf": leaf})
+        self._inner += [{"level": level, "place": place, "hash": node} for level, place, node in completed]
         return entry, Extent(entry.seq, peaks)
+
+    def write(self) -> None:
+        """Write all that was appended since the last time, in two statements: steps that are committed together share them."""
+        entries, inner = self._entries, self._inner
+        self.restore((0, 0))
+        self._database.run(_ADD, *entries)
+        self._database.run(_ADD_NODE, *inner)
+
+    def mark(self) -> tuple[int, int]:
+        """A moment to which :meth:`restore` can go back."""
+        return len(self._entries), len(self._inner)
+
+    def restore(self, mark: tuple[int, int]) -> None:
+        """Forget what was appended since ``mark`` and has not been written."""
+        self._entries, self._inner = self._entries[: mark[0]], self._inner[: mark[1]]
+
+    # --- reading -----------------------------------------------------------------------------------------------------
 
     def is_empty(self) -> bool:
         """Whether there is no entry at all."""
         return not self._database.rows(select(AUDIT.c.seq).limit(1))
 
     def walk(self, extent: Extent) -> Iterator[AuditEntry]:
-        """The whole log, checked: nothing may be used before the last entry has come.
+        """The whole log, what is not written yet included, checked: nothing may be used before the last entry has come.
 
         Raises:
             AuditError: it is not the log of that extent.
@@ -117,14 +147,22 @@ class Log:
         """See :func:`~confide.keys.merkle.consistency_proof`."""
         return self._with_nodes(lambda subtree: consistency_proof(old, new, subtree))
 
-    def inclusion(self, seq: int, extent: Extent) -> list[bytes]:
-        """See :func:`~confide.keys.merkle.inclusion_proof`; entries count from 1."""
-        return self._with_nodes(lambda subtree: inclusion_proof(seq - 1, extent.size, subtree))
+    def inclusion(self, seq: int, extent: Extent) -> tuple[AuditEntry, tuple[bytes, ...]]:
+        """Entry ``seq``, which counts from 1, with its proof (:func:`~confide.keys.merkle.inclusion_proof`), which holds.
+
+        Raises:
+            AuditError: the log was changed or cut.
+        """
+        (entry,) = self._read(seq, seq)
+        path = tuple(self._with_nodes(lambda subtree: inclusion_proof(seq - 1, extent.size, subtree)))
+        verify_inclusion(entry.check(), seq - 1, extent.size, path, extent.root)
+        return entry, path
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
     def _read(self, first: int, last: int) -> tuple[AuditEntry, ...]:
-        rows = self._database.rows(_ENTRIES, {"first": first, "last": last})
+        rows = [*self._database.rows(_ENTRIES, {"first": first, "last": last})]
+        rows += [(entry["seq"], entry["event"]) for entry in self._entries if first <= entry["seq"] <= last]
         try:
             entries = tuple(AuditEntry.of(seq, parse_object(event)) for seq, event in rows)
         except ParseError as cause:
@@ -150,15 +188,21 @@ class Log:
 
     def _nodes(self, wanted: set[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
         nodes: dict[tuple[int, int], bytes] = {}
-        leaves = [place + 1 for level, place in wanted if level == 0]
+        leaves = [place for level, place in wanted if level == 0]
         if leaves:
-            found = (row for leaf in leaves for row in self._database.rows(_LEAF, {"seq": leaf}))
-            nodes |= {(0, seq - 1): bytes(leaf) for seq, leaf in found}
+            values = {f"seq{n}": place + 1 for n, place in enumerate(leaves)}
+            nodes |= {(0, seq - 1): bytes(leaf) for seq, leaf in self._database.rows(_leaves_query(len(leaves)), values)}
         inner = [place for place in wanted if place[0]]
         if inner:
             values = {f"{name}{n}": number for n, place in enumerate(inner) for name, number in zip(("level", "place"), place, strict=True)}
             nodes |= {(level, place): bytes(node) for level, place, node in self._database.rows(_nodes_query(len(inner)), values)}
         return nodes
+
+
+@cache
+def _leaves_query(count: int) -> Statement:
+    """The query for so many leaves."""
+    return Statement(select(AUDIT.c.seq, AUDIT.c.leaf).where(AUDIT.c.seq.in_([bindparam(f"seq{n}") for n in range(count)])))
 
 
 @cache

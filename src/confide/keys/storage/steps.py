@@ -12,7 +12,7 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
@@ -35,6 +35,8 @@ _ENCODER: Final = json.JSONEncoder(sort_keys=True)
 _READ_HEAD: Final = Statement(select(HEAD.c.body, HEAD.c.mac))
 _KEEP_HEAD: Final = upsert(HEAD)
 
+_WITHIN: Final = nullcontext()
+"""For what is done inside a transaction: it is this thread's turn already."""
 _log = logging.getLogger(__name__)
 
 
@@ -110,15 +112,15 @@ class Steps:
         if self._batch is not None:
             self._commit(self._batch)
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> AbstractContextManager[None]:
         """See :meth:`confide.keys.store.Store.transaction`."""
-        if self._is_writing:
-            yield
-            return
+        return _WITHIN if self._is_writing else self._outermost()
+
+    @contextmanager
+    def _outermost(self) -> Iterator[None]:
         with self.turn():
             batch = self._batch or self._begin()
-            mark, head = self._rows.mark(), self._head
+            mark, head = (self._rows.mark(), self._log.mark()), self._head
             self._inside.writing = True
             try:
                 if batch.steps:
@@ -166,9 +168,10 @@ class Steps:
         self._batch = _Batch(self._head)
         return self._batch
 
-    def _take_back(self, batch: _Batch, mark: int, head: Head) -> None:
+    def _take_back(self, batch: _Batch, mark: tuple[int, tuple[int, int]], head: Head) -> None:
         """Undo one step; if the database cannot, the whole batch has failed."""
-        self._rows.restore(mark)
+        self._rows.restore(mark[0])
+        self._log.restore(mark[1])
         self._head = head
         if batch.steps == 0:
             self._database.end()
@@ -206,6 +209,7 @@ class Steps:
         """The batch has not happened.  Once its commit was ``sent``, that is to be found out first: only the answer may have been lost."""
         meant, self._head, self._batch = self._head, batch.before, None
         self._rows.restore(0)
+        self._log.restore((0, 0))
         batch.error = StepUnknownError("the key store was lost before it said whether it has kept this step") if sent else cause
         try:
             if not sent:
@@ -252,12 +256,12 @@ class Steps:
         if batch.error is not None:
             raise StoreError("the key store could not keep this step: nothing of it has happened") from batch.error
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
+    def reading(self) -> AbstractContextManager[None]:
         """What is read inside is of one moment, and of the latest (steps that wait for their commit included)."""
-        if self._is_writing:  # it is this thread's turn already
-            yield
-            return
+        return _WITHIN if self._is_writing else self._moment()
+
+    @contextmanager
+    def _moment(self) -> Iterator[None]:
         with self.turn():
             if self._batch is not None:
                 try:
@@ -300,6 +304,7 @@ class Steps:
         self._head = head
 
     def _write_head(self, epoch: int) -> None:
+        self._log.write()
         self._rows.write_tags(epoch)
         log = self._head.log
         body = {
