@@ -7,7 +7,7 @@ Format of the JSON form: the fields of Intel's ``sgx_ql_qve_collateral_t`` versi
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Self
@@ -43,7 +43,7 @@ class CollateralEpoch:
 
     def to_json(self) -> Json:
         """The epoch as JSON, for receipts."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in _EPOCH}
 
     @property
     def stale_from(self) -> datetime:
@@ -61,6 +61,9 @@ class CollateralEpoch:
                 raise CollateralError(
                     "collateral is older than collateral seen before", field=name, got=getattr(self, name), seen=getattr(seen, name)
                 )
+
+
+_EPOCH = tuple(one.name for one in fields(CollateralEpoch))
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,8 @@ class CollateralStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._read: dict[Path, tuple[tuple[int, int, int], AnyCollateral]] = {}
+        self._read: dict[tuple[str, str, Tee], tuple[str, tuple[int, int, int], AnyCollateral]] = {}
+        """What was read last for a platform: from where, which file it was, and what it held."""
 
     def get(self, platform: str, ca: str, tee: Tee) -> AnyCollateral:
         """The set for a platform.
@@ -99,18 +100,20 @@ class CollateralStore:
         Raises:
             CollateralError: there is none, or the file holds another platform's.
         """
-        path = self._path(platform, ca, tee)
+        known = self._read.get((platform, ca, tee))
+        path = str(self._path(platform, ca, tee)) if known is None else known[0]
         try:
-            status = path.stat()
+            status = os.stat(path)  # noqa: PTH116 -- a broker asks at each release: making a Path takes longer than the question
         except OSError as cause:
             raise _missing(platform, ca, tee) from cause
         # Files are replaced, never written in place, so the same inode, time and size is the same set.
         identity = (status.st_ino, status.st_mtime_ns, status.st_size)
-        known = self._read.get(path)
-        found = known[1] if known is not None and known[0] == identity else load_collateral(path)
+        if known is not None and known[1] == identity:
+            return known[2]
+        found = load_collateral(Path(path))
         if found.platform != (_spelling(platform, tee), ca, tee):
-            raise CollateralError("a collateral file holds another platform's collateral", path=str(path))
-        self._read[path] = (identity, found)
+            raise CollateralError("a collateral file holds another platform's collateral", path=path)
+        self._read[platform, ca, tee] = (path, identity, found)
         return found
 
     def put(self, collateral: AnyCollateral) -> None:

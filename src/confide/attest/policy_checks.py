@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from confide.attest.policy_values import SgxSigner, SnpSigner, Switch, day_of, tee_of_register
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from confide.attest.policy_rules import RuleFields
     from confide.attest.verify import VerifiedEvidence
     from confide.ids import JobDigest
+
+
+_KNOWN_LISTS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,5 +233,7 @@ def _parts(tcb: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {number}" for name, number in sorted(tcb.items())) or "none"
 
 
+@lru_cache(_KNOWN_LISTS)
 def _list(values: tuple[str, ...]) -> str:
+    """The texts in one line.  A policy's lists are asked for at each release."""
     return ", ".join(map(str, values)) or "none"

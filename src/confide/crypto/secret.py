@@ -32,8 +32,7 @@ class SecretBytes:
 
     def wipe(self) -> None:
         """Overwrite the held bytes.  Copies that CPython made of them are beyond reach: this narrows a window, no more."""
-        for i in range(len(self._data)):
-            self._data[i] = 0
+        self._data[:] = bytes(len(self._data))  # of the same length: in place
         self._data = bytearray()
 
     def __len__(self) -> int:

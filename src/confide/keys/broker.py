@@ -35,7 +35,7 @@ from confide.keys.hierarchy import KeyHierarchy
 from confide.keys.job_signatures import verify_all
 from confide.keys.key_commands import KeyCommands
 from confide.keys.limits import RateLimits
-from confide.keys.manifest_claims import MAX_MANIFESTS, ManifestClaims, unverified_dataset
+from confide.keys.manifest_claims import MAX_MANIFESTS, ManifestClaims, ShownManifest
 from confide.keys.operators import OperatorCommands
 from confide.keys.outputs import Outputs, origin_of
 from confide.keys.owners import Owners
@@ -73,17 +73,18 @@ def utc_now() -> datetime:
 class _Step:
     """Releases that happen together.  ``owners`` and ``facts``: what the record of a refusal says, of the dataset that is looked at.
 
-    ``told``: the tenants whose business the request is, as far as it has been looked at.
+    ``told`` is what the log says of the asker; ``tenants`` are those whose business the request is, as far as it has been looked at.
     """
 
     asker: Asker
+    told: Mapping[str, Fact]
     purpose: Purpose
     judge: Callable[[tuple[str, ...]], Sequence[Decision]]
     opened: Callable[[Dataset], SecretBytes]
     owners: list[str]
     facts: dict[str, Fact]
     address: str
-    told: set[str] = field(default_factory=set)
+    tenants: set[str] = field(default_factory=set)
 
 
 class Broker:
@@ -188,7 +189,8 @@ class Broker:
         Each dataset is decided over, and recorded, by itself.
         """
         asker = self._asker(peer, session, signatures)
-        with self._audited("release", [], {**asker.facts(), "datasets": len(manifests)}):
+        told = asker.facts()
+        with self._audited("release", [], {**told, "datasets": len(manifests)}):
             if not 1 <= len(manifests) <= MAX_MANIFESTS:
                 raise UsageError(f"one request is for 1 to {MAX_MANIFESTS} datasets", got=len(manifests))
         facts: dict[str, Fact] = {}
@@ -196,7 +198,7 @@ class Broker:
         judge = cache(partial(self._decide, purpose=purpose, asker=asker))  # in one step, the same question has the same answer
         undone = self.limits.undone(asker.attested.binding.exporter)
         with self._audited("release", owners, facts), undone, self.store.transaction(), self._keys.opening() as opened:
-            step = _Step(asker, purpose, judge, opened, owners, facts, peer.address)
+            step = _Step(asker, told, purpose, judge, opened, owners, facts, peer.address)
             kept = [self._give(manifest, step) for manifest in manifests]
         return [self._sealed(found, secret, asker, purpose, decisions) for found, secret, decisions in kept]
 
@@ -205,15 +207,15 @@ class Broker:
         owners, facts, asker = step.owners, step.facts, step.asker
         owners.clear()
         facts.clear()
-        facts.update(asker.facts())
+        facts.update(step.told)
         found, claims = self._dataset_of(manifest, owners, facts)
         facts |= {**_key_facts(found), "purpose": step.purpose.value}
         known, found = found, found.after(claims)
         tenants = self.limits.of(owners)
         with self.limits.strangers(tenants, step.address):
             decisions = step.judge(found.roots)
-        self.limits.tenants(set(tenants) - step.told)  # each once: by datasets, a request over the burst would never pass
-        step.told.update(tenants)
+        self.limits.tenants(set(tenants) - step.tenants)  # each once: by datasets, a request over the burst would never pass
+        step.tenants.update(tenants)
         self._given(tenants, asker)
         secret = step.opened(found)
         if found != known:
@@ -368,12 +370,13 @@ class Broker:
 
     def _dataset_of(self, manifest: Json, owners: list[str], facts: dict[str, Fact]) -> tuple[Dataset, ManifestClaims]:
         """The dataset that a manifest is of, and its claims, verified.  Adds to ``owners`` and ``facts`` whose and which it is."""
-        found = self.store.get(Dataset, unverified_dataset(manifest))
+        shown = ShownManifest(manifest)
+        found = self.store.get(Dataset, shown.unverified_dataset())
         if found is None:
             raise ManifestError("the manifest is of a dataset that this broker does not know")
         owners += found.owners
         facts["dataset"] = found.dataset
-        return found, ManifestClaims.verify(manifest, PublicKey.from_spki(found.signer))
+        return found, shown.claims(PublicKey.from_spki(found.signer))
 
     def _decide(self, roots: Sequence[str], purpose: Purpose, asker: Asker) -> list[Decision]:
         """As :meth:`_judge`; the run is counted under grants that count runs.  Inside the transaction that gives the key."""

@@ -38,21 +38,19 @@ class ManifestClaims:
 
     @classmethod
     def verify(cls, envelope: Json, signer: PublicKey) -> Self:
-        """Read the claims of a manifest that ``signer`` signed.  Whether the snapshot is current is not checked here.
+        """As :meth:`ShownManifest.claims`."""
+        return cls._remembered(envelope, _digest(envelope), signer)
 
-        What this signer has signed is remembered: it says the same each time.
-
-        Raises:
-            ManifestError: it is not signed by ``signer``, or is not a manifest.
-        """
-        name = (_digest(envelope), signer.spki_der)
+    @classmethod
+    def _remembered(cls, envelope: Json, digest: bytes, signer: PublicKey) -> Self:
+        name = (digest, signer.spki_der)
         known = _verified.get(name)
         if not isinstance(known, cls):
             known = cls._verify(envelope, signer)
             if len(_verified) >= _MAX_KNOWN:
                 _verified.clear()
                 _named.clear()
-            _verified[name], _named[name[0]] = known, known.dataset
+            _verified[name], _named[digest] = known, known.dataset
         return known
 
     @classmethod
@@ -84,6 +82,49 @@ _named: Final[dict[bytes, DatasetId]] = {}
 """The dataset that a verified envelope names, by the envelope's digest: reading it again finds the same."""
 
 
+class ShownManifest:
+    """An envelope that somebody showed.  Its digest is made once, for both of the questions that it is asked.
+
+    Raises:
+        ManifestError: it is no JSON.
+    """
+
+    __slots__ = ("_digest", "_envelope")
+
+    def __init__(self, envelope: Json) -> None:
+        self._envelope = envelope
+        self._digest = _digest(envelope)
+
+    def unverified_dataset(self) -> DatasetId:
+        """The dataset that the manifest *claims* to be of: to find whose signature to demand, nothing else.
+
+        Raises:
+            ManifestError: it is not a manifest.
+        """
+        known = _named.get(self._digest)
+        if known is not None:
+            return known
+        try:
+            dataset = _object(unverified_payload(self._envelope)).get("dataset")
+        except ManifestError:
+            raise
+        except ConfideError as cause:
+            raise ManifestError(f"not a signed manifest: {cause.message}") from cause
+        if not isinstance(dataset, str):
+            raise ManifestError("the manifest names no dataset")
+        return DatasetId(dataset)
+
+    def claims(self, signer: PublicKey) -> ManifestClaims:
+        """Read the claims of a manifest that ``signer`` signed.  Whether the snapshot is current is not checked here.
+
+        What this signer has signed is remembered: it says the same each time.
+
+        Raises:
+            ManifestError: it is not signed by ``signer``, or is not a manifest.
+        """
+        return ManifestClaims._remembered(self._envelope, self._digest, signer)  # noqa: SLF001 -- its digest is this envelope's
+
+
 def _digest(envelope: Json) -> bytes:
     """SHA-256 over one text for one envelope."""
     try:
@@ -93,23 +134,8 @@ def _digest(envelope: Json) -> bytes:
 
 
 def unverified_dataset(envelope: Json) -> DatasetId:
-    """The dataset that a manifest *claims* to be of: to find whose signature to demand, nothing else.
-
-    Raises:
-        ManifestError: it is not a manifest.
-    """
-    known = _named.get(_digest(envelope))
-    if known is not None:
-        return known
-    try:
-        dataset = _object(unverified_payload(envelope)).get("dataset")
-    except ManifestError:
-        raise
-    except ConfideError as cause:
-        raise ManifestError(f"not a signed manifest: {cause.message}") from cause
-    if not isinstance(dataset, str):
-        raise ManifestError("the manifest names no dataset")
-    return DatasetId(dataset)
+    """As :meth:`ShownManifest.unverified_dataset`."""
+    return ShownManifest(envelope).unverified_dataset()
 
 
 def _object(payload: bytes) -> Json:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
@@ -102,18 +100,22 @@ def remove_observer(observer: Observer) -> None:
         _observers = tuple(one for one in _observers if one is not observer)
 
 
-@contextmanager
-def observed(step: Step, *, endpoint: str = "", size: int = 0) -> Iterator[Observation]:
+class observed:  # noqa: N801 -- read as a verb, as context managers are
     """A step, from the block's begin to its end.  An exception is its outcome, and goes on."""
-    found, told = Observation(step, endpoint, size), _observers
-    for one in told:
-        one.begun(found)
-    try:
-        yield found
-    except BaseException as error:
-        found.failed(error)
-        raise
-    finally:
-        found.seconds = time.perf_counter() - found.begun
-        for one in reversed(told):
-            one.ended(found)
+
+    __slots__ = ("_step", "_told")
+
+    def __init__(self, step: Step, *, endpoint: str = "", size: int = 0) -> None:
+        self._step, self._told = Observation(step, endpoint, size), _observers
+
+    def __enter__(self) -> Observation:
+        for one in self._told:
+            one.begun(self._step)
+        return self._step
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is not None:
+            self._step.failed(error)
+        self._step.seconds = time.perf_counter() - self._step.begun
+        for one in reversed(self._told):
+            one.ended(self._step)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -16,25 +16,32 @@ _LINE: Final = ("check", "expected", "got", "policy")
 """Facts of a refusal by a policy: the line that decided."""
 
 
-@contextmanager
-def refusals_audited(
-    store: Store, clock: Callable[[], datetime], action: str, owners: Sequence[str], facts: Mapping[str, Fact]
-) -> Iterator[None]:
+@dataclass(frozen=True, slots=True)
+class refusals_audited:  # noqa: N801 -- read as a verb, as context managers are
     """Record an error that leaves the block, and let it go on.  Put it outside of the transaction that the error undoes.
 
     A store that cannot be read cannot be written either: its own errors are not recorded.
     Nor is asking too often: a flood of requests is no flood of records.
     """
-    try:
-        yield
-    except (StoreError, AuditError, RateLimitedError):
-        raise
-    except ConfideError as error:
+
+    store: Store
+    clock: Callable[[], datetime]
+    action: str
+    owners: Sequence[str]
+    facts: Mapping[str, Fact]
+
+    def __enter__(self) -> None:
+        """Nothing is recorded of what goes well: its own step does that."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is not None and isinstance(error, ConfideError) and not isinstance(error, StoreError | AuditError | RateLimitedError):
+            self._record(error)
+
+    def _record(self, error: ConfideError) -> None:
         told: dict[str, Fact] = {name: _short(error.facts[name]) for name in _LINE if name in error.facts}
-        known: dict[str, Fact] = {**facts, "refused": action, "code": error.code, "message": _short(error.message), **told}
+        known: dict[str, Fact] = {**self.facts, "refused": self.action, "code": error.code, "message": _short(error.message), **told}
         known["hint"] = _short(error.hint)
-        store.append_audit(new_event("refuse", owners, clock(), **known))
-        raise
+        self.store.append_audit(new_event("refuse", self.owners, self.clock(), **known))
 
 
 def _short(value: Fact) -> Fact:

@@ -69,10 +69,7 @@ class Runs:
         Raises:
             GrantError: it has.
         """
-        seen = self._seen(context)
-        if seen is not None and now >= seen.until:
-            hint = f"start a new run: one that asks for nothing for {RUN_SILENCE.days} days has ended"
-            raise GrantError("the run has been silent for too long: it is over", hint=hint, run=context.run)
+        _check_not_over(self._seen(context), context, now)
 
     def keep(self, record: Release | CutOff, context: NodeContext, now: datetime) -> None:
         """Keep what is known of the node's run for as long as that may go on.  Inside the transaction that gives or refuses something.
@@ -90,8 +87,8 @@ class Runs:
         Raises:
             GrantError: the run is over.
         """
-        self.check_not_over(context, now)
         seen = self._seen(context)
+        _check_not_over(seen, context, now)
         if seen is None:
             self._store.sweep(now, limit=CLEARED)
         elif not _is_due(seen, now):
@@ -112,6 +109,12 @@ class Runs:
 
     def _seen(self, context: NodeContext) -> RunSeen | None:
         return self._store.get(RunSeen, f"{context.job}/{context.run}")
+
+
+def _check_not_over(seen: RunSeen | None, context: NodeContext, now: datetime) -> None:
+    if seen is not None and now >= seen.until:
+        hint = f"start a new run: one that asks for nothing for {RUN_SILENCE.days} days has ended"
+        raise GrantError("the run has been silent for too long: it is over", hint=hint, run=context.run)
 
 
 def _is_due(seen: RunSeen, now: datetime) -> bool:

@@ -6,7 +6,7 @@ decide, (4) writes the audit log, and only then (5) decrypts the resource and en
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -71,6 +71,20 @@ class _Judged:
         return {**known, **found}
 
 
+@dataclass(frozen=True, slots=True)
+class _Resolved:
+    """A policy with its reference values, and the records that it is of.  The store makes another record when its row is another one."""
+
+    named: NamedPolicy
+    references: Sequence[ReferenceValue]
+    policy: Policy
+
+    def is_of(self, named: NamedPolicy, references: Sequence[ReferenceValue]) -> bool:
+        """Whether these records say the same because they are the same."""
+        same = named is self.named and len(references) == len(self.references)
+        return same and all(one is known for one, known in zip(references, self.references, strict=True))
+
+
 class Guests:
     """Sessions, tokens and resources of guests, over one store.  Safe to use from several threads."""
 
@@ -88,6 +102,7 @@ class Guests:
         self._quotas = Quotas(store, clock)
         self._store = store
         self._verifier = verifier
+        self._policies: dict[str, _Resolved] = {}
         self._clock = clock
         self.sessions = GuestSessions(store, nonce_ttl=nonce_ttl, session_ttl=session_ttl)
         self.audience = audience_of(store)
@@ -227,8 +242,15 @@ class Guests:
         found = self._store.get(NamedPolicy, f"{owner}/{name}")
         if found is None:
             raise PolicyError("there is no policy of this name", policy=name)
-        values = {one.name: one.values for one in self._store.find(ReferenceValue, owner)}
-        return _read_policy(canonical(resolved(found.policy, values)))
+        references = self._store.find(ReferenceValue, owner)
+        known = self._policies.get(found.id)
+        if known is not None and known.is_of(found, references):
+            return known.policy
+        policy = _read_policy(canonical(resolved(found.policy, {one.name: one.values for one in references})))
+        if len(self._policies) >= _KNOWN_POLICIES:
+            self._policies.clear()
+        self._policies[found.id] = _Resolved(found, references, policy)
+        return policy
 
     def _check_sample(self) -> None:
         policies = self._store.find(ResourcePolicy, "all")

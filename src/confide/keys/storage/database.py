@@ -60,6 +60,28 @@ class Statement:
         return found
 
 
+class Lookup:
+    """Rows of a table by the values of some columns (numbers), any number of them in one statement."""
+
+    def __init__(self, table: Table, by: tuple[str, ...], what: tuple[str, ...]) -> None:
+        self._by = by
+        self._types = [str(table.columns[name].type.compile(postgresql.dialect())) for name in by]  # type: ignore[no-untyped-call]
+        self._what = ", ".join(f"{table.name}.{name}" for name in what)
+        self._joined = f"{table.name} ON {' AND '.join(f'{table.name}.{name} = wanted.{name}' for name in by)}"
+
+    def asked(self, dialect: str, keys: Sequence[tuple[int, ...]]) -> tuple[str, list[Any]]:
+        """The text for so many keys, and its values.  PostgreSQL gets one text for any number: its driver reads each letter anew."""
+        names = ", ".join(self._by)
+        if dialect == "postgresql":
+            arrays = ", ".join(f"CAST(%s AS {kind}[])" for kind in self._types)
+            text = f"SELECT {self._what} FROM unnest({arrays}) AS wanted ({names}) JOIN {self._joined}"  # noqa: S608 -- names of tables
+            return text, [list(column) for column in zip(*keys, strict=True)]
+        rows = ", ".join([f"({', '.join('?' * len(self._by))})"] * len(keys))
+        # CROSS JOIN keeps SQLite to this order: an index is asked for each key, and the table is not read.
+        text = f"WITH wanted ({names}) AS (VALUES {rows}) SELECT {self._what} FROM wanted CROSS JOIN {self._joined}"  # noqa: S608
+        return text, [value for key in keys for value in key]
+
+
 def upsert(table: Table) -> Statement:
     """Put a row into ``table``, in place of the one with the same primary key."""
     keys = [column.name for column in table.primary_key.columns]
@@ -311,6 +333,11 @@ class Database:
             return list(map(tuple, self._driver(text, [values[name] for name in names] if values else ()).fetchall()))
         with _as_store_error():
             return self._live.execute(statement, values).fetchall()
+
+    def rows_at(self, lookup: Lookup, keys: Sequence[tuple[int, ...]]) -> Sequence[Row]:
+        """What a query finds at these keys."""
+        text, values = lookup.asked(self._engine.dialect.name, keys)
+        return [*map(tuple, self._driver(text, values).fetchall())]
 
     def stream(self, statement: Executable, page: int) -> Iterator[Row]:
         """What a query finds, ``page`` rows in memory at a time where the driver can."""

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Final, TypeVar
 
-from sqlalchemy import bindparam, insert, or_, select
+from sqlalchemy import bindparam, insert, select
 
 from confide.canonical import Json, canonical, parse_object
 from confide.errors import AuditError, ParseError
@@ -26,7 +25,7 @@ from confide.keys.merkle import (
     verify_consistency,
     verify_inclusion,
 )
-from confide.keys.storage.database import Database, Statement, Values
+from confide.keys.storage.database import Database, Lookup, Statement, Values
 from confide.keys.storage.schema import AUDIT, AUDIT_NODES
 
 _PAGE: Final = 1000
@@ -35,6 +34,8 @@ _ENTRIES: Final = Statement(
     select(AUDIT.c.seq, AUDIT.c.event).where(AUDIT.c.seq.between(bindparam("first"), bindparam("last"))).order_by(AUDIT.c.seq)
 )
 _ADD_NODE: Final = Statement(insert(AUDIT_NODES))
+_LEAVES: Final = Lookup(AUDIT, ("seq",), ("seq", "leaf"))
+_NODES: Final = Lookup(AUDIT_NODES, ("level", "place"), ("level", "place", "hash"))
 T = TypeVar("T")
 
 
@@ -187,29 +188,15 @@ class Log:
             raise AuditError("the audit log's tree has lost a part") from None
 
     def _nodes(self, wanted: set[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
+        places = sorted(wanted)
+        leaves, inner = [place for level, place in places if level == 0], [place for place in places if place[0]]
         nodes: dict[tuple[int, int], bytes] = {}
-        leaves = [place for level, place in wanted if level == 0]
         if leaves:
-            values = {f"seq{n}": place + 1 for n, place in enumerate(leaves)}
-            nodes |= {(0, seq - 1): bytes(leaf) for seq, leaf in self._database.rows(_leaves_query(len(leaves)), values)}
-        inner = [place for place in wanted if place[0]]
+            rows = self._database.rows_at(_LEAVES, [(place + 1,) for place in leaves])
+            nodes |= {(0, seq - 1): bytes(leaf) for seq, leaf in rows}
         if inner:
-            values = {f"{name}{n}": number for n, place in enumerate(inner) for name, number in zip(("level", "place"), place, strict=True)}
-            nodes |= {(level, place): bytes(node) for level, place, node in self._database.rows(_nodes_query(len(inner)), values)}
+            nodes |= {(level, place): bytes(node) for level, place, node in self._database.rows_at(_NODES, inner)}
         return nodes
-
-
-@cache
-def _leaves_query(count: int) -> Statement:
-    """The query for so many leaves."""
-    return Statement(select(AUDIT.c.seq, AUDIT.c.leaf).where(AUDIT.c.seq.in_([bindparam(f"seq{n}") for n in range(count)])))
-
-
-@cache
-def _nodes_query(count: int) -> Statement:
-    """The query for so many subtrees; a proof has at most 128 (``merkle.MAX_PROOF``, and peaks)."""
-    each = ((AUDIT_NODES.c.level == bindparam(f"level{n}")) & (AUDIT_NODES.c.place == bindparam(f"place{n}")) for n in range(count))
-    return Statement(select(AUDIT_NODES.c.level, AUDIT_NODES.c.place, AUDIT_NODES.c.hash).where(or_(*each)))
 
 
 def _after(extent: Extent, entries: tuple[AuditEntry, ...]) -> Extent:
