@@ -20,12 +20,19 @@ def main() -> int:
     parser.add_argument("--repeat", type=int, default=3, help="whole runs of each kind, or rounds of verifications (default 3)")
     parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
     parser.add_argument("--quick", action="store_true", help="broker only: a look at whether everything works; the figures mean nothing")
+    parser.add_argument("--only", nargs="+", metavar="ROWS", default=[], help="broker only: these rows, such as cycle or re-wrap")
+    parser.add_argument("--sqlite", action="store_true", help="broker only: leave PostgreSQL out")
+    parser.add_argument("--rewraps", type=int, metavar="N", help="broker only: datasets whose keys are put under a new version")
     given = parser.parse_args()
-    if given.quick and (given.what != "broker" or given.write):
-        parser.error("--quick is for the broker, and its figures are not to be published")
+    options = {"quick": given.quick, "only": tuple(given.only), "sqlite": given.sqlite, "rewraps": given.rewraps}
+    special = {name: value for name, value in options.items() if value}
+    if special and given.what != "broker":
+        parser.error("these options are for the broker")
+    if given.write and (given.quick or given.only or given.sqlite):
+        parser.error("--write takes whole tables")
 
     bench = importlib.import_module(f"benchmarks.{given.what}")
-    rows = bench.measure(given.repeat, quick=True) if given.quick else bench.measure(given.repeat)
+    rows = bench.measure(given.repeat, **special)
     table = bench.markdown(rows, describe(), given.repeat)
     print(table)
     if given.write:

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median, quantiles
@@ -41,6 +41,9 @@ _KINDS = {
     "releases": f"release, session open, {_DATASETS} in one request",
 }
 
+_INSIDE = ("append", "proof", "re-wrap", "memory")
+_LOOK_S = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class Scale:
@@ -53,6 +56,11 @@ class Scale:
     proofs: int = 500
     rewraps: int = 5000
     releases: int = 100_000
+    only: tuple[str, ...] = ()
+
+    def has(self, row: str) -> bool:
+        """Whether that row is wanted."""
+        return not self.only or row in self.only
 
 
 _QUICK = Scale(seconds=0.3, clients=(1, 4), processes=2, appends=50, proofs=20, rewraps=150, releases=300)
@@ -85,16 +93,19 @@ class Row:
         return self.what, self.where, clients, rates[0], *times, rates[1], self.note
 
 
-def measure(repeat: int, *, quick: bool = False) -> list[Row]:
-    """All rows."""
+def measure(repeat: int, *, quick: bool = False, only: tuple[str, ...] = (), sqlite: bool = False, rewraps: int | None = None) -> list[Row]:
+    """All rows, or those ``only`` that are named: clients' kinds, or one of :data:`_INSIDE`."""
+    if not set(only) <= {*_KINDS, *_INSIDE}:
+        sys.exit(f"--only: rows are {', '.join((*_KINDS, *_INSIDE))}")
     scale = _QUICK if quick else Scale()
+    scale = replace(scale, only=only, rewraps=rewraps or scale.rewraps)
     seconds = scale.seconds if quick else scale.seconds * repeat / 3
     rows: list[Row] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="confide-bench-")))
         rows.append(_disk(folder))
         places: list[tuple[str, Location]] = [(f"SQLite {sqlite3.sqlite_version}", SqliteFile(folder / "store" / "broker.db"))]
-        server = _postgres(stack)
+        server = None if sqlite else _postgres(stack)
         if server is not None:
             places.append(server)
         clients = stack.enter_context(_clients(scale.processes))
@@ -115,18 +126,33 @@ def _of_place(broker: _Broker, clients: list[Connection], where: str, scale: Sca
     plan += [("release", APPROVED, several)]
     rows = []
     for kind, policy, n in plan:
+        if not scale.has(kind):
+            continue
         _note(f"{where}: {_KINDS[kind]}, {policy}, {n} clients")
         rows.append(_load(broker, clients, Task(kind, policy, n, seconds), where))
     _note(f"{where}: audit log, re-wrap")
-    values, used = broker.ask("append", scale.appends)
-    rows.append(Row("audit append, one step each", where, None, values, wall=sum(values) / 1000, used=used))
-    values, used, size = broker.ask("prove", scale.proofs)
-    of = f"of {size:,} entries"
-    rows.append(Row("audit proof with its signed head", where, None, values, wall=sum(values) / 1000, used=used, note=of))
-    wall, used = broker.ask("rewrap", scale.rewraps)
-    rows.append(Row("re-wrap of a dataset's key", where, None, [1000 * wall], scale.rewraps, wall, used, f"{scale.rewraps:,} datasets"))
-    if first:
+    rows += _inside(broker, where, scale)
+    if first and scale.has("memory"):
         rows.append(_memory(broker, clients, where, scale, several))
+    return rows
+
+
+def _inside(broker: _Broker, where: str, scale: Scale) -> list[Row]:
+    """What the broker's process measures in itself."""
+    rows = []
+    if scale.has("append"):
+        values, used = broker.ask("append", scale.appends)
+        rows.append(Row("audit append, one step each", where, None, values, wall=sum(values) / 1000, used=used))
+    if scale.has("proof"):
+        values, used, size = broker.ask("prove", scale.proofs)
+        of = f"of {size:,} entries"
+        rows.append(Row("audit proof with its signed head", where, None, values, wall=sum(values) / 1000, used=used, note=of))
+    if scale.has("re-wrap"):
+        broker.ask("make", scale.rewraps)
+        before = broker.memory()
+        wall, used = broker.ask("rewrap", scale.rewraps)
+        note = f"{scale.rewraps:,} datasets: {before:.0f} MiB before, {broker.memory():.0f} MiB after, {broker.most:.0f} MiB at most"
+        rows.append(Row("re-wrap of a dataset's key", where, None, [1000 * wall], scale.rewraps, wall, used, note))
     return rows
 
 
@@ -190,10 +216,15 @@ class _Broker:
         self._process = process
         self._pipe = pipe
         self.world = _expect(pipe, World)
+        self.most = 0.0
+        """The largest resident memory during the last :meth:`ask`, in MiB."""
 
     def ask(self, name: str, number: int) -> Any:
         """Have the broker measure something inside itself."""
         self._pipe.send((name, number))
+        self.most = self.memory()
+        while not self._pipe.poll(_LOOK_S):
+            self.most = max(self.most, self.memory())
         return _expect(self._pipe, tuple)
 
     def used(self) -> float:
@@ -273,5 +304,6 @@ def markdown(rows: list[Row], about: dict[str, str], _repeat: int) -> str:
     head = (f"| {' | '.join(names)} |", "| --- | --- |" + " ---: |" * 7 + " --- |")
     lines = [f"| {' | '.join(row.cells())} |" for row in rows]
     facts = [f"* {name}: {value}" for name, value in about.items() if name != "java"]
-    seconds = f"about {median(row.wall for row in rows if row.clients and row.wall):.1f} seconds a row of clients"
-    return "\n".join([*head, *lines, "", *facts, f"* date: {datetime.now(UTC):%Y-%m-%d}; {seconds}"])
+    walls = [row.wall for row in rows if row.clients and row.wall]
+    seconds = f"; about {median(walls):.1f} seconds a row of clients" if walls else ""
+    return "\n".join([*head, *lines, "", *facts, f"* date: {datetime.now(UTC):%Y-%m-%d}{seconds}"])
