@@ -113,7 +113,8 @@ def parse_object(data: bytes | str) -> Json:
     try:
         text = data if isinstance(data, str) else data.decode(json.detect_encoding(data), "surrogatepass")
         value = _DECODER.decode(text)
-        _check_depth(value)
+        if text.count("{") + text.count("[") > MAX_DEPTH:  # fewer cannot nest that deep, wherever they stand
+            _check_depth(value)
         # A lone surrogate has no UTF-8 form, so it could not be hashed or sent on.  It stands in the text itself or behind an escape.
         (json.dumps(value, ensure_ascii=False) if "\\u" in text else text).encode()
     except (ValueError, RecursionError) as cause:

@@ -34,6 +34,7 @@ _PIECE: Final = 64 * 1024
 """Plaintext encrypted at a time, in bytes: bounds what waits in memory for a slow peer."""
 _RECORD: Final = 16 * 1024
 """Most plaintext in one TLS record, in bytes (RFC 8446, section 5.1)."""
+_RECORD_HEADER: Final = 5
 _MAX_UNSENT: Final = 1024 * 1024
 """Bytes that reading may queue for sending (answers to key updates) before the peer counts as hostile."""
 _FRAME_HEADER: Final = struct.Struct(">I")
@@ -60,6 +61,8 @@ class Channel:
         self._ended = False
         self._drained = False
         """Whether TLS has given out all that was fed to it: there is nothing to ask it for before more comes."""
+        self._alone = False
+        """Whether all that TLS was fed since then is one record."""
         self._exporter = b""
         self._peer: x509.Certificate | None = None
         self._peer_spki: bytes | None = None
@@ -307,13 +310,15 @@ class Channel:
         with self._state:
             try:
                 data = self._tls.recv(_RECORD)
+                self._drained = self._alone
             except SSL.WantReadError:
                 self._drained = True
             except SSL.ZeroReturnError:
                 self._ended = True
             except SSL.Error as cause:
                 failure = _tls_error("the channel broke", cause)
-            self._take_unsent()
+            if not (data and self._alone):  # one record that was data is in hand as a whole, and calls for no answer
+                self._take_unsent()
         self._offer_unsent()
         if failure is not None:
             self._wire.shut()
@@ -329,6 +334,7 @@ class Channel:
             self._wire.shut()
             raise
         with self._state:
+            self._alone = self._drained and _is_one_record(data)
             self._drained = False
             if data:
                 self._tls.bio_write(data)
@@ -367,6 +373,11 @@ class Channel:
         if len(self._unsent) > _MAX_UNSENT:
             self._wire.shut()
             raise ChannelError("the peer makes this side send and does not read")
+
+
+def _is_one_record(data: bytes) -> bool:
+    """Whether ``data`` is exactly one encrypted TLS record (RFC 8446, section 5.2).  If it holds data, SSL_read gives out all of it."""
+    return data[:1] == b"\x17" and len(data) == _RECORD_HEADER + int.from_bytes(data[3:_RECORD_HEADER])
 
 
 def _framed(obj: Json) -> bytes:

@@ -339,6 +339,28 @@ def test_receiving_that_timed_out_goes_on_without_loss(server_of) -> None:
         assert channel.recv_frame(timeout=5) == {"a": "b" * 50}
 
 
+@pytest.mark.parametrize("sent", [[b"one"], [b"one", b"two"], [b"one", b"two", bytes(20_000)], [bytes(16_384), b"x"]])
+def test_all_records_that_came_in_one_read_are_given_out_without_a_further_one(server_of, sent: list[bytes]) -> None:
+    ready = threading.Event()
+
+    def several(channel: Channel) -> None:
+        channel.recv_exact(2)  # one record and another: from here on the channel knows what it has been fed
+        for data in sent:
+            channel.send(data)
+        ready.set()
+        assert channel.recv(1) == b"d"  # nothing else comes until all of that has arrived
+
+    server = server_of(several)
+    with server.connect() as channel:
+        for byte in (b"g", b"o"):
+            channel.send(byte)
+        assert ready.wait(5)
+        assert channel.recv_exact(sum(map(len, sent)), timeout=2) == b"".join(sent)
+        channel.send(b"d")
+        server.wait()
+    assert not server.failures
+
+
 def test_frame_too_large_to_send_is_refused_and_the_channel_stays_good(server_of) -> None:
     with server_of(echo_frames).connect() as channel:
         with pytest.raises(ProtocolError):
