@@ -406,6 +406,17 @@ def test_tree_whose_inner_nodes_were_changed_proves_nothing(place: Place, store:
     assert len(store.audit()) == 8
     with pytest.raises(AuditError):
         store.audit_page(2, 1, NOW)
+    with pytest.raises(AuditError, match="proof of an audit entry does not hold"):
+        store.prove(2, NOW)
+
+
+def test_log_shows_a_step_what_it_has_appended(store: Store) -> None:
+    store.append_audit(new_event("test", [], NOW))
+    with store.transaction():
+        store.append_audit(new_event("test", [], NOW))
+        inside = store.audit()
+    assert inside == store.audit()
+    assert len(inside) == 2
 
 
 def test_pages_and_proofs_are_of_the_signed_log(store: Store) -> None:
