@@ -23,6 +23,7 @@ from confide.errors import CredentialError
 from confide.keys.client import OwnerClient
 from confide.keys.roles import MAY, Office
 from confide.keys.token_issuers import NEVER
+from confide.keys.token_records import TokenLink
 
 
 @pytest.fixture
@@ -229,6 +230,8 @@ def test_token_of_a_removed_owner_and_of_a_link_that_was_untied_count_no_more(br
     broker.by_key.unlink_token(broker.issuer.url, "rsa-app")
     assert "nobody here" in broker.refused(broker.issuer.token("rsa-app")).message
     broker.world.operator().operate("withdraw", owner="clinic")
+    assert "nobody here" in broker.refused(broker.issuer.token()).message
+    broker.world.store.put(TokenLink(broker.issuer.url, "clinic-app", "clinic"))  # as withdrawals of earlier versions left it
     assert "withdrawn" in broker.refused(broker.issuer.token()).message
 
 
