@@ -5,7 +5,7 @@ Shows what is claimed; verifies nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -15,20 +15,17 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from confide.attest import amd_certs, certs, tpm_fields
 from confide.attest.event_log import OF_TD, OF_TPM, EventLog
 from confide.attest.launch.sigstruct import HEADER, SIGSTRUCT_BYTES, Sigstruct
+from confide.attest.layouts import QUOTE_HEADER, SGX_BODY, SIGSTRUCT, TD15_BODY, TD_BODY, Field, Layout, as_number, snp_report, walk
 from confide.attest.pck_id import PckId
 from confide.attest.quote import (
     HEADER_BYTES,
     SGX_BODY_BYTES,
-    SGX_DEBUG,
-    TD_DEBUG,
-    TD_MIGRATABLE,
-    TD_SEPT_VE_DISABLE,
     Parts,
     split_quote,
     without_padding,
 )
 from confide.attest.ratls import RatlsCertificate
-from confide.attest.snp_report import POLICY_DEBUG, POLICY_MIGRATE_MA, REPORT_BYTES, Report
+from confide.attest.snp_report import REPORT_BYTES, Report
 from confide.attest.tokens.jwt import UnverifiedJwt
 from confide.attest.tpm_format import MAGIC
 from confide.canonical import canonical
@@ -38,24 +35,6 @@ from confide.ids import Tee
 if TYPE_CHECKING:
     from confide.attest.evidence import Evidence
     from confide.canonical import Json
-
-_Meaning = str | Callable[[bytes], str]
-_Layout = Sequence[tuple[str, int, _Meaning]]
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """One field.  ``offset`` is None inside a certificate, whose fields have no fixed place."""
-
-    name: str
-    offset: int | None
-    value: str
-    meaning: str
-
-    def to_json(self) -> Json:
-        """The field as JSON."""
-        return {"name": self.name, "offset": self.offset, "value": self.value, "meaning": self.meaning}
-
 
 @dataclass(frozen=True, slots=True)
 class Annotated:
@@ -98,7 +77,7 @@ def annotate(data: bytes) -> Annotated:
         return _der(data)
     if len(data) == REPORT_BYTES:
         report = Report.parse(data)
-        return Annotated(f"AMD SEV-SNP report, version {report.version}", tuple(_walk(data, 0, _snp(report.version))))
+        return Annotated(f"AMD SEV-SNP report, version {report.version}", tuple(walk(data, 0, snp_report(report.version))))
     if len(data) == SIGSTRUCT_BYTES and data.startswith(HEADER):
         return Annotated("Intel SGX SIGSTRUCT", tuple(_sigstruct(Sigstruct.parse(data), data)))
     if EventLog.begins(data):
@@ -109,107 +88,12 @@ def annotate(data: bytes) -> Annotated:
 
 # --- Intel ------------------------------------------------------------------------------------------------------------
 
-
-def _number(data: bytes) -> str:
-    return str(int.from_bytes(data, "little"))
-
-
-def _flags(*bits: tuple[int, str]) -> Callable[[bytes], str]:
-    def say(data: bytes) -> str:
-        number = int.from_bytes(data, "little")
-        return ", ".join(text for bit, text in bits if number & bit) or "nothing set that matters here"
-
-    return say
-
-
-_HEADER: Final[_Layout] = (
-    ("version", 2, _number),
-    ("attestation key type", 2, "2: ECDSA over SHA-256 with P-256"),
-    ("TEE type", 4, lambda data: "TDX" if data[0] == 0x81 else "SGX"),
-    ("QE SVN", 2, _number),
-    ("PCE SVN", 2, _number),
-    ("QE vendor", 16, "Intel's, or the quote would not parse"),
-    ("user data", 20, "of the quoting enclave; its first 16 bytes tell platforms apart"),
-)
-_SGX_FLAGS = _flags(
-    (1, "initialised"), (SGX_DEBUG, "DEBUG: protects nothing"), (4, "64 bit"), (0x10, "provisioning key"), (0x20, "EINIT token key"),
-)  # fmt: skip
-_SGX: Final[_Layout] = (
-    ("CPUSVN", 16, "security version of processor and microcode"),
-    ("MISCSELECT", 4, "what an exception tells the enclave"),
-    ("reserved", 28, ""),
-    ("ATTRIBUTES", 16, _SGX_FLAGS),
-    ("MRENCLAVE", 32, "the measurement: the enclave's code and initial data"),
-    ("reserved", 32, ""),
-    ("MRSIGNER", 32, "SHA-256 of the key that signed the enclave"),
-    ("reserved", 96, ""),
-    ("ISVPRODID", 2, _number),
-    ("ISVSVN", 2, _number),
-    ("reserved", 60, ""),
-    ("REPORTDATA", 64, "what the enclave said about itself: a session's binding"),
-)
-_TD_FLAGS = _flags(
-    (TD_DEBUG, "DEBUG: protects nothing"), (TD_SEPT_VE_DISABLE, "SEPT_VE_DISABLE"), (TD_MIGRATABLE, "migratable"), (1 << 30, "PKS"),
-    (1 << 31, "key locker"), (1 << 63, "PERFMON"),
-)  # fmt: skip
-_TD: Final[_Layout] = (
-    ("TEE_TCB_SVN", 16, "security versions: TDX module minor, major, microcode"),
-    ("MRSEAM", 48, "the TDX module"),
-    ("MRSIGNERSEAM", 48, "who signed the TDX module; zeros: Intel"),
-    ("SEAMATTRIBUTES", 8, "zeros for a production module"),
-    ("TDATTRIBUTES", 8, _TD_FLAGS),
-    ("XFAM", 8, "processor features that the TD may use"),
-    ("MRTD", 48, "the measurement: the TD's initial memory, its firmware"),
-    ("MRCONFIGID", 48, "chosen by who started the TD"),
-    ("MROWNER", 48, "chosen by who started the TD"),
-    ("MROWNERCONFIG", 48, "chosen by who started the TD"),
-    ("RTMR0", 48, "firmware's configuration and devices"),
-    ("RTMR1", 48, "boot loader and kernel"),
-    ("RTMR2", 48, "kernel's command line and initial file system"),
-    ("RTMR3", 48, "left to software"),
-    ("REPORTDATA", 64, "what the TD said about itself: a session's binding"),
-)
-_TD15: Final[_Layout] = (
-    ("TEE_TCB_SVN_2", 16, "security versions now; TEE_TCB_SVN has those of the launch"),
-    ("MRSERVICETD", 48, "service TD bound to this one; zeros: none"),
-)
-
-
-_SIGSTRUCT: Final[_Layout] = (
-    ("HEADER", 16, ""),
-    ("VENDOR", 4, lambda data: "Intel" if any(data) else "not Intel"),
-    ("DATE", 4, "of the signature, as its signer wrote it"),
-    ("HEADER2", 16, ""),
-    ("SWDEFINED", 4, ""),
-    ("reserved", 84, ""),
-    ("MODULUS", 384, "of the signer's key; its SHA-256 is MRSIGNER"),
-    ("EXPONENT", 4, _number),
-    ("SIGNATURE", 384, "over what is before the modulus, and from MISCSELECT to ISVSVN"),
-    ("MISCSELECT", 4, "what an exception tells the enclave"),
-    ("MISCMASK", 4, "bits of MISCSELECT that have to be so"),
-    ("CET_ATTRIBUTES", 1, ""),
-    ("CET_ATTRIBUTES_MASK", 1, ""),
-    ("reserved", 2, ""),
-    ("ISVFAMILYID", 16, ""),
-    ("ATTRIBUTES", 16, _SGX_FLAGS),
-    ("ATTRIBUTEMASK", 16, "bits of ATTRIBUTES that have to be so"),
-    ("ENCLAVEHASH", 32, "the measurement: MRENCLAVE"),
-    ("reserved", 16, ""),
-    ("ISVEXTPRODID", 16, ""),
-    ("ISVPRODID", 2, _number),
-    ("ISVSVN", 2, _number),
-    ("reserved", 12, ""),
-    ("Q1", 384, "speeds up the check of the signature"),
-    ("Q2", 384, "speeds up the check of the signature"),
-)
-
-
 _NAMED: Final = "names its PCK certificate: a PCCS has the chain"
 _CERTIFICATION: Final = {2: _NAMED, 3: _NAMED, 5: "PCK leaf, PCK CA and root, PEM"}
 
 
 def _sigstruct(parsed: Sigstruct, raw: bytes) -> Iterator[Field]:
-    yield from _walk(raw, 0, _SIGSTRUCT)
+    yield from walk(raw, 0, SIGSTRUCT)
     yield Field("MRSIGNER", None, parsed.mr_signer.hex(), "who signed, as quotes name it")
     yield Field("debug", None, parsed.debug, "whether it may be started so that it can be read from outside")
 
@@ -236,19 +120,20 @@ def _quote(raw: bytes) -> Annotated:
 
 def _quote_fields(parts: Parts) -> Iterator[Field]:
     signed, version = parts.signed_bytes, parts.header.version
-    yield from _walk(signed, 0, _HEADER)
+    yield from walk(signed, 0, QUOTE_HEADER)
     at = HEADER_BYTES
     if version == 5:
-        yield from _walk(signed, at, (("body type", 2, _number), ("body size", 4, _number)))
+        yield from walk(signed, at, (("body type", 2, as_number), ("body size", 4, as_number)))
         at += 6
-    body = _SGX if parts.tee is Tee.SGX else (*_TD, *_TD15) if len(signed) - at > sum(size for _, size, _ in _TD) else _TD
-    yield from _walk(signed, at, body)
+    longer = len(signed) - at > sum(size for _, size, _ in TD_BODY)
+    td_body = (*TD_BODY, *TD15_BODY) if longer else TD_BODY
+    yield from walk(signed, at, SGX_BODY if parts.tee is Tee.SGX else td_body)
     signature, at = parts.whole_signature, len(signed)
     yield Field("signature data size", at, str(len(parts.signature) + len(parts.vouching)), "")
     yield Field("signature", at + 4, parts.signature.hex(), "by the attestation key, over everything before")
     yield Field("attestation key", at + 68, signature.attestation_key.hex(), "made by the quoting enclave")
     at += 132 + (6 if version > 3 else 0)
-    for field in _walk(signature.qe_report.to_bytes(), 0, _SGX, base=at):
+    for field in walk(signature.qe_report.to_bytes(), 0, SGX_BODY, base=at):
         yield Field(f"QE {field.name}", field.offset, field.value, field.meaning)
     at += SGX_BODY_BYTES
     yield Field("QE report signature", at, signature.qe_report_signature.hex(), "by the platform's PCK")
@@ -261,62 +146,15 @@ def _quote_fields(parts: Parts) -> Iterator[Field]:
         yield from _chain(certs.parse_chain(signature.cert_data))
     elif signature.cert_type in {2, 3}:
         named = PckId.parse(parts, signature.cert_type, signature.cert_data)
-        yield from _walk(signature.cert_data, 0, _pck_id(len(named.encrypted_ppid)), base=at + 6)
+        yield from walk(signature.cert_data, 0, _pck_id(len(named.encrypted_ppid)), base=at + 6)
 
 
-def _pck_id(ppid: int) -> _Layout:
+def _pck_id(ppid: int) -> Layout:
     return (
         ("encrypted PPID", ppid, f"names the chip, in RSA-{8 * ppid} to Intel's provisioning service: a PCCS knows it"),
         ("CPUSVN", 16, "security version that the PCK certificate is for"),
-        ("PCESVN", 2, _number),
+        ("PCESVN", 2, as_number),
         ("PCEID", 2, "provisioning certification enclave; has to be the PCK certificate's"),
-    )
-
-
-# --- AMD --------------------------------------------------------------------------------------------------------------
-
-
-def _snp(version: int) -> _Layout:
-    policy = _flags(
-        (1 << 16, "SMT"), (POLICY_MIGRATE_MA, "migration agent"), (POLICY_DEBUG, "DEBUG: protects nothing"), (1 << 20, "single socket"),
-        (1 << 21, "CXL"), (1 << 22, "AES-256-XTS"), (1 << 23, "RAPL off"), (1 << 24, "ciphertext hiding"),
-        (1 << 25, "no page swapping"),
-    )  # fmt: skip
-    platform = _flags(
-        (1, "SMT"), (2, "TSME"), (4, "ECC"), (8, "RAPL off"), (16, "ciphertext hiding"), (32, "alias check"), (128, "TIO"),
-    )  # fmt: skip
-    processor: _Layout = (("CPUID family, model, stepping", 3, ""), ("reserved", 21, "")) if version > 2 else (("reserved", 24, ""),)
-    vectors: _Layout = (("LAUNCH_MIT_VECTOR", 8, ""), ("CURRENT_MIT_VECTOR", 8, ""), ("reserved", 152, ""))
-    tail: _Layout = vectors if version > 4 else (("reserved", 168, ""),)
-    return (
-        ("VERSION", 4, _number),
-        ("GUEST_SVN", 4, _number),
-        ("POLICY", 8, policy),
-        ("FAMILY_ID", 16, "chosen by the guest's owner"),
-        ("IMAGE_ID", 16, "chosen by the guest's owner"),
-        ("VMPL", 4, _number),
-        ("SIGNATURE_ALGO", 4, "1: ECDSA P-384 with SHA-384"),
-        ("CURRENT_TCB", 8, "firmware now"),
-        ("PLATFORM_INFO", 8, platform),
-        ("SIGNING_KEY and flags", 4, lambda data: {0: "VCEK", 1: "VLEK", 7: "none"}.get(data[0] >> 2 & 7, "unknown")),
-        ("reserved", 4, ""),
-        ("REPORT_DATA", 64, "what the guest said about itself: a session's binding"),
-        ("MEASUREMENT", 48, "the measurement: the guest's initial memory and state"),
-        ("HOST_DATA", 32, "chosen by the host at launch"),
-        ("ID_KEY_DIGEST", 48, "key that signed the guest's identity block"),
-        ("AUTHOR_KEY_DIGEST", 48, "key that certified the identity key"),
-        ("REPORT_ID", 32, "this guest, until it ends"),
-        ("REPORT_ID_MA", 32, "its migration agent; all ones: none"),
-        ("REPORTED_TCB", 8, "firmware that the signing key is for"),
-        *processor,
-        ("CHIP_ID", 64, "zeros: masked"),
-        ("COMMITTED_TCB", 8, "firmware below which the platform cannot go back"),
-        ("CURRENT build, minor, major", 4, ""),
-        ("COMMITTED build, minor, major", 4, ""),
-        ("LAUNCH_TCB", 8, "firmware when the guest was started"),
-        *tail,
-        ("SIGNATURE r, s", 144, "by the VCEK or VLEK, little-endian"),
-        ("reserved", 368, ""),
     )
 
 
@@ -412,12 +250,3 @@ def _ratls_fields(found: RatlsCertificate) -> Iterator[Field]:
     if found.nonce is not None:
         yield Field("nonce", None, found.nonce.hex(), "in the claims buffer")
     yield from _quote_fields(split_quote(found.evidence.quote))
-
-
-def _walk(data: bytes, at: int, layout: _Layout, *, base: int = 0) -> Iterator[Field]:
-    for name, size, meaning in layout:
-        value = data[at : at + size]
-        said = meaning if isinstance(meaning, str) else meaning(value)
-        if name != "reserved" or any(value):
-            yield Field(name, base + at, value.hex(), said)
-        at += size

@@ -28,7 +28,8 @@ from confide.crypto.sign import PublicKey
 from confide.crypto.tls import Channel, Identity
 from confide.errors import BrokerError, KeyRevokedError, ManifestError, ParseError, UsageError, error_from_json
 from confide.ids import DatasetId, KeyRef, NodeId, Nonce, Purpose, Role, SpkiDigest
-from confide.keys.audit import AuditEntry, AuditHead, AuditLog, AuditProof, hashes
+from confide.keys.audit import AuditHead
+from confide.keys.audit_client import AuditCalls
 from confide.keys.connection import Answer, Connection, as_key, was_lost
 from confide.keys.escrow_client import EscrowClient
 from confide.keys.grant_client import GrantCalls
@@ -37,7 +38,6 @@ from confide.keys.manifest_claims import MAX_MANIFESTS, unverified_dataset
 
 KBS_VERSION: Final = "0.4.0"
 COOKIE: Final = "kbs-session-id"
-_AUDIT_PAGE: Final = 1000
 _PORTION_CHARS: Final = 8 * 1024 * 1024
 """How long the manifests of one request may be together, in characters: half of what a broker takes."""
 RESTART_S: Final = 5.0
@@ -318,8 +318,8 @@ def _session_of(headers: Mapping[str, str]) -> str:
         raise BrokerError("the broker began no session") from cause
 
 
-class OwnerClient(GrantCalls, EscrowClient):
-    """An owner's or recipient's side.  Requests about keys and grants are in ``keys.key_client``, ``transfer_client``, ``grant_client``."""
+class OwnerClient(GrantCalls, EscrowClient, AuditCalls):
+    """An owner's or recipient's side.  Requests about keys, grants and the log are in ``key_client``, ``grant_client``, ``audit_client``."""
 
     def enrol(self, token: str) -> None:
         """Register the credential under its name; ``token`` is single use, from the broker's operator."""
@@ -366,59 +366,6 @@ class OwnerClient(GrantCalls, EscrowClient):
     def page(self, path: str) -> tuple[int, str]:
         """Status and HTML of one of the broker's pages for people (``keys.page``)."""
         return self._connection.page(path)
-
-    # --- audit -------------------------------------------------------------------------------------------------------
-
-    def audit(self) -> AuditLog:
-        """The audit log as this owner may see it, with its signed head, verified against the broker's key.
-
-        Raises:
-            AuditError: the log or its head does not verify.
-        """
-        entries, envelope = self._audit_page(1)
-        head = AuditHead.verify(envelope, self.broker_key())
-        while len(entries) < head.size:
-            more, _ = self._audit_page(len(entries) + 1)
-            if not more:
-                raise BrokerError("the broker's answer ends before its audit log does", expected=head.size, got=len(entries))
-            entries += more
-        log = AuditLog(tuple(entries[: head.size]), envelope)
-        log.verify(self.broker_key())
-        return log
-
-    def _audit_page(self, first: int) -> tuple[list[AuditEntry], Json]:
-        answer = self._call("POST", "audit", {"first": first, "limit": _AUDIT_PAGE})
-        return [AuditEntry.from_json(one) for one in answer.objects("entries")], answer.field("head", dict)
-
-    def audit_proof(self, seq: int) -> AuditProof:
-        """Entry ``seq`` (its event only if it concerns this owner) with the proof that it is in the log, verified.
-
-        Raises:
-            UsageError: there is no such entry.
-            AuditError: its proof does not hold.
-        """
-        proof = AuditProof.from_json(self._call("POST", "audit/proof", {"seq": seq}).field("proof", dict))
-        if proof.entry.seq != seq:
-            raise BrokerError("the broker's answer proves another entry", expected=seq, got=proof.entry.seq)
-        proof.verify(self.broker_key())
-        return proof
-
-    def audit_since(self, seen: AuditHead) -> AuditHead:
-        """The newest head, after checking that its log continues the one of ``seen``: without reading either.
-
-        Raises:
-            AuditError: the log was cut, rewritten or forked since.
-        """
-        head = AuditHead.verify(self.audit_head(), self.broker_key())
-        answer = self._call("POST", "audit/consistency", {"old": min(seen.size, head.size), "new": head.size})
-        head.continues(seen, hashes(answer.field("proof", list)))
-        return head
-
-    def audit_head(self) -> Json:
-        """The signed head alone (DSSE envelope), verified."""
-        head: Json = self._call("POST", "audit-head", {}).field("head", dict)
-        AuditHead.verify(head, self.broker_key())
-        return head
 
 
 def _link(answer: Answer) -> Json:

@@ -59,7 +59,7 @@ def test_log_is_proved_to_continue_and_an_entry_to_be_in_it(world: World) -> Non
 
 
 def test_log_longer_than_one_answer_is_fetched_in_parts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("confide.keys.client._AUDIT_PAGE", 3)
+    monkeypatch.setattr("confide.keys.audit_client._PAGE", 3)
     granted = Granted(world)
     assert len(granted.airline.audit().entries) == 7
 
