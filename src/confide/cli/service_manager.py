@@ -19,7 +19,7 @@ from confide.errors import UsageError
 _FIRST_FD: Final = 3
 """SD_LISTEN_FDS_START."""
 _WAITS_S: Final = 60.0
-"""How much longer each word that the service still waits lets its start take.  A process that is stuck says no more, and is ended then."""
+"""How much longer each word that the service still waits lets its start take: one that is said no more is ended so much later."""
 
 
 def inherited_socket(environ: MutableMapping[str, str]) -> socket.socket | None:

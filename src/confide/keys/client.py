@@ -319,7 +319,7 @@ def _session_of(headers: Mapping[str, str]) -> str:
 
 
 class OwnerClient(GrantCalls, EscrowClient, AuditCalls):
-    """An owner's or recipient's side.  Requests about keys, grants and the log are in ``key_client``, ``grant_client``, ``audit_client``."""
+    """An owner's or recipient's side.  Keys, grants and the log are in ``key_client``, ``grant_client``, ``audit_client``."""
 
     def enrol(self, token: str) -> None:
         """Register the credential under its name; ``token`` is single use, from the broker's operator."""
