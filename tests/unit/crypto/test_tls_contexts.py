@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.crypto.test_tls_channels import Authority, echo
+from support.tls_peers import Authority, echo
 
 from confide.crypto.tls import AnyClientKey, AnyKeyUntilAttested, Identity, IssuedBy, Listener, PinnedSpki, _context, connect
 from confide.errors import ChannelError

@@ -1,0 +1,60 @@
+"""A job CA of a test, and servers that send back what they get."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from confide.crypto.sign import SigningKey
+from confide.crypto.tls import (
+    Channel,
+    Identity,
+)
+
+CLIENT_AND_SERVER = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
+
+
+class Authority:
+    """A CA as the job CA is one."""
+
+    def __init__(self, name: str = "job", parent: Authority | None = None) -> None:
+        self.key = SigningKey.generate()
+        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        signer = parent or self
+        self.certificate = self._sign(signer, self.name, self.key, ca=True, days=(-1, 1))
+        self.pem = self.certificate.public_bytes(Encoding.PEM)
+
+    @staticmethod
+    def _sign(
+        signer: Authority, subject: x509.Name, key: SigningKey, *, ca: bool, days: tuple[int, int], names=(), uses=()
+    ) -> x509.Certificate:
+        now = datetime.now(UTC)
+        builder = x509.CertificateBuilder().subject_name(subject).issuer_name(signer.name).public_key(key.unwrapped().public_key())
+        builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now + timedelta(days=days[0]))
+        builder = builder.not_valid_after(now + timedelta(days=days[1])).add_extension(x509.BasicConstraints(ca, None), critical=True)
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
+        if uses:
+            builder = builder.add_extension(x509.ExtendedKeyUsage(uses), critical=False)
+        return builder.sign(signer.key.unwrapped(), SHA256())
+
+    def issue(self, *names: str, days: tuple[int, int] = (-1, 1), uses=CLIENT_AND_SERVER) -> Identity:
+        """A node's identity with this CA's certificate."""
+        own = Identity.generate("node")
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "node")])
+        certificate = self._sign(self, subject, own.key, ca=False, days=days, names=names, uses=uses)
+        return own.with_certificate(certificate.public_bytes(Encoding.PEM), self.pem)
+
+
+def echo(channel: Channel) -> None:
+    while data := channel.recv(65536):
+        channel.send(data)
+
+
+def echo_frames(channel: Channel) -> None:
+    while True:
+        channel.send_frame(channel.recv_frame())
