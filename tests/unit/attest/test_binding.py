@@ -26,8 +26,9 @@ def test_all_binding_vectors_are_here() -> None:
 
 def test_values_of_a_session_are_not_in_its_repr(context) -> None:
     """The exporter is a secret of the session, and the nonce is until it is used."""
-    shown = repr(_binding(context))
-    assert shown == f"SessionBinding(role={Role.WORKER!r}, context={context!r})"
+    binding = _binding(context)
+    assert repr(binding) == f"SessionBinding(role={Role.WORKER!r}, context={context!r})"
+    assert binding.spki_digest not in repr(binding)
 
 
 @pytest.mark.parametrize("vector", VECTORS["vectors"], ids=lambda v: v["id"])
