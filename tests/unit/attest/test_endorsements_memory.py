@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.amd import Vendor, tcb_version
 
-from confide.attest.endorsements import REMEMBER, Endorsements
+from confide.attest.endorsements import Endorsements
 from confide.attest.evidence import Evidence
 from confide.attest.pck_id import PckId
 from confide.attest.quote import parse_quote
@@ -126,10 +126,10 @@ def test_certificate_serves_for_less_than_a_day(services: Services) -> None:
     now = NOW
     sources, bare = Endorsements(services, clock=lambda: now), Evidence(Tee.SGX, EPPID)
     sources.keep(bare, replace(bare, chain=b"kept"))
-    now = NOW + REMEMBER
+    now = NOW + timedelta(days=1)
     sources.keep(bare, replace(bare, chain=b"another"))
     assert sources.complete(bare).chain == b"another", "one that does not serve any more is replaced"
-    now = NOW + 2 * REMEMBER
+    now = NOW + timedelta(days=2)
     assert not serves(sources, services, bare)
 
 

@@ -178,13 +178,19 @@ def test_time_that_has_passed_is_no_pause(clock: Clock, server: VendorServer) ->
     assert clock.pauses == [0.0]
 
 
-def test_status_that_is_no_sign_of_being_busy_is_not_asked_again(clock: Clock, server: VendorServer) -> None:
+def test_only_a_status_that_is_a_sign_of_being_busy_is_asked_again(clock: Clock, server: VendorServer) -> None:
     for status in (403, 428, 430, 499, 501, 505):
         server.replies["/"] = (status, {"Retry-After": "1"}, b"")
         with pytest.raises(CollateralError, match="refuses to answer") as caught:
             Http(sleep=clock.sleep).get(f"{server.url}/")
         assert caught.value.facts["status"] == status
     assert clock.pauses == []
+    for status in (429, 500, 502, 503, 504):
+        clock.pauses = []
+        server.before = lambda *_, status=status: (status, {"Retry-After": "1"}, b"") if not clock.pauses else None  # type: ignore[misc]
+        server.replies["/"] = (200, {}, b"found")
+        assert Http(sleep=clock.sleep).get(f"{server.url}/") is not None
+        assert clock.pauses == [1.0]
 
 
 # --- time -------------------------------------------------------------------------------------------------------------
