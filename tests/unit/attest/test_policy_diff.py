@@ -5,17 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from support.policy_data import AMD, GOOD, LEAST, SGX, SIGNER, TD, TDX, TPM
 
 from confide.attest.policy import Policy
 from confide.attest.policy_diff import Change, diff
 
-SGX, TDX, OTHER = "5a" * 32, "5a" * 48, "77" * 32
-GOOD: dict[str, Any] = {"name": "p", "measurements": {"sgx": [SGX]}, "min_tcb_date": "2029-01-01", "roles": ["worker"]}
-TD = {"measurements": {"tdx": [TDX]}, "registers": {"rtmr0": [TDX], "rtmr1": [TDX], "rtmr2": [TDX]}}
-LEAST = {"bootloader": 1, "tee": 0, "snp": 2, "microcode": 3}
-AMD = {"measurements": {"snp": [TDX]}, "min_tcb_date": None, "min_tcb": {"Genoa": LEAST}}
-TPM = {"measurements": {"tpm": [SGX]}, "registers": {"pcr7": [SGX], "pcr16": [SGX]}, "allow": ["tpm-no-memory-protection"]}
-SIGNER = {"signers": {"sgx": [{"mrsigner": "51" * 32, "isv_prod_id": 7, "min_isv_svn": 3}]}}
+OTHER = "77" * 32
 ADVISORY, UNTIL = "INTEL-SA-00001", {"id": "INTEL-SA-00001", "until": "2030-01-01"}
 
 

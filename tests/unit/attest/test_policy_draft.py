@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from support.amd import Vendor
+from support.policy_data import AMD, GOOD, LEAST, SGX, SIGNER, TD, TDX
 
 from confide.attest.claims import Claims
 from confide.attest.evidence import Evidence
@@ -20,12 +21,6 @@ from confide.attest.tpm import TpmCollateral
 from confide.errors import ParseError
 from confide.ids import ReportData, Tee
 
-SGX, TDX = "5a" * 32, "5a" * 48
-GOOD: dict[str, Any] = {"name": "p", "measurements": {"sgx": [SGX]}, "min_tcb_date": "2029-01-01", "roles": ["worker"]}
-TD = {"measurements": {"tdx": [TDX]}, "registers": {"rtmr0": [TDX], "rtmr1": [TDX], "rtmr2": [TDX]}}
-LEAST = {"bootloader": 1, "tee": 0, "snp": 2, "microcode": 3}
-AMD = {"measurements": {"snp": [TDX]}, "min_tcb_date": None, "min_tcb": {"Genoa": LEAST}}
-SIGNER = {"signers": {"sgx": [{"mrsigner": "51" * 32, "isv_prod_id": 7, "min_isv_svn": 3}]}}
 OLD = {"statuses": ["UpToDate", "OutOfDate"], "statuses_until": {"OutOfDate": "2030-02-01"}}
 RTMRS = {f"rtmr{number}": f"{number + 1:02x}" * 48 for number in range(4)}
 
