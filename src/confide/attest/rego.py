@@ -46,7 +46,7 @@ _ALWAYS: Final = ("configuration", "executables", "hardware")
 _REFERENCE: Final = "package policy\n\nquery_reference_value(name) := data.reference[name]\n"
 _SMT_ALLOWED, _SINGLE_SOCKET = 1 << 16, 1 << 20
 """Bits of the guest policy: AMD 56860, "Guest Policy"."""
-_SMT_ENABLED, _TSME_ENABLED = 1 << 0, 1 << 1
+_SMT_ENABLED, _TSME_ENABLED = 0b01, 0b10
 """Bits of PLATFORM_INFO: AMD 56860, "ATTESTATION_REPORT"."""
 
 
