@@ -150,8 +150,9 @@ def test_folder_of_open_challenges_is_made_and_is_the_owners_alone(tmp_path: Pat
 def test_folder_of_open_challenges_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "open"):
-        with pytest.raises(CredentialError, match="cannot write"):
+        with pytest.raises(CredentialError, match="cannot write") as caught:
             OpenChallenges(folder).put(ASKED, REQUEST, NOW)
+        assert caught.value.facts == {"path": str(folder)}
 
 
 @pytest.mark.parametrize(
