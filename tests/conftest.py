@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["support.fixtures", "support.parallel"]
+pytest_plugins = ["support.fixtures", "support.measuring", "support.parallel"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -29,7 +29,6 @@ from confide.canonical import Json
 from confide.errors import AttestationError, CollateralError, EvidenceInvalidError
 from confide.ids import ReportData, Tee
 
-pytestmark = pytest.mark.no_cover  # thousands of inputs: the tests of each part are what coverage is measured by
 VECTORS = Path(__file__).parents[1] / "vectors"
 REFUSED = {"sgx-v3-eppid-no-pck", "tdx-v4-below-all-levels"}
 """Both verifiers refuse them as they are."""

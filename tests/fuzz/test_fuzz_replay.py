@@ -18,7 +18,6 @@ from fuzz.seeds import _SEEDS, CORPUS, seeds
 
 from confide.errors import ParseError
 
-pytestmark = pytest.mark.no_cover  # thousands of inputs: the tests of each part are what coverage is measured by
 ROOT = Path(__file__).resolve().parents[2]
 EACH = 300
 _SLOW = {"intel-verify": 60, "collateral": 100, "collateral-file": 100, "intel-quote": 150, "tcb-info": 100, "pck-chain": 150, "backup": 60}

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 from support.databases import PostgresServer, postgres
+from support.measured import share_hashes
 from support.stage import Stage, processes_of
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _files_are_hashed_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        share_hashes(tmp_path_factory.mktemp("hashes") / "measured.json", patch)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from confide.node.private_dir import PrivateDir
 from confide.node.spec import NodeSpec
 from confide.node.workload import JobCertificate, NodeServices
 
-RUN = RunId("main-job-0123456789ab")
+RUN = RunId(f"main-job-{secrets.token_hex(6)}")  # a name in /dev/shm, which other test runs on this machine have in common with this one
 
 
 @dataclass

@@ -7,7 +7,6 @@ find what another's run has there, and a run's JVMs fill two cores by themselves
 
 from __future__ import annotations
 
-import os
 import signal
 from typing import Any
 
@@ -25,17 +24,6 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-cov's
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """pytest-cov began in a started process as if it were the only one, and begins again now.
-
-    What it began first would go on wherever a test asks for no measurement.
-    """
-    measuring = session.config.pluginmanager.get_plugin("_cov")
-    if hasattr(session.config, "workerinput") and measuring is not None and measuring.cov_controller is not None:
-        measuring.cov_controller.pause()
-
-
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not hasattr(config, "workerinput"):
@@ -50,12 +38,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _needs_the_machine(item: pytest.Item) -> bool:
     return any(item.get_closest_marker(mark) for mark in _MARKS) or not _FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_setupnodes() -> None:
-    """Each process measures its own coverage, and tells those that it starts to.  Told so itself as well, it would be measured twice."""
-    os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
 
 
 @pytest.hookimpl(optionalhook=True)
