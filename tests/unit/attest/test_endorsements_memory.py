@@ -122,6 +122,12 @@ def test_certificate_that_was_right_serves_until_it_was_wrong(sources: Endorseme
         assert not serves(sources, services, bare)
 
 
+def test_time_is_this_machines_unless_another_is_given(services: Services) -> None:
+    sources, bare = Endorsements(services), Evidence(Tee.SGX, EPPID)
+    sources.keep(bare, replace(bare, chain=b"kept"))
+    assert serves(sources, services, bare)
+
+
 def test_certificate_serves_for_less_than_a_day(services: Services) -> None:
     now = NOW
     sources, bare = Endorsements(services, clock=lambda: now), Evidence(Tee.SGX, EPPID)
