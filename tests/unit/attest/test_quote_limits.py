@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from confide.attest.quote import MAX_AUTH_BYTES, parse_quote, split_quote
+from confide.attest.quote import parse_quote, split_quote
 from confide.errors import ParseError
 
 INTEL = Path(__file__).parents[2] / "vectors" / "intel"
@@ -27,8 +27,22 @@ def test_bytes_after_the_certification_data_are_refused() -> None:
 
 def test_authentication_data_may_have_the_length_of_its_cap() -> None:
     quote = parse_quote(V3)
-    largest = dataclasses.replace(quote, signature=dataclasses.replace(quote.signature, auth_data=bytes(MAX_AUTH_BYTES)))
+    largest = dataclasses.replace(quote, signature=dataclasses.replace(quote.signature, auth_data=bytes(1024)))
     assert parse_quote(largest.to_bytes()) == largest
+    larger = dataclasses.replace(quote, signature=dataclasses.replace(quote.signature, auth_data=bytes(1025)))
+    with pytest.raises(ParseError):
+        parse_quote(larger.to_bytes())
+
+
+def test_signature_data_may_have_the_length_of_its_cap() -> None:
+    quote, parts = parse_quote(V3), split_quote(V3)
+    room = 24 * 1024 - len(parts.signature + parts.vouching) + len(quote.signature.cert_data)
+    largest, larger = (
+        dataclasses.replace(quote, signature=dataclasses.replace(quote.signature, cert_data=bytes(length))) for length in (room, room + 1)
+    )
+    assert parse_quote(largest.to_bytes()) == largest
+    with pytest.raises(ParseError, match="signature data is too large"):
+        parse_quote(larger.to_bytes())
 
 
 @pytest.mark.parametrize("version", [0, 4, 6])
