@@ -7,47 +7,47 @@ find what another's run has there, and a run's JVMs fill two cores by themselves
 
 from __future__ import annotations
 
+import functools
+import re
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 _GROUP = "machine"
-_MARKS = ("run", "spark")
-_FIXTURES = {"stage", "leak_watch", "nothing_left_behind"}
+_NEEDS = re.compile(r"mark\.(run|spark)\b|\b(stage|leak_watch|nothing_left_behind)\b")
+"""What is in the text of a file whose tests need the machine."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """A shell ignores SIGINT in what it starts in the background, and children inherit that: the programs that tests interrupt too."""
-    config.addinivalue_line("markers", "xdist_group(name): tests that follow each other in one process; see tests/support/parallel.py")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not hasattr(config, "workerinput"):
         return
-    machine = {item for item in items if _needs_the_machine(item)}
-    for item in machine:
-        item.add_marker(pytest.mark.xdist_group(_GROUP))
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     # What takes longest begins first, so that no process is left alone with it at the end.
-    items.sort(key=lambda item: (item not in machine, item.path not in slow))
+    items.sort(key=lambda item: (not _needs_the_machine(item.path), item.path not in slow))
 
 
-def _needs_the_machine(item: pytest.Item) -> bool:
-    return any(item.get_closest_marker(mark) for mark in _MARKS) or not _FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
+@functools.cache
+def _needs_the_machine(path: Path) -> bool:
+    return _NEEDS.search(path.read_text(encoding="utf-8")) is not None
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """As pytest-xdist's loadgroup; tests without a group go by file, files in the order above."""
+    """By file, files in the order above; those that need the machine together."""
     from xdist.scheduler import LoadGroupScheduling
 
     class ByGroupOrFile(LoadGroupScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return str(super()._split_scope(nodeid)).partition("::")[0]
+            file = nodeid.partition("::")[0]
+            return _GROUP if _needs_the_machine(config.rootpath / file) else file
 
     if config.getvalue("dist") != "loadgroup":
         return None
