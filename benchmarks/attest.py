@@ -170,7 +170,9 @@ class _Side:
         context = NodeContext(_JOB, RunId("bench-000000000000"), NodeId(self.name), self.seal.public_jwk())
         other = Role.DRIVER if self.role is Role.WORKER else Role.WORKER
         first = self.role is Role.WORKER
-        attest_mutually(channel, initiator=first, side=self.side, attester=self.attester, role=self.role, context=context, peer_role=other)
+        attest_mutually(
+            channel, initiator=first, side=self.side, attester=self.attester, role=self.role, context=context, peer_role=other
+        )
 
 
 def _policy(tee: SimulatedTee) -> Policy:
