@@ -18,6 +18,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kbs-resource", help="conformance tests: a resource that guests of kind `sample` may have")
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes are not in a test's name: keys and signatures are others each time, and processes of pytest must agree on names."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session")
 def _homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """New folders.  They are numbered here: for each number of its own, pytest reads the names of all folders of all tests before."""

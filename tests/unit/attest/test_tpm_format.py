@@ -181,7 +181,6 @@ def test_rsa_key_has_one_of_three_sizes(size: int) -> None:
         (ecc_public(P384, curve=n(0x0003)), "not on its curve"), (rsa_public(end=b"\0"), "after its end"),
         (ecc_public(end=b"\0"), "after its end"),
     ],
-    ids=str,
 )  # fmt: skip
 def test_key_of_another_form_is_refused(raw: bytes, says: str) -> None:
     with pytest.raises(ParseError, match=says):

@@ -18,7 +18,7 @@ from confide.data.bigdl_keys import DataKey, PrimaryKey
 from confide.data.commit import create_dataset
 from confide.data.files import decrypt
 from confide.data.folder import verify_files
-from confide.data.manifest import SignedManifest
+from confide.data.snapshots import SignedManifest
 from confide.errors import DataError, IntegrityError, ParseError, WeakKeyError
 from confide.ids import new_dataset_id
 
