@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -16,11 +17,13 @@ import itertools
 import json
 import os
 import sys
+import sysconfig
 import tempfile
 import time
 import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -173,11 +176,14 @@ class Run:
         self._seconds = seconds
         self._basetemp = basetemp
         self._log = log
+        self._log.touch()
+        self._libraries = log.with_name("libraries")
         self._plan = Plan()
 
     def functions(self, session: Session) -> None:
         """In the collected session: measure, try what is in functions, and leave the rest for :meth:`modules`."""
         begins = time.monotonic()
+        self._libraries.write_text("\n".join(_libraries()))
         self._plan.measure(session, partly=self._partly)
         print(f"which test reaches what: {time.monotonic() - begins:.0f} s", flush=True)
         noticing: dict[str, list[str]] = defaultdict(list)
@@ -199,6 +205,9 @@ class Run:
         """In this process, which has imported nothing of confide: what runs at import."""
         noted = [json.loads(line) for line in self._log.read_text().splitlines()]
         rest = {name: rounds for name, result, rounds in noted if result == "not applicable"}
+        for library in self._libraries.read_text().splitlines() if rest else []:  # most of what a fork would spend its time on
+            with suppress(Exception):  # a part that only its package can import
+                importlib.import_module(library)
         for mutant in self._wanted:
             if mutant.name in rest:
                 self._note(mutant, self._fresh(mutant, rest[mutant.name]), [])
@@ -225,6 +234,12 @@ class Run:
 
 def _is_current(measured: tuple[float, list[str], dict[str, str]], sources: Mapping[str, str]) -> bool:
     return all(sources.get(module) == digest for module, digest in measured[2].items())
+
+
+def _libraries() -> list[str]:
+    """What is imported of installed packages, which depend on nothing here."""
+    installed = sysconfig.get_path("purelib")
+    return [name for name, module in list(sys.modules.items()) if (getattr(module, "__file__", None) or "").startswith(installed)]
 
 
 def _digest(files: Sequence[Path]) -> str:

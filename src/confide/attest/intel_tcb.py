@@ -101,7 +101,7 @@ class _TcbInfo(_Document):
 
 class _QeIdentity(_Document):
     id: Literal["QE", "TD_QE"]
-    version: Annotated[int, Field(ge=2, le=3)]
+    version: Literal[2, 3]
     miscselect: _Hex
     miscselect_mask: _Hex = Field(alias="miscselectMask")
     attributes: _Hex

@@ -18,7 +18,6 @@ HEADER_BYTES = 48
 SGX_BODY_BYTES = 384
 TD10_BODY_BYTES = 584
 TD15_BODY_BYTES = 648
-REPORT_DATA_BYTES = 64
 SIGNATURE_BYTES = 64
 QE_AUTH_DATA_BYTES = 32
 """What Intel's quoting enclaves put in; the field is of variable length."""

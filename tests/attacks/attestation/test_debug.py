@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from support.attested_session import Connect, World, show
 from support.simulated_evidence import BINDING, NOW, POLICY, accept, fresh, td
@@ -43,6 +45,16 @@ def test_td_with_an_unknown_attribute_is_refused_whatever_the_policy(vendor, mon
         fresh(vendor).verify(evidence, NOW)
     monkeypatch.setattr(intel, "TD_KNOWN", (1 << 64) - 1)
     assert fresh(vendor).verify(evidence, NOW)
+
+
+def test_attributes_of_a_td_that_are_known_are_these(vendor) -> None:
+    """Of 64, by Intel's table: debug (0 to 7), SEPT_VE_DISABLE, migratable, and the harmless PKS, key locker and performance counters."""
+    known = set()
+    for bit in range(64):
+        with suppress(EvidenceInvalidError):
+            fresh(vendor).verify(td(vendor, 1 << bit), NOW)
+            known.add(bit)
+    assert known == {0, 1, 2, 3, 4, 5, 6, 7, 28, 29, 30, 31, 63}
 
 
 def test_debug_quote_passes_only_a_policy_with_the_switch(world: World, linked: Connect) -> None:

@@ -221,3 +221,13 @@ def test_chips_that_are_remembered_are_few_and_genuine(monkeypatch: pytest.Monke
     with pytest.raises(EvidenceInvalidError, match="certified by its issuer"):
         verifier.verify(vendor.evidence(leaf=vendor.leaf(signed_by="nobody")), NOW)
     assert tables._endorsements == before
+
+
+@pytest.mark.parametrize(("others", "left"), [(999, 1000), (1000, 1)])
+def test_a_thousand_chips_are_remembered_and_the_next_begins_anew(others: int, left: int) -> None:
+    vendor = Vendor("Genoa")
+    verifier = Verifier(TrustRoots(amd=vendor.roots), FixedCollateral(vendor.collateral()))
+    tables: Any = verifier._snp
+    tables._issued.update(("another set", number) for number in range(others))
+    verifier.verify(vendor.evidence(), NOW)
+    assert len(tables._issued) == left

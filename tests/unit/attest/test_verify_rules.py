@@ -53,6 +53,14 @@ def test_what_is_remembered_is_bounded_and_only_what_is_genuine(installation, ma
     assert foreign._intel._genuine == {}
 
 
+def test_a_thousand_are_remembered_and_the_next_begins_anew() -> None:
+    table = dict.fromkeys(range(999), "kept")
+    assert intel._remember(table, 999, "last") == "last"
+    assert len(table) == 1000
+    assert intel._remember(table, 1000, "next") == "next"
+    assert table == {1000: "next"}
+
+
 def test_the_same_quote_again_is_held_against_time_and_collateral_and_its_signature_counts_for_it_alone(installation, now) -> None:
     """What a broker does at each release of a session."""
     good = installation.collateral(Tee.TDX)
