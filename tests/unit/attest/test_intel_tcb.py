@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from confide.attest.certs import SgxExtension
 from confide.attest.intel_tcb import PlatformRatings, QeRatings, Rating
@@ -226,7 +227,7 @@ def test_documents_of_unknown_versions_are_refused() -> None:
     for version in (2, 4, "3"):
         with pytest.raises(CollateralError, match="documented form"):
             _sgx(_level(5, "UpToDate"), version=version)
-    for kind, versions in (("QE", (1, 3, 4)), ("TD_QE", (1, 4))):
+    for kind, versions in (("QE", (1, 3, 4, "2")), ("TD_QE", (1, 4, "3"))):
         for version in versions:
             with pytest.raises(CollateralError, match=r"version|documented form"):
                 QeRatings.parse(_identity(id=kind, version=version))
@@ -275,6 +276,14 @@ def test_documents_without_a_level_are_refused() -> None:
         _sgx()
     with pytest.raises(CollateralError, match="documented form"):
         QeRatings.parse({**_identity(), "tcbLevels": []})
+
+
+def test_document_that_was_read_does_not_change() -> None:
+    """Its signature is checked once, and what it says is remembered for all platforms."""
+    ratings, enclave = _tdx(_level(5, "UpToDate", tdx=[0] * 16)), QeRatings.parse(_identity())
+    for document, field in ((ratings.module, "mrsigner"), (enclave.identity, "mrsigner"), (enclave.identity.levels[0].tcb, "isvsvn")):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(document, field, getattr(document, field))
 
 
 def test_ratings_are_of_the_documents_kind_of_tee() -> None:

@@ -45,6 +45,17 @@ def test_signature_data_may_have_the_length_of_its_cap() -> None:
         parse_quote(larger.to_bytes())
 
 
+def test_refusal_says_at_which_byte_of_the_quote() -> None:
+    parts = split_quote(V3)
+    at = len(parts.signed_bytes) + 4
+    data = parts.signature + parts.vouching
+    inner = parts.signed_bytes + struct.pack("<I", 127) + data[:127]  # the attestation key has 64 bytes after the signature's 64
+    for raw, offset in ((V3[:47], 47), (V3[:48], 48), (V3 + b"x", len(V3)), (inner, at + 127)):
+        with pytest.raises(ParseError) as refused:
+            parse_quote(raw)
+        assert refused.value.facts["offset"] == offset
+
+
 @pytest.mark.parametrize("version", [0, 4, 6])
 def test_quote_of_an_unknown_kind_is_refused_even_without_a_body(version: int) -> None:
     parts = split_quote(V3)
