@@ -15,7 +15,7 @@ def pause_asked(value: str | None) -> float | None:
         return None
     text = value.strip()
     if text.isascii() and text.isdecimal():
-        return float(text[:_MAX_DIGITS])
+        return float(text.lstrip("0")[:_MAX_DIGITS] or "0")
     try:
         until = parsedate_to_datetime(text)
     except ValueError:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from confide.attest.quote import parse_quote, split_quote
+from confide.attest.quote import parse_quote, split_quote, without_padding
 from confide.errors import ParseError
 
 INTEL = Path(__file__).parents[2] / "vectors" / "intel"
@@ -54,6 +54,13 @@ def test_refusal_says_at_which_byte_of_the_quote() -> None:
         with pytest.raises(ParseError) as refused:
             parse_quote(raw)
         assert refused.value.facts["offset"] == offset
+
+
+@pytest.mark.parametrize(
+    ("name", "carries"), [("sgx-v3-confighard", True), ("tdx-v4-uptodate", True), ("tdx-v5-uptodate", True), ("sgx-v3-eppid-no-pck", False)]
+)
+def test_real_quote_carries_its_chain_or_not(name: str, carries: bool) -> None:
+    assert parse_quote(without_padding((INTEL / f"{name}.quote").read_bytes())).signature.carries_chain is carries
 
 
 @pytest.mark.parametrize("version", [0, 4, 6])
