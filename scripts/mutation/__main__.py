@@ -208,6 +208,8 @@ class Run:
         for library in self._libraries.read_text().splitlines() if rest else []:  # most of what a fork would spend its time on
             with suppress(Exception):  # a part that only its package can import
                 importlib.import_module(library)
+        if "confide" in sys.modules:
+            raise SystemExit("an installed package imports confide: the changed modules would not be the ones that the tests use")
         for mutant in self._wanted:
             if mutant.name in rest:
                 self._note(mutant, self._fresh(mutant, rest[mutant.name]), [])
