@@ -43,7 +43,7 @@ _STANDING_FOR_ALL = 2
 _COLLECTED_FIRST = 2
 _LATELY = 5
 _NEARER = 20
-_LEFT_OUT = ("insecure", "annotate", "detect")
+_LEFT_OUT = ("insecure", "annotate", "detect", "layouts")
 """What decides nothing about evidence: the simulation, notes for readers, and what looks which TEE a machine has."""
 
 _Measured = dict[str, tuple[float, list[str], dict[str, str]]]

@@ -100,7 +100,8 @@ class CollateralStore:
         Raises:
             CollateralError: there is none, or the file holds another platform's.
         """
-        known = self._read.get((platform, ca, tee))
+        wanted = (_spelling(platform, tee), ca, tee)
+        known = self._read.get(wanted)
         path = str(self._path(platform, ca, tee)) if known is None else known[0]
         try:
             status = os.stat(path)  # noqa: PTH116 -- a broker asks at each release: making a Path takes longer than the question
@@ -111,9 +112,9 @@ class CollateralStore:
         if known is not None and known[1] == identity:
             return known[2]
         found = load_collateral(Path(path))
-        if found.platform != (_spelling(platform, tee), ca, tee):
+        if found.platform != wanted:
             raise CollateralError("a collateral file holds another platform's collateral", path=path)
-        self._read[platform, ca, tee] = (path, identity, found)
+        self._read[wanted] = (path, identity, found)
         return found
 
     def put(self, collateral: AnyCollateral) -> None:
