@@ -6,6 +6,7 @@ Needs no key.  What is younger than the caller says may be of a writer that is a
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -14,9 +15,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from confide.data.folder import data_files, listed_files, sync_folder
+from confide.data.folder import data_files, listed_files
 from confide.data.manifest import verify_manifest
-from confide.data.snapshots import SignedManifest, history, load_manifest, manifest_path
+from confide.data.snapshots import SignedManifest, history, load_manifest, manifest_path, write_manifest
 from confide.errors import UnavailableError, UsageError
 
 _STAGED: Final = re.compile(r"\.(?P<name>.+)\.new-[0-9a-f]{16}")
@@ -51,9 +52,11 @@ def clean(folder: Path, *, keep: int | None, before: datetime, remove: bool) -> 
     chain = [newest, *history(newest)]
     try:
         dropped = _superseded(chain, keep, before.timestamp())
-        found, places, staged = _find(folder, chain[: len(chain) - len(dropped)], dropped, before.timestamp())
+        found, staged = _find(folder, chain[: len(chain) - len(dropped)], dropped, before.timestamp())
         if remove:
-            _remove(folder, places, staged)
+            if dropped:  # readers go on from the copy through each snapshot after it: it may be older than those that go
+                write_manifest(folder, newest.envelope)
+            _remove(folder, found.files[: len(found.files) - len(staged)], staged)
     except OSError as cause:
         raise UnavailableError(f"cannot clean {folder}: {cause.strerror}", path=str(folder)) from cause
     return found
@@ -61,8 +64,8 @@ def clean(folder: Path, *, keep: int | None, before: datetime, remove: bool) -> 
 
 def _find(
     folder: Path, kept: Sequence[SignedManifest], dropped: Sequence[SignedManifest], before: float
-) -> tuple[Cleaning, list[Path], list[Path]]:
-    """What is to go: the account of it, the files in the order in which they go, and writers' folders."""
+) -> tuple[Cleaning, list[Path]]:
+    """What is to go: the account of it, files in the order in which they go, and writers' folders, the last of the files."""
     needed, given_up = _paths(kept), _paths(dropped)
     found = Cleaning([one.unverified.snapshot for one in dropped], [manifest_path(one.unverified) for one in reversed(dropped)])
     for path in data_files(folder):
@@ -72,11 +75,10 @@ def _find(
             found.files.append(path)
         else:
             found.young += 1
-    places = [folder / path for path in found.files]
-    staged = [place for place in _staged(folder) if place.stat().st_mtime < before]
+    staged = [place for place in _staged(folder) if _last_written(place) < before]
+    found.size = sum((folder / path).stat().st_size for path in found.files) + sum(_size(place) for place in staged)
     found.files += [f"../{place.name}" for place in staged]
-    found.size = sum(place.stat().st_size for place in places) + sum(_size(place) for place in staged)
-    return found, places, staged
+    return found, staged
 
 
 def _paths(snapshots: Sequence[SignedManifest]) -> set[str]:
@@ -105,14 +107,32 @@ def _size(folder: Path) -> int:
     return sum(place.stat().st_size for place in folder.rglob("*") if place.is_file() and not place.is_symlink())
 
 
-def _remove(folder: Path, places: Sequence[Path], staged: Sequence[Path]) -> None:
-    for place in places:
-        place.unlink()
-        sync_folder(place.parent)
-    for place in places:
-        for above in place.relative_to(folder).parents:
+def _last_written(folder: Path) -> float:
+    """When something in a writer's folder changed last: a large file keeps its writer at work for long, and the folder as it is."""
+    return max(place.lstat().st_mtime for place in (folder, *folder.rglob("*")))
+
+
+def _remove(folder: Path, paths: Sequence[str], staged: Sequence[Path]) -> None:
+    for path in paths:
+        _unlink(folder, Path(path))
+    for path in paths:
+        for above in Path(path).parents:
             with contextlib.suppress(OSError):  # others are in it
                 if above.name:
                     (folder / above).rmdir()
     for place in staged:
         shutil.rmtree(place)
+
+
+def _unlink(folder: Path, path: Path) -> None:
+    """Take a file away for good, and never through a link: storage may have put one in a folder's place since it was looked at."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for part in path.parent.parts:
+            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = inner
+        os.unlink(path.name, dir_fd=descriptor)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -21,7 +21,7 @@ from confide.data.files import TABLE_SUFFIXES, Written, encrypt_files, encrypt_t
 from confide.data.folder import check_encrypted, data_files, describe, folder_beside, new_folder, sync_file, sync_folder
 from confide.data.manifest import FileEntry, Kind, Manifest, now_text, sign_manifest, verify_manifest
 from confide.data.schema import schema_json, storable
-from confide.data.snapshots import SignedManifest, commit_snapshot, is_committed, write_manifest
+from confide.data.snapshots import SignedManifest, commit_snapshot, is_committed, load_manifest, write_manifest
 from confide.data.sources import Source, plain_sources
 from confide.errors import DataError, ManifestError, UnavailableError, UsageError
 from confide.ids import DatasetId, RunId
@@ -120,7 +120,7 @@ def add_snapshot(
         except UnavailableError as error:
             error.hint = f"snapshot {manifest.snapshot} is in place and needs no second try: the broker hears of it when it is next used"
             raise
-    write_manifest(folder, made.envelope)
+    write_manifest(folder, load_manifest(folder).envelope)  # others may have been faster since the commit
     return made
 
 
@@ -132,6 +132,7 @@ def _moved(staged: Path, made: SignedManifest, files: Sequence[FileEntry]) -> It
         for entry in files:
             place = made.folder / entry.path
             place.parent.mkdir(parents=True, exist_ok=True)
+            os.utime(staged / entry.path)  # it may have been written long ago, and `data clean` takes what is old and not listed
             os.link(staged / entry.path, place)  # unlike rename, never replaces anything
             places.append(place)
         for parent in {above for place in places for above in place.parents if above.is_relative_to(made.folder)}:

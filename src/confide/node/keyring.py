@@ -133,21 +133,17 @@ class Keyring:
         folder = _absolute(root)
         with self._lock:
             self._check_not_ended()
-            there = self._held.pop(folder, None) if self._is_another_snapshot(folder, held) else None
+            there = self._held.get(folder)
+            if there is not None and _is_another_snapshot(there, held):  # they share a folder and a key
+                there.refresh = held.refresh
+                self._take(there, lease, self._clock())
+                there.files = (there.files or frozenset()) | (held.files or frozenset())
+                return
             for other in self._held:
                 if other == folder or other in folder.parents or folder in other.parents:
                     raise ManifestError("two datasets lie in one folder", path=root[:400], other=str(other))
             self._take(held, lease, self._clock())
             self._held[folder] = held
-            if there is not None:
-                held.files = (held.files or frozenset()) | (there.files or frozenset())
-                if there.key is not None:
-                    there.key.wipe()
-
-    def _is_another_snapshot(self, folder: PurePosixPath, held: _Held) -> bool:
-        """Whether an input of the same dataset lies there: two snapshots of it share a folder and a key."""
-        there = self._held.get(folder)
-        return there is not None and there.files is not None and held.files is not None and there.dataset == held.dataset
 
     def _read_key(self, request: Json) -> Json:
         held, relative = self._find(_text(request, "path"))
@@ -250,6 +246,11 @@ def committed_path(relative: str, run: RunId) -> str:
     if not parts or "_temporary" in parts:
         raise ManifestError("not the path of a data file", path=relative[:400])
     return "/".join(parts)
+
+
+def _is_another_snapshot(there: _Held, held: _Held) -> bool:
+    """Whether both are inputs of one dataset."""
+    return there.files is not None and held.files is not None and there.dataset == held.dataset
 
 
 def _absolute(path: str) -> PurePosixPath:

@@ -339,6 +339,14 @@ def test_renewal_that_comes_after_a_withdrawal_is_wiped(clock: Clock) -> None:
         ask(ring, "read-key", "/in/a")
 
 
+def test_snapshot_that_comes_with_a_lease_that_is_over_leaves_no_key_of_the_one_before(clock: Clock) -> None:
+    key = SecretBytes(KEY)
+    ring = with_refresh(clock, lease, key)
+    with pytest.raises(KeyAccessError, match="over when it came"):
+        ring.open_input("/in", INPUT, lease(seconds=0.0), files=frozenset({"b"}), refresh=lease)
+    assert gone(key)
+
+
 def test_wiped_keyring_knows_nothing(clock: Clock) -> None:
     key = SecretBytes(KEY)
     ring = with_refresh(clock, lease, key)
