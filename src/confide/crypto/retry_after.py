@@ -18,7 +18,7 @@ def pause_asked(value: str | None) -> float | None:
         return float(text.lstrip("0")[:_MAX_DIGITS] or "0")
     try:
         until = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter is said of numbers that no date has
         return None
     until = until if until.tzinfo is not None else until.replace(tzinfo=UTC)
     return max((until - datetime.now(UTC)).total_seconds(), 0.0)

@@ -21,6 +21,7 @@ from confide.jobs.owners_policies import require_owners_accept
 from confide.jobs.reports import key_opened
 from confide.jobs.staging import staging_path
 from confide.keys.client import NodeBrokerClient, OutputKey, ReleasedKey
+from confide.keys.readings import Reading
 from confide.node.keyring import Keyring, Lease
 
 if TYPE_CHECKING:
@@ -132,12 +133,19 @@ class BrokerKeys:
         where = {} if source is None else {"source": source.resource}
         self._services.emit("key-opened", dataset=found.manifest.dataset, name=found.name, key=found.key_name, **where)
 
-    def output(self, name: str) -> OutputKey:
-        """The key of this run's output ``name`` (the driver's first call makes it)."""
+    def output(self, name: str, newest: Sequence[VerifiedInput] = ()) -> OutputKey:
+        """The key of this run's output ``name`` (the driver's first call makes it).
+
+        ``newest``: inputs that the driver reads as they are because it was shown no newer snapshot of them.
+
+        Raises:
+            RollbackError: the broker has seen a newer one.
+        """
         job = self._services.job
         inputs = [DatasetId(spec.dataset) for spec in job.inputs.values() if spec.key is None]
+        read = [Reading(one.manifest.dataset, one.manifest.snapshot, one.digest) for one in newest if self._source(one) is None]
         with self._lock:
-            key = self._broker.output(name, inputs=inputs, recipients=job.outputs[name].recipients)
+            key = self._broker.output(name, inputs=inputs, recipients=job.outputs[name].recipients, newest=read)
             self._watch()
         self._services.tell(key_opened(name, Purpose.WRITE, key))
         return key

@@ -94,15 +94,17 @@ class SparkDriver:
         self._jvm = engine.start("spark", driver_jvm(engine.runtime, engine.node, engine.run))
         self._inputs = open_inputs(node.job)
         self._lengths.know(self._inputs.values())
-        if node.job.resources.verify_inputs == "whole":
-            verify_whole(self._inputs.values())
         for found in self._inputs.values():
             if node.job.inputs[found.name].key is not None:
                 self._keys.prove_admitted(found)
+        newest = [found for name, found in self._inputs.items() if node.job.inputs[name].snapshot is None]
         for name in node.job.outputs:
-            key = self._keys.output(name)
+            key = self._keys.output(name, newest)  # soon: what is committed from now on is not for this run
             self._owners_policies |= {policy.digest: policy for policy in key.policies}
             outputs.hold(name, key, partial(self._keys.output, name))
+            newest = []
+        if node.job.resources.verify_inputs == "whole":
+            verify_whole(self._inputs.values())
         self._await_jvm()
         host, port = self._address or ("", 0)
         return {"host": host, "port": port, "secret": secret.reveal().decode(), "inputs": digests(self._inputs)}

@@ -40,6 +40,7 @@ from confide.keys.operators import OperatorCommands
 from confide.keys.outputs import Outputs, origin_of
 from confide.keys.owners import Owners
 from confide.keys.quotas import Quotas
+from confide.keys.readings import Reading
 from confide.keys.records import CutOff, Dataset, owners_of
 from confide.keys.refusals import refusals_audited
 from confide.keys.runs import Runs
@@ -225,16 +226,26 @@ class Broker:
         return found, secret, decisions
 
     def output(
-        self, peer: Peer, session: str, name: str, inputs: Sequence[str], wanted: Sequence[str], *, signatures: Sequence[object] = ()
+        self,
+        peer: Peer,
+        session: str,
+        name: str,
+        inputs: Sequence[str],
+        wanted: Sequence[str],
+        *,
+        newest: Sequence[Reading] = (),
+        signatures: Sequence[object] = (),
     ) -> Json:
         """The key of this run's output ``name``: made for the driver when first asked, the same for all nodes of the run afterwards.
 
         The output derives from ``inputs`` and from every dataset whose key the run was given.  ``wanted`` are the recipients
-        that the job names; those that any input's grants do not name are left out.
+        that the job names; those that any input's grants do not name are left out.  ``newest`` is what the driver reads because it was
+        shown nothing newer: workers are given keys for what is newest by then, so nobody else would notice that a storage has hidden it.
 
         Raises:
             AttestationError: the session or its evidence does not hold, or no grant's policy accepts it.
             ManifestError: an input is not known here.
+            RollbackError: an input of ``newest`` is older than one that was seen here.
             GrantError: an input's grants do not cover writing by this job, there is no input, or the driver has not made the output yet.
             BindingError: another driver made this output.
         """
@@ -252,6 +263,7 @@ class Broker:
             with self.limits.strangers(tenants, peer.address):
                 decisions = self._decide(roots, Purpose.WRITE, asker)
             self.limits.tenants(tenants)
+            self._outputs.check_newest(newest, inputs)
             if found is None:
                 found = self._outputs.mint(asker, name, roots, wanted)
             self._given(tenants, asker)

@@ -35,6 +35,7 @@ from confide.keys.escrow_client import EscrowClient
 from confide.keys.grant_client import GrantCalls
 from confide.keys.grants import GrantRef
 from confide.keys.manifest_claims import MAX_MANIFESTS, unverified_dataset
+from confide.keys.readings import Reading
 
 KBS_VERSION: Final = "0.4.0"
 COOKIE: Final = "kbs-session-id"
@@ -160,14 +161,19 @@ class NodeBrokerClient:
             policies=answer.policies(),
         )
 
-    def output(self, name: str, *, inputs: Sequence[DatasetId], recipients: Sequence[str]) -> OutputKey:
+    def output(self, name: str, *, inputs: Sequence[DatasetId], recipients: Sequence[str], newest: Sequence[Reading] = ()) -> OutputKey:
         """The key of this run's output ``name``.  The driver's first call makes it; workers and later calls get the same.
+
+        ``newest``: what the driver reads because it was shown nothing newer.
 
         Raises:
             AttestationError, GrantError, ManifestError, BrokerError: as :meth:`release`; ``GrantError`` also for a worker that asks
                 before the driver has.
+            RollbackError: the broker has seen a newer one.
         """
-        body = {"name": name, "inputs": list(inputs), "recipients": list(recipients), **self._shown()}
+        body: Json = {"name": name, "inputs": list(inputs), "recipients": list(recipients), **self._shown()}
+        if newest:
+            body["newest"] = [one.to_json() for one in newest]
         answer = self._ask("POST", "/confide/v0/outputs", body)
         signer = answer.field("signer", str)
         if self._role is Role.DRIVER and signer != self._identity.spki_digest:

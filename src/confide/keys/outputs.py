@@ -12,6 +12,7 @@ from confide.ids import DatasetId, Purpose, Role, check_name
 from confide.keys.asker import Asker
 from confide.keys.hierarchy import KeyHierarchy
 from confide.keys.owners import JOB_PREFIX
+from confide.keys.readings import Reading
 from confide.keys.records import Dataset, Origin, Release, run_ref
 from confide.keys.runs import Runs
 from confide.keys.standing import Standings
@@ -76,6 +77,18 @@ class Outputs:
         for dataset in {*map(DatasetId, inputs), *read}:
             roots |= set(known_dataset(self._store, dataset).roots)
         return tuple(sorted(roots))
+
+    def check_newest(self, readings: Sequence[Reading], inputs: Sequence[str]) -> None:
+        """Return if no newer snapshot of any of these ``inputs`` has been seen than the driver reads.
+
+        Raises:
+            RollbackError: one has.
+            ManifestError: one is no input, or not known here.
+        """
+        for one in readings:
+            if one.dataset not in inputs:
+                raise ManifestError("a snapshot that the driver reads is of no input", dataset=one.dataset[:80])
+            known_dataset(self._store, DatasetId(one.dataset)).check_newest(one.snapshot, one.digest)
 
     def mint(self, asker: Asker, name: str, roots: tuple[str, ...], wanted: Sequence[str]) -> Dataset:
         """Make the output ``name`` of the node's run, under a key of its own that inherits the grants of ``roots``.

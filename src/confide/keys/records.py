@@ -202,13 +202,21 @@ class Dataset:
         known = claims.wrapped == self.wrapped or wrapped_digest(claims.wrapped) == self.given
         if claims.dataset != self.dataset or not known:
             raise ManifestError("the manifest does not belong to this dataset and its key", dataset=self.dataset, got=claims.dataset)
-        if self.snapshot is not None and claims.snapshot < self.snapshot:
-            raise RollbackError("the manifest is older than one that the broker has seen", newest=self.snapshot, got=claims.snapshot)
-        if claims.snapshot == self.snapshot and claims.digest != self.manifest_digest:
-            raise RollbackError("the manifest is another one with the same snapshot number", snapshot=claims.snapshot)
+        self.check_newest(claims.snapshot, claims.digest)
         if claims.snapshot == self.snapshot:
             return self
         return replace(self, snapshot=claims.snapshot, manifest_digest=claims.digest)
+
+    def check_newest(self, snapshot: int, digest: str) -> None:
+        """Return if no newer snapshot than that one, whose manifest has this digest, has been seen.
+
+        Raises:
+            RollbackError: the snapshot is older than one seen before, or another one with the same number.
+        """
+        if self.snapshot is not None and snapshot < self.snapshot:
+            raise RollbackError("the manifest is older than one that the broker has seen", newest=self.snapshot, got=snapshot)
+        if snapshot == self.snapshot and digest != self.manifest_digest:
+            raise RollbackError("the manifest is another one with the same snapshot number", snapshot=snapshot)
 
     def rewrapped(self, wrapped: WrappedKey) -> Dataset:
         """This dataset with its key under another version of the same key; its manifests stay as they are."""

@@ -9,7 +9,7 @@ node   POST /confide/v0/release       manifest purpose signatures      jwe key v
                                                                        policies
 node   POST /confide/v0/releases      manifests purpose signatures     releases: [as release], of all or of none
 node   POST /confide/v0/outputs       name inputs recipients           as release; wrapped signer recipients inherits
-                                      signatures
+                                      signatures newest
 node   PUT …/datasets/<id>/manifest   manifest                         dataset snapshot (outputs of the node's own run)
 node   POST /confide/v0/cut-off       node                           node
 node   POST /confide/v0/watch         (empty object)                   withdrawn (an error; empty after 25 s of none)
@@ -102,6 +102,7 @@ from confide.keys.kbs.routes import KbsRoutes, bearer_of, session_of, takes_byte
 from confide.keys.observation import add_observer, endpoint_of, observed, remove_observer
 from confide.keys.open_connections import JOIN_S, OpenConnections
 from confide.keys.page.routes import serve_page
+from confide.keys.readings import Reading
 from confide.keys.roles import has_row
 from confide.keys.sessions import Peer
 
@@ -342,10 +343,12 @@ class Routes:
 
     def _output(self, request: Request) -> Json:
         match _body(request):
-            case {"name": str(name), "inputs": list(inputs), "recipients": list(wanted), **rest} if (
-                _texts(inputs, wanted) and set(rest) <= _SIGNATURES
-            ):
-                return self._broker.output(self._peer, session_of(request), name, inputs, wanted, signatures=_signatures(rest))
+            case {"name": str(name), "inputs": list(inputs), "recipients": list(wanted), **rest} if _texts(inputs, wanted) and set(
+                rest
+            ) <= _SIGNATURES | {"newest"}:
+                newest = [Reading.from_json(one) for one in _list(request, "newest")] if "newest" in rest else []
+                signed = _signatures(rest)
+                return self._broker.output(self._peer, session_of(request), name, inputs, wanted, newest=newest, signatures=signed)
         raise ParseError("not a request for an output's key")
 
     def _cut_off(self, request: Request) -> Json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from support.stage import Stage
 from confide.data.commit import add_snapshot
 from confide.data.files import read_table
 from confide.data.snapshots import load_manifest
+from confide.errors import RollbackError
 from confide.ids import JobDigest
 from confide.jobs.receipt import verify
 from confide.jobs.result import RunEvent
@@ -64,3 +66,21 @@ def test_a_job_compares_two_snapshots_while_a_third_is_committed(stage: Stage) -
     rows = read_table(made.folder, made.unverified, stage.clients["analyst"].open(made.envelope).secret).sort_by("city").to_pylist()
     assert [(row["before"], row["count"]) for row in rows] == [(20, 21), (20, 20), (20, 20), (20, 20), (20, 20)]
     assert JobDigest(job.digest) == statement.job
+
+
+def test_a_snapshot_that_is_hidden_from_the_driver_alone_ends_the_run(stage: Stage) -> None:
+    people, held_back = stage.root / "people", stage.root / "held-back"
+    shutil.copytree(people, stage.root / "old")
+    append(stage, 0)
+    people.rename(held_back)
+    (stage.root / "old").rename(people)
+    job = stage.job(outputs=("summary",))
+    stage.grant(job)
+
+    def show_it_to_workers(event: RunEvent) -> None:
+        if event.type == "worker-accepted" and held_back.exists():
+            shutil.rmtree(people)
+            held_back.rename(people)
+
+    with pytest.raises(RollbackError):
+        stage.run(job, listener=show_it_to_workers)

@@ -268,8 +268,24 @@ class Database:
         self._begin("BEGIN IMMEDIATE", f"BEGIN ISOLATION LEVEL READ COMMITTED; {_LOCK}")
 
     def savepoint(self) -> None:
-        """Begin a step of the transaction that can be taken back alone.  The database hears of it when the step writes something."""
+        """Begin a step of the transaction that can be taken back alone.  The database hears of it when the step writes something.
+
+        Raises:
+            StoreError: as :meth:`check_begun`.
+        """
+        self.check_begun()
         self._step = "announced"
+
+    def check_begun(self) -> None:
+        """Return if the transaction still goes on: SQLite undoes all of it after some failures, even of a query (``sqlite3_get_autocommit``).
+
+        What was written then would not be part of any transaction, and happen at once.
+
+        Raises:
+            StoreError: it does not.
+        """
+        if not (self._postgres or self._live.connection.dbapi_connection.in_transaction):  # type: ignore[union-attr]
+            raise StoreError("the key store's database has undone what was not kept yet")
 
     def release(self) -> None:
         """The step stays."""
@@ -349,6 +365,7 @@ class Database:
         if not sets:
             return
         if self._step == "announced":
+            self.check_begun()
             self._sql("SAVEPOINT step")
             self._step = "begun"
         text, names = statement.text(self._engine.dialect)

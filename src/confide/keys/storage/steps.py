@@ -192,6 +192,7 @@ class Steps:
         try:
             if self._rows.changed or self._head != batch.before:
                 with observed("store-commit", size=batch.steps):
+                    self._database.check_begun()
                     self._write_head(batch.before.epoch + 1)
                     sent = True
                     self._database.commit()
