@@ -33,7 +33,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 def nothing_left_behind(stage: Stage) -> Iterator[None]:
     """After every run, however it ended: no process of it, no private folder, no staged output."""
     yield
-    until = time.monotonic() + 5
+    until = time.monotonic() + 30  # a JVM that is told to end while it starts does not do so at once on a busy machine
     while (left := processes_of(stage)) and time.monotonic() < until:
         time.sleep(0.1)
     assert left == []

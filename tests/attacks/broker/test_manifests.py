@@ -23,7 +23,8 @@ def any_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def any_signer(monkeypatch: pytest.MonkeyPatch) -> None:
     """The weakened broker: a manifest is read and its signature is not."""
-    monkeypatch.setattr(ManifestClaims, "verify", classmethod(lambda cls, envelope, signer: cls._read(unverified_payload(envelope))))
+    read = classmethod(lambda cls, envelope, _digest, _signer: cls._read(unverified_payload(envelope)))
+    monkeypatch.setattr(ManifestClaims, "_remembered", read)
 
 
 def test_rolled_back_manifest_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -16,6 +16,7 @@ from confide.data.commit import add_snapshot
 from confide.data.snapshots import load_manifest
 from confide.errors import ManifestError, ParseError, RollbackError
 from confide.ids import DatasetId, Role
+from confide.job import Job
 from confide.jobs.inputs import open_inputs
 from confide.keys.credentials import Credential
 from confide.keys.readings import Reading
@@ -27,6 +28,13 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     made.open()
     yield made
     made.close()
+
+
+def granted(stage: Stage) -> Job:
+    """A job of its own: the name of the run is the same in all tests here."""
+    job = stage.job(arguments=(secrets.token_hex(8),))
+    stage.grant(job)
+    return job
 
 
 def append(stage: Stage) -> None:
@@ -43,8 +51,7 @@ def test_driver_that_is_shown_an_older_snapshot_gets_no_output_key(stage: Stage)
     append(stage)
     people.rename(stage.root / "shown-to-workers")
     shutil.copytree(stage.root / "shown-to-the-driver", people)
-    job = stage.job()
-    stage.grant(job)
+    job = granted(stage)
     hidden = [*open_inputs(job).values()]
     shutil.rmtree(people)
     (stage.root / "shown-to-workers").rename(people)
@@ -57,8 +64,7 @@ def test_driver_that_is_shown_an_older_snapshot_gets_no_output_key(stage: Stage)
 
 
 def test_what_is_committed_once_the_run_has_begun_does_not_end_it(stage: Stage) -> None:
-    job = stage.job()
-    stage.grant(job)
+    job = granted(stage)
     with node(stage, job, Role.DRIVER) as (_, keys):
         first = keys.output("summary", [*open_inputs(job).values()])
         append(stage)
@@ -67,8 +73,7 @@ def test_what_is_committed_once_the_run_has_begun_does_not_end_it(stage: Stage) 
 
 def test_only_inputs_are_asked_about(stage: Stage) -> None:
     """Whoever asked about others would learn how many snapshots there are."""
-    job = stage.job()
-    stage.grant(job)
+    job = granted(stage)
     people, cities = (DatasetId(job.inputs[name].dataset) for name in ("people", "cities"))
     with node(stage, job, Role.DRIVER) as (_, keys), pytest.raises(ManifestError, match="of no input"):
         keys._broker.output("summary", inputs=[people], recipients=[], newest=[Reading(cities, 1, "0" * 96)])

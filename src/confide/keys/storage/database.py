@@ -277,9 +277,9 @@ class Database:
         self._step = "announced"
 
     def check_begun(self) -> None:
-        """Return if the transaction still goes on: SQLite undoes all of it after some failures, even of a query (``sqlite3_get_autocommit``).
+        """Return if the transaction still goes on: SQLite undoes all of it after some failures, even of a query.
 
-        What was written then would not be part of any transaction, and happen at once.
+        ``sqlite3_get_autocommit`` says so.  What was written then would not be part of any transaction, and happen at once.
 
         Raises:
             StoreError: it does not.
