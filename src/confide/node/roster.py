@@ -34,6 +34,8 @@ _MAX_REFUSALS = 1000
 """Cap on refusals that are remembered: anybody who reaches the driver can cause them."""
 _MAX_RECORDS = 50
 """Cap on refusals whose evidence is kept: some 10 KiB each, in one frame with everything else of the receipt."""
+_MAX_RECORD_BYTES = 4 * 1024 * 1024
+"""Cap on all that evidence together: a TPM's may be fifty times as long, and a frame that is too large would be none."""
 _NEXT = {
     Phase.EXPECTED: {Phase.ACCEPTED},
     # Whoever was refused only *claimed* to be that node: the real one may still come.
@@ -70,11 +72,16 @@ class Roster:
 
     def refuse(self, node: NodeId, code: str, record: EvidenceRecord | None = None) -> Roster:
         """The roster after a peer that called itself ``node`` was refused, with what it showed; an accepted node is not touched."""
-        refusal = Refusal(node, code, record if len(self.refusals) < _MAX_RECORDS else None)
+        refusal = Refusal(node, code, record if self._has_room_for(record) else None)
         seen = (*self.refusals, refusal)[:_MAX_REFUSALS]
         if not self.can_enter(node):
             return replace(self, refusals=seen)
         return replace(self, phases={**self.phases, node: Phase.REFUSED}, codes={**self.codes, node: code}, refusals=seen)
+
+    def _has_room_for(self, record: EvidenceRecord | None) -> bool:
+        records = (record, *(one.record for one in self.refusals[:_MAX_RECORDS]))
+        size = sum(len(one.evidence.quote) + len(one.evidence.chain) for one in records if one is not None)
+        return len(self.refusals) < _MAX_RECORDS and size <= _MAX_RECORD_BYTES
 
     def end(self, node: NodeId, phase: Literal[Phase.FAILED, Phase.LOST], code: str) -> Roster:
         """The roster after ``node`` ended; the first end counts."""

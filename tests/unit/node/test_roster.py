@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime
+
 import pytest
 
+from confide.attest.evidence import Evidence, NodeContext, max_quote_bytes
+from confide.crypto.channel import MAX_FRAME_BYTES
+from confide.crypto.seal import SealKey
 from confide.errors import NodeLostError
-from confide.ids import NodeId
+from confide.ids import JobDigest, NodeId, Nonce, Role, RunId, Tee
 from confide.job import Resources
+from confide.node.record import EvidenceRecord
 from confide.node.roster import Phase, Roster
 
 A, B, C = NodeId("worker-1"), NodeId("worker-2"), NodeId("worker-3")
@@ -65,6 +72,20 @@ def test_refusals_of_strangers_are_told_but_not_counted() -> None:
     for _ in range(2000):
         roster = roster.refuse(C, "appraisal-refused")
     assert len(roster.refusals) == 1000
+
+
+def test_long_evidence_of_strangers_leaves_room_for_the_result_in_its_frame() -> None:
+    """They all travel in the one frame that has the run's result."""
+    context = NodeContext(JobDigest("1" * 96), RunId("r"), C, SealKey.generate().public_jwk())
+    evidence = Evidence(Tee.TPM, bytes(max_quote_bytes(Tee.TPM)))
+    record = EvidenceRecord(Role.WORKER, context, evidence, bytes(32), Nonce(bytes(32)), b"spki", datetime.now(UTC))
+    roster = Roster.of([A])
+    for _ in range(60):
+        roster = roster.refuse(C, "appraisal-refused", record)
+    kept = [one.record.to_json() for one in roster.refusals if one.record is not None]
+    assert len(roster.refusals) == 60
+    assert kept
+    assert len(json.dumps(kept)) < MAX_FRAME_BYTES / 2
 
 
 def test_too_few_workers_left_end_the_run() -> None:
