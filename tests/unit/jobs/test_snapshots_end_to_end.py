@@ -74,7 +74,8 @@ def test_a_snapshot_that_is_hidden_from_the_driver_alone_ends_the_run(stage: Sta
     append(stage, 0)
     people.rename(held_back)
     (stage.root / "old").rename(people)
-    job = stage.job(outputs=("summary",))
+    program = b'import confide; ctx = confide.session(); ctx.write(ctx.read("people").groupBy("city").count(), "summary")'
+    job = stage.job(program, outputs=("summary",))
     stage.grant(job)
 
     def show_it_to_workers(event: RunEvent) -> None:
