@@ -64,6 +64,7 @@ def create_dataset(
     return SignedManifest(folder, envelope, manifest)
 
 
+_IN_PLACE = "snapshot {} is in place and needs no second try: the broker hears of it when it is next used"
 Mode = Literal["append", "overwrite"]
 """What a further snapshot does with the files of the one before: Spark's words."""
 
@@ -118,7 +119,7 @@ def add_snapshot(
         try:
             register(made.envelope)
         except UnavailableError as error:
-            error.hint = f"snapshot {manifest.snapshot} is in place and needs no second try: the broker hears of it when it is next used"
+            error.hint = _IN_PLACE.format(manifest.snapshot)
             raise
     write_manifest(folder, load_manifest(folder).envelope)  # others may have been faster since the commit
     return made
@@ -138,10 +139,12 @@ def _moved(staged: Path, made: SignedManifest, files: Sequence[FileEntry]) -> It
         for parent in {above for place in places for above in place.parents if above.is_relative_to(made.folder)}:
             sync_folder(parent)
         yield
-    except BaseException:
+    except BaseException as error:
         if not is_committed(made):  # Ctrl-C may come in the very moment
             for place in places:
                 place.unlink(missing_ok=True)
+        elif isinstance(error, UnavailableError):
+            error.hint = _IN_PLACE.format(made.unverified.snapshot)
         raise
 
 

@@ -365,3 +365,18 @@ def test_cleaning_trusts_no_manifest_that_is_not_signed(world: World) -> None:
     with pytest.raises(ManifestError):
         clean(world.folder, keep=None, before=LATER, remove=True)
     assert list(world.folder.glob("*.parquet"))
+
+
+def test_a_failure_after_the_commit_says_that_no_second_try_is_needed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = snapshots.sync_folder
+
+    def fails_after_the_commit(folder: Path) -> None:
+        if (world.folder / SNAPSHOTS / "2.json").exists():
+            raise OSError(errno.EIO, "Input/output error")
+        real(folder)
+
+    monkeypatch.setattr(snapshots, "sync_folder", fails_after_the_commit)
+    with pytest.raises(UnavailableError) as told:
+        world.add(table(2))
+    assert "needs no second try" in str(told.value.hint)
+    assert world.values() == [1, 2]
