@@ -15,6 +15,7 @@ from jwcrypto.jws import JWS
 from confide.canonical import canonical, parse_object
 from confide.keys.limits import Limits
 from confide.keys.page.forms import Forms, read_code
+from confide.keys.readings import Reading
 from confide.keys.sessions import Peer
 from confide.keys.store import Store
 from confide.keys.token_issuers import OwnerIssuer, load_issuers
@@ -74,6 +75,7 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
     "owner-token": owner_token,
     "issuers-file": issuers_file,
     "limits": lambda data: Limits.read("health", parse_object(data)),
+    "reading": lambda data: Reading.from_json(parse_object(data)),
 }
 
 SEEDS: dict[str, Callable[[], list[bytes]]] = {
@@ -87,5 +89,6 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
         b'[[issuer]]\nissuer = "https://id.example"\naudience = "a"\nclients = ["c"]\n[issuer.groups]\nauditor = ["x"]\n',
         b'[[issuer]]\nissuer = "https://id.example"\naudience = "a"\nclients = ["c"]\njwks_file = "k"\nplain = ["mint"]\ntypes = ["jwt"]\n',
     ],
+    "reading": lambda: [canonical(Reading("0" * 32, 3, "ab" * 48).to_json())],
     "limits": lambda: [canonical({"rate": 1.5, "burst": 3, "keys": 4, "releases-a-day": 0}), canonical({})],
 }

@@ -107,8 +107,9 @@ def test_which_of_two_links_is_walked_does_not_depend_on_the_file_system(small, 
     for name in ("first", "second"):
         (small / "site" / name).symlink_to(small / "elsewhere")
     before, real = measure(), os.scandir
-    monkeypatch.setattr(os, "scandir", lambda path: reversed(list(real(path))))
-    assert measure() == before
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", lambda path: reversed(list(real(path))))
+        assert measure() == before
 
 
 @pytest.mark.parametrize(

@@ -131,15 +131,15 @@ class Companion:
 
     def _confirm(self, action: Action, subject: str) -> Page:
         view = self._client.grant_list().find(subject)
-        digest = view.subject.digest  # computed here from what is shown, never the broker's own number
+        digest = _digest(view)
         form = self._forms.show(action, subject, digest)
         return self._page("confirm", action=action, digest=digest, form=form, broker=self._client.broker_key().digest, **_terms(view))
 
     def _act(self, shown: Shown) -> Page:
         view = self._client.grant_list().find(shown.subject)
-        if view.subject.digest != shown.digest:
+        if (digest := _digest(view)) != shown.digest:
             raise CredentialError(
-                "the broker shows something else now than what you confirmed", expected=shown.digest, got=view.subject.digest,
+                "the broker shows something else now than what you confirmed", expected=shown.digest, got=digest,
                 hint="nothing was signed; look at it again, and ask the broker's operator why it changed",
             )  # fmt: skip
         standing: StandingView | None = None
@@ -156,6 +156,11 @@ class Companion:
 
     def _page(self, template: str, *, status: int = 200, **values: Any) -> Page:
         return Page(render(template, here="", who=self._name, now=self._clock(), **values), status)
+
+
+def _digest(view: View) -> str:
+    """Of what is voted on.  Computed here from what is shown, never the broker's own number."""
+    return view.subject.digest
 
 
 def _terms(view: View) -> dict[str, Any]:
