@@ -26,6 +26,7 @@ from confide.jobs.result import RunEvent
 from confide.jobs.store import RunStore
 from confide.jobs.submit import _drive, _Report, pin_inputs, submit
 from confide.node.child import session_members
+from confide.node.remains import Remains
 
 DATASET = DatasetId("12" * 16)
 
@@ -148,6 +149,7 @@ class Done:
 
     succeeded = True
     error = None
+    remains = Remains
 
     def follow(self) -> None:
         """Nothing is left to follow."""
