@@ -1,7 +1,7 @@
 """Which tests coverage is measured by: those of each part.
 
-Attacks, properties and inputs by the thousand run the same lines again, at half the speed while each is noted.  They run unmeasured,
-with what they start: what only they reach does not count as covered, so the figure can only be too low.
+Properties and inputs by the thousand run the same lines again, at half the speed while each is noted.  They run unmeasured, with what
+they start: what only they reach does not count as covered, so the figure can only be too low.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 _TESTS = Path(__file__).parents[1]
-_UNMEASURED = {"agreement", "attacks", "fuzz", "property"}
+_UNMEASURED = {"agreement", "fuzz", "property"}
 """Folders of tests."""
 _FOR_CHILDREN = "COVERAGE_PROCESS_CONFIG"
 """What coverage.py tells the processes that a measured one starts."""
