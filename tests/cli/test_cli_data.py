@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -289,6 +290,26 @@ def test_head_of_a_changed_file_is_refused(confide: Any, table: Path) -> None:
     said = confide("data", "head", table, "--as", "ann")
     assert said.status == 5
     assert "bob" not in said.out
+
+
+def test_a_file_that_no_snapshot_lists_is_found(confide: Any, table: Path) -> None:
+    shutil.copy(next(table.glob("*.parquet")), table / "part-99999.parquet")
+    said = confide("data", "verify", table)
+    assert said.status == 5
+    assert "not in the manifest: part-99999.parquet" in said.err
+
+
+def test_a_manifest_with_another_signature_is_not_decrypted_by_it(confide: Any, at_home: Path, tmp_path: Path) -> None:
+    """With a resource's value in a file no broker looks at the signature."""
+    key = ("--key-resource", "kbs://kbs.example/a/key/b", "--key-file", tmp_path / "k")
+    assert confide("data", "encrypt", more(tmp_path, "4,dee,1.5"), tmp_path / "far", *key, "--as", "ann").status == 0
+    envelope = json.loads((tmp_path / "far" / "_confide.json").read_text())
+    envelope["signatures"][0]["sig"] = "MAYCAQECAQE="
+    (tmp_path / "far" / "_confide.json").write_text(json.dumps(envelope))
+    said = confide("data", "decrypt", tmp_path / "far", tmp_path / "x.csv", *key)
+    assert said.status == 5
+    assert "error[manifest-invalid]" in said.err
+    assert not (tmp_path / "x.csv").exists()
 
 
 # --- data of BigDL PPML ------------------------------------------------------------------------------------------------

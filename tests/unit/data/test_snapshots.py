@@ -380,3 +380,29 @@ def test_a_failure_after_the_commit_says_that_no_second_try_is_needed(world: Wor
         world.add(table(2))
     assert "needs no second try" in str(told.value.hint)
     assert world.values() == [1, 2]
+
+
+def put(world: World, number: int, manifest: Manifest) -> None:
+    """A manifest, signed by the owner, as snapshot ``number`` in the folder: what no writer of ours would commit."""
+    (world.folder / SNAPSHOTS).mkdir(exist_ok=True)
+    (world.folder / SNAPSHOTS / f"{number}.json").write_bytes(canonical(sign_manifest(manifest, SIGNER)))
+
+
+def test_a_snapshot_of_another_dataset_or_number_does_not_follow_even_if_its_owner_signed_it(world: World) -> None:
+    first, other = world.newest, new_dataset_id()
+    after = replace(first.unverified, snapshot=2, parent=first.digest)
+    wrapped = wrap(SecretBytes.random(), KEY, key="airline/flights", version=1, dataset=other)
+    for wrong in (replace(after, snapshot=3), replace(after, dataset=other, wrapped=wrapped)):
+        put(world, 2, wrong)
+        with pytest.raises(ManifestError, match="does not follow"):
+            load_manifest(world.folder)
+    put(world, 2, after)
+    assert world.newest.unverified.snapshot == 2
+
+
+def test_nothing_is_added_to_a_manifest_that_is_not_signed(world: World) -> None:
+    forged = {**world.newest.envelope, "signatures": [{**world.newest.envelope["signatures"][0], "sig": "MAYCAQECAQE="}]}
+    (world.folder / MANIFEST_NAME).write_bytes(canonical(forged))
+    with pytest.raises(ManifestError, match="signature"):
+        world.add(table(2))
+    assert len(list(world.folder.glob("*.parquet"))) == 1

@@ -129,3 +129,11 @@ def test_files_of_a_snapshot_that_is_being_written_do_not_stop_a_run(job: Job) -
     opened = open_inputs(job)
     (only(opened).folder / "part-of-another.parquet").write_bytes(b"PARE....PARE")
     verify_whole(opened.values())
+
+
+def test_a_snapshot_that_another_key_signed_is_not_read_although_the_newest_vouches_for_it(job: Job) -> None:
+    add(job, signer=SigningKey.generate())
+    add(job)
+    assert only(open_inputs(job)).manifest.snapshot == 3
+    with pytest.raises(ManifestError):
+        open_inputs(at_snapshot(job, 2))
