@@ -70,7 +70,8 @@ def manifest(name: str, dataset: str, key: SigningKey, *, owner: str | None = No
 class Run:
     """A finished run of a driver and a worker, with one input and one output; parts can be changed before it is signed."""
 
-    def __init__(self, tee: SimulatedTee) -> None:
+    def __init__(self, tee: SimulatedTee, **pin: Any) -> None:
+        """``pin``: what the job says of its input besides dataset and signer."""
         self.tee = tee
         self.driver, self.worker, self.owner, self.broker = (SigningKey.generate() for _ in range(4))
         policy = Rules(name="p", measurements={k: (v,) for k, v in MEASURED.items()}, allow=("simulated",))
@@ -79,7 +80,7 @@ class Run:
         self.form: Json = {
             "name": "demo",
             "policy": policy.to_json(),
-            "inputs": {"flights": {"dataset": "11" * 16, "signer": self.owner.spki_digest}},
+            "inputs": {"flights": {"dataset": "11" * 16, "signer": self.owner.spki_digest, **pin}},
             "outputs": {"delays": {"recipients": []}},
             "broker": {"spki": self.broker.spki_digest},
         }
@@ -175,6 +176,11 @@ def test_a_receipt_is_accepted_with_one_line_a_check(run: Run) -> None:
     assert found.accepted
     assert found.require().simulated
     assert found.to_json()["simulated"] is True
+
+
+def test_the_snapshot_that_the_job_names_is_the_one_that_was_read(tee: SimulatedTee) -> None:
+    verify(Run(tee, snapshot=1).bundle(), roots=tee.roots)
+    assert failed(Run(tee, snapshot=2).bundle(), tee) == ["input flights"]
 
 
 def test_a_receipt_is_checked_from_files_alone(run: Run, tmp_path: Path) -> None:

@@ -160,6 +160,16 @@ def test_datasets_do_not_overlap(root: str, keyring: Keyring) -> None:
         keyring.open_output(root, OUTPUT, lease(), run=RUN, refresh=lease)
 
 
+def test_only_another_snapshot_of_the_same_dataset_may_lie_in_its_folder(keyring: Keyring) -> None:
+    with pytest.raises(ManifestError, match="in one folder"):
+        keyring.open_input("/data/flights", DatasetId("3" * 32), lease(), files=frozenset({"c.parquet"}), refresh=lease)
+    keyring.open_input("/data/flights", INPUT, lease(), files=frozenset({"c.parquet"}), refresh=lease)
+    for name in ("a.parquet", "c.parquet"):
+        assert ask(keyring, "read-key", f"/data/flights/{name}")["dataset"] == INPUT
+    with pytest.raises(ManifestError, match="does not list"):
+        ask(keyring, "read-key", "/data/flights/d.parquet")
+
+
 @pytest.mark.parametrize(
     ("fields", "kind"),
     [
