@@ -20,6 +20,7 @@ from OpenSSL import SSL
 
 from confide.canonical import Json, parse_object
 from confide.crypto.identity import Identity, Trust, certificate_spki, check_trust
+from confide.crypto.records import RecordBounds
 from confide.crypto.wire import Deadline, Wire
 from confide.errors import BindingError, ChannelError, ChannelTimeoutError, ParseError, ProtocolError
 
@@ -34,7 +35,6 @@ _PIECE: Final = 64 * 1024
 """Plaintext encrypted at a time, in bytes: bounds what waits in memory for a slow peer."""
 _RECORD: Final = 16 * 1024
 """Most plaintext in one TLS record, in bytes (RFC 8446, section 5.1)."""
-_RECORD_HEADER: Final = 5
 _MAX_UNSENT: Final = 1024 * 1024
 """Bytes that reading may queue for sending (answers to key updates) before the peer counts as hostile."""
 _FRAME_HEADER: Final = struct.Struct(">I")
@@ -61,8 +61,9 @@ class Channel:
         self._ended = False
         self._drained = False
         """Whether TLS has given out all that was fed to it: there is nothing to ask it for before more comes."""
+        self._records = RecordBounds()
         self._alone = False
-        """Whether all that TLS was fed since then is one record."""
+        """Whether all that TLS was fed since then is one record: it holds nothing else, not even a part of one."""
         self._exporter = b""
         self._peer: x509.Certificate | None = None
         self._peer_spki: bytes | None = None
@@ -339,7 +340,7 @@ class Channel:
             self._wire.shut()
             raise
         with self._state:
-            self._alone = self._drained and _is_one_record(data)
+            self._alone = self._records.take(data) and self._drained
             self._drained = False
             if data:
                 self._tls.bio_write(data)
@@ -378,11 +379,6 @@ class Channel:
         if len(self._unsent) > _MAX_UNSENT:
             self._wire.shut()
             raise ChannelError("the peer makes this side send and does not read")
-
-
-def _is_one_record(data: bytes) -> bool:
-    """Whether ``data`` is exactly one encrypted TLS record (RFC 8446, section 5.2).  If it holds data, SSL_read gives out all of it."""
-    return data[:1] == b"\x17" and len(data) == _RECORD_HEADER + int.from_bytes(data[3:_RECORD_HEADER])
 
 
 def _framed(obj: Json) -> bytes:

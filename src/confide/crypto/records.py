@@ -1,0 +1,39 @@
+"""Where TLS records end in a stream of bytes.  Reads their headers only (RFC 8446, section 5.1), and decides nothing that TLS does."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_HEADER: Final = 5
+_APPLICATION_DATA: Final = b"\x17"
+"""What the header of every encrypted record says (section 5.2)."""
+
+
+class RecordBounds:
+    """Follows one direction of a connection from its first byte, in whatever pieces it comes."""
+
+    def __init__(self) -> None:
+        self._head = b""
+        """What has come of a header that is not whole yet."""
+        self._left = 0
+        """How many bytes of the record under way are still to come."""
+
+    def take(self, data: bytes) -> bool:
+        """Go on by ``data``.  Whether that is exactly one encrypted record: if it holds data, one read of TLS gives out all of it."""
+        between = not self._left and not self._head
+        if between and data[:1] == _APPLICATION_DATA and len(data) == _HEADER + int.from_bytes(data[3:_HEADER]):
+            return True
+        at = self._skip(data, 0)
+        while at < len(data):
+            more = data[at : at + _HEADER - len(self._head)]
+            self._head, at = self._head + more, at + len(more)
+            if len(self._head) == _HEADER:
+                self._head, self._left = b"", int.from_bytes(self._head[3:])
+                at = self._skip(data, at)
+        return False
+
+    def _skip(self, data: bytes, at: int) -> int:
+        """Pass over what ``data`` has of the record under way."""
+        step = min(self._left, len(data) - at)
+        self._left -= step
+        return at + step
