@@ -49,8 +49,8 @@ class Channel:
     """
 
     def __init__(self, sock: socket.socket, context: SSL.Context, identity: Identity | None, trust: Trust, *, server: bool) -> None:
-        self.peer_address = _address_of(sock)
         self._wire = Wire(sock)
+        self.peer_address = self._wire.peer_address
         self._tls = SSL.Connection(context, None)
         (self._tls.set_accept_state if server else self._tls.set_connect_state)()
         self._server = server
@@ -62,7 +62,7 @@ class Channel:
         self._drained = False
         """Whether TLS has given out all that was fed to it: there is nothing to ask it for before more comes."""
         self._alone = False
-        """Whether all that TLS was fed since then is one record."""
+        """Whether all that TLS was fed since it had given out everything is one record."""
         self._exporter = b""
         self._peer: x509.Certificate | None = None
         self._peer_spki: bytes | None = None
@@ -385,14 +385,6 @@ def _framed(obj: Json) -> bytes:
     if len(data) > MAX_FRAME_BYTES:
         raise ProtocolError("a frame is too large to send", limit=MAX_FRAME_BYTES, got=len(data))
     return _FRAME_HEADER.pack(len(data)) + data
-
-
-def _address_of(sock: socket.socket) -> str:
-    try:
-        host, port = sock.getpeername()[:2]
-    except (OSError, ValueError):  # reset already, or not an internet socket
-        return "unknown"
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _tls_error(what: str, cause: SSL.Error) -> ChannelError:
