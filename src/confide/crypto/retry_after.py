@@ -7,6 +7,7 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 
 _MAX_DIGITS: Final = 12
+"""Further digits are cut: so many seconds are 30,000 years, and still a number that JSON has."""
 
 
 def pause_asked(value: str | None) -> float | None:
@@ -15,7 +16,7 @@ def pause_asked(value: str | None) -> float | None:
         return None
     text = value.strip()
     if text.isascii() and text.isdecimal():
-        return float(text[:_MAX_DIGITS])
+        return float(text.lstrip("0")[:_MAX_DIGITS] or 0)
     try:
         until = parsedate_to_datetime(text)
     except ValueError:
