@@ -58,6 +58,8 @@ def make(context: Context, key: str, trustees: tuple[str, ...], threshold: int, 
     """Put KEY with all its versions, and the datasets under it, into a file that any THRESHOLD of the trustees can open together.
 
     The file is no secret: keep copies of it where they outlive the broker. Versions that are made later are not in it.
+
+    If KEY has approvers, it waits for their approvals: this command says what they approve, and is given again once they have.
     """
     from confide.cli.owners import client_of
 

@@ -44,6 +44,8 @@ def export(context: Context, key: str, wrapping: Path, target: str, out: Path) -
     """Export KEY with all its versions to another broker, wrapped so that only that one opens it; with the datasets under it.
 
     The export is signed with your credential, which the other broker must know.  The key stays here too.
+
+    If KEY has approvers, it waits for their approvals: this command says what they approve, and is given again once they have.
     """
     from confide.cli.owners import client_of
     from confide.ids import SpkiDigest

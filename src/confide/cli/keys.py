@@ -1,4 +1,4 @@
-"""``confide keys``: an owner's credential, keys and grants.  The keys themselves never leave the broker."""
+"""``confide keys``: an owner's credential, keys and grants.  The keys themselves leave the broker only as an export or an escrow."""
 
 from __future__ import annotations
 

@@ -71,10 +71,11 @@ def rekey(
 ) -> None:  # fmt: skip
     """Put the key store under a new master key.  The old one, or its shares, open nothing of the store any more.
 
-    How it is opened now is said as for `serve`; with --shares, the holders of enough old shares run `confide broker unseal` meanwhile. All
-    at once: if it fails or is killed, the store is under the old master key as before. End brokers first; one that serves the store stops.
+    How it is opened now is said as for `serve`; with --shares, the holders of enough old shares run `confide broker unseal` meanwhile. End
+    brokers first; one that serves the store stops.
 
-    Files that are made for the new key stay even then: remove them when `confide broker check` says that the old key opens the store.
+    All at once: if it fails or is killed, the store is whole, under the old master key or under the new one. Files that were made for the
+    new key stay even then: remove them when `confide broker check` has opened the store with the old key.
     Backups that were made before still open with the old master key, and hold everything: make a new one, and destroy those.
     """
     from confide.keys.broker import utc_now
