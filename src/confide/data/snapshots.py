@@ -81,8 +81,8 @@ def history(newest: SignedManifest) -> Iterator[SignedManifest]:
         after = before
 
 
-def snapshot_before(newest: SignedManifest, number: int) -> SignedManifest:
-    """Snapshot ``number`` of the dataset whose newest one is given, found through the chain of digests.
+def snapshot_numbered(newest: SignedManifest, number: int) -> SignedManifest:
+    """Snapshot ``number`` of the dataset whose newest one is given (which may be it), found through the chain of digests.
 
     Raises:
         UsageError: it is not kept, or there never was one.

@@ -20,6 +20,7 @@ from confide.keys.grants import Decision
 from confide.keys.records import Dataset
 
 _KNOWN_POLICIES: Final = 256
+"""Policies whose JSON form is remembered."""
 
 
 class Answers:
