@@ -140,6 +140,11 @@ class Channel:
         return self._exporter
 
     @property
+    def peer_host(self) -> str:
+        """The network address that the peer connects from, without port and brackets; ``unknown`` if it has none."""
+        return self.peer_address.rpartition(":")[0].strip("[]") or self.peer_address
+
+    @property
     def peer_spki(self) -> bytes | None:
         """DER SPKI of the peer's key, which it has proved to hold; ``None`` if it showed none."""
         self._check_ready()

@@ -181,7 +181,7 @@ class Workers:
         engine_key = from_b64url(field(read(channel.recv_frame(MAX_SESSION_FRAME), Kind.ENGINE_KEY), "spki", str))
         if engine_key == spki:
             raise ProtocolError("a worker's engine has to have a key of its own")
-        issue = partial(self._ca.issue, node=node, role=Role.WORKER, host=channel.peer_address[0], now=self._clock())
+        issue = partial(self._ca.issue, node=node, role=Role.WORKER, host=channel.peer_host, now=self._clock())
         channel.send_frame({
             "kind": str(Kind.CERTIFICATE),
             "certificate": issue(spki, lifetime=CONTROL_LIFETIME).decode("ascii"),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from cryptography import x509
 from support.node_stage import (
     Engine,
     Executor,
@@ -54,6 +55,16 @@ def test_engine_key_is_not_the_attested_one_and_opens_no_control_channel(stage: 
     identity = worker._engine_identity.with_certificate(certificate.certificate_pem, certificate.ca_pem)  # type: ignore[union-attr]
     with connect("127.0.0.1", control(stage).port, identity, trust=IssuedBy(certificate.ca_pem)) as channel, pytest.raises(ChannelError):
         channel.recv_frame()
+
+
+def test_workers_certificate_names_its_host(stage: Stage) -> None:
+    stage.begin("worker-1", "worker-2")
+    stage.until("event", event="program-started")
+    services = stage.workers["worker-1"][1].services
+    certificate = x509.load_pem_x509_certificate(services.certificate.certificate_pem)  # type: ignore[union-attr]
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1"]
+    assert names.get_values_for_type(x509.DNSName) == ["worker-1", "localhost"]
 
 
 def test_accepted_worker_has_one_control_channel(stage: Stage) -> None:
