@@ -88,8 +88,8 @@ def add_snapshot(
     if before.owner is None:
         raise ManifestError("a run made this dataset: only its owner adds to a dataset", hint="encrypt it as a new one", run=before.run)
     if _is_table(source) != (before.kind == "parquet"):
-        held, wanted = ("a table", ".csv or .parquet file") if before.kind == "parquet" else ("files", "other file or a folder")
-        raise DataError(f"the dataset holds {held}, and this is something else", hint=f"give a {wanted}, or make a new dataset")
+        held, wanted = ("a table", "a .csv or .parquet file") if before.kind == "parquet" else ("files", "a folder, or another file")
+        raise DataError(f"the dataset holds {held}, and this is something else", hint=f"give {wanted}; or make a new dataset of it")
     with folder_beside(folder) as staged:
         kept = before.files if mode == "append" else ()
         written = _encrypted(source, staged, dataset_key, before.dataset, first=len(kept))

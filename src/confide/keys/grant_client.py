@@ -26,7 +26,7 @@ _ID = re.compile(r"[0-9a-f]{16}")
 
 @dataclass(frozen=True, slots=True)
 class StandingView:
-    """The broker's word on how a grant or a new rule stands: approvals needed and given, rejections, runs that were counted."""
+    """The broker's word on how a grant, a new rule or a leaving stands: approvals needed and given, rejections, runs that were counted."""
 
     needed: int
     approved: tuple[str, ...]
@@ -245,7 +245,7 @@ class GrantCalls(KeyClient):
         return replace(found, standing=_standing(answer.field("standing", dict)))
 
     def take_back(self, subject: str) -> StandingView:
-        """Take back the credential's own word on a grant or rule."""
+        """Take back the credential's own word on a grant, rule or leaving."""
         return _standing(self._call("POST", "approvals/take-back", {"subject": _checked(subject)}).field("standing", dict))
 
 
