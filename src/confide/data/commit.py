@@ -18,11 +18,12 @@ from confide.crypto.envelope import WrappedKey
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
 from confide.data.files import TABLE_SUFFIXES, Written, encrypt_files, encrypt_table, open_parquet
-from confide.data.folder import check_encrypted, data_files, describe, folder_beside, new_folder, sync_file, sync_folder
+from confide.data.folder import check_encrypted, data_files, describe, folder_beside, new_folder
 from confide.data.manifest import FileEntry, Kind, Manifest, now_text, sign_manifest, verify_manifest
 from confide.data.schema import schema_json, storable
 from confide.data.snapshots import SignedManifest, commit_snapshot, is_committed, write_manifest
 from confide.data.sources import Source, plain_sources
+from confide.durable import sync_file, sync_folder
 from confide.errors import DataError, ManifestError, UnavailableError, UsageError
 from confide.ids import DatasetId, RunId
 from confide.regular_file import open_regular
@@ -108,13 +109,19 @@ def add_snapshot(
         with _moved(staged, made, written.files):
             commit_snapshot(parent, made)
     if register is not None:
-        try:
-            register(made.envelope)
-        except UnavailableError as error:
-            error.hint = f"snapshot {manifest.snapshot} is in place and needs no second try: the broker hears of it when it is next used"
-            raise
+        _tell(register, made)
     write_manifest(folder, made.envelope)
     return made
+
+
+def _tell(register: Callable[[Json], None], made: SignedManifest) -> None:
+    """Tell the broker of a snapshot that is committed already."""
+    try:
+        register(made.envelope)
+    except UnavailableError as error:
+        number = made.unverified.snapshot
+        error.hint = f"snapshot {number} is in place and needs no second try: the broker hears of it when it is next used"
+        raise
 
 
 def _is_table(source: Path | pa.Table | Sequence[Source]) -> bool:
