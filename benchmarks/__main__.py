@@ -27,9 +27,9 @@ def main() -> int:
     options = {"quick": given.quick, "only": tuple(given.only), "sqlite": given.sqlite, "rewraps": given.rewraps}
     special = {name: value for name, value in options.items() if value}
     if special and given.what != "broker":
-        parser.error("these options are for the broker")
+        parser.error(f"for the broker only: {', '.join(f'--{name}' for name in special)}")
     if given.write and (given.quick or given.only or given.sqlite):
-        parser.error("--write takes whole tables")
+        parser.error("--write takes whole tables, without --quick, --only and --sqlite")
 
     bench = importlib.import_module(f"benchmarks.{given.what}")
     rows = bench.measure(given.repeat, **special)
