@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.broker_clients import Done, Task, work
 from benchmarks.broker_server import APPROVED, SIMPLE, World, serve
-from confide.keys.storage.database import Location, SqliteFile
+from confide.keys.storage.locations import Location, SqliteFile
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

@@ -24,7 +24,7 @@ from confide.crypto.http import Response, request
 from confide.crypto.seal import SealKey
 from confide.crypto.tls import AnyKeyUntilAttested, Channel, Identity, PinnedSpki, connect
 from confide.ids import NodeId, Purpose, Role, RunId, Tee
-from confide.keys.broker import seal_context
+from confide.keys.answers import seal_context
 from confide.keys.client import NodeBrokerClient
 from confide.keys.connection import https_address
 from confide.keys.kbs.messages import AttestRequest, AuthRequest, GuestTee, report_data

@@ -40,7 +40,7 @@ from confide.keys.store import Store
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-    from confide.keys.storage.database import Location
+    from confide.keys.storage.locations import Location
 
 OWNER = "airline"
 APPROVERS = ("anna", "bert", "carl")

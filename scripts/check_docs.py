@@ -2,7 +2,8 @@
 
 * every relative link in a committed Markdown file leads to a file (and, with ``#``, to a heading);
 * every row of the threat model has a number of its own, and names a module and a test that exist;
-* no committed text names a machine's own paths or a package registry's host.
+* no committed text names a machine's own paths or a package registry's host;
+* no page has a place that was to be filled in (``@@NAME@@``).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ _FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 # Written so that this file does not match itself.
 _HOSTS = [r"pypi\.o" + "rg", r"pythonhosted\.o" + "rg", r"deb\.debian\.o" + "rg"]
 _FOREIGN = re.compile("|".join([*_HOSTS, r"(?<![\w.])/wo" + r"rk/", r"/root/\.py" + "env"]))
+_TO_FILL = re.compile(r"@@[A-Z_]+@@")
 _TEXT = {".py", ".md", ".toml", ".yaml", ".yml", ".sh", ".java", ".lock", ".txt", ""}
 
 
@@ -82,10 +84,18 @@ def foreign_names(path: Path) -> Iterator[str]:
             yield f"{path.relative_to(ROOT)}:{number}: names a registry or a path of one machine"
 
 
+def unfilled(page: Path) -> Iterator[str]:
+    """Lines of ``page`` that still wait for their text."""
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
+        if _TO_FILL.search(line):
+            yield f"{page.relative_to(ROOT)}:{number}: something is to be filled in"
+
+
 def main() -> int:
     """Print every finding; 1 if there is one."""
     files = _committed()
     findings = [finding for path in files if path.suffix == ".md" for finding in broken_links(path)]
+    findings += [finding for path in files if path.suffix == ".md" for finding in unfilled(path)]
     findings += broken_threat_rows()
     findings += [finding for path in files for finding in foreign_names(path)]
     for finding in findings:

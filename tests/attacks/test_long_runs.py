@@ -74,11 +74,11 @@ def test_keys_are_renewed_throughout_a_run_of_many_leases(stage: Stage, record_p
     """Each node asks again for what it reads before its lease ends, with its evidence; nothing of that stops the run."""
     job = stage.job(MANY_LEASES, outputs=("summary",))
     stage.grant(job)
-    before, stage.broker._lease = stage.broker._lease, timedelta(seconds=3)
+    before, stage.broker._answers.lease = stage.broker._answers.lease, timedelta(seconds=3)
     try:
         stage.run(job)
     finally:
-        stage.broker._lease = before
+        stage.broker._answers.lease = before
     assert outputs_of(job) == ["summary"]
     events = [entry.event for entry in stage.broker.store.audit() if entry.event is not None]
     asked = Counter(e["node"] for e in events if e["action"] == "release" and e["job"] == job.digest and e["key"] == "airline/people")

@@ -30,7 +30,7 @@ from confide.crypto.sign import SigningKey, dsse_sign
 from confide.jobs.statement import PAYLOAD_TYPE, DatasetEntry, ReceiptBundle, Statement
 from confide.keys.custody.local import KeyFile
 from confide.keys.storage.backup import backup
-from confide.keys.storage.database import SqliteFile
+from confide.keys.storage.locations import SqliteFile
 from confide.keys.store import Store
 from confide.node.record import EvidenceRecord
 

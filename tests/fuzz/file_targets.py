@@ -49,7 +49,7 @@ from confide.jobs.statement import ReceiptBundle
 from confide.keys.custody import settings as custody_settings
 from confide.keys.kbs.certificate import kept_identity
 from confide.keys.storage.backup import restore
-from confide.keys.storage.database import SqliteFile
+from confide.keys.storage.locations import SqliteFile
 from confide.node.spec import Announcement, NodeSpec
 
 from .peer_targets import each

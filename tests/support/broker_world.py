@@ -29,7 +29,7 @@ from confide.keys.operator_client import OperatorClient
 from confide.keys.operators import Operation
 from confide.keys.roles import Office
 from confide.keys.server import BrokerServer
-from confide.keys.storage.database import Location
+from confide.keys.storage.locations import Location
 from confide.keys.store import Store
 from confide.keys.tenant_records import DEFAULT_TENANT, EVERY_TENANT
 from confide.keys.tenants import Tenants

@@ -14,7 +14,7 @@ from typing import Literal
 
 from support.databases import PostgresServer
 
-from confide.keys.storage.database import Postgres
+from confide.keys.storage.locations import Postgres
 
 Cut = Literal["answer", "request", "late request", "answer and server"]
 """What is lost of the next commit.  ``late request``: the broker loses its connection at once, the server commits a second later."""

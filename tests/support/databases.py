@@ -19,7 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from confide.keys.storage.database import Location, Postgres, SqliteFile
+from confide.keys.storage.locations import Location, Postgres, SqliteFile
 
 _PORT = 5432
 

@@ -13,7 +13,7 @@ from confide.keys.hierarchy import KeyHierarchy
 from confide.keys.key_commands import KeyCommands
 from confide.keys.records import Dataset, Owner
 from confide.keys.sessions import Peer
-from confide.keys.storage.database import Location, SqliteFile
+from confide.keys.storage.locations import Location, SqliteFile
 from confide.keys.store import Store
 
 

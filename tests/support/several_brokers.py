@@ -26,7 +26,7 @@ from confide.keys.broker import Broker
 from confide.keys.custody.local import KeyFile
 from confide.keys.kbs.sessions import GuestSessions
 from confide.keys.server import BrokerServer
-from confide.keys.storage.database import Location, Postgres, SqliteFile
+from confide.keys.storage.locations import Location, Postgres, SqliteFile
 from confide.keys.store import Store
 
 _START_S = 30.0

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from OpenSSL import SSL
 
 from confide.crypto.sign import SigningKey
 from confide.crypto.tls import (
@@ -48,6 +53,23 @@ class Authority:
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "node")])
         certificate = self._sign(self, subject, own.key, ca=False, days=days, names=names, uses=uses)
         return own.with_certificate(certificate.public_bytes(Encoding.PEM), self.pem)
+
+
+@contextlib.contextmanager
+def one_handshake(context: SSL.Context) -> Iterator[tuple[str, int]]:
+    """The address of a server that shakes hands once, as ``context`` has it, whatever comes of it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection = SSL.Connection(context, server.accept()[0])
+            connection.set_accept_state()
+            with contextlib.suppress(SSL.Error):
+                connection.do_handshake()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield server.getsockname()
+        thread.join(5)
 
 
 def echo(channel: Channel) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 _KNOWN_LISTS: Final = 1024
+"""Lists whose texts are remembered: those of some hundred policies."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from confide.cli.service_manager import ServiceManager
     from confide.config import Settings
     from confide.crypto.identity import Identity
-    from confide.keys.storage.database import Location
+    from confide.keys.storage.locations import Location
     from confide.keys.store import Store
     from confide.keys.token_issuers import OwnerIssuer
     from confide.keys.witness import Witness

@@ -120,7 +120,7 @@ def decrypt(
     from confide.data.files import decrypt as decrypt_files
     from confide.data.folder import verify_files
     from confide.data.manifest import verify_manifest
-    from confide.data.snapshots import load_manifest, snapshot_before
+    from confide.data.snapshots import load_manifest, snapshot_numbered
 
     if os.path.lexists(target):
         raise OutputExistsError(f"{target} exists", path=str(target))
@@ -128,7 +128,7 @@ def decrypt(
     secret = key_of(context.settings, found, who, key_resource, key_file)
     manifest = verify_manifest(found.envelope, found.signer)
     if snapshot is not None:
-        manifest = snapshot_before(found, snapshot).unverified  # vouched for by the digests from the newest one on
+        manifest = snapshot_numbered(found, snapshot).unverified  # vouched for by the digests from the newest one on
     verify_files(folder, manifest)
     decrypt_files(folder, manifest, secret, target)
     facts = {"target": str(target), "dataset": manifest.dataset, "snapshot": manifest.snapshot}
@@ -141,10 +141,10 @@ def decrypt(
 @answers
 def inspect(context: Context, folder: Path, snapshot: int | None) -> None:
     """Show what a dataset says about itself.  Needs no key; nothing is verified (`confide data verify` does that)."""
-    from confide.data.snapshots import load_manifest, snapshot_before
+    from confide.data.snapshots import load_manifest, snapshot_numbered
 
     newest = load_manifest(folder)
-    manifest = newest.unverified if snapshot is None else snapshot_before(newest, snapshot).unverified
+    manifest = newest.unverified if snapshot is None else snapshot_numbered(newest, snapshot).unverified
     value = {**facts(folder, manifest), "verified": False}
     columns = list((manifest.schema or {}).get("columns", []))
 

@@ -43,13 +43,13 @@ def head(
     Only what is printed is decrypted, and it is authenticated; the rest of the dataset is not looked at.
     """
     from confide.data.manifest import verify_manifest
-    from confide.data.snapshots import load_manifest, snapshot_before
+    from confide.data.snapshots import load_manifest, snapshot_numbered
 
     newest = load_manifest(folder)
     secret = key_of(context.settings, newest, who, key_resource, key_file)
     manifest = verify_manifest(newest.envelope, newest.signer)
     if snapshot is not None:
-        manifest = snapshot_before(newest, snapshot).unverified
+        manifest = snapshot_numbered(newest, snapshot).unverified
     if manifest.kind == "parquet":
         _table(context, folder, manifest, secret, count)
     else:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from confide.keys.custody.protocol import Unlock
     from confide.keys.custody.settings import Upstream
     from confide.keys.kbs.upstream import UpstreamKey
-    from confide.keys.storage.database import Location
+    from confide.keys.storage.locations import Location
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from confide.errors import UsageError
 
 if TYPE_CHECKING:
     from confide.keys.custody.protocol import Unlock
-    from confide.keys.storage.database import Location
+    from confide.keys.storage.locations import Location
     from confide.keys.store import Store
 
 _FILE = click.Path(path_type=Path, dir_okay=False)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from confide.config import Settings
-    from confide.keys.storage.database import Location
+    from confide.keys.storage.locations import Location
     from confide.keys.store import Store
     from confide.keys.witness import Witness
 
@@ -30,7 +30,7 @@ def location_of(settings: Settings) -> Location:
     Raises:
         UsageError: the settings name no such database.
     """
-    from confide.keys.storage.database import Postgres, SqliteFile
+    from confide.keys.storage.locations import Postgres, SqliteFile
 
     if settings.database:
         return Postgres(settings.database, settings.database_password_file, settings.database_ca_file)

@@ -33,6 +33,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from confide.canonical import Json, sha256_hex
 from confide.crypto.secret import SecretBytes
+from confide.durable import sync_file, sync_folder
 from confide.errors import CredentialError, IntegrityError, ParseError, SecretLeakError
 from confide.ids import SpkiDigest
 
@@ -199,13 +200,12 @@ def write_private_file(path: Path, data: bytes) -> None:
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+                sync_file(file)
             os.link(staging, path)  # unlike rename, fails if the name is taken
         finally:
             with contextlib.suppress(OSError):
                 staging.unlink()
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except FileExistsError:
         raise CredentialError(f"{path} exists", hint="a private key is never overwritten: choose another path", path=str(path)) from None
     except OSError as cause:
@@ -232,14 +232,6 @@ def read_private_file(path: Path) -> bytes:
     if len(data) > _MAX_PRIVATE_FILE_BYTES:
         raise CredentialError(f"{path} is too long for a key file", path=str(path))
     return data
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # --- DSSE v1 ------------------------------------------------------------------------------------------------------

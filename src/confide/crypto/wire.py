@@ -51,6 +51,7 @@ class Wire:
         with contextlib.suppress(OSError):  # not TCP (a socket pair in tests), or already reset by the peer
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self.peer_address = _address_of(sock)
         self._sock = sock
         self._closed = False
         self._reading = Lock()
@@ -158,3 +159,11 @@ class Wire:
         poller.register(self._sock.fileno(), event)
         if not poller.poll(deadline.remaining * 1000):
             raise deadline.expired(doing)
+
+
+def _address_of(sock: socket.socket) -> str:
+    try:
+        host, port = sock.getpeername()[:2]
+    except (OSError, ValueError):  # reset already, or not an internet socket
+        return "unknown"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

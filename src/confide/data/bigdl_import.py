@@ -64,7 +64,8 @@ def check_files(
         with readable(path):
             empty = path.stat().st_size == 0
         if empty:
-            _may_be_left_out(path, skip_empty=skip_empty)
+            if not skip_empty:
+                raise _empty(path)
             left_out.append(name)
             continue
         files[name] = check_file(path, name, key_of, accept_weak=accept_weak, told=count)
@@ -107,10 +108,9 @@ def _is_beside(path: Path) -> bool:
     return path.name in _SIDE_FILES or (path.name.startswith(".") and path.suffix == ".crc")
 
 
-def _may_be_left_out(path: Path, *, skip_empty: bool) -> None:
-    if not skip_empty:
-        hint = "BigDL wrote no byte for a partition without rows, so nothing says that it was empty; `--skip-empty` leaves such files out"
-        raise IntegrityError(f"{path.name} is empty", hint=hint, path=str(path))
+def _empty(path: Path) -> IntegrityError:
+    hint = "BigDL wrote no byte for a partition without rows, so nothing says that it was empty; `--skip-empty` leaves such files out"
+    return IntegrityError(f"{path.name} is empty", hint=hint, path=str(path))
 
 
 def _refuse_copies(files: dict[str, CheckedFile]) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import pyarrow as pa
 
@@ -18,11 +18,12 @@ from confide.crypto.envelope import WrappedKey
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
 from confide.data.files import TABLE_SUFFIXES, Written, encrypt_files, encrypt_table, open_parquet
-from confide.data.folder import check_encrypted, data_files, describe, folder_beside, new_folder, sync_file, sync_folder
+from confide.data.folder import check_encrypted, data_files, describe, folder_beside, new_folder
 from confide.data.manifest import FileEntry, Kind, Manifest, now_text, sign_manifest, verify_manifest
 from confide.data.schema import schema_json, storable
 from confide.data.snapshots import SignedManifest, commit_snapshot, is_committed, load_manifest, write_manifest
 from confide.data.sources import Source, plain_sources
+from confide.durable import sync_file, sync_folder
 from confide.errors import DataError, ManifestError, UnavailableError, UsageError
 from confide.ids import DatasetId, RunId
 from confide.regular_file import open_regular
@@ -51,11 +52,7 @@ def create_dataset(
         UnavailableError: the file system refuses.
     """
     with new_folder(folder) as staged:
-        if isinstance(source, pa.Table) or (isinstance(source, Path) and source.suffix in TABLE_SUFFIXES):
-            written = encrypt_table(source, staged, dataset_key, dataset=dataset)
-        else:
-            sources = plain_sources(source) if isinstance(source, Path) else source
-            written = encrypt_files(sources, staged, dataset_key, dataset=dataset)
+        written = _encrypted(source, staged, dataset_key, dataset)
         manifest = _manifest(written, name=name, dataset=dataset, wrapped=wrapped, signer=signer, owner=owner, run=None, now=now)
         envelope = sign_manifest(manifest, signer)
         write_manifest(staged, envelope)
@@ -89,18 +86,15 @@ def add_snapshot(
         SnapshotConflictError: another writer was first; nothing of this one is visible.
         UnavailableError: the file system refuses; nothing of this is visible.
     """
-    before = verify_manifest(parent.envelope, parent.signer)
+    before, folder = verify_manifest(parent.envelope, parent.signer), parent.folder
     if before.owner is None:
         raise ManifestError("a run made this dataset: only its owner adds to a dataset", hint="encrypt it as a new one", run=before.run)
-    folder, table = parent.folder, isinstance(source, pa.Table) or source.suffix in TABLE_SUFFIXES
-    if table != (before.kind == "parquet"):
-        raise DataError(f"the dataset holds {'a table' if before.kind == 'parquet' else 'files'}, and this is something else")
+    if _is_table(source) != (before.kind == "parquet"):
+        held, wanted = ("a table", "a .csv or .parquet file") if before.kind == "parquet" else ("files", "a folder, or another file")
+        raise DataError(f"the dataset holds {held}, and this is something else", hint=f"give {wanted}; or make a new dataset of it")
     with folder_beside(folder) as staged:
         kept = before.files if mode == "append" else ()
-        if isinstance(source, pa.Table) or table:
-            written = encrypt_table(source, staged, dataset_key, dataset=before.dataset, first=len(kept))
-        else:
-            written = encrypt_files(plain_sources(source), staged, dataset_key, dataset=before.dataset)
+        written = _encrypted(source, staged, dataset_key, before.dataset, first=len(kept))
         if mode == "append":
             _require_same_columns(before.schema, written.schema)
         manifest = replace(
@@ -116,13 +110,33 @@ def add_snapshot(
         with _moved(staged, made, written.files):
             commit_snapshot(parent, made)
     if register is not None:
-        try:
-            register(made.envelope)
-        except UnavailableError as error:
-            error.hint = _IN_PLACE.format(manifest.snapshot)
-            raise
+        _tell(register, made)
     write_manifest(folder, load_manifest(folder).envelope)  # others may have been faster since the commit
     return made
+
+
+def _tell(register: Callable[[Json], None], made: SignedManifest) -> None:
+    """Tell the broker of a snapshot that is committed already."""
+    try:
+        register(made.envelope)
+    except UnavailableError as error:
+        number = made.unverified.snapshot
+        error.hint = f"snapshot {number} is in place and needs no second try: the broker hears of it when it is next used"
+        raise
+
+
+def _is_table(source: Path | pa.Table | Sequence[Source]) -> bool:
+    return isinstance(source, pa.Table) or (isinstance(source, Path) and source.suffix in TABLE_SUFFIXES)
+
+
+def _encrypted(
+    source: Path | pa.Table | Sequence[Source], folder: Path, dataset_key: SecretBytes, dataset: DatasetId, *, first: int = 0
+) -> Written:
+    """What is to be in a snapshot, encrypted into ``folder``; a table's files are numbered from ``first``."""
+    if _is_table(source):
+        return encrypt_table(cast("Path | pa.Table", source), folder, dataset_key, dataset=dataset, first=first)
+    sources = plain_sources(source) if isinstance(source, Path) else cast("Sequence[Source]", source)
+    return encrypt_files(sources, folder, dataset_key, dataset=dataset)
 
 
 @contextmanager

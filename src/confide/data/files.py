@@ -26,10 +26,11 @@ from confide.canonical import Json
 from confide.crypto.container import ContainerReader, seal_stream
 from confide.crypto.derive import check_data_path, file_key, parquet_aad_prefix
 from confide.crypto.secret import SecretBytes
-from confide.data.folder import check_encrypted, describe, new_folder, sync_file
+from confide.data.folder import check_encrypted, describe, new_folder
 from confide.data.manifest import FileEntry, Kind, Manifest
 from confide.data.schema import schema_json, storable
 from confide.data.sources import Source
+from confide.durable import sync_file
 from confide.errors import DataError, IntegrityError, ManifestError, OutputExistsError, UnavailableError
 from confide.ids import DatasetId
 from confide.regular_file import open_regular

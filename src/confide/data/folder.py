@@ -11,12 +11,13 @@ from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 import pyarrow as pa
 
 from confide.crypto.container import MAGIC as CONTAINER_MAGIC
 from confide.data.manifest import MANIFEST_NAME, FileEntry, Kind, Manifest
+from confide.durable import sync_folder
 from confide.errors import DataError, IntegrityError, ManifestError, OutputExistsError, PlaintextError, UnavailableError
 from confide.regular_file import open_regular
 
@@ -160,21 +161,6 @@ def _verify_file(folder: Path, entry: FileEntry) -> None:
     if digest != entry.sha256:
         message = f"a file has other bytes than the manifest says: {entry.path}"
         raise IntegrityError(message, path=entry.path, expected=entry.sha256, got=digest)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` durable (fsync(2) of the directory)."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_file(file: BinaryIO) -> None:
-    """Make the file's bytes durable (fsync(2))."""
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def describe(folder: Path, path: str, *, rows: int | None) -> FileEntry:

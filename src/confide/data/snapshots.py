@@ -21,8 +21,8 @@ from typing import Final
 
 from confide.canonical import Json, canonical, parse_object, sha384_hex
 from confide.crypto.sign import PublicKey, unverified_keyid, unverified_payload
-from confide.data.folder import sync_folder
 from confide.data.manifest import MANIFEST_NAME, MAX_BYTES, SNAPSHOTS, Manifest, read_payload
+from confide.durable import sync_file, sync_folder
 from confide.errors import ConfideError, ManifestError, SnapshotConflictError, UnavailableError, UsageError
 from confide.regular_file import open_regular
 
@@ -81,8 +81,8 @@ def history(newest: SignedManifest) -> Iterator[SignedManifest]:
         after = before
 
 
-def snapshot_before(newest: SignedManifest, number: int) -> SignedManifest:
-    """Snapshot ``number`` of the dataset whose newest one is given, found through the chain of digests.
+def snapshot_numbered(newest: SignedManifest, number: int) -> SignedManifest:
+    """Snapshot ``number`` of the dataset whose newest one is given (which may be it), found through the chain of digests.
 
     Raises:
         UsageError: it is not kept, or there never was one.
@@ -189,8 +189,7 @@ def _staged(folder: Path, name: str, envelope: Json) -> Iterator[Path]:
     try:
         with staged.open("xb") as file:
             file.write(canonical(envelope))
-            file.flush()
-            os.fsync(file.fileno())
+            sync_file(file)
         yield staged
     finally:
         staged.unlink(missing_ok=True)

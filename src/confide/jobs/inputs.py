@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from confide.crypto.sign import PublicKey
 from confide.data.folder import verify_files
 from confide.data.manifest import Manifest, verify_manifest
-from confide.data.snapshots import SignedManifest, history, load_manifest, snapshot_before
+from confide.data.snapshots import SignedManifest, history, load_manifest, snapshot_numbered
 from confide.errors import IntegrityError, ManifestError
 from confide.jobs.statement import DatasetEntry
 
@@ -95,7 +95,7 @@ def open_inputs(job: Job) -> dict[str, VerifiedInput]:
         if manifest.dataset != spec.dataset:
             message = f"input {name!r} is another dataset than the job pins"
             raise ManifestError(message, name=name, expected=spec.dataset, got=manifest.dataset)
-        found[name] = _verified(name, newest if spec.snapshot is None else snapshot_before(newest, spec.snapshot), key)
+        found[name] = _verified(name, newest if spec.snapshot is None else snapshot_numbered(newest, spec.snapshot), key)
     return found
 
 

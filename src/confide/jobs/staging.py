@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
+from confide.durable import sync_folder
 from confide.errors import DataError, OutputExistsError
 from confide.ids import RunId
 
@@ -57,7 +58,7 @@ def publish(staged: Mapping[Path, Path]) -> None:
                 raise OutputExistsError(f"the output appeared while the job ran: {place}", path=str(place))
             source.rename(place)
             moved.append((source, place))
-            _sync(place.parent)
+            sync_folder(place.parent)
     except BaseException as cause:
         for source, place in reversed(moved):
             with contextlib.suppress(OSError):
@@ -93,11 +94,3 @@ def withdraw(outputs: Mapping[str, Path], run: RunId, made_by: Callable[[Path], 
             with contextlib.suppress(OSError):
                 path.rename(hidden)
                 shutil.rmtree(hidden, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,9 +1,9 @@
 """The run store: one folder a run, public information only.
 
 ``<runs>/<run id>/``: ``plan.json``, ``client.json`` (which process drives the run), ``events.jsonl``, ``logs/``, ``nodes/``,
-``evidence/``, ``refused/``, ``manifests/``, ``receipt.json``, ``result.json``.  Folders are 0700 and files 0600; JSON files appear
-whole or not at all.  A run that failed has no receipt; what is left of its nodes' evidence is in the same folders, as records named by
-their digests.
+``evidence/``, ``refused/``, ``collateral/``, ``manifests/``, ``receipt.json``, ``result.json``.  Folders are 0700 and files 0600; JSON
+files appear whole or not at all.  A run that failed has no receipt; what is left of its nodes' evidence is in the same folders, as records
+named by their digests.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ VERDICTS: Final[tuple[Verdict, ...]] = ("approve", "reject")
 
 
 class Subject(Protocol):
-    """What is voted on: a grant, or a new rule of a key."""
+    """What is voted on: a grant, a new rule of a key, or a key's leaving its broker."""
 
     kind: ClassVar[str]
 

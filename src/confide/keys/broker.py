@@ -16,15 +16,13 @@ from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from typing import Final
 
-from confide.attest.evidence import NodeContext
-from confide.attest.policy import Policy
 from confide.attest.verify import Verifier
 from confide.canonical import Json, b64url
-from confide.crypto.seal import seal
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import PublicKey
 from confide.errors import BindingError, Fact, GrantError, ManifestError, ParseError, UsageError
 from confide.ids import DatasetId, NodeId, Purpose, Role, Tee, check_name
+from confide.keys.answers import Answers
 from confide.keys.asker import Asker
 from confide.keys.audit import new_event
 from confide.keys.clock import SteadyClock
@@ -60,9 +58,6 @@ LEASE: Final = timedelta(hours=1)
 NONCE_TTL: Final = timedelta(seconds=60)
 WATCH_S: Final = 25.0
 """How long a node's question for withdrawals stays open when there are none; less than the idle time of what may lie between."""
-
-
-_KNOWN_POLICIES: Final = 256
 
 
 def utc_now() -> datetime:
@@ -123,10 +118,9 @@ class Broker:
         self._runs = Runs(store)
         self._outputs = Outputs(store, self._keys, self._standings, self._runs)
         self._sessions = Sessions(verifier, nonce_ttl=nonce_ttl, session_ttl=session_ttl)
-        self._lease = lease
         self._watch_s = watch_s
         self._bell = Bell(store)
-        self._policies: dict[str, Json] = {}
+        self._answers = Answers(lease)
 
     @property
     def open_sessions(self) -> int:
@@ -201,7 +195,7 @@ class Broker:
         with self._audited("release", owners, facts), undone, self.store.transaction(), self._keys.opening() as opened:
             step = _Step(asker, told, purpose, judge, opened, owners, facts, peer.address)
             kept = [self._give(manifest, step) for manifest in manifests]
-        return [self._sealed(found, secret, asker, purpose, decisions) for found, secret, decisions in kept]
+        return [self._answers.sealed(found, secret, asker, purpose, decisions) for found, secret, decisions in kept]
 
     def _give(self, manifest: Json, step: _Step) -> tuple[Dataset, SecretBytes, Sequence[Decision]]:
         """One dataset's part of the step."""
@@ -278,7 +272,7 @@ class Broker:
             "recipients": list(origin.recipients),
             "inherits": list(origin.inherits),
         }
-        return {**self._sealed(found, secret, asker, Purpose.WRITE, decisions), **extra}
+        return {**self._answers.sealed(found, secret, asker, Purpose.WRITE, decisions), **extra}
 
     def register_output(self, peer: Peer, session: str, dataset: DatasetId, manifest: Json) -> Json:
         """Take note of an output's new snapshot, so that older ones are refused from now on.
@@ -411,35 +405,8 @@ class Broker:
             decisions.append(decide(grants, request, lambda policy: attested.appraise(asker.verified, policy, now), now, standings))
         return decisions
 
-    def _sealed(self, dataset: Dataset, secret: SecretBytes, asker: Asker, purpose: Purpose, decisions: Sequence[Decision]) -> Json:
-        context = asker.context
-        ends = [asker.now + self._lease, *(d.grant.not_after for d in decisions if d.grant.not_after is not None)]
-        return {
-            "jwe": seal(secret, context.seal, context=seal_context(dataset.dataset, context, purpose)),
-            "key": dataset.wrapped.key,
-            "version": dataset.wrapped.version,
-            "dataset": dataset.dataset,
-            "expires": min(ends).isoformat(),
-            "grants": {d.grant.key: d.ref.to_json() for d in decisions},
-            "policies": {d.result.policy_digest: self._policy_json(d.grant.policy) for d in decisions},
-        }
-
-    def _policy_json(self, policy: Policy) -> Json:
-        """The policy as JSON, made once: its digest says all that is in it."""
-        known = self._policies.get(policy.digest)
-        if known is None:
-            if len(self._policies) >= _KNOWN_POLICIES:
-                self._policies.clear()
-            known = self._policies[policy.digest] = policy.to_json()
-        return known
-
     def _audited(self, action: str, owners: Sequence[str], facts: Mapping[str, Fact]) -> AbstractContextManager[None]:
         return refusals_audited(self.store, self.clock, action, owners, facts)
-
-
-def seal_context(dataset: str, context: NodeContext, purpose: Purpose) -> Json:
-    """What a sealed dataset key is bound to: broker and node build it each for themselves."""
-    return {"dataset": dataset, "job": context.job, "run": context.run, "purpose": purpose.value}
 
 
 def _granted(action: str, owners: list[str], facts: Mapping[str, Fact], decisions: Sequence[Decision], now: datetime) -> Json:

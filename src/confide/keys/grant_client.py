@@ -6,6 +6,7 @@ What an approver signs is computed here, from what the broker shows and this pro
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -26,7 +27,7 @@ _ID = re.compile(r"[0-9a-f]{16}")
 
 @dataclass(frozen=True, slots=True)
 class StandingView:
-    """The broker's word on how a grant or a new rule stands: approvals needed and given, rejections, runs that were counted."""
+    """The broker's word on how a grant, a new rule or a leaving stands: approvals needed and given, rejections, runs that were counted."""
 
     needed: int
     approved: tuple[str, ...]
@@ -61,8 +62,24 @@ class StandingView:
         return {"needed": self.needed, "pending": self.pending, **people, "runs": self.runs}
 
 
+class _View(ABC):
+    """What is voted on, and how it stands."""
+
+    __slots__ = ()
+    standing: StandingView
+
+    @property
+    @abstractmethod
+    def subject(self) -> Grant | RuleChange | Departure:
+        """What is voted on."""
+
+    def to_json(self) -> Json:
+        """The view as JSON."""
+        return {**self.subject.to_json(), "digest": self.subject.digest, "standing": self.standing.to_json()}
+
+
 @dataclass(frozen=True, slots=True)
-class GrantView:
+class GrantView(_View):
     """A grant and how it stands."""
 
     grant: Grant
@@ -86,13 +103,9 @@ class GrantView:
         )
         return next((state for so, state in steps if so), "in force")
 
-    def to_json(self) -> Json:
-        """The view as JSON."""
-        return {**self.grant.to_json(), "digest": self.grant.digest, "standing": self.standing.to_json()}
-
 
 @dataclass(frozen=True, slots=True)
-class ChangeView:
+class ChangeView(_View):
     """A new rule that waits for approval, and how it stands."""
 
     change: RuleChange
@@ -103,13 +116,9 @@ class ChangeView:
         """What is voted on."""
         return self.change
 
-    def to_json(self) -> Json:
-        """The view as JSON."""
-        return {**self.change.to_json(), "digest": self.change.digest, "standing": self.standing.to_json()}
-
 
 @dataclass(frozen=True, slots=True)
-class DepartureView:
+class DepartureView(_View):
     """A key's leaving that waits for approval, and how it stands."""
 
     departure: Departure
@@ -119,10 +128,6 @@ class DepartureView:
     def subject(self) -> Departure:
         """What is voted on."""
         return self.departure
-
-    def to_json(self) -> Json:
-        """The view as JSON."""
-        return {**self.departure.to_json(), "digest": self.departure.digest, "standing": self.standing.to_json()}
 
 
 View = GrantView | ChangeView | DepartureView
@@ -245,7 +250,7 @@ class GrantCalls(KeyClient):
         return replace(found, standing=_standing(answer.field("standing", dict)))
 
     def take_back(self, subject: str) -> StandingView:
-        """Take back the credential's own word on a grant or rule."""
+        """Take back the credential's own word on a grant, rule or leaving."""
         return _standing(self._call("POST", "approvals/take-back", {"subject": _checked(subject)}).field("standing", dict))
 
 

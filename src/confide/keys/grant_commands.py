@@ -63,7 +63,7 @@ class GrantCommands(Callers):
             concerned = self._standings.rule(made.key).names
             facts = {"grant": made.id, "key": made.key, "job": made.job, "signer": made.signer, "policy": made.policy.digest}
             self._note("grant", owner, concerned=concerned, terms=made.digest, **facts)
-            return {"grant": made.to_json(), "standing": self._standings.shown(made)}
+            return self._told(made)
 
     def _read_grant(self, owner: Owner, request: Json) -> Grant:
         if not set(request) >= _GRANT_FIELDS or not set(request) <= _GRANT_FIELDS | _OPTIONAL:
@@ -129,7 +129,7 @@ class GrantCommands(Callers):
             withdrawn(self._store)
             facts = {"grant": revoked.id, "key": revoked.key, "job": revoked.job, "signer": revoked.signer}
             self._note("revoke", who, concerned=self._concerned(found.key), **facts)
-            return {"grant": revoked.to_json(), "standing": self._standings.shown(revoked)}
+            return self._told(revoked)
 
     # --- rules -------------------------------------------------------------------------------------------------------
 
@@ -203,14 +203,19 @@ class GrantCommands(Callers):
             return self._after_vote(who, found, rule)
 
     def _after_vote(self, who: Owner, found: Grant | RuleChange | Departure, rule: ApprovalRule) -> Json:
-        standing = self._standings.shown(found)
-        if not isinstance(found, RuleChange):
-            return {found.kind: found.to_json(), "standing": standing}
-        if found.rule.before == rule.digest and len(self._standings.approved_by(rule, found)) >= rule.threshold:
+        told = self._told(found)
+        if not isinstance(found, RuleChange) or found.rule.before != rule.digest:
+            return told
+        if len(self._standings.approved_by(rule, found)) >= rule.threshold:
             self._check_nobody_withdrawn(found.rule)
             self._drop(found)
             self._put_in_force(who, found.rule)
-        return {"change": found.to_json(), "standing": standing}
+        return told
+
+    def _told(self, found: Grant | RuleChange | Departure) -> Json:
+        """What was voted on, and how it stands now: under its kind's name, a new rule as a ``change``."""
+        name = "change" if isinstance(found, RuleChange) else found.kind
+        return {name: found.to_json(), "standing": self._standings.shown(found)}
 
     def _check_nobody_withdrawn(self, rule: ApprovalRule) -> None:
         """Return if all of a new rule's approvers are there: approvals that one gave under an earlier rule would count again.
@@ -225,7 +230,7 @@ class GrantCommands(Callers):
                 raise UsageError(f"the approver {name} was withdrawn at this broker: the rule cannot come into force", hint=hint)
 
     def take_back(self, peer: Peer, subject: str) -> Json:
-        """Take back the client's own word on a grant or rule: it waits again, if too few are left.
+        """Take back the client's own word on a grant, rule or leaving: it waits again, if too few are left.
 
         Raises:
             CredentialError: the client has said nothing of it.
@@ -237,8 +242,7 @@ class GrantCommands(Callers):
                 raise CredentialError("this credential has neither approved nor rejected it")
             withdrawn(self._store)
             self._note("take-back", who, concerned=self._concerned(found.key), subject=found.id, kind=found.kind, key=found.key)
-            kind = "change" if isinstance(found, RuleChange) else found.kind
-            return {kind: found.to_json(), "standing": self._standings.shown(found)}
+            return self._told(found)
 
     # --- inside ------------------------------------------------------------------------------------------------------
 

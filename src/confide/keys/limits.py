@@ -135,7 +135,7 @@ class RateLimits:
         Raises:
             RateLimitedError: one of them asks too often.  Then it counts to none.
         """
-        limited = [(name, limits) for name in names if (limits := self._limits(name)) is not None and limits.rate]
+        limited = self._limited(names)
         with self._lock:
             now = self._clock()
             found = [(self._buckets.setdefault(name, _Bucket(float(limits.burst), now)), limits) for name, limits in limited]
@@ -160,13 +160,15 @@ class RateLimits:
         except (StoreError, AuditError):
             raise
         except ConfideError as refusal:
-            for name in names:
-                limits = self._limits(name)
-                if limits is not None and limits.rate:
-                    wait = self._taken(self._strangers, f"{name} {site_of(address)}".encode(), limits)
-                    if wait:
-                        raise _too_often("this address", wait) from refusal
+            for name, limits in self._limited(names):
+                wait = self._taken(self._strangers, f"{name} {site_of(address)}".encode(), limits)
+                if wait:
+                    raise _too_often("this address", wait) from refusal
             raise
+
+    def _limited(self, names: Iterable[str]) -> list[tuple[str, Limits]]:
+        """Those of the tenants that have a rate, with their limits."""
+        return [(name, limits) for name in names if (limits := self._limits(name)) is not None and limits.rate]
 
     def _taken(self, buckets: OrderedDict[bytes, _Bucket], name: bytes, limits: Limits) -> float:
         with self._lock:

@@ -21,11 +21,6 @@ owner  POST …/keys/rotate             key                              as keys
 owner  POST …/keys/retire             key version                      as keys
 owner  POST …/keys/destroy            key version lose_datasets        as keys
 owner  POST …/keys/rewrap             key                              key version done left
-owner  GET …/keys/wrapping-key                                         wrapping_key (signed)
-owner  POST …/keys/export             request (signed)                 export (signed); waits (for approvals)
-owner  POST …/keys/import             export source                    key version
-owner  POST …/datasets/export         key start                        datasets next
-owner  POST …/datasets/import         datasets                         imported
 owner  POST /confide/v0/datasets      key                              dataset key version wrapped dataset_key
 owner  PUT …/datasets/<id>/manifest   manifest                         dataset snapshot
 owner  POST /confide/v0/open          manifest                         dataset key version dataset_key expires
@@ -36,21 +31,14 @@ owner  POST /confide/v0/grants        key job policy roles purposes    grant sta
 owner  DELETE …/grants/<id>                                            grant standing (the key's approvers too)
 owner  POST /confide/v0/approvers     key threshold approvers          rule changes (those that wait)
 owner  POST …/approvals/vote          subject verdict envelope         grant, change or departure, standing
-owner  POST …/approvals/take-back     subject                          grant or change, standing
+owner  POST …/approvals/take-back     subject                          grant, change or departure, standing
 owner  POST /confide/v0/audit         first limit                      entries head
 owner  POST …/audit/proof             seq                              proof
 owner  POST …/audit/consistency       old new                          proof
 owner  …/escrow, …/datasets/adopt                                      ``keys.escrow_routes``
+owner  …/export, import, wrapping-key                                  ``keys.transfer_routes``
+oper.  …/operator, …/token-links                                       ``keys.operator_routes`` (links: everybody's own)
 owner  GET /page/NAME                                                  HTML (``keys.page``)
-oper.  POST …/operator/enrolments     owner tenant role                token spki
-oper.  POST …/enrolments/cancel       owner                            owner cancelled
-oper.  POST …/operator/tenants        tenant                           tenant
-oper.  GET …/operator/tenants                                          tenants
-oper.  POST …/operator/withdraw       owner; strand_rules              owner grants
-oper.  POST …/operator/limits         tenant limits                    tenant rate burst quotas
-people POST …/token-links             token                            issuer subject owner
-people GET …/token-links                                               links
-people POST …/token-links/remove      issuer subject                   issuer subject owner
 ====== ============================== ================================ ======================================================
 
 A node's requests after ``auth`` carry the cookie, which counts on its own connection only.  Answers have status 200; refusals are
@@ -90,7 +78,6 @@ from confide.ids import DatasetId, Purpose, SpkiDigest
 from confide.keys.broker import Broker
 from confide.keys.escrow_routes import escrow_route
 from confide.keys.fields import body as _body
-from confide.keys.fields import flag as _flag
 from confide.keys.fields import list_ as _list
 from confide.keys.fields import number as _number
 from confide.keys.fields import object_ as _object
@@ -101,15 +88,15 @@ from confide.keys.kbs.messages import COOKIE
 from confide.keys.kbs.routes import KbsRoutes, bearer_of, session_of, takes_bytes
 from confide.keys.observation import add_observer, endpoint_of, observed, remove_observer
 from confide.keys.open_connections import JOIN_S, OpenConnections
+from confide.keys.operator_routes import operator_route
 from confide.keys.page.routes import serve_page
 from confide.keys.readings import Reading
 from confide.keys.roles import has_row
 from confide.keys.sessions import Peer
+from confide.keys.transfer_routes import transfer_route
 
 MAX_CONNECTIONS: Final = 2048
 """Connections served at once (a node has two while it holds keys); more are turned away at once, before their handshake."""
-MAX_DATASETS: Final = 1000
-"""Datasets that one request imports."""
 _ACCEPT_S: Final = 1.0
 _PATH = re.compile(r"/confide/v0/(datasets|grants)/([0-9a-f]{16,32})(/[a-z]+)?")
 _ALWAYS: Final = frozenset({"/healthz", "/livez", "/metrics"})
@@ -322,8 +309,11 @@ class Routes:
                 return self._broker.attest(self._peer, session_of(request), _body(request))
             case "POST", path if path in self._of_nodes:
                 return self._of_nodes[path](request)
-        escrow = escrow_route(self._broker, self._peer, request)
-        return escrow or self._owner_route(request) or self._transfer(request) or self._named(request)
+        for route in (escrow_route, transfer_route, operator_route):
+            found = route(self._broker, self._peer, request)
+            if found is not None:
+                return found
+        return self._owner_route(request) or self._named(request)
 
     # --- nodes -------------------------------------------------------------------------------------------------------
 
@@ -371,7 +361,6 @@ class Routes:
 
     def _owner_route(self, request: Request) -> Json | None:
         owners, keys, grants, peer = self._broker.owners, self._broker.key_commands, self._broker.grants, self._peer
-        operators, links = self._broker.operators, self._broker.token_links
         commands: dict[tuple[str, str], Callable[[], Json]] = {
             ("POST", "enrol"): lambda: owners.enrol(peer, _text(request, "owner"), _text(request, "token")),
             ("POST", "keys"): lambda: keys.create_key(peer, _text(request, "key")),
@@ -394,42 +383,10 @@ class Routes:
             ("POST", "audit"): lambda: owners.audit(peer, _number(request, "first"), _number(request, "limit")),
             ("POST", "audit/proof"): lambda: owners.audit_proof(peer, _number(request, "seq")),
             ("POST", "audit/consistency"): lambda: owners.audit_consistency(peer, _number(request, "old"), _number(request, "new")),
-            ("POST", "operator/enrolments"): lambda: operators.enrolment(
-                peer, _text(request, "owner"), _text(request, "tenant"), _text(request, "role")
-            ),
-            ("POST", "operator/tenants"): lambda: operators.add_tenant(peer, _text(request, "tenant")),
-            ("GET", "operator/tenants"): lambda: operators.tenants(peer),
-            ("POST", "operator/enrolments/cancel"): lambda: operators.cancel_enrolment(peer, _text(request, "owner")),
-            ("POST", "operator/withdraw"): lambda: operators.withdraw(
-                peer, _text(request, "owner"), strand_rules=_flag(request, "strand_rules")
-            ),
-            ("POST", "operator/limits"): lambda: operators.set_limits(peer, _text(request, "tenant"), _object(request, "limits")),
-            ("POST", "token-links"): lambda: links.link(peer, _text(request, "token")),
-            ("GET", "token-links"): lambda: links.links(peer),
-            ("POST", "token-links/remove"): lambda: links.unlink(peer, _text(request, "issuer"), _text(request, "subject")),
         }
         prefix, path = "/confide/v0/", request.path.rstrip("/")
         command = commands.get((request.method, path.removeprefix(prefix))) if path.startswith(prefix) else None
         return command() if command else None
-
-    def _transfer(self, request: Request) -> Json | None:
-        transfers, peer = self._broker.transfers, self._peer
-        match request.method, request.path.rstrip("/"):
-            case "GET", "/confide/v0/keys/wrapping-key":
-                return transfers.wrapping_key(peer)
-            case "POST", "/confide/v0/keys/export":
-                return transfers.export_key(peer, _object(request, "request"))
-            case "POST", "/confide/v0/keys/import":
-                return transfers.import_key(peer, _object(request, "export"), _text(request, "source"))
-            case "POST", "/confide/v0/datasets/export":
-                return transfers.export_datasets(peer, _text(request, "key"), _number(request, "start"))
-            case "POST", "/confide/v0/datasets/import":
-                match _body(request):
-                    case {"datasets": list(datasets), **rest} if not rest and len(datasets) <= MAX_DATASETS:
-                        if all(isinstance(dataset, dict) for dataset in datasets):
-                            return transfers.import_datasets(peer, datasets)
-                raise ParseError("not a request to import datasets")
-        return None
 
     def _destroy(self, request: Request) -> Json:
         match _body(request):

@@ -31,11 +31,13 @@ from confide.keys.audit import AuditEntry, AuditHead, AuditProof
 from confide.keys.custody.protocol import Kms, Unlock
 from confide.keys.records import Record, Swept
 from confide.keys.storage.contents import BUCKETS
-from confide.keys.storage.database import Database, Location, SqliteFile, Statement, newest_revision, upsert
+from confide.keys.storage.database import Database, newest_revision
+from confide.keys.storage.locations import Location, SqliteFile
 from confide.keys.storage.log import Log
 from confide.keys.storage.rekeyed import Change, RekeyedRows
 from confide.keys.storage.rows import REF_KIND, Rows, not_latest, subkey
 from confide.keys.storage.schema import META
+from confide.keys.storage.statements import Statement, upsert
 from confide.keys.storage.steps import Head, Steps
 
 FORMAT: Final = "confide-store-v2"

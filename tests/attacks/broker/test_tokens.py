@@ -146,7 +146,11 @@ def _other_key(issuer: Issuer, **header: Any) -> str:
     return issuer.forge(key=new_keys("first")[0], header=header)
 
 
-NOW = int(time.time())
+def _at(seconds: int) -> int:
+    """A time that far from now, as the claims say it."""
+    return int(time.time()) + seconds
+
+
 FORGERIES: dict[str, tuple[Callable[[Issuer], str], str]] = {
     "alg none": (_unsigned, "algorithm"),
     "HS256 with the public key": (_hmac_of_the_public_key, "algorithm"),
@@ -161,9 +165,9 @@ FORGERIES: dict[str, tuple[Callable[[Issuer], str], str]] = {
     "no audience": (lambda i: i.forge(drop=("aud",)), "audience"),
     "other issuer": (lambda i: i.forge(iss="https://other.example"), "issuer"),
     "issuer with a slash": (lambda i: i.forge(iss=i.url + "/"), "issuer"),
-    "expired": (lambda i: i.forge(iat=NOW - 4000, exp=NOW - 3000), "expired"),
-    "not yet": (lambda i: i.forge(nbf=NOW + 4000), "not valid yet"),
-    "issued in the future": (lambda i: i.forge(iat=NOW + 1000, exp=NOW + 2000), "not valid yet"),
+    "expired": (lambda i: i.forge(iat=_at(-4000), exp=_at(-3000)), "expired"),
+    "not yet": (lambda i: i.forge(nbf=_at(4000)), "not valid yet"),
+    "issued in the future": (lambda i: i.forge(iat=_at(1000), exp=_at(2000)), "not valid yet"),
     "no end": (lambda i: i.forge(drop=("exp",)), "time"),
     "two hours": (lambda i: i.token("long-app"), "longer"),
     "another client": (lambda i: i.token("stranger-app"), "another client"),

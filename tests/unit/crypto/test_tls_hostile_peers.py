@@ -16,14 +16,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
+from support.tls_peers import echo_frames, one_handshake
 
 from confide.crypto.tls import AnyClientKey, AnyKeyUntilAttested, Channel, Identity, Listener, connect
 from confide.errors import ChannelError, ChannelTimeoutError, ProtocolError
-
-
-def echo_frames(channel: Channel) -> None:
-    while True:
-        channel.send_frame(channel.recv_frame())
 
 
 def raw_client(address: tuple[str, int], *, highest: int = SSL.TLS1_3_VERSION) -> SSL.Connection:
@@ -54,19 +50,8 @@ def test_server_of_an_older_tls_is_refused() -> None:
     context.set_max_proto_version(SSL.TLS1_2_VERSION)
     context.use_certificate(identity.certificate)
     context.use_privatekey(identity.key.unwrapped())
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve() -> None:
-            connection = SSL.Connection(context, server.accept()[0])
-            connection.set_accept_state()
-            with pytest.raises(SSL.Error):
-                connection.do_handshake()
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        with pytest.raises(ChannelError, match="handshake failed"):
-            connect(*server.getsockname(), None, trust=AnyKeyUntilAttested())
-        thread.join()
+    with one_handshake(context) as address, pytest.raises(ChannelError, match="handshake failed"):
+        connect(*address, None, trust=AnyKeyUntilAttested())
 
 
 @pytest.mark.parametrize("key", [rsa.generate_private_key(65537, 2048), ec.generate_private_key(ec.SECP384R1())], ids=["rsa", "p384"])

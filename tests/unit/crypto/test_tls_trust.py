@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL
-from support.tls_peers import Authority, echo
+from support.tls_peers import Authority, echo, one_handshake
 
 from confide.crypto.sign import PublicKey, SigningKey
 from confide.crypto.tls import (
@@ -109,19 +106,8 @@ def test_node_of_an_intermediate_ca_is_refused_even_with_its_chain() -> None:
     context.use_certificate(bad.certificate)
     context.add_extra_chain_cert(intermediate.certificate)
     context.use_privatekey(bad.key.unwrapped())
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve() -> None:
-            connection = SSL.Connection(context, server.accept()[0])
-            connection.set_accept_state()
-            with contextlib.suppress(SSL.Error):
-                connection.do_handshake()
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        with pytest.raises(ChannelError, match="certificate verify failed"):
-            connect(*server.getsockname(), None, trust=IssuedBy(authority.pem))
-        thread.join(5)
+    with one_handshake(context) as address, pytest.raises(ChannelError, match="certificate verify failed"):
+        connect(*address, None, trust=IssuedBy(authority.pem))
 
 
 def test_another_node_of_the_same_ca_is_refused_where_one_is_named(server_of) -> None:

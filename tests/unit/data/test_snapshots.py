@@ -24,7 +24,7 @@ from confide.data.cleaning import Cleaning, clean
 from confide.data.commit import Mode, add_snapshot, create_dataset
 from confide.data.folder import listed_files, refuse_foreign, verify_files
 from confide.data.manifest import MANIFEST_NAME, SNAPSHOTS, FileEntry, Manifest, sign_manifest, verify_manifest
-from confide.data.snapshots import SignedManifest, history, load_manifest, manifest_path, snapshot_before, write_manifest
+from confide.data.snapshots import SignedManifest, history, load_manifest, manifest_path, snapshot_numbered, write_manifest
 from confide.errors import ConfideError, DataError, ManifestError, SnapshotConflictError, UnavailableError, UsageError
 from confide.ids import RunId, new_dataset_id
 
@@ -51,7 +51,7 @@ class World:
         return add_snapshot(source, self.newest, mode, dataset_key=KEY, signer=SIGNER, now=NOW, register=register)
 
     def values(self, number: int | None = None) -> list[int]:
-        found = self.newest if number is None else snapshot_before(self.newest, number)
+        found = self.newest if number is None else snapshot_numbered(self.newest, number)
         verify_files(self.folder, found.unverified)
         return sorted(files.read_table(self.folder, found.unverified, KEY).column("x").to_pylist())
 
@@ -185,7 +185,7 @@ def test_a_manifest_of_another_history_is_refused(world: World, tmp_path: Path, 
     for one in (world, other):
         for value in (2, 3, 4):
             one.add(table(value))
-    write_manifest(world.folder, snapshot_before(world.newest, 3).envelope)
+    write_manifest(world.folder, snapshot_numbered(world.newest, 3).envelope)
     shutil.copy(other.folder / SNAPSHOTS / f"{number}.json", world.folder / SNAPSHOTS / f"{number}.json")
     with pytest.raises(ManifestError, match="does not follow"):
         world.check()
@@ -210,7 +210,7 @@ def test_no_data_file_lies_where_snapshots_do(world: World) -> None:
 def test_a_snapshot_that_never_was_or_is_gone_is_not_found(world: World) -> None:
     for number in (0, 2):
         with pytest.raises(UsageError, match=f"no snapshot {number}"):
-            snapshot_before(world.newest, number)
+            snapshot_numbered(world.newest, number)
 
 
 @pytest.mark.parametrize("name", ["link", "fsync", "replace", "mkdir"])
@@ -325,7 +325,7 @@ def test_cleaning_drops_old_snapshots_with_the_files_that_only_they_list(world: 
     assert world.values() == [2, 3, 4]
     assert len(list(world.folder.glob("*.parquet"))) == 3
     with pytest.raises(UsageError, match="no snapshot 2"):
-        snapshot_before(world.newest, 2)
+        snapshot_numbered(world.newest, 2)
     assert world.add(table(5)).unverified.snapshot == 5
     with pytest.raises(UsageError, match="always stays"):
         clean(world.folder, keep=0, before=LATER, remove=True)

@@ -20,7 +20,8 @@ from confide.errors import StoreError, UsageError
 from confide.keys.audit import new_event
 from confide.keys.custody.local import KeyFile
 from confide.keys.records import Owner
-from confide.keys.storage.database import Database, Postgres, SqliteFile
+from confide.keys.storage.database import Database
+from confide.keys.storage.locations import Postgres, SqliteFile
 from confide.keys.storage.schema import METADATA
 from confide.keys.store import Store
 

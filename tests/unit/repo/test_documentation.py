@@ -70,6 +70,13 @@ def test_path_of_one_machine_is_found(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [finding.split(":")[1] for finding in docs.foreign_names(page)] == ["2"]
 
 
+def test_place_that_was_to_be_filled_in_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docs, "ROOT", tmp_path)
+    page = tmp_path / "a.md"
+    page.write_text("fine\n@@NUMB" + "ERS@@\n", encoding="utf-8")
+    assert list(docs.unfilled(page)) == ["a.md:2: something is to be filled in"]
+
+
 def test_readme_lines_are_compared_by_form() -> None:
     said = "simulated  12.3s ok worker-1 got abcdefabcdef0123... at 127.0.0.1:4711\n"
     assert readme.missing("simulated   1.0s ok worker-2 got 0123456789abcdef... at 127.0.0.1:1\n", said) == []

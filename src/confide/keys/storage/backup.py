@@ -23,8 +23,10 @@ from typing import Any, Final
 from sqlalchemy import insert, select
 
 from confide.errors import StoreError
-from confide.keys.storage.database import Database, Location, Statement, newest_revision
+from confide.keys.storage.database import Database, newest_revision
+from confide.keys.storage.locations import Location
 from confide.keys.storage.schema import METADATA
+from confide.keys.storage.statements import Statement
 
 FORMAT: Final = "confide-backup-v1"
 _MAX_LINE: Final = 16 * 1024**2

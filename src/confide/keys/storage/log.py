@@ -25,8 +25,9 @@ from confide.keys.merkle import (
     verify_consistency,
     verify_inclusion,
 )
-from confide.keys.storage.database import Database, Lookup, Statement, Values
+from confide.keys.storage.database import Database
 from confide.keys.storage.schema import AUDIT, AUDIT_NODES
+from confide.keys.storage.statements import Lookup, Statement, Values
 
 _PAGE: Final = 1000
 _ADD: Final = Statement(insert(AUDIT))

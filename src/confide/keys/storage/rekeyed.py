@@ -6,9 +6,7 @@ is some buckets, and two numbers for each *ref*.
 
 from __future__ import annotations
 
-import json
-import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from sqlalchemy import bindparam, delete, select, update
@@ -16,24 +14,15 @@ from sqlalchemy import bindparam, delete, select, update
 from confide.canonical import Json
 from confide.keys.storage.contents import BUCKETS as BUCKET_COUNT
 from confide.keys.storage.contents import Place
-from confide.keys.storage.database import Statement, upsert
-from confide.keys.storage.rows import REF_KIND, Row, Rows, not_latest
+from confide.keys.storage.rows import REF_KIND, Row, Rows, index_place, not_latest, parts, text_of
 from confide.keys.storage.schema import BUCKETS, RECORDS
+from confide.keys.storage.statements import Statement
 
 Change = Callable[[str, Json], Json | None]
 """What becomes of a record's body (kind, body): another one; or nothing, and it stays."""
-_MODULUS: Final = 1 << 256
-_NONCE_BYTES: Final = 16
-_AT_ONCE: Final = 1000
 _LEFT: Final = select(RECORDS.c.id).where(RECORDS.c.bucket < bindparam("count")).limit(1)
 _SETTLE: Final = Statement(update(RECORDS).values(bucket=RECORDS.c.bucket - bindparam("count")))
-_IN_BUCKET: Final = Statement(
-    select(RECORDS.c.kind, RECORDS.c.id, RECORDS.c.ref, RECORDS.c.body, RECORDS.c.mac, RECORDS.c.expires).where(
-        RECORDS.c.bucket == bindparam("bucket")
-    )
-)
 _FORGET: Final = Statement(delete(BUCKETS))
-_KEEP: Final = upsert(RECORDS)
 
 
 class RekeyedRows(Rows):
@@ -49,19 +38,17 @@ class RekeyedRows(Rows):
         """
         done = 0
         used: set[int] = set()
-        totals: dict[tuple[str, str], tuple[int, int]] = {}
-        for bucket in range(BUCKET_COUNT):
-            if old.contents.tag(bucket) is None:
-                continue
+        totals: dict[Place, tuple[int, int]] = {}
+        for bucket in old.contents.used(0):
             rows = [(place, self._anew(place, row, change)) for place, row in old.in_bucket(bucket).items() if place[0] != REF_KIND]
             for place, row in rows:
-                count, total = totals.get((place[0], row.ref), (0, 0))
-                totals[place[0], row.ref] = (count + 1, (total + self._number("row:" + row.mac.hex())) % _MODULUS)
+                index = index_place(place[0], row.ref)
+                count, total = totals.get(index, (0, 0))
+                totals[index] = (count + 1, total + self._weight(row.mac))
             self._write_apart(rows, used)
             done += len(rows)
-        indexes = [self._index(kind, ref, *found) for (kind, ref), found in totals.items()]
-        for start in range(0, len(indexes), _AT_ONCE):
-            self._write_apart(indexes[start : start + _AT_ONCE], used)
+        for some in parts(totals.items()):
+            self._write_apart([(place, self._index(place, *found)) for place, found in some], used)
         if self._database.rows(_LEFT, {"count": BUCKET_COUNT}):
             raise not_latest()
         self._database.run(_SETTLE, {"count": BUCKET_COUNT})
@@ -71,27 +58,16 @@ class RekeyedRows(Rows):
 
     def _anew(self, place: Place, row: Row, change: Change) -> Row:
         body = change(place[0], row.body())
-        text = row.text if body is None else json.dumps(body, sort_keys=True, separators=(",", ":"))
+        text = row.text if body is None else text_of(body)
         return self._row_to_write(place, row.ref, text, row.expires)
 
-    def _index(self, kind: str, ref: str, count: int, total: int) -> tuple[Place, Row]:
-        place, nonce = (REF_KIND, f"{kind} {ref}"), secrets.token_hex(_NONCE_BYTES)
-        body = {"count": count, "total": f"{(total + self._number('mask:' + nonce)) % _MODULUS:064x}", "nonce": nonce}
-        return place, self._row_to_write(place, "", json.dumps(body), None)
-
-    def _write_apart(self, rows: Sequence[tuple[Place, Row]], used: set[int]) -> None:
-        values = []
-        for (kind, name), row in rows:
-            bucket = self.contents.bucket((kind, name))
-            used.add(bucket)
-            fields = {"kind": kind, "id": name, "ref": row.ref, "body": row.text, "mac": row.mac, "expires": row.expires}
-            values.append({**fields, "bucket": bucket + BUCKET_COUNT})
-        if values:
-            self._database.run(_KEEP, *values)
+    def _write_apart(self, rows: list[tuple[Place, Row]], used: set[int]) -> None:
+        used.update(self.contents.bucket(place) for place, _ in rows)
+        self._write(rows, beyond=BUCKET_COUNT)
 
     def _take_tags(self, used: Iterable[int]) -> None:
         """What each bucket holds now is what it must hold."""
         for bucket in used:
-            rows = self._select(_IN_BUCKET, {"bucket": bucket})
+            rows = self._written_in(bucket)
             self.contents.set(bucket, self.contents.tag_of(bucket, {place: row.mac for place, row in rows.items()}))
             self._dirty.add(bucket)

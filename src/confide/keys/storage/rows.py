@@ -23,9 +23,10 @@ from confide.errors import ParseError, StoreError
 from confide.keys.records import Record
 from confide.keys.storage.contents import BUCKETS as BUCKET_COUNT
 from confide.keys.storage.contents import Contents, Place
-from confide.keys.storage.database import Database, Statement, upsert
-from confide.keys.storage.database import Row as Fields
+from confide.keys.storage.database import Database
 from confide.keys.storage.schema import BUCKETS, RECORDS
+from confide.keys.storage.statements import Row as Fields
+from confide.keys.storage.statements import Statement, upsert
 
 REF_KIND: Final = "#ref"
 _CACHED_BUCKETS: Final = 4096
@@ -45,6 +46,7 @@ _KEEP: Final = upsert(RECORDS)
 _KEEP_TAG: Final = upsert(BUCKETS)
 
 R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class Rows:
 
     def find(self, kind: type[R], ref: str) -> list[R]:
         """All records of that kind and ref, by id.  Raises as :meth:`get`."""
-        index = self._row(_index_place(kind.kind, ref))
+        index = self._row(index_place(kind.kind, ref))
         if index is None:
             return []
         cached = self._refs.get((kind.kind, ref))
@@ -112,7 +114,7 @@ class Rows:
 
     def count(self, kind: type[R], ref: str) -> int:
         """How many records of that kind and ref there are.  Raises as :meth:`get`."""
-        index = self._row(_index_place(kind.kind, ref))
+        index = self._row(index_place(kind.kind, ref))
         return 0 if index is None else int(index.body()["count"])
 
     def in_bucket(self, bucket: int) -> Mapping[Place, Row]:
@@ -121,7 +123,7 @@ class Rows:
         cached = self._buckets.get(bucket)
         if cached is not None and cached[0] == tag:
             return cached[1]
-        found = {} if tag is None else self._select(_IN_BUCKET, {"bucket": bucket})
+        found = {} if tag is None else self._written_in(bucket)
         if self.contents.tag_of(bucket, {place: row.mac for place, row in found.items()}) != tag:
             raise not_latest()
         _keep(self._buckets, bucket, (tag, found), _CACHED_BUCKETS)
@@ -149,11 +151,11 @@ class Rows:
         What is under a ref is written once for all of them that come to it or leave it.
         """
         moves: _Moves = {}
-        for some in _parts(records):
+        for some in parts(records):
             changed = []
             for record in some:
                 place, ref = (record.kind, record.id), record.ref
-                row = self._row_to_write(place, ref, _ENCODER.encode(record.to_json()), expires)
+                row = self._row_to_write(place, ref, text_of(record.to_json()), expires)
                 before = self._row(place)
                 if before is None or before.mac != row.mac:
                     changed.append((place, row))
@@ -219,12 +221,15 @@ class Rows:
     def _row(self, place: Place) -> Row | None:
         return self.in_bucket(self.contents.bucket(place)).get(place)
 
+    def _written_in(self, bucket: int) -> dict[Place, Row]:
+        return self._select(_IN_BUCKET, {"bucket": bucket})
+
     def _select(self, query: Statement, values: Mapping[str, object]) -> dict[Place, Row]:
         return {(fields[0], fields[1]): self._authentic(fields) for fields in self._database.rows(query, values)}
 
     def _under(self, kind: type[R], ref: str, index: Row) -> list[R]:
         rows = self._select(_UNDER_REF, {"kind": kind.kind, "ref": ref})
-        total = sum(self._number("row:" + row.mac.hex()) for row in rows.values()) % _MODULUS
+        total = sum(self._weight(row.mac) for row in rows.values()) % _MODULUS
         if (len(rows), total) != self._counted(index):
             raise not_latest()
         return [_record(kind, place, row) for place, row in sorted(rows.items())]
@@ -232,8 +237,8 @@ class Rows:
     def _row_to_write(self, place: Place, ref: str, text: str, expires: int | None) -> Row:
         return Row(ref, text, self._mac(place, ref, text, expires), expires)
 
-    def _write(self, rows: Iterable[tuple[Place, Row]]) -> None:
-        """Write rows that are known in memory already."""
+    def _write(self, rows: Iterable[tuple[Place, Row]], *, beyond: int = 0) -> None:
+        """Write rows that are known in memory already; so many buckets ``beyond`` their own, if they are to be told from others there."""
         values = [
             {
                 "kind": place[0],
@@ -242,12 +247,11 @@ class Rows:
                 "body": row.text,
                 "mac": row.mac,
                 "expires": row.expires,
-                "bucket": self.contents.bucket(place),
+                "bucket": self.contents.bucket(place) + beyond,
             }
             for place, row in rows
         ]
-        if values:
-            self._database.run(_KEEP, *values)
+        self._database.run(_KEEP, *values)
 
     def _set(self, place: Place, row: Row | None) -> None:
         bucket = self.contents.bucket(place)
@@ -261,21 +265,25 @@ class Rows:
 
     def _shift(self, kind: str, ref: str, tags: Iterable[tuple[bytes | None, bytes | None]]) -> None:
         """Take note of the tags of rows under ``ref`` that have gone, and of those that have come."""
-        place = _index_place(kind, ref)
+        place = index_place(kind, ref)
         index = self._row(place)
         count, total = self._counted(index) if index else (0, 0)
         for gone, come in tags:
             for mac, sign in ((gone, -1), (come, 1)):
                 if mac is not None:
-                    count, total = count + sign, total + sign * self._number("row:" + mac.hex())
+                    count, total = count + sign, total + sign * self._weight(mac)
         if count == 0:
             self.delete(place)
             return
-        nonce = secrets.token_hex(_NONCE_BYTES)
-        body = {"count": count, "total": f"{(total + self._number('mask:' + nonce)) % _MODULUS:064x}", "nonce": nonce}
-        row = self._row_to_write(place, "", json.dumps(body), None)
+        row = self._index(place, count, total)
         self._set(place, row)
         self._write([(place, row)])
+
+    def _index(self, place: Place, count: int, total: int) -> Row:
+        """The row that says how many are under a ref, and what their weights come to."""
+        nonce = secrets.token_hex(_NONCE_BYTES)
+        body = {"count": count, "total": f"{(total + self._number('mask:' + nonce)) % _MODULUS:064x}", "nonce": nonce}
+        return self._row_to_write(place, "", json.dumps(body), None)
 
     def _counted(self, index: Row) -> tuple[int, int]:
         body = index.body()
@@ -291,6 +299,10 @@ class Rows:
         data = json.dumps([self._version, *place, ref, text, expires]).encode()
         return hmac.digest(self._mac_key, data, hashlib.sha256)
 
+    def _weight(self, mac: bytes) -> int:
+        """What a row adds to the total of its ref."""
+        return self._number("row:" + mac.hex())
+
     def _number(self, text: str) -> int:
         return int.from_bytes(hmac.digest(self._ref_key, text.encode(), hashlib.sha256))
 
@@ -300,12 +312,18 @@ def subkey(key: bytes, use: str) -> bytes:
     return hmac.digest(key, f"confide store {use}".encode(), hashlib.sha256)
 
 
+def text_of(body: Json) -> str:
+    """A record's body as it is kept."""
+    return _ENCODER.encode(body)
+
+
 def not_latest() -> StoreError:
     """The refusal of rows that are genuine, but not those that there must be."""
     return StoreError("an older row was put back into the key store, or a row was taken out of it")
 
 
-def _index_place(kind: str, ref: str) -> Place:
+def index_place(kind: str, ref: str) -> Place:
+    """Where the row lies that knows what is under a ref."""
     return REF_KIND, f"{kind} {ref}"
 
 
@@ -320,9 +338,9 @@ def _move(moves: _Moves, kind: str, before: Row | None, row: Row) -> None:
     moves.setdefault((kind, row.ref), []).append((before.mac if before else None, row.mac))
 
 
-def _parts(records: Iterable[Record]) -> Iterator[list[Record]]:
+def parts(rows: Iterable[T]) -> Iterator[list[T]]:
     """A few at a time: their buckets are all in memory until they are written."""
-    rest = iter(records)
+    rest = iter(rows)
     while part := list(islice(rest, _WRITTEN_AT_ONCE)):
         yield part
 

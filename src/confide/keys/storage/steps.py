@@ -22,10 +22,11 @@ from sqlalchemy import select
 from confide.canonical import parse_object
 from confide.errors import AuditError, StepUnknownError, StoreError
 from confide.keys.observation import observed
-from confide.keys.storage.database import Database, Statement, upsert
+from confide.keys.storage.database import Database
 from confide.keys.storage.log import Extent, Log
 from confide.keys.storage.rows import Rows, not_latest
 from confide.keys.storage.schema import HEAD
+from confide.keys.storage.statements import Statement, upsert
 
 MAX_BATCH: Final = 128
 """Steps that are committed together at most."""

@@ -121,7 +121,7 @@ def test_an_upstream_is_made_with_evidence_of_the_tee_unless_the_file_names_a_si
     from confide.cli.opening import Opening, unlock_of
     from confide.keys.custody.root import Custody
     from confide.keys.kbs.upstream import UpstreamKey
-    from confide.keys.storage.database import SqliteFile
+    from confide.keys.storage.locations import SqliteFile
 
     def made(text: str) -> UpstreamKey:
         unlock = unlock_of(SqliteFile(tmp_path / "x.db"), Opening(None, None, written(tmp_path, text), shares=False))
