@@ -18,7 +18,6 @@ from typing import Final
 from confide.data.folder import data_files, listed_files
 from confide.data.manifest import verify_manifest
 from confide.data.snapshots import SignedManifest, history, load_manifest, manifest_path, write_manifest
-from confide.durable import sync_folder
 from confide.errors import UnavailableError, UsageError
 
 _STAGED: Final = re.compile(r"\.(?P<name>.+)\.new-[0-9a-f]{16}")
