@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
-from confide.crypto.derive import FileKind, file_key, parquet_aad_prefix
+from confide.crypto.derive import container_keys, file_key, parquet_aad_prefix
 from confide.errors import ConfideError, KeyAccessError, ManifestError, ProtocolError, UnavailableError
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Keyring:
         """The local socket's operations ``read-key`` and ``write-key``.
 
         Both take ``path`` (absolute) and, for containers, ``kind`` ``"container"`` and ``salt``.  The answer is
-        ``{dataset, path, key}``, for Parquet with ``aad_prefix``.
+        ``{dataset, path, key}``, for Parquet with ``aad_prefix``, for containers with ``commitment``.
         """
         return {"read-key": self._read_key, "write-key": self._write_key}
 
@@ -169,13 +169,17 @@ class Keyring:
         raise ManifestError("no dataset of this job is in that folder", path=path[:400])
 
     def _answer(self, held: _Held, relative: str, request: Json) -> Json:
-        kind, salt = _kind_and_salt(request)
+        salt = _container_salt(request)
         with self._lock:
-            key = file_key(self._current(held), kind=kind, dataset=held.dataset, path=relative, salt=salt)
-        answer: Json = {"dataset": held.dataset, "path": relative, "key": _b64(key.reveal())}
+            dataset_key = self._current(held)
+            if salt is None:
+                key = file_key(dataset_key, kind="parquet", dataset=held.dataset, path=relative)
+                public = {"aad_prefix": _b64(parquet_aad_prefix(held.dataset, relative))}
+            else:
+                container = container_keys(dataset_key, dataset=held.dataset, path=relative, salt=salt)
+                key, public = container.key, {"commitment": _b64(container.commitment)}
+        answer: Json = {"dataset": held.dataset, "path": relative, "key": _b64(key.reveal()), **public}
         key.wipe()
-        if kind == "parquet":
-            answer["aad_prefix"] = _b64(parquet_aad_prefix(held.dataset, relative))
         return answer
 
     def _current(self, held: _Held) -> SecretBytes:
@@ -261,14 +265,15 @@ def _absolute(path: str) -> PurePosixPath:
     return pure
 
 
-def _kind_and_salt(request: Json) -> tuple[FileKind, bytes]:
+def _container_salt(request: Json) -> bytes | None:
+    """The salt of the container that a request is about; None for a Parquet file."""
     kind = request.get("kind", "parquet")
     if kind == "parquet" and "salt" not in request:
-        return "parquet", b""
+        return None
     if kind != "container":
         raise ProtocolError("not a kind of file that keys are made for", kind=str(kind)[:40])
     try:
-        return "container", base64.b64decode(_text(request, "salt"), validate=True)
+        return base64.b64decode(_text(request, "salt"), validate=True)
     except (binascii.Error, ValueError) as cause:
         raise ProtocolError("a salt is not base64") from cause
 

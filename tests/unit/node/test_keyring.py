@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from confide.canonical import Json
-from confide.crypto.derive import file_key, parquet_aad_prefix
+from confide.crypto.derive import container_keys, file_key, parquet_aad_prefix
 from confide.crypto.secret import SecretBytes
 from confide.errors import (
     BrokerError,
@@ -74,8 +74,9 @@ def test_listed_file_gets_its_own_key(keyring: Keyring) -> None:
 def test_container_key_depends_on_the_salt(keyring: Keyring) -> None:
     salt = bytes(range(32))
     answer = ask(keyring, "read-key", "/data/flights/x/b.bin", kind="container", salt=b64(salt))
-    expected = file_key(SecretBytes(KEY), kind="container", dataset=INPUT, path="x/b.bin", salt=salt)
-    assert answer == {"dataset": INPUT, "path": "x/b.bin", "key": b64(expected.reveal())}
+    expected = container_keys(SecretBytes(KEY), dataset=INPUT, path="x/b.bin", salt=salt)
+    shown = {"key": b64(expected.key.reveal()), "commitment": b64(expected.commitment)}
+    assert answer == {"dataset": INPUT, "path": "x/b.bin", **shown}
 
 
 @pytest.mark.parametrize(

@@ -89,10 +89,10 @@ public final class ConfideFileSystem extends FileSystem {
             Path path, FsPermission permission, boolean overwrite, int bufferSize, short replication, long blockSize, Progressable progress)
             throws IOException {
         Path below = below(path);
-        byte[] header = Container.newHeader();
-        FileKey key = FileKey.ofContainer("write-key", key(below), Container.salt(header));
+        byte[] salt = Container.newSalt();
+        FileKey key = FileKey.ofContainer("write-key", key(below), salt);
         FSDataOutputStream file = local.create(below, overwrite, bufferSize, replication, blockSize, progress);
-        return new FSDataOutputStream(new ContainerOutput(file, key.key, header), statistics);
+        return new FSDataOutputStream(new ContainerOutput(file, key.key, Container.header(salt, key.commitment)), statistics);
     }
 
     @Override

@@ -26,7 +26,7 @@ final class WarmUp {
         byte[] sealed = new byte[Container.SEALED];
         long end = System.nanoTime() + LIMIT_NANOS;
         try {
-            Container container = new Container(new byte[32], Container.newHeader());
+            Container container = new Container(new byte[32], new byte[Container.HEADER]);
             for (int i = 0; i < ROUNDS && System.nanoTime() < end; i++) {
                 int length = container.seal(i, false, plain, plain.length, sealed);
                 container.open(i, false, sealed, length, plain, "warm-up");
