@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shutil
@@ -33,7 +32,6 @@ from confide.node.keyring import Keyring, Lease
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(300)]
 
-VECTORS = Path(__file__).parents[2] / "vectors" / "container"
 CANARY = "CANARY-51c9e2"
 RUN = RunId("delays-1")
 SIGNER = SigningKey.generate()
@@ -119,7 +117,6 @@ class World:
 def world(spark_group_class: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     root = tmp_path_factory.mktemp("group")
     ring = Keyring()
-    vector_ring(ring, root)
     quiet = {"file-renamed": lambda _: {}, "file-deleted": lambda _: {}, "input-length": lambda _: {"length": -1}}
     group = spark_group_class(root, {**ring.operations(), **quiet})
     made = World(group, root, ring)
@@ -135,40 +132,6 @@ def world(spark_group_class: Any, tmp_path_factory: pytest.TempPathFactory) -> I
 
 def lease(key: SecretBytes) -> Lease:
     return Lease(key, math.inf)
-
-
-def vector_ring(ring: Keyring, root: Path) -> None:
-    """Put each container vector into a dataset of its own."""
-    for vector in sorted(VECTORS.glob("*.json")):
-        data = json.loads(vector.read_text())
-        opened = {**data, **data.get("open_with", {})}
-        place = root / "vectors" / vector.stem
-        target = place / opened["path"]
-        target.parent.mkdir(parents=True)
-        target.write_bytes(assemble(data))
-        key = SecretBytes(bytes.fromhex(opened["dataset_key"]))
-        listed = frozenset({opened["path"]})
-        ring.open_input(str(place), DatasetId(opened["dataset"]), lease(key), files=listed, refresh=lambda key=key: lease(key))
-
-
-def assemble(data: Json) -> bytes:
-    """The file of a vector (docs/formats/container.md, section 7), sealed here by the Python implementation's own building block."""
-    import io
-
-    from confide.crypto.container import _seal
-
-    sealed = io.BytesIO()
-    key = SecretBytes(bytes.fromhex(data["dataset_key"]))
-    _seal(io.BytesIO(plaintext(data)), sealed, key, DatasetId(data["dataset"]), data["path"], salt=bytes.fromhex(data["salt"]))
-    whole = sealed.getvalue()
-    assert hashlib.sha256(whole).hexdigest() == data["sealed_sha256"]
-    parts = [whole[slice(*part["slice"])] if "slice" in part else bytes.fromhex(part["hex"]) for part in data["assemble"]]
-    return b"".join(parts)
-
-
-def plaintext(data: Json) -> bytes:
-    unit, length = bytes.fromhex(data["plaintext"]["repeat"]), data["plaintext"]["length"]
-    return (unit * (length // max(1, len(unit)) + 1))[:length]
 
 
 PROGRAM = f"""
@@ -413,37 +376,6 @@ def test_changed_file_is_refused_by_the_executors(world: World, result: Json) ->
         path.write_bytes(whole)
     assert status != 0
     assert "GCM tag check failed" in output, output
-
-
-def test_container_vectors_come_out_the_same_in_java(world: World, result: Json) -> None:
-    vectors = sorted(VECTORS.glob("*.json"))
-    assert len(vectors) >= 20
-    source = f"""
-import confide, hashlib, json, pathlib
-ctx = confide.session()
-jvm, jsc = ctx.spark._jvm, ctx.spark.sparkContext._jsc
-found = {{}}
-for name, path in json.loads({json.dumps(json.dumps({v.stem: read_path(v) for v in vectors}))}).items():
-    place = jvm.org.apache.hadoop.fs.Path("enc://{world.root}/vectors/" + name + "/" + path)
-    try:
-        stream = place.getFileSystem(jsc.hadoopConfiguration()).open(place)
-        found[name] = hashlib.sha256(bytes(jvm.org.apache.commons.io.IOUtils.toByteArray(stream))).hexdigest()
-    except Exception as error:
-        found[name] = "refused" if "[data-integrity]" in str(error) else str(error)
-print("FOUND", json.dumps(found))
-"""
-    status, output = world.group.run_program(source)
-    assert status == 0, output
-    found = json.loads(next(line for line in output.splitlines() if line.startswith("FOUND ")).removeprefix("FOUND "))
-    for vector in vectors:
-        data = json.loads(vector.read_text())
-        expected = hashlib.sha256(plaintext(data)).hexdigest() if data["expect"] == "opened" else "refused"
-        assert (vector.stem, found[vector.stem]) == (vector.stem, expected)
-
-
-def read_path(vector: Path) -> str:
-    data = json.loads(vector.read_text())
-    return str({**data, **data.get("open_with", {})}["path"])
 
 
 def test_lost_executor_does_not_end_the_run(world: World, result: Json) -> None:
