@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from confide.cli.data_head import head
+from confide.cli.data_rewrap import rewrap
 from confide.cli.data_snapshots import clean, log
 from confide.cli.dataset_keys import KEY_FILE, KEY_RESOURCE, SNAPSHOT, WHO, key_of
 from confide.cli.import_bigdl import import_bigdl
@@ -27,7 +28,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 
 @click.group("data")
 def command() -> None:
-    """Encrypt, decrypt, import, look at, verify and clean datasets."""
+    """Encrypt, decrypt, import, look at, verify, re-wrap and clean datasets."""
 
 
 @command.command("encrypt")
@@ -198,3 +199,4 @@ command.add_command(import_bigdl)
 command.add_command(head)
 command.add_command(log)
 command.add_command(clean)
+command.add_command(rewrap)

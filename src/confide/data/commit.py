@@ -109,10 +109,19 @@ def add_snapshot(
         made = SignedManifest(folder, sign_manifest(manifest, signer), manifest)
         with _moved(staged, made, written.files):
             commit_snapshot(parent, made)
+    make_current(made, register)
+    return made
+
+
+def make_current(made: SignedManifest, register: Callable[[Json], None] | None) -> None:
+    """What is left to do once a snapshot is committed: tell the broker, and have readers find it at once.  May be done again.
+
+    Raises:
+        UnavailableError: the broker does not answer, or the file system refuses: the snapshot is in place all the same.
+    """
     if register is not None:
         _tell(register, made)
-    write_manifest(folder, load_manifest(folder).envelope)  # others may have been faster since the commit
-    return made
+    write_manifest(made.folder, load_manifest(made.folder).envelope)  # others may have been faster since the commit
 
 
 def _tell(register: Callable[[Json], None], made: SignedManifest) -> None:

@@ -16,6 +16,7 @@ from confide.jobs.statement import DatasetEntry
 
 if TYPE_CHECKING:
     from confide.canonical import Json
+    from confide.crypto.envelope import WrappedKey
     from confide.job import Job
 
 
@@ -52,13 +53,20 @@ class VerifiedInput:
         Raises:
             ManifestError: the newest is signed by another key, or this input is not a snapshot before it.
         """
+        return self._vouching().envelope
+
+    def wrapped(self) -> WrappedKey:
+        """The dataset's key in its newest form: an older snapshot's may be under a key that is gone.  Raises as :meth:`vouched`."""
+        return self._vouching().unverified.wrapped
+
+    def _vouching(self) -> SignedManifest:
         newest = load_manifest(self.folder)
         if newest.unverified.snapshot <= self.manifest.snapshot:
-            return self.envelope
+            return SignedManifest(self.folder, self.envelope, self.manifest)
         verify_manifest(newest.envelope, self.signer)
         if self._at(newest, self.digest) is None:
             raise ManifestError(f"input {self.name!r} is not a snapshot before the newest one", name=self.name)
-        return newest.envelope
+        return newest
 
     def at(self, digest: str) -> VerifiedInput | None:
         """The same input at the snapshot whose manifest has this digest, if it is this one or one before it."""
