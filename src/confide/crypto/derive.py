@@ -34,6 +34,7 @@ MAX_PATH_BYTES: Final = 1024
 _FILE_LABEL: Final = b"confide-file-v1\0"
 _CONTAINER_LABEL: Final = b"confide-file-v2\0container\0"
 _PARQUET_LABEL: Final = b"confide-parquet-v1\0"
+_JOURNAL_LABEL: Final = b"confide-journal-v1\0"
 _DATASET_ID = re.compile(r"[0-9a-f]{32}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
 
@@ -123,3 +124,16 @@ def parquet_aad_prefix(dataset: DatasetId, path: str) -> bytes:
 
 def _dataset_and_path(dataset: DatasetId, path: str) -> bytes:
     return check_dataset_id(dataset).encode("ascii") + b"\0" + check_data_path(path).encode("utf-8")
+
+
+def journal_key(dataset_key: SecretBytes, dataset: DatasetId) -> SecretBytes:
+    """The 32-byte key that authenticates the journal of a command that encrypts into a dataset (``confide.data.journal``).
+
+    Raises:
+        KeyAccessError: the dataset key is not 32 bytes.
+        ParseError: the dataset id does not have the documented form.
+    """
+    if len(dataset_key) != KEY_BYTES:
+        raise KeyAccessError("a dataset key has 32 bytes; this is something else", got=len(dataset_key))
+    info = _JOURNAL_LABEL + check_dataset_id(dataset).encode("ascii")
+    return SecretBytes(HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info).derive(dataset_key.reveal()))
