@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from confide.data.gateway import connect
+from confide.data.streaming import read_stream, settled
 from confide.errors import ExtraMissingError, ProtocolError, UsageError
 from confide.node.local_socket import LocalSocketClient
 
@@ -83,6 +84,23 @@ class DataContext:
         schema = StructType.fromJson(found["schema"]["spark"])
         return self.spark.read.schema(schema).parquet(*(f"file://{found['path']}/{file}" for file in found["files"]))
 
+    def read_stream(self, name: str, format: str | None = None, schema: StructType | str | None = None, **options: Any) -> DataFrame:  # noqa: A002
+        """The input ``name`` as a streaming data frame: its files as of the run's start, some at a time (``maxFilesPerTrigger``).
+
+        As :meth:`read`; a dataset of other files needs a ``schema`` too, because streams do not look for one (``text`` has one).
+
+        Raises:
+            UsageError: as :meth:`read`; or another input is another snapshot of the same dataset.
+        """
+        found = self._input(name)
+        if (found["kind"] == "parquet") != (format is None):
+            raise UsageError(f"input {name!r} holds {found['kind']}", hint="leave format out for tables, name it for other files")
+        if any(other != name and one["path"] == found["path"] for other, one in self._info["inputs"].items()):
+            raise UsageError("two snapshots of one dataset are inputs, and a stream cannot tell them apart", hint=f"use read({name!r})")
+        if format is None:
+            return read_stream(self.spark, found, "parquet", StructType.fromJson(found["schema"]["spark"]), options)
+        return read_stream(self.spark, found, format, schema, options)
+
     def files(self, name: str) -> list[str]:
         """The paths of the files of an input that holds no tables, as Spark's readers take them (``enc://``).
 
@@ -93,6 +111,15 @@ class DataContext:
         if found["kind"] == "parquet":
             raise UsageError(f"input {name!r} is a table", hint=f"use read({name!r})")
         return [f"enc://{found['path']}/{file}" for file in found["files"]]
+
+    def folder(self, name: str) -> str:
+        """The folder of an input that holds no table (``enc://``), for what is loaded from one: models of MLlib.
+
+        Raises:
+            UsageError: the job has no such input, or it is a table.
+        """
+        self.files(name)
+        return f"enc://{self._input(name)['path']}"
 
     def write(self, frame: DataFrame, name: str) -> Committed:
         """Write ``frame`` as the output ``name``: encrypted by the executors, then committed as a whole.
@@ -112,7 +139,9 @@ class DataContext:
         Raises:
             UsageError: the job has no such output.
         """
-        yield f"enc://{self._stage(name, 'files')}"
+        place = f"enc://{self._stage(name, 'files')}"
+        with settled(self.spark, place):
+            yield place
         self._commit(name, "files", schema=None)
 
     def sql(self, query: str, **tables: DataFrame) -> DataFrame:

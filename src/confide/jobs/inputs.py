@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from confide.crypto.sign import PublicKey
 from confide.data.folder import verify_files
@@ -148,14 +149,52 @@ class InputLengths:
 
     def __init__(self) -> None:
         self._files: dict[str, int] = {}
+        self._inputs: list[VerifiedInput] = []
+        self._folders: dict[str, list[str]] | None = None
 
     def know(self, inputs: Iterable[VerifiedInput]) -> None:
         """Take in the files of verified inputs."""
-        self._files |= {str(found.folder / file.path): file.size for found in inputs for file in found.manifest.files}
+        for found in inputs:
+            self._inputs.append(found)
+            self._files |= {str(found.folder / file.path): file.size for file in found.manifest.files}
+        self._folders = None
 
     def operation(self, request: Json) -> Json:
         """``input-length``: the ``length`` in bytes of the input file at ``path``, or -1 for a path that is none."""
         return {"length": self._files.get(str(request.get("path")), -1)}
+
+    def listing(self, request: Json) -> Json:
+        """``input-listing``: the ``names`` of what the manifests have in the folder ``path``, sorted, or ``None`` if no input has it.
+
+        At most 4096 names, those after ``after``: ask again after the last one until there are none.
+        """
+        folders = self._folders
+        if folders is None:
+            folders = self._folders = _folders(self._inputs)
+        names = folders.get(str(request.get("path")))
+        if names is None:
+            return {"names": None}
+        first = bisect_right(names, str(request.get("after", "")))
+        return {"names": names[first : first + _NAMES_AT_ONCE]}
+
+
+_NAMES_AT_ONCE: Final = 4096
+
+
+def _folders(inputs: Iterable[VerifiedInput]) -> dict[str, list[str]]:
+    """What is in each folder of the inputs, by the folder's path."""
+    found: dict[str, set[str]] = {}
+    for one in inputs:
+        root = str(one.folder)
+        found.setdefault(root, set())
+        for file in one.manifest.files:
+            *above, name = file.path.split("/")
+            folder = root
+            for part in above:
+                found.setdefault(folder, set()).add(part)
+                folder = f"{folder}/{part}"
+            found.setdefault(folder, set()).add(name)
+    return {folder: sorted(names) for folder, names in found.items()}
 
 
 def digests(inputs: Mapping[str, VerifiedInput]) -> dict[str, str]:

@@ -12,6 +12,8 @@ from confide.errors import IntegrityError
 
 PENDING = "_temporary"
 """Hadoop's ``FileOutputCommitter`` keeps tasks' files below a folder of this name until the job is committed."""
+STREAM_LOG = "_spark_metadata"
+"""Spark's file sink for streams notes in a folder of this name which files count."""
 
 
 class FileLedger:
@@ -38,9 +40,10 @@ class FileLedger:
         """A file, or a folder with all that is in it, was deleted.
 
         A committer deletes ``_temporary`` after it has moved all files of committed tasks out of it: one that is still there was not
-        moved because storage did not show it, so it stays on the ledger.
+        moved because storage did not show it, so it stays on the ledger.  So does a part of a stream's log, whose parts are deleted one by
+        one after they were read (``StreamOutput.java``), if it is still there when its folder is deleted.
         """
-        if PurePosixPath(path).name != PENDING:
+        if PurePosixPath(path).name not in {PENDING, STREAM_LOG}:
             self._files -= self._below(path)
 
     def require(self, folder: str, found: Iterable[str]) -> None:

@@ -29,6 +29,7 @@ class TaskFiles:
         self._tell = tell
         self._lock = threading.Lock()
         self._unfinished = FileLedger()
+        self._in_place: set[str] = set()
 
     def operations(self) -> Mapping[str, Operation]:
         """``write-key``, ``file-renamed`` (``from``, ``to``) and ``file-deleted`` (``path``); the driver has heard when they answer."""
@@ -41,19 +42,28 @@ class TaskFiles:
             with self._lock:
                 self._unfinished.add([path])
         else:
+            with self._lock:
+                self._in_place.add(path)
             self._tell(files_written([path]))  # written in its place, without a committer
         return answer
 
     def _renamed(self, request: Json) -> Json:
+        source, target = field(request, "from", str), field(request, "to", str)
         with self._lock:
-            moved = self._unfinished.take(field(request, "from", str), field(request, "to", str))
+            moved = self._unfinished.take(source, target)
+            known = source in self._in_place
+            self._in_place.discard(source)
         if moved:
             self._tell(files_written(moved))
+        elif known:  # told of when it was begun: the state of a streaming query, whole now
+            self._tell(files_written([target]))
+            self._tell(files_deleted(source))
         return {}
 
     def _deleted(self, request: Json) -> Json:
         path = field(request, "path", str)
         with self._lock:
             self._unfinished.remove(path)
+            self._in_place.discard(path)
         self._tell(files_deleted(path))
         return {}

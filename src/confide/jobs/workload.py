@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -19,14 +19,15 @@ from confide.crypto.secret import SecretBytes
 from confide.data.failure import failure_in
 from confide.errors import JobError, JobFailedError, NodeLostError, ProtocolError, UnavailableError
 from confide.jobs.broker_keys import BrokerKeys
+from confide.jobs.driver_files import DriverFiles
 from confide.jobs.engines.spark import GATEWAY_SOCKET, SECRET_FILE, TOKEN_FILE, driver_jvm, executor_command, program_command
 from confide.jobs.evidence import receipt_bundle
 from confide.jobs.inputs import InputLengths, VerifiedInput, as_on_driver, digests, open_inputs, verify_whole
 from confide.jobs.outputs import Outputs
 from confide.jobs.owners_policies import require_owners_accept
-from confide.jobs.reports import FilesDeleted, FilesWritten, read_report
+from confide.jobs.reports import FilesDeleted, FilesWritten, counted, data_counted, read_report
 from confide.jobs.spark_node import SparkEngine, interpreter, python_path
-from confide.jobs.statement import ReleaseEntry
+from confide.jobs.statement import DataEntry, ReleaseEntry
 from confide.jobs.task_files import TaskFiles
 from confide.node.control import field
 
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from confide.attest.policy import Policy
     from confide.ids import NodeId
     from confide.node.child import Child
-    from confide.node.local_socket import Operation
     from confide.node.record import EvidenceRecord
     from confide.node.workload import NodeReport, NodeServices, Refusal
 
@@ -54,6 +54,7 @@ class SparkDriver:
         self._owners_policies: dict[str, Policy] = {}
         self._lengths = InputLengths()
         self._releases: list[ReleaseEntry] = []
+        self._data: dict[NodeId, DataEntry] = {}
         self._jvm: Child | None = None
         self._token = ""
         self._code: Path | None = None
@@ -88,8 +89,8 @@ class SparkDriver:
             "input-length": self._lengths.operation,
             "stage": lambda request: outputs.stage(field(request, "name", str)),
             "commit": lambda request: outputs.commit(field(request, "name", str), field(request, "kind", str), request.get("schema")),
-            "file-renamed": _noting(lambda request: outputs.renamed(field(request, "from", str), field(request, "to", str))),
-            "file-deleted": _noting(lambda request: outputs.deleted(field(request, "path", str))),
+            "input-listing": self._lengths.listing,
+            **DriverFiles(self._keys, outputs, sorted(node.job.outputs)).operations(),
         })  # fmt: skip
         self._jvm = engine.start("spark", driver_jvm(engine.runtime, engine.node, engine.run))
         self._inputs = open_inputs(node.job)
@@ -172,6 +173,8 @@ class SparkDriver:
                 self._outputs.written(paths)
             case FilesDeleted(path) if self._outputs is not None:
                 self._outputs.deleted(path)
+            case DataEntry() as entry:
+                self._data[node] = entry
 
     def receipt(self, nodes: Sequence[NodeReport], refused: Sequence[Refusal]) -> Json:
         """Sign the receipt, then publish the outputs: they count only with it.
@@ -195,6 +198,7 @@ class SparkDriver:
             inputs=list(self._inputs.values()),
             outputs=outputs.committed(),
             releases=self._releases,
+            data=[self._data[report.node] for report in nodes if report.node in self._data],
             times=(self._began, datetime.now(UTC)),
             audit_head=head,
             broker_key=broker_key,
@@ -258,16 +262,6 @@ class SparkDriver:
         }
 
 
-def _noting(note: Callable[[Json], None]) -> Operation:
-    """An operation of the agent's socket that only takes note."""
-
-    def operation(request: Json) -> Json:
-        note(request)
-        return {}
-
-    return operation
-
-
 class SparkWorker:
     """A worker's side (``confide.node.workload.WorkerWorkload``)."""
 
@@ -291,7 +285,8 @@ class SparkWorker:
         engine = self._engine = SparkEngine(node)
         keys = self._keys = BrokerKeys(node)
         files = TaskFiles(keys.operations()["write-key"], node.tell)
-        own = {"await-driver": self._await_driver, "input-length": self._lengths.operation}
+        lengths = {"input-length": self._lengths.operation, "input-listing": self._lengths.listing}
+        own = {"await-driver": self._await_driver, "data-counts": self._count, **lengths}
         engine.serve({**keys.operations(), **files.operations(), **own})
         self._jvm = engine.start("executor", executor_command(engine.runtime, engine.node, engine.run, str(node.spec.index)))
         self._inputs = open_inputs(node.job)
@@ -331,6 +326,15 @@ class SparkWorker:
             self._engine.stop()
         if self._keys is not None:
             self._keys.close()
+
+    def _count(self, request: Json) -> Json:
+        """``data-counts``: what the executor's tasks did so far, ``counts``; the driver has heard when this answers."""
+        if self._services is None or self._keys is None:
+            raise UnavailableError("the engine was not opened")
+        asked, held = self._keys.counts()
+        counts = {**field(request, "counts", dict), "keys_asked": asked, "keys_held": held}
+        self._services.tell(data_counted(counted(self._services.spec.node_id, counts)))
+        return {}
 
     def _await_driver(self, _request: Json) -> Json:
         self._joining.wait()

@@ -136,6 +136,10 @@ def test_path_that_is_no_data_file_has_no_key(staged: str) -> None:
 
 def test_committer_of_a_folder_inside_the_output_is_stripped_too() -> None:
     assert committed_path(".staging-spine-1/model/_temporary/0/_temporary/attempt_1/part-0", RUN) == "model/part-0"
+    uuid = "6e596c08-e7b9-4399-a5bf-4f2a710701bb"
+    assert committed_path(f"_checkpoints/offsets/.7.{uuid}.tmp", RUN) == "_checkpoints/offsets/7"
+    assert committed_path(f"state/0/1/.7.delta.{uuid}.TID12.tmp", RUN) == "state/0/1/7.delta"
+    assert committed_path(".7.other.tmp", RUN) == ".7.other.tmp"
     assert committed_path("a/.spark-staging-7/_temporary/0/_temporary/attempt_1/city=1/part-0", RUN) == "a/city=1/part-0"
     with pytest.raises(ManifestError):
         committed_path("a/_temporary/0/task_1/_temporary/0/task_1/b", RUN)

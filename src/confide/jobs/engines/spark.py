@@ -27,6 +27,8 @@ TOKEN_FILE: Final = "gateway-token"  # noqa: S105  a file name
 """What PySpark shows to the driver's gateway; driver only."""
 GATEWAY_SOCKET: Final = "gateway.sock"
 """Unix socket of the driver's gateway, made by the driver's JVM when its Spark context is up."""
+CALLBACK_SOCKET: Final = "callback.sock"
+"""Unix socket of the user's program, for calls from the driver's JVM (``confide.data.gateway``)."""
 
 MIN_HEAP_MB: Final = 640
 """Spark refuses to start with less than 450 MiB of usable heap (``UnifiedMemoryManager``)."""
@@ -176,6 +178,7 @@ def driver_jvm(runtime: JavaRuntime, node: SparkNode, run: SparkRun) -> Launch:
         "secret_file": str(node.private_dir / SECRET_FILE),
         "gateway_token_file": str(node.private_dir / TOKEN_FILE),
         "gateway_socket": str(node.private_dir / GATEWAY_SOCKET),
+        "callback_socket": str(node.private_dir / CALLBACK_SOCKET),
     }
     return _launch(runtime, node, "driver", "org.confide.spark.DriverMain", config)
 
@@ -294,6 +297,8 @@ def _driver_properties(node: SparkNode, run: SparkRun) -> dict[str, str]:
         "spark.hadoop.parquet.crypto.factory.class": "org.confide.spark.ConfideCryptoFactory",
         "spark.hadoop.fs.file.impl": "org.confide.spark.EncryptedOnlyFileSystem",
         "spark.hadoop.fs.enc.impl": "org.confide.spark.ConfideFileSystem",
+        "spark.hadoop.fs.AbstractFileSystem.enc.impl": "org.confide.spark.ConfideAbstractFileSystem",
+        "spark.plugins": "org.confide.spark.ConfidePlugin",
         "spark.hadoop.fs.permissions.umask-mode": "077",
         # The driver's JVM has no keys to write files with, not even an empty marker; the signed manifest says more than one could.
         "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",

@@ -3,11 +3,14 @@ package org.confide.spark;
 import java.io.FileNotFoundException;
 import java.io.IOException;
 import java.net.URI;
+import java.nio.file.Files;
+import java.nio.file.StandardCopyOption;
 import java.util.ArrayList;
 import java.util.List;
 import org.apache.hadoop.conf.Configuration;
 import org.apache.hadoop.fs.FSDataInputStream;
 import org.apache.hadoop.fs.FSDataOutputStream;
+import org.apache.hadoop.fs.FileAlreadyExistsException;
 import org.apache.hadoop.fs.FileStatus;
 import org.apache.hadoop.fs.FileSystem;
 import org.apache.hadoop.fs.Path;
@@ -92,7 +95,7 @@ public final class ConfideFileSystem extends FileSystem {
         byte[] salt = Container.newSalt();
         FileKey key = FileKey.ofContainer("write-key", key(below), salt);
         FSDataOutputStream file = local.create(below, overwrite, bufferSize, replication, blockSize, progress);
-        return new FSDataOutputStream(new ContainerOutput(file, key.key, Container.header(salt, key.commitment)), statistics);
+        return new FSDataOutputStream(new ContainerOutput(file, key.key, Container.header(salt, key.commitment)), null); // the file below counts for Spark
     }
 
     @Override
@@ -106,6 +109,26 @@ public final class ConfideFileSystem extends FileSystem {
         return local.rename(below(from), below(to));
     }
 
+    /** Moves a file in one step: over what is at {@code to}, or failing if there is something. */
+    void move(Path from, Path to, boolean overwrite) throws IOException {
+        java.nio.file.Path source = java.nio.file.Path.of(key(below(from)));
+        java.nio.file.Path target = java.nio.file.Path.of(key(below(to)));
+        if (!overwrite && Files.exists(target)) {
+            throw new FileAlreadyExistsException(to + " exists");
+        }
+        OutputFiles.announceRename(below(from), below(to));
+        if (overwrite) {
+            Files.move(source, target, StandardCopyOption.ATOMIC_MOVE);
+            return;
+        }
+        try {
+            Files.createLink(target, source);
+        } catch (java.nio.file.FileAlreadyExistsException exists) {
+            throw new FileAlreadyExistsException(to + " exists");
+        }
+        Files.delete(source);
+    }
+
     @Override
     public boolean delete(Path path, boolean recursive) throws IOException {
         OutputFiles.announceDelete(below(path));
@@ -114,8 +137,9 @@ public final class ConfideFileSystem extends FileSystem {
 
     @Override
     public FileStatus[] listStatus(Path path) throws IOException {
+        FileStatus[] listed = InputFolder.listing(local, below(path));
         List<FileStatus> found = new ArrayList<>();
-        for (FileStatus status : local.listStatus(below(path))) {
+        for (FileStatus status : listed != null ? listed : local.listStatus(below(path))) {
             if (!MANIFEST.equals(status.getPath().getName())) {
                 found.add(above(status));
             }

@@ -56,7 +56,9 @@ final class ContainerInput extends FSInputStream {
         } catch (EOFException cut) {
             throw Container.broken(path, "the file is shorter than its size said");
         }
+        long began = System.nanoTime();
         filled = container.open(index, last, sealed, count + Container.TAG, plain, path);
+        DataCounts.opened(filled, count + Container.TAG, System.nanoTime() - began);
         current = index;
         failed = false;
     }

@@ -23,14 +23,22 @@ public final class EncryptedOnlyFileSystem extends LocalFileSystem {
     }
 
     private static final class Guarded extends RawLocalFileSystem {
+        private static final String LOCAL_DIRS = System.getenv("SPARK_LOCAL_DIRS");
+
         /** Every way to create or append to a file ends here. */
         @Override
         protected OutputStream createOutputStreamWithMode(Path path, boolean append, FsPermission permission) throws IOException {
             String name = path.getName();
-            if (append || !name.endsWith(".parquet")) {
+            if (append || !(name.endsWith(".parquet") || isInMemory(path))) {
                 throw new IOException("[plaintext-found] " + name + " would be written in plaintext: write to enc:// or as Parquet");
             }
             return super.createOutputStreamWithMode(path, append, permission);
+        }
+
+        /** Spark's local folders are the node's memory (SparkNode in confide.jobs.engines.spark): RocksDB loads a stream's state there. */
+        private static boolean isInMemory(Path path) {
+            java.nio.file.Path place = java.nio.file.Path.of(path.toUri().getPath()).normalize();
+            return LOCAL_DIRS != null && place.startsWith(LOCAL_DIRS);
         }
 
         /** Listings end here as well. Other files than tables are none of a run's data, and Spark asks for many of them. */
@@ -38,6 +46,12 @@ public final class EncryptedOnlyFileSystem extends LocalFileSystem {
         public FileStatus getFileStatus(Path path) throws IOException {
             FileStatus found = super.getFileStatus(path);
             return found.isFile() && path.getName().endsWith(".parquet") ? InputFiles.checked(found) : found;
+        }
+
+        @Override
+        public FileStatus[] listStatus(Path path) throws IOException {
+            FileStatus[] listed = InputFolder.listing(this, path);
+            return listed != null ? listed : super.listStatus(path);
         }
 
         @Override

@@ -24,6 +24,7 @@ final class FileKey {
 
     /** The key of the Parquet file at {@code path}. {@code op} is {@code read-key} or {@code write-key}. */
     static FileKey ofParquet(String op, Path path) throws IOException {
+        DataCounts.parquet("read-key".equals(op));
         JsonNode answer = AgentClient.here().call(op, Map.of("path", path.toUri().getPath(), "kind", "parquet"));
         return new FileKey(bytes(answer, "key"), bytes(answer, "aad_prefix"), null);
     }
