@@ -69,7 +69,6 @@ EXEMPT: dict[str, str] = {
     "cli/grants.py:_load": "Job.load, which is a target",
     # Bytes that were authenticated first.
     "data/files.py:read_table": "Parquet, of which every byte was authenticated under the dataset's key",
-    "data/spark.py:DataContext.read": "names an input to Spark; reads no bytes",
     # Loops.
     "node/control.py:Link._read": "recv_frame, which is a target, on a thread",
     "node/mailbox.py:Mailbox._read_one": "takes a function from a queue; reads no bytes",

@@ -21,6 +21,7 @@ from confide.data.files import Written, encrypt_files, encrypt_table, open_parqu
 from confide.data.folder import check_encrypted, data_files, describe
 from confide.data.manifest import MANIFEST_NAME, FileEntry, Kind, Manifest, now_text, sign_manifest, verify_manifest
 from confide.data.parallel import Progress, silent
+from confide.data.partitions import require_columns, whole_schema
 from confide.data.schema import schema_json, schema_of, storable
 from confide.data.snapshots import SignedManifest, commit_snapshot, history, is_committed, load_manifest, write_manifest
 from confide.data.sources import Source, plain_sources
@@ -301,11 +302,13 @@ def commit_staged(
     signer: SigningKey,
     now: datetime,
     check_paths: Callable[[Sequence[str]], None],
+    kept: Written | None = None,
 ) -> SignedManifest:
-    """Make what a job wrote into its staging folder a dataset: check every file, sign the manifest and write it there.
+    """Make what a job wrote into its staging folder a dataset: check every file that is not ``kept``, and sign the manifest.
 
-    Publishing the folder (a rename) and telling the broker are the caller's.  ``spark_schema`` is the data frame's, for tables.
-    ``check_paths`` is given the files' relative paths before anything is signed, and raises if they are not what they must be.
+    Putting the manifest into the folder, publishing the folder (a rename) and telling the broker are the caller's: what was signed and is
+    then written anew must never have been where storage could keep it.  ``spark_schema`` is the data frame's, for tables.  ``check_paths``
+    is given the relative paths of all files before anything is signed, and raises if they are not what they must be.
 
     Raises:
         UsageError: ``kind`` is not a kind of dataset.
@@ -315,31 +318,44 @@ def commit_staged(
     """
     if kind not in get_args(Kind):
         raise UsageError("not a kind of dataset", kind=kind[:40])
-    written = collect_staged(folder, "parquet" if kind == "parquet" else "files", dataset_key, dataset=dataset, spark_schema=spark_schema)
+    held: Kind = "parquet" if kind == "parquet" else "files"
+    written = collect_staged(folder, held, dataset_key, dataset=dataset, spark_schema=spark_schema, kept=kept)
     check_paths([entry.path for entry in written.files])
     manifest = _manifest(written, name=name, dataset=dataset, wrapped=wrapped, signer=signer, owner=None, run=run, now=now)
-    envelope = sign_manifest(manifest, signer)
-    write_manifest(folder, envelope)
-    return SignedManifest(folder, envelope, manifest)
+    return SignedManifest(folder, sign_manifest(manifest, signer), manifest)
 
 
-def collect_staged(folder: Path, kind: Kind, dataset_key: SecretBytes, *, dataset: DatasetId, spark_schema: Json | None = None) -> Written:
+def collect_staged(
+    folder: Path,
+    kind: Kind,
+    dataset_key: SecretBytes,
+    *,
+    dataset: DatasetId,
+    spark_schema: Json | None = None,
+    kept: Written | None = None,
+) -> Written:
     """Describe what a job wrote into its staging folder: each file opens under its own path, and nothing else is there.
 
-    Makes the files durable.
+    Makes the files durable.  Those that are ``kept`` were described before, and are not looked at again.
 
     Raises:
         PlaintextError: a file is not encrypted.
         IntegrityError: a file does not open under the dataset's key and its path.
         DataError: an uncommitted task's file is left, or there is nothing.
     """
+    before = {entry.path: entry for entry in kept.files} if kept is not None else {}
     entries, columns = [], None
     for path in data_files(folder):
+        if path in before:
+            entries.append(before[path])
+            continue
         check_encrypted(folder / path, kind)
         rows = None
         if kind == "parquet":
             meta = open_parquet(folder, path, dataset_key, dataset)
             rows, columns = meta.metadata.num_rows, meta.schema_arrow
+            if spark_schema is not None:
+                require_columns(path, columns.names, spark_schema)
         else:
             ContainerReader(open_regular(folder / path), dataset_key, dataset, path).close()
         with (folder / path).open("rb+") as file:
@@ -347,13 +363,16 @@ def collect_staged(folder: Path, kind: Kind, dataset_key: SecretBytes, *, datase
         entries.append(describe(folder, path, rows=rows))
     if not entries:
         raise DataError("the job wrote no file", path=str(folder))
-    return Written(kind, tuple(sorted(entries, key=lambda entry: entry.path)), _written_schema(columns, spark_schema))
+    schema = kept.schema if columns is None and kept is not None else _written_schema(columns, spark_schema)
+    return Written(kind, tuple(sorted(entries, key=lambda entry: entry.path)), schema)
 
 
 def _written_schema(columns: pa.Schema | None, spark: Json | None) -> Json | None:
     if columns is None:
         return None
-    return schema_json(storable(columns)) if spark is None else {**schema_json(storable(columns)), "spark": spark}
+    if spark is None:
+        return schema_json(storable(columns))
+    return {"columns": schema_json(storable(whole_schema(columns, spark)))["columns"], "spark": spark}
 
 
 def _manifest(

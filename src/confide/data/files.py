@@ -27,6 +27,7 @@ from confide.data.column_types import with_columns
 from confide.data.folder import check_encrypted, describe
 from confide.data.manifest import FileEntry, Kind, Manifest
 from confide.data.parallel import Progress, at_once, in_order, silent
+from confide.data.partitions import with_folders
 from confide.data.schema import schema_json, storable
 from confide.data.sources import Source
 from confide.data.staging import Attempt
@@ -247,7 +248,7 @@ def iter_tables(folder: Path, manifest: Manifest, dataset_key: SecretBytes, *, c
             table = file.read(columns=list(columns) if columns is not None else None)
         if table.num_rows != entry.rows:
             raise IntegrityError("a file has another number of rows than the manifest says", path=entry.path)
-        yield table
+        yield with_folders(table, entry.path, manifest.schema, columns)
 
 
 def head_rows(folder: Path, manifest: Manifest, dataset_key: SecretBytes, count: int) -> pa.Table:
@@ -267,7 +268,8 @@ def head_rows(folder: Path, manifest: Manifest, dataset_key: SecretBytes, count:
         file = open_parquet(folder, entry.path, dataset_key, manifest.dataset)
         with as_integrity(entry.path):
             batches = file.iter_batches(batch_size=max(1, min(wanted, ROWS_PER_GROUP)))
-            found.append(pa.Table.from_batches(_until(batches, wanted), file.schema_arrow).slice(0, wanted))
+            head = pa.Table.from_batches(_until(batches, wanted), file.schema_arrow).slice(0, wanted)
+        found.append(with_folders(head, entry.path, manifest.schema))
     return pa.concat_tables(found, promote_options="permissive")
 
 

@@ -30,12 +30,17 @@ class DriverFiles:
         self._lock = threading.Lock()
 
     def operations(self) -> Mapping[str, Operation]:
-        """``read-key`` and ``write-key`` as the keyring's, of outputs; ``file-renamed`` (``from``, ``to``); ``file-deleted`` (``path``)."""
+        """What the driver's JVM and the program's session may ask for.
+
+        ``read-key`` and ``write-key`` as the keyring's, of outputs; ``file-renamed`` (``from``, ``to``); ``file-deleted`` (``path``);
+        ``abandon``: the save into the output ``name`` has failed.
+        """
         return {
             "read-key": self._read,
             "write-key": self._write,
             "file-renamed": self._renamed,
             "file-deleted": self._deleted,
+            "abandon": self._abandoned,
         }
 
     def _read(self, request: Json) -> Json:
@@ -54,6 +59,10 @@ class DriverFiles:
 
     def _deleted(self, request: Json) -> Json:
         self._outputs.deleted(field(request, "path", str))
+        return {}
+
+    def _abandoned(self, request: Json) -> Json:
+        self._outputs.abandon(field(request, "name", str))
         return {}
 
     def _open(self) -> None:

@@ -46,6 +46,11 @@ class FileLedger:
         if PurePosixPath(path).name not in {PENDING, STREAM_LOG}:
             self._files -= self._below(path)
 
+    def keep(self, folder: str, paths: Iterable[str]) -> None:
+        """Forget all files in ``folder`` but those of ``paths`` (relative): the others are deleted, whatever became of them."""
+        kept = {PurePosixPath(folder) / path for path in paths}
+        self._files -= self._below(folder) - kept
+
     def require(self, folder: str, found: Iterable[str]) -> None:
         """Check that ``found`` (relative paths) are exactly the files that nodes left in ``folder``.
 

@@ -26,6 +26,7 @@ from confide.jobs.inputs import InputLengths, VerifiedInput, as_on_driver, diges
 from confide.jobs.outputs import Outputs
 from confide.jobs.owners_policies import require_owners_accept
 from confide.jobs.reports import FilesDeleted, FilesWritten, counted, data_counted, read_report
+from confide.jobs.saves import Save
 from confide.jobs.spark_node import SparkEngine, interpreter, python_path
 from confide.jobs.statement import DataEntry, ReleaseEntry
 from confide.jobs.task_files import TaskFiles
@@ -87,7 +88,7 @@ class SparkDriver:
             "driver-ready": self._driver_ready,
             "run-info": self._run_info,
             "input-length": self._lengths.operation,
-            "stage": lambda request: outputs.stage(field(request, "name", str)),
+            "stage": lambda request: outputs.stage(field(request, "name", str), Save.from_json(request)),
             "commit": lambda request: outputs.commit(field(request, "name", str), field(request, "kind", str), request.get("schema")),
             "input-listing": self._lengths.listing,
             **DriverFiles(self._keys, outputs, sorted(node.job.outputs)).operations(),

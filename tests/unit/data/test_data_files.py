@@ -17,7 +17,7 @@ from confide.crypto.sign import SigningKey
 from confide.data import commit, decrypting, files, folder
 from confide.data.manifest import MANIFEST_NAME, Manifest, verify_manifest
 from confide.data.schema import storable
-from confide.data.snapshots import SignedManifest, load_manifest
+from confide.data.snapshots import SignedManifest, load_manifest, write_manifest
 from confide.errors import DataError, IntegrityError, ManifestError, OutputExistsError, PlaintextError, UnavailableError, UsageError
 from confide.ids import DatasetId, RunId, new_dataset_id
 
@@ -285,7 +285,7 @@ def staged(tmp_path: Path) -> tuple[Path, Owned]:
 
 
 def commit_it(owned: Owned, kind: str = "parquet", check_paths: Callable[[Sequence[str]], None] = list) -> SignedManifest:
-    return commit.commit_staged(
+    signed = commit.commit_staged(
         owned.folder,
         kind=kind,
         spark_schema=None,
@@ -298,6 +298,8 @@ def commit_it(owned: Owned, kind: str = "parquet", check_paths: Callable[[Sequen
         now=NOW,
         check_paths=check_paths,
     )
+    write_manifest(owned.folder, signed.envelope)
+    return signed
 
 
 def test_commit_makes_a_dataset_of_staged_files(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
 from confide.data import commit, files, folder
 from confide.data.manifest import Manifest, verify_manifest
-from confide.data.snapshots import load_manifest
+from confide.data.snapshots import load_manifest, write_manifest
 from confide.errors import UsageError
 from confide.ids import DatasetId, RunId, new_dataset_id
 from confide.jobs.engines import spark as engine
@@ -94,6 +94,8 @@ class World:
         self.group.ops.update({"stage": self._stage, "commit": self._commit})
 
     def _stage(self, request: Json) -> Json:
+        if request["name"] not in {"result", "report"}:
+            raise UsageError("the job has no output of that name")
         place = getattr(self, request["name"]).place
         place.mkdir(mode=0o700)
         return {"path": str(place)}
@@ -109,6 +111,7 @@ class World:
             check_paths=list,
             **owned.facts(),
         )
+        write_manifest(owned.place, signed.envelope)
         found = signed.unverified
         return {"files": len(found.files), "rows": found.rows, "manifest": signed.digest}
 

@@ -71,7 +71,7 @@ def test_form_is_the_one_that_the_broker_opens(airline: Airline) -> None:
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["registered", "stopped before the broker was told"])
-def test_form_that_was_given_out_is_known_after_further_rewraps(airline: Airline, told: bool) -> None:  # noqa: FBT001 -- a parameter of the test
+def test_form_that_was_given_out_is_known_after_further_rewraps(airline: Airline, told: bool) -> None:
     airline.newer()
     second = airline.signed(airline.client.wrapped_form(airline.first), 2)
     if told:
