@@ -18,6 +18,7 @@ from confide.data import files, folder
 from confide.data.manifest import MANIFEST_NAME, Manifest, verify_manifest
 from confide.data.schema import schema_json
 from confide.data.snapshots import load_manifest
+from confide.data.staging import attempt_beside
 from confide.errors import IntegrityError, JobFailedError, PlaintextError, ProtocolError, UsageError
 from confide.ids import KeyRef, RunId, SpkiDigest, new_dataset_id
 from confide.jobs.outputs import Outputs
@@ -50,8 +51,9 @@ class Driver:
         """A finished task's file."""
         self.saved += 1
         key = self.keys[name]
-        written = files.encrypt_table(pa.table({"x": rows}, SCHEMA), self.staged(name), key.secret, dataset=key.dataset, first=self.saved)
-        paths = [self.staged(name) / entry.path for entry in written.files]
+        with attempt_beside(self.places[name].with_name("task")) as attempt:
+            written = files.encrypt_table(pa.table({"x": rows}, SCHEMA), attempt, key.secret, dataset=key.dataset, first=self.saved)
+            paths = [(attempt.files / entry.path).rename(self.staged(name) / entry.path) for entry in written.files]
         self.outputs.written([str(path) for path in paths])
         return paths
 
