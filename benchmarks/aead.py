@@ -121,9 +121,9 @@ def _jvm() -> list[Row]:
 def _executor_options(runtime: engine.JavaRuntime, folder: Path) -> list[str]:
     node = engine.SparkNode(folder, folder, folder / "agent.sock")
     launch = engine.executor_command(runtime, node, engine.SparkRun("aead", "aead"), "1")
-    (name, arguments), *_ = ((name, data) for name, data in launch.files.items() if name.endswith(".args"))
-    (folder / name).write_bytes(arguments)
-    return [f"@{folder / name}"]
+    arguments = Path(launch.argv[1].removeprefix("@"))
+    arguments.write_bytes(launch.files[arguments.name])
+    return [f"@{arguments}"]
 
 
 if __name__ == "__main__":

@@ -201,16 +201,27 @@ class ContainerReader(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
-        """Fill ``buffer`` with as much as there is; 0 at the end.  Nothing comes into it before its chunk was authenticated.
+        """Fill ``buffer`` with as much as there is; 0 at the end.  Of a chunk that is refused nothing stays in it.
 
         Raises:
             IntegrityError: a chunk was changed, or an earlier read failed.
         """
         view, filled = memoryview(buffer).cast("B"), 0
-        while filled < len(view) and (piece := self._take(len(view) - filled)):
-            view[filled : filled + len(piece)] = piece
-            filled += len(piece)
+        while filled < len(view) and (count := self._read_some(view[filled:])):
+            filled += count
         return filled
+
+    def _read_some(self, view: memoryview) -> int:
+        """Up to one chunk: a whole one is opened where the caller wants it, without a copy."""
+        index, offset = divmod(self._position, CHUNK_BYTES)
+        length = min(CHUNK_BYTES, self.size - self._position)
+        if offset or not 0 < length <= len(view) or index == self._index:
+            piece = self._take(len(view))
+            view[: len(piece)] = piece
+            return len(piece)
+        self._open(index, view[:length])
+        self._position += length
+        return length
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Up to ``size`` bytes, of one chunk at most; all that is left without a size.  Raises as :meth:`readinto`."""
@@ -230,39 +241,44 @@ class ContainerReader(io.RawIOBase):
     def close(self) -> None:
         """Forget the plaintext held and close the file."""
         if not self.closed:
-            self._forget()
+            self._index = -1
+            self._chunk[:] = bytes(CHUNK_BYTES)
             self._file.close()
         super().close()
 
     def _take(self, limit: int) -> memoryview:
         """Up to ``limit`` bytes of the chunk at the position, which moves on; good until the next call."""
-        if self._failed:
-            raise IntegrityError("this container failed to open before", path=self._path)
+        self._check_whole()
         if self._position >= self.size:
             return self._chunk[:0]
         index, offset = divmod(self._position, CHUNK_BYTES)
-        self._load(index)
+        if index != self._index:
+            self._load(index)
         count = min(limit, CHUNK_BYTES - offset, self.size - self._position)
         self._position += count
         return self._chunk[offset : offset + count]
 
-    def _forget(self) -> None:
-        self._index = -1
-        self._chunk[:] = bytes(CHUNK_BYTES)
+    def _check_whole(self) -> None:
+        if self._failed:
+            raise IntegrityError("this container failed to open before", path=self._path)
 
     def _load(self, index: int) -> None:
-        if index == self._index:
-            return
-        sealed_length = self._shape.sealed_length(index)
-        self._index, self._failed = -1, True
-        sealed = self._fetch(HEADER_BYTES + index * SEALED_BYTES, sealed_length, "chunk")
+        self._index = -1
+        self._open(index, self._chunk[: self._shape.sealed_length(index) - TAG_BYTES])
+        self._index = index
+
+    def _open(self, index: int, target: memoryview) -> None:
+        """Open a chunk into ``target``, which has its length.  ``target`` is zero if that fails."""
+        self._check_whole()
+        self._failed = True
+        sealed = self._fetch(HEADER_BYTES + index * SEALED_BYTES, len(target) + TAG_BYTES, "chunk")
         nonce = _nonce(index, final=index == self._shape.chunks - 1)
         try:
-            self._cipher.decrypt_into(nonce, sealed, self._header, self._chunk[: sealed_length - TAG_BYTES])
+            self._cipher.decrypt_into(nonce, sealed, self._header, target)
         except InvalidTag:
-            self._forget()  # nobody vouches for what the cipher has put there
+            target[:] = bytes(len(target))  # nobody vouches for what the cipher has put there
             raise IntegrityError("a container does not open: its bytes were changed", path=self._path, chunk=index) from None
-        self._index, self._failed = index, False
+        self._failed = False
 
     def _fetch(self, offset: int, length: int, what: str) -> memoryview:
         self._file.seek(offset)

@@ -147,16 +147,16 @@ def test_refused_buffer_stays_as_it_was() -> None:
     assert buffer == b"\xaa" * 100
 
 
-def test_large_buffer_is_filled_over_many_chunks_and_stays_zero_from_the_chunk_that_is_refused() -> None:
+def test_large_buffer_is_filled_over_many_chunks_and_nothing_of_a_refused_one_stays_in_it() -> None:
     plaintext = os.urandom(3 * CHUNK_BYTES + 77)
     data, buffer = bytearray(sealed(plaintext)), bytearray(len(plaintext) + 10)
     assert reader_of(bytes(data)).readinto(buffer) == len(plaintext)
     assert buffer == plaintext + bytes(10)
     data[HEADER_BYTES + 2 * SEALED_BYTES + 9] ^= 1
-    reader, buffer = reader_of(bytes(data)), bytearray(len(plaintext))
+    reader, buffer = reader_of(bytes(data)), bytearray(b"\xaa" * len(plaintext))
     with pytest.raises(IntegrityError):
         reader.readinto(buffer)
-    assert buffer == plaintext[: 2 * CHUNK_BYTES] + bytes(CHUNK_BYTES + 77)
+    assert buffer == plaintext[: 2 * CHUNK_BYTES] + bytes(CHUNK_BYTES) + b"\xaa" * 77
 
 
 def test_nothing_of_a_refused_chunk_stays_in_the_readers_memory() -> None:
