@@ -10,12 +10,12 @@ import click
 from confide.cli.data_decrypt import decrypt
 from confide.cli.data_encrypt import encrypt
 from confide.cli.data_head import head
+from confide.cli.data_inspect import inspect
 from confide.cli.data_rewrap import rewrap
 from confide.cli.data_snapshots import clean, log
-from confide.cli.dataset_keys import SNAPSHOT
 from confide.cli.import_bigdl import import_bigdl
 from confide.cli.new_dataset import facts
-from confide.cli.output import Context, answers, print_facts, print_table, progress, say, short
+from confide.cli.output import Context, answers, progress, say, short
 from confide.errors import ManifestError
 
 if TYPE_CHECKING:
@@ -29,27 +29,6 @@ def command() -> None:
     """Encrypt, decrypt, import, look at, verify, re-wrap and clean datasets."""
 
 
-@command.command("inspect")
-@click.argument("folder", type=_FOLDER)
-@SNAPSHOT
-@answers
-def inspect(context: Context, folder: Path, snapshot: int | None) -> None:
-    """Show what a dataset says about itself.  Needs no key; nothing is verified (`confide data verify` does that)."""
-    from confide.data.snapshots import load_manifest, snapshot_numbered
-
-    newest = load_manifest(folder)
-    manifest = newest.unverified if snapshot is None else snapshot_numbered(newest, snapshot).unverified
-    value = {**facts(folder, manifest), "verified": False}
-    columns = list((manifest.schema or {}).get("columns", []))
-
-    def text() -> None:
-        print_facts({name: item for name, item in value.items() if item is not None})
-        if columns:
-            say()
-            print_table(("column", "type", "nullable"), [(c["name"], c["type"], "yes" if c["nullable"] else "no") for c in columns])
-
-    files = [{"path": f.path, "size": f.size, "sha256": f.sha256, "rows": f.rows} for f in manifest.files]
-    context.answer({**value, "columns": columns, "file_list": files}, text)
 
 
 @command.command("verify")
@@ -91,6 +70,7 @@ def verify(context: Context, folder: Path, signer: str | None) -> None:
 command.add_command(encrypt)
 command.add_command(decrypt)
 command.add_command(import_bigdl)
+command.add_command(inspect)
 command.add_command(head)
 command.add_command(log)
 command.add_command(clean)

@@ -176,6 +176,18 @@ def test_broker_that_came_back_from_an_old_backup_gives_the_form_that_it_has(tmp
     world.close()
 
 
+def test_form_that_a_manifest_is_seen_to_have_is_known_after_further_rewraps(airline: Airline) -> None:
+    """The broker came back from a backup that was made after the re-wrap, and before the form was given out."""
+    airline.newer()
+    row = airline.row
+    second = airline.signed(airline.client.wrapped_form(airline.first), 2)
+    with airline.world.store.transaction():
+        airline.world.store.put(row)
+    assert airline.opens(second)
+    airline.newer()
+    assert airline.opens(second)
+
+
 @pytest.fixture
 def two_brokers(tmp_path: Path, installation: Installation) -> Iterator[tuple[World, World]]:
     worlds = []
