@@ -29,27 +29,23 @@ def command() -> None:
     """Encrypt, decrypt, import, look at, verify, re-wrap and clean datasets."""
 
 
-
-
 @command.command("verify")
 @click.argument("folder", type=_FOLDER)
 @click.option("--signer", metavar="HEX", help="SHA-256 of the public key that must have signed [default: the key that it names].")
 @answers
 def verify(context: Context, folder: Path, signer: str | None) -> None:
-    """Check a dataset's signature, and the digest of every file of every snapshot that is kept.  Needs no key.
+    """Check a dataset's signatures, and the digest of every file of every snapshot that is kept.  Needs no key.
 
     Without --signer the dataset is only shown to be whole: anybody can sign a dataset of their own.  Jobs and the broker know who must
     sign.
     """
     from confide.data.folder import listed_files, refuse_foreign, verify_files
-    from confide.data.manifest import verify_manifest
-    from confide.data.snapshots import history, load_manifest, manifest_path
+    from confide.data.snapshots import load_manifest, manifest_path, verify_manifests
 
     found = load_manifest(folder)
     if signer is not None and signer != found.signer.digest:
         raise ManifestError("the dataset is signed by another key", expected=signer, got=found.signer.digest)
-    manifest = verify_manifest(found.envelope, found.signer)
-    before = [one.unverified for one in history(found)]
+    manifest, *before = (one.unverified for one in verify_manifests(found))
     files = listed_files(manifest, *before)
     refuse_foreign(folder, {*files, *(manifest_path(one) for one in (manifest, *before))})
     with progress("verifying", sum(file.size for file in files.values())) as told:

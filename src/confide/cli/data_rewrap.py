@@ -88,9 +88,9 @@ def _all(context: Context, place: Path, rewrapping: _Rewrapping) -> None:
                 say(f"{folder}: {error.code}: {error.message}", err=True)
             tell()
     if failed:
-        folder, error = failed[0]
-        error.facts = {**error.facts, "dataset_folder": folder, "failed": len(failed), "done": len(found) - len(failed)}
-        raise error
+        where, first = failed[0]
+        first.facts = {**first.facts, "dataset_folder": where, "failed": len(failed), "done": len(found) - len(failed)}
+        raise first
     counts = f"{len(told['rewrapped']):,} manifests are new, {len(told['current']):,} were up to date, {len(told['outputs']):,} are of runs"
     context.answer({"folder": str(place), "datasets": len(found), **told}, lambda: say(counts))
 

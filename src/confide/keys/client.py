@@ -370,7 +370,7 @@ class OwnerClient(GrantCalls, EscrowClient, AuditCalls):
         return ReleasedKey(answer.dataset_of(manifest), answer.key_ref(), answer.dataset_key(), answer.time("expires"), grants={})
 
     def wrapped_form(self, manifest: Json) -> WrappedKey:
-        """The form of the key of an own dataset, whose newest manifest is given, that the broker opens: under the newest version since `rewrap`.
+        """What the broker opens an own dataset by, whose newest manifest is given: under the newest version since :meth:`rewrap`.
 
         Raises:
             CredentialError: there is no such dataset of this credential's.
