@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from confide.data import tracebacks
 from confide.data.gateway import connect
 from confide.data.spark_frames import InputReader, OutputWriter, commit, saving
 from confide.data.streaming import read_stream, settled
@@ -170,6 +171,7 @@ def session() -> DataContext:
     socket = os.environ.get(AGENT_SOCKET)
     if not socket:
         raise UsageError("not inside a Confide run", hint="start the program with `confide run job.toml --simulate`")
+    tracebacks.install()
     # Commits of large outputs take as long as hashing them does.
     agent = LocalSocketClient(Path(socket), timeout_s=3600.0)
     info = agent.call("run-info")

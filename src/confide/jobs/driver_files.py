@@ -34,6 +34,7 @@ class DriverFiles:
 
         ``read-key`` and ``write-key`` as the keyring's, of outputs; ``file-renamed`` (``from``, ``to``); ``file-deleted`` (``path``);
         ``abandon``: the save into the output ``name`` has failed.
+        ``output-listing`` answers the ``names`` of files in a folder (``path``) of an output as nodes made them: for logs of queries.
         """
         return {
             "read-key": self._read,
@@ -41,6 +42,7 @@ class DriverFiles:
             "file-renamed": self._renamed,
             "file-deleted": self._deleted,
             "abandon": self._abandoned,
+            "output-listing": self._listing,
         }
 
     def _read(self, request: Json) -> Json:
@@ -64,6 +66,9 @@ class DriverFiles:
     def _abandoned(self, request: Json) -> Json:
         self._outputs.abandon(field(request, "name", str))
         return {}
+
+    def _listing(self, request: Json) -> Json:
+        return {"names": self._outputs.names(field(request, "path", str))}
 
     def _open(self) -> None:
         with self._lock:

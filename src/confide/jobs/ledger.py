@@ -51,6 +51,11 @@ class FileLedger:
         kept = {PurePosixPath(folder) / path for path in paths}
         self._files -= self._below(folder) - kept
 
+    def names(self, folder: str) -> list[str]:
+        """The names of the files that are directly in ``folder``."""
+        top = PurePosixPath(folder)
+        return sorted(path.name for path in self._files if path.parent == top)
+
     def require(self, folder: str, found: Iterable[str]) -> None:
         """Check that ``found`` (relative paths) are exactly the files that nodes left in ``folder``.
 

@@ -166,6 +166,11 @@ class Outputs:
         with self._files_lock:
             self._files.remove(path)
 
+    def names(self, folder: str) -> list[str]:
+        """The files that are directly in ``folder``, by what nodes did."""
+        with self._files_lock:
+            return self._files.names(folder)
+
     def commit(self, name: str, kind: str, schema: Any) -> Json:
         """Check every file that the save wrote, and sign the manifest that makes them, and those it adds to, a dataset.
 

@@ -105,6 +105,7 @@ class SparkGroup:
                 "run-info": self._run_info,
                 "input-listing": lambda _: {"names": None},
                 "data-counts": lambda _: {},
+                "output-listing": lambda _: {"names": []},
                 **self.ops,
             },
         )

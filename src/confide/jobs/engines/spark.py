@@ -298,6 +298,7 @@ def _driver_properties(node: SparkNode, run: SparkRun) -> dict[str, str]:
         "spark.hadoop.fs.file.impl": "org.confide.spark.EncryptedOnlyFileSystem",
         "spark.hadoop.fs.enc.impl": "org.confide.spark.ConfideFileSystem",
         "spark.hadoop.fs.AbstractFileSystem.enc.impl": "org.confide.spark.ConfideAbstractFileSystem",
+        "spark.hadoop.fs.AbstractFileSystem.file.impl": "org.confide.spark.EncryptedOnlyAbstractFileSystem",
         "spark.plugins": "org.confide.spark.ConfidePlugin",
         "spark.hadoop.fs.permissions.umask-mode": "077",
         # The driver's JVM has no keys to write files with, not even an empty marker; the signed manifest says more than one could.

@@ -7,6 +7,8 @@ import java.nio.file.Files;
 import java.nio.file.StandardCopyOption;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Set;
+import java.util.stream.Collectors;
 import org.apache.hadoop.conf.Configuration;
 import org.apache.hadoop.fs.FSDataInputStream;
 import org.apache.hadoop.fs.FSDataOutputStream;
@@ -65,15 +67,15 @@ public final class ConfideFileSystem extends FileSystem {
     private FileStatus above(FileStatus found) throws IOException {
         Path path = new Path(SCHEME, null, found.getPath().toUri().getPath());
         long length = found.isDirectory() ? 0 : Container.plaintextLength(InputFiles.checked(found).getLen(), key(found.getPath()));
+        // Without its owner and permissions: Hadoop asks a process of `ls` for them, one a file, and nobody here looks at them.
         return new FileStatus(
-                length, found.isDirectory(), found.getReplication(), found.getBlockSize(), found.getModificationTime(),
-                found.getAccessTime(), found.getPermission(), found.getOwner(), found.getGroup(), path);
+                length, found.isDirectory(), found.getReplication(), found.getBlockSize(), found.getModificationTime(), path);
     }
 
     @Override
     public FSDataInputStream open(Path path, int bufferSize) throws IOException {
         Path below = below(path);
-        FileStatus status = local.getFileStatus(below);
+        FileStatus status = OutputFiles.found(below, () -> local.getFileStatus(below));
         if (status.isDirectory()) {
             throw new FileNotFoundException(path + " is a folder");
         }
@@ -137,19 +139,23 @@ public final class ConfideFileSystem extends FileSystem {
 
     @Override
     public FileStatus[] listStatus(Path path) throws IOException {
-        FileStatus[] listed = InputFolder.listing(local, below(path));
+        Path below = below(path);
+        FileStatus[] listed = InputFolder.listing(local, below);
+        Set<String> known = OutputFiles.known(below);
         List<FileStatus> found = new ArrayList<>();
-        for (FileStatus status : listed != null ? listed : local.listStatus(below(path))) {
+        for (FileStatus status : listed != null ? listed : local.listStatus(below)) {
             if (!MANIFEST.equals(status.getPath().getName())) {
                 found.add(above(status));
             }
         }
+        OutputFiles.requireShown(below, known, found.stream().map(status -> status.getPath().getName()).collect(Collectors.toSet()));
         return found.toArray(new FileStatus[0]);
     }
 
     @Override
     public FileStatus getFileStatus(Path path) throws IOException {
-        return above(local.getFileStatus(below(path)));
+        Path below = below(path);
+        return above(OutputFiles.found(below, () -> local.getFileStatus(below)));
     }
 
     @Override
