@@ -64,10 +64,32 @@ def test_properties_protect_every_wire_and_disk() -> None:
         "spark.hadoop.parquet.crypto.factory.class": "org.confide.spark.ConfideCryptoFactory",
         "spark.hadoop.fs.file.impl": "org.confide.spark.EncryptedOnlyFileSystem",
         "spark.hadoop.fs.enc.impl": "org.confide.spark.ConfideFileSystem",
+        "spark.hadoop.fs.AbstractFileSystem.file.impl": "org.confide.spark.EncryptedOnlyAbstractFileSystem",
+        "spark.hadoop.fs.AbstractFileSystem.enc.impl": "org.confide.spark.ConfideAbstractFileSystem",
+        "spark.sql.catalogImplementation": "in-memory",
+        "spark.sql.warehouse.dir": str(NODE.work_dir / "warehouse"),
         "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
     }
     assert {name: properties.get(name) for name in expected} == expected
     assert not [name for name in properties if "secret" in name or "password" in name.lower()]
+
+
+@pytest.mark.parametrize("role", ["driver", "executor"])
+def test_jvms_keep_their_heap_and_their_temporary_files_off_the_disk(role: str) -> None:
+    launch = spark.driver_jvm(RUNTIME, NODE, RUN) if role == "driver" else spark.executor_command(RUNTIME, NODE, RUN, "1")
+    options = launch.files[f"{role}-jvm.args"].decode()
+    for option in (
+        "-XX:+DisableAttachMechanism",
+        "-XX:-UsePerfData",
+        "-XX:-HeapDumpOnOutOfMemoryError",
+        "-XX:-CreateCoredumpOnCrash",
+        "-XX:ErrorFile=/dev/null",
+        f"-Djava.io.tmpdir={NODE.private_dir}",
+        "-Dlog4j2.configurationFile=confide-log4j2.properties",
+    ):
+        assert f'"{option}"\n' in options
+    assert launch.env["SPARK_LOCAL_DIRS"] == str(NODE.work_dir)
+    assert launch.env["TMPDIR"] == str(NODE.private_dir)
 
 
 def test_executor_knows_its_own_protection_before_it_talks() -> None:
