@@ -214,7 +214,8 @@ class OutputWriter:
         new = [name for name in by if name not in self._warned]
         if new:
             self._warned.update(new)
-            _log.warning("partitionBy: the values of %s become names of folders, which are not encrypted and stand in the manifest", new)
+            what = "become names of folders, which are not encrypted and stand in the manifest"
+            _log.warning("partitionBy: the values of %s %s", ", ".join(new), what)
 
 
 @contextlib.contextmanager
