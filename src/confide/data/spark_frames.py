@@ -18,12 +18,13 @@ from confide.data.partitions import partition_field, path_values
 from confide.errors import ConfideError, ExtraMissingError, UsageError
 
 try:
+    from pyspark.sql import DataFrame
     from pyspark.sql.types import StructField, StructType
 except ImportError as missing:
     raise ExtraMissingError("PySpark is not installed", hint="pip install 'confide[spark]'") from missing
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import SparkSession
 
     from confide.canonical import Json
     from confide.node.local_socket import LocalSocketClient
@@ -74,6 +75,8 @@ class InputReader:
         if (found["kind"] == "parquet") != (format is None):
             raise UsageError(f"input {name!r} holds {found['kind']}", hint="leave format out for tables, name it for other files")
         check_options(options)
+        if format == "avro" and schema is None and not options:
+            return self.avro(name)
         if format is not None:
             return self._files(found, format, schema, options)
         if schema is not None:
@@ -99,6 +102,19 @@ class InputReader:
     def text(self, name: str, **options: Any) -> DataFrame:
         """Lines of text files, in one column ``value``."""
         return self(name, "text", **options)
+
+    def avro(self, name: str) -> DataFrame:
+        """Avro files, with the columns of the first one.  Not Spark's own source, which its wheel lacks: all columns are read.
+
+        Raises:
+            UsageError: the job has no such input, or it is a table.
+        """
+        found = self.input(name)
+        if found["kind"] == "parquet":
+            raise UsageError(f"input {name!r} holds {found['kind']}", hint=f"use read({name!r})")
+        jvm: Any = self._spark._jvm  # noqa: SLF001 - PySpark's only way to a class of ours
+        paths = [f"enc://{found['path']}/{file}" for file in found["files"]]
+        return DataFrame(jvm.org.confide.spark.AvroFiles.read(self._spark._jsparkSession, paths), self._spark)  # noqa: SLF001
 
     def binaryFile(self, name: str, **options: Any) -> DataFrame:  # noqa: N802 - Spark's own word
         """Whole files: ``path``, ``modificationTime``, ``length``, ``content``."""
@@ -170,6 +186,8 @@ class OutputWriter:
             ConfideError: the commit was refused (plaintext found, ...); nothing of the run becomes visible then.
         """
         check_options(options)
+        if format == "avro" and not partitionBy and not options:
+            return self.avro(frame, name, mode)
         by = _columns_named(frame, [partitionBy] if isinstance(partitionBy, str) else partitionBy)
         schema = _folders_last(frame.schema, by)
         table = format == "parquet"
@@ -208,6 +226,15 @@ class OutputWriter:
     def text(self, frame: DataFrame, name: str, mode: str = "error", partitionBy: str | Sequence[str] = (), **options: Any) -> Committed:  # noqa: N803
         """Text files of a frame with one column of strings."""
         return self(frame, name, "text", mode, partitionBy, **options)
+
+    def avro(self, frame: DataFrame, name: str, mode: str = "error") -> Committed:
+        """Avro files."""
+        with saving(self._agent, name, kind="files", format="avro", mode=mode, columns=_types(frame.schema)) as answer:
+            if answer["path"] is None:
+                return Committed.from_json(name, answer["committed"])
+            jvm: Any = frame.sparkSession._jvm  # noqa: SLF001 - PySpark's only way to a class of ours
+            jvm.org.confide.spark.AvroFiles.write(frame._jdf, f"enc://{answer['path']}")  # noqa: SLF001
+            return commit(self._agent, name, "files", schema=None)
 
     def _warn(self, by: Sequence[str]) -> None:
         """Say once what a column's values become."""

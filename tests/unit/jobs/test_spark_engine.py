@@ -125,9 +125,10 @@ def test_private_folder_with_too_long_a_path_is_refused() -> None:
 
 
 def test_foreign_jars_are_left_out(tmp_path: Path) -> None:
-    for name in ("spark-core_2.13.jar", "kubernetes-client.jar", "hive-exec.jar", "netty-x-osx-x86_64.jar", "a.jar", "readme.txt"):
+    foreign = ("kubernetes-client.jar", "hive-exec.jar", "netty-x-osx-x86_64.jar", "readme.txt")
+    for name in (*foreign, "spark-core_2.13.jar", "hive-storage-api.jar", "a.jar"):
         (tmp_path / name).touch()
-    assert [path.name for path in spark.spark_jars(tmp_path)] == ["a.jar", "spark-core_2.13.jar"]
+    assert [path.name for path in spark.spark_jars(tmp_path)] == ["a.jar", "hive-storage-api.jar", "spark-core_2.13.jar"]
 
 
 def test_missing_parts_of_the_installation_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

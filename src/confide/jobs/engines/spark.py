@@ -36,10 +36,14 @@ _MAX_PRIVATE_PATH: Final = 64
 """Spark puts ``/.<uuid>.sock`` behind it, and a unix socket's path has room for 107 bytes (unix(7))."""
 
 _FOREIGN_JARS: Final = (
-    *("kubernetes-", "spark-kubernetes", "volcano-", "vertx-", "hive-", "spark-hive", "datanucleus-", "derby", "spark-yarn"),
+    *("kubernetes-", "spark-kubernetes", "volcano-", "vertx-", "spark-hive", "datanucleus-", "derby", "spark-yarn"),
+    *("hive-beeline", "hive-cli", "hive-common", "hive-exec", "hive-jdbc", "hive-metastore", "hive-serde", "hive-service", "hive-shims"),
     *("spark-connect", "spark-pipelines", "spark-repl", "curator-", "zookeeper-", "jdo-", "javax.jdo", "super-csv", "opencsv"),
 )
-"""Jars of Spark for what a Confide node never does (other schedulers, Hive, Connect): less code in the node, a shorter class path."""
+"""Jars of Spark for what a Confide node never does (other schedulers, Hive, Connect): less code in the node, a shorter class path.
+
+Of Hive's, ``hive-storage-api`` stays: ORC's readers and writers are made of it.
+"""
 _FOREIGN_PLATFORMS: Final = ("osx-", "windows-", "riscv64")
 
 # What Spark's own launcher passes (org.apache.spark.launcher.JavaModuleOptions), without the incubating vector module, which would
