@@ -13,13 +13,14 @@ import io
 import os
 import secrets
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, cast
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from confide.crypto.derive import COMMITMENT_BYTES, CONTAINER_SALT_BYTES, container_keys
+from confide.crypto.derive import COMMITMENT_BYTES, CONTAINER_SALT_BYTES, ContainerKeys, container_keys
 from confide.crypto.secret import SecretBytes
 from confide.errors import IntegrityError
 from confide.ids import DatasetId
@@ -40,6 +41,9 @@ _FIXED: Final = struct.pack(">8sHBB4x", MAGIC, 2, 16, 0)
 _COMMITMENT_AT: Final = len(_FIXED) + CONTAINER_SALT_BYTES
 assert _COMMITMENT_AT + COMMITMENT_BYTES == HEADER_BYTES  # noqa: S101
 _NONCE: Final = struct.Struct(">7xIB")
+
+KeysOfSalt = Callable[[bytes], ContainerKeys]
+"""Key and commitment of one container, by the salt in its header (2.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +98,18 @@ def seal_stream(src: BinaryIO, dst: BinaryIO, dataset_key: SecretBytes, dataset:
     return _seal(src, dst, dataset_key, dataset, path, salt=secrets.token_bytes(CONTAINER_SALT_BYTES))
 
 
+def seal_stream_under(src: BinaryIO, dst: BinaryIO, keys_of_salt: KeysOfSalt) -> int:
+    """As :func:`seal_stream` for who is given the keys of single files: ``keys_of_salt`` is asked for those of a new salt."""
+    salt = secrets.token_bytes(CONTAINER_SALT_BYTES)
+    return _seal_under(src, dst, keys_of_salt(salt), salt)
+
+
 def _seal(src: BinaryIO, dst: BinaryIO, dataset_key: SecretBytes, dataset: DatasetId, path: str, *, salt: bytes) -> int:
     """As :func:`seal_stream` with a given salt: for test vectors only, because a salt used twice breaks AES-GCM."""
-    keys = container_keys(dataset_key, dataset=dataset, path=path, salt=salt)
+    return _seal_under(src, dst, container_keys(dataset_key, dataset=dataset, path=path, salt=salt), salt)
+
+
+def _seal_under(src: BinaryIO, dst: BinaryIO, keys: ContainerKeys, salt: bytes) -> int:
     header = _FIXED + salt + keys.commitment
     cipher = AESGCM(keys.key.reveal())
     dst.write(header)
@@ -154,6 +167,9 @@ class ContainerReader(io.RawIOBase):
             ParseError: dataset id or path do not have the documented form.
         """
         super().__init__()
+        self._begin(fileobj, path, lambda salt: container_keys(dataset_key, dataset=dataset, path=path, salt=salt))
+
+    def _begin(self, fileobj: BinaryIO, path: str, keys_of_salt: KeysOfSalt) -> None:
         self._file = fileobj
         self._path = path
         self._shape = _shape(fileobj.seek(0, os.SEEK_END))
@@ -162,15 +178,15 @@ class ContainerReader(io.RawIOBase):
         self._index = -1
         self._chunk, self._sealed = memoryview(bytearray(CHUNK_BYTES)), memoryview(bytearray(SEALED_BYTES))
         self._header = self._fetch(0, HEADER_BYTES, "header").tobytes()
-        self._cipher = AESGCM(self._committed_key(dataset_key, dataset).reveal())
+        self._cipher = AESGCM(self._committed_key(keys_of_salt).reveal())
         self._load(self._shape.chunks - 1)  # authenticates the number of chunks, and so the length, before anything is returned
 
-    def _committed_key(self, dataset_key: SecretBytes, dataset: DatasetId) -> SecretBytes:
+    def _committed_key(self, keys_of_salt: KeysOfSalt) -> SecretBytes:
         """The key of this container, if it is the one that the header commits to (5)."""
         fixed, salt, commitment = self._header[: len(_FIXED)], self._header[len(_FIXED) : _COMMITMENT_AT], self._header[_COMMITMENT_AT:]
         if fixed != _FIXED:
             raise IntegrityError("not a container of this version", path=self._path)
-        keys = container_keys(dataset_key, dataset=dataset, path=self._path, salt=salt)
+        keys = keys_of_salt(salt)
         if not hmac.compare_digest(keys.commitment, commitment):
             raise IntegrityError("a container is of another key, dataset or path, or its header was changed", path=self._path)
         return keys.key
@@ -286,3 +302,12 @@ class ContainerReader(io.RawIOBase):
         if _fill(self._file, data) != length:
             raise IntegrityError(f"a container ends inside its {what}", path=self._path, offset=offset)
         return data
+
+
+class FileKeyReader(ContainerReader):
+    """A :class:`ContainerReader` for who is given the keys of single files.  ``path`` is for messages: the key is bound to its own."""
+
+    def __init__(self, fileobj: BinaryIO, path: str, keys_of_salt: KeysOfSalt) -> None:
+        """Raises as :class:`ContainerReader`, and whatever ``keys_of_salt`` raises."""
+        io.RawIOBase.__init__(self)
+        self._begin(fileobj, path, keys_of_salt)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from confide.data import tracebacks
+from confide.data.committed import AGENT_SOCKET
 from confide.data.gateway import connect
 from confide.data.spark_frames import InputReader, OutputWriter, commit, saving
 from confide.data.streaming import read_stream, settled
@@ -33,10 +34,6 @@ except ImportError as missing:
 
 if TYPE_CHECKING:
     from confide.canonical import Json
-
-AGENT_SOCKET = "CONFIDE_AGENT_SOCKET"
-"""Environment variable with the path of the agent's socket.  A path, not a secret: the agent knows its children by itself."""
-
 
 class DataContext:
     """A job's data.  ``spark`` is an ordinary ``SparkSession``; everything else of Spark is reached through it."""

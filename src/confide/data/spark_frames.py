@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from confide.data.committed import Committed
 from confide.data.partitions import partition_field, path_values
 from confide.errors import ConfideError, ExtraMissingError, UsageError
 
@@ -35,21 +35,6 @@ _HADOOPS: Final = ("fs.", "hadoop.", "mapreduce.", "parquet.crypto", "parquet.en
 """Options that a reader or writer takes for settings of Hadoop, or for where the data is: Confide's."""
 _NO_GLOBS: Final = {"__globPaths__": "false"}
 """What Spark's own catalogue sets: a manifest names files, and brackets in a name are no pattern."""
-
-
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """An output as it was committed: how much it holds, and the digest of its manifest."""
-
-    name: str
-    files: int
-    rows: int | None
-    manifest: str
-
-    @classmethod
-    def from_json(cls, name: str, answer: Json) -> Committed:
-        """What the agent answers to a commit."""
-        return cls(name, answer["files"], answer["rows"], answer["manifest"])
 
 
 class InputReader:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from confide.crypto.envelope import WrappedKey
     from confide.job import Job
 
+PAGE: Final = 400
+"""Files in one answer; a path has at most 1024 bytes."""
+
 
 @dataclass(frozen=True, slots=True)
 class VerifiedInput:
@@ -78,11 +81,15 @@ class VerifiedInput:
     def _at(newest: SignedManifest, digest: str) -> SignedManifest | None:
         return next((one for one in (newest, *history(newest)) if one.digest == digest), None)
 
-    def info(self) -> Json:
-        """What the user's program needs to read it (``confide.data.spark``)."""
+    def info(self, *, files: bool = True) -> Json:
+        """What the user's program needs to read it (``confide.data.spark``).  Without ``files``, it asks for them by the :meth:`page`."""
         m = self.manifest
-        files = [file.path for file in m.files]
-        return {"kind": m.kind, "schema": m.schema, "path": str(self.folder), "files": files}
+        said: Json = {"kind": m.kind, "schema": m.schema, "path": str(self.folder), "dataset": m.dataset}
+        return {**said, "files": [file.path for file in m.files]} if files else said
+
+    def page(self, start: int) -> list[Json]:
+        """At most PAGE files of the manifest, from number ``start`` on: one answer of the agent's socket has room for them."""
+        return [{"path": file.path, "size": file.size, "rows": file.rows} for file in self.manifest.files[max(0, start) :][:PAGE]]
 
 
 def open_inputs(job: Job) -> dict[str, VerifiedInput]:

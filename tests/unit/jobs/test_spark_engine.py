@@ -10,6 +10,7 @@ import pytest
 
 from confide.errors import ExtraMissingError, JobError
 from confide.jobs.engines import spark
+from confide.jobs.engines.launch import Launch
 
 NODE = spark.SparkNode(
     private_dir=Path("/dev/shm/node"), work_dir=Path("/work dir"), agent_socket=Path("/dev/shm/node/agent.sock"), cores=2, memory_mb=2048
@@ -18,7 +19,7 @@ RUN = spark.SparkRun("delays-1", "delays", cores=4)
 RUNTIME = spark.JavaRuntime(Path("/usr/bin/java"), (Path("/jars/a b.jar"), Path('/jars/"c".jar')), Path("/jars/x.jsa"))
 
 
-def config_of(launch: spark.Launch, name: str) -> dict[str, object]:
+def config_of(launch: Launch, name: str) -> dict[str, object]:
     found: dict[str, object] = json.loads(launch.files[name])
     return found
 

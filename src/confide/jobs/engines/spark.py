@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal
 
 from confide.errors import ExtraMissingError, JobError
+from confide.jobs.engines.launch import Launch
 
 SECRET_FILE: Final = "spark-secret"  # noqa: S105  a file name
 """Spark's authentication secret: text, at least 32 characters, the same on all nodes of a run."""
@@ -114,15 +115,6 @@ class SparkRun:
     app_id: str
     app_name: str
     cores: int = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """A process to start: arguments, the whole environment, and public files to write into the private folder first."""
-
-    argv: tuple[str, ...]
-    env: Mapping[str, str]
-    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def find_runtime(*, with_archive: bool = True) -> JavaRuntime:
