@@ -112,7 +112,7 @@ class PinnedFile:
             raise
         if self.metadata.num_rows != entry.rows:
             self.close()
-            raise IntegrityError("a file has another number of rows than the manifest says", path=entry.path)
+            raise IntegrityError(f"a file has another number of rows than the manifest says: {entry.path}", path=entry.path)
         self._leaves = _leaves(self.schema)
 
     def scan(self, image: BinaryIO) -> pl.LazyFrame:
