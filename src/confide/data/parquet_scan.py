@@ -50,8 +50,8 @@ Nothing authenticates this one choice (Parquet Modular Encryption, "Encrypted fo
 pages without tags: a file that says so is not one of ours.
 """
 _BATCH_BYTES: Final = 64 * 1024 * 1024
-"""Ciphertext that is fetched for one step of a scan; a row group that is larger is one step."""
-_BATCH_ROWS: Final = 1 << 20
+"""What is fetched for one step of a scan, before it was compressed; a row group that is larger is one step."""
+_BATCH_ROWS: Final = 1 << 19
 _PRUNED: Final = (pl.Boolean, pl.Date, pl.Datetime, pl.Decimal)
 """Types whose statistics decide here what is not fetched, beside integers.  Not floats, whose statistics leave NaN out, and not text, whose
 statistics may be cut: Polars itself decides about those, from the same footer."""
@@ -80,10 +80,11 @@ KeyOf = Callable[[str], FileAccess]
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """A row group's part of one column: where it lies in the file."""
+    """A row group's part of one column: where it lies in the file, and how long it is without compression."""
 
     start: int
     length: int
+    unpacked: int
 
 
 class PinnedFile:
@@ -139,8 +140,8 @@ class PinnedFile:
         return image
 
     def bytes_of(self, group: int, columns: frozenset[str] | None) -> int:
-        """How much of the file these columns of a row group are."""
-        return sum(chunk.length for chunk in self._chunks([group], columns))
+        """How long these columns of a row group are without compression."""
+        return sum(max(chunk.length, chunk.unpacked) for chunk in self._chunks([group], columns))
 
     def close(self) -> None:
         """Close the file and forget its key."""
@@ -175,7 +176,8 @@ class PinnedFile:
             for index in wanted:
                 column = described.column(index)
                 first = column.dictionary_page_offset if column.has_dictionary_page else None
-                yield _Chunk(min(first or column.data_page_offset, column.data_page_offset), column.total_compressed_size)
+                start = min(first or column.data_page_offset, column.data_page_offset)
+                yield _Chunk(start, column.total_compressed_size, column.total_uncompressed_size)
 
     def _copy(self, chunk: _Chunk, image: BinaryIO) -> None:
         image.seek(chunk.start)

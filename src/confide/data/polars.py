@@ -26,7 +26,7 @@ from confide.crypto.secret import SecretBytes
 from confide.data.committed import AGENT_SOCKET, Committed
 from confide.data.parquet_scan import FileAccess, TableFile, TableScan
 from confide.data.schema import storable
-from confide.errors import DataError, ExtraMissingError, IntegrityError, ProtocolError, SecretLeakError, UsageError
+from confide.errors import DataError, ExtraMissingError, IntegrityError, ManifestError, ProtocolError, SecretLeakError, UsageError
 from confide.node.local_socket import LocalSocketClient
 from confide.regular_file import open_regular
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 Frame: TypeAlias = "pl.LazyFrame | pl.DataFrame | pa.Table"
 _PART_ROWS: Final = 1 << 20
-_PART_BYTES: Final = 256 * 1024 * 1024
+_PART_BYTES: Final = 128 * 1024 * 1024
 """An output's file ends when it holds as many rows, or bytes in memory: what is written is never held as a whole."""
 _SAMPLE_BYTES: Final = 1 << 20
 """From so much of the first file the columns of CSV and JSON Lines are inferred."""
@@ -55,6 +55,7 @@ class DataContext:
     def __init__(self, agent: LocalSocketClient, info: Json) -> None:
         self._agent = agent
         self._info = info
+        self._listed: dict[str, list[Json]] = {}
         self.arguments: tuple[str, ...] = tuple(info["arguments"])
 
     def __repr__(self) -> str:
@@ -117,6 +118,8 @@ class DataContext:
         found = self._input(name)
         if found["kind"] == "parquet":
             raise UsageError(f"input {name!r} is a table", hint=f"use read({name!r})")
+        if path not in self.files(name):
+            raise ManifestError("the manifest does not list this file", path=path[:200])
         place = Path(found["path"]) / path
         keys_of = self._container_keys("read-key", place)
         try:
@@ -145,10 +148,12 @@ class DataContext:
             import duckdb  # noqa: PLC0415 - an extra of its own
         except ImportError as absent:
             raise ExtraMissingError("DuckDB is not installed", hint="pip install 'confide[duckdb]'") from absent
-        connection = duckdb.connect(":memory:", config={"temp_directory": "", "enable_external_access": False})
+        connection = duckdb.connect(":memory:", config={"temp_directory": ""})  # what does not fit is an error, not a file
+        connection.execute("SET enable_external_access = false")
         for name in self.inputs:
             if self._input(name)["kind"] == "parquet":
                 connection.register(name, self.read(name))
+        connection.execute("SET lock_configuration = true")
         return connection
 
     # --- writing -------------------------------------------------------------------------------------------------------
@@ -204,10 +209,12 @@ class DataContext:
         return dict(found)
 
     def _files(self, name: str) -> list[Json]:
-        files: list[Json] = []
-        while page := self._agent.call("input-files", name=name, start=len(files))["files"]:
-            files += page
-        return files
+        if name not in self._listed:  # a run reads one snapshot to its end
+            files: list[Json] = []
+            while page := self._agent.call("input-files", name=name, start=len(files))["files"]:
+                files += page
+            self._listed[name] = files
+        return self._listed[name]
 
     def _tables_in(self, query: str) -> list[str]:
         """Inputs that are tables and whose name is a word of the query: others need not be opened."""
@@ -296,7 +303,7 @@ def _parts(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
     """The query's rows in their order, as much at a time as one file holds; one part without rows if there are none."""
     held: list[pl.DataFrame] = []
     rows = size = count = 0
-    for batch in frame.collect_batches(chunk_size=_PART_ROWS // 8, maintain_order=True):
+    for batch in frame.collect_batches(chunk_size=max(1, _PART_ROWS // 32), maintain_order=True):
         held.append(batch)
         rows, size = rows + batch.height, size + int(batch.estimated_size())
         if rows >= _PART_ROWS or size >= _PART_BYTES:
