@@ -142,7 +142,7 @@ def _fill(src: BinaryIO, buffer: memoryview) -> int:
         if hasattr(src, "readinto"):
             count = cast("_ReadsInto", src).readinto(buffer[got:])
         else:
-            data = src.read(len(buffer) - got)
+            data = cast("bytes | None", src.read(len(buffer) - got))
             count = None if data is None else len(data)
             buffer[got : got + len(data or b"")] = data or b""
         if count is None:  # taken for the end, it would cut the file

@@ -105,7 +105,7 @@ def test_a_folder_that_storage_replaces_by_a_link_meanwhile_is_not_followed(fold
     outside.mkdir()
     (outside / "a").write_text("mine")
     (folder / "v-left").mkdir()
-    (folder / "v-left" / "a").write_bytes(b"CONFIDE1")
+    (folder / "v-left" / "a").write_bytes(b"CONFIDE2")
     real = cleaning._remove
 
     def swapped(place: Path, *args: object) -> None:
