@@ -172,11 +172,11 @@ class ContainerReader(io.RawIOBase):
     def _begin(self, fileobj: BinaryIO, path: str, keys_of_salt: KeysOfSalt) -> None:
         self._file = fileobj
         self._path = path
+        self._chunk, self._sealed = memoryview(bytearray(CHUNK_BYTES)), memoryview(bytearray(SEALED_BYTES))
         self._shape = _shape(fileobj.seek(0, os.SEEK_END))
         self._failed = False
         self._position = 0
         self._index = -1
-        self._chunk, self._sealed = memoryview(bytearray(CHUNK_BYTES)), memoryview(bytearray(SEALED_BYTES))
         self._header = self._fetch(0, HEADER_BYTES, "header").tobytes()
         self._cipher = AESGCM(self._committed_key(keys_of_salt).reveal())
         self._load(self._shape.chunks - 1)  # authenticates the number of chunks, and so the length, before anything is returned

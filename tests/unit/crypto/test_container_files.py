@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import io
 import os
 
@@ -108,6 +110,14 @@ def test_reader_is_a_readable_seekable_file_that_closes_what_it_reads() -> None:
         assert (reader.readable(), reader.seekable(), reader.writable(), reader.size, reader.tell()) == (True, True, False, 5, 0)
     assert inner.closed
     reader.close()
+
+
+def test_file_that_is_no_container_is_closed_with_what_refused_it() -> None:
+    inner = io.BytesIO(b"short")
+    with contextlib.suppress(IntegrityError):
+        ContainerReader(inner, KEY, DATASET, "a/b.csv")
+    gc.collect()
+    assert inner.closed
 
 
 def test_container_cut_at_a_chunk_is_refused_before_any_byte_is_read() -> None:
