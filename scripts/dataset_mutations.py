@@ -1,4 +1,4 @@
-"""Changes a dataset's files, one change at a time, and shows which layer refuses it.  ``python -m scripts.dataset_mutations``
+"""Changes a dataset's files, one change at a time, and shows which layer refuses it.  ``python -m scripts.dataset_mutations``.
 
 ``--count`` is 100,000 if it is not given.
 

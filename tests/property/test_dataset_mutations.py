@@ -66,3 +66,24 @@ def test_the_known_exception_is_as_it_is_written_down(made: list[Bench]) -> None
     (table.folder / entry.path).write_bytes(data[:at] + b"\x80" + data[at + 1 :])
     with pytest.raises(ConfideError):
         verify_files(table.folder, table.manifest)
+
+
+@pytest.mark.parametrize("more", [b" ", b"\n", b"\0", b"{}"], ids=repr)
+def test_nothing_is_added_to_a_manifest(made: list[Bench], more: bytes) -> None:
+    table, tally = made[0], Tally()
+    manifests = [path for path in table.paths if path.endswith(".json")]
+    for path in manifests:
+        table.try_change(path, Change("more", table.original[path] + more), tally)
+    assert (tally.passed, tally.refused) == ([], {"digests: manifest-invalid": 3})
+
+
+def test_signatures_of_manifests_that_no_reader_needs_are_checked_too(made: list[Bench]) -> None:
+    table, tally = made[0], Tally()
+    for path in ("_snapshots/1.json", "_snapshots/2.json", "_confide.json"):
+        data = table.original[path]
+        at = data.index(b'"sig":"') + len(b'"sig":"') + 40
+        table.try_change(path, Change("signature", data[:at] + (b"A" if data[at] != ord("A") else b"B") + data[at + 1 :]), tally)
+        other = "_snapshots/1.json" if path != "_snapshots/1.json" else "_confide.json"
+        table.try_change(path, Change("another's copy", table.original[other]), tally)
+    # _confide.json may be older than the newest: readers go on from it.
+    assert (tally.passed, tally.tried) == (["digests: _confide.json: another's copy"], 6)
