@@ -37,5 +37,34 @@ def parts(data: bytes) -> list[Part]:
     return found
 
 
+def rearranged(data: bytes, chunks: int) -> dict[str, bytes]:
+    """A file of two columns and several row groups (``chunks`` column chunks in all), with its parts in another order.
+
+    Chunks must consist of parts of the same lengths, so that every offset in the footer goes on to lead to a part.
+    """
+    cut = parts(data)
+    found = [part.of(data) for part in cut]
+    each = len(found) // chunks
+    lengths = [[len(part) for part in found[at : at + each]] for at in range(0, len(found), each)]
+    assert all(one == lengths[0] for one in lengths), lengths
+    orders = _orders([found[at : at + each] for at in range(0, len(found), each)])
+    return {name: data[: cut[0].start] + b"".join(order) + data[cut[-1].end :] for name, order in orders.items()}
+
+
+def _orders(chunks: list[list[bytes]]) -> dict[str, list[bytes]]:
+    orders = {
+        "columns": [1, 0, *range(2, len(chunks))],
+        "one column over another": [0, 0, *range(2, len(chunks))],
+        "row groups": [2, 3, 0, 1, *range(4, len(chunks))],
+        "a column between row groups": [2, 1, 0, *range(3, len(chunks))],
+    }
+    moved = {name: [part for at in order for part in chunks[at]] for name, order in orders.items()}
+    for part in range(len(chunks[0])):
+        changed = [list(chunk) for chunk in chunks]
+        changed[0][part], changed[1][part] = changed[1][part], changed[0][part]
+        moved[f"part {part} of a column"] = [one for chunk in changed for one in chunk]
+    return moved
+
+
 def parts_of(path: Path) -> list[Part]:
     return parts(path.read_bytes())

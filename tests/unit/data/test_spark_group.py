@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import shutil
 import socket
 import threading
@@ -17,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from support.container_decoder import decode
+from support.parquet_parts import rearranged
 
 from confide.canonical import Json
 from confide.crypto.envelope import WrappedKey, wrap
@@ -379,6 +381,40 @@ def test_changed_file_is_refused_by_the_executors(world: World, result: Json) ->
         path.write_bytes(whole)
     assert status != 0
     assert "GCM tag check failed" in output, output
+
+
+def test_what_was_moved_inside_a_file_or_from_another_is_refused_by_the_executors(world: World, result: Json) -> None:
+    """Pages, columns and row groups of one file, and a whole file of another path, in the place of this one's."""
+    path, chosen = world.table.manifest().files[0].path, random.Random(1)
+    rows = pa.table({name: [chosen.randrange(1 << 61, 1 << 62) for _ in range(64)] for name in ("x", "s")})
+    tried = world.root / "tried"
+    tried.mkdir()
+    for name, sealed_as in (("whole", path), ("another's", "other.parquet")):
+        with files._open_writer(tried / name, rows.schema, world.table.key, world.table.dataset, sealed_as) as writer:
+            writer.write_table(rows, row_group_size=16)
+    for name, data in rearranged((tried / "whole").read_bytes(), 8).items():
+        (tried / name).write_bytes(data)
+    place, whole = world.table.place / path, (world.table.place / path).read_bytes()
+    source = f"""
+import confide, json, os, shutil
+ctx, found = confide.session(), {{}}
+for name in sorted(os.listdir({str(tried)!r})):
+    shutil.copy({str(tried)!r} + "/" + name, {str(place)!r})
+    try:
+        rows = ctx.spark.read.schema("x long, s long").parquet("file://" + {str(place)!r})
+        found[name] = rows.agg({{"x": "max", "s": "max"}}).collect()[0][0] > 0
+    except Exception as error:
+        found[name] = "tag check failed" in str(error)
+print("FOUND " + json.dumps(found))
+"""
+    try:
+        status, output = world.group.run_program(source)
+    finally:
+        place.write_bytes(whole)
+    assert status == 0, output
+    found = json.loads(output.rpartition("FOUND ")[2])
+    assert len(found) >= 9
+    assert found == dict.fromkeys(found, True)
 
 
 def test_lost_executor_does_not_end_the_run(world: World, result: Json) -> None:
