@@ -64,7 +64,7 @@ DATASET_MUTATIONS ?= 100000
 dataset-mutations: setup ## change the files of a dataset, one byte at a time, DATASET_MUTATIONS times: does each layer refuse it?
 	$(BIN)/python -m scripts.dataset_mutations --count $(DATASET_MUTATIONS)
 
-dataset-kills: setup ## kill -9 of whoever writes a dataset, 100 times each, at random system calls
+dataset-kills: setup ## kill -9 of whoever writes a dataset, at every system call
 	$(BIN)/python -m scripts.dataset_kills
 
 lint: $(VENV)/.ready ## ruff, mypy strict, import contracts, documentation

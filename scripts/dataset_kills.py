@@ -1,4 +1,4 @@
-"""Kills writers of a dataset at random system calls.  ``python -m scripts.dataset_kills --count 100``.
+"""Kills writers of a dataset at each of their system calls.  ``python -m scripts.dataset_kills``.
 
 Each writer (one that makes a table or files, appends, overwrites, cleans, or re-wraps) works in a forked process and is killed, as by
 ``kill -9``, where it would have made system call number so and so.  Afterwards:
@@ -20,11 +20,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 from tests.support.killed import Say, killed_at
@@ -187,24 +187,25 @@ def kill(owner: Owner, root: Path, writer: Writer, call: int | None) -> tuple[bo
         shutil.rmtree(root)
 
 
-def run(root: Path, *, count: int, seed: int, tell: Callable[[str, int], Any] = lambda *_: None) -> Tally:
-    """Kill each writer ``count`` times."""
+def run(root: Path, *, count: int, seed: int, names: Collection[str] = ()) -> Tally:
+    """Kill each writer, or those of these ``names``, at ``count`` different system calls, or at each if it makes no more."""
     pa.set_cpu_count(1)  # a forked process has no other threads
     owner, chosen, tally = Owner(root), random.Random(seed), Tally()
     for name, writer in writers(owner).items():
+        if names and name not in names:
+            continue
         _, most = kill(owner, root / "whole", writer, None)
-        for number in range(count):
-            done, _ = kill(owner, root / "killed", writer, chosen.randrange(1, most + 1))
+        for call in chosen.sample(range(1, most + 1), min(count, most)):
+            done, _ = kill(owner, root / "killed", writer, call)
             tally.kills[name] += 1
             tally.done[name] += done
-            tell(name, number)
     return tally
 
 
 def main() -> int:
     """Say what was killed; a failure ends it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=100, help="kills of each writer")
+    parser.add_argument("--count", type=int, default=1000, help="kills of each writer, at random calls [default: at each call]")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
     options = parser.parse_args()
     began = time.monotonic()
