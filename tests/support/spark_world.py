@@ -86,7 +86,7 @@ class SparkWorld:
         for number in range(1, executors + 1):
             self.group.start_executor(f"executor-{number}")
 
-    def run(self, source: str, timeout: float = 180.0) -> tuple[int, str]:
+    def run(self, source: str, timeout: float = 600.0) -> tuple[int, str]:
         """Run a program; ``ctx`` is its data context."""
         status, output = self.group.run_program(f"import confide, json\nctx = confide.session()\n{source}", timeout=timeout)
         return int(status), str(output)

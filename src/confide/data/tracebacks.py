@@ -30,7 +30,9 @@ def install() -> None:
     """Report uncaught errors of this process by :func:`report` from now on."""
     sys.excepthook = report
     threading.excepthook = lambda args: report(args.exc_type, args.exc_value, args.exc_traceback)
-    logging.getLogger("py4j").addHandler(logging.NullHandler())  # it would print what a function that the JVM called raised
+    py4j = logging.getLogger("py4j")  # it would print what a function that the JVM called raised
+    py4j.addHandler(logging.NullHandler())
+    py4j.propagate = False
 
 
 def report(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
@@ -38,9 +40,13 @@ def report(kind: type[BaseException], error: BaseException | None, trace: Traceb
     if error is None or not any(_of_a_task(one) for one in _chain(error)):
         sys.__excepthook__(kind, error if error is not None else kind(), trace)
         return
+    try:
+        condition, reasons = _condition(error), reasons_in(str(error))
+    except Exception:  # noqa: BLE001 - the JVM is asked for them and may be gone; what a hook raises, Python prints, with all of `error`
+        condition, reasons = "an error of Spark", []
     lines = ["Traceback (most recent call last):\n", *traceback.format_tb(trace)]
-    lines.append(f"{kind.__module__}.{kind.__qualname__}: {_condition(error)}\n")
-    lines += [f"  {reason}\n" for reason in reasons_in(str(error))]
+    lines.append(f"{kind.__module__}.{kind.__qualname__}: {condition}\n")
+    lines += [f"  {reason}\n" for reason in reasons]
     lines.append(f"  ({_LEFT_OUT})\n")
     sys.stderr.write("".join(lines))
 

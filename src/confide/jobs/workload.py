@@ -1,7 +1,7 @@
 """The workload of the agents: keys from the broker, the engine beside the agent, outputs committed and published, the receipt.
 
-With Spark the driver's keyring holds no key: those of inputs are with the workers, whose executors read them.  An engine that reads in the
-driver's node has them there.
+With Spark the driver's agent holds output keys only (for the logs of streams): those of inputs are with the workers, whose executors read
+them.  An engine that reads in the driver's node has them there.
 """
 
 from __future__ import annotations

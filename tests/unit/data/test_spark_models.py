@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from support.spark_world import SparkWorld
 
-pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(900)]
 
 CANARY = "CANARY-b3109e"
 ROWS = 200

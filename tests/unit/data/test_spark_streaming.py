@@ -12,7 +12,7 @@ from support.spark_world import SparkWorld
 
 from confide.crypto.container import MAGIC
 
-pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(900)]
 
 CANARY = "CANARY-77aa10"
 PRELUDE = """
@@ -22,7 +22,7 @@ notes = ctx.read_stream("notes", format="csv", schema="n int, text string", head
 
 def run(writer):
     query = writer.trigger(availableNow=True).start()
-    assert query.awaitTermination(150)
+    assert query.awaitTermination(500)
     return [one["numInputRows"] for one in query.recentProgress]
 
 def begin(writer):  # and stop in the middle

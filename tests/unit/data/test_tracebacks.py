@@ -48,6 +48,16 @@ def test_an_error_that_was_raised_from_a_tasks_error_does_not_tell_it_either(cap
     assert ROW not in printed(other, capsys)
 
 
+def test_an_error_whose_jvm_is_gone_is_not_told_in_full(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(_: object) -> str:
+        raise Py4JError("the gateway is closed")
+
+    monkeypatch.setattr(OfATask, "getCondition", gone)
+    text = printed(OfATask(ROW), capsys)
+    assert ROW not in text
+    assert "OfATask: an error of Spark" in text
+
+
 def test_errors_of_the_program_and_of_planning_are_told_in_full(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no such city" in printed(KeyError("no such city"), capsys)
     assert "no column x" in printed(AnalysisException("no column x"), capsys)

@@ -297,6 +297,6 @@ def _driver_properties(node: SparkNode, run: SparkRun) -> dict[str, str]:
         "spark.hadoop.fs.AbstractFileSystem.file.impl": "org.confide.spark.EncryptedOnlyAbstractFileSystem",
         "spark.plugins": "org.confide.spark.ConfidePlugin",
         "spark.hadoop.fs.permissions.umask-mode": "077",
-        # The driver's JVM has no keys to write files with, not even an empty marker; the signed manifest says more than one could.
+        # The driver's JVM has keys for a stream's logs only, and gets none for an empty marker: the signed manifest says more.
         "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
     }
