@@ -130,7 +130,11 @@ class _Training:
                 socket = str(driver_dir.path / spark.GATEWAY_SOCKET)
                 info |= {"gateway_socket": socket, "gateway_token": self._token.reveal().decode()}
                 operations = {"driver-ready": self._ready, "await-driver": self._await, "run-info": lambda _: info}
-                operations |= {"input-length": lambda _: {"length": -1}, "input-listing": lambda _: {"names": None}, "data-counts": lambda _: {}}
+                operations |= {
+                    "input-length": lambda _: {"length": -1},
+                    "input-listing": lambda _: {"names": None},
+                    "data-counts": lambda _: {},
+                }
                 for node in (driver, executor):
                     servers.append(LocalSocketServer(node.agent_socket, {**self._keyring.operations(), **operations}))
                     servers[-1].start()
