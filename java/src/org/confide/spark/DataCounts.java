@@ -80,7 +80,7 @@ final class DataCounts {
 
     private Task task() {
         TaskContext context = TaskContext.get();
-        if (context == null) {
+        if (context == null || context.isCompleted()) { // what a task still does while it is cleaned up after is not counted
             return null;
         }
         Task known = running.get(context.taskAttemptId());
