@@ -333,7 +333,6 @@ FORBIDDEN = {
     'ctx.files("flights")': "is a table",
     'ctx.write(ctx.spark.range(1), "other")': "the job has no output",
     "ctx.spark.range(3).foreach(lambda row: 1 / 0)": "ZeroDivisionError",
-    "ctx.spark.sparkContext._gateway.start_callback_server()": "not available here",
 }  # fmt: skip
 
 
