@@ -53,4 +53,5 @@ def settled(spark: SparkSession, place: str) -> Iterator[None]:
     if active:
         hint = "await its end, or stop() it, before the output is committed"
         raise UsageError(f"a streaming query still runs: {active[0]}", hint=hint, queries=", ".join(active))
-    spark.sparkContext._gateway.entry_point.settle(place, checkpoints)  # noqa: SLF001 - PySpark has no other way to it
+    gateway: Any = spark.sparkContext._gateway  # noqa: SLF001 - PySpark has no other way to it
+    gateway.entry_point.settle(place, checkpoints)

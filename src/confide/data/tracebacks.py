@@ -63,7 +63,8 @@ def _condition(error: BaseException) -> str:
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """``error`` and those that Python would print before it."""
     seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__
