@@ -60,7 +60,8 @@ class InputReader:
         if (found["kind"] == "parquet") != (format is None):
             raise UsageError(f"input {name!r} holds {found['kind']}", hint="leave format out for tables, name it for other files")
         check_options(options)
-        if format == "avro" and schema is None and not options:
+        if format == "avro":
+            _require_plain_avro(options, schema=schema)
             return self.avro(name)
         if format is not None:
             return self._files(found, format, schema, options)
@@ -98,7 +99,7 @@ class InputReader:
         if found["kind"] == "parquet":
             raise UsageError(f"input {name!r} holds {found['kind']}", hint=f"use read({name!r})")
         jvm: Any = self._spark._jvm  # noqa: SLF001 - PySpark's only way to a class of ours
-        paths = [f"enc://{found['path']}/{file}" for file in found["files"]]
+        paths = [f"enc://{found['path']}/{file}" for file in _seen_by_spark(found["files"])]
         return DataFrame(jvm.org.confide.spark.AvroFiles.read(self._spark._jsparkSession, paths), self._spark)  # noqa: SLF001
 
     def binaryFile(self, name: str, **options: Any) -> DataFrame:  # noqa: N802 - Spark's own word
@@ -129,14 +130,14 @@ class InputReader:
     def _files(self, found: Json, form: str, schema: StructType | str | None, options: Mapping[str, Any]) -> DataFrame:
         place, files = f"enc://{found['path']}", list(found["files"])
         if form == "orc" and schema is None and "mergeSchema" not in options:
-            schema = self._orc_schema(f"{place}/{files[0]}")
+            schema = self._orc_schema(f"{place}/{_seen_by_spark(files)[0]}")
         frames = []
         for base, members in _by_base(files).items():
             reader = self._spark.read.format(form).options(**options, **_NO_GLOBS)
             if schema is not None:
                 reader = reader.schema(schema)
             if base is not None:
-                reader = reader.option("basePath", f"{place}/{base}")
+                reader = reader.option("basePath", f"{place}/{base}".rstrip("/"))
             frames.append(reader.load([f"{place}/{file}" for file in members]))
         return reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), frames)
 
@@ -171,7 +172,8 @@ class OutputWriter:
             ConfideError: the commit was refused (plaintext found, ...); nothing of the run becomes visible then.
         """
         check_options(options)
-        if format == "avro" and not partitionBy and not options:
+        if format == "avro":
+            _require_plain_avro(options, partitionBy=partitionBy)
             return self.avro(frame, name, mode)
         by = _columns_named(frame, [partitionBy] if isinstance(partitionBy, str) else partitionBy)
         schema = _folders_last(frame.schema, by)
@@ -256,6 +258,19 @@ def check_options(options: Mapping[str, Any]) -> None:
     for name in options:
         if name.lower() in _OURS or name.lower().startswith(_HADOOPS):
             raise UsageError(f"option {name!r} is not one of a data format", hint="Confide sets how files are encrypted and where they are")
+
+
+def _require_plain_avro(options: Mapping[str, Any], **others: Any) -> None:
+    """Refuse what Avro's own formats do not know, and Spark's would."""
+    given = [*options, *(name for name, value in others.items() if value)]
+    if given:
+        raise UsageError(f"Avro takes no {given[0]!r} here", hint="its files have their schema; select and cast columns of the data frame")
+
+
+def _seen_by_spark(files: Iterable[str]) -> list[str]:
+    """Files without those that Spark's readers pass over, all of them if it is all.  See ``InMemoryFileIndex`` of Spark."""
+    files = list(files)
+    return [file for file in files if not file.rsplit("/", 1)[-1].startswith(("_", "."))] or files
 
 
 def _columns_named(frame: DataFrame, names: Iterable[str]) -> list[str]:

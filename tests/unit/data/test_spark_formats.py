@@ -337,6 +337,8 @@ MISTAKES = {
     'spark.sql("INSERT OVERWRITE DIRECTORY \'file://" + root + "/mistake-sql\' USING csv SELECT 1")': "[plaintext-found]",
     'ctx.write.csv(frame, "parts", **{"parquet.crypto.factory.class": ""})': "not one of a data format",
     'ctx.write(frame, "parts", path="/tmp/x")': "not one of a data format",
+    'ctx.write(frame, "parts", "avro", partitionBy="id")': "Avro takes no",
+    'ctx.read("notes", "avro", positionalFieldMatching=True)': "Avro takes no",
     'ctx.read.csv("notes", **{"fs.enc.impl": "x"})': "not one of a data format",
     'ctx.write(frame, "parts", partitionBy="nobody")': "no column",
     'ctx.write(spark.sql("SELECT now() AS t, 1 AS x"), "parts", partitionBy="t")': "cannot be partitioned",
@@ -350,13 +352,11 @@ def test_mistakes_make_no_plaintext(world: SparkWorld, read: Json) -> None:
     source = """
 frame, root = spark.range(3), values["root"]
 stage = ctx._agent.call("stage", name="parts", kind="parquet")["path"]
-ctx._agent.call("abandon", name="parts")
 for line in values["lines"]:
     try:
         eval(line)
     except Exception as error:
         found[line] = str(error)
-ctx._agent.call("abandon", name=ctx._agent.call("stage", name="parts", kind="parquet") and "parts")
 frame.write.option("uniform.keys", "nonsense").option("parquet.encryption.uniform.key", "x").mode("append").parquet("file://" + stage)
 """
     found = world.program(source, values={"root": str(world.root), "lines": list(MISTAKES)})

@@ -6,6 +6,7 @@ import java.util.UUID;
 import java.util.function.Supplier;
 import org.apache.avro.Schema;
 import org.apache.avro.file.DataFileReader;
+import org.apache.avro.generic.GenericData;
 import org.apache.avro.generic.GenericDatumReader;
 import org.apache.avro.generic.GenericRecord;
 import org.apache.avro.mapred.AvroKey;
@@ -45,6 +46,7 @@ public final class AvroFiles {
         Schema schema = new Schema.Parser().parse(text);
         Job job = Job.getInstance(context.hadoopConfiguration());
         AvroJob.setInputKeySchema(job, schema);
+        AvroJob.setDataModelClass(job, GenericData.class);
         for (String path : paths) {
             FileInputFormat.addInputPath(job, new Path(path.replaceAll("[\\[\\]{}*?]", "\\\\$0"))); // names, not patterns
         }
@@ -67,6 +69,7 @@ public final class AvroFiles {
         Schema schema = AvroTypes.record(frame.schema(), "row");
         Job job = Job.getInstance(spark.sparkContext().hadoopConfiguration());
         AvroJob.setOutputKeySchema(job, schema);
+        AvroJob.setDataModelClass(job, GenericData.class);
         FileOutputFormat.setCompressOutput(job, true);
         withJava8Times(spark, () -> frame.select("*").javaRDD())
                 .mapToPair(row -> new Tuple2<>(new AvroKey<>(AvroTypes.toAvro(row, schema)), NullWritable.get()))
