@@ -237,9 +237,14 @@ final class AvroTypes {
             return (int) day.toEpochDay();
         }
         if (value instanceof Instant moment) {
-            return ChronoUnit.MICROS.between(Instant.EPOCH, moment);
+            return micros(moment);
         }
-        return value instanceof LocalDateTime clock ? (Object) ChronoUnit.MICROS.between(EPOCH, clock) : value;
+        return value instanceof LocalDateTime clock ? (Object) micros(clock.toInstant(ZoneOffset.UTC)) : value;
+    }
+
+    /** Not {@code ChronoUnit.MICROS.between}, which counts nanoseconds first and knows 292 years only. */
+    private static long micros(Instant moment) {
+        return Math.addExact(Math.multiplyExact(moment.getEpochSecond(), 1_000_000L), moment.getNano() / 1000);
     }
 
     private static IllegalArgumentException refused(String what) {
