@@ -50,12 +50,14 @@ def decrypt(
     """
     from confide.data.folder import verify_files
     from confide.data.manifest import verify_manifest
+    from confide.data.parallel import spare_memory
     from confide.data.snapshots import load_manifest, snapshot_numbered
 
     if target == _STDOUT and context.as_json:
         raise UsageError("standard output cannot take the data and the answer", hint="leave --json out, or name a file")
     if target != _STDOUT and os.path.lexists(target):
         raise OutputExistsError(f"{target} exists", path=str(target))
+    spare_memory()
     found = load_manifest(folder)
     secret = key_of(context.settings, found, who, key_resource, key_file)
     manifest = verify_manifest(found.envelope, found.signer)

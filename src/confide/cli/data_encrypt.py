@@ -46,7 +46,15 @@ _SCHEMA_BYTES = 4 << 20
 @click.option("--resume", is_flag=True, help="Go on where the same command was killed, if it was; keep what is finished if storage fails.")
 @answers
 def encrypt(
-    context: Context, sources: tuple[str, ...], folder: Path, form: str | None, schema: Path | None, mode: str, *, resume: bool, **under: Any
+    context: Context,
+    sources: tuple[str, ...],
+    folder: Path,
+    form: str | None,
+    schema: Path | None,
+    mode: str,
+    *,
+    resume: bool,
+    **under: Any,
 ) -> None:
     """Encrypt SOURCEs into the new dataset FOLDER and sign its manifest.
 
@@ -62,6 +70,9 @@ def encrypt(
     With --key-resource nothing is asked of the broker: the key is in --key-file (made, mode 0600, if there is none).  Bring it to the
     key broker service (at ours with `confide kbs put`), keep it safe, and name the resource in jobs.
     """
+    from confide.data.parallel import spare_memory
+
+    spare_memory()
     source = _input(sources, form, schema)
     if mode != "error" and os.path.lexists(folder):
         manifest = _add_snapshot(context, source, folder, cast("Mode", mode), resume=resume, **under)

@@ -42,7 +42,7 @@ ROWS_PER_FILE: Final = 262_144
 ROWS_PER_GROUP: Final = 65_536
 _COLUMN_BUFFER: Final = 64 << 10
 """A column's pages are read in pieces of this size, not as a whole."""
-IN_FLIGHT: Final = 64 << 20
+IN_FLIGHT: Final = 32 << 20
 """Bytes of rows that are in memory at one time while a table is encrypted, for all threads together: bounds the size of a file, too."""
 
 
@@ -160,6 +160,7 @@ def _typed(source: TableInput, attempt: Attempt, progress: Progress) -> TableInp
     if source.columns is None:
         with progress("looking at types", source.size) as tell:
             source = with_columns(source, lambda read: tell(read, None))
+        pa.default_memory_pool().release_unused()
     attempt.note_columns(cast("pa.Schema", source.columns))
     return source
 
@@ -198,7 +199,7 @@ def _parts(batches: Iterable[tuple[pa.RecordBatch, int]], schema: pa.Schema, fir
     """Parts of at most ROWS_PER_FILE rows and about IN_FLIGHT bytes for all threads; an empty one if ``needed`` and there are no rows."""
     held: list[pa.RecordBatch] = []
     rows = size = read = 0
-    number, most = first, IN_FLIGHT // (at_once() + 2)
+    number, most = first, IN_FLIGHT // (at_once() + 1)
     for batch, read in batches:
         at = 0
         while at < batch.num_rows:

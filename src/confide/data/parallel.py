@@ -12,6 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final, TypeVar
 
+import pyarrow as pa
+
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 _MOST: Final = 8
@@ -33,6 +35,11 @@ def at_once() -> int:
     return max(1, min(len(os.sched_getaffinity(0)), _MOST))
 
 
+def spare_memory() -> None:
+    """Have Arrow give memory back when it is free: its own allocators keep some for each thread.  For processes that do nothing else."""
+    pa.set_memory_pool(pa.system_memory_pool())
+
+
 def in_order(work: Callable[[_T], _R], items: Iterable[_T], *, threads: int | None = None) -> Iterator[_R]:
     """``work`` of each item, in the items' order.  No more items are taken than ``threads`` (all processors) have at hand.
 
@@ -45,7 +52,7 @@ def in_order(work: Callable[[_T], _R], items: Iterable[_T], *, threads: int | No
         for item in items:
             pending.append(pool.submit(work, item))
             del item  # it may be large, and the next one is read before this name is bound anew
-            if len(pending) > count:
+            if len(pending) >= count:  # the thread that takes the items works, too
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

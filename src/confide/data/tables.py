@@ -12,10 +12,9 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import BinaryIO, Final, Literal, get_args
+from typing import Any, BinaryIO, Final, Literal, get_args
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.json as pj
 import pyarrow.parquet as pq
 from pyarrow import csv
@@ -26,9 +25,9 @@ from confide.errors import DataError, PlaintextError
 Format = Literal["csv", "jsonl", "orc", "parquet"]
 FORMATS: Final[tuple[Format, ...]] = get_args(Format)
 SUFFIXES: Final[dict[str, Format]] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".orc": "orc", ".parquet": "parquet"}
-BLOCK: Final = 4 << 20
+BLOCK: Final = 1 << 20
 """Bytes of text that are parsed at one time: no row of CSV or JSON Lines may be longer."""
-BATCH_BYTES: Final = 8 << 20
+BATCH_BYTES: Final = 4 << 20
 """About how large a batch may be in memory."""
 _MAX_ROWS: Final = 65_536
 _COLUMN_BUFFER: Final = 64 << 10  # Parquet: a column's pages are read in pieces of this size, not as a whole
@@ -278,14 +277,19 @@ def _parquet_batches(file: CountingFile, _columns: pa.Schema, skip: int) -> Iter
             yield batch.replace_schema_metadata()
 
 
+def _orc_fragment(file: BinaryIO | io.RawIOBase) -> Any:
+    from pyarrow.dataset import OrcFileFormat  # noqa: PLC0415 -- 50 MB of memory that no other format needs
+
+    return OrcFileFormat().make_fragment(pa.PythonFile(file, mode="r"))
+
+
 def _orc_schema(file: BinaryIO) -> pa.Schema:
-    schema: pa.Schema = ds.OrcFileFormat().make_fragment(pa.PythonFile(file, mode="r")).physical_schema
+    schema: pa.Schema = _orc_fragment(file).physical_schema
     return schema.remove_metadata()
 
 
 def _orc_batches(file: CountingFile, _columns: pa.Schema, _skip: int) -> Iterator[pa.RecordBatch]:
-    fragment = ds.OrcFileFormat().make_fragment(pa.PythonFile(file, mode="r"))
-    batches = fragment.to_batches(batch_size=8192, batch_readahead=0, fragment_readahead=0, use_threads=False)
+    batches = _orc_fragment(file).to_batches(batch_size=8192, batch_readahead=0, fragment_readahead=0, use_threads=False)
     for batch in batches:
         if batch.num_rows:
             yield batch.replace_schema_metadata()
