@@ -188,7 +188,7 @@ class _S3Object(io.RawIOBase):
                     continue
             if len(data) == length:
                 return cast("bytes", data)
-        raise UnavailableError(f"S3 gives other ranges of {self._what} than it is asked for", path=self._what)
+        raise UnavailableError(f"S3 does not give all of {self._what}", hint="its transfers break off: try again later", path=self._what)
 
 
 # --- everything else ------------------------------------------------------------------------------------------------
