@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from confide.data.committed import AGENT_SOCKET
+
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
@@ -138,11 +140,11 @@ _ASKED: dict[str, Callable[..., Any]] = {"view": view, "sql": sql, "scan": scan,
 def main() -> None:
     """Answer until nobody asks."""
     data: Data
-    if "CONFIDE_AGENT_SOCKET" in os.environ:
+    if AGENT_SOCKET in os.environ:
         from confide.data import spark
         from confide.node.local_socket import LocalSocketClient
 
-        agent = LocalSocketClient(Path(os.environ[spark.AGENT_SOCKET]), timeout_s=_START_S)
+        agent = LocalSocketClient(Path(os.environ[AGENT_SOCKET]), timeout_s=_START_S)
         agent.call("await-driver")  # on a busy machine a driver takes longer than a program waits for it
         agent.close()
         data = spark.session()

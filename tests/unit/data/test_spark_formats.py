@@ -15,8 +15,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from support.spark_types import FRAMES
 from support.formats_world import RUN, SparkWorld
+from support.spark_types import FRAMES
 
 from confide.canonical import Json
 from confide.data import files
