@@ -1,0 +1,1 @@
+"""The data path beside plain Spark: ``python -m benchmarks data``."""
