@@ -6,28 +6,32 @@ import argparse
 import importlib
 import re
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 from benchmarks.machine import describe
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+_OPTIONS = {"broker": ("quick", "only", "sqlite", "rewraps"), "data": ("quick", "only", "scale")}
+"""Options that only some benchmarks have."""
 
 
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure, side by side with the plain counterpart.")
-    parser.add_argument("what", choices=["spine", "attest", "broker"])
+    parser.add_argument("what", choices=["spine", "attest", "broker", "data"])
     parser.add_argument("--repeat", type=int, default=3, help="whole runs of each kind, or rounds of verifications (default 3)")
     parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
-    parser.add_argument("--quick", action="store_true", help="broker only: a look at whether everything works; the figures mean nothing")
-    parser.add_argument("--only", nargs="+", metavar="ROWS", default=[], help="broker only: these rows, such as cycle or re-wrap")
+    parser.add_argument("--quick", action="store_true", help="broker, data: a look at whether everything works; the figures mean nothing")
+    parser.add_argument("--only", nargs="+", metavar="ROWS", default=[], help="broker, data: these rows, such as cycle, re-wrap or tpch")
     parser.add_argument("--sqlite", action="store_true", help="broker only: leave PostgreSQL out")
     parser.add_argument("--rewraps", type=int, metavar="N", help="broker only: datasets whose keys are put under a new version")
+    parser.add_argument("--scale", type=Decimal, help="data only: TPC-H scale factor (default 1)")
     given = parser.parse_args()
-    options = {"quick": given.quick, "only": tuple(given.only), "sqlite": given.sqlite, "rewraps": given.rewraps}
+    options = {"quick": given.quick, "only": tuple(given.only), "sqlite": given.sqlite, "rewraps": given.rewraps, "scale": given.scale}
     special = {name: value for name, value in options.items() if value}
-    if special and given.what != "broker":
-        parser.error(f"for the broker only: {', '.join(f'--{name}' for name in special)}")
+    if foreign := [f"--{name}" for name in special if name not in _OPTIONS.get(given.what, ())]:
+        parser.error(f"not for {given.what}: {', '.join(foreign)}")
     if given.write and (given.quick or given.only or given.sqlite):
         parser.error("--write takes whole tables, without --quick, --only and --sqlite")
 

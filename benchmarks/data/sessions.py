@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.data import program
-from benchmarks.data.owned import KEK, KEY, SIGNER
+from benchmarks.data.owned import KEK, KEY, SIGNER, lease
 from confide.crypto.envelope import wrap
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
@@ -33,13 +34,14 @@ from confide.jobs.inputs import InputLengths
 from confide.jobs.staging import staging_path
 from confide.node.child import Children, ChildSpec
 from confide.node.jobca import JobCa
-from confide.node.keyring import Keyring, Lease
+from confide.node.keyring import Keyring
 from confide.node.local_socket import LocalSocketServer
 from confide.node.private_dir import MEMORY_BASE, PrivateDir
 
 if TYPE_CHECKING:
     from benchmarks.data.owned import Owned
     from confide.canonical import Json
+    from confide.node.local_socket import Operation
 
 ROOT: Final = Path(__file__).parents[2]
 _TICK: Final = os.sysconf("SC_CLK_TCK")
@@ -98,6 +100,8 @@ class Session:
             argv, env=dict(env), cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True
         )
         self._roots = (self._process.pid, *others)
+        self.commits: list[Answer] = []
+        """What the agent took for each commit."""
         self._answer()
 
     def ask(self, do: str, **arguments: Any) -> Answer:
@@ -168,18 +172,22 @@ class Group:
         self._runtime = spark.find_runtime()
         self._ca = JobCa(self._run, now=datetime.now(UTC))
         self._secret, self._token = (SecretBytes(secrets.token_hex(32).encode()) for _ in range(2))
-        self._ring, self._lengths = Keyring(), InputLengths()
-        for one in owned.values():
-            one.open_in(self._ring)
+        self._owned, self._rings, self._lengths = owned, list[Keyring](), InputLengths()
         self._lengths.know([one.input for one in owned.values()])
         self._outputs: dict[str, tuple[Any, SecretBytes]] = {}
         self._address: Json = {}
         self._listening = threading.Event()
         self.info: Json = {}
+        self.commits: list[Answer] = []
 
-    def _operations(self) -> dict[str, Any]:
+    def _operations(self) -> dict[str, Operation]:
+        """One node's: each holds keys of its own."""
+        ring = Keyring()
+        for one in self._owned.values():
+            one.open_in(ring)
+        self._rings.append(ring)
         return {
-            **self._ring.operations(),
+            **ring.operations(),
             "input-length": self._lengths.operation,
             "file-renamed": lambda _: {},
             "file-deleted": lambda _: {},
@@ -246,11 +254,12 @@ class Group:
         place = staging_path(self._folder / request["name"], self._run)
         place.mkdir(mode=0o700)
         self._outputs[request["name"]] = dataset, key
-        lease = Lease(key, float("inf"))
-        self._ring.open_output(str(place), dataset, lease, run=self._run, refresh=lambda: lease)
+        for ring in self._rings:
+            ring.open_output(str(place), dataset, lease(key), run=self._run, refresh=lambda: lease(key))
         return {"path": str(place)}
 
     def _commit(self, request: Json) -> Json:
+        wall, cpu = time.perf_counter(), time.thread_time()
         dataset, key = self._outputs[request["name"]]
         signed = commit_staged(
             staging_path(self._folder / request["name"], self._run),
@@ -263,9 +272,10 @@ class Group:
             wrapped=wrap(KEK, key, key=KEY, version=1, dataset=dataset),
             signer=SIGNER,
             now=datetime.now(UTC),
-            check_paths=list,
+            check_paths=lambda _: None,
         )
         found = signed.unverified
+        self.commits.append(Answer(None, time.perf_counter() - wall, time.thread_time() - cpu))
         return {"files": len(found.files), "rows": found.rows, "manifest": signed.digest}
 
 
@@ -283,12 +293,13 @@ def confidential(
     folder.mkdir()
     group = Group(owned, folder, shape, protections or Protections(), stack)
     inputs = unprotected or {name: one.input.info() for name, one in owned.items()}
-    named = {name: {} for name in outputs}
+    named: Json = {name: {} for name in outputs}
     group.info = {"run": "benchmark", "arguments": [], "code": "", "modules": [], "inputs": inputs, "outputs": named}
     node, pids = group.start()
     path = (str(ROOT), str(ROOT / "src"))
     launch = spark.program_command(Path(sys.executable), Path(program.__file__), (), node, python_path=path)
     session = Session(launch.argv, launch.env, folder, pids)
+    session.commits = group.commits
     stack.callback(session.close)
     return session
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import sys
 import tempfile
 from collections.abc import Sequence
 from datetime import date
@@ -65,6 +64,11 @@ def differences(number: int, scale: Decimal, found: Sequence[str]) -> list[str]:
     return [f"row {at}: expected {right}, got {ours}" for at, (right, ours) in pairs if not _same(right, ours)]
 
 
+def has_answers(scale: Decimal) -> bool:
+    """Whether the right answers at that scale are known."""
+    return _file(NUMBERS[0], scale).is_file()
+
+
 def _same(right: str, ours: str) -> bool:
     values = right.split("|"), ours.split("|")
     return len(values[0]) == len(values[1]) and all(map(_same_value, *values))
@@ -109,4 +113,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

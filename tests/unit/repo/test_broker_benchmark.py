@@ -28,8 +28,10 @@ def test_quick_run_measures_every_kind_on_both_databases() -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("spine --quick", "for the broker only: --quick"),
-        ("attest --sqlite --rewraps 5", "for the broker only: --sqlite, --rewraps"),
+        ("spine --quick", "not for spine: --quick"),
+        ("attest --sqlite --rewraps 5", "not for attest: --sqlite, --rewraps"),
+        ("data --sqlite", "not for data: --sqlite"),
+        ("broker --scale 3", "not for broker: --scale"),
         ("broker --quick --write", "--write takes whole tables"),
         ("broker --only cycle --write", "--write takes whole tables"),
     ],

@@ -1,0 +1,98 @@
+"""A line of the table: what was measured, both ways, and once more plainly."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import exp, log
+from statistics import median
+from typing import Any
+
+from benchmarks.data.sessions import Answer
+
+Measured = Callable[[], Answer]
+
+
+@dataclass
+class Row:
+    """``again``: the plain variant, measured a second time when everything else was: what differs there is noise."""
+
+    what: str
+    ours: list[Answer] = field(default_factory=list)
+    plain: list[Answer] = field(default_factory=list)
+    again: list[Answer] = field(default_factory=list)
+    note: str = ""
+    ratios: tuple[float, float, float] | None = None
+    """CPU, wall and noise, of a row that sums others up."""
+
+    def cells(self) -> tuple[str, ...]:
+        """The line as text."""
+        ours, plain = (f"{_cpu(them)} / {_wall(them)}" if them else "" for them in (self.ours, self.plain))
+        found = self.ratios or (*self.ratio(), ratio(self.again, self.plain, "cpu"))
+        return self.what, ours, plain, *(f"{value:.2f}x" if value else "" for value in found), self.note
+
+    def ratio(self) -> tuple[float | None, float | None]:
+        """Of CPU seconds, and of wall time."""
+        return ratio(self.ours, self.plain, "cpu"), ratio(self.ours, self.plain, "wall")
+
+
+def ratio(those: Sequence[Answer], these: Sequence[Answer], what: str) -> float | None:
+    """The ratio of the medians, if both were measured and are more than the clock's tick."""
+    if not those or not these:
+        return None
+    above, below = (median(getattr(one, what) for one in them) for them in (those, these))
+    return above / below if below else None
+
+
+def _cpu(them: Sequence[Answer]) -> str:
+    return f"{median(one.cpu for one in them):.2f} s"
+
+
+def _wall(them: Sequence[Answer]) -> str:
+    return f"{median(one.wall for one in them):.2f} s"
+
+
+def in_turn(rows: Sequence[tuple[Row, Measured, Measured]], repeat: int) -> None:
+    """Measure all rows: ours and plain in turn, then plain once more for all of them."""
+    for row, ours, plain in rows:
+        note(row.what)
+        for _ in range(repeat):
+            row.plain.append(plain())
+            row.ours.append(ours())
+    for row, _, plain in rows:
+        note(f"{row.what}, plain again")
+        row.again.extend(plain() for _ in range(repeat))
+
+
+def geometric_mean(what: str, rows: Sequence[Row], least_s: float = 0.05) -> Row:
+    """The mean of the ratios of all rows that take longer than what a CPU clock's tick can tell."""
+    counted = [row for row in rows if row.plain and median(one.cpu for one in row.plain) >= least_s]
+    columns = [
+        [value for row in counted if (value := found(row))]
+        for found in (lambda row: row.ratio()[0], lambda row: row.ratio()[1], lambda row: ratio(row.again, row.plain, "cpu"))
+    ]
+    if not all(columns):
+        return Row(what, note="too little to measure")
+    cpu, wall, noise = (exp(sum(map(log, column)) / len(column)) for column in columns)
+    worst = max(columns[0])
+    return Row(what, note=f"of {len(counted)}; CPU at most {worst:.2f}x", ratios=(cpu, wall, noise))
+
+
+def timed(action: Callable[[], Any]) -> Answer:
+    """Do something in this process."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    value = action()
+    return Answer(value, time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def require_equal(what: str, ours: object, plain: object) -> None:
+    """Nothing is timed that does not give the same."""
+    if ours != plain:
+        sys.exit(f"{what}: {ours} encrypted, {plain} plain")
+
+
+def note(text: str) -> None:
+    """Say on standard error what is being measured."""
+    print(text, file=sys.stderr, flush=True)
