@@ -9,7 +9,7 @@ ARCHIVE := src/confide/data/confide-spark.jsa
 JAVA_SOURCES := $(shell find java -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-packages jar demo test quick-test fuzz mutation lint docs-check bench lock clean
+.PHONY: help setup test-packages jar demo test quick-test fuzz mutation lint docs-check tpch bench lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -69,9 +69,13 @@ lint: $(VENV)/.ready ## ruff, mypy strict, import contracts, documentation
 docs-check: setup ## README blocks against the real program
 	$(BIN)/python scripts/check_readme.py
 
+tpch: setup ## TPC-H's 22 queries at scale factor 1 over encrypted tables against the right answers
+	$(BIN)/python -m benchmarks.tpch
+
 bench: setup ## the figures of docs/benchmarks.md, side by side
 	$(BIN)/python -m benchmarks spine --write
 	$(BIN)/python -m benchmarks broker --write
+	$(BIN)/python -m benchmarks data --write
 
 lock: ## write requirements.lock anew from pyproject.toml
 	scripts/lock.sh

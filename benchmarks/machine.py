@@ -9,7 +9,7 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_PACKAGES = ("confide", "pyspark", "pyarrow", "cryptography", "pyOpenSSL", "dcap-qvl")
+_PACKAGES = ("confide", "pyspark", "pyarrow", "polars", "cryptography", "pyOpenSSL", "dcap-qvl")
 
 
 def describe() -> dict[str, str]:

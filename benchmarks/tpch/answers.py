@@ -25,7 +25,7 @@ _ANSWERS: Final = Path(__file__).parent / "answers"
 _MOST_ROWS: Final = 2000
 _DIGEST: Final = "sha256 "
 _PLACES: Final = Decimal("0.000001")
-_RELATIVE: Final = Decimal("1e-11")
+_RELATIVE: Final = Decimal("1e-12")
 """What adding six million binary fractions up in any order may cost; the specification (2.1.3.5) allows more."""
 
 
