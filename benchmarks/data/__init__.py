@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
-from benchmarks.data import formats, join, manifests, opening, queries
+from benchmarks.data import embedded, formats, join, manifests, opening, queries
 from benchmarks.data.rows import Row, note
 
 _QUICK = Decimal("0.01")
@@ -30,6 +30,7 @@ def _sections(scale: Decimal, repeat: int, *, quick: bool) -> dict[str, Callable
     return {
         "formats": lambda folder: formats.measure(scale, repeat, folder),
         "tpch": lambda folder: queries.measure(scale, repeat, folder),
+        "polars": lambda folder: embedded.measure(scale, repeat, folder),
         "join": lambda folder: join.measure(scale, repeat, folder),
         "manifest": lambda folder: manifests.measure(repeat, folder, files=1000 if quick else manifests.FILES),
         "opening": lambda folder: opening.measure(repeat, folder, files=50 if quick else opening.FILES),

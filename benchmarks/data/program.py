@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 MARK = "benchmark: "
+_START_S = 600.0
 
 
 class Data(Protocol):
@@ -138,9 +139,13 @@ def main() -> None:
     """Answer until nobody asks."""
     data: Data
     if "CONFIDE_AGENT_SOCKET" in os.environ:
-        import confide
+        from confide.data import spark
+        from confide.node.local_socket import LocalSocketClient
 
-        data = confide.session()
+        agent = LocalSocketClient(Path(os.environ[spark.AGENT_SOCKET]), timeout_s=_START_S)
+        agent.call("await-driver")  # on a busy machine a driver takes longer than a program waits for it
+        agent.close()
+        data = spark.session()
     else:
         data = PlainData(json.loads(sys.argv[1]))
     _say({"ready": True})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import exp, log
 from statistics import median
@@ -29,7 +29,7 @@ class Row:
 
     def cells(self) -> tuple[str, ...]:
         """The line as text."""
-        ours, plain = (f"{_cpu(them)} / {_wall(them)}" if them else "" for them in (self.ours, self.plain))
+        ours, plain = map(_both, (self.ours, self.plain))
         found = self.ratios or (*self.ratio(), ratio(self.again, self.plain, "cpu"))
         return self.what, ours, plain, *(f"{value:.2f}x" if value else "" for value in found), self.note
 
@@ -46,12 +46,13 @@ def ratio(those: Sequence[Answer], these: Sequence[Answer], what: str) -> float 
     return above / below if below else None
 
 
-def _cpu(them: Sequence[Answer]) -> str:
-    return f"{median(one.cpu for one in them):.2f} s"
+def _both(them: Sequence[Answer]) -> str:
+    return f"{_seconds(one.cpu for one in them)} / {_seconds(one.wall for one in them)}" if them else ""
 
 
-def _wall(them: Sequence[Answer]) -> str:
-    return f"{median(one.wall for one in them):.2f} s"
+def _seconds(values: Iterable[float]) -> str:
+    middle = median(values)
+    return f"{middle:.2f} s" if middle >= 1 else f"{middle:.3f} s"
 
 
 def in_turn(rows: Sequence[tuple[Row, Measured, Measured]], repeat: int) -> None:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).parents[2]
 _TICK: Final = os.sysconf("SC_CLK_TCK")
-_START_S: Final = 120.0
+_START_S: Final = 600.0
 _SEPARATE: Final = ("spark.hadoop.parquet.crypto.factory.class", "spark.hadoop.fs.file.impl", "spark.hadoop.fs.enc.impl")
 
 

@@ -20,7 +20,6 @@ from benchmarks.data.sessions import Shape, confidential
 from benchmarks.tpch import NUMBERS, TABLES, sql
 from benchmarks.tpch.answers import differences, line
 from benchmarks.tpch.tables import generate
-from confide.data.files import read_table
 
 if TYPE_CHECKING:
     from benchmarks.data.owned import Owned
@@ -63,15 +62,10 @@ def _spark(tables: Mapping[str, Owned], folder: Path, scale: Decimal) -> Iterato
 
 @contextmanager
 def _polars(tables: Mapping[str, Owned], _folder: Path, scale: Decimal) -> Iterator[Ask]:
-    import polars as pl
-
+    from benchmarks.tpch.frames import encrypted_frame
     from benchmarks.tpch.lazy import query
 
-    frames = {}
-    for name, one in tables.items():
-        whole = pl.from_arrow(read_table(one.input.folder, one.input.manifest, one.key))
-        assert isinstance(whole, pl.DataFrame)  # noqa: S101 - a table's
-        frames[name] = whole.lazy()
+    frames = {name: encrypted_frame(one) for name, one in tables.items()}
     yield lambda number: [line(row) for row in query(number, frames, scale).collect().rows()]
 
 
