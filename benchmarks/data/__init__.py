@@ -12,6 +12,8 @@ import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.data import embedded, formats, join, manifests, opening, queries
@@ -20,14 +22,20 @@ from benchmarks.data.rows import Row, note
 _QUICK = Decimal("0.01")
 
 
-def _elsewhere(module: str) -> list[Row]:
-    """Figures that need no Spark: ``benchmarks.<module>.measure()`` gives them as name, unit and value."""
-    found = importlib.import_module(f"benchmarks.{module}").measure()
+_WITHOUT_SPARK = {"aead": "benchmarks.aead", "encrypt": "benchmarks.encrypting"}
+"""Sections whose modules measure by themselves."""
+
+
+def _elsewhere(module: str, _folder: Path) -> list[Row]:
+    """Figures that need no Spark: the module's ``measure()`` gives them as name, unit and value."""
+    found = importlib.import_module(module).measure()
     return [Row(what, note=f"{value:,.2f} {unit}") for what, unit, value in found]
 
 
 def _sections(scale: Decimal, repeat: int, *, quick: bool) -> dict[str, Callable[[Path], list[Row]]]:
+    there = {name: module for name, module in _WITHOUT_SPARK.items() if find_spec(module) is not None}
     return {
+        **{name: partial(_elsewhere, module) for name, module in there.items()},
         "formats": lambda folder: formats.measure(scale, repeat, folder),
         "tpch": lambda folder: queries.measure(scale, repeat, folder),
         "polars": lambda folder: embedded.measure(scale, repeat, folder),

@@ -56,22 +56,25 @@ def _written(twin: Mapping[str, Json], folder: Path, shape: Shape) -> dict[str, 
 
 
 def _measured(ours: Session, theirs: Session, repeat: int, last: int) -> list[Row]:
-    rows: list[tuple[Row, Measured, Measured]] = []
+    """Scans first: once the table is in memory for the writes, Spark would take it from there."""
+    scans: list[tuple[Row, Measured, Measured]] = []
     for what, source in _sources(last).items():
         note(f"{what}: comparing")
         found = [session.ask("checksum", source=source).value for session in (ours, theirs)]
         require_equal(what, *found)
         row = Row(what, note=f"{int(found[0][0]):,} rows")
-        rows.append((row, _asking(ours, source), _asking(theirs, source)))
+        scans.append((row, _asking(ours, source), _asking(theirs, source)))
+    in_turn(scans, repeat)
     for session in (ours, theirs):
         session.ask("keep", name=TABLE)
     commits: list[Answer] = []
+    writes: list[tuple[Row, Measured, Measured]] = []
     for kind in ("parquet", *FILES):
         row = Row(f"write {kind}", note="from the executors' memory")
-        rows.append((row, _Writing(ours, kind, commits), _Writing(theirs, kind, [])))
-    in_turn(rows, repeat)
+        writes.append((row, _Writing(ours, kind, commits), _Writing(theirs, kind, [])))
+    in_turn(writes, repeat)
     commit = Row("commit of one output", commits, note="each file is opened, hashed and synced; manifest signed; not in the rows above")
-    return [*(row for row, _, _ in rows), commit]
+    return [*(row for row, _, _ in (*scans, *writes)), commit]
 
 
 def _sources(last: int) -> dict[str, Json]:

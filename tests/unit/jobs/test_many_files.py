@@ -13,7 +13,7 @@ from support.stage import Stage
 from confide.jobs.inputs import open_inputs
 from confide.keys.client import NodeBrokerClient
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 FILES = 1000
 
 
