@@ -9,7 +9,7 @@ ARCHIVE := src/confide/data/confide-spark.jsa
 JAVA_SOURCES := $(shell find java -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-packages jar demo test quick-test fuzz mutation lint docs-check tpch bench lock clean
+.PHONY: help setup test-packages jar demo test quick-test fuzz mutation dataset-mutations dataset-kills lint docs-check tpch bench lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -59,6 +59,13 @@ fuzz: setup ## coverage-guided search of every parser of outside bytes, FUZZ_SEC
 
 mutation: setup ## change one decision of attest/ at a time: does a test notice?  (see docs/security/mutation-testing.md)
 	$(BIN)/python -m scripts.mutation
+
+DATASET_MUTATIONS ?= 100000
+dataset-mutations: setup ## change the files of a dataset, one byte at a time, DATASET_MUTATIONS times: does each layer refuse it?
+	$(BIN)/python -m scripts.dataset_mutations --count $(DATASET_MUTATIONS)
+
+dataset-kills: setup ## kill -9 of whoever writes a dataset, at every system call
+	$(BIN)/python -m scripts.dataset_kills
 
 lint: $(VENV)/.ready ## ruff, mypy strict, import contracts, documentation
 	$(BIN)/ruff check .

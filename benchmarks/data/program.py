@@ -140,9 +140,10 @@ def main() -> None:
     data: Data
     if "CONFIDE_AGENT_SOCKET" in os.environ:
         from confide.data import spark
+        from confide.data.committed import AGENT_SOCKET
         from confide.node.local_socket import LocalSocketClient
 
-        agent = LocalSocketClient(Path(os.environ[spark.AGENT_SOCKET]), timeout_s=_START_S)
+        agent = LocalSocketClient(Path(os.environ[AGENT_SOCKET]), timeout_s=_START_S)
         agent.call("await-driver")  # on a busy machine a driver takes longer than a program waits for it
         agent.close()
         data = spark.session()

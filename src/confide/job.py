@@ -25,6 +25,12 @@ MAX_CODE_BYTES = 8 * 1024 * 1024
 """Cap on a job's code, in bytes: a job carries a program, not data."""
 
 
+Engine = Literal["spark", "polars"]
+"""What runs a job's program: Spark on workers, or Polars in the driver's node."""
+ALONE: frozenset[Engine] = frozenset({"polars"})
+"""Engines whose program has the driver's node to itself.  ``cores = 0`` means all that the node has."""
+
+
 class _Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -88,12 +94,12 @@ class Resources(_Value):
 
     ``verify_inputs`` says when a changed byte is noticed: ``whole`` compares every input file with its manifest before the program
     starts (one read of all data by the driver); ``as-read`` leaves it to the authenticated reads, which see only what the program reads.
-    What a program gets is authentic either way.
+    What a program gets is authentic either way.  The numbers of zero are for engines without workers (:data:`ALONE`).
     """
 
-    workers: int = Field(default=2, ge=1, le=1000)
-    min_workers: int = Field(default=1, ge=1)
-    cores: int = Field(default=1, ge=1, le=256)
+    workers: int = Field(default=2, ge=0, le=1000)
+    min_workers: int = Field(default=1, ge=0)
+    cores: int = Field(default=1, ge=0, le=256)
     memory_mb: int = Field(default=1024, ge=256)
     driver_memory_mb: int = Field(default=1024, ge=256)
     refused_worker: Literal["continue", "fail"] = "continue"
@@ -111,7 +117,7 @@ class Job(_Value):
     name: str
     program: str
     files: dict[str, bytes] = Field(repr=False)
-    engine: Literal["spark"] = "spark"
+    engine: Engine = "spark"
     arguments: tuple[str, ...] = ()
     inputs: dict[str, InputSpec] = Field(default_factory=dict)
     outputs: dict[str, OutputSpec] = Field(default_factory=dict)
@@ -124,6 +130,27 @@ class Job(_Value):
     @classmethod
     def _plain_name(cls, name: str) -> str:
         return check_name(name, "job name")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sized_for_engine(cls, data: Any) -> Any:
+        """An engine without workers has none if nothing is said."""
+        match data:
+            case {"engine": str(engine), "resources": dict(said)} if engine in ALONE:
+                return {**data, "resources": {"workers": 0, "min_workers": 0, "cores": 0, **said}}
+            case {"engine": str(engine)} if engine in ALONE and "resources" not in data:
+                return {**data, "resources": {"workers": 0, "min_workers": 0, "cores": 0}}
+        return data
+
+    @model_validator(mode="after")
+    def _size_fits_engine(self) -> Self:
+        said = self.resources
+        if self.engine in ALONE and (said.workers or said.min_workers):
+            hint = "leave out workers and min_workers, or use the engine spark"
+            raise UsageError(f"the engine {self.engine} runs in the driver's node alone: it has no workers", hint=hint)
+        if self.engine not in ALONE and not (said.workers and said.min_workers and said.cores):
+            raise ValueError(f"the engine {self.engine} needs at least one worker, with at least one core")
+        return self
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

@@ -17,6 +17,7 @@ from support.stage import PASSPHRASE, Stage
 
 from confide.crypto.derive import file_key
 from confide.data.snapshots import load_manifest
+from confide.errors import JobFailedError
 from confide.ids import KeyRef
 from confide.jobs.engines.spark import SECRET_FILE
 from confide.jobs.result import RunEvent, RunResult
@@ -27,7 +28,7 @@ pytestmark = [pytest.mark.run, pytest.mark.timeout(300)]
 PROGRAM = b"""
 import confide
 from pyspark import StorageLevel
-from pyspark.sql import functions as f
+from pyspark.sql import Window, functions as f
 from pyspark.sql.types import StringType
 
 ctx = confide.session()
@@ -35,6 +36,22 @@ people, cities = ctx.read("people"), ctx.read("cities")
 joined = people.join(cities.hint("shuffle_hash"), "city").repartition(4, "name").persist(StorageLevel.DISK_ONLY)
 rows = joined.orderBy("name").collect()
 assert len(rows) == 2000
+
+def spilled():
+    store, found = ctx.spark.sparkContext._jsc.sc().statusStore(), 0
+    for stage in range(50):
+        try:
+            found += store.lastStageAttempt(stage).diskBytesSpilled()
+        except Exception:
+            break
+    return found
+
+for name in ("in.memory", "spill"):
+    ctx.spark.conf.set(f"spark.sql.windowExec.buffer.{name}.threshold", 10)
+ranked = people.withColumn("rank", f.row_number().over(Window.partitionBy("city").orderBy("name")))
+assert ranked.filter("rank > 0").count() == 2000
+assert spilled() > 0
+assert people.join(f.broadcast(cities), "city").select("name", "country").distinct().count() == 2000
 shout = f.udf(lambda text: text.upper(), StringType())
 assert joined.filter(joined.name == rows[0]["name"]).select(shout("name")).first()[0].startswith("ROW-")
 text = joined._jdf.showString(5, 0, False)
@@ -42,6 +59,31 @@ assert "row-" in text
 ctx.write(joined.select("name", "country"), "names")
 ctx.write(joined.groupBy("country").count(), "summary")
 ctx.stop()
+"""
+
+
+FAILING = b"""
+import confide
+from pyspark.sql import functions as f
+
+ctx = confide.session()
+people = ctx.read("people")
+
+def bad(text):
+    raise ValueError("cannot use " + text)
+
+def failing():
+    yield people.select(f.udf(bad)("name"))
+    yield people.selectExpr("cast(name as int)")
+    yield people.selectExpr("raise_error(name)")
+
+for broken in failing():
+    try:
+        broken.collect()
+        raise SystemExit("it did not fail")
+    except Exception as error:
+        assert "row-" in str(error)  # the program can see it
+next(failing()).collect()
 """
 
 
@@ -150,6 +192,19 @@ def test_no_row_and_no_key_is_anywhere_in_plaintext(watched: Watched) -> None:
     assert watch.too_large == set()
     assert watch.bytes_captured > 100_000
     assert watch.files_scanned > 10
+
+
+def test_values_of_rows_in_errors_of_tasks_are_in_no_log(stage: Stage, canaries: dict[str, bytes], leak_watch: Any) -> None:
+    """Of a user's function, of a cast and of SQL; the last one is not caught by the program, which ends by it."""
+    job = stage.job(FAILING, resources={"workers": 1, "memory_mb": 700, "driver_memory_mb": 700})
+    stage.grant(job)
+    watch = leak_watch(canaries, [stage.root, stage.settings.runs_dir], skip=began_before(time.time()))
+    with watch, pytest.raises(JobFailedError):
+        stage.run(job)
+    assert watch.findings == set()
+    logs = [path.read_text(errors="replace") for path in stage.settings.runs_dir.rglob("*.log")]
+    assert any("PythonException" in text and "is left out" in text for text in logs)  # the program's
+    assert any("PythonException\n\tat org.apache.spark" in text for text in logs)  # the executor's
 
 
 def test_no_private_key_leaves_memory(watched: Watched) -> None:

@@ -35,10 +35,10 @@ from pathlib import Path
 ctx = confide.session()
 people = ctx.read("people").repartition(3)
 ctx.write(people, "summary")
-folder = ctx._stage("names", "parquet")
+folder = ctx._agent.call("stage", name="names", kind="parquet")["path"]
 people.write.mode("append").parquet(f"file://{folder}")
 sorted(Path(folder).glob("part-*"))[1].unlink()
-ctx._commit("names", "parquet", schema=people.schema.jsonValue())
+ctx._agent.call("commit", name="names", kind="parquet", schema=people.schema.jsonValue())
 """
 BRINGS_BACK = b"""
 import confide, shutil
@@ -73,7 +73,7 @@ SHOWS_LESS = b"""
 import confide, os
 from pathlib import Path
 ctx = confide.session()
-found = ctx._input("people")
+found = ctx.read.input("people")
 victim = Path(found["path"], found["files"][0])
 whole = victim.read_bytes()
 os.truncate(victim, len(whole) - 100)

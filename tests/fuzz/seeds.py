@@ -22,7 +22,7 @@ from confide.crypto.envelope import WrappedKey
 from confide.crypto.sign import SigningKey, dsse_sign
 from confide.data.manifest import FileEntry, Manifest, sign_manifest
 from confide.ids import DatasetId
-from confide.jobs.statement import DatasetEntry, NodeEntry, ReceiptBundle, RefusedEntry, ReleaseEntry, Statement
+from confide.jobs.statement import DataEntry, DatasetEntry, NodeEntry, ReceiptBundle, RefusedEntry, ReleaseEntry, Statement
 
 from . import bigdl_targets, custody_seeds, grant_targets, kbs_seeds, peer_seeds, people_targets
 from .file_seeds import seeds_with
@@ -185,11 +185,18 @@ def statement() -> Statement:
     """A receipt's statement, of fixed content."""
     values: dict[type, Any] = {}
     samples: dict[str, Any] = {"str": "x", "int": 1, "bool": True, "Json": {}}
-    for kind in (NodeEntry, RefusedEntry, DatasetEntry, ReleaseEntry):
+    for kind in (NodeEntry, RefusedEntry, DatasetEntry, ReleaseEntry, DataEntry):
         fields = {name: samples.get(str(f.type), "x") for name, f in kind.__dataclass_fields__.items()}
         values[kind] = kind(**fields)
     text = dict.fromkeys(("run", "job", "policy", "started", "finished", "broker_key", "confide"), "x")
-    rows = {"nodes": NodeEntry, "refused": RefusedEntry, "inputs": DatasetEntry, "outputs": DatasetEntry, "releases": ReleaseEntry}
+    rows = {
+        "nodes": NodeEntry,
+        "refused": RefusedEntry,
+        "inputs": DatasetEntry,
+        "outputs": DatasetEntry,
+        "releases": ReleaseEntry,
+        "data": DataEntry,
+    }
     return Statement(form={"name": "delays"}, audit_head={}, **text, **{name: (values[kind],) for name, kind in rows.items()})  # type: ignore[arg-type]
 
 

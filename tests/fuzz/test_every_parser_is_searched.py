@@ -69,7 +69,10 @@ EXEMPT: dict[str, str] = {
     "cli/grants.py:_load": "Job.load, which is a target",
     # Bytes that were authenticated first.
     "data/files.py:read_table": "Parquet, of which every byte was authenticated under the dataset's key",
-    "data/spark.py:DataContext.read": "names an input to Spark; reads no bytes",
+    "data/spark.py:DataContext.read": "makes a reader of names; reads no bytes",
+    # What this node's own program and agent say to each other, read by parse_object.
+    "data/spark_frames.py:Committed.from_json": "fields of the agent's answer",
+    "jobs/saves.py:Save.from_json": "fields of the program's request, each checked",
     # Loops.
     "node/control.py:Link._read": "recv_frame, which is a target, on a thread",
     "node/mailbox.py:Mailbox._read_one": "takes a function from a queue; reads no bytes",

@@ -74,7 +74,7 @@ def rows(kind: Any) -> st.SearchStrategy[Any]:
 @st.composite
 def statements(draw: st.DrawFn) -> Statement:
     plain = plain_statement()
-    tables = ("nodes", "refused", "inputs", "outputs", "releases")
+    tables = ("nodes", "refused", "inputs", "outputs", "releases", "data")
     found = {name: tuple(draw(st.lists(rows(type(getattr(plain, name)[0])), max_size=2))) for name in tables}
     form = {**draw(objects), "name": draw(names)}
     return dataclasses.replace(plain, form=form, audit_head=draw(objects), run=RunId(draw(names)), **found)

@@ -7,13 +7,13 @@ import hmac
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-HEADER, CHUNK, TAG = 48, 65536, 16
+HEADER, CHUNK, TAG = 80, 65536, 16
 SEALED = CHUNK + TAG
-FIXED = bytes.fromhex("434f4e4649444531 0001 10 00 00000000")
+FIXED = bytes.fromhex("434f4e4649444532 0002 10 00 00000000")
 
 
 class RefusedError(Exception):
-    """What the decoder raises, with the step that refused: ``size``, ``header``, ``open`` or ``chunk``."""
+    """What the decoder raises, with the step that refused: ``size``, ``header``, ``commitment``, ``open`` or ``chunk``."""
 
 
 def decode(file: bytes, dataset_key: bytes, dataset: str, path: str) -> bytes:
@@ -26,9 +26,13 @@ def decode(file: bytes, dataset_key: bytes, dataset: str, path: str) -> bytes:
     header = file[:HEADER]
     if header[:16] != FIXED:
         raise RefusedError("header")
-    info = b"\0".join([b"confide-file-v1", b"container", dataset.encode(), path.encode()])
-    extracted = hmac.digest(header[16:], dataset_key, "sha256")  # RFC 5869, section 2.2; then 2.3, of one block
-    cipher = AESGCM(hmac.digest(extracted, info + b"\x01", "sha256"))
+    salt, commitment = header[16:48], header[48:]
+    info = b"\0".join([b"confide-file-v2", b"container", dataset.encode(), path.encode()])
+    extracted = hmac.digest(salt, dataset_key, "sha256")  # RFC 5869, section 2.2; then 2.3, of two blocks
+    key = hmac.digest(extracted, info + b"\x01", "sha256")
+    if not hmac.compare_digest(hmac.digest(extracted, key + info + b"\x02", "sha256"), commitment):
+        raise RefusedError("commitment")
+    cipher = AESGCM(key)
 
     def opened(index: int) -> bytes:
         last = index == chunks - 1

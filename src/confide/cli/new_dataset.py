@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +18,12 @@ from confide.errors import OutputExistsError, UsageError
 if TYPE_CHECKING:
     from confide.canonical import Json
     from confide.cli.output import Context
+    from confide.config import Settings
+    from confide.crypto.secret import SecretBytes
     from confide.data.manifest import Manifest
     from confide.data.sources import Source
+    from confide.data.staging import Attempt, NewKey
+    from confide.data.tables import TableInput
 
 _OPTIONS = (
     click.option("--key", metavar="OWNER/NAME", help="The broker's key to encrypt under; its owner signs the dataset."),
@@ -57,10 +62,11 @@ class NewDataset:
     key_resource: str | None
     key_file: Path | None
     who: str | None
+    resume: bool = False
 
     @classmethod
-    def of(cls, folder: Path, *, name: str | None, **under: Any) -> NewDataset:
-        """Check the options of :func:`under_one_key`.
+    def of(cls, folder: Path, *, name: str | None, resume: bool = False, **under: Any) -> NewDataset:
+        """Check the options of :func:`under_one_key`.  ``resume``: an earlier command may have begun it, and even have put it in place.
 
         Raises:
             UsageError: it would be under no key or two.
@@ -68,13 +74,22 @@ class NewDataset:
         """
         from confide.ids import check_name
 
-        made = cls(folder, check_name(name if name is not None else folder.name, "dataset name"), **under)
+        made = cls(folder, check_name(name if name is not None else folder.name, "dataset name"), **under, resume=resume)
         check_one_key(made.key, made.key_resource, made.key_file, made.who)
-        if os.path.lexists(folder):
-            raise OutputExistsError(f"{folder} exists", path=str(folder))
+        if not resume:
+            made.refuse_existing()
         return made
 
-    def make(self, context: Context, source: Path | Sequence[Source]) -> Manifest:
+    def refuse_existing(self) -> None:
+        """Return if nothing is at the folder.
+
+        Raises:
+            OutputExistsError: something is.
+        """
+        if os.path.lexists(self.folder):
+            raise OutputExistsError(f"{self.folder} exists", path=str(self.folder))
+
+    def make(self, context: Context, source: TableInput | Sequence[Source]) -> Manifest:
         """Encrypt ``source`` and sign the manifest: the whole dataset, or nothing.
 
         Raises:
@@ -84,9 +99,31 @@ class NewDataset:
             return self._under_resource(context, source, self.key_resource, self.key_file)
         return self._under_key(context, source, str(self.key))
 
-    def _under_key(self, context: Context, source: Path | Sequence[Source], key: str) -> Manifest:
+    @contextmanager
+    def _attempt(self, settings: Settings, source: object, mint: Callable[[], NewKey], **named: str) -> Iterator[tuple[Attempt, NewKey]]:
+        """Where to write first, and the dataset's key: those of an earlier command that is gone on with, or new ones."""
+        from confide.data.staging import attempt_beside, open_kept, resumed_or_new, task_of
+
+        task = task_of(source, name=self.name, **named)
+        kek = resume_key(settings, needed=self.resume)
+        if self.resume and kek is not None:
+            staged = resumed_or_new(self.folder, task, open_key=open_kept(kek))
+        else:
+            staged = attempt_beside(self.folder)
+        with staged as attempt:
+            key = attempt.key
+            if key is None:
+                self.refuse_existing()
+                key = mint()
+                if task is not None and kek is not None:
+                    attempt.begin(task, key.dataset, key.secret, wrapped=key.wrapped, kek=kek)
+            yield attempt, key
+
+    def _under_key(self, context: Context, source: TableInput | Sequence[Source], key: str) -> Manifest:
+        from confide.cli.output import progress
         from confide.cli.owners import client_of
         from confide.data.commit import create_dataset
+        from confide.data.staging import NewKey
         from confide.ids import KeyRef
         from confide.keys.credentials import Credential
 
@@ -95,25 +132,34 @@ class NewDataset:
             raise UsageError("data is encrypted under a key's newest version", hint=f"write {ref.id}")
         credential = Credential.load(context.settings.credentials_dir, ref.owner)
         with client_of(context.settings, ref.owner) as client:
-            minted = client.mint_dataset(ref.name)
-            return create_dataset(
-                source,
-                self.folder,
-                name=self.name,
-                owner=ref.owner,
-                dataset=minted.dataset,
-                dataset_key=minted.secret,
-                wrapped=minted.wrapped,
-                signer=credential.key,
-                now=datetime.now(UTC),
-                register=client.register_manifest,
-            ).unverified
 
-    def _under_resource(self, context: Context, source: Path | Sequence[Source], uri: str, key_file: Path) -> Manifest:
+            def mint() -> NewKey:
+                minted = client.mint_dataset(ref.name)
+                return NewKey(minted.dataset, minted.secret, minted.wrapped)
+
+            with self._attempt(context.settings, source, mint, key=ref.id) as (attempt, new):
+                return create_dataset(
+                    source,
+                    self.folder,
+                    name=self.name,
+                    owner=ref.owner,
+                    dataset=new.dataset,
+                    dataset_key=new.secret,
+                    wrapped=new.wrapped,
+                    signer=credential.key,
+                    now=datetime.now(UTC),
+                    register=client.register_manifest,
+                    attempt=attempt,
+                    progress=progress,
+                ).unverified
+
+    def _under_resource(self, context: Context, source: TableInput | Sequence[Source], uri: str, key_file: Path) -> Manifest:
+        from confide.cli.output import progress
         from confide.cli.owners import credential_of
         from confide.crypto.secret import SecretBytes
         from confide.crypto.sign import read_private_file, write_private_file
         from confide.data.commit import create_dataset
+        from confide.data.staging import NewKey
         from confide.ids import new_dataset_id
         from confide.keys.kbs.dataset_key import resource_of_key, wrap_dataset_key
 
@@ -121,20 +167,48 @@ class NewDataset:
         credential = credential_of(context.settings, self.who)
         if not key_file.exists():
             write_private_file(key_file, SecretBytes.random().reveal())
-        dataset, dataset_key = new_dataset_id(), SecretBytes.random()
         kept = SecretBytes(read_private_file(key_file))
-        wrapped = wrap_dataset_key(kept, dataset_key, owner=credential.name, name=resource, dataset=dataset)
-        return create_dataset(
-            source,
-            self.folder,
-            name=self.name,
-            owner=credential.name,
-            dataset=dataset,
-            dataset_key=dataset_key,
-            wrapped=wrapped,
-            signer=credential.key,
-            now=datetime.now(UTC),
-        ).unverified
+
+        def mint() -> NewKey:
+            dataset, secret = new_dataset_id(), SecretBytes.random()
+            return NewKey(dataset, secret, wrap_dataset_key(kept, secret, owner=credential.name, name=resource, dataset=dataset))
+
+        with self._attempt(context.settings, source, mint, resource=str(resource), owner=credential.name) as (attempt, new):
+            return create_dataset(
+                source,
+                self.folder,
+                name=self.name,
+                owner=credential.name,
+                dataset=new.dataset,
+                dataset_key=new.secret,
+                wrapped=new.wrapped,
+                signer=credential.key,
+                now=datetime.now(UTC),
+                attempt=attempt,
+                progress=progress,
+            ).unverified
+
+
+def resume_key(settings: Settings, *, needed: bool) -> SecretBytes | None:
+    """This user's key for the dataset keys in journals, made when first wanted; ``None`` if it can be neither read nor made.
+
+    Raises:
+        CredentialError: so it is, and it is needed.
+    """
+    from confide.crypto.secret import SecretBytes
+    from confide.crypto.sign import read_private_file, write_private_file
+    from confide.errors import CredentialError
+
+    place = settings.home / "resume.key"
+    try:
+        if not place.exists():
+            with suppress(CredentialError):  # another command is faster
+                write_private_file(place, SecretBytes.random().reveal())
+        return SecretBytes(read_private_file(place))
+    except CredentialError:
+        if needed:
+            raise
+        return None
 
 
 def facts(folder: Path, manifest: Manifest) -> Json:

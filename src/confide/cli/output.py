@@ -221,8 +221,8 @@ def counted(what: str) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int, int | None], None]]:
-    """How far it is: called with bytes and rows (``None``: there are none) that were done, of ``total`` bytes.
+def progress(what: str, total: int | None) -> Iterator[Callable[[int, int | None], None]]:
+    """How far it is: called with bytes and rows (``None``: there are none) that were done, of ``total`` bytes, if that is known.
 
     On a terminal a bar on standard error; else a line now and then, so that a log shows that work goes on.
     """
@@ -245,7 +245,8 @@ def progress(what: str, total: int) -> Iterator[Callable[[int, int | None], None
             bar.update(task, completed=done[0], rows=rows())
             if bar.disable and time.monotonic() - said >= SAY_EVERY_S:
                 said = time.monotonic()
-                say(f"{what}: {done[0]:,} of {total:,} bytes {rows()}".rstrip(), err=True)
+                of = f" of {total:,}" if total is not None else ""
+                say(f"{what}: {done[0]:,}{of} bytes {rows()}".rstrip(), err=True)
 
         yield tell
 

@@ -116,8 +116,8 @@ class Teller:
     def _driver_ready(self, _node: str, _fields: Mapping[str, Any]) -> None:
         """Nothing that a user needs to hear."""
 
-    def _job_accepted(self, node: str, _fields: Mapping[str, Any]) -> None:
-        self.story.say(f"{node} checked the job against its digest and asks for workers")
+    def _job_accepted(self, node: str, fields: Mapping[str, Any]) -> None:
+        self.story.say(f"{node} checked the job against its digest{' and asks for workers' if fields.get('workers', 1) else ''}")
 
     def _worker_accepted(self, node: str, fields: Mapping[str, Any]) -> None:
         self.story.ok(f"{node} and the driver attested each other: {short(fields.get('measurement'))}; it gets a certificate")
@@ -142,7 +142,8 @@ class Teller:
         self.story.failed(f"{node} was lost: {fields.get('message', '')}")
 
     def _program_started(self, _node: str, fields: Mapping[str, Any]) -> None:
-        self.story.begin(f"the job's program runs on {fields.get('workers', 'its')} workers")
+        workers = fields.get("workers", "its")
+        self.story.begin(f"the job's program runs {f'on {workers} workers' if workers else 'in the driver'}")
 
     def _program_ended(self, _node: str, _fields: Mapping[str, Any]) -> None:
         self.story.ok("the job's program has ended; outputs are encrypted")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,12 +72,15 @@ def show(context: Context, run: str) -> None:
     summary = found.summary().to_json()
     events = list(found.events())
     result = _optional(found, "result.json")
-    value = {**summary, "nodes": _nodes(events), "events": events, "result": result, "folder": str(found.path)}
+    data = _data(found)
+    value = {**summary, "nodes": _nodes(events), "data": data, "events": events, "result": result, "folder": str(found.path)}
 
     def text() -> None:
         print_facts({name: short(value[name]) if name == "digest" else value[name] for name in (*summary, "folder")})
         for node in value["nodes"]:
             say(f"node {node['node']}: {node['standing']}" + (f" ({node['code']})" if node.get("code") else ""))
+        for row in data:
+            say(f"data {row['node']}: {_did(row)}")
         for name, path in (result or {}).get("outputs", {}).items():
             say(f"output {name}: {path}")
         error = (result or {}).get("error")
@@ -88,6 +92,24 @@ def show(context: Context, run: str) -> None:
 
 def _optional(found: RunDir, name: str) -> Json | None:
     return found.read(name) if (found.path / name).exists() else None
+
+
+def _data(found: RunDir) -> list[Json]:
+    """What the run's receipt says that nodes did with datasets; `confide verify` checks whose receipt it is."""
+    receipt = _optional(found, "receipt.json")
+    if receipt is None:
+        return []
+    from confide.crypto.sign import unverified_payload
+    from confide.jobs.statement import Statement
+
+    return [asdict(row) for row in Statement.from_bytes(unverified_payload(receipt)).data]
+
+
+def _did(row: Json) -> str:
+    keys = f"{row['keys_asked']} file keys, {row['keys_held']} of them from keys that were here"
+    cipher = f"{row['open_us'] / 1e6:.1f} s opening, {row['seal_us'] / 1e6:.1f} s sealing containers"
+    moved = f"{row['rows_read']} rows ({row['bytes_read']} bytes) read, {row['rows_written']} ({row['bytes_written']}) written"
+    return f"{moved} by {row['tasks']} tasks; {keys}; {cipher}"
 
 
 def _nodes(events: list[Json]) -> list[Json]:

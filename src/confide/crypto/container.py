@@ -1,22 +1,26 @@
 """The chunked container for data files that are not Parquet: seekable, and no byte of it changes unnoticed.
 
-The format is ``docs/formats/container.md``; numbers in comments are its sections.  That a container is the one its manifest
+The format is ``docs/formats/container.md``, version 2; numbers in comments are its sections.  That a container is the one its manifest
 means, and not an older one of the same path, is not checked here but by ``confide.data.manifest``.
+
+Chunks are sealed and opened between buffers that are made once: memory that is new for each chunk would cost as much as AES-GCM does.
 """
 
 from __future__ import annotations
 
+import hmac
 import io
 import os
 import secrets
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, cast
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from confide.crypto.derive import CONTAINER_SALT_BYTES, file_key
+from confide.crypto.derive import COMMITMENT_BYTES, CONTAINER_SALT_BYTES, ContainerKeys, container_keys
 from confide.crypto.secret import SecretBytes
 from confide.errors import IntegrityError
 from confide.ids import DatasetId
@@ -24,17 +28,22 @@ from confide.ids import DatasetId
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-MAGIC: Final = b"CONFIDE1"
-HEADER_BYTES: Final = 48
+MAGIC: Final = b"CONFIDE2"
+HEADER_BYTES: Final = 80
 CHUNK_BYTES: Final = 64 * 1024
 """Plaintext bytes in a full chunk: 64 KiB fit a core's second-level cache; larger chunks measured slower."""
 TAG_BYTES: Final = 16
 SEALED_BYTES: Final = CHUNK_BYTES + TAG_BYTES
 MAX_CHUNKS: Final = 2**32
 
-_FIXED: Final = struct.pack(">8sHBB4x", MAGIC, 1, 16, 0)
-"""Everything of the header but the salt (3.1)."""
+_FIXED: Final = struct.pack(">8sHBB4x", MAGIC, 2, 16, 0)
+"""Everything of the header before salt and commitment (3.1)."""
+_COMMITMENT_AT: Final = len(_FIXED) + CONTAINER_SALT_BYTES
+assert _COMMITMENT_AT + COMMITMENT_BYTES == HEADER_BYTES  # noqa: S101
 _NONCE: Final = struct.Struct(">7xIB")
+
+KeysOfSalt = Callable[[bytes], ContainerKeys]
+"""Key and commitment of one container, by the salt in its header (2.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,34 +98,59 @@ def seal_stream(src: BinaryIO, dst: BinaryIO, dataset_key: SecretBytes, dataset:
     return _seal(src, dst, dataset_key, dataset, path, salt=secrets.token_bytes(CONTAINER_SALT_BYTES))
 
 
+def seal_stream_under(src: BinaryIO, dst: BinaryIO, keys_of_salt: KeysOfSalt) -> int:
+    """As :func:`seal_stream` for who is given the keys of single files: ``keys_of_salt`` is asked for those of a new salt."""
+    salt = secrets.token_bytes(CONTAINER_SALT_BYTES)
+    return _seal_under(src, dst, keys_of_salt(salt), salt)
+
+
 def _seal(src: BinaryIO, dst: BinaryIO, dataset_key: SecretBytes, dataset: DatasetId, path: str, *, salt: bytes) -> int:
     """As :func:`seal_stream` with a given salt: for test vectors only, because a salt used twice breaks AES-GCM."""
-    header = _FIXED + salt
-    cipher = AESGCM(file_key(dataset_key, kind="container", dataset=dataset, path=path, salt=salt).reveal())
+    return _seal_under(src, dst, container_keys(dataset_key, dataset=dataset, path=path, salt=salt), salt)
+
+
+def _seal_under(src: BinaryIO, dst: BinaryIO, keys: ContainerKeys, salt: bytes) -> int:
+    header = _FIXED + salt + keys.commitment
+    cipher = AESGCM(keys.key.reveal())
     dst.write(header)
+    chunk, following = memoryview(bytearray(CHUNK_BYTES)), memoryview(bytearray(CHUNK_BYTES))
+    sealed = memoryview(bytearray(SEALED_BYTES))
     index, total = 0, 0
-    chunk = _read_full(src, CHUNK_BYTES)
+    length = _fill(src, chunk)
     while True:
         # A chunk is known to be final only when nothing follows it (6).
-        following = _read_full(src, CHUNK_BYTES) if len(chunk) == CHUNK_BYTES else b""
+        behind = _fill(src, following) if length == CHUNK_BYTES else 0
         if index >= MAX_CHUNKS:
             raise IntegrityError("a container cannot hold this much", limit=MAX_CHUNKS * CHUNK_BYTES)
-        dst.write(cipher.encrypt(_nonce(index, final=not following), chunk, header))
-        total += len(chunk)
-        if not following:
+        out = sealed[: length + TAG_BYTES]
+        cipher.encrypt_into(_nonce(index, final=not behind), chunk[:length], header, out)
+        dst.write(out)
+        total += length
+        if not behind:
             return total
-        chunk, index = following, index + 1
+        chunk, following, length, index = following, chunk, behind, index + 1
 
 
-def _read_full(src: BinaryIO, length: int) -> bytes:
-    data = src.read(length) or b""
-    if len(data) in {0, length}:
-        return data
-    parts, got = [data], len(data)
-    while got < length and (data := src.read(length - got)):  # pipes and sockets give less than asked for
-        parts.append(data)
-        got += len(data)
-    return b"".join(parts)
+class _ReadsInto(Protocol):
+    def readinto(self, buffer: WriteableBuffer, /) -> int | None: ...
+
+
+def _fill(src: BinaryIO, buffer: memoryview) -> int:
+    """Read until ``buffer`` is full or ``src`` ends; pipes and sockets give less than asked for.  Returns how much there was."""
+    got = 0
+    while got < len(buffer):
+        if hasattr(src, "readinto"):
+            count = cast("_ReadsInto", src).readinto(buffer[got:])
+        else:
+            data = cast("bytes | None", src.read(len(buffer) - got))
+            count = None if data is None else len(data)
+            buffer[got : got + len(data or b"")] = data or b""
+        if count is None:  # taken for the end, it would cut the file
+            raise BlockingIOError("a source that does not wait for its data is not read")
+        if not count:
+            break
+        got += count
+    return got
 
 
 class ContainerReader(io.RawIOBase):
@@ -133,18 +167,29 @@ class ContainerReader(io.RawIOBase):
             ParseError: dataset id or path do not have the documented form.
         """
         super().__init__()
+        self._begin(fileobj, path, lambda salt: container_keys(dataset_key, dataset=dataset, path=path, salt=salt))
+
+    def _begin(self, fileobj: BinaryIO, path: str, keys_of_salt: KeysOfSalt) -> None:
         self._file = fileobj
         self._path = path
+        self._chunk, self._sealed = memoryview(bytearray(CHUNK_BYTES)), memoryview(bytearray(SEALED_BYTES))
         self._shape = _shape(fileobj.seek(0, os.SEEK_END))
-        self._header = self._fetch(0, HEADER_BYTES, "header")
-        salt = self._header[len(_FIXED) :]
-        if self._header[: len(_FIXED)] != _FIXED:
-            raise IntegrityError("not a container of this version", path=path)
-        self._cipher = AESGCM(file_key(dataset_key, kind="container", dataset=dataset, path=path, salt=salt).reveal())
         self._failed = False
         self._position = 0
-        self._index, self._chunk = -1, b""
+        self._index = -1
+        self._header = self._fetch(0, HEADER_BYTES, "header").tobytes()
+        self._cipher = AESGCM(self._committed_key(keys_of_salt).reveal())
         self._load(self._shape.chunks - 1)  # authenticates the number of chunks, and so the length, before anything is returned
+
+    def _committed_key(self, keys_of_salt: KeysOfSalt) -> SecretBytes:
+        """The key of this container, if it is the one that the header commits to (5)."""
+        fixed, salt, commitment = self._header[: len(_FIXED)], self._header[len(_FIXED) : _COMMITMENT_AT], self._header[_COMMITMENT_AT:]
+        if fixed != _FIXED:
+            raise IntegrityError("not a container of this version", path=self._path)
+        keys = keys_of_salt(salt)
+        if not hmac.compare_digest(keys.commitment, commitment):
+            raise IntegrityError("a container is of another key, dataset or path, or its header was changed", path=self._path)
+        return keys.key
 
     @property
     def size(self) -> int:
@@ -172,49 +217,97 @@ class ContainerReader(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
-        """Fill ``buffer`` as far as one chunk reaches; 0 at the end.
+        """Fill ``buffer`` with as much as there is; 0 at the end.  Of a chunk that is refused nothing stays in it.
 
         Raises:
-            IntegrityError: the chunk was changed, or an earlier read failed.
+            IntegrityError: a chunk was changed, or an earlier read failed.
         """
-        if self._failed:
-            raise IntegrityError("this container failed to open before", path=self._path)
-        if self._position >= self.size:
-            return 0
+        view, filled = memoryview(buffer).cast("B"), 0
+        while filled < len(view) and (count := self._read_some(view[filled:])):
+            filled += count
+        return filled
+
+    def _read_some(self, view: memoryview) -> int:
+        """Up to one chunk: a whole one is opened where the caller wants it, without a copy."""
         index, offset = divmod(self._position, CHUNK_BYTES)
-        self._load(index)
-        view = memoryview(buffer).cast("B")
-        count = min(len(view), len(self._chunk) - offset)
-        view[:count] = memoryview(self._chunk)[offset : offset + count]
-        self._position += count
-        return count
+        length = min(CHUNK_BYTES, self.size - self._position)
+        if offset or not 0 < length <= len(view) or index == self._index:
+            piece = self._take(len(view))
+            view[: len(piece)] = piece
+            return len(piece)
+        self._open(index, view[:length])
+        self._position += length
+        return length
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Up to ``size`` bytes, of one chunk at most; all that is left without a size.  Raises as :meth:`readinto`."""
+        return self.readall() if size is None or size < 0 else self._take(size).tobytes()
+
+    def readall(self) -> bytes:
+        """All that is left, read into memory that becomes the result.  Raises as :meth:`readinto`."""
+        left = max(0, self.size - self._position)
+        result = io.BytesIO()
+        if left:
+            result.seek(left - 1)
+            result.write(b"\0")
+        with result.getbuffer() as view:
+            self.readinto(view)
+        return result.getvalue()
 
     def close(self) -> None:
         """Forget the plaintext held and close the file."""
         if not self.closed:
-            self._chunk = b""
+            self._index = -1
+            self._chunk[:] = bytes(CHUNK_BYTES)
             self._file.close()
         super().close()
 
-    def _load(self, index: int) -> None:
-        if index == self._index:
-            return
-        try:
-            sealed = self._fetch(HEADER_BYTES + index * SEALED_BYTES, self._shape.sealed_length(index), "chunk")
-            chunk = self._cipher.decrypt(_nonce(index, final=index == self._shape.chunks - 1), sealed, self._header)
-        except InvalidTag:
-            self._failed = True
-            raise IntegrityError(
-                "a container does not open: its bytes were changed, or it is of another key, dataset or path", path=self._path, chunk=index
-            ) from None
-        except IntegrityError:
-            self._failed = True
-            raise
-        self._index, self._chunk = index, chunk
+    def _take(self, limit: int) -> memoryview:
+        """Up to ``limit`` bytes of the chunk at the position, which moves on; good until the next call."""
+        self._check_whole()
+        if self._position >= self.size:
+            return self._chunk[:0]
+        index, offset = divmod(self._position, CHUNK_BYTES)
+        if index != self._index:
+            self._load(index)
+        count = min(limit, CHUNK_BYTES - offset, self.size - self._position)
+        self._position += count
+        return self._chunk[offset : offset + count]
 
-    def _fetch(self, offset: int, length: int, what: str) -> bytes:
+    def _check_whole(self) -> None:
+        if self._failed:
+            raise IntegrityError("this container failed to open before", path=self._path)
+
+    def _load(self, index: int) -> None:
+        self._index = -1
+        self._open(index, self._chunk[: self._shape.sealed_length(index) - TAG_BYTES])
+        self._index = index
+
+    def _open(self, index: int, target: memoryview) -> None:
+        """Open a chunk into ``target``, which has its length.  ``target`` is zero if that fails."""
+        self._check_whole()
+        self._failed = True
+        sealed = self._fetch(HEADER_BYTES + index * SEALED_BYTES, len(target) + TAG_BYTES, "chunk")
+        nonce = _nonce(index, final=index == self._shape.chunks - 1)
+        try:
+            self._cipher.decrypt_into(nonce, sealed, self._header, target)
+        except InvalidTag:
+            target[:] = bytes(len(target))  # nobody vouches for what the cipher has put there
+            raise IntegrityError("a container does not open: its bytes were changed", path=self._path, chunk=index) from None
+        self._failed = False
+
+    def _fetch(self, offset: int, length: int, what: str) -> memoryview:
         self._file.seek(offset)
-        data = _read_full(self._file, length)
-        if len(data) != length:
+        data = self._sealed[:length]
+        if _fill(self._file, data) != length:
             raise IntegrityError(f"a container ends inside its {what}", path=self._path, offset=offset)
         return data
+
+
+class FileKeyReader(ContainerReader):
+    """A :class:`ContainerReader` for who is given the keys of single files.  ``path`` is for messages: the key is bound to its own."""
+
+    def __init__(self, fileobj: BinaryIO, path: str, keys_of_salt: KeysOfSalt) -> None:
+        """Raises as :class:`ContainerReader`, and whatever ``keys_of_salt`` raises."""
+        io.RawIOBase.__init__(self)
+        self._begin(fileobj, path, keys_of_salt)

@@ -21,7 +21,7 @@ from confide.data.snapshots import SignedManifest, history, load_manifest, manif
 from confide.errors import UnavailableError, UsageError
 
 _STAGED: Final = re.compile(r"\.(?P<name>.+)\.new-[0-9a-f]{16}")
-"""What :func:`confide.data.folder.folder_beside` makes beside a dataset's folder."""
+"""What :func:`confide.data.staging.attempt_beside` makes beside a dataset's folder."""
 
 
 @dataclass(slots=True)

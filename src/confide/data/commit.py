@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, TypeAlias, get_args
 
 import pyarrow as pa
 
@@ -17,20 +17,27 @@ from confide.crypto.container import ContainerReader
 from confide.crypto.envelope import WrappedKey
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
-from confide.data.files import TABLE_SUFFIXES, Written, encrypt_files, encrypt_table, open_parquet
-from confide.data.folder import check_encrypted, data_files, describe, folder_beside, new_folder
-from confide.data.manifest import FileEntry, Kind, Manifest, now_text, sign_manifest, verify_manifest
-from confide.data.schema import schema_json, storable
-from confide.data.snapshots import SignedManifest, commit_snapshot, is_committed, load_manifest, write_manifest
+from confide.data.files import Written, encrypt_files, encrypt_table, open_parquet
+from confide.data.folder import check_encrypted, data_files, describe
+from confide.data.manifest import MANIFEST_NAME, FileEntry, Kind, Manifest, now_text, sign_manifest, verify_manifest
+from confide.data.parallel import Progress, silent
+from confide.data.partitions import require_columns, whole_schema
+from confide.data.schema import schema_json, schema_of, storable
+from confide.data.snapshots import SignedManifest, commit_snapshot, history, is_committed, load_manifest, write_manifest
 from confide.data.sources import Source, plain_sources
+from confide.data.staging import Attempt, attempt_beside, published_before
+from confide.data.tables import TableInput, first_names, format_of
 from confide.durable import sync_file, sync_folder
-from confide.errors import DataError, ManifestError, UnavailableError, UsageError
+from confide.errors import DataError, ManifestError, OutputExistsError, UnavailableError, UsageError
 from confide.ids import DatasetId, RunId
 from confide.regular_file import open_regular
 
+Input: TypeAlias = "Path | pa.Table | TableInput | Sequence[Source]"
+"""What can be encrypted: a file or folder by its name, an Arrow table, the files of a table, other files."""
+
 
 def create_dataset(
-    source: Path | pa.Table | Sequence[Source],
+    source: Input,
     folder: Path,
     *,
     name: str,
@@ -41,24 +48,54 @@ def create_dataset(
     signer: SigningKey,
     now: datetime,
     register: Callable[[Json], None] | None = None,
+    attempt: Attempt | None = None,
+    progress: Progress = silent,
 ) -> SignedManifest:
-    """Encrypt a table (``.csv``, ``.parquet``, Arrow) or other files (one, a folder of them, sources) as a new dataset in ``folder``.
+    """Encrypt a table (``.csv``, ``.parquet``, Arrow, ...) or other files (one, a folder of them, sources) as a new dataset in ``folder``.
 
     ``register`` is given the signed manifest (for the broker) before the folder becomes visible; if it raises, nothing does.
+    ``attempt`` is where to write first; one that was taken up again goes on where it was.
 
     Raises:
         OutputExistsError: ``folder`` exists.
         DataError: the source cannot be read, or has a column type that Spark cannot read.
         UnavailableError: the file system refuses.
     """
-    with new_folder(folder) as staged:
-        written = _encrypted(source, staged, dataset_key, dataset)
+    if attempt is None:
+        _refuse_existing(folder)
+        with attempt_beside(folder) as made:
+            return create_dataset(
+                source, folder, name=name, owner=owner, dataset=dataset, dataset_key=dataset_key, wrapped=wrapped, signer=signer,
+                now=now, register=register, attempt=made, progress=progress,
+            )  # fmt: skip
+    if published_before(attempt, folder):
+        found = load_manifest(folder)
+        return replace(found, unverified=verify_manifest(found.envelope, signer.public))
+    _refuse_existing(folder)
+    written = _encrypted(prepared(source), attempt, dataset_key, dataset, progress=progress)
+    signed = _signed_before(attempt, written, signer)
+    if signed is None:
         manifest = _manifest(written, name=name, dataset=dataset, wrapped=wrapped, signer=signer, owner=owner, run=None, now=now)
-        envelope = sign_manifest(manifest, signer)
-        write_manifest(staged, envelope)
-        if register is not None:
-            register(envelope)
-    return SignedManifest(folder, envelope, manifest)
+        signed = SignedManifest(attempt.files, sign_manifest(manifest, signer), manifest)
+        write_manifest(attempt.files, signed.envelope)
+    if register is not None:
+        register(signed.envelope)
+    attempt.publish(folder)
+    return replace(signed, folder=folder)
+
+
+def _refuse_existing(folder: Path) -> None:
+    if os.path.lexists(folder):
+        raise OutputExistsError(f"{folder} exists", path=str(folder))
+
+
+def _signed_before(attempt: Attempt, written: Written, signer: SigningKey) -> SignedManifest | None:
+    """The manifest that an earlier command had signed of these very files: the broker may know it, and would refuse another one."""
+    if not attempt.resumed or not os.path.lexists(attempt.files / MANIFEST_NAME):
+        return None
+    found = load_manifest(attempt.files)
+    manifest = verify_manifest(found.envelope, signer.public)
+    return found if manifest.files == written.files and manifest.schema == written.schema else None
 
 
 _IN_PLACE = "snapshot {} is in place and needs no second try: the broker hears of it when it is next used"
@@ -67,7 +104,7 @@ Mode = Literal["append", "overwrite"]
 
 
 def add_snapshot(
-    source: Path | pa.Table,
+    source: Input,
     parent: SignedManifest,
     mode: Mode,
     *,
@@ -75,10 +112,13 @@ def add_snapshot(
     signer: SigningKey,
     now: datetime,
     register: Callable[[Json], None] | None = None,
+    attempt: Attempt | None = None,
+    progress: Progress = silent,
 ) -> SignedManifest:
     """Encrypt a table or other files as the snapshot after ``parent``, the newest one, of an owner's dataset.
 
     ``register`` is given the signed manifest (for the broker) once the snapshot is committed: what it raises is passed on.
+    ``attempt`` is where to write first; one that was taken up again goes on where it was, and is not committed twice.
 
     Raises:
         DataError: the source is of another kind than the dataset, or its columns are other ones (``append`` only).
@@ -86,33 +126,85 @@ def add_snapshot(
         SnapshotConflictError: another writer was first; nothing of this one is visible.
         UnavailableError: the file system refuses; nothing of this is visible.
     """
-    before, folder = verify_manifest(parent.envelope, parent.signer), parent.folder
+    if attempt is None:
+        with attempt_beside(parent.folder) as made:
+            return add_snapshot(
+                source, parent, mode, dataset_key=dataset_key, signer=signer, now=now, register=register, attempt=made, progress=progress
+            )
+    before, intake = verify_manifest(parent.envelope, parent.signer), prepared(source)
     if before.owner is None:
         raise ManifestError("a run made this dataset: only its owner adds to a dataset", hint="encrypt it as a new one", run=before.run)
-    if _is_table(source) != (before.kind == "parquet"):
+    if is_table(intake) != (before.kind == "parquet"):
         held, wanted = ("a table", "a .csv or .parquet file") if before.kind == "parquet" else ("files", "a folder, or another file")
         raise DataError(f"the dataset holds {held}, and this is something else", hint=f"give {wanted}; or make a new dataset of it")
-    with folder_beside(folder) as staged:
-        kept = before.files if mode == "append" else ()
-        written = _encrypted(source, staged, dataset_key, before.dataset, first=len(kept))
-        if mode == "append":
-            _require_same_columns(before.schema, written.schema)
-        manifest = replace(
-            before,
-            snapshot=before.snapshot + 1,
-            parent=parent.digest,
-            created=now_text(now),
-            schema=written.schema,
-            files=tuple(sorted((*kept, *written.files), key=lambda entry: entry.path)),
-            signer=signer.public,
+    signed = _committed_before(attempt, parent)
+    if signed is None:
+        signed = _add(
+            intake, parent, before, mode, attempt=attempt, dataset_key=dataset_key, signer=signer, now=now, progress=progress
         )
-        made = SignedManifest(folder, sign_manifest(manifest, signer), manifest)
-        with _moved(staged, made, written.files):
-            commit_snapshot(parent, made)
+    make_current(signed, register)
+    return signed
+
+
+def make_current(made: SignedManifest, register: Callable[[Json], None] | None) -> None:
+    """What is left to do once a snapshot is committed: tell the broker, and have readers find it at once.  May be done again.
+
+    Raises:
+        UnavailableError: the broker does not answer, or the file system refuses: the snapshot is in place all the same.
+    """
     if register is not None:
         _tell(register, made)
-    write_manifest(folder, load_manifest(folder).envelope)  # others may have been faster since the commit
+    write_manifest(made.folder, load_manifest(made.folder).envelope)  # others may have been faster since the commit
+
+
+def _add(
+    source: pa.Table | TableInput | Sequence[Source],
+    parent: SignedManifest,
+    before: Manifest,
+    mode: Mode,
+    *,
+    attempt: Attempt,
+    dataset_key: SecretBytes,
+    signer: SigningKey,
+    now: datetime,
+    progress: Progress,
+) -> SignedManifest:
+    kept = before.files if mode == "append" else ()
+    if mode == "append" and isinstance(source, TableInput):
+        source = _typed_as_before(source, before)
+    written = _encrypted(source, attempt, dataset_key, before.dataset, first=len(kept), progress=progress)
+    if mode == "append":
+        _require_same_columns(before.schema, written.schema)
+    manifest = replace(
+        before,
+        snapshot=before.snapshot + 1,
+        parent=parent.digest,
+        created=now_text(now),
+        schema=written.schema,
+        files=tuple(sorted((*kept, *written.files), key=lambda entry: entry.path)),
+        signer=signer.public,
+    )
+    made = SignedManifest(parent.folder, sign_manifest(manifest, signer), manifest)
+    with _moved(attempt.files, made, written.files):
+        commit_snapshot(parent, made)
     return made
+
+
+def _committed_before(attempt: Attempt, newest: SignedManifest) -> SignedManifest | None:
+    """The snapshot that an earlier command had committed of this attempt's files, before it was killed."""
+    paths = {entry.path for entry in attempt.finished}
+    if not paths:
+        return None
+    listed = [one for one in (newest, *history(newest)) if paths <= {entry.path for entry in one.unverified.files}]
+    return listed[-1] if listed else None
+
+
+def _typed_as_before(source: TableInput, before: Manifest) -> TableInput:
+    """Text has no types of its own: in a dataset that has, it is read as these, if its columns have the same names."""
+    if source.columns is not None or source.format not in {"csv", "jsonl"} or before.schema is None:
+        return source
+    columns = schema_of(before.schema["columns"])
+    return source if columns is None or first_names(source) not in {None, tuple(columns.names)} else replace(source, columns=columns)
 
 
 def _tell(register: Callable[[Json], None], made: SignedManifest) -> None:
@@ -120,23 +212,37 @@ def _tell(register: Callable[[Json], None], made: SignedManifest) -> None:
     try:
         register(made.envelope)
     except UnavailableError as error:
-        number = made.unverified.snapshot
-        error.hint = f"snapshot {number} is in place and needs no second try: the broker hears of it when it is next used"
+        error.hint = _IN_PLACE.format(made.unverified.snapshot)
         raise
 
 
-def _is_table(source: Path | pa.Table | Sequence[Source]) -> bool:
-    return isinstance(source, pa.Table) or (isinstance(source, Path) and source.suffix in TABLE_SUFFIXES)
+def prepared(source: Input) -> pa.Table | TableInput | Sequence[Source]:
+    """A name as what it stands for: a table if its suffix says so, else files."""
+    if not isinstance(source, Path):
+        return source
+    found = plain_sources(source)
+    form = format_of(source.name)
+    return TableInput(tuple(found), form) if form is not None and not source.is_dir() else found
+
+
+def is_table(source: pa.Table | TableInput | Sequence[Source]) -> bool:
+    """Whether it becomes a table."""
+    return isinstance(source, pa.Table | TableInput)
 
 
 def _encrypted(
-    source: Path | pa.Table | Sequence[Source], folder: Path, dataset_key: SecretBytes, dataset: DatasetId, *, first: int = 0
+    source: pa.Table | TableInput | Sequence[Source],
+    attempt: Attempt,
+    dataset_key: SecretBytes,
+    dataset: DatasetId,
+    *,
+    first: int = 0,
+    progress: Progress,
 ) -> Written:
-    """What is to be in a snapshot, encrypted into ``folder``; a table's files are numbered from ``first``."""
-    if _is_table(source):
-        return encrypt_table(cast("Path | pa.Table", source), folder, dataset_key, dataset=dataset, first=first)
-    sources = plain_sources(source) if isinstance(source, Path) else cast("Sequence[Source]", source)
-    return encrypt_files(sources, folder, dataset_key, dataset=dataset)
+    """What is to be in a snapshot, encrypted into a staged folder; a table's files are numbered from ``first``."""
+    if isinstance(source, pa.Table | TableInput):
+        return encrypt_table(source, attempt, dataset_key, dataset=dataset, first=first, progress=progress)
+    return encrypt_files(source, attempt, dataset_key, dataset=dataset, progress=progress)
 
 
 @contextmanager
@@ -148,7 +254,7 @@ def _moved(staged: Path, made: SignedManifest, files: Sequence[FileEntry]) -> It
             place = made.folder / entry.path
             place.parent.mkdir(parents=True, exist_ok=True)
             os.utime(staged / entry.path)  # it may have been written long ago, and `data clean` takes what is old and not listed
-            os.link(staged / entry.path, place)  # unlike rename, never replaces anything
+            _link(staged / entry.path, place)
             places.append(place)
         for parent in {above for place in places for above in place.parents if above.is_relative_to(made.folder)}:
             sync_folder(parent)
@@ -160,6 +266,15 @@ def _moved(staged: Path, made: SignedManifest, files: Sequence[FileEntry]) -> It
         elif isinstance(error, UnavailableError):
             error.hint = _IN_PLACE.format(made.unverified.snapshot)
         raise
+
+
+def _link(file: Path, place: Path) -> None:
+    """Give a file a second name: unlike rename, this never replaces anything.  An earlier command may have done it before it was killed."""
+    try:
+        os.link(file, place)
+    except FileExistsError:
+        if not file.samefile(place):
+            raise
 
 
 def _require_same_columns(before: Json | None, now: Json | None) -> None:
@@ -187,11 +302,13 @@ def commit_staged(
     signer: SigningKey,
     now: datetime,
     check_paths: Callable[[Sequence[str]], None],
+    kept: Written | None = None,
 ) -> SignedManifest:
-    """Make what a job wrote into its staging folder a dataset: check every file, sign the manifest and write it there.
+    """Make what a job wrote into its staging folder a dataset: check every file that is not ``kept``, and sign the manifest.
 
-    Publishing the folder (a rename) and telling the broker are the caller's.  ``spark_schema`` is the data frame's, for tables.
-    ``check_paths`` is given the files' relative paths before anything is signed, and raises if they are not what they must be.
+    Putting the manifest into the folder, publishing the folder (a rename) and telling the broker are the caller's: what was signed and is
+    then written anew must never have been where storage could keep it.  ``spark_schema`` is the data frame's, for tables.  ``check_paths``
+    is given the relative paths of all files before anything is signed, and raises if they are not what they must be.
 
     Raises:
         UsageError: ``kind`` is not a kind of dataset.
@@ -201,31 +318,44 @@ def commit_staged(
     """
     if kind not in get_args(Kind):
         raise UsageError("not a kind of dataset", kind=kind[:40])
-    written = collect_staged(folder, "parquet" if kind == "parquet" else "files", dataset_key, dataset=dataset, spark_schema=spark_schema)
+    held: Kind = "parquet" if kind == "parquet" else "files"
+    written = collect_staged(folder, held, dataset_key, dataset=dataset, spark_schema=spark_schema, kept=kept)
     check_paths([entry.path for entry in written.files])
     manifest = _manifest(written, name=name, dataset=dataset, wrapped=wrapped, signer=signer, owner=None, run=run, now=now)
-    envelope = sign_manifest(manifest, signer)
-    write_manifest(folder, envelope)
-    return SignedManifest(folder, envelope, manifest)
+    return SignedManifest(folder, sign_manifest(manifest, signer), manifest)
 
 
-def collect_staged(folder: Path, kind: Kind, dataset_key: SecretBytes, *, dataset: DatasetId, spark_schema: Json | None = None) -> Written:
+def collect_staged(
+    folder: Path,
+    kind: Kind,
+    dataset_key: SecretBytes,
+    *,
+    dataset: DatasetId,
+    spark_schema: Json | None = None,
+    kept: Written | None = None,
+) -> Written:
     """Describe what a job wrote into its staging folder: each file opens under its own path, and nothing else is there.
 
-    Makes the files durable.
+    Makes the files durable.  Those that are ``kept`` were described before, and are not looked at again.
 
     Raises:
         PlaintextError: a file is not encrypted.
         IntegrityError: a file does not open under the dataset's key and its path.
         DataError: an uncommitted task's file is left, or there is nothing.
     """
+    before = {entry.path: entry for entry in kept.files} if kept is not None else {}
     entries, columns = [], None
     for path in data_files(folder):
+        if path in before:
+            entries.append(before[path])
+            continue
         check_encrypted(folder / path, kind)
         rows = None
         if kind == "parquet":
             meta = open_parquet(folder, path, dataset_key, dataset)
             rows, columns = meta.metadata.num_rows, meta.schema_arrow
+            if spark_schema is not None:
+                require_columns(path, columns.names, spark_schema)
         else:
             ContainerReader(open_regular(folder / path), dataset_key, dataset, path).close()
         with (folder / path).open("rb+") as file:
@@ -233,13 +363,16 @@ def collect_staged(folder: Path, kind: Kind, dataset_key: SecretBytes, *, datase
         entries.append(describe(folder, path, rows=rows))
     if not entries:
         raise DataError("the job wrote no file", path=str(folder))
-    return Written(kind, tuple(sorted(entries, key=lambda entry: entry.path)), _written_schema(columns, spark_schema))
+    schema = kept.schema if columns is None and kept is not None else _written_schema(columns, spark_schema)
+    return Written(kind, tuple(sorted(entries, key=lambda entry: entry.path)), schema)
 
 
 def _written_schema(columns: pa.Schema | None, spark: Json | None) -> Json | None:
     if columns is None:
         return None
-    return schema_json(storable(columns)) if spark is None else {**schema_json(storable(columns)), "spark": spark}
+    if spark is None:
+        return schema_json(storable(columns))
+    return {"columns": schema_json(storable(whole_schema(columns, spark)))["columns"], "spark": spark}
 
 
 def _manifest(

@@ -16,6 +16,13 @@ _TAG: Final = re.compile(r"GCM tag check failed|AEADBadTagException")
 """What Parquet's own decryption says."""
 
 
+def reasons_in(text: str) -> list[str]:
+    """The reasons of ours that an error of Spark gives, each once; no value of a row is in them."""
+    coded = [found[0].strip() for found in _CODED.finditer(text)]
+    tags = [found[0] for found in _TAG.finditer(text)]
+    return list(dict.fromkeys([*coded, *tags]))
+
+
 def failure_in(output: str) -> ConfideError | None:
     """The error that ``output`` tells of, or ``None``: the first one with a code, otherwise a failed authentication tag."""
     found = _CODED.search(output)

@@ -1,45 +1,49 @@
 """Encrypts tables and files into dataset folders and reads them back.  The key comes from the caller.
 
-Tables become Parquet with Parquet Modular Encryption, other files containers (both: ``docs/formats/container.md``).  A folder appears as a
-whole, by one rename, or not at all.  That a manifest is signed by the right key is checked by ``confide.data.manifest``; what this module
-reads is checked against the manifest's digests (:func:`confide.data.folder.verify_files`) and by authenticated encryption.
+Tables become Parquet with Parquet Modular Encryption, other files containers (both: ``docs/formats/container.md``).  That a manifest is
+signed by the right key is checked by ``confide.data.manifest``; what this module reads is checked against the manifest's digests
+(:func:`confide.data.folder.verify_files`) and by authenticated encryption.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
-import shutil
+import io
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import csv
 from pyarrow.parquet import encryption
 
 from confide.canonical import Json
 from confide.crypto.container import ContainerReader, seal_stream
 from confide.crypto.derive import check_data_path, file_key, parquet_aad_prefix
 from confide.crypto.secret import SecretBytes
-from confide.data.folder import check_encrypted, describe, new_folder
+from confide.data.column_types import with_columns
+from confide.data.folder import check_encrypted, describe
 from confide.data.manifest import FileEntry, Kind, Manifest
+from confide.data.parallel import Progress, at_once, in_order, silent
+from confide.data.partitions import with_folders
 from confide.data.schema import schema_json, storable
 from confide.data.sources import Source
+from confide.data.staging import Attempt
+from confide.data.tables import TableInput, reading
 from confide.durable import sync_file
-from confide.errors import DataError, IntegrityError, ManifestError, OutputExistsError, UnavailableError
+from confide.errors import DataError, IntegrityError, ManifestError
 from confide.ids import DatasetId
 from confide.regular_file import open_regular
 
 ROWS_PER_FILE: Final = 262_144
-"""Rows in one Parquet file: several files let executors share a table that fits one."""
+"""Most rows in one Parquet file: several files let executors share a table that fits one."""
 ROWS_PER_GROUP: Final = 65_536
-_BLOCK: Final = 1 << 20
-TABLE_SUFFIXES: Final = frozenset({".csv", ".parquet"})
+_COLUMN_BUFFER: Final = 64 << 10
+"""A column's pages are read in pieces of this size, not as a whole."""
+IN_FLIGHT: Final = 32 << 20
+"""Bytes of rows that are in memory at one time while a table is encrypted, for all threads together: bounds the size of a file, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,82 +55,162 @@ class Written:
     schema: Json | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Rows that become one file: its number, the rows, and how many bytes of the sources had been read when it was full."""
+
+    number: int
+    rows: pa.Table
+    read: int
+
+
 # --- writing ------------------------------------------------------------------------------------------------------
 
 
-def encrypt_table(source: Path | pa.Table, folder: Path, dataset_key: SecretBytes, *, dataset: DatasetId, first: int = 0) -> Written:
-    """Write a table (CSV or Parquet file, or Arrow table) as encrypted Parquet files with new random names into ``folder``.
+def encrypt_table(
+    source: TableInput | pa.Table,
+    attempt: Attempt,
+    dataset_key: SecretBytes,
+    *,
+    dataset: DatasetId,
+    first: int = 0,
+    progress: Progress = silent,
+) -> Written:
+    """Write a table as encrypted Parquet files with new random names into a staged folder, in all processors' threads.
 
     Files are numbered from ``first``: readers take them in the order of their names, so a table that is appended to keeps its order.
-    A CSV file is read as a whole (its types come from all of its rows); a Parquet file streams.
+    What an earlier attempt has finished is not done again.
 
     Raises:
         DataError: the source cannot be read as a table, or has a column type that Spark cannot read.
     """
-    schema, batches = _open_table(source)
+    if isinstance(source, pa.Table):
+        schema, size, batches = source.schema, source.nbytes, _counted(source.to_batches())
+    else:
+        source = _typed(source, attempt, progress)
+        schema, size = cast("pa.Schema", source.columns), source.size
+        batches = _read(source, skip=sum(entry.rows or 0 for entry in attempt.finished))
     target = storable(schema)
-    entries = []
-    for index, table in enumerate(_slices(batches, schema), first):
-        path = f"part-{index:05d}-{uuid.uuid4()}.parquet"
-        with _open_writer(folder / path, target, dataset_key, dataset, path) as writer:
-            writer.write_table(table.cast(target), row_group_size=ROWS_PER_GROUP)
-        entries.append(describe(folder, path, rows=table.num_rows))
-    return Written("parquet", tuple(sorted(entries, key=lambda entry: entry.path)), schema_json(target))
+    done = list(attempt.finished)
+
+    def write(part: _Part) -> tuple[FileEntry, int]:
+        path = f"part-{part.number:05d}-{uuid.uuid4()}.parquet"
+        try:
+            rows = part.rows.cast(target)
+        except pa.ArrowException as cause:
+            hint = "timestamps are stored in microseconds; give other types with --schema"
+            raise DataError("a value does not fit the type that its column is stored as", hint=hint, rows=f"of {path}") from cause
+        with _open_writer(attempt.files / path, target, dataset_key, dataset, path) as writer:
+            writer.write_table(rows, row_group_size=ROWS_PER_GROUP)
+        return describe(attempt.files, path, rows=rows.num_rows), part.read
+
+    parts = _parts(batches, schema, first + len(done), needed=not done)
+    with progress("encrypting", size) as tell:
+        told = 0
+        for entry, read in in_order(write, parts):
+            attempt.note(entry)
+            done.append(entry)
+            tell(read - told, entry.rows)
+            told = read
+    return Written("parquet", tuple(sorted(done, key=lambda entry: entry.path)), schema_json(target))
 
 
-def encrypt_files(sources: Iterable[Source], folder: Path, dataset_key: SecretBytes, *, dataset: DatasetId) -> Written:
-    """Write files as containers into ``folder``.
+def encrypt_files(
+    sources: Iterable[Source], attempt: Attempt, dataset_key: SecretBytes, *, dataset: DatasetId, progress: Progress = silent
+) -> Written:
+    """Write files as containers into a staged folder, in all processors' threads.
 
     A folder of its own with random name goes around them: the same file name in a later snapshot gets another path, hence another key.
+    What an earlier attempt has finished is not done again.
 
     Raises:
         DataError: there is nothing to encrypt.
     """
-    prefix = f"v-{uuid.uuid4()}"
-    entries = []
-    for source in sources:
-        path = check_data_path(f"{prefix}/{source.name}")
-        target = folder / path
+    sources, done = list(sources), list(attempt.finished)
+    prefix = done[0].path.split("/", 1)[0] if done else f"v-{uuid.uuid4()}"
+    there = {entry.path for entry in done}
+    left = [(path, source) for source in sources if (path := check_data_path(f"{prefix}/{source.name}")) not in there]
+
+    def seal(work: tuple[str, Source]) -> tuple[FileEntry, int]:
+        path, source = work
+        target = attempt.files / path
         target.parent.mkdir(parents=True, exist_ok=True)
         with source.open() as src, target.open("xb") as dst:
-            seal_stream(src, dst, dataset_key, dataset, path)
+            size = seal_stream(src, dst, dataset_key, dataset, path)
             sync_file(dst)
-        entries.append(describe(folder, path, rows=None))
-    if not entries:
+        return describe(attempt.files, path, rows=None), size
+
+    known = [source.size for _, source in left]
+    with progress("encrypting", None if None in known else sum(size or 0 for size in known)) as tell:
+        for entry, size in in_order(seal, left):
+            attempt.note(entry)
+            done.append(entry)
+            tell(size, None)
+    if not done:
         raise DataError("there is no file to encrypt")
-    return Written("files", tuple(sorted(entries, key=lambda entry: entry.path)), None)
+    return Written("files", tuple(sorted(done, key=lambda entry: entry.path)), None)
 
 
-def _open_table(source: Path | pa.Table) -> tuple[pa.Schema, Iterable[pa.RecordBatch]]:
-    if isinstance(source, pa.Table):
-        return source.schema, source.to_batches()
-    try:
-        if source.suffix == ".csv":
-            table = csv.read_csv(source)
-            return table.schema, table.to_batches()
-        if source.suffix == ".parquet":
-            file = pq.ParquetFile(source)
-            return file.schema_arrow, file.iter_batches(ROWS_PER_GROUP)
-    except (OSError, pa.ArrowException) as cause:
-        raise DataError(f"cannot read {source} as a table: {str(cause)[:200]}", path=str(source)) from cause
-    raise DataError(f"{source} is not a table", hint="tables are .csv and .parquet files", path=str(source))
+def _typed(source: TableInput, attempt: Attempt, progress: Progress) -> TableInput:
+    """The input with its columns: given, known from an earlier attempt, or found now."""
+    if source.columns is None and attempt.columns is not None:
+        return replace(source, columns=attempt.columns)
+    if any(one.once for one in source.sources):
+        source = replace(source, sources=tuple(_spooled(one, attempt) for one in source.sources))
+    if source.columns is None:
+        with progress("looking at types", source.size) as tell:
+            source = with_columns(source, lambda read: tell(read, None))
+        pa.default_memory_pool().release_unused()
+    attempt.note_columns(cast("pa.Schema", source.columns))
+    return source
 
 
-def _slices(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
-    """Tables of ROWS_PER_FILE rows (the last has fewer); one empty table if there are no rows, so that the schema is kept."""
-    held: list[pa.RecordBatch] = []
-    rows = written = 0
+def _spooled(source: Source, attempt: Attempt) -> Source:
+    """A stream as a file that can be read again, and anywhere: encrypted, in the staged folder, under a key that nobody else ever has."""
+    place, key, dataset = attempt.root / "spool", SecretBytes.random(), DatasetId(uuid.uuid4().hex)
+    with reading(source), source.open() as src, place.open("xb") as dst:
+        size = seal_stream(src, dst, key, dataset, source.name)
+
+    def opened() -> BinaryIO:
+        return io.BufferedReader(ContainerReader(open_regular(place), key, dataset, source.name), 1 << 20)
+
+    return Source(source.name, opened, size)
+
+
+def _counted(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[pa.RecordBatch, int]]:
+    read = 0
     for batch in batches:
+        read += batch.nbytes
+        yield batch, read
+
+
+def _read(source: TableInput, *, skip: int) -> Iterator[tuple[pa.RecordBatch, int]]:
+    """Batches, and how many bytes of the sources were read up to each."""
+    read = [0]
+
+    def told(count: int) -> None:
+        read[0] += count
+
+    for batch in source.batches(told, skip=skip):
+        yield batch, min(read[0], source.size or read[0])
+
+
+def _parts(batches: Iterable[tuple[pa.RecordBatch, int]], schema: pa.Schema, first: int, *, needed: bool) -> Iterator[_Part]:
+    """Parts of at most ROWS_PER_FILE rows and about IN_FLIGHT bytes for all threads; an empty one if ``needed`` and there are no rows."""
+    held: list[pa.RecordBatch] = []
+    rows = size = read = 0
+    number, most = first, IN_FLIGHT // (at_once() + 1)
+    for batch, read in batches:
         at = 0
         while at < batch.num_rows:
-            part = batch.slice(at, min(batch.num_rows - at, ROWS_PER_FILE - rows))
-            held.append(part)
-            rows, at = rows + part.num_rows, at + part.num_rows
-            if rows == ROWS_PER_FILE:
-                yield pa.Table.from_batches(held, schema)
-                held, rows, written = [], 0, written + 1
-    if held or not written:
-        yield pa.Table.from_batches(held, schema)
+            piece = batch.slice(at, min(batch.num_rows - at, ROWS_PER_FILE - rows))
+            held.append(piece)
+            rows, size, at = rows + piece.num_rows, size + piece.nbytes, at + piece.num_rows
+            if rows == ROWS_PER_FILE or size >= most:
+                yield _Part(number, pa.Table.from_batches(held, schema), read)
+                held, rows, size, number = [], 0, 0, number + 1
+    if held or (needed and number == first):
+        yield _Part(number, pa.Table.from_batches(held, schema), read)
 
 
 @contextlib.contextmanager
@@ -161,11 +245,11 @@ def iter_tables(folder: Path, manifest: Manifest, dataset_key: SecretBytes, *, c
         raise DataError("the dataset is not a table", kind=manifest.kind)
     for entry in manifest.files:
         file = open_parquet(folder, entry.path, dataset_key, manifest.dataset)
-        with _as_integrity(entry.path):
+        with as_integrity(entry.path):
             table = file.read(columns=list(columns) if columns is not None else None)
         if table.num_rows != entry.rows:
             raise IntegrityError("a file has another number of rows than the manifest says", path=entry.path)
-        yield table
+        yield with_folders(table, entry.path, manifest.schema, columns)
 
 
 def head_rows(folder: Path, manifest: Manifest, dataset_key: SecretBytes, count: int) -> pa.Table:
@@ -183,9 +267,10 @@ def head_rows(folder: Path, manifest: Manifest, dataset_key: SecretBytes, count:
         if found and wanted <= 0:
             break
         file = open_parquet(folder, entry.path, dataset_key, manifest.dataset)
-        with _as_integrity(entry.path):
+        with as_integrity(entry.path):
             batches = file.iter_batches(batch_size=max(1, min(wanted, ROWS_PER_GROUP)))
-            found.append(pa.Table.from_batches(_until(batches, wanted), file.schema_arrow).slice(0, wanted))
+            head = pa.Table.from_batches(_until(batches, wanted), file.schema_arrow).slice(0, wanted)
+        found.append(with_folders(head, entry.path, manifest.schema))
     return pa.concat_tables(found, promote_options="permissive")
 
 
@@ -222,68 +307,15 @@ def open_parquet(folder: Path, path: str, dataset_key: SecretBytes, dataset: Dat
     check_encrypted(folder / path, "parquet")
     key = file_key(dataset_key, kind="parquet", dataset=dataset, path=path)
     properties: Any = encryption.create_decryption_properties(key.reveal(), aad_prefix=parquet_aad_prefix(dataset, path))
-    with _as_integrity(path):
-        return pq.ParquetFile(folder / path, decryption_properties=properties)
+    with as_integrity(path):
+        return pq.ParquetFile(folder / path, decryption_properties=properties, buffer_size=_COLUMN_BUFFER, pre_buffer=False)
 
 
 @contextlib.contextmanager
-def _as_integrity(path: str) -> Iterator[None]:
+def as_integrity(path: str) -> Iterator[None]:
+    """Turns what Arrow says of an encrypted file into an ``IntegrityError``."""
     try:
         yield
     except (OSError, pa.ArrowException, ValueError) as cause:
         # Arrow's text is left out of the message: after a failed tag it may describe bytes that nobody vouches for.
         raise IntegrityError(f"an encrypted file does not open: {path}", hint="it was changed, swapped or renamed", path=path) from cause
-
-
-# --- decrypting ---------------------------------------------------------------------------------------------------
-
-
-def decrypt(folder: Path, manifest: Manifest, dataset_key: SecretBytes, target: Path) -> None:
-    """Write a dataset's plaintext to ``target``: a table to a ``.csv`` or ``.parquet`` file, other files into a new folder.
-
-    Raises:
-        OutputExistsError: ``target`` exists.
-        DataError: a table, and ``target`` has another suffix.
-        IntegrityError: a file does not open; nothing is left at ``target``.
-    """
-    if manifest.kind == "files":
-        with new_folder(target) as staged:
-            for entry in manifest.files:
-                place = staged / Path(entry.path).relative_to(Path(entry.path).parts[0] if _prefixed(entry.path) else ".")
-                place.parent.mkdir(parents=True, exist_ok=True)
-                with open_file(folder, manifest, entry.path, dataset_key) as source, place.open("xb") as file:
-                    shutil.copyfileobj(source, file, _BLOCK)
-        return
-    _decrypt_table(folder, manifest, dataset_key, target)
-
-
-def _prefixed(path: str) -> bool:
-    """Whether :func:`encrypt_files` put the file into a folder with a random name."""
-    return path.startswith("v-") and "/" in path
-
-
-def _decrypt_table(folder: Path, manifest: Manifest, dataset_key: SecretBytes, target: Path) -> None:
-    if target.suffix not in TABLE_SUFFIXES:
-        raise DataError(f"cannot tell what to write to {target}", hint="name a .csv or .parquet file", path=str(target))
-    if os.path.lexists(target):
-        raise OutputExistsError(f"{target} exists", path=str(target))
-    staged = target.with_name(f".{target.name}.new-{secrets.token_hex(8)}")
-    writer: csv.CSVWriter | pq.ParquetWriter | None = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with staged.open("xb") as file:
-            for table in iter_tables(folder, manifest, dataset_key):
-                if writer is None:
-                    make = csv.CSVWriter if target.suffix == ".csv" else pq.ParquetWriter
-                    writer = make(file, table.schema)
-                writer.write_table(table)
-            if writer is not None:
-                writer.close()
-            sync_file(file)
-        os.link(staged, target)  # unlike rename, fails if the name was taken meanwhile
-    except FileExistsError as cause:
-        raise OutputExistsError(f"{target} exists", path=str(target)) from cause
-    except (OSError, pa.ArrowException) as cause:
-        raise UnavailableError(f"cannot write {target}: {getattr(cause, 'strerror', None) or cause}", path=str(target)) from cause
-    finally:
-        staged.unlink(missing_ok=True)

@@ -2,67 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import secrets
-import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
-import pyarrow as pa
-
 from confide.crypto.container import MAGIC as CONTAINER_MAGIC
 from confide.data.manifest import MANIFEST_NAME, FileEntry, Kind, Manifest
-from confide.durable import sync_folder
-from confide.errors import DataError, IntegrityError, ManifestError, OutputExistsError, PlaintextError, UnavailableError
+from confide.errors import DataError, IntegrityError, ManifestError, PlaintextError
 from confide.regular_file import open_regular
 
 _AT_ONCE: Final = 1024
 """Files whose verification is planned at one time: a dataset may have hundreds of thousands."""
 PARQUET_MAGIC: Final = b"PARE"
 """First and last bytes of a Parquet file with an encrypted footer; a plaintext file has ``PAR1``."""
-
-
-@contextlib.contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside ``folder`` to write into; renamed to ``folder`` on leaving, removed after any failure.
-
-    Raises:
-        OutputExistsError: something is at ``folder``, before or after.
-        UnavailableError: the file system refuses (full, read-only, ...).
-    """
-    if os.path.lexists(folder):
-        raise OutputExistsError(f"{folder} exists", path=str(folder))
-    with folder_beside(folder) as staged:
-        yield staged
-        sync_folder(staged)
-        if os.path.lexists(folder):  # rename(2) would replace an empty folder
-            raise OutputExistsError(f"{folder} appeared meanwhile", path=str(folder))
-        staged.rename(folder)
-        sync_folder(folder.parent)
-
-
-@contextlib.contextmanager
-def folder_beside(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside ``folder``, on the same file system, to write into; removed on leaving.
-
-    Raises:
-        UnavailableError: the file system refuses (full, read-only, ...).
-    """
-    staged = folder.with_name(f".{folder.name}.new-{secrets.token_hex(8)}")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staged.mkdir(mode=0o700)
-        yield staged
-    except (OSError, pa.ArrowException) as cause:
-        reason = getattr(cause, "strerror", None) or str(cause)
-        raise UnavailableError(f"cannot write {folder}: {reason}", hint="nothing was left behind", path=str(folder)) from cause
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
 
 
 def data_files(folder: Path) -> list[str]:

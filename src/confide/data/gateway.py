@@ -2,22 +2,23 @@
 
 Py4J talks TCP on loopback, in plaintext, and what a program shows (``df.show()``) passes through it; so both ends of ours use a socket in
 the node's private folder (``UnixServerSocketFactory.java``).  Who may connect: processes of this user that can reach that folder
-and hold the token.  Calls from the JVM into Python (``foreachBatch``, listeners written in Python) would need Py4J's second, TCP
-channel and are refused.
+and hold the token.  The same holds for calls from the JVM into Python (``foreachBatch``, listeners written in Python), for which the
+program listens on a second socket there.
 """
 
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from confide.errors import ExtraMissingError, NodeLostError, UsageError
+from confide.errors import ExtraMissingError, NodeLostError
 
 try:
     from py4j.clientserver import ClientServer, ClientServerConnection, JavaClient, JavaParameters, PythonParameters
-    from py4j.java_gateway import java_import
+    from py4j.java_gateway import CallbackServer, CallbackServerParameters, java_import
 except ImportError as missing:
     raise ExtraMissingError("PySpark is not installed", hint="pip install 'confide[spark]'") from missing
 
@@ -32,6 +33,8 @@ _IMPORTS = (
     *("org.apache.spark.sql.api.python.*", "scala.Tuple2"),
 )
 _POLL_S = 0.02
+CALLBACK_SOCKET = "callback.sock"
+"""Unix socket of the program for calls from the JVM, beside the JVM's own."""
 
 
 class _UnixConnection(ClientServerConnection):  # type: ignore[misc]  # py4j is untyped
@@ -62,8 +65,24 @@ class _UnixGateway(ClientServer):  # type: ignore[misc]
     def _create_gateway_client(self) -> _UnixClient:
         return _UnixClient(self.java_parameters, self.python_parameters, finalizer_deque=self._create_finalizer_worker())
 
-    def start_callback_server(self, *_: object, **__: object) -> NoReturn:
-        raise UsageError("calls from Spark's JVM into Python are not available here", hint="foreachBatch and Python listeners need them")
+    def listen(self, path: Path, token: str) -> None:
+        """Serve calls from the JVM.  PySpark starts a server of its own, on TCP, only where there is none yet."""
+        parameters = CallbackServerParameters(address=str(path), port=0, daemonize=True, daemonize_connections=True, auth_token=token)
+        self._callback_server = _UnixCallbackServer(self.gateway_property.pool, self._gateway_client, callback_server_parameters=parameters)
+        self._callback_server.start()
+
+
+class _UnixCallbackServer(CallbackServer):  # type: ignore[misc]
+    def start(self) -> None:
+        """Listen on the unix socket at ``address``, on a thread of its own; the parent class does the same over TCP."""
+        path = Path(self.address)
+        path.unlink(missing_ok=True)  # of a program of this node that ended before
+        self.server_socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.server_socket.bind(self.address)
+        path.chmod(0o600)
+        self.server_socket.listen()
+        self.thread = threading.Thread(target=self.run, name="confide-callbacks", daemon=True)
+        self.thread.start()
 
 
 def connect(path: Path, token: str, *, timeout_s: float = 60.0) -> JavaGateway:
@@ -82,6 +101,7 @@ def connect(path: Path, token: str, *, timeout_s: float = 60.0) -> JavaGateway:
         python_parameters=PythonParameters(port=0, eager_load=False),
     )
     gateway.proc = None
+    gateway.listen(path.with_name(CALLBACK_SOCKET), token)
     for name in _IMPORTS:
         java_import(gateway.jvm, name)
     return gateway

@@ -6,6 +6,8 @@ what a column is stored as, so that what the manifest promises is what Spark fin
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -32,6 +34,9 @@ _PRIMITIVE: dict[pa.DataType, str] = {
     pa.timestamp("us"): "timestamp_ntz",
 }
 _MAX_DECIMAL_DIGITS = 38
+_DECIMAL = re.compile(r"decimal128\((\d{1,2}), ?(\d{1,2})\)")
+_ZONED = re.compile(r"timestamp\[(s|ms|us|ns), tz=([A-Za-z0-9_+:/-]{1,64})\]")
+_ALIASES = {"date32[day]": "date32", "date64[ms]": "date64"}
 
 
 def schema_json(schema: pa.Schema) -> Json:
@@ -42,6 +47,33 @@ def schema_json(schema: pa.Schema) -> Json:
     """
     columns = [{"name": field.name, "type": str(field.type), "nullable": field.nullable} for field in schema]
     return {"columns": columns, "spark": {"type": "struct", "fields": [_spark_field(field) for field in schema]}}
+
+
+def schema_of(columns: Sequence[Json]) -> pa.Schema | None:
+    """The schema that the manifest's ``columns`` mean; ``None`` if one has a type with parts, which are not read back from their words.
+
+    Raises:
+        DataError: not a list of columns with names and types.
+    """
+    try:
+        kinds = [(str(column["name"]), type_named(str(column["type"]))) for column in columns]
+    except (KeyError, TypeError) as cause:
+        hint = 'each is {"name": ..., "type": ...}, as `confide data inspect --json` has them'
+        raise DataError("not a list of columns", hint=hint) from cause
+    return None if any(kind is None for _, kind in kinds) else pa.schema(kinds)
+
+
+def type_named(text: str) -> pa.DataType | None:
+    """The type without parts that Arrow writes so; ``None`` if there is none."""
+    if found := _DECIMAL.fullmatch(text):
+        precision, scale = int(found[1]), int(found[2])
+        return pa.decimal128(precision, scale) if 1 <= precision <= _MAX_DECIMAL_DIGITS and scale <= precision else None
+    if found := _ZONED.fullmatch(text):
+        return pa.timestamp(found[1], tz=found[2])
+    try:
+        return pa.type_for_alias(_ALIASES.get(text, text))
+    except ValueError:
+        return None
 
 
 def storable(schema: pa.Schema) -> pa.Schema:

@@ -21,7 +21,7 @@ from typing import Final
 
 from confide.canonical import Json, canonical, parse_object, sha384_hex
 from confide.crypto.sign import PublicKey, unverified_keyid, unverified_payload
-from confide.data.manifest import MANIFEST_NAME, MAX_BYTES, SNAPSHOTS, Manifest, read_payload
+from confide.data.manifest import MANIFEST_NAME, MAX_BYTES, SNAPSHOTS, Manifest, read_payload, verify_manifest
 from confide.durable import sync_file, sync_folder
 from confide.errors import ConfideError, ManifestError, SnapshotConflictError, UnavailableError, UsageError
 from confide.regular_file import open_regular
@@ -79,6 +79,26 @@ def history(newest: SignedManifest) -> Iterator[SignedManifest]:
         _check_follows(after, before)
         yield before
         after = before
+
+
+def verify_manifests(newest: SignedManifest) -> list[SignedManifest]:
+    """All snapshots that are kept, the newest first, if each manifest in the folder is whole: also copies that no reader would look at.
+
+    Each is signed by the key that it names; who may sign for the dataset is not checked.
+
+    Raises:
+        ManifestError: one is not signed by the key that it names, or not the snapshot that its name says and the newest vouches for.
+    """
+    chain = [newest, *history(newest)]
+    known = {_name(one.unverified.snapshot): one.digest for one in chain}
+    for name in (MANIFEST_NAME, *known):
+        if os.path.lexists(newest.folder / name):
+            copy = _read(newest.folder, name)
+            verify_manifest(copy.envelope, copy.signer)
+            place = _name(copy.unverified.snapshot)
+            if known.get(place) != copy.digest or name not in {MANIFEST_NAME, place}:
+                raise ManifestError("a manifest is not the one that the newest vouches for", path=name, snapshot=copy.unverified.snapshot)
+    return chain
 
 
 def snapshot_numbered(newest: SignedManifest, number: int) -> SignedManifest:
@@ -175,6 +195,8 @@ def _read(folder: Path, name: str) -> SignedManifest:
         payload, claimed = unverified_payload(envelope), unverified_keyid(envelope)
     except ConfideError as cause:
         raise ManifestError(f"{path} is not a signed manifest: {cause.message}", path=str(path)) from cause
+    if canonical(envelope) != data:
+        raise ManifestError(f"{path} holds more than a signed manifest", path=str(path))
     manifest = read_payload(payload)
     if manifest.signer.digest != claimed:
         raise ManifestError("a manifest is signed by another key than it names", expected=manifest.signer.digest, got=claimed)

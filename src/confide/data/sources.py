@@ -1,4 +1,7 @@
-"""What is to become a dataset of files: each file's path in it, and how its plaintext is read.  Nothing is read here."""
+"""What is to become a dataset: each file's name in it, how its plaintext is read, and what tells that it is still the same.
+
+Nothing is read here.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,17 @@ from confide.regular_file import open_regular
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One file: its path in the dataset, and what opens its plaintext, anew each time."""
+    """One file: its path in the dataset, and what opens its plaintext, anew each time.
+
+    ``size`` is in bytes, if it is known.  ``version`` says which bytes these are, as its storage tells (times, an ETag): it is another one
+    when they were changed.  ``once``: it is a stream that can be opened a single time.
+    """
 
     name: str
     open: Callable[[], BinaryIO]
+    size: int | None = None
+    version: str = ""
+    once: bool = False
 
 
 def plain_sources(source: Path) -> list[Source]:
@@ -26,7 +36,22 @@ def plain_sources(source: Path) -> list[Source]:
     Raises:
         DataError: it is not there, or holds something else than files and folders.
     """
-    return [Source(name, partial(open_regular, path)) for name, path in named_files(source)]
+    return [local_source(name, path) for name, path in named_files(source)]
+
+
+def local_source(name: str, path: Path) -> Source:
+    """A file as a source of that name.
+
+    Raises:
+        DataError: it cannot be looked at.
+    """
+    try:
+        status = path.stat()
+    except OSError as cause:
+        raise DataError(f"cannot read {path}: {cause.strerror}", path=str(path)) from cause
+    # Device, inode and change time are not a matter of who wrote the file last: only the system sets them.
+    version = f"{status.st_dev}:{status.st_ino}:{status.st_mtime_ns}:{status.st_ctime_ns}"
+    return Source(name, partial(open_regular, path), status.st_size, version)
 
 
 def named_files(source: Path) -> list[tuple[str, Path]]:

@@ -12,17 +12,21 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from confide.data import tracebacks
+from confide.data.committed import AGENT_SOCKET
 from confide.data.gateway import connect
+from confide.data.spark_frames import InputReader, OutputWriter, commit, saving
+from confide.data.streaming import read_stream, settled
 from confide.errors import ExtraMissingError, ProtocolError, UsageError
 from confide.node.local_socket import LocalSocketClient
 
 try:
     from pyspark import SparkConf, SparkContext
+    from pyspark.errors import AnalysisException
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
 except ImportError as missing:
@@ -31,26 +35,15 @@ except ImportError as missing:
 if TYPE_CHECKING:
     from confide.canonical import Json
 
-AGENT_SOCKET = "CONFIDE_AGENT_SOCKET"
-"""Environment variable with the path of the agent's socket.  A path, not a secret: the agent knows its children by itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """An output that was committed: how much it holds, and the SHA-256 of its manifest."""
-
-    name: str
-    files: int
-    rows: int | None
-    manifest: str
-
-
 class DataContext:
     """A job's data.  ``spark`` is an ordinary ``SparkSession``; everything else of Spark is reached through it."""
 
     def __init__(self, agent: LocalSocketClient, info: Json, spark: SparkSession) -> None:
         self._agent = agent
         self._info = info
+        self._reader = InputReader(spark, info["inputs"])
+        self._writer = OutputWriter(agent)
+        self._views: set[str] = set()
         self.spark = spark
         self.arguments: tuple[str, ...] = tuple(info["arguments"])
 
@@ -67,21 +60,32 @@ class DataContext:
         """Names of the job's outputs."""
         return tuple(sorted(self._info["outputs"]))
 
-    def read(self, name: str, format: str | None = None, **options: Any) -> DataFrame:  # noqa: A002 - Spark's own word
-        """The input ``name`` as a data frame, with the schema of its verified manifest.
+    @property
+    def read(self) -> InputReader:
+        """Inputs as data frames: ``ctx.read("flights")``, ``ctx.read.csv("notes", header=True)``."""
+        return self._reader
 
-        A dataset of other files needs Spark's ``format`` (``csv``, ``json``, ``text``, ...) and takes that reader's ``options``.
+    @property
+    def write(self) -> OutputWriter:
+        """Data frames as outputs: ``ctx.write(frame, "result")``, ``ctx.write.json(frame, "report", partitionBy="year")``."""
+        return self._writer
+
+    def read_stream(self, name: str, format: str | None = None, schema: StructType | str | None = None, **options: Any) -> DataFrame:  # noqa: A002
+        """The input ``name`` as a streaming data frame: its files as of the run's start, some at a time (``maxFilesPerTrigger``).
+
+        As :meth:`read`; a dataset of other files needs a ``schema`` too, because streams do not look for one (``text`` has one).
 
         Raises:
-            UsageError: the job has no such input, or ``format`` is missing or superfluous.
+            UsageError: as :meth:`read`; or another input is another snapshot of the same dataset.
         """
-        found = self._input(name)
+        found = self._reader.input(name)
         if (found["kind"] == "parquet") != (format is None):
             raise UsageError(f"input {name!r} holds {found['kind']}", hint="leave format out for tables, name it for other files")
-        if format is not None:
-            return self.spark.read.format(format).options(**options).load(self.files(name))
-        schema = StructType.fromJson(found["schema"]["spark"])
-        return self.spark.read.schema(schema).parquet(*(f"file://{found['path']}/{file}" for file in found["files"]))
+        if any(other != name and one["path"] == found["path"] for other, one in self._info["inputs"].items()):
+            raise UsageError("two snapshots of one dataset are inputs, and a stream cannot tell them apart", hint=f"use read({name!r})")
+        if format is None:
+            return read_stream(self.spark, found, "parquet", StructType.fromJson(found["schema"]["spark"]), options)
+        return read_stream(self.spark, found, format, schema, options)
 
     def files(self, name: str) -> list[str]:
         """The paths of the files of an input that holds no tables, as Spark's readers take them (``enc://``).
@@ -89,55 +93,69 @@ class DataContext:
         Raises:
             UsageError: the job has no such input, or it is a table.
         """
-        found = self._input(name)
+        found = self._reader.input(name)
         if found["kind"] == "parquet":
             raise UsageError(f"input {name!r} is a table", hint=f"use read({name!r})")
         return [f"enc://{found['path']}/{file}" for file in found["files"]]
 
-    def write(self, frame: DataFrame, name: str) -> Committed:
-        """Write ``frame`` as the output ``name``: encrypted by the executors, then committed as a whole.
+    def folder(self, name: str) -> str:
+        """The folder of an input that holds no table (``enc://``), for what is loaded from one: models of MLlib.
 
         Raises:
-            UsageError: the job has no such output.
-            ConfideError: the commit was refused (plaintext found, output exists, ...); nothing is visible then.
+            UsageError: the job has no such input, or it is a table.
         """
-        folder = self._stage(name, "parquet")
-        frame.write.mode("append").parquet(f"file://{folder}")
-        return self._commit(name, "parquet", schema=frame.schema.jsonValue())
+        self.files(name)
+        return f"enc://{self._reader.input(name)['path']}"
 
     @contextmanager
     def writing(self, name: str) -> Iterator[str]:
-        """A folder (``enc://``) for the output ``name``, to save other files in: models, CSV, text.  Committed on leaving.
+        """A folder (``enc://``) for the output ``name``, to save other files in: models, RDDs, several things.  Committed on leaving.
 
         Raises:
-            UsageError: the job has no such output.
+            UsageError: the job has no such output, or it was saved before.
         """
-        yield f"enc://{self._stage(name, 'files')}"
-        self._commit(name, "files", schema=None)
+        with saving(self._agent, name, kind="files") as answer:
+            place = f"enc://{answer['path']}"
+            with settled(self.spark, place):
+                yield place
+            commit(self._agent, name, "files", schema=None)
 
-    def sql(self, query: str, **tables: DataFrame) -> DataFrame:
-        """Run Spark SQL; ``{name}`` in the query stands for the data frame of that name (as ``SparkSession.sql``)."""
-        return self.spark.sql(query, **dict[str, Any](tables))
+    def sql(self, query: str, args: dict[str, Any] | list[Any] | None = None, **tables: DataFrame) -> DataFrame:
+        """Run Spark SQL.  Inputs that are tables are there by their names; a temporary view of the program's own goes first.
+
+        ``{name}`` in the query stands for the data frame of that name, ``:name`` and ``?`` for ``args`` (as ``SparkSession.sql``).
+
+        Raises:
+            UsageError: the query names an input of other files that is no view yet.
+        """
+        while True:
+            try:
+                return self.spark.sql(query, args, **dict[str, Any](tables))
+            except AnalysisException as error:
+                if not self._made_view(error):
+                    raise
+
+    def _made_view(self, error: AnalysisException) -> bool:
+        """Whether a query failed for want of an input's name, and is worth another try now."""
+        wanted = (error.getMessageParameters() or {}).get("relationName", "") if error.getCondition() == _NO_SUCH_TABLE else ""
+        name = wanted.strip("`").lower()
+        if name not in self._info["inputs"] or name in self._views:
+            return False
+        if self._reader.input(name)["kind"] != "parquet":
+            hint = f"ctx.read.csv({name!r}, ...).createOrReplaceTempView({name!r}) first, or another format"
+            raise UsageError(f"input {name!r} holds files: a query cannot tell their format", hint=hint) from error
+        self._reader(name).createOrReplaceTempView(f"`{name}`")
+        self._views.add(name)
+        return True
 
     def stop(self) -> None:
         """End the session: executors go, the run is over."""
         self.spark.stop()
         self._agent.close()
 
-    def _input(self, name: str) -> Json:
-        found = self._info["inputs"].get(name)
-        if found is None:
-            raise UsageError(f"the job has no input {name!r}", hint=f"inputs: {', '.join(self.inputs) or 'none'}")
-        return dict(found)
 
-    def _stage(self, name: str, kind: Literal["parquet", "files"]) -> str:
-        if name not in self._info["outputs"]:
-            raise UsageError(f"the job has no output {name!r}", hint=f"outputs: {', '.join(self.outputs) or 'none'}")
-        return str(self._agent.call("stage", name=name, kind=kind)["path"])
-
-    def _commit(self, name: str, kind: Literal["parquet", "files"], *, schema: Json | None) -> Committed:
-        answer = self._agent.call("commit", name=name, kind=kind, schema=schema)
-        return Committed(name, answer["files"], answer["rows"], answer["manifest"])
+_NO_SUCH_TABLE = "TABLE_OR_VIEW_NOT_FOUND"
+"""Spark's name of this error (``error-conditions.json``)."""
 
 
 @cache
@@ -150,6 +168,7 @@ def session() -> DataContext:
     socket = os.environ.get(AGENT_SOCKET)
     if not socket:
         raise UsageError("not inside a Confide run", hint="start the program with `confide run job.toml --simulate`")
+    tracebacks.install()
     # Commits of large outputs take as long as hashing them does.
     agent = LocalSocketClient(Path(socket), timeout_s=3600.0)
     info = agent.call("run-info")

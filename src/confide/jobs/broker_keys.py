@@ -72,6 +72,10 @@ class BrokerKeys:
         """The agent socket's operations for file keys."""
         return self._keyring.operations()
 
+    def counts(self) -> tuple[int, int]:
+        """How many file keys this node's processes asked for, and how many of them the broker was not asked for."""
+        return self._keyring.counts()
+
     def open_inputs(self, inputs: Sequence[VerifiedInput]) -> None:
         """Get and hold the keys of verified inputs, asked for together.
 

@@ -17,7 +17,7 @@ from confide.canonical import canonical
 from confide.crypto.sign import dsse_sign
 from confide.errors import AttestationError, CollateralError
 from confide.ids import Role
-from confide.jobs.statement import PAYLOAD_TYPE, NodeEntry, ReceiptBundle, RefusedEntry, ReleaseEntry, build_statement
+from confide.jobs.statement import PAYLOAD_TYPE, DataEntry, NodeEntry, ReceiptBundle, RefusedEntry, ReleaseEntry, build_statement
 
 if TYPE_CHECKING:
     from confide.attest.collateral_sources import AnyCollateral
@@ -36,6 +36,7 @@ def receipt_bundle(
     inputs: Sequence[VerifiedInput],
     outputs: Sequence[CommittedOutput],
     releases: Iterable[ReleaseEntry],
+    data: Iterable[DataEntry],
     times: tuple[datetime, datetime],
     audit_head: Json,
     broker_key: bytes,
@@ -60,6 +61,7 @@ def receipt_bundle(
         inputs=[one.entry for one in inputs],
         outputs=[one.entry() for one in outputs],
         releases=_distinct(releases),
+        data=data,
         audit_head=audit_head,
         broker_key=broker_key,
         version=confide.__version__,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from confide.crypto.sign import PublicKey
 from confide.data.folder import verify_files
@@ -16,7 +17,11 @@ from confide.jobs.statement import DatasetEntry
 
 if TYPE_CHECKING:
     from confide.canonical import Json
+    from confide.crypto.envelope import WrappedKey
     from confide.job import Job
+
+PAGE: Final = 400
+"""Files in one answer; a path has at most 1024 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +57,20 @@ class VerifiedInput:
         Raises:
             ManifestError: the newest is signed by another key, or this input is not a snapshot before it.
         """
+        return self._vouching().envelope
+
+    def wrapped(self) -> WrappedKey:
+        """The dataset's key in its newest form: an older snapshot's may be under a key that is gone.  Raises as :meth:`vouched`."""
+        return self._vouching().unverified.wrapped
+
+    def _vouching(self) -> SignedManifest:
         newest = load_manifest(self.folder)
         if newest.unverified.snapshot <= self.manifest.snapshot:
-            return self.envelope
+            return SignedManifest(self.folder, self.envelope, self.manifest)
         verify_manifest(newest.envelope, self.signer)
         if self._at(newest, self.digest) is None:
             raise ManifestError(f"input {self.name!r} is not a snapshot before the newest one", name=self.name)
-        return newest.envelope
+        return newest
 
     def at(self, digest: str) -> VerifiedInput | None:
         """The same input at the snapshot whose manifest has this digest, if it is this one or one before it."""
@@ -69,11 +81,15 @@ class VerifiedInput:
     def _at(newest: SignedManifest, digest: str) -> SignedManifest | None:
         return next((one for one in (newest, *history(newest)) if one.digest == digest), None)
 
-    def info(self) -> Json:
-        """What the user's program needs to read it (``confide.data.spark``)."""
+    def info(self, *, files: bool = True) -> Json:
+        """What the user's program needs to read it (``confide.data.spark``).  Without ``files``, it asks for them by the :meth:`page`."""
         m = self.manifest
-        files = [file.path for file in m.files]
-        return {"kind": m.kind, "schema": m.schema, "path": str(self.folder), "files": files}
+        said: Json = {"kind": m.kind, "schema": m.schema, "path": str(self.folder), "dataset": m.dataset}
+        return {**said, "files": [file.path for file in m.files]} if files else said
+
+    def page(self, start: int) -> list[Json]:
+        """At most PAGE files of the manifest, from number ``start`` on: one answer of the agent's socket has room for them."""
+        return [{"path": file.path, "size": file.size, "rows": file.rows} for file in self.manifest.files[max(0, start) :][:PAGE]]
 
 
 def open_inputs(job: Job) -> dict[str, VerifiedInput]:
@@ -140,14 +156,52 @@ class InputLengths:
 
     def __init__(self) -> None:
         self._files: dict[str, int] = {}
+        self._inputs: list[VerifiedInput] = []
+        self._folders: dict[str, list[str]] | None = None
 
     def know(self, inputs: Iterable[VerifiedInput]) -> None:
         """Take in the files of verified inputs."""
-        self._files |= {str(found.folder / file.path): file.size for found in inputs for file in found.manifest.files}
+        for found in inputs:
+            self._inputs.append(found)
+            self._files |= {str(found.folder / file.path): file.size for file in found.manifest.files}
+        self._folders = None
 
     def operation(self, request: Json) -> Json:
         """``input-length``: the ``length`` in bytes of the input file at ``path``, or -1 for a path that is none."""
         return {"length": self._files.get(str(request.get("path")), -1)}
+
+    def listing(self, request: Json) -> Json:
+        """``input-listing``: the ``names`` of what the manifests have in the folder ``path``, sorted, or ``None`` if no input has it.
+
+        At most 4096 names, those after ``after``: ask again after the last one until there are none.
+        """
+        folders = self._folders
+        if folders is None:
+            folders = self._folders = _folders(self._inputs)
+        names = folders.get(str(request.get("path")))
+        if names is None:
+            return {"names": None}
+        first = bisect_right(names, str(request.get("after", "")))
+        return {"names": names[first : first + _NAMES_AT_ONCE]}
+
+
+_NAMES_AT_ONCE: Final = 4096
+
+
+def _folders(inputs: Iterable[VerifiedInput]) -> dict[str, list[str]]:
+    """What is in each folder of the inputs, by the folder's path."""
+    found: dict[str, set[str]] = {}
+    for one in inputs:
+        root = str(one.folder)
+        found.setdefault(root, set())
+        for file in one.manifest.files:
+            *above, name = file.path.split("/")
+            folder = root
+            for part in above:
+                found.setdefault(folder, set()).add(part)
+                folder = f"{folder}/{part}"
+            found.setdefault(folder, set()).add(name)
+    return {folder: sorted(names) for folder, names in found.items()}
 
 
 def digests(inputs: Mapping[str, VerifiedInput]) -> dict[str, str]:

@@ -43,7 +43,7 @@ def fetch(found: VerifiedInput, source: KbsSource, attester: Attester) -> Releas
         raise ManifestError("a run's output has its key from the broker, not from a key broker service", name=found.name)
     with KbsClient(url, _trust(source), attester=attester) as client:
         resource = client.resource(name)
-    secret = open_dataset_key(resource, manifest.wrapped, owner=manifest.owner, name=name)
+    secret = open_dataset_key(resource, found.wrapped(), owner=manifest.owner, name=name)
     resource.wipe()
     return ReleasedKey(DatasetId(manifest.dataset), key_of(manifest.owner, name), secret, datetime.now(UTC) + LEASE, grants={})
 

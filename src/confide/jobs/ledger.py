@@ -12,6 +12,8 @@ from confide.errors import IntegrityError
 
 PENDING = "_temporary"
 """Hadoop's ``FileOutputCommitter`` keeps tasks' files below a folder of this name until the job is committed."""
+STREAM_LOG = "_spark_metadata"
+"""Spark's file sink for streams notes in a folder of this name which files count."""
 
 
 class FileLedger:
@@ -38,10 +40,21 @@ class FileLedger:
         """A file, or a folder with all that is in it, was deleted.
 
         A committer deletes ``_temporary`` after it has moved all files of committed tasks out of it: one that is still there was not
-        moved because storage did not show it, so it stays on the ledger.
+        moved because storage did not show it, so it stays on the ledger.  So does a part of a stream's log, whose parts are deleted one by
+        one after they were read (``StreamOutput.java``), if it is still there when its folder is deleted.
         """
-        if PurePosixPath(path).name != PENDING:
+        if PurePosixPath(path).name not in {PENDING, STREAM_LOG}:
             self._files -= self._below(path)
+
+    def keep(self, folder: str, paths: Iterable[str]) -> None:
+        """Forget all files in ``folder`` but those of ``paths`` (relative): the others are deleted, whatever became of them."""
+        kept = {PurePosixPath(folder) / path for path in paths}
+        self._files -= self._below(folder) - kept
+
+    def names(self, folder: str) -> list[str]:
+        """The names of the files that are directly in ``folder``."""
+        top = PurePosixPath(folder)
+        return sorted(path.name for path in self._files if path.parent == top)
 
     def require(self, folder: str, found: Iterable[str]) -> None:
         """Check that ``found`` (relative paths) are exactly the files that nodes left in ``folder``.

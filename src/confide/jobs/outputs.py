@@ -1,22 +1,26 @@
 """A run's outputs on the driver: staged by executors, committed with a signed manifest, published at the end, all or none.
 
 A commit looks at every staged file: an unencrypted one ends the run, and so does one that no task wrote, or that a task wrote and
-storage does not show.  Nothing is visible before :meth:`Outputs.publish`.
+storage does not show.  Nothing is visible before :meth:`Outputs.publish`, and no manifest leaves the driver before it: a run may save into
+an output again, and of the manifests that it signed meanwhile storage must not get hold.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from confide.data.commit import commit_staged
+from confide.data.files import Written
+from confide.data.snapshots import write_manifest
 from confide.errors import DataError, JobFailedError, ProtocolError, UsageError
 from confide.jobs.ledger import FileLedger
-from confide.jobs.staging import discard, publish, staging_path
+from confide.jobs.saves import Save
+from confide.jobs.staging import discard, drop_pending, keep_only, publish, staging_path
 from confide.jobs.statement import DatasetEntry
 
 if TYPE_CHECKING:
@@ -46,6 +50,27 @@ class CommittedOutput:
         return {"files": len(self.manifest.files), "rows": self.manifest.rows, "manifest": self.digest}
 
 
+@dataclass(slots=True)
+class _Staged:
+    """An output that the program has begun: its folder, the save that is under way, and what is committed so far."""
+
+    folder: Path
+    saving: Save | None = None
+    saved: Save = field(default_factory=Save)
+    committed: CommittedOutput | None = None
+
+    def written(self) -> Written | None:
+        """What was committed."""
+        if self.committed is None:
+            return None
+        m = self.committed.manifest
+        return Written(m.kind, m.files, m.schema)
+
+    def paths(self) -> set[str]:
+        """The files that were committed."""
+        return {entry.path for entry in self.committed.manifest.files} if self.committed is not None else set()
+
+
 class Outputs:
     """The outputs of one run.  Safe to use from several threads; :meth:`close` is idempotent."""
 
@@ -58,10 +83,8 @@ class Outputs:
         self._files_lock = threading.Lock()
         self._keys: dict[str, OutputKey] = {}
         self._renew: dict[str, Callable[[], OutputKey]] = {}
-        self._staged: set[str] = set()
-        self._committed: dict[str, CommittedOutput] = {}
+        self._staged: dict[str, _Staged] = {}
         self._refusal: DataError | None = None
-        self._published = False
 
     def hold(self, name: str, key: OutputKey, renew: Callable[[], OutputKey]) -> None:
         """Take the key of an output, to count its rows and to name it in its manifest; ``renew`` gets it again when its lease is over."""
@@ -69,22 +92,56 @@ class Outputs:
             self._keys[name] = key
             self._renew[name] = renew
 
-    def stage(self, name: str) -> Json:
-        """Make the output's staging folder and answer its path.  An output is written once.
+    def stage(self, name: str, save: Save | None = None) -> Json:
+        """Begin a save into an output: answer the ``path`` of its staging folder, or what is ``committed`` if the mode says to leave it.
 
         Raises:
-            UsageError: the job has no such output, or the program wrote it before.
+            UsageError: the job has no such output; it was saved before and the mode does not allow that, or the save does not fit; or
+                another save into it is under way.
         """
+        save = save or Save()
         with self._lock:
             if name not in self._places:
                 raise UsageError(f"the job has no output {name[:80]!r}", hint=f"outputs: {', '.join(self._places) or 'none'}")
-            if name in self._staged:
-                raise UsageError(f"output {name!r} was written before", hint="an output is written once a run")
-            folder = staging_path(self._places[name], self._run)
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            folder.mkdir(mode=0o700)
-            self._staged.add(name)
-            return {"path": str(folder)}
+            staged = self._staged.get(name)
+            if staged is None:
+                staged = self._staged[name] = _Staged(self._make_folder(name))
+            elif staged.saving is not None:
+                raise UsageError(f"output {name!r} is being written", hint="one save into an output at a time")
+            if staged.committed is not None:
+                if save.mode == "ignore":
+                    return {"path": None, "committed": staged.committed.summary()}
+                if save.mode == "error":
+                    raise UsageError(f"output {name!r} was written before", hint="name a mode: append, overwrite or ignore")
+                if save.mode == "append":
+                    save.require_fits(staged.saved, name)
+            self._forget_unfinished(staged)
+            staged.saving = save
+            return {"path": str(staged.folder)}
+
+    def _forget_unfinished(self, staged: _Staged) -> None:
+        """What tasks of a failed save were about to tell is not of the next one."""
+        with self._files_lock:
+            self._files.keep(str(staged.folder), staged.paths())
+
+    def _make_folder(self, name: str) -> Path:
+        folder = staging_path(self._places[name], self._run)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700)
+        return folder
+
+    def abandon(self, name: str) -> None:
+        """A save failed: take away what it wrote.  What was committed before stays as it is, and the program may save again.
+
+        Raises:
+            UsageError: no save into that output is under way.
+            DataError: what it wrote cannot be removed.
+        """
+        with self._lock:
+            staged = self._saving(name)
+            keep_only(staged.folder, staged.paths())
+            self._forget_unfinished(staged)
+            staged.saving = None
 
     def written(self, paths: Sequence[str]) -> None:
         """Finished tasks left these files; a task is finished for Spark only after this has returned.
@@ -109,11 +166,16 @@ class Outputs:
         with self._files_lock:
             self._files.remove(path)
 
+    def names(self, folder: str) -> list[str]:
+        """The files that are directly in ``folder``, by what nodes did."""
+        with self._files_lock:
+            return self._files.names(folder)
+
     def commit(self, name: str, kind: str, schema: Any) -> Json:
-        """Check every staged file, and sign the manifest that makes them a dataset.
+        """Check every file that the save wrote, and sign the manifest that makes them, and those it adds to, a dataset.
 
         Raises:
-            UsageError: nothing is staged under that name, or it was committed before.
+            UsageError: no save into that output is under way, or it announced another kind of files.
             PlaintextError: a file is not encrypted.
             IntegrityError: the files are not exactly those that finished tasks wrote.
         """
@@ -123,15 +185,24 @@ class Outputs:
             self._refusal = refusal
             raise
 
+    def _saving(self, name: str) -> _Staged:
+        staged = self._staged.get(name)
+        if staged is None or staged.saving is None:
+            raise UsageError(f"output {name[:80]!r} is not being written")
+        return staged
+
     def _commit(self, name: str, kind: str, schema: Any) -> CommittedOutput:
         with self._lock:
-            key = self._keys.get(name)
-            if key is None or name not in self._staged or name in self._committed:
-                raise UsageError(f"output {name[:80]!r} is not being written")
+            staged, key = self._saving(name), self._keys.get(name)
+            save = staged.saving
+            if key is None or save is None or kind not in {"parquet", "files"} or save.kind not in {None, kind}:
+                raise UsageError(f"output {name[:80]!r} is not being written as {kind[:40]}")
             key = self._current(name, key)
-            folder = staging_path(self._places[name], self._run)
+            drop_pending(staged.folder)
+            if save.mode == "overwrite":
+                self._take_away(staged)
             signed = commit_staged(
-                folder,
+                staged.folder,
                 kind=kind,
                 spark_schema=schema,
                 name=name,
@@ -141,10 +212,20 @@ class Outputs:
                 wrapped=key.wrapped,
                 signer=self._signer,
                 now=datetime.now(UTC),
-                check_paths=lambda paths: self._require(folder, paths),
+                check_paths=lambda paths: self._require(staged.folder, paths),
+                kept=staged.written(),
             )
-            made = self._committed[name] = CommittedOutput(name, signed.envelope, signed.unverified, signed.digest)
+            made = CommittedOutput(name, signed.envelope, signed.unverified, signed.digest)
+            staged.committed, staged.saved, staged.saving = made, save, None
             return made
+
+    def _take_away(self, staged: _Staged) -> None:
+        """Remove the files of earlier saves, now that those of another one are there in their place."""
+        with self._files_lock:
+            for path in staged.paths():
+                (staged.folder / path).unlink(missing_ok=True)
+                self._files.remove(str(staged.folder / path))
+        staged.committed = None
 
     def _current(self, name: str, key: OutputKey) -> OutputKey:
         """The output's key within its lease: a program may run for longer than that before it commits."""
@@ -170,37 +251,42 @@ class Outputs:
             raise self._refusal
 
     def require_all(self) -> None:
-        """Check that the program wrote every output of the job.
+        """Check that the program wrote every output of the job, and finished what it began.
 
         Raises:
             JobFailedError: it did not.
         """
-        missing = sorted(set(self._places) - set(self._committed))
+        missing = sorted(set(self._places) - {output.name for output in self.committed()})
         if missing:
             raise JobFailedError(f"the program ended without writing {', '.join(missing)}", outputs=", ".join(missing))
+        unfinished = sorted(name for name, staged in self._staged.items() if staged.saving is not None)
+        if unfinished:
+            raise JobFailedError(f"the program ended while it wrote {', '.join(unfinished)}", outputs=", ".join(unfinished))
 
     def committed(self) -> list[CommittedOutput]:
         """The committed outputs, by name."""
-        return [self._committed[name] for name in sorted(self._committed)]
+        return [staged.committed for _, staged in sorted(self._staged.items()) if staged.committed is not None]
 
     def summary(self) -> Json:
         """What the client is told: public numbers."""
         return {"outputs": {output.name: output.summary() for output in self.committed()}}
 
     def publish(self) -> None:
-        """Move all committed outputs into view, or none.
+        """Put the manifests of all committed outputs into their folders, and move those into view, or none.
 
         Raises:
             OutputExistsError: something appeared in the place of one.
-            DataError: one cannot be moved.
+            UnavailableError: a manifest cannot be written.
+            DataError: an output cannot be moved.
         """
-        publish({staging_path(self._places[name], self._run): self._places[name] for name in sorted(self._committed)})
-        self._published = True
+        for output in self.committed():
+            drop_pending(self._staged[output.name].folder)
+            write_manifest(self._staged[output.name].folder, output.envelope)
+        publish({self._staged[output.name].folder: self._places[output.name] for output in self.committed()})
 
     def close(self) -> None:
-        """Wipe the keys, and remove what is staged and was not published."""
+        """Wipe the keys, and remove what is staged: what was published is not there any more."""
         with self._lock:
             for key in self._keys.values():
                 key.secret.wipe()
-        if not self._published:
-            discard(self._places, self._run)
+        discard(self._places, self._run)

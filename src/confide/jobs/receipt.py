@@ -8,7 +8,8 @@
 4. A worker that was refused for its evidence, at first or later, is refused for it again.
 5. Input manifests are signed by the keys that the job pins, output manifests by the driver.
 6. Keys went to accepted nodes only, for the job's own inputs and outputs, each under a grant of every owner concerned.
-7. The head of the broker's audit log is signed.
+7. Counts of rows and bytes are of the run's nodes, once each.  They are the nodes' word.
+8. The head of the broker's audit log is signed.
 
 A reader who names no job learns that *some* job ran as the receipt says, under a policy and with a broker of that job's own choice.
 
@@ -37,7 +38,7 @@ from confide.data.manifest import Manifest, verify_manifest
 from confide.errors import AppraisalError, AttestationError, CollateralError, ConfideError, ManifestError, ParseError, ReceiptError
 from confide.ids import Role
 from confide.job import kbs_resource
-from confide.jobs.release_checks import check_releases, require_same
+from confide.jobs.release_checks import check_data, check_releases, require_same
 from confide.jobs.statement import PAYLOAD_TYPE, DatasetEntry, NodeEntry, ReceiptBundle, RefusedEntry, Statement
 from confide.keys.audit import AuditHead
 from confide.node.record import EvidenceRecord
@@ -190,6 +191,7 @@ class _Examination:
             self._step(f"output {entry.name}", _short(entry.manifest), partial(self._output, entry, driver))
         self._step("outputs", "all that the job names", partial(_names, statement.outputs, statement.form, "outputs"))
         self._step("keys", "to accepted nodes, under grants", partial(check_releases, statement))
+        self._step("data", "counted by the run's nodes", partial(check_data, statement))
         self._step("audit head", "signed by the broker", partial(_audit_head, statement))
         return Verification(tuple(self.checks), statement, self.expected_job is not None)
 

@@ -1,8 +1,9 @@
-"""What a receipt says of keys: who was given which, and by whose word.  A step of ``jobs.receipt``."""
+"""What a receipt says of keys: who was given which, and by whose word; and of work done under them.  Two steps of ``jobs.receipt``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from confide.errors import ReceiptError
@@ -43,6 +44,18 @@ def check_releases(statement: Statement) -> str:
     grants = {str(ref["grant"]) for release in statement.releases for ref in release.grants.values()}
     found = f"{len(statement.releases)} under {len(grants)} grants"
     return f"{found}; from {', '.join(sorted(set(elsewhere.values())))}" if elsewhere else found
+
+
+def check_data(statement: Statement) -> str:
+    """What nodes say that they did with datasets is of nodes of the receipt, once each.  The numbers themselves are their word."""
+    nodes = {node.node for node in statement.nodes}
+    counted = [row.node for row in statement.data]
+    if not nodes.issuperset(counted) or len(set(counted)) != len(counted):
+        raise ReceiptError("counts are of a node that the run does not have, or of one twice", nodes=", ".join(counted))
+    if any(value < 0 for row in statement.data for value in asdict(row).values() if isinstance(value, int)):
+        raise ReceiptError("a count is negative")
+    read, written = (sum(getattr(row, name) for row in statement.data) for name in ("rows_read", "rows_written"))
+    return f"{read} rows read, {written} written by {sum(row.tasks for row in statement.data)} tasks"
 
 
 def require_same(what: str, got: str, expected: str) -> str:

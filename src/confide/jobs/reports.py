@@ -1,17 +1,17 @@
-"""What Spark workers' agents report to the driver's: keys that they were given, files that their tasks wrote.
+"""What Spark workers' agents report to the driver's: keys that they were given, files that their tasks wrote, how much they did.
 
 Builds and reads the reports (``confide.node.workload.Tell``); they come from attested nodes, and are read totally all the same.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Final
 
 from confide.canonical import Json
 from confide.errors import ParseError, ProtocolError
 from confide.ids import Purpose
-from confide.jobs.statement import ReleaseEntry
+from confide.jobs.statement import DataEntry, ReleaseEntry
 from confide.keys.grants import GrantRef
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from confide.ids import NodeId
     from confide.keys.client import OutputKey, ReleasedKey
+
+_NO_COUNT: Final = 1 << 53
+"""JSON numbers are exact below it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +55,32 @@ def files_written(paths: Iterable[str]) -> Json:
     return {"type": "files-written", "paths": list(paths)}
 
 
+def counted(node: NodeId, counts: Json) -> DataEntry:
+    """The row of ``node`` with these counts.
+
+    Raises:
+        ProtocolError: one is missing, unknown or no count.
+    """
+    names = {field.name for field in fields(DataEntry)} - {"node"}
+    if set(counts) != names or not all(type(value) is int and 0 <= value < _NO_COUNT for value in counts.values()):
+        raise ProtocolError("a node reports counts in another form", node=node)
+    return DataEntry(node=str(node), **counts)
+
+
 def files_deleted(path: str) -> Json:
     """The report that a task deleted this."""
     return {"type": "files-deleted", "path": path}
 
 
-def read_report(node: NodeId, report: Json) -> ReleaseEntry | FilesWritten | FilesDeleted:
-    """The inverse of the three, for a report of ``node``.
+def data_counted(entry: DataEntry) -> Json:
+    """The report of how much a node's tasks did with datasets so far."""
+    counts = asdict(entry)
+    del counts["node"]  # who reports is known
+    return {"type": "data-counted", "counts": counts}
+
+
+def read_report(node: NodeId, report: Json) -> ReleaseEntry | FilesWritten | FilesDeleted | DataEntry:
+    """The inverse of the four, for a report of ``node``.
 
     Raises:
         ProtocolError: it is none of them.
@@ -81,4 +103,6 @@ def read_report(node: NodeId, report: Json) -> ReleaseEntry | FilesWritten | Fil
             return FilesWritten(tuple(paths))
         case {"type": "files-deleted", "path": str(path)}:
             return FilesDeleted(path)
+        case {"type": "data-counted", "counts": dict(counts)}:
+            return counted(node, counts)
     raise ProtocolError("a worker's report is none", node=node)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -88,6 +88,7 @@ class RunResult:
             "outputs": outputs,
             "nodes": [{"node": n.node, "role": n.role, "tee": n.tee, "ended": n.ended} for n in statement.nodes],
             "refused": [{"node": r.node, "code": r.code} for r in statement.refused],
+            "data": [asdict(row) for row in statement.data],
             "summary": dict(self.summary),
             "seconds": round(self.seconds, 3),
         }

@@ -1,95 +1,134 @@
-"""One node's share of a Spark run: its private files, its agent socket, its JVM.  The same for drivers and workers.
+"""One node's share of a Spark run: its JVM and, on the driver, what the program needs to reach it.
 
 Secrets go into files of the node's private folder and over the agent's socket, never into arguments, environment or Spark properties.
 """
 
 from __future__ import annotations
 
-import os
-import sys
+import secrets
+import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from confide.canonical import Json
 from confide.crypto.secret import SecretBytes
-from confide.jobs.engines.spark import CHAIN_FILE, KEY_FILE, SparkNode, SparkRun, find_runtime
-from confide.node.child import Child, Children, ChildSpec, Redactor
-from confide.node.local_socket import LocalSocketServer, Operation
+from confide.errors import NodeLostError, UnavailableError
+from confide.jobs.engines.spark import (
+    CHAIN_FILE,
+    GATEWAY_SOCKET,
+    KEY_FILE,
+    SECRET_FILE,
+    TOKEN_FILE,
+    SparkNode,
+    SparkRun,
+    driver_jvm,
+    find_runtime,
+    program_command,
+)
+from confide.jobs.node_processes import NodeProcesses, interpreter, python_path
+from confide.node.control import field
 
 if TYPE_CHECKING:
-    from confide.jobs.engines.spark import Launch
+    from confide.jobs.engines.launch import Launch
+    from confide.node.child import Child
+    from confide.node.local_socket import Operation
     from confide.node.workload import NodeServices
 
-AGENT_SOCKET = "agent.sock"
-_MAX_OUTPUT = 256 * 1024
+_POLL_S = 0.1
+_SECRET_BYTES = 32
 
 
-class SparkEngine:
-    """What :mod:`confide.jobs.workload` keeps of one node's engine.  Made when the node holds the job; :meth:`stop` is idempotent."""
+class SparkEngine(NodeProcesses):
+    """What :mod:`confide.jobs.workload` keeps of one node's engine."""
 
     def __init__(self, services: NodeServices) -> None:
-        spec, resources = services.spec, services.job.resources
-        self._services = services
         self.runtime = find_runtime()
+        super().__init__(services)
+        spec, resources = services.spec, services.job.resources
         self.node = SparkNode(
             private_dir=services.private_dir.path,
-            work_dir=services.private_dir.folder("work"),
-            agent_socket=services.private_dir.path / AGENT_SOCKET,
+            work_dir=self.work_dir,
+            agent_socket=self.agent_socket,
             host=services.peer_host,
             cores=spec.cores,
             memory_mb=spec.memory_mb,
         )
         self.run = SparkRun(app_id=str(spec.run_id), app_name=services.job.name, cores=resources.workers * resources.cores)
-        self._redactor = Redactor()
-        self._children = Children(self._redactor)
-        self._socket: LocalSocketServer | None = None
         certificate = services.certificate
         services.private_dir.write(CHAIN_FILE, certificate.certificate_pem + certificate.ca_pem)
         services.private_dir.write(KEY_FILE, certificate.private_key_pem)
 
-    def secret(self, name: str, secret: SecretBytes) -> None:
-        """Give this node's processes a secret as a private file, and keep it out of their logs."""
-        self._redactor.hide(secret)
-        self._services.private_dir.write(name, secret)
 
-    def serve(self, operations: Mapping[str, Operation]) -> None:
-        """Open the agent's socket for this node's processes."""
-        self._socket = LocalSocketServer(self.node.agent_socket, operations)
-        self._socket.start()
+class SparkDriverEngine(SparkEngine):
+    """The driver's: a JVM with the Spark context, and the program that is connected to it (``confide.jobs.workload.DriverEngine``)."""
 
-    def start(self, name: str, launch: Launch) -> Child:
-        """Start one process of the engine; its output goes to ``<node>.<name>.log`` beside the node's own log.
+    reads_data = False
+
+    def __init__(self, services: NodeServices) -> None:
+        super().__init__(services)
+        self._secret, self._token = (SecretBytes(secrets.token_hex(_SECRET_BYTES).encode()) for _ in range(2))
+        self.secret(SECRET_FILE, self._secret)
+        self.secret(TOKEN_FILE, self._token)
+        self._jvm: Child | None = None
+        self._address: tuple[str, int] | None = None
+        self._listening = threading.Event()
+
+    def operations(self) -> Mapping[str, Operation]:
+        """``driver-ready``: the JVM says where it listens."""
+        return {"driver-ready": self._driver_ready}
+
+    def begin(self) -> None:
+        """Start the JVM."""
+        self._jvm = self.start("spark", driver_jvm(self.runtime, self.node, self.run))
+
+    def joining(self) -> Json:
+        """Wait for the JVM; what executors need to join it.
 
         Raises:
-            UnavailableError: it cannot be started, or the node is ending.
+            NodeLostError: it ended, or does not start in time.
         """
-        for file, data in launch.files.items():
-            self._services.private_dir.write(file, data)
-        return self._children.start(ChildSpec(name, launch.argv, self._log_of(name), self.node.work_dir, launch.env))
+        services = self._services
+        until = time.monotonic() + max(services.spec.timing.start_timeout_s, 60.0)
+        while not self._listening.wait(_POLL_S):
+            if services.stopping.is_set():
+                raise UnavailableError("the run is ending")
+            self._require("starting")
+            if time.monotonic() > until:
+                raise NodeLostError("Spark's driver did not start in time", hint="see `confide runs logs`")
+        host, port = self._address or ("", 0)
+        return {"host": host, "port": port, "secret": self._secret.reveal().decode()}
 
-    def output_of(self, name: str) -> str:
-        """The last of what a process printed: at most 256 KiB."""
-        with self._log_of(name).open("rb") as log:
-            log.seek(-min(_MAX_OUTPUT, log.seek(0, os.SEEK_END)), os.SEEK_END)
-            return log.read().decode("utf-8", errors="replace")
+    def program(self, program: Path, code: Path) -> Launch:
+        """The user's program: ``program`` among the job's files in ``code``."""
+        arguments = self._services.job.arguments
+        return program_command(interpreter(), program, arguments, self.node, python_path=(str(code), *python_path()))
 
-    def _log_of(self, name: str) -> Path:
-        log = self._services.spec.log_path
-        return log.with_name(f"{log.stem}.{name}.log")
+    def check(self) -> None:
+        """Return while the JVM runs.
 
-    def stop(self) -> None:
-        """End every process and close the socket."""
-        self._children.stop()
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        Raises:
+            NodeLostError: it ended.
+        """
+        self._require("the program ran")
 
+    def info(self, code: Path) -> Json:
+        """What the program needs beside its data (``confide.data.spark``)."""
+        job = self._services.job
+        return {
+            "gateway_socket": str(self.node.private_dir / GATEWAY_SOCKET),
+            "gateway_token": self._token.reveal().decode(),
+            "code": str(code),
+            "modules": sorted(name for name in job.files if name.endswith(".py") and name != job.program),
+        }
 
-def python_path() -> tuple[str, ...]:
-    """Where the user's program finds this package: where this process found it."""
-    return (str(Path(__file__).parents[2]),)
+    def _require(self, doing: str) -> None:
+        if self._jvm is None or self._jvm.poll() is not None:
+            status = None if self._jvm is None else self._jvm.poll()
+            raise NodeLostError(f"Spark's driver ended while {doing}", status=status, hint="see `confide runs logs`")
 
-
-def interpreter() -> Path:
-    """The Python of this node: the measured one."""
-    return Path(sys.executable)
+    def _driver_ready(self, request: Json) -> Json:
+        self._address = (field(request, "host", str), field(request, "port", int))
+        self._listening.set()
+        return {}

@@ -15,6 +15,7 @@ from pathlib import Path
 from confide.durable import sync_folder
 from confide.errors import DataError, OutputExistsError
 from confide.ids import RunId
+from confide.jobs.ledger import PENDING
 
 _MARK = ".staging-"
 
@@ -42,6 +43,34 @@ def check_free(outputs: Mapping[str, Path], inputs: Collection[Path] = ()) -> No
             if other != name and (place == path or place in path.parents):
                 message = f"outputs {name!r} and {other!r} lie in each other"
                 raise OutputExistsError(message, hint="separate them", name=name, path=str(path))
+
+
+def drop_pending(folder: Path) -> None:
+    """Remove what attempts of tasks left that Spark has given up: lost executors, and copies that were slower than another.
+
+    Their committer is done with the folder.  A copy that still runs makes a new one, which is removed with the next call, or refused.
+    """
+    for pending in sorted(folder.rglob(PENDING), reverse=True):
+        shutil.rmtree(pending, ignore_errors=True)
+
+
+def keep_only(folder: Path, paths: Collection[str]) -> None:
+    """Remove everything in a staging folder but the files at ``paths`` (relative) and the folders that they are in.
+
+    Raises:
+        DataError: something cannot be removed.
+    """
+    drop_pending(folder)
+    try:
+        for place in sorted(folder.rglob("*"), reverse=True):  # what is in a folder comes before it
+            if place.is_symlink() or not place.is_dir():
+                if place.relative_to(folder).as_posix() not in paths:
+                    place.unlink(missing_ok=True)
+            else:
+                with contextlib.suppress(OSError):  # it holds something that stays, or that a lost task is about to write
+                    place.rmdir()
+    except OSError as cause:
+        raise DataError(f"an output's files cannot be removed: {cause.strerror}", path=str(cause.filename)) from cause
 
 
 def publish(staged: Mapping[Path, Path]) -> None:

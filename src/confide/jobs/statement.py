@@ -17,7 +17,7 @@ from confide.errors import ReceiptError
 from confide.ids import JobDigest, Role, RunId
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "urn:confide:receipt:v1"
+PREDICATE_TYPE = "urn:confide:receipt:v2"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 _SHA384 = re.compile(r"[0-9a-f]{96}")
 
@@ -90,6 +90,26 @@ class ReleaseEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class DataEntry:
+    """What one node's tasks did with datasets, all of them, also those that failed or were done twice; the node's own word.
+
+    ``bytes_*``: plaintext of containers, and Parquet files as they are stored.  ``open_us``, ``seal_us``: microseconds in the containers'
+    cipher.  ``keys_asked``: file keys that the node's engine asked its agent for; ``keys_held``: those for which the broker was not asked.
+    """
+
+    node: str
+    tasks: int
+    rows_read: int
+    rows_written: int
+    bytes_read: int
+    bytes_written: int
+    open_us: int
+    seal_us: int
+    keys_asked: int
+    keys_held: int
+
+
+@dataclass(frozen=True, slots=True)
 class Statement:
     """The predicate of a receipt, parsed."""
 
@@ -104,6 +124,7 @@ class Statement:
     inputs: tuple[DatasetEntry, ...]
     outputs: tuple[DatasetEntry, ...]
     releases: tuple[ReleaseEntry, ...]
+    data: tuple[DataEntry, ...]
     audit_head: Json
     broker_key: str
     """The broker's public key, base64url of its DER SPKI: its digest is in the job, and it signed the audit head."""
@@ -157,6 +178,7 @@ class Statement:
             "inputs": DatasetEntry,
             "outputs": DatasetEntry,
             "releases": ReleaseEntry,
+            "data": DataEntry,
         }
         values = dict(predicate)
         for name, entry in rows.items():
@@ -234,6 +256,7 @@ def build_statement(
     inputs: Sequence[DatasetEntry],
     outputs: Sequence[DatasetEntry],
     releases: Iterable[ReleaseEntry],
+    data: Iterable[DataEntry],
     audit_head: Json,
     broker_key: bytes,
     version: str,
@@ -251,6 +274,7 @@ def build_statement(
         inputs=tuple(sorted(inputs, key=lambda row: row.name)),
         outputs=tuple(sorted(outputs, key=lambda row: row.name)),
         releases=tuple(sorted(releases, key=lambda row: canonical(asdict(row)))),
+        data=tuple(sorted(data, key=lambda row: row.node)),
         audit_head=audit_head,
         broker_key=b64url(broker_key),
         confide=version,

@@ -29,10 +29,12 @@ class TaskFiles:
         self._tell = tell
         self._lock = threading.Lock()
         self._unfinished = FileLedger()
+        self._in_place: set[str] = set()
 
     def operations(self) -> Mapping[str, Operation]:
         """``write-key``, ``file-renamed`` (``from``, ``to``) and ``file-deleted`` (``path``); the driver has heard when they answer."""
-        return {"write-key": self._begin, "file-renamed": self._renamed, "file-deleted": self._deleted}
+        unknown: Operation = lambda _: {"names": []}  # noqa: E731 - only the driver knows all files, and it alone reads a query's log
+        return {"write-key": self._begin, "file-renamed": self._renamed, "file-deleted": self._deleted, "output-listing": unknown}
 
     def _begin(self, request: Json) -> Json:
         answer = self._write_key(request)
@@ -41,19 +43,28 @@ class TaskFiles:
             with self._lock:
                 self._unfinished.add([path])
         else:
+            with self._lock:
+                self._in_place.add(path)
             self._tell(files_written([path]))  # written in its place, without a committer
         return answer
 
     def _renamed(self, request: Json) -> Json:
+        source, target = field(request, "from", str), field(request, "to", str)
         with self._lock:
-            moved = self._unfinished.take(field(request, "from", str), field(request, "to", str))
+            moved = self._unfinished.take(source, target)
+            known = source in self._in_place
+            self._in_place.discard(source)
         if moved:
             self._tell(files_written(moved))
+        elif known:  # told of when it was begun: the state of a streaming query, whole now
+            self._tell(files_written([target]))
+            self._tell(files_deleted(source))
         return {}
 
     def _deleted(self, request: Json) -> Json:
         path = field(request, "path", str)
         with self._lock:
             self._unfinished.remove(path)
+            self._in_place.discard(path)
         self._tell(files_deleted(path))
         return {}

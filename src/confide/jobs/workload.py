@@ -1,71 +1,124 @@
-"""The Spark workload of the agents: keys from the broker, JVMs beside the agent, outputs committed and published, the receipt.
+"""The workload of the agents: keys from the broker, the engine beside the agent, outputs committed and published, the receipt.
 
-The driver's keyring holds output keys only (to count rows); keys of inputs are with the workers, whose executors read them.
+With Spark the driver's agent holds output keys only (for the logs of streams): those of inputs are with the workers, whose executors read
+them.  An engine that reads in the driver's node has them there.
 """
 
 from __future__ import annotations
 
-import secrets
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from confide.canonical import Json
 from confide.crypto.secret import SecretBytes
 from confide.data.failure import failure_in
-from confide.errors import JobError, JobFailedError, NodeLostError, ProtocolError, UnavailableError
+from confide.errors import JobError, JobFailedError, ProtocolError, UnavailableError
 from confide.jobs.broker_keys import BrokerKeys
-from confide.jobs.engines.spark import GATEWAY_SOCKET, SECRET_FILE, TOKEN_FILE, driver_jvm, executor_command, program_command
+from confide.jobs.driver_files import DriverFiles
+from confide.jobs.engines.spark import SECRET_FILE, executor_command
 from confide.jobs.evidence import receipt_bundle
 from confide.jobs.inputs import InputLengths, VerifiedInput, as_on_driver, digests, open_inputs, verify_whole
 from confide.jobs.outputs import Outputs
 from confide.jobs.owners_policies import require_owners_accept
-from confide.jobs.reports import FilesDeleted, FilesWritten, read_report
-from confide.jobs.spark_node import SparkEngine, interpreter, python_path
-from confide.jobs.statement import ReleaseEntry
+from confide.jobs.polars_node import PolarsDriverEngine
+from confide.jobs.reports import FilesDeleted, FilesWritten, counted, data_counted, read_report
+from confide.jobs.saves import Save
+from confide.jobs.spark_node import SparkDriverEngine, SparkEngine
+from confide.jobs.statement import DataEntry, ReleaseEntry
 from confide.jobs.task_files import TaskFiles
 from confide.node.control import field
 
 if TYPE_CHECKING:
     from confide.attest.policy import Policy
     from confide.ids import NodeId
+    from confide.job import Engine
+    from confide.jobs.engines.launch import Launch
     from confide.node.child import Child
     from confide.node.local_socket import Operation
     from confide.node.record import EvidenceRecord
     from confide.node.workload import NodeReport, NodeServices, Refusal
 
 _POLL_S = 0.1
-_SECRET_BYTES = 32
 
 
-class SparkDriver:
+class DriverEngine(Protocol):
+    """What of the driver's side differs from engine to engine.  ``reads_data``: the program reads and writes data in the driver's node."""
+
+    reads_data: bool
+
+    def operations(self) -> Mapping[str, Operation]:
+        """Operations of the agent's socket."""
+        ...
+
+    def serve(self, operations: Mapping[str, Operation]) -> None:
+        """Open the agent's socket."""
+        ...
+
+    def begin(self) -> None:
+        """Start what runs beside the program."""
+        ...
+
+    def joining(self) -> Json:
+        """Wait until that is ready; what workers need to join it, secrets included.
+
+        Raises:
+            NodeLostError: it is not.
+        """
+        ...
+
+    def program(self, program: Path, code: Path) -> Launch:
+        """The user's program."""
+        ...
+
+    def start(self, name: str, launch: Launch) -> Child:
+        """Start a process."""
+        ...
+
+    def check(self) -> None:
+        """Return while what runs beside the program runs; raises ``NodeLostError`` otherwise."""
+        ...
+
+    def info(self, code: Path) -> Json:
+        """What the program needs beside its data."""
+        ...
+
+    def output_of(self, name: str) -> str:
+        """The last of what a process printed."""
+        ...
+
+    def stop(self) -> None:
+        """End every process.  Idempotent."""
+        ...
+
+
+_ENGINES: Mapping[Engine, Callable[[NodeServices], DriverEngine]] = {"spark": SparkDriverEngine, "polars": PolarsDriverEngine}
+
+
+class JobDriver:
     """The driver's side (``confide.node.workload.DriverWorkload``)."""
 
     def __init__(self) -> None:
         self._services: NodeServices | None = None
-        self._engine: SparkEngine | None = None
+        self._engine: DriverEngine | None = None
         self._keys: BrokerKeys | None = None
         self._outputs: Outputs | None = None
         self._inputs: dict[str, VerifiedInput] = {}
         self._owners_policies: dict[str, Policy] = {}
         self._lengths = InputLengths()
         self._releases: list[ReleaseEntry] = []
-        self._jvm: Child | None = None
-        self._token = ""
+        self._data: dict[NodeId, DataEntry] = {}
         self._code: Path | None = None
         self._began = datetime.now(UTC)
-        self._address: tuple[str, int] | None = None
-        self._listening = threading.Event()
 
     def prepare(self, node: NodeServices) -> Json:
-        """Start Spark's driver, and meanwhile check inputs and make the outputs' keys; return what executors need to join.
+        """Start the engine, and meanwhile check inputs and make the outputs' keys; return what workers need to join.
 
         Raises:
-            ConfideError: an input, the broker or Spark is not as it must be.
+            ConfideError: an input, the broker or the engine is not as it must be.
         """
         if node.job.inputs and not node.job.outputs:
             raise JobError("a job that reads names at least one output", hint="with its key come the owners' policies for the workers")
@@ -73,41 +126,31 @@ class SparkDriver:
             hint = "name one whose key is at the job's broker, if need be an empty one of your own"
             raise JobError("an output has its key by the grants of an input's owner, and no input is at the broker", hint=hint)
         self._services, self._began = node, datetime.now(UTC)
-        engine = self._engine = SparkEngine(node)
+        engine = self._engine = _ENGINES[node.job.engine](node)
         places = {name: Path(spec.path) for name, spec in node.job.outputs.items()}
         outputs = self._outputs = Outputs(places, node.spec.run_id, node.identity.key)
-        self._keys = BrokerKeys(node)
-        secret, token = (SecretBytes(secrets.token_hex(_SECRET_BYTES).encode()) for _ in range(2))
-        engine.secret(SECRET_FILE, secret)
-        engine.secret(TOKEN_FILE, token)
-        self._token = token.reveal().decode()
+        keys = self._keys = BrokerKeys(node)
         self._code = self._write_code(node)
-        engine.serve({
-            "driver-ready": self._driver_ready,
-            "run-info": self._run_info,
-            "input-length": self._lengths.operation,
-            "stage": lambda request: outputs.stage(field(request, "name", str)),
-            "commit": lambda request: outputs.commit(field(request, "name", str), field(request, "kind", str), request.get("schema")),
-            "file-renamed": _noting(lambda request: outputs.renamed(field(request, "from", str), field(request, "to", str))),
-            "file-deleted": _noting(lambda request: outputs.deleted(field(request, "path", str))),
-        })  # fmt: skip
-        self._jvm = engine.start("spark", driver_jvm(engine.runtime, engine.node, engine.run))
+        engine.serve(self._operations(engine, outputs, keys, node))
+        engine.begin()
         self._inputs = open_inputs(node.job)
         self._lengths.know(self._inputs.values())
+        if engine.reads_data:
+            keys.open_inputs([*self._inputs.values()])
         for found in self._inputs.values():
-            if node.job.inputs[found.name].key is not None:
-                self._keys.prove_admitted(found)
+            if not engine.reads_data and node.job.inputs[found.name].key is not None:
+                keys.prove_admitted(found)
         newest = [found for name, found in self._inputs.items() if node.job.inputs[name].snapshot is None]
         for name in node.job.outputs:
-            key = self._keys.output(name, newest)  # soon: what is committed from now on is not for this run
+            key = keys.output(name, newest)  # soon: what is committed from now on is not for this run
             self._owners_policies |= {policy.digest: policy for policy in key.policies}
-            outputs.hold(name, key, partial(self._keys.output, name))
+            outputs.hold(name, key, partial(keys.output, name))
+            if engine.reads_data:
+                keys.open_output(name)
             newest = []
         if node.job.resources.verify_inputs == "whole":
             verify_whole(self._inputs.values())
-        self._await_jvm()
-        host, port = self._address or ("", 0)
-        return {"host": host, "port": port, "secret": secret.reveal().decode(), "inputs": digests(self._inputs)}
+        return {**engine.joining(), "inputs": digests(self._inputs)}
 
     def run(self) -> Json:
         """Run the user's program; every output that the job names must be committed when it ends.
@@ -115,19 +158,14 @@ class SparkDriver:
         Raises:
             JobFailedError: the program ended with an error, or without an output.
             DataError: it failed, and an input is not what its manifest says; or an output was not what tasks had written.
-            NodeLostError: Spark's driver ended under it.
+            NodeLostError: the engine ended under it.
         """
-        node, engine, jvm, outputs = self._ready()
-        if self._code is None:
-            raise UnavailableError("the job's code is not there")
-        program = self._code / node.job.program
-        launch = program_command(interpreter(), program, node.job.arguments, engine.node, python_path=(str(self._code), *python_path()))
-        child = engine.start("program", launch)
+        node, engine, outputs, code = self._ready()
+        child = engine.start("program", engine.program(code / node.job.program, code))
         while (status := child.wait(_POLL_S)) is None:
             if node.stopping.is_set():
                 raise UnavailableError("the run is ending")
-            if jvm.poll() is not None:
-                raise NodeLostError("Spark's driver ended while the program ran", status=jvm.poll(), hint="see `confide runs logs`")
+            engine.check()
         outputs.require_unharmed()
         if status != 0:
             verify_whole(self._inputs.values())
@@ -172,6 +210,8 @@ class SparkDriver:
                 self._outputs.written(paths)
             case FilesDeleted(path) if self._outputs is not None:
                 self._outputs.deleted(path)
+            case DataEntry() as entry:
+                self._data[node] = entry
 
     def receipt(self, nodes: Sequence[NodeReport], refused: Sequence[Refusal]) -> Json:
         """Sign the receipt, then publish the outputs: they count only with it.
@@ -180,7 +220,7 @@ class SparkDriver:
             KeyRevokedError: a key that the run was given was withdrawn at the last moment.
             ConfideError: the broker does not answer, or an output's place was taken meanwhile; nothing is visible then.
         """
-        node, _, _, outputs = self._ready()
+        node, _, outputs, _ = self._ready()
         keys = self._keys
         if keys is None:
             raise UnavailableError("the broker was not asked for keys")
@@ -195,6 +235,7 @@ class SparkDriver:
             inputs=list(self._inputs.values()),
             outputs=outputs.committed(),
             releases=self._releases,
+            data=[self._data[report.node] for report in nodes if report.node in self._data],
             times=(self._began, datetime.now(UTC)),
             audit_head=head,
             broker_key=broker_key,
@@ -213,10 +254,27 @@ class SparkDriver:
 
     # --- inside --------------------------------------------------------------------------------------------------------
 
-    def _ready(self) -> tuple[NodeServices, SparkEngine, Child, Outputs]:
-        if self._services is None or self._engine is None or self._jvm is None or self._outputs is None:
+    def _ready(self) -> tuple[NodeServices, DriverEngine, Outputs, Path]:
+        if self._services is None or self._engine is None or self._outputs is None or self._code is None:
             raise UnavailableError("the engine was not prepared")
-        return self._services, self._engine, self._jvm, self._outputs
+        return self._services, self._engine, self._outputs, self._code
+
+    def _operations(self, engine: DriverEngine, outputs: Outputs, keys: BrokerKeys, node: NodeServices) -> Mapping[str, Operation]:
+        """The agent's socket, for the engine and the program."""
+        operations: dict[str, Operation] = {
+            **engine.operations(),
+            "run-info": self._run_info,
+            "input-files": self._input_files,
+            "input-length": self._lengths.operation,
+            "input-listing": self._lengths.listing,
+            "stage": lambda request: outputs.stage(field(request, "name", str), Save.from_json(request)),
+            "commit": lambda request: outputs.commit(field(request, "name", str), field(request, "kind", str), request.get("schema")),
+            **DriverFiles(keys, outputs, sorted(node.job.outputs)).operations(),
+        }
+        if engine.reads_data:
+            files = TaskFiles(keys.operations()["write-key"], node.tell)
+            operations |= {"read-key": keys.operations()["read-key"], "write-key": files.operations()["write-key"]}
+        return operations
 
     def _write_code(self, node: NodeServices) -> Path:
         """The job's files, in the node's private folder: as private as the channel that they came over."""
@@ -227,45 +285,22 @@ class SparkDriver:
             path.write_bytes(data)
         return folder
 
-    def _await_jvm(self) -> None:
-        node, _, jvm, _ = self._ready()
-        until = time.monotonic() + max(node.spec.timing.start_timeout_s, 60.0)
-        while not self._listening.wait(_POLL_S):
-            if node.stopping.is_set():
-                raise UnavailableError("the run is ending")
-            if jvm.poll() is not None:
-                raise NodeLostError("Spark's driver ended while starting", status=jvm.poll(), hint="see `confide runs logs`")
-            if time.monotonic() > until:
-                raise NodeLostError("Spark's driver did not start in time", hint="see `confide runs logs`")
-
-    def _driver_ready(self, request: Json) -> Json:
-        self._address = (field(request, "host", str), field(request, "port", int))
-        self._listening.set()
-        return {}
-
     def _run_info(self, _request: Json) -> Json:
-        node, engine, _, _ = self._ready()
-        job = node.job
+        node, engine, _, code = self._ready()
         return {
             "run": node.spec.run_id,
-            "arguments": list(job.arguments),
-            "inputs": {name: found.info() for name, found in self._inputs.items()},
-            "outputs": {name: {} for name in job.outputs},
-            "gateway_socket": str(engine.node.private_dir / GATEWAY_SOCKET),
-            "gateway_token": self._token,
-            "code": str(self._code),
-            "modules": sorted(name for name in job.files if name.endswith(".py") and name != job.program),
+            "arguments": list(node.job.arguments),
+            "inputs": {name: found.info(files=not engine.reads_data) for name, found in self._inputs.items()},
+            "outputs": {name: {} for name in node.job.outputs},
+            **engine.info(code),
         }
 
-
-def _noting(note: Callable[[Json], None]) -> Operation:
-    """An operation of the agent's socket that only takes note."""
-
-    def operation(request: Json) -> Json:
-        note(request)
-        return {}
-
-    return operation
+    def _input_files(self, request: Json) -> Json:
+        """``input-files``: a page of the files of the input ``name`` from number ``start`` on; an empty one is the last."""
+        found = self._inputs.get(field(request, "name", str))
+        if found is None:
+            raise ProtocolError("the job has no such input")
+        return {"files": found.page(field(request, "start", int))}
 
 
 class SparkWorker:
@@ -291,7 +326,8 @@ class SparkWorker:
         engine = self._engine = SparkEngine(node)
         keys = self._keys = BrokerKeys(node)
         files = TaskFiles(keys.operations()["write-key"], node.tell)
-        own = {"await-driver": self._await_driver, "input-length": self._lengths.operation}
+        lengths = {"input-length": self._lengths.operation, "input-listing": self._lengths.listing}
+        own = {"await-driver": self._await_driver, "data-counts": self._count, **lengths}
         engine.serve({**keys.operations(), **files.operations(), **own})
         self._jvm = engine.start("executor", executor_command(engine.runtime, engine.node, engine.run, str(node.spec.index)))
         self._inputs = open_inputs(node.job)
@@ -331,6 +367,15 @@ class SparkWorker:
             self._engine.stop()
         if self._keys is not None:
             self._keys.close()
+
+    def _count(self, request: Json) -> Json:
+        """``data-counts``: what the executor's tasks did so far, ``counts``; the driver has heard when this answers."""
+        if self._services is None or self._keys is None:
+            raise UnavailableError("the engine was not opened")
+        asked, held = self._keys.counts()
+        counts = {**field(request, "counts", dict), "keys_asked": asked, "keys_held": held}
+        self._services.tell(data_counted(counted(self._services.spec.node_id, counts)))
+        return {}
 
     def _await_driver(self, _request: Json) -> Json:
         self._joining.wait()

@@ -369,6 +369,15 @@ class OwnerClient(GrantCalls, EscrowClient, AuditCalls):
         answer = self._call("POST", "open", {"manifest": manifest})
         return ReleasedKey(answer.dataset_of(manifest), answer.key_ref(), answer.dataset_key(), answer.time("expires"), grants={})
 
+    def wrapped_form(self, manifest: Json) -> WrappedKey:
+        """What the broker opens an own dataset by, whose newest manifest is given: under the newest version since :meth:`rewrap`.
+
+        Raises:
+            CredentialError: there is no such dataset of this credential's.
+            ManifestError, RollbackError: the manifest is not the newest one of that dataset.
+        """
+        return self._call("POST", "datasets/wrapped-form", {"manifest": manifest}).wrapped()
+
     def page(self, path: str) -> tuple[int, str]:
         """Status and HTML of one of the broker's pages for people (``keys.page``)."""
         return self._connection.page(path)

@@ -19,7 +19,7 @@ from confide.ids import DatasetId, check_name
 from confide.keys.audit import new_event
 from confide.keys.callers import Callers, shown_key
 from confide.keys.limits import RateLimits
-from confide.keys.manifest_claims import ManifestClaims, unverified_dataset
+from confide.keys.manifest_claims import ManifestClaims, ShownManifest, unverified_dataset
 from confide.keys.records import Dataset, Enrolment, Owner
 from confide.keys.roles import Office
 from confide.keys.sessions import Peer
@@ -161,6 +161,29 @@ class Owners(Callers):
             self._store.put(replace(found.after(claims), signer=owner.spki))
             self._note("manifest", owner, dataset=dataset, snapshot=claims.snapshot)
         return {"dataset": dataset, "snapshot": claims.snapshot}
+
+    def wrapped_form(self, peer: Peer, manifest: Json) -> Json:
+        """The form of an own dataset's key that the broker opens now, for the dataset's next manifest.  No key is given.
+
+        What the newest ``manifest`` has for a wrapped key does not count: a broker that came back from a backup may not know it.
+
+        Raises:
+            CredentialError: the dataset is not the client's, or a run's output.
+            ManifestError, RollbackError: the manifest is not the newest one, signed by the dataset's signer.
+            KeyDestroyedError: the version that it is under was destroyed.
+        """
+        with self._command("wrapped-form", peer, {}) as owner, self._store.transaction():
+            shown = ShownManifest(manifest)
+            found = self._store.get(Dataset, shown.unverified_dataset())
+            if found is None or found.origin is not None or not self._is_signer(owner, found):
+                raise CredentialError("this credential has no such dataset")
+            claims = shown.claims(PublicKey.from_spki(found.signer))
+            found.check_newest(claims.snapshot, claims.digest)
+            self._keys.check_there(found)
+            self._store.put(replace(found.giving(), snapshot=claims.snapshot, manifest_digest=claims.digest))
+            version = found.wrapped.version
+            self._note("wrapped-form", owner, dataset=found.dataset, key=found.wrapped.key, version=version, snapshot=claims.snapshot)
+        return {**_dataset_json(found), "wrapped": found.wrapped.to_json()}
 
     def open(self, peer: Peer, manifest: Json) -> Json:
         """The key of an own dataset, or of an output that names the client as recipient while every input's owner agrees.

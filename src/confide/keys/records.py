@@ -159,8 +159,8 @@ class Origin:
 class Dataset:
     """A dataset's key, wrapped; who signs its manifests (DER SPKI); and the newest snapshot that the broker has seen.
 
-    ``given`` is the digest of the wrapped form that was given out for its manifests, once the key has been put under a newer version:
-    they go on to name that one.  What is opened is always ``wrapped``.
+    ``given`` holds the digests of the wrapped forms that were given out for its manifests, once the key has been put under a newer
+    version: manifests go on to name them.  What is opened is always ``wrapped``.
     """
 
     kind: ClassVar[str] = "dataset"
@@ -170,7 +170,7 @@ class Dataset:
     snapshot: int | None = None
     manifest_digest: str | None = None
     origin: Origin | None = None
-    given: str | None = None
+    given: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -199,13 +199,12 @@ class Dataset:
             ManifestError: the manifest is of another dataset or key.
             RollbackError: the snapshot is older than one seen before, or another one with the same number.
         """
-        known = claims.wrapped == self.wrapped or wrapped_digest(claims.wrapped) == self.given
-        if claims.dataset != self.dataset or not known:
+        current = claims.wrapped == self.wrapped
+        if claims.dataset != self.dataset or not (current or wrapped_digest(claims.wrapped) in self.given):
             raise ManifestError("the manifest does not belong to this dataset and its key", dataset=self.dataset, got=claims.dataset)
         self.check_newest(claims.snapshot, claims.digest)
-        if claims.snapshot == self.snapshot:
-            return self
-        return replace(self, snapshot=claims.snapshot, manifest_digest=claims.digest)
+        seen = self.giving() if current else self
+        return seen if claims.snapshot == self.snapshot else replace(seen, snapshot=claims.snapshot, manifest_digest=claims.digest)
 
     def check_newest(self, snapshot: int, digest: str) -> None:
         """Return if no newer snapshot than that one, whose manifest has this digest, has been seen.
@@ -220,7 +219,14 @@ class Dataset:
 
     def rewrapped(self, wrapped: WrappedKey) -> Dataset:
         """This dataset with its key under another version of the same key; its manifests stay as they are."""
-        return replace(self, wrapped=wrapped, given=self.given or wrapped_digest(self.wrapped))
+        return replace(self, wrapped=wrapped, given=self.given or (wrapped_digest(self.wrapped),))
+
+    def giving(self) -> Dataset:
+        """This dataset, of which the wrapped form that it has now is given out: a manifest may name it from now on, for good."""
+        if not self.given:
+            return self  # :meth:`rewrapped` takes note of the first form
+        digest = wrapped_digest(self.wrapped)
+        return self if digest in self.given else replace(self, given=(*self.given, digest))
 
     def to_json(self) -> Json:
         """See :class:`Record`."""
@@ -231,7 +237,7 @@ class Dataset:
             "snapshot": self.snapshot,
             "manifest_digest": self.manifest_digest,
             "origin": self.origin.to_json() if self.origin else None,
-            "given": self.given,
+            "given": list(self.given),
         }
 
     @classmethod
@@ -244,7 +250,7 @@ class Dataset:
             data["snapshot"],
             data["manifest_digest"],
             Origin.from_json(data["origin"]) if data["origin"] else None,
-            data["given"],
+            _given(data["given"]),
         )
 
 
@@ -315,6 +321,13 @@ class CutOff:
 def run_ref(run: RunId) -> str:
     """How records of a run are found."""
     return f"run:{run}"
+
+
+def _given(data: list[str] | str | None) -> tuple[str, ...]:
+    """Stores of earlier versions have one digest, or none."""
+    if data is None:
+        return ()
+    return (data,) if isinstance(data, str) else tuple(data)
 
 
 def wrapped_digest(wrapped: WrappedKey) -> str:

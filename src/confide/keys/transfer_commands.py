@@ -216,8 +216,8 @@ def _dataset(data: Json) -> Dataset:
             "snapshot": int() | None as snapshot,
             "manifest_digest": str() | None as digest,
             "origin": None,
-            "given": str() | None,
-        } if (snapshot is None) == (digest is None) and not isinstance(snapshot, bool):
+            "given": list(given),
+        } if (snapshot is None) == (digest is None) and not isinstance(snapshot, bool) and all(isinstance(one, str) for one in given):
             with suppress(ParseError, ValueError):
                 found = Dataset.from_json(data)
                 if found.to_json() == data and found.wrapped.dataset == found.dataset:

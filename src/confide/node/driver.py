@@ -191,7 +191,7 @@ class DriverAgent:
         if job is None or self._record is None:
             raise UnavailableError("there is no job")
         collateral = self._verifier.verify(self._record.evidence, self._record.at).collateral
-        self._emit(EventType.JOB_ACCEPTED, job=job.digest)
+        self._emit(EventType.JOB_ACCEPTED, job=job.digest, workers=job.resources.workers)
         services = self._services = self._build_services(job, private)
         control_identity = self._identity.with_certificate(self._certify(self._identity), self._ca.ca_pem)
         workers = Workers(
@@ -208,7 +208,8 @@ class DriverAgent:
         workers.open(control)
         self._workers = workers
         nodes = [str(node) for node in workers.roster.phases]
-        self._tell_client(Kind.START_WORKERS, count=len(nodes), nodes=nodes, host=bootstrap.host, port=bootstrap.port)
+        if nodes:  # not every engine has workers
+            self._tell_client(Kind.START_WORKERS, count=len(nodes), nodes=nodes, host=bootstrap.host, port=bootstrap.port)
         self._mail.background(lambda: self._workload.prepare(services), self._on_prepared, name="prepare")
         self._await_workers(workers)
         self._emit(EventType.PROGRAM_STARTED, workers=len(workers.started))

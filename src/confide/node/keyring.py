@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
-from confide.crypto.derive import FileKind, file_key, parquet_aad_prefix
+from confide.crypto.derive import container_keys, file_key, parquet_aad_prefix
 from confide.errors import ConfideError, KeyAccessError, ManifestError, ProtocolError, UnavailableError
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from confide.node.local_socket import Operation
 
 _ATTEMPT = re.compile(r"(?:attempt|task)_[A-Za-z0-9_]+")
+_UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?:\.TID[0-9]+)?\.tmp")
+"""Spark's ``CheckpointFileManager`` writes a file under such a name and renames it when it is whole."""
 _RENEW_AT: Final = 0.8
 """A key is fetched again when this part of its lease is over."""
 _RETRY_S: Final = 5.0
@@ -80,6 +82,12 @@ class Keyring:
         self._lock = threading.RLock()
         self._held: dict[PurePosixPath, _Held] = {}
         self._ended: ConfideError | None = None
+        self._asked = self._fetched = 0
+
+    def counts(self) -> tuple[int, int]:
+        """How many file keys were asked for, and for how many of them a dataset key was here."""
+        with self._lock:
+            return self._asked, self._asked - self._fetched
 
     def open_input(self, root: str, dataset: DatasetId, lease: Lease, *, files: frozenset[str], refresh: Refresh) -> None:
         """Hold the key of an input dataset whose verified manifest lists ``files`` (relative POSIX paths).
@@ -104,7 +112,7 @@ class Keyring:
         """The local socket's operations ``read-key`` and ``write-key``.
 
         Both take ``path`` (absolute) and, for containers, ``kind`` ``"container"`` and ``salt``.  The answer is
-        ``{dataset, path, key}``, for Parquet with ``aad_prefix``.
+        ``{dataset, path, key}``, for Parquet with ``aad_prefix``, for containers with ``commitment``.
         """
         return {"read-key": self._read_key, "write-key": self._write_key}
 
@@ -169,24 +177,30 @@ class Keyring:
         raise ManifestError("no dataset of this job is in that folder", path=path[:400])
 
     def _answer(self, held: _Held, relative: str, request: Json) -> Json:
-        kind, salt = _kind_and_salt(request)
+        salt = _container_salt(request)
         with self._lock:
-            key = file_key(self._current(held), kind=kind, dataset=held.dataset, path=relative, salt=salt)
-        answer: Json = {"dataset": held.dataset, "path": relative, "key": _b64(key.reveal())}
+            dataset_key = self._current(held)
+            if salt is None:
+                key = file_key(dataset_key, kind="parquet", dataset=held.dataset, path=relative)
+                public = {"aad_prefix": _b64(parquet_aad_prefix(held.dataset, relative))}
+            else:
+                container = container_keys(dataset_key, dataset=held.dataset, path=relative, salt=salt)
+                key, public = container.key, {"commitment": _b64(container.commitment)}
+        answer: Json = {"dataset": held.dataset, "path": relative, "key": _b64(key.reveal()), **public}
         key.wipe()
-        if kind == "parquet":
-            answer["aad_prefix"] = _b64(parquet_aad_prefix(held.dataset, relative))
         return answer
 
     def _current(self, held: _Held) -> SecretBytes:
         """The dataset key within its lease.  A refused refresh leaves no key behind: fail closed."""
         self._check_not_ended()
+        self._asked += 1
         now = self._clock()
         if held.key is not None and held.renew <= now < held.expires:
             held.renew = now + _RETRY_S
             self._aside(lambda: self._renew(held, now))
         if held.key is None or now >= held.expires:
             _forget(held)
+            self._fetched += 1
             return self._take(held, held.refresh(), now)
         return held.key
 
@@ -227,7 +241,9 @@ def committed_path(relative: str, run: RunId) -> str:
 
     Strips this run's staging folder, Spark's (``.spark-staging-*``, for dynamic partitions), and the committer's
     ``_temporary/N/_temporary/attempt_*/`` and ``_temporary/N/task_*/`` (Hadoop ``FileOutputCommitter``, algorithms 1 and 2), in the
-    output itself or in one of its folders.  File keys are derived from the result, so a file keeps its key when the committer renames it.
+    output itself or in one of its folders, and what the logs and states of streaming queries have in their names until they are whole
+    (``.NAME.<uuid>.tmp``, Spark's ``CheckpointFileManager``).  File keys are derived from the result, so a file keeps its key when it is
+    renamed.
 
     Raises:
         ManifestError: the path lies in ``_temporary`` but is not a task's file.
@@ -245,7 +261,8 @@ def committed_path(relative: str, run: RunId) -> str:
             parts = [*parts[:at], name, *rest]
     if not parts or "_temporary" in parts:
         raise ManifestError("not the path of a data file", path=relative[:400])
-    return "/".join(parts)
+    unfinished = _UNFINISHED.fullmatch(parts[-1])
+    return "/".join(parts if unfinished is None else [*parts[:-1], unfinished[1]])
 
 
 def _is_another_snapshot(there: _Held, held: _Held) -> bool:
@@ -261,14 +278,15 @@ def _absolute(path: str) -> PurePosixPath:
     return pure
 
 
-def _kind_and_salt(request: Json) -> tuple[FileKind, bytes]:
+def _container_salt(request: Json) -> bytes | None:
+    """The salt of the container that a request is about; None for a Parquet file."""
     kind = request.get("kind", "parquet")
     if kind == "parquet" and "salt" not in request:
-        return "parquet", b""
+        return None
     if kind != "container":
         raise ProtocolError("not a kind of file that keys are made for", kind=str(kind)[:40])
     try:
-        return "container", base64.b64decode(_text(request, "salt"), validate=True)
+        return base64.b64decode(_text(request, "salt"), validate=True)
     except (binascii.Error, ValueError) as cause:
         raise ProtocolError("a salt is not base64") from cause
 

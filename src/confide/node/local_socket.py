@@ -24,8 +24,8 @@ from confide.canonical import Json, canonical, parse_object
 from confide.errors import ChannelError, ConfideError, CredentialError, ParseError, ProtocolError, UnavailableError, error_from_json
 
 _log = logging.getLogger(__name__)
-MAX_LINE = 1024 * 1024
-"""Cap on one request or answer, in bytes."""
+MAX_LINE = 64 * 1024 * 1024
+"""Cap on one request or answer, in bytes: as much as a manifest may be, whose schema and files are the longest that is told here."""
 _MAX_PATH = 107
 """Room for a path in ``sockaddr_un`` without its closing NUL, in bytes (unix(7))."""
 _MAX_ANCESTORS = 64

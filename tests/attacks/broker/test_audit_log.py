@@ -58,6 +58,21 @@ def test_log_is_proved_to_continue_and_an_entry_to_be_in_it(world: World) -> Non
     assert weather.audit_proof(release).entry.event is None
 
 
+def test_log_that_loses_a_part_while_the_broker_runs_proves_nothing(world: World) -> None:
+    granted = Granted(world)
+    client = world.client(world.node())
+    seen = AuditHead.verify(granted.airline.audit_head(), granted.airline.broker_key())
+    for _ in range(4):
+        client.release(granted.manifest)
+    change_row(world, f"DELETE FROM audit WHERE seq > {seen.size}")
+    for ask in (lambda: granted.airline.audit_since(seen), lambda: granted.airline.audit_proof(seen.size + 1)):
+        with pytest.raises(BrokerError) as refused:
+            ask()
+        assert refused.value.facts["status"] == 500
+    with pytest.raises(AuditError, match="lost a part"):
+        world.store.consistency(seen.size, seen.size + 4)
+
+
 def test_log_longer_than_one_answer_is_fetched_in_parts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("confide.keys.audit_client._PAGE", 3)
     granted = Granted(world)

@@ -23,6 +23,7 @@ from confide.data.folder import check_encrypted, digest_of_file
 from confide.data.manifest import MANIFEST_NAME
 from confide.data.snapshots import load_manifest
 from confide.data.sources import Source
+from confide.data.staging import Attempt
 from confide.errors import CollateralError, ConfigError, DataError, JobError, ManifestError, PolicyError, ReceiptError, UsageError
 from confide.ids import DatasetId
 from confide.job import Job
@@ -66,7 +67,7 @@ def program(special: Path) -> Any:
 
 def encrypted(special: Path) -> Any:
     source = Source("a", partial(open_regular, special))
-    return encrypt_files([source], special.parent / "out", SecretBytes.random(), dataset=DatasetId("11" * 16))
+    return encrypt_files([source], Attempt(special.parent / "out"), SecretBytes.random(), dataset=DatasetId("11" * 16))
 
 
 READERS: list[tuple[Callable[[Path], Any], type[Exception]]] = [

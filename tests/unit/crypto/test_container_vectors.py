@@ -4,45 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support import container_decoder
 from support.container_decoder import RefusedError, decode
+from support.container_vectors import CONTAINERS, VECTORS, file_of, given, load, plaintext_of, sealed_of
 
 from confide.crypto import container
 from confide.crypto.container import ContainerReader, plaintext_size
-from confide.crypto.derive import check_data_path, file_key, parquet_aad_prefix
+from confide.crypto.derive import check_data_path, container_keys, file_key, parquet_aad_prefix
 from confide.crypto.secret import SecretBytes
 from confide.errors import IntegrityError, ParseError
-from confide.ids import DatasetId
 
-VECTORS = Path(__file__).parents[2] / "vectors"
-CONTAINERS = sorted((VECTORS / "container").glob("*.json"))
 PARQUET = sorted((VECTORS / "derive").glob("parquet-*.json"))
-
-
-def load(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def plaintext_of(vector: dict[str, Any]) -> bytes:
-    repeat, length = bytes.fromhex(vector["plaintext"]["repeat"]), vector["plaintext"]["length"]
-    return (repeat * (length // len(repeat) + 1))[:length]
-
-
-def sealed_of(vector: dict[str, Any]) -> bytes:
-    out = io.BytesIO()
-    key, salt = SecretBytes(bytes.fromhex(vector["dataset_key"])), bytes.fromhex(vector["salt"])
-    container._seal(io.BytesIO(plaintext_of(vector)), out, key, DatasetId(vector["dataset"]), vector["path"], salt=salt)
-    return out.getvalue()
-
-
-def file_of(vector: dict[str, Any]) -> bytes:
-    sealed = sealed_of(vector)
-    return b"".join(bytes.fromhex(p["hex"]) if "hex" in p else sealed[slice(*p["slice"])] for p in vector["assemble"])
+STEPS = {
+    "size": "no container has this file size",
+    "header": "not a container of this version",
+    "commitment": "of another key, dataset or path",
+    "open": "does not open",
+    "chunk": "does not open",
+}
+"""What the reader says at each step that refuses."""
 
 
 def names(paths: list[Path]) -> list[str]:
@@ -53,9 +36,10 @@ def names(paths: list[Path]) -> list[str]:
 
 
 def test_every_vector_is_found() -> None:
-    assert len(CONTAINERS) == 36
+    assert len(CONTAINERS) == 46
     assert len(PARQUET) == 3
     assert {load(path)["expect"] for path in CONTAINERS} == {"opened", "refused"}
+    assert {load(path).get("refused_at") for path in CONTAINERS} == {None, *STEPS}
 
 
 @pytest.mark.parametrize("path", CONTAINERS, ids=names(CONTAINERS))
@@ -67,8 +51,8 @@ def test_sealing_gives_the_vector_bytes(path: Path) -> None:
     assert plaintext_size(len(sealed)) == vector["plaintext"]["length"]
     assert container.container_size(vector["plaintext"]["length"]) == len(sealed)
     key = SecretBytes(bytes.fromhex(vector["dataset_key"]))
-    derived = file_key(key, kind="container", dataset=vector["dataset"], path=vector["path"], salt=bytes.fromhex(vector["salt"]))
-    assert derived.reveal().hex() == vector["file_key"]
+    derived = container_keys(key, dataset=vector["dataset"], path=vector["path"], salt=bytes.fromhex(vector["salt"]))
+    assert (derived.key.reveal().hex(), derived.commitment.hex()) == (vector["file_key"], vector["commitment"])
 
 
 @pytest.mark.parametrize("path", CONTAINERS, ids=names(CONTAINERS))
@@ -76,28 +60,27 @@ def test_vector_opens_or_is_refused_as_it_says(path: Path) -> None:
     vector = load(path)
     file = file_of(vector)
     assert hashlib.sha256(file).hexdigest() == vector["file_sha256"]
-    given = {**vector, **vector["open_with"]}
-    key = SecretBytes(bytes.fromhex(given["dataset_key"]))
     if vector["expect"] == "opened":
-        with ContainerReader(io.BytesIO(file), key, given["dataset"], given["path"]) as reader:
+        with ContainerReader(io.BytesIO(file), *given(vector)) as reader:
             assert reader.read() == plaintext_of(vector)
         return
-    if vector["refused_at"] == "size":
+    step = vector["refused_at"]
+    if step == "size":
         with pytest.raises(IntegrityError):
             plaintext_size(len(file))
-    if vector["refused_at"] != "chunk":
-        with pytest.raises(IntegrityError):
-            ContainerReader(io.BytesIO(file), key, given["dataset"], given["path"])
+    if step != "chunk":
+        with pytest.raises(IntegrityError, match=STEPS[step]):
+            ContainerReader(io.BytesIO(file), *given(vector))
         return
-    with ContainerReader(io.BytesIO(file), key, given["dataset"], given["path"]) as reader, pytest.raises(IntegrityError):
+    with ContainerReader(io.BytesIO(file), *given(vector)) as reader, pytest.raises(IntegrityError, match=STEPS[step]):
         reader.readall()
 
 
 @pytest.mark.parametrize("path", CONTAINERS, ids=names(CONTAINERS))
 def test_independent_decoder_agrees_with_the_vector(path: Path) -> None:
     vector = load(path)
-    given = {**vector, **vector["open_with"]}
-    arguments = file_of(vector), bytes.fromhex(given["dataset_key"]), given["dataset"], given["path"]
+    key, dataset, name = given(vector)
+    arguments = file_of(vector), key.reveal(), dataset, name
     if vector["expect"] == "opened":
         assert decode(*arguments) == plaintext_of(vector)
     else:

@@ -99,7 +99,15 @@ class SparkGroup:
             (private / file).write_bytes(data)
         server = LocalSocketServer(
             private / "agent.sock",
-            {"driver-ready": self._driver_ready, "await-driver": self._await_driver, "run-info": self._run_info, **self.ops},
+            {
+                "driver-ready": self._driver_ready,
+                "await-driver": self._await_driver,
+                "run-info": self._run_info,
+                "input-listing": lambda _: {"names": None},
+                "data-counts": lambda _: {},
+                "output-listing": lambda _: {"names": []},
+                **self.ops,
+            },
         )
         server.start()
         self._servers.append(server)

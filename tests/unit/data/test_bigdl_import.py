@@ -16,7 +16,7 @@ from confide.crypto.sign import SigningKey
 from confide.data.bigdl_import import Checked, check_files
 from confide.data.bigdl_keys import DataKey, PrimaryKey
 from confide.data.commit import create_dataset
-from confide.data.files import decrypt
+from confide.data.decrypting import decrypt
 from confide.data.folder import verify_files
 from confide.data.snapshots import SignedManifest
 from confide.errors import DataError, IntegrityError, ParseError, WeakKeyError

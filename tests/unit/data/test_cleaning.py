@@ -19,6 +19,7 @@ from confide.data.commit import add_snapshot, create_dataset
 from confide.data.files import read_table
 from confide.data.manifest import MANIFEST_NAME
 from confide.data.snapshots import SignedManifest, load_manifest, write_manifest
+from confide.data.staging import Attempt
 from confide.errors import UnavailableError
 from confide.ids import new_dataset_id
 
@@ -71,10 +72,10 @@ def test_a_writer_that_was_overtaken_does_not_put_back_an_old_copy(folder: Path)
 def test_files_that_took_a_long_time_to_write_are_young_until_they_are_listed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, written = commit.commit_snapshot, commit.encrypt_table
 
-    def written_long_ago(source: pa.Table, staged: Path, *args: object, **named: object) -> object:
-        found = written(source, staged, *args, **named)  # type: ignore[arg-type]
+    def written_long_ago(source: pa.Table, attempt: Attempt, *args: object, **named: object) -> object:
+        found = written(source, attempt, *args, **named)  # type: ignore[arg-type]
         for entry in found.files:
-            os.utime(staged / entry.path, (1, 1))
+            os.utime(attempt.files / entry.path, (1, 1))
         return found
 
     def cleaned_before(parent: SignedManifest, made: SignedManifest) -> None:
@@ -104,7 +105,7 @@ def test_a_folder_that_storage_replaces_by_a_link_meanwhile_is_not_followed(fold
     outside.mkdir()
     (outside / "a").write_text("mine")
     (folder / "v-left").mkdir()
-    (folder / "v-left" / "a").write_bytes(b"CONFIDE1")
+    (folder / "v-left" / "a").write_bytes(b"CONFIDE2")
     real = cleaning._remove
 
     def swapped(place: Path, *args: object) -> None:

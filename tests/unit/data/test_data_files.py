@@ -14,10 +14,10 @@ import pytest
 from confide.crypto.envelope import wrap
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
-from confide.data import commit, files, folder
+from confide.data import commit, decrypting, files, folder
 from confide.data.manifest import MANIFEST_NAME, Manifest, verify_manifest
 from confide.data.schema import storable
-from confide.data.snapshots import SignedManifest, load_manifest
+from confide.data.snapshots import SignedManifest, load_manifest, write_manifest
 from confide.errors import DataError, IntegrityError, ManifestError, OutputExistsError, PlaintextError, UnavailableError, UsageError
 from confide.ids import DatasetId, RunId, new_dataset_id
 
@@ -207,7 +207,7 @@ def test_folder_of_files_reads_back(tmp_path: Path) -> None:
     paths = [entry.path for entry in owned.manifest.files]
     assert len(paths) == 2
     assert files.open_file(owned.folder, owned.manifest, paths[0], owned.key).read() == CANARY.encode()
-    files.decrypt(owned.folder, owned.manifest, owned.key, tmp_path / "out")
+    decrypting.decrypt(owned.folder, owned.manifest, owned.key, tmp_path / "out")
     assert (tmp_path / "out" / "sub" / "b.json").read_bytes() == b"{}" * 100_000
     with pytest.raises(ManifestError):
         files.open_file(owned.folder, owned.manifest, "other", owned.key)
@@ -231,18 +231,18 @@ def test_nothing_to_encrypt_is_refused(tmp_path: Path) -> None:
 def test_table_is_decrypted_to_a_file(tmp_path: Path, suffix: str) -> None:
     owned = Owned(table(10), tmp_path / "d")
     target = tmp_path / f"out.{suffix}"
-    files.decrypt(owned.folder, owned.manifest, owned.key, target)
+    decrypting.decrypt(owned.folder, owned.manifest, owned.key, target)
     assert CANARY.encode() in target.read_bytes()
     with pytest.raises(OutputExistsError):
-        files.decrypt(owned.folder, owned.manifest, owned.key, target)
+        decrypting.decrypt(owned.folder, owned.manifest, owned.key, target)
     with pytest.raises(DataError):
-        files.decrypt(owned.folder, owned.manifest, owned.key, tmp_path / "out.xlsx")
+        decrypting.decrypt(owned.folder, owned.manifest, owned.key, tmp_path / "out.xlsx")
 
 
 def test_failed_decryption_leaves_nothing(tmp_path: Path) -> None:
     owned = Owned(table(10), tmp_path / "d")
     with pytest.raises(IntegrityError):
-        files.decrypt(owned.folder, owned.manifest, SecretBytes.random(), tmp_path / "out.csv")
+        decrypting.decrypt(owned.folder, owned.manifest, SecretBytes.random(), tmp_path / "out.csv")
     assert [p.name for p in tmp_path.iterdir()] == ["d"]
 
 
@@ -285,7 +285,7 @@ def staged(tmp_path: Path) -> tuple[Path, Owned]:
 
 
 def commit_it(owned: Owned, kind: str = "parquet", check_paths: Callable[[Sequence[str]], None] = list) -> SignedManifest:
-    return commit.commit_staged(
+    signed = commit.commit_staged(
         owned.folder,
         kind=kind,
         spark_schema=None,
@@ -298,6 +298,8 @@ def commit_it(owned: Owned, kind: str = "parquet", check_paths: Callable[[Sequen
         now=NOW,
         check_paths=check_paths,
     )
+    write_manifest(owned.folder, signed.envelope)
+    return signed
 
 
 def test_commit_makes_a_dataset_of_staged_files(tmp_path: Path) -> None:

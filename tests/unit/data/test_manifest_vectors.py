@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from confide.canonical import Json, from_b64url
+from confide.canonical import Json, canonical, from_b64url
 from confide.crypto.envelope import unwrap
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import PublicKey
@@ -33,7 +33,7 @@ def test_all_manifest_vectors_are_here() -> None:
 def test_manifest_vector_gets_its_verdict(path: Path, tmp_path: Path) -> None:
     vector = load(path)
     signer = PublicKey.from_spki(from_b64url(vector["signer"]))
-    (tmp_path / MANIFEST_NAME).write_text(json.dumps(vector["envelope"]))
+    (tmp_path / MANIFEST_NAME).write_bytes(canonical(vector["envelope"]))
     if vector["expect"] == "refused":
         with pytest.raises(ManifestError):
             verify_manifest(load_manifest(tmp_path).envelope, signer)

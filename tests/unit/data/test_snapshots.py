@@ -294,7 +294,7 @@ def test_cleaning_removes_only_what_no_snapshot_lists_and_is_old_enough(world: W
     world.add(table(2))
     (world.folder / "part-left.parquet").write_bytes(b"PARE0000PARE")
     (world.folder / "v-left").mkdir()
-    (world.folder / "v-left" / "a").write_bytes(b"CONFIDE1")
+    (world.folder / "v-left" / "a").write_bytes(b"CONFIDE2")
     staged = world.folder.with_name(f".{world.folder.name}.new-{'0' * 16}")
     staged.mkdir()
     (staged / "part").write_bytes(b"123")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from confide.data.snapshots import load_manifest
 from confide.errors import DataError, ManifestError, UsageError
 from confide.ids import new_dataset_id
 from confide.job import InputSpec, Job
-from confide.jobs.inputs import VerifiedInput, as_on_driver, digests, open_inputs, verify_whole
+from confide.jobs.inputs import InputLengths, VerifiedInput, as_on_driver, digests, open_inputs, verify_whole
 
 SIGNER, SECRET = SigningKey.generate(), SecretBytes.random()
 
@@ -137,3 +138,32 @@ def test_a_snapshot_that_another_key_signed_is_not_read_although_the_newest_vouc
     assert only(open_inputs(job)).manifest.snapshot == 3
     with pytest.raises(ManifestError):
         open_inputs(at_snapshot(job, 2))
+
+
+def test_folders_of_inputs_are_listed_as_the_manifest_has_them(job: Job) -> None:
+    opened = open_inputs(job)
+    found = only(opened)
+    (found.folder / "stray").write_bytes(b"")
+    entries = [replace(found.manifest.files[0], path=path) for path in ("a/b/2.csv", "a/b/1.csv", "a/3.csv", "4.csv")]
+    lengths = InputLengths()
+    lengths.know([replace(found, manifest=replace(found.manifest, files=tuple(entries)))])
+
+    def names(folder: str, after: str = "") -> object:
+        return lengths.listing({"path": f"{found.folder}{folder}", "after": after})["names"]
+
+    assert (names(""), names("/a"), names("/a/b")) == (["4.csv", "a"], ["3.csv", "b"], ["1.csv", "2.csv"])
+    assert (names("/a/b", "1.csv"), names("/a/b", "2.csv")) == (["2.csv"], [])
+    assert names("/other") is None
+    assert lengths.listing({"path": str(found.folder.parent)})["names"] is None
+
+
+def test_a_long_listing_comes_in_pieces(job: Job) -> None:
+    found = only(open_inputs(job))
+    entries = tuple(replace(found.manifest.files[0], path=f"{n:05}.csv") for n in range(5000))
+    lengths = InputLengths()
+    lengths.know([replace(found, manifest=replace(found.manifest, files=entries))])
+    seen, last = [], ""
+    while names := lengths.listing({"path": str(found.folder), "after": last})["names"]:
+        assert len(names) <= 4096
+        seen, last = seen + names, names[-1]
+    assert seen == [entry.path for entry in entries]

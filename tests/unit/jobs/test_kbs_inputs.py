@@ -314,9 +314,9 @@ def test_job_file_names_the_resource_and_the_certificates(theirs: Kept, tmp_path
 
 
 def test_job_whose_inputs_are_all_elsewhere_is_refused_before_it_starts_anything(theirs: Kept) -> None:
-    from confide.jobs.workload import SparkDriver
+    from confide.jobs.workload import JobDriver
 
     job = theirs.job()
     job = job.model_copy(update={"inputs": {"people": job.inputs["people"]}})
     with node(theirs.stage, job, Role.DRIVER) as (there, _), pytest.raises(JobError, match="no input is at the broker"):
-        SparkDriver().prepare(there.services)
+        JobDriver().prepare(there.services)

@@ -156,6 +156,24 @@ def test_a_file_outside_the_outputs_is_no_file_of_a_task(tmp_path: Path) -> None
             outputs.written([path])
 
 
+def test_files_that_are_renamed_when_they_are_whole_are_known_by_their_last_name(run: Run) -> None:
+    """States of streaming queries: Spark's CheckpointFileManager."""
+    run.begin(f"{OUT}/_checkpoints/.1.delta.tmp")
+    run.rename(f"{OUT}/_checkpoints/.1.delta.tmp", f"{OUT}/_checkpoints/1.delta")
+    run.driver.require(OUT, ["_checkpoints/1.delta"])
+    told = len(run.told)
+    run.rename(f"{OUT}/_checkpoints/.1.delta.tmp", f"{OUT}/_checkpoints/1.delta")
+    assert len(run.told) == told
+
+
+def test_a_part_of_a_streams_log_that_was_not_shown_is_missed(run: Run) -> None:
+    run.driver.add([f"{OUT}/_spark_metadata/0", f"{OUT}/_spark_metadata/1", f"{OUT}/part-0"])
+    run.driver.remove(f"{OUT}/_spark_metadata/0")  # read, and deleted by name
+    run.driver.remove(f"{OUT}/_spark_metadata")
+    with pytest.raises(IntegrityError, match="_spark_metadata/1"):
+        run.driver.require(OUT, ["part-0"])
+
+
 def test_renames_of_other_files_are_not_told(run: Run) -> None:
     run.rename("/spark/a", "/spark/b")
     assert run.told == []

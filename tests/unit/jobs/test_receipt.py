@@ -32,7 +32,16 @@ from confide.ids import DatasetId, JobDigest, NodeId, Nonce, Role, RunId, Tee
 from confide.jobs.evidence import describe, describe_refused
 from confide.jobs.local.simulation import SimulatedTee
 from confide.jobs.receipt import examine, load_bundle, verify
-from confide.jobs.statement import PAYLOAD_TYPE, DatasetEntry, ReceiptBundle, RefusedEntry, ReleaseEntry, Statement, build_statement
+from confide.jobs.statement import (
+    PAYLOAD_TYPE,
+    DataEntry,
+    DatasetEntry,
+    ReceiptBundle,
+    RefusedEntry,
+    ReleaseEntry,
+    Statement,
+    build_statement,
+)
 from confide.jobs.store import RunDir
 from confide.keys.audit import AuditHead
 from confide.node.record import EvidenceRecord
@@ -123,6 +132,7 @@ class Run:
                 self.release("worker-1", "delays", "write"),
                 self.release("driver", "delays", "write"),
             ],
+            data=[DataEntry("worker-1", 2, 1000, 7, 65536, 100, 12, 3, 2, 2)],
             audit_head=head,
             broker_key=self.broker.spki_der,
             version="0",
@@ -171,7 +181,7 @@ def test_a_receipt_is_accepted_with_one_line_a_check(run: Run) -> None:
     found = verify(run.bundle(), roots=run.tee.roots)
     assert [c.name for c in found.checks] == [
         "signature", "job", "policy", "node driver", "node worker-1", "refused worker-2", "input flights", "inputs", "output delays",
-        "outputs", "keys", "audit head",
+        "outputs", "keys", "data", "audit head",
     ]  # fmt: skip
     assert found.accepted
     assert found.require().simulated
@@ -338,6 +348,18 @@ def test_a_manifest_whose_signature_does_not_verify_is_refused(run: Run, which: 
 def test_an_output_that_another_key_signed_is_refused(run: Run) -> None:
     run.output_manifest = manifest("delays", "22" * 16, run.worker, run=RUN)
     assert failed(run.bundle(), run.tee) == ["output delays"]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [DataEntry("worker-9", 1, 0, 0, 0, 0, 0, 0, 0, 0)],
+        [DataEntry("worker-1", 1, 0, 0, 0, 0, 0, 0, 0, 0)] * 2,
+        [DataEntry("worker-1", 1, 0, 0, -5, 0, 0, 0, 0, 0)],
+    ],
+)
+def test_counts_of_another_node_twice_or_below_zero_are_refused(run: Run, rows: list[DataEntry]) -> None:
+    assert failed(run.bundle(data=tuple(rows)), run.tee) == ["data"]
 
 
 def attested_again(of: Run, /, **changes: Any) -> EvidenceRecord:

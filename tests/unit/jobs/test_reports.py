@@ -10,8 +10,8 @@ import pytest
 from confide.crypto.secret import SecretBytes
 from confide.errors import ProtocolError
 from confide.ids import DatasetId, KeyRef, NodeId, Purpose
-from confide.jobs.reports import FilesDeleted, FilesWritten, files_deleted, files_written, key_opened, read_report
-from confide.jobs.statement import ReleaseEntry
+from confide.jobs.reports import FilesDeleted, FilesWritten, data_counted, files_deleted, files_written, key_opened, read_report
+from confide.jobs.statement import DataEntry, ReleaseEntry
 from confide.keys.client import ReleasedKey
 from confide.keys.grants import GrantRef
 
@@ -20,6 +20,7 @@ GRANT = GrantRef("ab" * 8, "cd" * 48)
 KEY = ReleasedKey(
     DatasetId("11" * 16), KeyRef("airline", "flights", 2), SecretBytes.random(), datetime.now(UTC), grants={"airline/flights": GRANT}
 )
+COUNTS = DataEntry("worker-1", 2, 1000, 7, 65536, 100, 12, 3, 2, 2)
 
 
 def test_reports_come_back_as_they_were() -> None:
@@ -27,6 +28,19 @@ def test_reports_come_back_as_they_were() -> None:
     assert found == ReleaseEntry(NODE, "flights", "read", "airline/flights", 2, {"airline/flights": GRANT.to_json()})
     assert read_report(NODE, files_written(["/a/b"])) == FilesWritten(("/a/b",))
     assert read_report(NODE, files_deleted("/a")) == FilesDeleted("/a")
+    assert read_report(NODE, data_counted(COUNTS)) == COUNTS
+
+
+@pytest.mark.parametrize(
+    "changes", [{"tasks": -1}, {"tasks": True}, {"tasks": 1.0}, {"tasks": 1 << 53}, {"tasks": "1"}, {"more": 1}, {"node": "worker-2"}]
+)
+def test_counts_in_another_form_are_refused(changes: dict[str, Any]) -> None:
+    report = data_counted(COUNTS)
+    with pytest.raises(ProtocolError):
+        read_report(NODE, {**report, "counts": {**report["counts"], **changes}})
+    del report["counts"]["rows_read"]
+    with pytest.raises(ProtocolError):
+        read_report(NODE, report)
 
 
 def test_a_report_of_a_key_holds_no_key() -> None:

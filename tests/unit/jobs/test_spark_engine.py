@@ -10,6 +10,7 @@ import pytest
 
 from confide.errors import ExtraMissingError, JobError
 from confide.jobs.engines import spark
+from confide.jobs.engines.launch import Launch
 
 NODE = spark.SparkNode(
     private_dir=Path("/dev/shm/node"), work_dir=Path("/work dir"), agent_socket=Path("/dev/shm/node/agent.sock"), cores=2, memory_mb=2048
@@ -18,7 +19,7 @@ RUN = spark.SparkRun("delays-1", "delays", cores=4)
 RUNTIME = spark.JavaRuntime(Path("/usr/bin/java"), (Path("/jars/a b.jar"), Path('/jars/"c".jar')), Path("/jars/x.jsa"))
 
 
-def config_of(launch: spark.Launch, name: str) -> dict[str, object]:
+def config_of(launch: Launch, name: str) -> dict[str, object]:
     found: dict[str, object] = json.loads(launch.files[name])
     return found
 
@@ -64,10 +65,32 @@ def test_properties_protect_every_wire_and_disk() -> None:
         "spark.hadoop.parquet.crypto.factory.class": "org.confide.spark.ConfideCryptoFactory",
         "spark.hadoop.fs.file.impl": "org.confide.spark.EncryptedOnlyFileSystem",
         "spark.hadoop.fs.enc.impl": "org.confide.spark.ConfideFileSystem",
+        "spark.hadoop.fs.AbstractFileSystem.file.impl": "org.confide.spark.EncryptedOnlyAbstractFileSystem",
+        "spark.hadoop.fs.AbstractFileSystem.enc.impl": "org.confide.spark.ConfideAbstractFileSystem",
+        "spark.sql.catalogImplementation": "in-memory",
+        "spark.sql.warehouse.dir": str(NODE.work_dir / "warehouse"),
         "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
     }
     assert {name: properties.get(name) for name in expected} == expected
     assert not [name for name in properties if "secret" in name or "password" in name.lower()]
+
+
+@pytest.mark.parametrize("role", ["driver", "executor"])
+def test_jvms_keep_their_heap_and_their_temporary_files_off_the_disk(role: str) -> None:
+    launch = spark.driver_jvm(RUNTIME, NODE, RUN) if role == "driver" else spark.executor_command(RUNTIME, NODE, RUN, "1")
+    options = launch.files[f"{role}-jvm.args"].decode()
+    for option in (
+        "-XX:+DisableAttachMechanism",
+        "-XX:-UsePerfData",
+        "-XX:-HeapDumpOnOutOfMemoryError",
+        "-XX:-CreateCoredumpOnCrash",
+        "-XX:ErrorFile=/dev/null",
+        f"-Djava.io.tmpdir={NODE.private_dir}",
+        "-Dlog4j2.configurationFile=confide-log4j2.properties",
+    ):
+        assert f'"{option}"\n' in options
+    assert launch.env["SPARK_LOCAL_DIRS"] == str(NODE.work_dir)
+    assert launch.env["TMPDIR"] == str(NODE.private_dir)
 
 
 def test_executor_knows_its_own_protection_before_it_talks() -> None:
@@ -103,9 +126,10 @@ def test_private_folder_with_too_long_a_path_is_refused() -> None:
 
 
 def test_foreign_jars_are_left_out(tmp_path: Path) -> None:
-    for name in ("spark-core_2.13.jar", "kubernetes-client.jar", "hive-exec.jar", "netty-x-osx-x86_64.jar", "a.jar", "readme.txt"):
+    foreign = ("kubernetes-client.jar", "hive-exec.jar", "netty-x-osx-x86_64.jar", "readme.txt")
+    for name in (*foreign, "spark-core_2.13.jar", "hive-storage-api.jar", "a.jar"):
         (tmp_path / name).touch()
-    assert [path.name for path in spark.spark_jars(tmp_path)] == ["a.jar", "spark-core_2.13.jar"]
+    assert [path.name for path in spark.spark_jars(tmp_path)] == ["a.jar", "hive-storage-api.jar", "spark-core_2.13.jar"]
 
 
 def test_missing_parts_of_the_installation_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -292,6 +292,7 @@ def test_datasets_are_imported_by_their_signer_under_a_key_that_opens_them(two: 
         (two.here, {"snapshot": True}, ParseError),
         (two.here, {"snapshot": None}, ParseError),
         (two.here, {"given": 3}, ParseError),
+        (two.here, {"given": [3]}, ParseError),
         (two.here, {"more": 3}, ParseError),
     ):
         with pytest.raises(refusal):

@@ -47,6 +47,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", CONFIDE + "audit-head"): {},
     ("PUT", CONFIDE + "datasets/*/manifest"): {"manifest": {}},
     ("POST", CONFIDE + "datasets/adopt"): {"manifest": {}},
+    ("POST", CONFIDE + "datasets/wrapped-form"): {"manifest": {}},
     ("POST", CONFIDE + "escrow"): {"request": {}},
     ("GET", CONFIDE + "escrow"): None,
     ("POST", CONFIDE + "escrow/trustee-key"): {"envelope": {}},

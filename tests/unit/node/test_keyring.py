@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from confide.canonical import Json
-from confide.crypto.derive import file_key, parquet_aad_prefix
+from confide.crypto.derive import container_keys, file_key, parquet_aad_prefix
 from confide.crypto.secret import SecretBytes
 from confide.errors import (
     BrokerError,
@@ -74,8 +74,9 @@ def test_listed_file_gets_its_own_key(keyring: Keyring) -> None:
 def test_container_key_depends_on_the_salt(keyring: Keyring) -> None:
     salt = bytes(range(32))
     answer = ask(keyring, "read-key", "/data/flights/x/b.bin", kind="container", salt=b64(salt))
-    expected = file_key(SecretBytes(KEY), kind="container", dataset=INPUT, path="x/b.bin", salt=salt)
-    assert answer == {"dataset": INPUT, "path": "x/b.bin", "key": b64(expected.reveal())}
+    expected = container_keys(SecretBytes(KEY), dataset=INPUT, path="x/b.bin", salt=salt)
+    shown = {"key": b64(expected.key.reveal()), "commitment": b64(expected.commitment)}
+    assert answer == {"dataset": INPUT, "path": "x/b.bin", **shown}
 
 
 @pytest.mark.parametrize(
@@ -135,6 +136,10 @@ def test_path_that_is_no_data_file_has_no_key(staged: str) -> None:
 
 def test_committer_of_a_folder_inside_the_output_is_stripped_too() -> None:
     assert committed_path(".staging-spine-1/model/_temporary/0/_temporary/attempt_1/part-0", RUN) == "model/part-0"
+    uuid = "6e596c08-e7b9-4399-a5bf-4f2a710701bb"
+    assert committed_path(f"_checkpoints/offsets/.7.{uuid}.tmp", RUN) == "_checkpoints/offsets/7"
+    assert committed_path(f"state/0/1/.7.delta.{uuid}.TID12.tmp", RUN) == "state/0/1/7.delta"
+    assert committed_path(".7.other.tmp", RUN) == ".7.other.tmp"
     assert committed_path("a/.spark-staging-7/_temporary/0/_temporary/attempt_1/city=1/part-0", RUN) == "a/city=1/part-0"
     with pytest.raises(ManifestError):
         committed_path("a/_temporary/0/task_1/_temporary/0/task_1/b", RUN)

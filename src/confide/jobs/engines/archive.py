@@ -29,6 +29,7 @@ from confide.data.commit import create_dataset
 from confide.errors import ConfideError, UnavailableError
 from confide.ids import NodeId, Role, RunId, new_dataset_id
 from confide.jobs.engines import spark
+from confide.jobs.engines.launch import Launch
 from confide.node.child import Child, Children, ChildSpec
 from confide.node.jobca import JobCa
 from confide.node.keyring import Keyring, Lease
@@ -129,7 +130,11 @@ class _Training:
                 socket = str(driver_dir.path / spark.GATEWAY_SOCKET)
                 info |= {"gateway_socket": socket, "gateway_token": self._token.reveal().decode()}
                 operations = {"driver-ready": self._ready, "await-driver": self._await, "run-info": lambda _: info}
-                operations["input-length"] = lambda _: {"length": -1}
+                operations |= {
+                    "input-length": lambda _: {"length": -1},
+                    "input-listing": lambda _: {"names": None},
+                    "data-counts": lambda _: {},
+                }
                 for node in (driver, executor):
                     servers.append(LocalSocketServer(node.agent_socket, {**self._keyring.operations(), **operations}))
                     servers[-1].start()
@@ -186,7 +191,7 @@ class _Training:
         work.mkdir()
         return spark.SparkNode(private.path, work, private.path / "agent.sock", memory_mb=768)
 
-    def _start(self, children: Children, node: spark.SparkNode, private: PrivateDir, launch: spark.Launch, name: str) -> Child:
+    def _start(self, children: Children, node: spark.SparkNode, private: PrivateDir, launch: Launch, name: str) -> Child:
         for file, data in launch.files.items():
             listed = f'"-XX:DumpLoadedClassList={self._folder / name}.classes"\n'.encode() if file.endswith(".args") else b""
             private.write(file, listed + data)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal
 
 from confide.errors import ExtraMissingError, JobError
+from confide.jobs.engines.launch import Launch
 
 SECRET_FILE: Final = "spark-secret"  # noqa: S105  a file name
 """Spark's authentication secret: text, at least 32 characters, the same on all nodes of a run."""
@@ -27,6 +28,8 @@ TOKEN_FILE: Final = "gateway-token"  # noqa: S105  a file name
 """What PySpark shows to the driver's gateway; driver only."""
 GATEWAY_SOCKET: Final = "gateway.sock"
 """Unix socket of the driver's gateway, made by the driver's JVM when its Spark context is up."""
+CALLBACK_SOCKET: Final = "callback.sock"
+"""Unix socket of the user's program, for calls from the driver's JVM (``confide.data.gateway``)."""
 
 MIN_HEAP_MB: Final = 640
 """Spark refuses to start with less than 450 MiB of usable heap (``UnifiedMemoryManager``)."""
@@ -34,10 +37,14 @@ _MAX_PRIVATE_PATH: Final = 64
 """Spark puts ``/.<uuid>.sock`` behind it, and a unix socket's path has room for 107 bytes (unix(7))."""
 
 _FOREIGN_JARS: Final = (
-    *("kubernetes-", "spark-kubernetes", "volcano-", "vertx-", "hive-", "spark-hive", "datanucleus-", "derby", "spark-yarn"),
+    *("kubernetes-", "spark-kubernetes", "volcano-", "vertx-", "spark-hive", "datanucleus-", "derby", "spark-yarn"),
+    *("hive-beeline", "hive-cli", "hive-common", "hive-exec", "hive-jdbc", "hive-metastore", "hive-serde", "hive-service", "hive-shims"),
     *("spark-connect", "spark-pipelines", "spark-repl", "curator-", "zookeeper-", "jdo-", "javax.jdo", "super-csv", "opencsv"),
 )
-"""Jars of Spark for what a Confide node never does (other schedulers, Hive, Connect): less code in the node, a shorter class path."""
+"""Jars of Spark for what a Confide node never does (other schedulers, Hive, Connect): less code in the node, a shorter class path.
+
+Of Hive's, ``hive-storage-api`` stays: ORC's readers and writers are made of it.
+"""
 _FOREIGN_PLATFORMS: Final = ("osx-", "windows-", "riscv64")
 
 # What Spark's own launcher passes (org.apache.spark.launcher.JavaModuleOptions), without the incubating vector module, which would
@@ -110,15 +117,6 @@ class SparkRun:
     cores: int = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """A process to start: arguments, the whole environment, and public files to write into the private folder first."""
-
-    argv: tuple[str, ...]
-    env: Mapping[str, str]
-    files: Mapping[str, bytes] = field(default_factory=dict)
-
-
 def find_runtime(*, with_archive: bool = True) -> JavaRuntime:
     """The Java, Spark jars and Confide jar of this installation.
 
@@ -176,6 +174,7 @@ def driver_jvm(runtime: JavaRuntime, node: SparkNode, run: SparkRun) -> Launch:
         "secret_file": str(node.private_dir / SECRET_FILE),
         "gateway_token_file": str(node.private_dir / TOKEN_FILE),
         "gateway_socket": str(node.private_dir / GATEWAY_SOCKET),
+        "callback_socket": str(node.private_dir / CALLBACK_SOCKET),
     }
     return _launch(runtime, node, "driver", "org.confide.spark.DriverMain", config)
 
@@ -294,7 +293,10 @@ def _driver_properties(node: SparkNode, run: SparkRun) -> dict[str, str]:
         "spark.hadoop.parquet.crypto.factory.class": "org.confide.spark.ConfideCryptoFactory",
         "spark.hadoop.fs.file.impl": "org.confide.spark.EncryptedOnlyFileSystem",
         "spark.hadoop.fs.enc.impl": "org.confide.spark.ConfideFileSystem",
+        "spark.hadoop.fs.AbstractFileSystem.enc.impl": "org.confide.spark.ConfideAbstractFileSystem",
+        "spark.hadoop.fs.AbstractFileSystem.file.impl": "org.confide.spark.EncryptedOnlyAbstractFileSystem",
+        "spark.plugins": "org.confide.spark.ConfidePlugin",
         "spark.hadoop.fs.permissions.umask-mode": "077",
-        # The driver's JVM has no keys to write files with, not even an empty marker; the signed manifest says more than one could.
+        # The driver's JVM has keys for a stream's logs only, and gets none for an empty marker: the signed manifest says more.
         "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
     }

@@ -19,7 +19,7 @@ from confide.errors import ConfideError, UsageError
 from confide.ids import Role
 from confide.jobs.local.lifeline import end_with_parent
 from confide.jobs.local.simulation import SimulatedTee
-from confide.jobs.workload import SparkDriver, SparkWorker
+from confide.jobs.workload import JobDriver, SparkWorker
 from confide.node.agent import DriverAgent, WorkerAgent
 from confide.node.spec import NodeSpec
 
@@ -55,7 +55,7 @@ def _agent(spec: NodeSpec) -> DriverAgent | WorkerAgent:
     tee = SimulatedTee.at(spec.simulation.dir)
     attester, verifier = tee.attester(spec), tee.verifier(spec.services.intel, spec.services.ca_file)
     if spec.role is Role.DRIVER:
-        return DriverAgent(spec, SparkDriver(), attester=attester, verifier=verifier)
+        return DriverAgent(spec, JobDriver(), attester=attester, verifier=verifier)
     if spec.role is Role.WORKER:
         return WorkerAgent(spec, SparkWorker(), attester=attester, verifier=verifier)
     raise UsageError("a job's nodes are drivers and workers", role=str(spec.role))

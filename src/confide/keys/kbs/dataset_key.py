@@ -7,6 +7,8 @@ a resource put into another's place opens nothing.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from typing import Final
 
 from confide.canonical import sha256_hex
@@ -63,6 +65,22 @@ def open_dataset_key(resource: SecretBytes, wrapped: WrappedKey, *, owner: str, 
         hint = "name the resource that it was encrypted with: `confide data encrypt --key-resource`"
         raise ManifestError("the dataset is under another key than that resource", hint=hint, expected=expected.id, got=wrapped.key)
     return unwrap(resource, wrapped)
+
+
+def rewrap_dataset_key(
+    wrapped: WrappedKey, opened: Callable[[], SecretBytes], new: SecretBytes, *, owner: str, name: ResourceName
+) -> WrappedKey:
+    """A dataset's key under another resource, or another value of it; ``wrapped``, its form so far, if it is under that one already.
+
+    ``opened`` gives the dataset's key by the resource that it is under.
+
+    Raises:
+        UnwrapError: the new value is not a key.
+    """
+    with contextlib.suppress(ManifestError, UnwrapError):
+        open_dataset_key(new, wrapped, owner=owner, name=name).wipe()
+        return wrapped
+    return wrap_dataset_key(new, opened(), owner=owner, name=name, dataset=DatasetId(wrapped.dataset))
 
 
 def _check_size(resource: SecretBytes, name: ResourceName) -> None:

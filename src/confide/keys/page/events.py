@@ -33,6 +33,7 @@ TITLES: Final[Mapping[str, str]] = {
     "destroy-key": "A key version was destroyed",
     "rewrap": "Datasets were put under the newest key version",
     "mint": "A dataset was made",
+    "wrapped-form": "A dataset's owner fetched its wrapped key for a new manifest",
     "grant": "A grant was made",
     "revoke": "A grant was ended",
     "approve": "Approved",

@@ -3,11 +3,16 @@ package org.confide.spark;
 import java.io.FileNotFoundException;
 import java.io.IOException;
 import java.net.URI;
+import java.nio.file.Files;
+import java.nio.file.StandardCopyOption;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Set;
+import java.util.stream.Collectors;
 import org.apache.hadoop.conf.Configuration;
 import org.apache.hadoop.fs.FSDataInputStream;
 import org.apache.hadoop.fs.FSDataOutputStream;
+import org.apache.hadoop.fs.FileAlreadyExistsException;
 import org.apache.hadoop.fs.FileStatus;
 import org.apache.hadoop.fs.FileSystem;
 import org.apache.hadoop.fs.Path;
@@ -62,15 +67,15 @@ public final class ConfideFileSystem extends FileSystem {
     private FileStatus above(FileStatus found) throws IOException {
         Path path = new Path(SCHEME, null, found.getPath().toUri().getPath());
         long length = found.isDirectory() ? 0 : Container.plaintextLength(InputFiles.checked(found).getLen(), key(found.getPath()));
+        // Without its owner and permissions: Hadoop asks a process of `ls` for them, one a file, and nobody here looks at them.
         return new FileStatus(
-                length, found.isDirectory(), found.getReplication(), found.getBlockSize(), found.getModificationTime(),
-                found.getAccessTime(), found.getPermission(), found.getOwner(), found.getGroup(), path);
+                length, found.isDirectory(), found.getReplication(), found.getBlockSize(), found.getModificationTime(), path);
     }
 
     @Override
     public FSDataInputStream open(Path path, int bufferSize) throws IOException {
         Path below = below(path);
-        FileStatus status = local.getFileStatus(below);
+        FileStatus status = OutputFiles.found(below, () -> local.getFileStatus(below));
         if (status.isDirectory()) {
             throw new FileNotFoundException(path + " is a folder");
         }
@@ -89,10 +94,10 @@ public final class ConfideFileSystem extends FileSystem {
             Path path, FsPermission permission, boolean overwrite, int bufferSize, short replication, long blockSize, Progressable progress)
             throws IOException {
         Path below = below(path);
-        byte[] header = Container.newHeader();
-        FileKey key = FileKey.ofContainer("write-key", key(below), Container.salt(header));
+        byte[] salt = Container.newSalt();
+        FileKey key = FileKey.ofContainer("write-key", key(below), salt);
         FSDataOutputStream file = local.create(below, overwrite, bufferSize, replication, blockSize, progress);
-        return new FSDataOutputStream(new ContainerOutput(file, key.key, header), statistics);
+        return new FSDataOutputStream(new ContainerOutput(file, key.key, Container.header(salt, key.commitment)), null); // the file below counts for Spark
     }
 
     @Override
@@ -106,6 +111,26 @@ public final class ConfideFileSystem extends FileSystem {
         return local.rename(below(from), below(to));
     }
 
+    /** Moves a file in one step: over what is at {@code to}, or failing if there is something. */
+    void move(Path from, Path to, boolean overwrite) throws IOException {
+        java.nio.file.Path source = java.nio.file.Path.of(key(below(from)));
+        java.nio.file.Path target = java.nio.file.Path.of(key(below(to)));
+        if (!overwrite && Files.exists(target)) {
+            throw new FileAlreadyExistsException(to + " exists");
+        }
+        OutputFiles.announceRename(below(from), below(to));
+        if (overwrite) {
+            Files.move(source, target, StandardCopyOption.ATOMIC_MOVE);
+            return;
+        }
+        try {
+            Files.createLink(target, source);
+        } catch (java.nio.file.FileAlreadyExistsException exists) {
+            throw new FileAlreadyExistsException(to + " exists");
+        }
+        Files.delete(source);
+    }
+
     @Override
     public boolean delete(Path path, boolean recursive) throws IOException {
         OutputFiles.announceDelete(below(path));
@@ -114,18 +139,23 @@ public final class ConfideFileSystem extends FileSystem {
 
     @Override
     public FileStatus[] listStatus(Path path) throws IOException {
+        Path below = below(path);
+        FileStatus[] listed = InputFolder.listing(local, below);
+        Set<String> known = OutputFiles.known(below);
         List<FileStatus> found = new ArrayList<>();
-        for (FileStatus status : local.listStatus(below(path))) {
+        for (FileStatus status : listed != null ? listed : local.listStatus(below)) {
             if (!MANIFEST.equals(status.getPath().getName())) {
                 found.add(above(status));
             }
         }
+        OutputFiles.requireShown(below, known, found.stream().map(status -> status.getPath().getName()).collect(Collectors.toSet()));
         return found.toArray(new FileStatus[0]);
     }
 
     @Override
     public FileStatus getFileStatus(Path path) throws IOException {
-        return above(local.getFileStatus(below(path)));
+        Path below = below(path);
+        return above(OutputFiles.found(below, () -> local.getFileStatus(below)));
     }
 
     @Override

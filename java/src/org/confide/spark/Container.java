@@ -4,23 +4,25 @@ import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
 import java.security.GeneralSecurityException;
+import java.security.MessageDigest;
 import java.security.SecureRandom;
 import java.util.Arrays;
 import javax.crypto.Cipher;
 import javax.crypto.spec.GCMParameterSpec;
 import javax.crypto.spec.SecretKeySpec;
 
-/** The container format of docs/formats/container.md: its sizes, its header and one chunk at a time. Knows nothing of files. */
+/** The container format of docs/formats/container.md, version 2: its sizes, its header and one chunk at a time. Knows nothing of files. */
 final class Container {
-    static final int HEADER = 48;
+    static final int HEADER = 80;
     static final int CHUNK = 1 << 16;
     static final int TAG = 16;
     static final int SEALED = CHUNK + TAG;
     private static final long MAX_CHUNKS = 1L << 32;
     private static final int SALT_OFFSET = 16;
-    /** Section 3.1: magic, version 1, log2 of the chunk size, flags, reserved. */
+    private static final int COMMITMENT_OFFSET = 48;
+    /** Section 3.1: magic, version 2, log2 of the chunk size, flags, reserved. */
     private static final byte[] PREFIX =
-            ByteBuffer.allocate(SALT_OFFSET).put("CONFIDE1".getBytes(StandardCharsets.US_ASCII)).putShort((short) 1).put((byte) 16).array();
+            ByteBuffer.allocate(SALT_OFFSET).put("CONFIDE2".getBytes(StandardCharsets.US_ASCII)).putShort((short) 2).put((byte) 16).array();
 
     private final SecretKeySpec key;
     private final byte[] header;
@@ -36,20 +38,32 @@ final class Container {
         }
     }
 
-    /** Section 3.1: a header with a new salt. */
-    static byte[] newHeader() {
-        byte[] salt = new byte[HEADER - SALT_OFFSET];
+    /** Section 3.1: what makes a container's key its own, drawn anew for each, also for a retry of the same path. */
+    static byte[] newSalt() {
+        byte[] salt = new byte[COMMITMENT_OFFSET - SALT_OFFSET];
         new SecureRandom().nextBytes(salt);
-        return ByteBuffer.allocate(HEADER).put(PREFIX).put(salt).array();
+        return salt;
+    }
+
+    /** Section 3.1: the header of a container with {@code salt}, whose key is the one that {@code commitment} stands for. */
+    static byte[] header(byte[] salt, byte[] commitment) {
+        return ByteBuffer.allocate(HEADER).put(PREFIX).put(salt).put(commitment).array();
     }
 
     static byte[] salt(byte[] header) {
-        return Arrays.copyOfRange(header, SALT_OFFSET, HEADER);
+        return Arrays.copyOfRange(header, SALT_OFFSET, COMMITMENT_OFFSET);
     }
 
     static void checkHeader(byte[] header, String path) throws IOException {
         if (!Arrays.equals(header, 0, SALT_OFFSET, PREFIX, 0, SALT_OFFSET)) {
             throw broken(path, "the header is not that of a container");
+        }
+    }
+
+    /** Section 5, step 2: the header must hold {@code commitment}, which was derived with the key, or it was sealed under another one. */
+    static void checkCommitment(byte[] header, byte[] commitment, String path) throws IOException {
+        if (!MessageDigest.isEqual(Arrays.copyOfRange(header, COMMITMENT_OFFSET, HEADER), commitment)) {
+            throw broken(path, "it is of another key, dataset or path, or its header was changed");
         }
     }
 
@@ -83,7 +97,7 @@ final class Container {
             return init(Cipher.DECRYPT_MODE, index, last).doFinal(sealed, 0, length, out, 0);
         } catch (GeneralSecurityException failed) {
             Arrays.fill(out, (byte) 0);
-            throw broken(path, "chunk " + index + " does not open: it was changed, or the file was renamed or cut");
+            throw broken(path, "chunk " + index + " does not open: the file was changed or cut");
         }
     }
 

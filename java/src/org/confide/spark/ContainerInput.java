@@ -33,7 +33,9 @@ final class ContainerInput extends FSInputStream {
         byte[] header = new byte[Container.HEADER];
         file.readFully(0, header);
         Container.checkHeader(header, path);
-        this.container = new Container(FileKey.ofContainer("read-key", path, Container.salt(header)).key, header);
+        FileKey key = FileKey.ofContainer("read-key", path, Container.salt(header));
+        Container.checkCommitment(header, key.commitment, path);
+        this.container = new Container(key.key, header);
         load(chunks - 1);
     }
 
@@ -54,7 +56,9 @@ final class ContainerInput extends FSInputStream {
         } catch (EOFException cut) {
             throw Container.broken(path, "the file is shorter than its size said");
         }
+        long began = System.nanoTime();
         filled = container.open(index, last, sealed, count + Container.TAG, plain, path);
+        DataCounts.opened(filled, count + Container.TAG, System.nanoTime() - began);
         current = index;
         failed = false;
     }

@@ -55,7 +55,10 @@ final class ContainerOutput extends OutputStream {
             throw new IOException("confide: an earlier write failed: the container is incomplete");
         }
         failed = true;
-        file.write(sealed, 0, container.seal(index, last, plain, filled, sealed));
+        long began = System.nanoTime();
+        int length = container.seal(index, last, plain, filled, sealed);
+        DataCounts.sealed(filled, System.nanoTime() - began);
+        file.write(sealed, 0, length);
         failed = false;
         index++;
         filled = 0;

@@ -1,10 +1,14 @@
 package org.confide.spark;
 
+import java.io.IOException;
+import java.net.InetAddress;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.concurrent.TimeUnit;
 import org.apache.spark.SparkConf;
 import org.apache.spark.api.java.JavaSparkContext;
 import org.apache.spark.sql.SparkSession;
+import py4j.CallbackClient;
 import py4j.GatewayServer;
 
 /**
@@ -26,6 +30,11 @@ public final class DriverMain {
         return context;
     }
 
+    /** Before the output in {@code folder} is committed: see {@link StreamOutput}. */
+    public void settle(String folder, String checkpoints) throws IOException {
+        StreamOutput.settle(SparkSession.active(), new org.apache.hadoop.fs.Path(folder), new org.apache.hadoop.fs.Path(checkpoints));
+    }
+
     public static void main(String[] args) throws Exception {
         NodeConfig config = NodeConfig.load(args[0]);
         AuthSecret.install(config.path("secret_file"));
@@ -36,6 +45,7 @@ public final class DriverMain {
         // Not ClientServer, which takes a socket factory and then does not use it. Both give each connection a thread of its own.
         GatewayServer gateway =
                 new GatewayServer.GatewayServerBuilder(new DriverMain(context))
+                        .callbackClient(callbacks(token, config.path("callback_socket")))
                         .authToken(token)
                         .serverSocketFactory(new UnixServerSocketFactory(socket))
                         .build();
@@ -43,5 +53,12 @@ public final class DriverMain {
         // The program finds this session; making it now, while Python imports, takes its start-up off the program's time.
         SparkSession.builder().getOrCreate().sql("SELECT 1").collect();
         Thread.currentThread().join();
+    }
+
+    /** Calls into the program ({@code foreachBatch}, listeners written in Python): they show the token as the program does. */
+    private static CallbackClient callbacks(String token, Path socket) {
+        InetAddress ignored = InetAddress.getLoopbackAddress();
+        return new CallbackClient(
+                0, ignored, token, CallbackClient.DEFAULT_MIN_CONNECTION_TIME, TimeUnit.SECONDS, new UnixSocketFactory(socket), true, 0);
     }
 }

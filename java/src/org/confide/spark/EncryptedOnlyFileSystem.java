@@ -1,5 +1,6 @@
 package org.confide.spark;
 
+import java.io.FilterOutputStream;
 import java.io.IOException;
 import java.io.OutputStream;
 import org.apache.hadoop.fs.FileStatus;
@@ -9,7 +10,8 @@ import org.apache.hadoop.fs.RawLocalFileSystem;
 import org.apache.hadoop.fs.permission.FsPermission;
 
 /**
- * {@code file://}, where Spark may create Parquet files only: those are encrypted (ConfideCryptoFactory).
+ * {@code file://}, where Spark may create Parquet files only, and those only encrypted (ConfideCryptoFactory): by a mis-set option they would
+ * be plaintext, and by the first bytes that is known before any other reaches the disk.
  *
  * <p>Guards against accidents: CSV, JSON, text or a checkpoint written to a plain path would be plaintext on disk. A program that writes
  * with means of its own is beyond it; the owners of the data approve what a program does. Keeps no checksum files: encryption
@@ -23,14 +25,22 @@ public final class EncryptedOnlyFileSystem extends LocalFileSystem {
     }
 
     private static final class Guarded extends RawLocalFileSystem {
+        private static final String LOCAL_DIRS = System.getenv("SPARK_LOCAL_DIRS");
+
         /** Every way to create or append to a file ends here. */
         @Override
         protected OutputStream createOutputStreamWithMode(Path path, boolean append, FsPermission permission) throws IOException {
             String name = path.getName();
-            if (append || !name.endsWith(".parquet")) {
+            if (append || !(name.endsWith(".parquet") || isInMemory(path))) {
                 throw new IOException("[plaintext-found] " + name + " would be written in plaintext: write to enc:// or as Parquet");
             }
-            return super.createOutputStreamWithMode(path, append, permission);
+            return new EncryptedParquet(super.createOutputStreamWithMode(path, append, permission), name);
+        }
+
+        /** Spark's local folders are the node's memory (SparkNode in confide.jobs.engines.spark): RocksDB loads a stream's state there. */
+        private static boolean isInMemory(Path path) {
+            java.nio.file.Path place = java.nio.file.Path.of(path.toUri().getPath()).normalize();
+            return LOCAL_DIRS != null && place.startsWith(LOCAL_DIRS);
         }
 
         /** Listings end here as well. Other files than tables are none of a run's data, and Spark asks for many of them. */
@@ -38,6 +48,12 @@ public final class EncryptedOnlyFileSystem extends LocalFileSystem {
         public FileStatus getFileStatus(Path path) throws IOException {
             FileStatus found = super.getFileStatus(path);
             return found.isFile() && path.getName().endsWith(".parquet") ? InputFiles.checked(found) : found;
+        }
+
+        @Override
+        public FileStatus[] listStatus(Path path) throws IOException {
+            FileStatus[] listed = InputFolder.listing(this, path);
+            return listed != null ? listed : super.listStatus(path);
         }
 
         @Override
@@ -50,6 +66,35 @@ public final class EncryptedOnlyFileSystem extends LocalFileSystem {
         public boolean delete(Path path, boolean recursive) throws IOException {
             OutputFiles.announceDelete(path);
             return super.delete(path, recursive);
+        }
+    }
+
+    /** Takes nothing but a Parquet file with an encrypted footer (magic {@code PARE}); a plain one begins with {@code PAR1}. */
+    private static final class EncryptedParquet extends FilterOutputStream {
+        private static final byte[] MAGIC = {'P', 'A', 'R', 'E'};
+        private final String name;
+        private int seen;
+        private boolean refused;
+
+        EncryptedParquet(OutputStream file, String name) {
+            super(file);
+            this.name = name;
+        }
+
+        @Override
+        public void write(int value) throws IOException {
+            write(new byte[] {(byte) value}, 0, 1);
+        }
+
+        @Override
+        public void write(byte[] data, int offset, int count) throws IOException {
+            for (int i = 0; seen < MAGIC.length && i < count; i++, seen++) {
+                if (refused || data[offset + i] != MAGIC[seen]) {
+                    refused = true;
+                    throw new IOException("[plaintext-found] " + name + " would be written in plaintext: it is not encrypted Parquet");
+                }
+            }
+            out.write(data, offset, count);
         }
     }
 }

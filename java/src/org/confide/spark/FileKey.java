@@ -13,22 +13,27 @@ final class FileKey {
     final byte[] key;
     /** Parquet's AAD prefix; null for a container. */
     final byte[] aadPrefix;
+    /** What a container's header must hold; null for Parquet. Public. */
+    final byte[] commitment;
 
-    private FileKey(byte[] key, byte[] aadPrefix) {
+    private FileKey(byte[] key, byte[] aadPrefix, byte[] commitment) {
         this.key = key;
         this.aadPrefix = aadPrefix;
+        this.commitment = commitment;
     }
 
     /** The key of the Parquet file at {@code path}. {@code op} is {@code read-key} or {@code write-key}. */
     static FileKey ofParquet(String op, Path path) throws IOException {
+        DataCounts.parquet("read-key".equals(op));
         JsonNode answer = AgentClient.here().call(op, Map.of("path", path.toUri().getPath(), "kind", "parquet"));
-        return new FileKey(bytes(answer, "key"), bytes(answer, "aad_prefix"));
+        return new FileKey(bytes(answer, "key"), bytes(answer, "aad_prefix"), null);
     }
 
     /** The key of the container at {@code path} whose header holds {@code salt}. */
     static FileKey ofContainer(String op, String path, byte[] salt) throws IOException {
         String text = Base64.getEncoder().encodeToString(salt);
-        return new FileKey(bytes(AgentClient.here().call(op, Map.of("path", path, "kind", "container", "salt", text)), "key"), null);
+        JsonNode answer = AgentClient.here().call(op, Map.of("path", path, "kind", "container", "salt", text));
+        return new FileKey(bytes(answer, "key"), null, bytes(answer, "commitment"));
     }
 
     private static byte[] bytes(JsonNode answer, String field) throws IOException {

@@ -1,0 +1,42 @@
+package org.confide.spark;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import java.io.IOException;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import org.apache.hadoop.fs.FileStatus;
+import org.apache.hadoop.fs.FileSystem;
+import org.apache.hadoop.fs.Path;
+
+/**
+ * Lists folders of inputs as their manifests have them, not as storage shows them.
+ *
+ * <p>A batch names its files one by one; a stream looks into the folder. What storage leaves out of a listing would be missed by nobody,
+ * and what it, or a writer at work, adds belongs to no snapshot of the job.
+ */
+final class InputFolder {
+    private InputFolder() {}
+
+    /** What is in {@code folder} of {@code local}, or null if it is no folder of an input. A listed file that is not there is an error. */
+    static FileStatus[] listing(FileSystem local, Path folder) throws IOException {
+        List<FileStatus> found = new ArrayList<>();
+        String last = "";
+        while (true) {
+            JsonNode names = AgentClient.here().call("input-listing", Map.of("path", folder.toUri().getPath(), "after", last)).path("names");
+            if (names.isNull()) {
+                return null;
+            }
+            if (!names.isArray()) {
+                throw new IOException("confide: the agent's answer has no usable field names");
+            }
+            if (names.isEmpty()) {
+                return found.toArray(new FileStatus[0]);
+            }
+            for (JsonNode name : names) {
+                last = name.asText();
+                found.add(local.getFileStatus(new Path(folder, last)));
+            }
+        }
+    }
+}

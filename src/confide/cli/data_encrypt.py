@@ -1,0 +1,179 @@
+"""``confide data encrypt``: files from here, from a pipe or from a remote storage become a dataset, or a further snapshot of one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from confide.cli.dataset_keys import key_of
+from confide.cli.new_dataset import NewDataset, check_one_key, facts, under_one_key
+from confide.cli.output import Context, answers, progress
+from confide.errors import DataError, IntegrityError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pyarrow as pa
+
+    from confide.crypto.secret import SecretBytes
+    from confide.data.commit import Mode
+    from confide.data.journal import Begun
+    from confide.data.manifest import Manifest
+    from confide.data.snapshots import SignedManifest
+    from confide.data.sources import Source
+    from confide.data.staging import Attempt
+    from confide.data.tables import Format, TableInput
+
+_SCHEMA_BYTES = 4 << 20
+
+
+@click.command("encrypt")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--format", "form", type=click.Choice(["csv", "jsonl", "orc", "parquet", "files"]),
+              help="What SOURCEs are: one table together, or files to be kept as they are [default: by their suffixes].")
+@click.option("--schema", type=click.Path(path_type=Path, dir_okay=False, exists=True), metavar="FILE",
+              help="JSON with the table's columns, as `confide data inspect --json` shows them [default: from all rows].")
+@under_one_key
+@click.option("--mode", type=click.Choice(["error", "append", "overwrite"]), default="error", show_default=True,
+              help="If FOLDER is a dataset already: refuse, add SOURCEs to it, or put them in the place of all that it holds.")
+@click.option("--resume", is_flag=True, help="Go on where the same command was killed, if it was; keep what is finished if storage fails.")
+@answers
+def encrypt(
+    context: Context,
+    sources: tuple[str, ...],
+    folder: Path,
+    form: str | None,
+    schema: Path | None,
+    mode: str,
+    *,
+    resume: bool,
+    **under: Any,
+) -> None:
+    """Encrypt SOURCEs into the new dataset FOLDER and sign its manifest.
+
+    SOURCE is a file, a folder with all below it, a pattern in quotes, `-` for standard input, s3://BUCKET/KEY (a pattern, too, or
+    a folder if it ends with /), or any other URL that fsspec reads.  Credentials for those are found where boto3 and fsspec look.
+
+    Files that are all .csv, .jsonl, .orc or .parquet become one table (encrypted Parquet), in the order in which they are named;
+    anything else, and folders, become encrypted containers.  SOURCEs are left as they are, and no plaintext is written anywhere.
+
+    With --mode append or overwrite FOLDER gets a new snapshot under the key that it has, and readers see it as a whole.  If another
+    writer was first, nothing of this one is there.  Older snapshots stay until `confide data clean --keep` removes them.
+
+    With --key-resource nothing is asked of the broker: the key is in --key-file (made, mode 0600, if there is none).  Bring it to the
+    key broker service (at ours with `confide kbs put`), keep it safe, and name the resource in jobs.
+    """
+    from confide.data.parallel import spare_memory
+
+    spare_memory()
+    source = _input(sources, form, schema)
+    if mode != "error" and os.path.lexists(folder):
+        manifest = _add_snapshot(context, source, folder, cast("Mode", mode), resume=resume, **under)
+    else:
+        manifest = NewDataset.of(folder, resume=resume, **under).make(context, source)
+    context.answer(facts(folder, manifest))
+
+
+def _input(names: Sequence[str], form: str | None, schema: Path | None) -> TableInput | Sequence[Source]:
+    """What the names on the command line stand for: one table, or files."""
+    from confide.data.finding import STDIN, find_sources
+    from confide.data.tables import TableInput, format_of
+
+    if STDIN in names and form is None:
+        raise UsageError("standard input has no name that says what it is", hint="give --format")
+    found = find_sources(names)
+    if form is None and found.plain:
+        forms = {format_of(source.name) for source in found.sources}
+        form = forms.pop() if len(forms) == 1 else None
+    if form in {None, "files"}:
+        if schema is not None:
+            raise UsageError("files have no columns", hint="leave --schema out, or say with --format what the table is in")
+        return found.sources
+    return TableInput(found.sources, cast("Format", form), None if schema is None else _columns(schema))
+
+
+def _columns(file: Path) -> pa.Schema:
+    from confide.canonical import parse_object
+    from confide.data.schema import schema_of
+    from confide.regular_file import read_regular
+
+    try:
+        data = read_regular(file, _SCHEMA_BYTES)
+    except OSError as cause:
+        raise UsageError(f"cannot read {file}: {cause.strerror}", path=str(file)) from cause
+    columns = parse_object(data).get("columns")
+    found = schema_of(columns) if isinstance(columns, list) and columns else None
+    if found is None:
+        hint = 'it is {"columns": [{"name": "id", "type": "int64"}, ...]}, with types as `confide data inspect --json` shows them'
+        raise DataError(f"{file} does not say what the columns are, or has types with parts", hint=hint, path=str(file))
+    return found
+
+
+def _add_snapshot(
+    context: Context,
+    source: TableInput | Sequence[Source],
+    folder: Path,
+    mode: Mode,
+    *,
+    key: str | None,
+    key_resource: str | None,
+    key_file: Path | None,
+    who: str | None,
+    name: str | None,
+    resume: bool,
+) -> Manifest:
+    """A further snapshot, under the dataset's own key: what is given must name that one."""
+    from confide.cli.owners import client_of, credential_of
+    from confide.data.commit import add_snapshot
+    from confide.data.snapshots import load_manifest
+    from confide.ids import KeyRef
+    from confide.keys.credentials import Credential
+
+    check_one_key(key, key_resource, key_file, who)
+    if name is not None:
+        raise UsageError("the dataset has its name already", hint="leave --name out")
+    parent, now = load_manifest(folder), datetime.now(UTC)
+    if key is None:
+        secret = key_of(context.settings, parent, who, key_resource, key_file)
+        signer = credential_of(context.settings, who).key
+        with _attempt(source, parent, mode, secret, resume=resume) as attempt:
+            return add_snapshot(
+                source, parent, mode, dataset_key=secret, signer=signer, now=now, attempt=attempt, progress=progress
+            ).unverified
+    ref = KeyRef.parse(key)
+    if ref.id != parent.unverified.key or ref.version:
+        raise UsageError(f"the dataset is under {parent.unverified.key}", hint=f"give --key {parent.unverified.key}", got=key)
+    signer = Credential.load(context.settings.credentials_dir, ref.owner).key
+    with client_of(context.settings, ref.owner) as client:
+        secret = client.open(parent.envelope).secret
+        with _attempt(source, parent, mode, secret, resume=resume) as attempt:
+            return add_snapshot(
+                source, parent, mode, dataset_key=secret, signer=signer, now=now, register=client.register_manifest, attempt=attempt,
+                progress=progress,
+            ).unverified  # fmt: skip
+
+
+@contextmanager
+def _attempt(source: object, parent: SignedManifest, mode: Mode, secret: SecretBytes, *, resume: bool) -> Iterator[Attempt]:
+    """Where to write first: a new place, or with ``resume`` that of an earlier command."""
+    from confide.data.staging import attempt_beside, resumed_or_new, task_of
+
+    dataset = parent.unverified.dataset
+    task = task_of(source, dataset=dataset, mode=mode)
+
+    def opened(begun: Begun) -> SecretBytes:
+        if begun.dataset != dataset:
+            raise IntegrityError("a journal is of another dataset", expected=dataset, got=begun.dataset)
+        return secret
+
+    with resumed_or_new(parent.folder, task, open_key=opened) if resume else attempt_beside(parent.folder) as attempt:
+        if attempt.journal is None and task is not None:
+            attempt.begin(task, dataset, secret)
+        yield attempt

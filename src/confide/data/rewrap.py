@@ -1,0 +1,64 @@
+"""A dataset's next snapshot with the same files, and its key in another wrapped form.  Neither reads nor writes a data file.
+
+The dataset's key stays what it is.  Where the form comes from (the broker, or a new resource of a key broker service) is the caller's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+from confide.canonical import Json
+from confide.crypto.envelope import WrappedKey
+from confide.crypto.sign import SigningKey
+from confide.data.commit import make_current
+from confide.data.manifest import MANIFEST_NAME, now_text, sign_manifest, verify_manifest
+from confide.data.snapshots import SignedManifest, commit_snapshot
+from confide.errors import ManifestError
+from confide.ids import KeyRef
+
+
+def rewrap_dataset(
+    parent: SignedManifest,
+    wrapped: WrappedKey,
+    *,
+    signer: SigningKey,
+    now: datetime,
+    register: Callable[[Json], None] | None = None,
+) -> SignedManifest:
+    """Commit the snapshot after ``parent``, the newest one, that holds ``wrapped``; ``parent`` itself if it holds it already.
+
+    Whether ``wrapped`` opens to the dataset's key is not checked here: only who made it can.  ``register`` is given the signed manifest
+    (for the broker) once the snapshot is committed: what it raises is passed on.
+
+    Raises:
+        ManifestError: ``parent`` is not signed by the key that it names, or is a run's output; ``wrapped`` is of another dataset or owner.
+        SnapshotConflictError: another writer was first; nothing of this one is visible.
+        UnavailableError: the file system refuses.
+    """
+    before = verify_manifest(parent.envelope, parent.signer)
+    if before.owner is None:
+        hint = "its run's driver signed it and is gone: the broker's row, or an escrow, opens it"
+        raise ManifestError("a run made this dataset: its manifest stays as it is", hint=hint, run=before.run)
+    if wrapped.dataset != before.dataset or KeyRef.parse(wrapped.key).owner != KeyRef.parse(before.key).owner:
+        raise ManifestError("the wrapped key is of another dataset, or another owner's", expected=before.dataset, got=wrapped.dataset)
+    if wrapped == before.wrapped:
+        return parent
+    number, created = before.snapshot + 1, now_text(now)
+    manifest = replace(before, snapshot=number, parent=parent.digest, created=created, wrapped=wrapped, signer=signer.public)
+    made = SignedManifest(parent.folder, sign_manifest(manifest, signer), manifest)
+    commit_snapshot(parent, made)
+    make_current(made, register)
+    return made
+
+
+def find_datasets(place: Path) -> Iterator[Path]:
+    """The folders of datasets in and below ``place``, in the order of their names.  Follows no link; hidden folders are writers'."""
+    for folder, inner, files in os.walk(place):
+        if MANIFEST_NAME in files:
+            inner.clear()
+            yield Path(folder)
+        inner[:] = sorted(name for name in inner if not name.startswith("."))

@@ -1,0 +1,278 @@
+"""Where a command writes a dataset's files before anybody sees them: a hidden folder beside their place, with a journal.
+
+A command that ends in order takes the folder away.  One that was killed leaves it, encrypted files and all, for a later one that is told to
+go on (``resume``): that takes over what the journal says is finished, if it is the same work and the files are still what they were.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+
+from confide.canonical import Json, canonical
+from confide.crypto.envelope import WrappedKey, unwrap, wrap
+from confide.crypto.secret import SecretBytes
+from confide.data.folder import check_encrypted, digest_of_file
+from confide.data.journal import Begun, Journal, OpenedJournal
+from confide.data.manifest import MANIFEST_NAME, FileEntry
+from confide.data.snapshots import load_manifest
+from confide.data.sources import Source
+from confide.data.tables import TableInput
+from confide.durable import sync_folder
+from confide.errors import ConfideError, DataError, IntegrityError, OutputExistsError, UnavailableError, UsageError
+from confide.ids import DatasetId
+
+_JOURNAL: Final = "journal"
+_FILES: Final = "dataset"
+_KEPT: Final = "local/resume"
+"""The name that a kept dataset key is bound to: no key of a broker has an owner without a credential of this name."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A new dataset's id and key, and the wrapped form for its manifest."""
+
+    dataset: DatasetId
+    secret: SecretBytes
+    wrapped: WrappedKey
+
+
+@dataclass
+class Attempt:
+    """A staged folder: data files go to ``files``.  Without a journal it cannot be taken up again."""
+
+    root: Path
+    journal: Journal | None = None
+    key: NewKey | None = None
+    """Of a new dataset that an earlier command began."""
+    resumed: bool = False
+
+    @property
+    def files(self) -> Path:
+        """The folder that becomes the dataset's."""
+        return self.root / _FILES
+
+    @property
+    def finished(self) -> tuple[FileEntry, ...]:
+        """Files that an earlier command finished, in its order, still what they were."""
+        return tuple(self.journal.files) if self.journal is not None else ()
+
+    @property
+    def columns(self) -> pa.Schema | None:
+        """The columns that an earlier command found."""
+        return self.journal.columns if self.journal is not None else None
+
+    def begin(
+        self, task: str, dataset: DatasetId, secret: SecretBytes, *, wrapped: WrappedKey | None = None, kek: SecretBytes | None = None
+    ) -> None:
+        """Start the journal of work on a dataset; of a new one with its key, for whoever has ``kek``."""
+        kept = None if kek is None else wrap(kek, secret, key=_KEPT, version=1, dataset=dataset).to_json()
+        begun = Begun(dataset, task, None if wrapped is None else wrapped.to_json(), kept)
+        self.journal = Journal.begin(self.root / _JOURNAL, begun, secret)
+        sync_folder(self.root)
+
+    def note(self, entry: FileEntry) -> None:
+        """Say that a file is finished: its name is made durable first, then the journal says so."""
+        if self.journal is not None:
+            place = self.files / entry.path
+            for above in place.parents:
+                sync_folder(above)
+                if above == self.root:
+                    break
+            self.journal.add(entry)
+
+    def note_columns(self, columns: pa.Schema) -> None:
+        """Say what columns the table has."""
+        if self.journal is not None and self.journal.columns is None:
+            self.journal.set_columns(columns)
+
+    def publish(self, folder: Path) -> None:
+        """Rename the files' folder to ``folder``.
+
+        Raises:
+            OutputExistsError: something is there.
+        """
+        sync_folder(self.files)
+        if os.path.lexists(folder):  # rename(2) would replace an empty folder
+            raise OutputExistsError(f"{folder} appeared meanwhile", path=str(folder))
+        self.files.rename(folder)
+        sync_folder(folder.parent)
+
+
+def task_of(source: object, **more: str) -> str | None:
+    """The digest of what is to be done: which files, in which state, as what.  ``None``: nobody can do it a second time."""
+    sources = source.sources if isinstance(source, TableInput) else source
+    if not isinstance(sources, list | tuple) or not all(isinstance(one, Source) and one.version and not one.once for one in sources):
+        return None
+    given = source.columns if isinstance(source, TableInput) else None
+    facts: Json = {
+        "format": source.format if isinstance(source, TableInput) else "files",
+        "columns": None if given is None else given.to_string(),
+        "sources": [[one.name, one.size, one.version] for one in sources],
+        **more,
+    }
+    return hashlib.sha256(canonical(facts)).hexdigest()
+
+
+@contextlib.contextmanager
+def attempt_beside(folder: Path, *, keep: Callable[[BaseException], bool] = lambda _: False) -> Iterator[Attempt]:
+    """A new staged folder beside ``folder``, removed on leaving, unless ``keep`` says of an error that it stays.
+
+    Raises:
+        UnavailableError: the file system refuses (full, read-only, ...).
+    """
+    attempt = Attempt(folder.with_name(f".{folder.name}.new-{secrets.token_hex(8)}"))
+    with _at_work(attempt, folder, keep):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        attempt.root.mkdir(mode=0o700)
+        attempt.files.mkdir()
+        yield attempt
+
+
+@contextlib.contextmanager
+def resumed_or_new(folder: Path, task: str | None, *, open_key: Callable[[Begun], SecretBytes]) -> Iterator[Attempt]:
+    """What an earlier command left of the same work, or else a new staged folder.  ``open_key`` opens the key of a journal's dataset.
+
+    If this one cannot go on because something is unavailable, what is finished stays; after Ctrl-C or a refusal nothing does.
+
+    Raises:
+        UsageError: the work cannot be done a second time (standard input), or the earlier command is still at it.
+        DataError: all that is left is of other work.
+        IntegrityError: a journal was changed.
+        UnavailableError: the file system refuses.
+    """
+    if task is None:
+        raise UsageError("what is read only once cannot be resumed", hint="leave --resume out, or name files")
+    found = _find(folder, task, open_key)
+    if found is None:
+        with attempt_beside(folder, keep=_may_go_on) as attempt:
+            yield attempt
+        return
+    with _at_work(found, folder, _may_go_on):
+        _take_over(found)
+        yield found
+
+
+def open_kept(kek: SecretBytes) -> Callable[[Begun], SecretBytes]:
+    """Opens the key that :meth:`Attempt.begin` kept in a journal.
+
+    The function raises ``IntegrityError`` if the journal has none, or one under another key.
+    """
+
+    def opened(begun: Begun) -> SecretBytes:
+        try:
+            wrapped = WrappedKey.from_json(begun.kept or {})
+            if (wrapped.key, wrapped.dataset) != (_KEPT, begun.dataset):
+                raise IntegrityError("a journal's key is of another dataset")
+            return unwrap(kek, wrapped)
+        except ConfideError as cause:
+            hint = "leave --resume out to begin anew"
+            raise IntegrityError("the journal of the earlier command is not this user's, or was changed", hint=hint) from cause
+
+    return opened
+
+
+def _may_go_on(error: BaseException) -> bool:
+    return isinstance(error, UnavailableError)
+
+
+@contextlib.contextmanager
+def _at_work(attempt: Attempt, folder: Path, keep: Callable[[BaseException], bool]) -> Iterator[None]:
+    stays = False
+    try:
+        try:
+            yield
+        except (OSError, pa.ArrowException) as cause:
+            reason = getattr(cause, "strerror", None) or str(cause)
+            raise UnavailableError(f"cannot write {folder}: {reason}", path=str(folder)) from cause
+    except ConfideError as error:
+        stays = keep(error) and bool(attempt.finished)
+        if isinstance(error, UnavailableError) and error.hint is None:
+            error.hint = "what is finished stays for the same command with --resume" if stays else "nothing was left behind"
+        raise
+    finally:
+        if not stays:
+            shutil.rmtree(attempt.root, ignore_errors=True)
+        if attempt.journal is not None:
+            attempt.journal.close()
+
+
+def _find(folder: Path, task: str, open_key: Callable[[Begun], SecretBytes]) -> Attempt | None:
+    """The staged folder of the same work, locked; ``None`` if no command left any."""
+    pattern = re.compile(rf"\.{re.escape(folder.name)}\.new-[0-9a-f]{{16}}")
+    parent = folder.absolute().parent
+    others = False
+    for root in sorted(parent.iterdir()) if parent.is_dir() else ():
+        if not pattern.fullmatch(root.name) or root.is_symlink() or not (root / _JOURNAL).is_file():
+            continue
+        opened = OpenedJournal.open(root / _JOURNAL)
+        if opened is None:
+            continue
+        if opened.unverified.task != task:
+            opened.close()
+            others = True
+            continue
+        try:
+            return _opened(root, opened, open_key)
+        except BaseException:
+            opened.close()
+            raise
+    if others:
+        hint = "it is other input, or was changed since: leave --resume out to begin anew (`confide data clean` removes what is left)"
+        raise DataError("an earlier command encrypted something else into this place", hint=hint, path=str(folder))
+    return None
+
+
+def _opened(root: Path, opened: OpenedJournal, open_key: Callable[[Begun], SecretBytes]) -> Attempt:
+    begun = opened.unverified
+    secret = open_key(begun)
+    journal = opened.resume(secret)
+    key = None if begun.wrapped is None else NewKey(begun.dataset, secret, WrappedKey.from_json(begun.wrapped))
+    return Attempt(root, journal, key, resumed=True)
+
+
+def _take_over(attempt: Attempt) -> None:
+    """Keep the finished files that are still what they were, and remove everything else."""
+    journal = attempt.journal
+    assert journal is not None  # noqa: S101 -- it was found by it
+    attempt.files.mkdir(exist_ok=True)
+    whole = [entry for entry in journal.files if _is_whole(attempt.files, entry)]
+    if journal.files and journal.files[0].rows is not None:  # of a table only a beginning is worth something: the rest is read in order
+        count = next((number for number, (one, two) in enumerate(zip(journal.files, whole, strict=False)) if one != two), len(whole))
+        whole = whole[:count]
+    journal.forget([entry for entry in journal.files if entry not in whole])
+    kept = {entry.path for entry in whole}
+    for place in sorted(attempt.files.rglob("*"), reverse=True):
+        path = place.relative_to(attempt.files).as_posix()
+        if path in kept or path == MANIFEST_NAME:
+            continue
+        if place.is_symlink() or not place.is_dir():
+            place.unlink()
+
+
+def _is_whole(folder: Path, entry: FileEntry) -> bool:
+    try:
+        check_encrypted(folder / entry.path)
+        return digest_of_file(folder / entry.path) == (entry.size, entry.sha256)
+    except (OSError, DataError):
+        return False
+
+
+def published_before(attempt: Attempt, folder: Path) -> bool:
+    """Whether the earlier command had put its dataset in place before it was killed."""
+    return (
+        attempt.resumed
+        and attempt.journal is not None
+        and os.path.lexists(folder / MANIFEST_NAME)
+        and load_manifest(folder).unverified.dataset == attempt.journal.begun.dataset
+    )

@@ -1,0 +1,53 @@
+"""A JVM that opens and seals containers through the file system that Spark uses, and the agent's socket that gives it keys."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from confide.jobs.engines import spark as engine
+from confide.node.keyring import Keyring
+from confide.node.local_socket import LocalSocketServer
+
+SOURCE = Path(__file__).parent / "java" / "Containers.java"
+
+
+class ContainerJvm:
+    """Speaks with ``Containers.java``."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def ask(self, *words: str) -> list[str]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("\t".join(words) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        assert answer, "the JVM ended"
+        return answer.rstrip("\n").split("\t")
+
+
+@contextmanager
+def container_jvm(root: Path, keys: Keyring) -> Iterator[ContainerJvm]:
+    """The JVM, with the operations that an executor's file system asks its agent for.  ``root``: for classes."""
+    runtime = engine.find_runtime(with_archive=False)
+    classes = root / "classes"
+    path = ":".join(map(str, runtime.classpath))
+    subprocess.run(["javac", "--release", "17", "-proc:none", "-cp", path, "-d", str(classes), str(SOURCE)], check=True)
+    quiet = {"file-renamed": lambda _: {}, "file-deleted": lambda _: {}, "input-length": lambda _: {"length": -1}}
+    server = LocalSocketServer(Path("/dev/shm") / f"ct-{secrets.token_hex(8)}.sock", {**keys.operations(), **quiet})
+    server.start()
+    options = [f"-Dconfide.agent.socket={server.path}", "-Dlog4j2.configurationFile=confide-log4j2.properties", "-XX:TieredStopAtLevel=1"]
+    command = [str(runtime.java), *options, "-cp", f"{classes}:{path}", "Containers"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+    try:
+        yield ContainerJvm(process)
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait(30)
+        server.close()

@@ -1,0 +1,63 @@
+import java.io.BufferedReader;
+import java.io.IOException;
+import java.io.InputStream;
+import java.io.InputStreamReader;
+import java.io.OutputStream;
+import java.net.URI;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Paths;
+import java.security.MessageDigest;
+import java.util.HexFormat;
+import org.apache.hadoop.conf.Configuration;
+import org.apache.hadoop.fs.Path;
+import org.confide.spark.ConfideFileSystem;
+
+/**
+ * Opens and seals containers through the file system that Spark uses, without Spark: one command a line, one answer a line.
+ *
+ * <p>{@code open PATH}: reads the whole file. {@code seal PLAIN PATH}: writes it. {@code begin PLAIN PATH} and {@code end}: the same in two steps,
+ * so that several writers of one path are at work at once.
+ */
+public final class Containers {
+    private Containers() {}
+
+    public static void main(String[] arguments) throws Exception {
+        ConfideFileSystem files = new ConfideFileSystem();
+        files.initialize(URI.create("enc:///"), new Configuration());
+        BufferedReader commands = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
+        java.util.ArrayDeque<OutputStream> begun = new java.util.ArrayDeque<>();
+        for (String line = commands.readLine(); line != null; line = commands.readLine()) {
+            String[] words = line.split("\t");
+            if (words[0].equals("open")) {
+                System.out.println(open(files, words[1]));
+                continue;
+            }
+            if (words[0].equals("begin") || words[0].equals("seal")) {
+                OutputStream out = files.create(new Path("enc", null, words[2]), true);
+                out.write(Files.readAllBytes(Paths.get(words[1])));
+                begun.add(out);
+            }
+            if (words[0].equals("end") || words[0].equals("seal")) {
+                begun.removeFirst().close();
+            }
+            System.out.println("done");
+        }
+    }
+
+    /** {@code opened - DIGEST}, or {@code refused STEP DIGEST MESSAGE}; the digest is that of all bytes that were given out. */
+    private static String open(ConfideFileSystem files, String path) throws Exception {
+        MessageDigest digest = MessageDigest.getInstance("SHA-256");
+        String step = "open";
+        try (InputStream in = files.open(new Path("enc", null, path))) {
+            step = "read";
+            byte[] part = new byte[100_000];
+            for (int count = in.read(part); count >= 0; count = in.read(part)) {
+                digest.update(part, 0, count);
+            }
+            return "opened\t-\t" + HexFormat.of().formatHex(digest.digest());
+        } catch (IOException refused) {
+            return "refused\t" + step + "\t" + HexFormat.of().formatHex(digest.digest()) + "\t" + refused.getMessage();
+        }
+    }
+}
