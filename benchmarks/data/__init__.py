@@ -6,36 +6,41 @@ variant (driver, executors, program, agent) and wall time, medians, ours and pla
 
 from __future__ import annotations
 
-import importlib
 import sys
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
+from benchmarks import aead, encrypting
 from benchmarks.data import embedded, formats, join, manifests, opening, queries
 from benchmarks.data.rows import Row, note
 
 _QUICK = Decimal("0.01")
 
 
-_WITHOUT_SPARK = {"aead": "benchmarks.aead", "encrypt": "benchmarks.encrypting"}
-"""Sections whose modules measure by themselves."""
+def _aead(*, quick: bool) -> list[Row]:
+    """Throughput of the cipher and of containers, in memory."""
+    found = aead.measure(rounds=2, openssl_seconds=1) if quick else aead.measure()
+    return [Row(f"AEAD: {what}", note=f"{by}: {value:.2f} GB/s") for what, by, value in found]
 
 
-def _elsewhere(module: str, _folder: Path) -> list[Row]:
-    """Figures that need no Spark: the module's ``measure()`` gives them as name, unit and value."""
-    found = importlib.import_module(module).measure()
-    return [Row(what, note=f"{value:,.2f} {unit}") for what, unit, value in found]
+def _encrypting(folder: Path, *, quick: bool) -> list[Row]:
+    """What ``data encrypt`` and ``data decrypt`` take."""
+    rows = []
+    for one in encrypting.measure(megabytes=10, folder=folder) if quick else encrypting.measure(folder=folder):
+        for step in ("encrypt", "decrypt"):
+            speed, cpu, peak = (one[f"{step}_{what}"] for what in ("mb_s", "cpu_s", "peak_mb"))
+            note = f"{speed} MB/s, {cpu} s of CPU for {one['bytes']:,} bytes, {peak} MB at most"
+            rows.append(Row(f"data {step}, {one['form']}", note=note))
+    return rows
 
 
 def _sections(scale: Decimal, repeat: int, *, quick: bool) -> dict[str, Callable[[Path], list[Row]]]:
-    there = {name: module for name, module in _WITHOUT_SPARK.items() if find_spec(module) is not None}
     return {
-        **{name: partial(_elsewhere, module) for name, module in there.items()},
+        "aead": lambda _: _aead(quick=quick),
+        "encrypt": lambda folder: _encrypting(folder, quick=quick),
         "formats": lambda folder: formats.measure(scale, repeat, folder),
         "tpch": lambda folder: queries.measure(scale, repeat, folder),
         "polars": lambda folder: embedded.measure(scale, repeat, folder),

@@ -28,6 +28,7 @@ from confide.crypto.envelope import wrap
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
 from confide.data.commit import commit_staged
+from confide.data.snapshots import write_manifest
 from confide.ids import NodeId, Role, RunId, new_dataset_id
 from confide.jobs.engines import spark
 from confide.jobs.inputs import InputLengths
@@ -189,6 +190,10 @@ class Group:
         return {
             **ring.operations(),
             "input-length": self._lengths.operation,
+            "input-listing": self._lengths.listing,
+            "output-listing": lambda _: {"names": []},
+            "data-counts": lambda _: {},
+            "abandon": lambda _: {},
             "file-renamed": lambda _: {},
             "file-deleted": lambda _: {},
             "driver-ready": self._ready,
@@ -274,6 +279,7 @@ class Group:
             now=datetime.now(UTC),
             check_paths=lambda _: None,
         )
+        write_manifest(signed.folder, signed.envelope)
         found = signed.unverified
         self.commits.append(Answer(None, time.perf_counter() - wall, time.thread_time() - cpu))
         return {"files": len(found.files), "rows": found.rows, "manifest": signed.digest}

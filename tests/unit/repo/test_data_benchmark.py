@@ -31,7 +31,7 @@ def test_section_of_manifests_prints_a_row_for_each_operation() -> None:
 def test_unknown_section_is_refused() -> None:
     done = told("--only", "everything")
     assert done.returncode == 1
-    assert "formats, tpch, polars, join, manifest, opening" in done.stderr
+    assert "sections are aead, encrypt, formats, tpch, polars, join, manifest, opening" in done.stderr
 
 
 def test_variants_that_give_other_rows_end_the_run() -> None:
