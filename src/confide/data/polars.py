@@ -24,7 +24,8 @@ from confide.crypto.container import FileKeyReader, KeysOfSalt, seal_stream_unde
 from confide.crypto.derive import ContainerKeys, check_data_path
 from confide.crypto.secret import SecretBytes
 from confide.data.committed import AGENT_SOCKET, Committed
-from confide.data.parquet_scan import FileAccess, TableFile, TableScan
+from confide.data.parquet_scan import TableScan
+from confide.data.pinned_parquet import FileAccess, TableFile
 from confide.data.schema import storable
 from confide.errors import DataError, ExtraMissingError, IntegrityError, ManifestError, ProtocolError, SecretLeakError, UsageError
 from confide.node.local_socket import LocalSocketClient

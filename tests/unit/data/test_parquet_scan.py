@@ -21,7 +21,8 @@ from confide.crypto.derive import file_key, parquet_aad_prefix
 from confide.crypto.secret import SecretBytes
 from confide.data import files, parquet_scan
 from confide.data.files import encrypt_table
-from confide.data.parquet_scan import FileAccess, PinnedFile, TableFile, TableScan
+from confide.data.parquet_scan import TableScan
+from confide.data.pinned_parquet import FileAccess, PinnedFile, TableFile
 from confide.errors import DataError, IntegrityError, PlaintextError, SecretLeakError
 from confide.ids import DatasetId
 
@@ -97,7 +98,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         lengths.append(sendfile(target, file, offset, count))
         return lengths[-1]
 
-    monkeypatch.setattr(parquet_scan.os, "sendfile", noting)
+    monkeypatch.setattr(os, "sendfile", noting)
     return lengths
 
 
@@ -266,7 +267,7 @@ def test_polars_reads_the_footer_that_was_pinned_and_not_what_storage_shows_late
 
 
 def test_a_file_that_says_its_pages_have_no_tags_is_refused(table: Table, source: pa.Table) -> None:
-    # Made with the key, as nobody else can make it.  Of a file of ours, storage can change this choice alone: see parquet_scan._AES_GCM_V1.
+    # Made with the key, as nobody else can make it.  Of a file of ours, storage can change this choice alone: _AES_GCM_V1.
     entry = table.files[0]
     access = table.key_of(entry.path)
     properties = encryption.create_encryption_properties(
