@@ -109,7 +109,7 @@ days = ctx.read("by-day")
 rows = days.select("x", F.col("Day").cast("string"), "s").collect()
 found["by-day"] = [days.schema.simpleString(), sorted(map(list, rows), key=str)]
 one = days.where("Day = date'2024-01-02'")
-found["pruned"] = [len(one.inputFiles()), "PartitionFilters: [isnotnull(Day" in one._jdf.queryExecution().toString(), one.count()]
+found["pruned"] = ["PartitionFilters: [isnotnull(Day" in one._jdf.queryExecution().toString(), one.count()]
 found["by-day-csv"] = sorted(map(str, ctx.read.csv("by-day-csv", header=True, inferSchema=True).groupBy("Day").count().collect()))
 """
 PLAIN = """
@@ -225,7 +225,7 @@ def test_columns_in_folders_are_read_pruned_and_typed(world: SparkWorld, loaded:
     assert len(rows) == 14
     assert [1, "2024-01-02", "a/b:1%é"] in rows
     assert [4, "2024-01-02", None] in rows
-    assert loaded["pruned"] == [4, True, 5]
+    assert loaded["pruned"] == [True, 5]
     assert loaded["by-day-csv"] == [f"Row(Day=datetime.date(2024, 1, {day}), count=4)" for day in (1, 2, 3)]
     owned = world.owned["by-day"]
     table = files.read_table(owned.place, owned.manifest(), owned.key)
@@ -332,7 +332,7 @@ MISTAKES = {
     **{f'frame.write.{form}("file://" + root + "/mistake-{form}")': "[plaintext-found]" for form in ("csv", "json", "orc")},
     'frame.selectExpr("cast(id AS string)").write.text(root + "/mistake-text")': "[plaintext-found]",
     'frame.write.format("xml").option("rowTag", "r").save("file://" + root + "/mistake-xml")': "[plaintext-found]",
-    'frame.write.option("parquet.crypto.factory.class", "").mode("append").parquet("file://" + stage)': "[plaintext-found]",
+    '(hadoop.unset(FACTORY), frame.write.mode("append").parquet("file://" + stage))': "[plaintext-found]",
     'frame.rdd.map(str).saveAsTextFile("file://" + root + "/mistake-rdd")': "[plaintext-found]",
     'spark.sql("INSERT OVERWRITE DIRECTORY \'file://" + root + "/mistake-sql\' USING csv SELECT 1")': "[plaintext-found]",
     'ctx.write.csv(frame, "parts", **{"parquet.crypto.factory.class": ""})': "not one of a data format",
@@ -350,13 +350,16 @@ MISTAKES = {
 
 def test_mistakes_make_no_plaintext(world: SparkWorld, read: Json) -> None:
     source = """
-frame, root = spark.range(3), values["root"]
+frame, root, FACTORY = spark.range(3), values["root"], "parquet.crypto.factory.class"
+hadoop = spark.sparkContext._jsc.hadoopConfiguration()
+factory = hadoop.get(FACTORY)
 stage = ctx._agent.call("stage", name="parts", kind="parquet")["path"]
 for line in values["lines"]:
     try:
         eval(line)
     except Exception as error:
         found[line] = str(error)
+    hadoop.set(FACTORY, factory)
 frame.write.option("uniform.keys", "nonsense").option("parquet.encryption.uniform.key", "x").mode("append").parquet("file://" + stage)
 """
     found = world.program(source, values={"root": str(world.root), "lines": list(MISTAKES)})
