@@ -144,12 +144,17 @@ public final class ConfideFileSystem extends FileSystem {
         Set<String> known = OutputFiles.known(below);
         List<FileStatus> found = new ArrayList<>();
         for (FileStatus status : listed != null ? listed : local.listStatus(below)) {
-            if (!MANIFEST.equals(status.getPath().getName())) {
+            if (!MANIFEST.equals(status.getPath().getName()) && !isUnfinished(status.getPath().getName())) {
                 found.add(above(status));
             }
         }
         OutputFiles.requireShown(below, known, found.stream().map(status -> status.getPath().getName()).collect(Collectors.toSet()));
         return found.toArray(new FileStatus[0]);
+    }
+
+    /** What Spark's CheckpointFileManager is writing, or was when its query was stopped: no container yet, and nobody's to list. */
+    static boolean isUnfinished(String name) {
+        return name.startsWith(".") && name.endsWith(".tmp");
     }
 
     @Override

@@ -80,6 +80,7 @@ final class OutputFiles {
         }
         Set<String> names = new HashSet<>();
         AgentClient.here().call("output-listing", Map.of("path", text(folder))).path("names").forEach(name -> names.add(name.asText()));
+        names.removeIf(ConfideFileSystem::isUnfinished);
         return names;
     }
 
