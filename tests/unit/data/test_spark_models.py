@@ -39,13 +39,13 @@ def trained(world: SparkWorld) -> list[float]:
     """Trains and saves a pipeline; the next program has it as an input."""
     predicted = world.result("""
 from pyspark.ml import Pipeline
-from pyspark.ml.classification import LogisticRegression
+from pyspark.ml.classification import DecisionTreeClassifier
 from pyspark.ml.feature import StringIndexer, VectorAssembler
 rows = ctx.read("flights").selectExpr("n", "who", "cast(n > 100 as int) as late")
 stages = [
     StringIndexer(inputCol="who", outputCol="w"),
     VectorAssembler(inputCols=["n", "w"], outputCol="features"),
-    LogisticRegression(labelCol="late"),
+    DecisionTreeClassifier(labelCol="late", maxDepth=2),
 ]
 fitted = Pipeline(stages=stages).fit(rows)
 with ctx.writing("model") as place:
@@ -66,7 +66,7 @@ loaded = PipelineModel.load(ctx.folder("late-model") + "/late")
 result([row.prediction for row in loaded.transform(ctx.read("flights")).orderBy("n").collect()])
 """)
     assert again == trained
-    assert sum(trained) == pytest.approx(ROWS / 2, abs=3)
+    assert sum(trained) == pytest.approx(ROWS / 2, abs=8)  # a tree's thresholds are those of bins
 
 
 def test_a_model_that_was_changed_is_not_loaded(world: SparkWorld, trained: list[float]) -> None:
