@@ -52,8 +52,8 @@ def test_a_layer_that_refuses_nothing_is_noticed(made: list[Bench], monkeypatch:
     assert table.original[path] == (table.folder / path).read_bytes()
 
 
-def test_the_known_exception_is_as_it_is_written_down(made: list[Bench]) -> None:
-    """The ends of the structures that say how a Parquet file is encrypted: read over, without an effect; digests see them."""
+def test_the_known_exceptions_are_as_they_are_written_down(made: list[Bench]) -> None:
+    """Ends of the structures that say how a Parquet file is encrypted, and what is put in before them: no effect, and digests see it."""
     table, tally = made[0], Tally()
     entry = table.manifest.files[0]
     data = table.original[entry.path]
@@ -62,7 +62,10 @@ def test_the_known_exception_is_as_it_is_written_down(made: list[Bench]) -> None
     for place in range(at, at + 3):
         table.try_change(entry.path, Change("upper", data[:place] + b"\x80" + data[place + 1 :]), tally)
         table.try_change(entry.path, Change("lower", data[:place] + b"\x08" + data[place + 1 :]), tally)
-    assert (tally.passed, tally.harmless) == ([], 3)
+    table.try_change(entry.path, Change("put in", data[: at - 13] + b"more" + data[at - 13 :]), tally)
+    for elsewhere in (4, at - 14, at - 12, len(data) - 8, len(data)):
+        table.try_change(entry.path, Change("put in elsewhere", data[:elsewhere] + b"more" + data[elsewhere:]), tally)
+    assert (tally.passed, tally.harmless, tally.tried) == ([], 4, 12)
     (table.folder / entry.path).write_bytes(data[:at] + b"\x80" + data[at + 1 :])
     with pytest.raises(ConfideError):
         verify_files(table.folder, table.manifest)
