@@ -400,7 +400,7 @@ def test_changed_file_is_refused_by_the_executors(world: World, result: Json) ->
     assert "GCM tag check failed" in output, output
 
 
-def test_what_was_moved_inside_a_file_or_from_another_is_refused_by_the_executors(world: World, result: Json) -> None:
+def test_what_was_moved_inside_a_file_or_from_another_is_refused_by_the_executors(world: World) -> None:
     """Pages, columns and row groups of one file, and a whole file of another path, in the place of this one's."""
     path, chosen = world.table.manifest().files[0].path, random.Random(1)
     rows = pa.table({name: [chosen.randrange(1 << 61, 1 << 62) for _ in range(64)] for name in ("x", "s")})
