@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import shutil
 from collections.abc import Iterator
@@ -411,3 +412,67 @@ def test_import_into_a_folder_that_exists_is_refused(confide: Any, at_home: Path
     said = confide("data", "import-bigdl", cbc, "--to", cbc, "--bigdl-key-file", keys["strong"], "--key", "ann/k")
     assert said.status == 2
     assert "error[output-exists]" in said.err
+
+
+# --- many files, pipes, and going on after a kill ----------------------------------------------------------------------
+
+
+def test_several_files_make_one_table_and_come_back_in_any_format(confide: Any, at_home: Path, tmp_path: Path) -> None:
+    for n in (1, 2):
+        (tmp_path / f"{n}.csv").write_text(f"id,name\n{n},x{n}\n", encoding="utf-8")
+    made = confide("data", "encrypt", tmp_path / "1.csv", tmp_path / "2.csv", tmp_path / "d", "--key", "ann/k", "--json")
+    assert (made.json["kind"], made.json["rows"]) == ("parquet", 2)
+    more = confide("data", "encrypt", str(tmp_path / "*.csv"), tmp_path / "d", "--key", "ann/k", "--mode", "append", "--json")
+    assert more.json["rows"] == 4
+    for form in ("csv", "jsonl", "parquet"):
+        assert confide("data", "decrypt", tmp_path / "d", tmp_path / "back", "--format", form, "--as", "ann").status == 0
+        (tmp_path / "back").unlink()
+    schema = tmp_path / "schema.json"
+    schema.write_text(confide("data", "inspect", tmp_path / "d", "--json").out, encoding="utf-8")
+    (tmp_path / "3.csv").write_text("id,name\n3,4\n", encoding="utf-8")
+    typed = confide("data", "encrypt", tmp_path / "3.csv", tmp_path / "e", "--schema", schema, "--key", "ann/k")
+    assert typed.status == 0
+    assert confide("data", "head", tmp_path / "e", "--as", "ann", "--json").json["rows"] == [[3, "4"]]
+    (tmp_path / "4.csv").write_text("id,name\nCANARY,4\n", encoding="utf-8")
+    wrong = confide("data", "encrypt", tmp_path / "4.csv", tmp_path / "d", "--key", "ann/k", "--mode", "append")
+    assert (wrong.status, "column 1 is not of the type int64" in wrong.err, "CANARY" in wrong.err) == (5, True, False)
+
+
+def test_pipes_in_and_out(confide: Any, at_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pipe:
+        buffer = io.BytesIO(CSV.encode())
+
+    monkeypatch.setattr("sys.stdin", Pipe)
+    assert confide("data", "encrypt", "-", tmp_path / "d", "--key", "ann/k").status == 2
+    assert confide("data", "encrypt", "-", tmp_path / "d", "--format", "csv", "--resume", "--key", "ann/k").status == 2
+    assert confide("data", "encrypt", "-", tmp_path / "d", "--format", "csv", "--key", "ann/k").status == 0
+    assert confide("data", "decrypt", tmp_path / "d", "-", "--format", "csv", "--as", "ann", "--json").status == 2
+    assert confide("data", "decrypt", tmp_path / "d", "-", "--as", "ann").status == 2
+
+
+def test_resume_begins_goes_on_and_is_done_once(confide: Any, at_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.csv").write_text(CSV, encoding="utf-8")
+    words = ("data", "encrypt", tmp_path / "a.csv", tmp_path / "d", "--key", "ann/k", "--resume", "--json")
+    from confide.data import staging
+
+    with monkeypatch.context() as patch:
+        patch.setattr(staging.Attempt, "publish", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+        failed = confide(*words)
+    assert (failed.status, "--resume" in failed.json["error"]["hint"]) == (6, True)
+    assert len([path for path in tmp_path.iterdir() if path.name.startswith(".d.new-")]) == 1
+    done = confide(*words)
+    assert (done.status, done.json["rows"]) == (0, 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "d"]
+    assert confide("data", "decrypt", tmp_path / "d", tmp_path / "back.csv", "--as", "ann").status == 0
+    assert confide(*words).json["error"]["code"] == "output-exists"
+    assert (at_home / "resume.key").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.usefixtures("at_home")
+@pytest.mark.parametrize("schema", ["{}", '{"columns": []}', '{"columns": [{"name": "a"}]}', '{"columns": [{"name": "a", "type": ""}]}'])
+def test_a_schema_that_says_nothing_is_refused(confide: Any, tmp_path: Path, schema: str) -> None:
+    (tmp_path / "a.csv").write_text(CSV, encoding="utf-8")
+    (tmp_path / "s.json").write_text(schema, encoding="utf-8")
+    words = (tmp_path / "a.csv", tmp_path / "d", "--schema", tmp_path / "s.json", "--key", "ann/k")
+    assert confide("data", "encrypt", *words).status == 5
+    assert confide("data", "encrypt", *words, "--format", "files").status == 2

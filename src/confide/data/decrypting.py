@@ -239,9 +239,10 @@ def _nameless(target: Path) -> Iterator[tuple[BinaryIO, Callable[[], None]]]:
 
     Where the file system has none such, a hidden file beside ``target`` that is removed on leaving.
     """
-    try:
+    descriptor = -1
+    with contextlib.suppress(OSError):  # what is wrong with the folder itself is wrong below, too
         descriptor = os.open(target.parent, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666)
-    except OSError:
+    if descriptor < 0:
         staged = target.with_name(f".{target.name}.new-{secrets.token_hex(8)}")
         try:
             with staged.open("xb") as file:

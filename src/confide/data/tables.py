@@ -31,7 +31,7 @@ BATCH_BYTES: Final = 4 << 20
 """About how large a batch may be in memory."""
 _MAX_ROWS: Final = 65_536
 _COLUMN_BUFFER: Final = 64 << 10  # Parquet: a column's pages are read in pieces of this size, not as a whole
-_IN_CSV: Final = re.compile(r"In CSV column #(\d+): CSV conversion error to ([^:]+)")
+_IN_CSV: Final = re.compile(r"In CSV column #(\d+): (?:Row #\d+: )?CSV conversion error to ([^:]+)")
 _ROW_LENGTH: Final = re.compile(r"(Row #\d+: )?Expected \d+ columns, got \d+")
 
 Told = Callable[[int], None]
