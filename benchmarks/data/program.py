@@ -142,7 +142,6 @@ def main() -> None:
     data: Data
     if AGENT_SOCKET in os.environ:
         from confide.data import spark
-        from confide.data.committed import AGENT_SOCKET
         from confide.node.local_socket import LocalSocketClient
 
         agent = LocalSocketClient(Path(os.environ[AGENT_SOCKET]), timeout_s=_START_S)

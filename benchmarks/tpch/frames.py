@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from confide.crypto.derive import file_key, parquet_aad_prefix
-from confide.data.parquet_scan import FileAccess, TableFile, TableScan
+from confide.data.parquet_scan import TableScan
+from confide.data.pinned_parquet import FileAccess, TableFile
 
 if TYPE_CHECKING:
     import polars as pl
