@@ -283,8 +283,9 @@ def cost(frame):
     found.setdefault("rows", []).append(len(frame.select("id", "noise").collect()))
     return read_bytes() - before
 orc = ctx.read.orc("sorted-orc")
-cost(orc.limit(1))
+cost(orc.where("id < 40"))  # what is read of jars, the first time, is not of the data
 found["filtered"], found["whole"] = cost(orc.where("id < 50")), cost(orc)
+found["size"] = sum(row.length for row in ctx.read.binaryFile("sorted-orc").select("length").collect())
 """
 
 
@@ -300,7 +301,7 @@ def test_one_large_file_is_read_by_many_tasks(read: Json) -> None:
 
 
 def test_names_that_are_patterns_are_names(read: Json) -> None:
-    assert read["names"] == ["none.csv", "odd 1x.csv", "odd [1]{x}*.csv"] or read["names"][-1].startswith("odd")
+    assert read["names"] == ["odd 1x.csv", "odd [1]{x}*.csv"]  # Spark has no row for a file of no bytes
 
 
 def test_images_are_images(read: Json) -> None:
@@ -324,8 +325,8 @@ def test_tables_are_there_by_name_in_sql(read: Json) -> None:
 
 
 def test_a_filter_on_orc_reads_fewer_bytes(read: Json) -> None:
-    assert read["rows"][1:] == [50, 60_000]
-    assert read["filtered"] * 3 < read["whole"]
+    assert read["rows"] == [40, 50, 60_000]
+    assert read["whole"] - read["filtered"] > read["size"] / 2
 
 
 MISTAKES = {
