@@ -93,7 +93,7 @@ seen = {
     "split": sc.textFile(ctx.files("notes")[0], 4).count(),
     "folder": sc.textFile(ctx.folder("notes") + "/*").count(),
     "whole": sorted(len(text) for _, text in sc.wholeTextFiles(every).collect()),
-    "binary": sorted(len(data) for _, data in sc.binaryFiles(every).collect()),
+    "binary": sorted(sc.binaryFiles(every).mapValues(len).values().collect()),
 }
 with ctx.writing("texts") as place:
     sc.textFile(every).map(str.lower).saveAsTextFile(place + "/lower")
