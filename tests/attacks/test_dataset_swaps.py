@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from pyarrow.parquet import encryption
-from tests.support.parquet_parts import parts, rearranged
+from tests.support.parquet_parts import parts, rearranged, said_to_have_no_tags
 
 from confide.crypto.container import ContainerReader
 from confide.crypto.derive import file_key
@@ -21,6 +21,7 @@ from confide.crypto.envelope import wrap
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
 from confide.data import files
+from confide.data import folder as folder_module
 from confide.data.commit import add_snapshot, create_dataset
 from confide.data.folder import verify_files
 from confide.data.manifest import MANIFEST_NAME, Manifest, sign_manifest, verify_manifest
@@ -172,6 +173,7 @@ def test_without_authenticated_pages_a_column_would_be_taken_for_another(tmp_pat
         return real(*words, **{**named, "encryption_algorithm": "AES_GCM_CTR_V1"})
 
     monkeypatch.setattr(encryption, "create_encryption_properties", counter_mode)
+    monkeypatch.setattr(folder_module, "AES_GCM_V1", b"\x1c\x2c")
     signed = made(table(0), tmp_path / "d")
     (entry,) = signed.unverified.files
     data = (signed.folder / entry.path).read_bytes()
@@ -184,6 +186,18 @@ def test_without_authenticated_pages_a_column_would_be_taken_for_another(tmp_pat
             continue
     a, b = table(0).to_pydict().values()
     assert any(name.startswith("part") and found[0][:GROUP] == b[:GROUP] and found[1][:GROUP] == a[:GROUP] for name, found in read_as)
+
+
+def test_a_file_that_says_that_its_pages_have_no_tags_is_refused(tmp_path: Path) -> None:
+    """Nothing authenticates the name of the algorithm: without this check, pages would be taken without their tags (the control above)."""
+    signed = made(table(0), tmp_path / "d")
+    (entry,) = signed.unverified.files
+    place = signed.folder / entry.path
+    place.write_bytes(said_to_have_no_tags(place.read_bytes()))
+    with pytest.raises(IntegrityError, match="no tags"):
+        read(signed.folder, signed.unverified)
+    with pytest.raises(IntegrityError, match="other bytes"):
+        verify_files(signed.folder, signed.unverified)
 
 
 # --- chunks of a container ------------------------------------------------------------------------------------------

@@ -68,3 +68,11 @@ def _orders(chunks: list[list[bytes]]) -> dict[str, list[bytes]]:
 
 def parts_of(path: Path) -> list[Part]:
     return parts(path.read_bytes())
+
+
+def said_to_have_no_tags(data: bytes) -> bytes:
+    """The file with the other algorithm in its ``FileCryptoMetaData``, whose pages are in counter mode as well, and have no tags."""
+    at = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    if data[at : at + 2] != b"\x1c\x1c":
+        raise ValueError("not a file under AES_GCM_V1")
+    return data[: at + 1] + b"\x2c" + data[at + 2 :]

@@ -15,6 +15,7 @@ from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
 from confide.data.commit import create_dataset
 from confide.data.files import open_file, read_table
+from confide.data.manifest import Manifest
 from confide.data.polars import DataContext
 from confide.data.snapshots import load_manifest
 from confide.data.sources import Source
@@ -71,14 +72,16 @@ class PolarsAgent:
 
     def written(self, name: str) -> pa.Table:
         """The rows of a committed output, as anybody with its key reads them."""
-        folder = staging_path(self._places[name], RUN)
-        return read_table(folder, load_manifest(folder).unverified, self.keys[name])
+        return read_table(staging_path(self._places[name], RUN), self._committed(name), self.keys[name])
 
     def written_file(self, name: str, path: str) -> bytes:
         """A file of a committed output."""
-        folder = staging_path(self._places[name], RUN)
-        with open_file(folder, load_manifest(folder).unverified, path, self.keys[name]) as file:
+        with open_file(staging_path(self._places[name], RUN), self._committed(name), path, self.keys[name]) as file:
             return file.read()
+
+    def _committed(self, name: str) -> Manifest:
+        """The manifest, which the driver keeps to itself until the run is over."""
+        return next(output.manifest for output in self.outputs.committed() if output.name == name)
 
     def close(self) -> None:
         self._client.close()

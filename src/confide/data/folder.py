@@ -19,6 +19,14 @@ _AT_ONCE: Final = 1024
 """Files whose verification is planned at one time: a dataset may have hundreds of thousands."""
 PARQUET_MAGIC: Final = b"PARE"
 """First and last bytes of a Parquet file with an encrypted footer; a plaintext file has ``PAR1``."""
+PARQUET_TAIL_BYTES: Final = 8
+"""Length of the footer, then the magic (Parquet's "File format")."""
+AES_GCM_V1: Final = b"\x1c\x1c"
+"""How ``FileCryptoMetaData`` begins: ``encryption_algorithm`` (field 1), of it ``AES_GCM_V1`` (field 1), in Thrift's compact protocol.
+
+Nothing authenticates this one choice (Parquet Modular Encryption, "Encrypted footer"), and under ``AES_GCM_CTR_V1`` readers would take
+pages without tags: a file that says so is not one of ours.
+"""
 
 
 def data_files(folder: Path) -> list[str]:
@@ -40,22 +48,28 @@ def check_encrypted(path: Path, kind: Kind | None = None) -> Kind:
 
     Raises:
         PlaintextError: it is neither, or not of ``kind``.
+        IntegrityError: Parquet under an algorithm that authenticates less than every page.
     """
     try:
         with open_regular(path) as file:
             head = file.read(len(CONTAINER_MAGIC))
-            file.seek(-min(len(PARQUET_MAGIC), file.seek(0, os.SEEK_END)), os.SEEK_END)
+            size = file.seek(0, os.SEEK_END)
+            file.seek(-min(PARQUET_TAIL_BYTES, size), os.SEEK_END)
             tail = file.read()
+            file.seek(max(0, size - PARQUET_TAIL_BYTES - int.from_bytes(tail[:-4], "little")))
+            algorithm = file.read(len(AES_GCM_V1))
     except OSError as cause:
         raise DataError(f"cannot read {path}: {cause.strerror}", path=str(path)) from cause
     found: Kind | None = None
-    if head.startswith(PARQUET_MAGIC) and tail == PARQUET_MAGIC:
+    if head.startswith(PARQUET_MAGIC) and tail.endswith(PARQUET_MAGIC):
         found = "parquet"
     elif head == CONTAINER_MAGIC:
         found = "files"
     if found is None or kind not in {None, found}:
         facts = {"path": str(path), "expected": kind or "encrypted", "got": found or "plain"}
         raise PlaintextError(f"{path.name} is not encrypted as it must be", hint=None, **facts)
+    if found == "parquet" and algorithm != AES_GCM_V1:
+        raise IntegrityError(f"a Parquet file says that its pages have no tags: {path.name}", path=str(path))
     return found
 
 

@@ -14,13 +14,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.parquet import encryption
 
-from confide.data.folder import PARQUET_MAGIC
+from confide.data.folder import AES_GCM_V1, PARQUET_MAGIC, PARQUET_TAIL_BYTES
 from confide.errors import ExtraMissingError, IntegrityError, PlaintextError
 from confide.regular_file import open_regular
 
@@ -34,15 +34,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from confide.crypto.secret import SecretBytes
-
-_TAIL_BYTES: Final = 8
-"""Length of the footer, then the magic (Parquet's "File format")."""
-_AES_GCM_V1: Final = b"\x1c\x1c"
-"""How ``FileCryptoMetaData`` begins: ``encryption_algorithm`` (field 1), of it ``AES_GCM_V1`` (field 1), in Thrift's compact protocol.
-
-Nothing authenticates this one choice (Parquet Modular Encryption, "Encrypted footer"), and under ``AES_GCM_CTR_V1`` readers would take
-pages without tags: a file that says so is not one of ours.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +128,14 @@ class PinnedFile:
         if found != self._size:
             message = f"a file has another length than its manifest says: {self.path}"
             raise IntegrityError(message, path=self.path, expected=self._size, got=found)
-        end = self._fetch(max(0, self._size - _TAIL_BYTES), min(self._size, _TAIL_BYTES))
+        end = self._fetch(max(0, self._size - PARQUET_TAIL_BYTES), min(self._size, PARQUET_TAIL_BYTES))
         if end[4:] != PARQUET_MAGIC:
             raise PlaintextError(f"not an encrypted Parquet file: {self.path}", path=self.path)
         length = int.from_bytes(end[:4], "little")
-        if length > self._size - _TAIL_BYTES - len(PARQUET_MAGIC):
+        if length > self._size - PARQUET_TAIL_BYTES - len(PARQUET_MAGIC):
             raise _does_not_open(self.path)
-        footer = self._fetch(self._size - _TAIL_BYTES - length, length)
-        if not footer.startswith(_AES_GCM_V1):
+        footer = self._fetch(self._size - PARQUET_TAIL_BYTES - length, length)
+        if not footer.startswith(AES_GCM_V1):
             raise _does_not_open(self.path)
         return footer + end
 

@@ -23,6 +23,7 @@ from confide.data import files, parquet_scan
 from confide.data.files import encrypt_table
 from confide.data.parquet_scan import TableScan
 from confide.data.pinned_parquet import FileAccess, PinnedFile, TableFile
+from confide.data.staging import Attempt
 from confide.errors import DataError, IntegrityError, PlaintextError, SecretLeakError
 from confide.ids import DatasetId
 
@@ -34,10 +35,11 @@ class Table:
     """An encrypted table in a folder; ``given`` are the keys that scans of it were given."""
 
     def __init__(self, folder: Path, table: pa.Table) -> None:
-        self.folder = folder
-        self.folder.mkdir()
+        attempt = Attempt(folder)
+        self.folder = attempt.files
+        self.folder.mkdir(parents=True)
         self.key = SecretBytes.random()
-        written = encrypt_table(table, folder, self.key, dataset=DATASET)
+        written = encrypt_table(table, attempt, self.key, dataset=DATASET)
         assert written.schema is not None
         self.columns = written.schema["columns"]
         self.files = [TableFile(entry.path, entry.size, entry.rows or 0) for entry in written.files]

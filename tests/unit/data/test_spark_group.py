@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from support.container_decoder import decode
-from support.parquet_parts import rearranged
+from support.parquet_parts import rearranged, said_to_have_no_tags
 
 from confide.canonical import Json
 from confide.crypto.envelope import WrappedKey, wrap
@@ -401,7 +401,7 @@ def test_changed_file_is_refused_by_the_executors(world: World, result: Json) ->
 
 
 def test_what_was_moved_inside_a_file_or_from_another_is_refused_by_the_executors(world: World) -> None:
-    """Pages, columns and row groups of one file, and a whole file of another path, in the place of this one's."""
+    """Pages, columns and row groups of one file, a whole file of another path, and one without tags, in the place of this one's."""
     path, chosen = world.table.manifest().files[0].path, random.Random(1)
     rows = pa.table({name: [chosen.randrange(1 << 61, 1 << 62) for _ in range(64)] for name in ("x", "s")})
     tried = world.root / "tried"
@@ -411,6 +411,7 @@ def test_what_was_moved_inside_a_file_or_from_another_is_refused_by_the_executor
             writer.write_table(rows, row_group_size=16)
     for name, data in rearranged((tried / "whole").read_bytes(), 8).items():
         (tried / name).write_bytes(data)
+    (tried / "says so").write_bytes(said_to_have_no_tags((tried / "whole").read_bytes()))
     place, whole = world.table.place / path, (world.table.place / path).read_bytes()
     source = f"""
 import confide, json, os, shutil
@@ -419,9 +420,11 @@ for name in sorted(os.listdir({str(tried)!r})):
     shutil.copy({str(tried)!r} + "/" + name, {str(place)!r})
     try:
         rows = ctx.spark.read.schema("x long, s long").parquet("file://" + {str(place)!r})
-        found[name] = rows.agg({{"x": "max", "s": "max"}}).collect()[0][0] > 0
+        rows.agg({{"x": "max", "s": "max"}}).collect()
+        found[name] = "read"
     except Exception as error:
-        found[name] = "tag check failed" in str(error)
+        text = str(error)
+        found[name] = "tag" if "tag check failed" in text else "no tags" if "its pages have no tags" in text else text
 print("FOUND " + json.dumps(found))
 """
     try:
@@ -430,8 +433,8 @@ print("FOUND " + json.dumps(found))
         place.write_bytes(whole)
     assert status == 0, output
     found = json.loads(output.rpartition("FOUND ")[2])
-    assert len(found) >= 9
-    assert found == dict.fromkeys(found, True)
+    assert len(found) >= 10
+    assert found == {**dict.fromkeys(found, "tag"), "whole": "read", "says so": "no tags"}
 
 
 def test_lost_executor_does_not_end_the_run(world: World, result: Json) -> None:

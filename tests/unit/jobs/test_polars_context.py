@@ -144,8 +144,9 @@ def test_csv_and_json_lines_are_read_from_containers(agent: PolarsAgent, tmp_pat
     folder.mkdir()
     (folder / "a.csv").write_text("n,s\n" + "".join(f"{n},row {n}\n" for n in range(200_000)))
     (folder / "b.csv").write_text("n,s\n7,seven\n")
-    lines = tmp_path / "lines.jsonl"
-    lines.write_text("".join(f'{{"n": {n}}}\n' for n in range(10)))
+    lines = tmp_path / "lines"
+    lines.mkdir()
+    (lines / "a.jsonl").write_text("".join(f'{{"n": {n}}}\n' for n in range(10)))
     agent.add("rows", folder)
     agent.add("lines", lines)
     ctx = agent.context()
