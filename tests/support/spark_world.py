@@ -18,13 +18,14 @@ from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
 from confide.data.commit import create_dataset
 from confide.data.manifest import Manifest, verify_manifest
-from confide.data.snapshots import load_manifest
+from confide.data.snapshots import load_manifest, write_manifest
 from confide.ids import DatasetId, KeyRef, NodeId, RunId, SpkiDigest, new_dataset_id
 from confide.jobs.broker_keys import BrokerKeys
 from confide.jobs.driver_files import DriverFiles
 from confide.jobs.inputs import InputLengths, VerifiedInput
-from confide.jobs.outputs import Outputs
+from confide.jobs.outputs import CommittedOutput, Outputs
 from confide.jobs.reports import FilesDeleted, FilesWritten, read_report
+from confide.jobs.saves import Save
 from confide.jobs.staging import staging_path
 from confide.jobs.task_files import TaskFiles
 from confide.keys.client import OutputKey
@@ -100,7 +101,12 @@ class SparkWorld:
         return json.loads(lines[-1].removeprefix("RESULT ")) if lines else None
 
     def manifest(self, name: str) -> Manifest:
-        return verify_manifest(load_manifest(self.staged(name)).envelope, SIGNER.public)
+        return verify_manifest(self._committed(name).envelope, SIGNER.public)
+
+    def move(self, name: str, place: Path) -> None:
+        """Put a committed output, with the manifest that the driver kept to itself, into another place."""
+        write_manifest(self.staged(name), self._committed(name).envelope)
+        self.staged(name).rename(place)
 
     def staged(self, name: str) -> Path:
         """Where an output lies until it is published."""
@@ -120,6 +126,9 @@ class SparkWorld:
         return [path for place in places for path in place.rglob("*") if path.is_file() and canary in path.read_bytes()]
 
     # --- inside ----------------------------------------------------------------------------------------------------------
+
+    def _committed(self, name: str) -> CommittedOutput:
+        return next(output for output in self.outputs.committed() if output.name == name)
 
     def _new_run(self, names: list[str]) -> None:
         self.outputs = Outputs({name: self.root / name for name in names}, RUN, SIGNER)
@@ -152,7 +161,7 @@ class SparkWorld:
 
     def _driver_operations(self) -> Mapping[str, Any]:
         return {
-            "stage": lambda request: self.outputs.stage(field(request, "name", str)),
+            "stage": lambda request: self.outputs.stage(field(request, "name", str), Save.from_json(request)),
             "commit": lambda request: self.outputs.commit(field(request, "name", str), field(request, "kind", str), request.get("schema")),
             "input-length": self.lengths.operation,
             "input-listing": self.lengths.listing,
@@ -183,4 +192,4 @@ class SparkWorld:
 
 
 def _lease(key: SecretBytes) -> Lease:
-    return Lease(key, math.inf)
+    return Lease(SecretBytes(key.reveal()), math.inf)  # a keyring wipes what it was given when the lease is over

@@ -53,7 +53,7 @@ with ctx.writing("model") as place:
 result([row.prediction for row in fitted.transform(rows).orderBy("n").collect()])
 """)
     place = world.root / "model"
-    world.staged("model").rename(place)
+    world.move("model", place)
     world.hold_input("late-model", place, *world.keys["model"])
     world.group.info["inputs"]["late-model"] = world.inputs["late-model"].info()
     return [float(value) for value in predicted]
