@@ -432,7 +432,7 @@ print("FOUND " + json.dumps(found))
     finally:
         place.write_bytes(whole)
     assert status == 0, output
-    found = json.loads(output.rpartition("FOUND ")[2])
+    found = json.loads(output.rpartition("FOUND ")[2].splitlines()[0])
     assert len(found) >= 10
     assert found == {**dict.fromkeys(found, "tag"), "whole": "read", "says so": "no tags"}
 
