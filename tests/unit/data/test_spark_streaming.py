@@ -171,7 +171,7 @@ with ctx.writing("hidden") as place:
     os.unlink(place.removeprefix("enc://") + "/rows/_spark_metadata/1")
 """)
     assert status != 0
-    assert "a file that a task wrote is gone: rows/_spark_metadata/1" in output
+    assert "[data-integrity] storage does not show a file of a query's log: _spark_metadata/1" in output
 
 
 @pytest.mark.parametrize("log", ["offsets", "commits", "sources/0", "rows/_spark_metadata"])

@@ -31,10 +31,12 @@ public final class EncryptedOnlyFileSystem extends LocalFileSystem {
         @Override
         protected OutputStream createOutputStreamWithMode(Path path, boolean append, FsPermission permission) throws IOException {
             String name = path.getName();
-            if (append || !(name.endsWith(".parquet") || isInMemory(path))) {
+            boolean inMemory = isInMemory(path);
+            if (append || !(name.endsWith(".parquet") || inMemory)) {
                 throw new IOException("[plaintext-found] " + name + " would be written in plaintext: write to enc:// or as Parquet");
             }
-            return new EncryptedParquet(super.createOutputStreamWithMode(path, append, permission), name);
+            OutputStream file = super.createOutputStreamWithMode(path, append, permission);
+            return inMemory ? file : new EncryptedParquet(file, name);
         }
 
         /** Spark's local folders are the node's memory (SparkNode in confide.jobs.engines.spark): RocksDB loads a stream's state there. */
