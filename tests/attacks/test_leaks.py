@@ -47,7 +47,7 @@ def spilled():
     return found
 
 for name in ("in.memory", "spill"):
-    ctx.spark.conf.set(f"spark.sql.windowExec.buffer.{name}.threshold", 10)
+    ctx.spark.conf.set(f"spark.sql.windowExec.buffer.{name}.threshold", 300)
 ranked = people.withColumn("rank", f.row_number().over(Window.partitionBy("city").orderBy("name")))
 assert ranked.filter("rank > 0").count() == 2000
 assert spilled() > 0

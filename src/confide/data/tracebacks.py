@@ -20,6 +20,7 @@ try:
     from py4j.protocol import Py4JError
     from pyspark.errors import AnalysisException
     from pyspark.errors.exceptions.captured import CapturedException
+    from pyspark.logger import PySparkLogger
 except ImportError as missing:
     raise ExtraMissingError("PySpark is not installed", hint="pip install 'confide[spark]'") from missing
 
@@ -33,6 +34,7 @@ def install() -> None:
     py4j = logging.getLogger("py4j")  # it would print what a function that the JVM called raised
     py4j.addHandler(logging.NullHandler())
     py4j.propagate = False
+    PySparkLogger.getLogger("SQLQueryContextLogger").disabled = True  # it would print what Spark's errors say, caught or not
 
 
 def report(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
