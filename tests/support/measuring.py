@@ -1,7 +1,8 @@
 """Which tests coverage is measured by: those of each part.
 
 Properties and inputs by the thousand run the same lines again, at half the speed while each is noted.  They run unmeasured, with what
-they start: what only they reach does not count as covered, so the figure can only be too low.
+they start: what only they reach does not count as covered, so the figure can only be too low.  So do tests that bound memory, which the
+notes of coverage would use.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _FOR_CHILDREN = "COVERAGE_PROCESS_CONFIG"
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     measuring = item.config.pluginmanager.get_plugin("_cov")
     folder = item.path.relative_to(_TESTS).parts[0] if item.path.is_relative_to(_TESTS) else ""
-    if measuring is None or measuring.cov_controller is None or folder not in _UNMEASURED:
+    measured = folder not in _UNMEASURED and item.get_closest_marker("unmeasured") is None
+    if measuring is None or measuring.cov_controller is None or measured:
         return (yield)
     told = os.environ.pop(_FOR_CHILDREN, None)
     measuring.cov_controller.pause()

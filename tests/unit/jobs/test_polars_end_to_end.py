@@ -177,6 +177,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.unmeasured
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_table_larger_than_the_memory_used_streams_through_into_encrypted_parts(tmp_path: Path) -> None:
