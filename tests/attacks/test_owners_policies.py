@@ -25,9 +25,11 @@ WORKER_ASKS = """        keys.open_inputs([*self._inputs.values()])
 WORKER_WRITES = """        for name in self._services.job.outputs:
             self._keys.open_output(name)
 """
-DRIVER_ASKS = """            key = self._keys.output(name, newest)  # soon: what is committed from now on is not for this run
+DRIVER_ASKS = """            key = keys.output(name, newest)  # soon: what is committed from now on is not for this run
             self._owners_policies |= {policy.digest: policy for policy in key.policies}
-            outputs.hold(name, key, partial(self._keys.output, name))
+            outputs.hold(name, key, partial(keys.output, name))
+            if engine.reads_data:
+                keys.open_output(name)
             newest = []
 """
 MEASURE = "from confide.attest.measure import measure; from confide.ids import Tee; m = measure(); print(m.of(Tee.SGX), m.of(Tee.TDX))"
