@@ -33,7 +33,7 @@ COMMANDS = {
     "verify": "Re-check the receipt of a run from files alone.",
     "attest": "Show and verify evidence, of a run's nodes or from a file.",
     "keys": "Create keys and say which jobs may use them.",
-    "data": "Encrypt, decrypt, import, look at, verify and clean datasets.",
+    "data": "Encrypt, decrypt, import, look at, verify, re-wrap and clean datasets.",
     "broker": "Serve keys to attested nodes, and enrol owners.",
     "kbs": "Keep resources for confidential guests, and take one as a guest.",
     "audit": "Read and check the broker's audit log.",

@@ -42,7 +42,7 @@ ROWS_PER_FILE: Final = 262_144
 ROWS_PER_GROUP: Final = 65_536
 _COLUMN_BUFFER: Final = 64 << 10
 """A column's pages are read in pieces of this size, not as a whole."""
-IN_FLIGHT: Final = 32 << 20
+IN_FLIGHT: Final = 24 << 20
 """Bytes of rows that are in memory at one time while a table is encrypted, for all threads together: bounds the size of a file, too."""
 
 
