@@ -23,4 +23,4 @@ def encrypted_frame(table: Owned) -> pl.LazyFrame:
         return FileAccess(key, parquet_aad_prefix(manifest.dataset, path))
 
     files = [TableFile(entry.path, entry.size, entry.rows or 0) for entry in manifest.files]
-    return TableScan(found.folder, files, access, (manifest.schema or {})["columns"]).frame(manifest.name)
+    return TableScan(found.folder, files, access, manifest.schema or {}).frame(manifest.name)

@@ -29,6 +29,7 @@ from confide.crypto.secret import SecretBytes
 from confide.data.files import as_integrity, open_file, open_parquet
 from confide.data.manifest import FileEntry, Manifest
 from confide.data.parallel import Progress, in_order, silent
+from confide.data.partitions import with_folders
 from confide.data.tables import rows_at_once
 from confide.durable import sync_file, sync_folder
 from confide.errors import DataError, IntegrityError, OutputExistsError, UnavailableError, UsageError
@@ -152,11 +153,12 @@ def _batches(folder: Path, manifest: Manifest, dataset_key: SecretBytes) -> Iter
         file = open_parquet(folder, entry.path, dataset_key, manifest.dataset)
         with as_integrity(entry.path):
             if number == 0:
-                yield pa.RecordBatch.from_pylist([], file.schema_arrow), 0
+                yield with_folders(pa.RecordBatch.from_pylist([], file.schema_arrow), entry.path, manifest.schema), 0
             for group in range(file.num_row_groups):
                 for batch in file.iter_batches(rows_at_once(file, group), row_groups=[group], use_threads=False):
                     rows += batch.num_rows
-                    yield batch, entry.size * batch.num_rows // max(1, entry.rows or 0)
+                    done = entry.size * batch.num_rows // max(1, entry.rows or 0)
+                    yield with_folders(batch, entry.path, manifest.schema), done
         if rows != entry.rows:
             raise IntegrityError("a file has another number of rows than the manifest says", path=entry.path)
 

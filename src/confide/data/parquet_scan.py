@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NoReturn, Self
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from confide.data.partitions import path_values, with_folders
 from confide.data.pinned_parquet import FileAccess, PinnedFile, TableFile, as_integrity, leaves
 from confide.data.schema import schema_json, storable
 from confide.errors import DataError, ExtraMissingError, SecretLeakError
@@ -42,14 +44,15 @@ KeyOf = Callable[[str], FileAccess]
 class TableScan:
     """What a query over one table reads, file by file; Polars calls it when it runs the query.  Not to be pickled or sent anywhere."""
 
-    def __init__(self, folder: Path, files: Sequence[TableFile], key_of: KeyOf, columns: Sequence[Json]) -> None:
-        """``columns`` are the manifest's."""
+    def __init__(self, folder: Path, files: Sequence[TableFile], key_of: KeyOf, schema: Json) -> None:
+        """``schema`` is the manifest's."""
         self._folder = folder
         self._files = tuple(files)
         self._key_of = key_of
-        self._columns = [(column["name"], column["type"]) for column in columns]
+        self._manifest_schema = schema
+        self._columns = [(column["name"], column["type"]) for column in schema["columns"]]
         with self._open(self._files[0]) as file, file.image() as image, as_integrity(file.path):
-            self.schema = pl.Schema(file.scan(image).collect_schema())
+            self.schema = pl.Schema(self._whole(file.scan(image), self._of_folders(file)).collect_schema())
 
     def frame(self, name: str) -> pl.LazyFrame:
         """The table as a lazy frame."""
@@ -61,13 +64,32 @@ class TableScan:
     def _open(self, entry: TableFile) -> PinnedFile:
         file = PinnedFile(self._folder, entry, self._key_of(entry.path))
         try:
-            found = schema_json(storable(file.schema))["columns"]
-            if [(column["name"], column["type"]) for column in found] != self._columns:
+            found = [(column["name"], column["type"]) for column in schema_json(storable(file.schema))["columns"]]
+            elsewhere = path_values(entry.path).keys() - set(file.schema.names)
+            if found != [column for column in self._columns if column[0] not in elsewhere]:
                 raise DataError(f"a file has other columns than the manifest says: {entry.path}", path=entry.path)
         except BaseException:
             file.close()
             raise
         return file
+
+    def _of_folders(self, file: PinnedFile) -> pl.DataFrame:
+        """One row with the columns that are in the names of the file's folders and not in the file (``confide.data.partitions``)."""
+        lacking = [name for name, _ in self._columns if name not in file.schema.names]
+        return pl.DataFrame(with_folders(pa.table({"": [0]}), file.path, self._manifest_schema, lacking)).select(lacking)
+
+    def _rows(self, file: PinnedFile, step: _Step, image: BinaryIO, folders: pl.DataFrame, wanted: _Wanted) -> pl.LazyFrame:
+        """The rows of a step.  Where only columns of folders are asked for, the file's metadata has said how many there are."""
+        if wanted.fetched and wanted.fetched.isdisjoint(file.schema.names):
+            return folders.lazy().select(pl.all().gather(pl.zeros(step.rows, dtype=pl.UInt32, eager=True)))
+        return self._whole(file.scan(image).slice(step.first, step.rows), folders)
+
+    def _whole(self, frame: pl.LazyFrame, folders: pl.DataFrame) -> pl.LazyFrame:
+        """``frame`` of a file with the columns of its folders, in the manifest's order."""
+        if not folders.width:
+            return frame
+        values = [pl.lit(values[0], dtype=values.dtype).alias(values.name) for values in folders]
+        return frame.with_columns(values).select(name for name, _ in self._columns)
 
     def _batches(
         self, with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, _batch_size: int | None
@@ -95,12 +117,13 @@ class TableScan:
             limit = None if wanted.limit is None else wanted.limit - at
             at += entry.rows
             with self._open(entry) as file:
-                for step in _steps(file, self.schema, wanted, limit):
+                folders = self._of_folders(file)
+                for step in _steps(file, folders, self.schema, wanted, limit):
                     if parts and (size + step.size > _BATCH_BYTES or rows + step.rows > _BATCH_ROWS):
                         yield parts
                         parts, size, rows = [], 0, 0
                     image = file.image(step.groups, wanted.fetched)
-                    parts.append(_Part(file.path, image, file.scan(image).slice(step.first, step.rows)))
+                    parts.append(_Part(file.path, image, self._rows(file, step, image, folders, wanted)))
                     size, rows = size + step.size, rows + step.rows
         if parts:
             yield parts
@@ -174,9 +197,9 @@ def _one_ahead(ahead: ThreadPoolExecutor, source: Iterator[list[_Part]]) -> Iter
                 part.image.close()
 
 
-def _steps(file: PinnedFile, schema: pl.Schema, wanted: _Wanted, limit: int | None) -> Iterator[_Step]:
+def _steps(file: PinnedFile, folders: pl.DataFrame, schema: pl.Schema, wanted: _Wanted, limit: int | None) -> Iterator[_Step]:
     """Row groups that the query may find rows in, a bounded number of neighbours at a time."""
-    skipped = frozenset[int]() if wanted.predicate is None else _skipped(file.metadata, schema, wanted.predicate)
+    skipped = frozenset[int]() if wanted.predicate is None else _skipped(file.metadata, folders, schema, wanted.predicate)
     groups: list[int] = []
     first = rows = size = at = 0
     for group in range(file.metadata.num_row_groups):
@@ -197,19 +220,24 @@ def _steps(file: PinnedFile, schema: pl.Schema, wanted: _Wanted, limit: int | No
         yield _Step(tuple(groups), first, rows, size)
 
 
-def _skipped(metadata: pq.FileMetaData, schema: pl.Schema, predicate: pl.Expr) -> frozenset[int]:
-    """Row groups that hold no row for ``predicate``, by their statistics, which are part of the authenticated footer."""
-    names = [name for name in predicate.meta.root_names() if schema[name].is_integer() or isinstance(schema[name], _PRUNED)]
-    rule = predicate._skip_batch_predicate({name: schema[name] for name in predicate.meta.root_names()}) if names else None
+def _skipped(metadata: pq.FileMetaData, folders: pl.DataFrame, schema: pl.Schema, predicate: pl.Expr) -> frozenset[int]:
+    """Row groups that hold no row for ``predicate``, by what their folders say and by statistics, which the authenticated footer holds."""
+    asked = predicate.meta.root_names()
+    names = [name for name in asked if name in folders.columns or schema[name].is_integer() or isinstance(schema[name], _PRUNED)]
+    rule = predicate._skip_batch_predicate({name: schema[name] for name in asked}) if names else None
     if rule is None:
         return frozenset()
     place = {name: index for index, name in enumerate(leaves(metadata.schema.to_arrow_schema()))}
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     facts: dict[str, pl.Series] = {"len": pl.Series([group.num_rows for group in groups], dtype=pl.get_index_type())}
-    for name in predicate.meta.root_names():
-        said = [group.column(place[name]).statistics if name in names else None for group in groups]
+    for name in asked:
         for word, kind in (("min", schema[name]), ("max", schema[name]), ("nc", pl.get_index_type())):
-            facts[f"{name}_{word}"] = pl.Series([_said(one, word) for one in said], dtype=kind, strict=False)
+            if name in folders.columns:
+                value = folders[name][0]
+                said = [(group.num_rows if value is None else 0) if word == "nc" else value for group in groups]
+            else:
+                said = [_said(group.column(place[name]).statistics if name in names else None, word) for group in groups]
+            facts[f"{name}_{word}"] = pl.Series(said, dtype=kind, strict=False)
     verdict = pl.DataFrame(facts).select(rule.alias("skip"))["skip"]
     return frozenset(index for index, skip in enumerate(verdict) if skip is True)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
@@ -75,21 +75,19 @@ class PinnedFile:
         self.path = entry.path
         self._size = entry.size
         self._access = access
-        try:
-            self._file = open_regular(folder / entry.path)
-        except OSError as cause:
-            raise IntegrityError(f"a file of the dataset is missing: {entry.path}", path=entry.path) from cause
-        try:
+        with ExitStack() as undo:
+            undo.callback(access.key.wipe)
+            try:
+                self._file = undo.enter_context(open_regular(folder / entry.path))
+            except OSError as cause:
+                raise IntegrityError(f"a file of the dataset is missing: {entry.path}", path=entry.path) from cause
             self._tail = self._read_tail()
             self.metadata = self._open_footer()
             self.schema: pa.Schema = self.metadata.schema.to_arrow_schema()
-        except BaseException:
-            self._file.close()
-            raise
-        if self.metadata.num_rows != entry.rows:
-            self.close()
-            raise IntegrityError(f"a file has another number of rows than the manifest says: {entry.path}", path=entry.path)
-        self._leaves = leaves(self.schema)
+            if self.metadata.num_rows != entry.rows:
+                raise IntegrityError(f"a file has another number of rows than the manifest says: {entry.path}", path=entry.path)
+            self._leaves = leaves(self.schema)
+            self._undo = undo.pop_all()
 
     def scan(self, image: BinaryIO) -> pl.LazyFrame:
         """Polars' own scan of an image of this file."""
@@ -120,8 +118,7 @@ class PinnedFile:
 
     def close(self) -> None:
         """Close the file and forget its key."""
-        self._file.close()
-        self._access.key.wipe()
+        self._undo.close()
 
     def _read_tail(self) -> bytes:
         found = os.fstat(self._file.fileno()).st_size

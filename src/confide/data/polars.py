@@ -96,7 +96,7 @@ class DataContext:
         files = [TableFile(one["path"], one["size"], one["rows"]) for one in self._files(name)]
         if not files:
             raise DataError(f"input {name!r} has no file", name=name)
-        return TableScan(folder, files, lambda path: self._read_key(folder / path), found["schema"]["columns"]).frame(name)
+        return TableScan(folder, files, lambda path: self._read_key(folder / path), found["schema"]).frame(name)
 
     def files(self, name: str) -> list[str]:
         """The paths of the files of an input that holds no table, for :meth:`open`.

@@ -14,9 +14,12 @@ from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.orc
 import pyarrow.parquet as pq
 import pytest
+from support.partitioned import ROWS as FLIGHTS
+from support.partitioned import partitioned
 from support.volumes import BROKER
 
 from confide.crypto.envelope import wrap
@@ -30,7 +33,7 @@ from confide.data.manifest import Manifest
 from confide.data.sources import Source, plain_sources
 from confide.data.tables import Format, TableInput
 from confide.errors import DataError, IntegrityError, OutputExistsError, PlaintextError, UnavailableError, UsageError
-from confide.ids import new_dataset_id
+from confide.ids import DatasetId, new_dataset_id
 
 KEY = SecretBytes.random()
 TABLE = pa.table({
@@ -56,6 +59,23 @@ def test_json_lines_keep_what_json_has_no_form_for_as_text(tmp_path: Path) -> No
     assert first == {"n": 1, "r": 0.5, "t": "a", "d": "1.20", "y": "2026-01-02", "w": "1970-01-01T00:00:00+00:00", "b": "/w==", "f": True}
     assert (second["r"], second["t"], second["d"]) == ("inf", 'b"\n', None)
     assert (third["t"], third["y"], third["b"]) == ("\u00e9", "0001-01-01", "")
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_columns_that_are_names_of_folders_are_written_too(tmp_path: Path, form: decrypting.Form) -> None:
+    manifest = partitioned(tmp_path / "d", DatasetId("5c" * 16), KEY)
+    sink = io.BytesIO()
+    write_stream(tmp_path / "d", manifest, KEY, sink, form=form)
+    if form == "parquet":
+        found = pq.read_table(pa.BufferReader(sink.getvalue())).to_pylist()
+    elif form == "csv":
+        kinds = {"price": pa.decimal128(5, 2), "part": pa.string(), "day": pa.date32()}
+        options = pa.csv.ConvertOptions(column_types=kinds, strings_can_be_null=True, null_values=[""])
+        found = pa.csv.read_csv(io.BytesIO(sink.getvalue()), convert_options=options).to_pylist()
+    else:
+        lines = map(json.loads, sink.getvalue().splitlines())
+        found = [{**row, "day": dt.date.fromisoformat(row["day"]), "price": row["price"] and Decimal(row["price"])} for row in lines]
+    assert sorted(found, key=lambda row: row["id"]) == FLIGHTS
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])

@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyarrow.parquet import encryption
+from support.partitioned import FOLDERS, partitioned
+from support.partitioned import ROWS as FLIGHTS
 
 from confide.crypto.derive import file_key, parquet_aad_prefix
 from confide.crypto.secret import SecretBytes
@@ -41,6 +43,7 @@ class Table:
         self.key = SecretBytes.random()
         written = encrypt_table(table, attempt, self.key, dataset=DATASET)
         assert written.schema is not None
+        self.schema = written.schema
         self.columns = written.schema["columns"]
         self.files = [TableFile(entry.path, entry.size, entry.rows or 0) for entry in written.files]
         self.given: list[tuple[str, SecretBytes]] = []
@@ -52,7 +55,7 @@ class Table:
 
     def scan(self, **changes: Any) -> pl.LazyFrame:
         given: dict[str, Any] = {"files": self.files, "key_of": self.key_of, "columns": self.columns, **changes}
-        return TableScan(self.folder, given["files"], given["key_of"], given["columns"]).frame("table")
+        return TableScan(self.folder, given["files"], given["key_of"], {**self.schema, "columns": given["columns"]}).frame("table")
 
     @property
     def first(self) -> Path:
@@ -163,8 +166,59 @@ def test_more_files_than_fit_one_step_are_read_in_their_order(table: Table, sour
     assert table.scan().filter(pl.col("id") > 1400).head(600).select("id").collect()["id"].to_list() == list(range(1401, 2001))
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        lambda frame: frame,
+        lambda frame: frame.select("year", "id"),
+        lambda frame: frame.select("part"),
+        lambda frame: frame.filter(pl.col("year") == 2013).select("id"),
+        lambda frame: frame.filter(pl.col("year").is_null()),
+        lambda frame: frame.filter((pl.col("part") == "c") & (pl.col("id") > 3)),
+        lambda frame: frame.filter(pl.col("day") > pl.date(2013, 1, 5)).group_by("day").agg(pl.col("id").sum(), pl.len()).sort("day"),
+        lambda frame: frame.filter(pl.col("price") >= 2).select(pl.col("price").sum()),
+        lambda frame: frame.head(4),
+        lambda frame: frame.tail(3).select("price", "id"),
+        lambda frame: frame.select(pl.len()),
+    ],
+)
+def test_columns_that_are_names_of_folders_are_columns(tmp_path: Path, query: Any) -> None:
+    key = SecretBytes.random()
+    manifest = partitioned(tmp_path, DATASET, key)
+    files = [TableFile(entry.path, entry.size, entry.rows or 0) for entry in manifest.files]
+    access = lambda path: FileAccess(file_key(key, kind="parquet", dataset=DATASET, path=path), parquet_aad_prefix(DATASET, path))  # noqa: E731
+    assert manifest.schema is not None
+    frame = TableScan(tmp_path, files, access, manifest.schema).frame("flights")
+    kinds = {"id": pl.Int64, "year": pl.Int32, "day": pl.Date, "part": pl.String, "price": pl.Decimal(5, 2)}
+    order = [number for entry in manifest.files for number in FOLDERS[entry.path.rpartition("/")[0]]]
+    plain = pl.DataFrame([FLIGHTS[number] for number in order], schema=kinds).lazy()
+    assert query(frame).collect().equals(query(plain).collect())
+
+
+def test_folders_decide_which_row_groups_are_fetched(tmp_path: Path, fetched: list[int]) -> None:
+    key = SecretBytes.random()
+    manifest = partitioned(tmp_path, DATASET, key)
+    files = [TableFile(entry.path, entry.size, entry.rows or 0) for entry in manifest.files]
+    access = lambda path: FileAccess(file_key(key, kind="parquet", dataset=DATASET, path=path), parquet_aad_prefix(DATASET, path))  # noqa: E731
+    assert manifest.schema is not None
+    frame = TableScan(tmp_path, files, access, manifest.schema).frame("flights")
+    costs = []
+    for query in (frame, frame.filter(pl.col("part") == "a/b"), frame.filter(pl.col("day") > pl.date(2015, 1, 1))):
+        before = sum(fetched)
+        query.collect()
+        costs.append(sum(fetched) - before)
+    assert costs[0] > costs[1] > costs[2] == 0
+
+
+def test_key_of_a_file_that_does_not_open_is_forgotten(table: Table) -> None:
+    table.first.unlink()
+    with pytest.raises(IntegrityError):
+        table.scan()
+    assert [len(key) for _, key in table.given] == [0]
+
+
 def test_keys_are_forgotten_with_the_file_and_scans_are_not_pickled(table: Table) -> None:
-    scan = TableScan(table.folder, table.files, table.key_of, table.columns)
+    scan = TableScan(table.folder, table.files, table.key_of, table.schema)
     scan.frame("table").select("id").collect()
     assert len(table.given) == 4  # one for the columns, one for each file
     assert all(len(key) == 0 for _, key in table.given)
@@ -269,7 +323,7 @@ def test_polars_reads_the_footer_that_was_pinned_and_not_what_storage_shows_late
 
 
 def test_a_file_that_says_its_pages_have_no_tags_is_refused(table: Table, source: pa.Table) -> None:
-    # Made with the key, as nobody else can make it.  Of a file of ours, storage can change this choice alone: _AES_GCM_V1.
+    # Made with the key, as nobody else can make it.  Of a file of ours, storage can change this choice alone: AES_GCM_V1.
     entry = table.files[0]
     access = table.key_of(entry.path)
     properties = encryption.create_encryption_properties(
@@ -277,7 +331,7 @@ def test_a_file_that_says_its_pages_have_no_tags_is_refused(table: Table, source
     )
     pq.write_table(source.slice(0, entry.rows), table.first, encryption_properties=properties)
     with pytest.raises(IntegrityError):
-        PinnedFile(table.folder, TableFile(entry.path, table.first.stat().st_size, entry.rows), access)
+        PinnedFile(table.folder, TableFile(entry.path, table.first.stat().st_size, entry.rows), table.key_of(entry.path))
     # Polars of today reads no such file by itself.
     decryption = pl.ParquetDecryptionProperties(footer_key=access.key.reveal(), aad_prefix=access.aad_prefix)
     with pytest.raises(pl.exceptions.PolarsError):
