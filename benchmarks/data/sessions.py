@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 from benchmarks.data import program
 from benchmarks.data.owned import KEK, KEY, SIGNER, lease
@@ -100,6 +100,7 @@ class Session:
         self._process = subprocess.Popen(
             argv, env=dict(env), cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True
         )
+        self._questions, self._answers = cast("IO[str]", self._process.stdin), cast("IO[str]", self._process.stdout)
         self._roots = (self._process.pid, *others)
         self.commits: list[Answer] = []
         """What the agent took for each commit."""
@@ -107,10 +108,9 @@ class Session:
 
     def ask(self, do: str, **arguments: Any) -> Answer:
         """Have one thing done."""
-        assert self._process.stdin is not None  # noqa: S101 - it is a pipe
         before = self.cpu()
-        self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
-        self._process.stdin.flush()
+        self._questions.write(json.dumps({"do": do, **arguments}) + "\n")
+        self._questions.flush()
         answer = self._answer()
         return Answer(answer["value"], answer["wall"], self.cpu() - before)
 
@@ -120,8 +120,7 @@ class Session:
         return _of_trees(self._roots) + mine.user + mine.system
 
     def _answer(self) -> Any:
-        assert self._process.stdout is not None  # noqa: S101 - it is a pipe
-        for line in self._process.stdout:
+        for line in self._answers:
             if line.startswith(program.MARK):
                 return json.loads(line.removeprefix(program.MARK))
         self._process.wait()
@@ -130,15 +129,13 @@ class Session:
 
     def close(self) -> None:
         """End the program."""
-        assert self._process.stdin is not None  # noqa: S101 - it is a pipe
-        self._process.stdin.close()
+        self._questions.close()
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        assert self._process.stdout is not None  # noqa: S101 - it is a pipe
-        self._process.stdout.close()
+        self._answers.close()
         self._log.close()
 
 

@@ -24,12 +24,12 @@ from confide.crypto.derive import COMMITMENT_BYTES, CONTAINER_SALT_BYTES, Contai
 from confide.crypto.secret import SecretBytes
 from confide.errors import IntegrityError
 from confide.ids import DatasetId
+from confide.seekable import SeekableReader
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 MAGIC: Final = b"CONFIDE2"
-HEADER_BYTES: Final = 80
 CHUNK_BYTES: Final = 64 * 1024
 """Plaintext bytes in a full chunk: 64 KiB fit a core's second-level cache; larger chunks measured slower."""
 TAG_BYTES: Final = 16
@@ -39,7 +39,7 @@ MAX_CHUNKS: Final = 2**32
 _FIXED: Final = struct.pack(">8sHBB4x", MAGIC, 2, 16, 0)
 """Everything of the header before salt and commitment (3.1)."""
 _COMMITMENT_AT: Final = len(_FIXED) + CONTAINER_SALT_BYTES
-assert _COMMITMENT_AT + COMMITMENT_BYTES == HEADER_BYTES  # noqa: S101
+HEADER_BYTES: Final = _COMMITMENT_AT + COMMITMENT_BYTES
 _NONCE: Final = struct.Struct(">7xIB")
 
 KeysOfSalt = Callable[[bytes], ContainerKeys]
@@ -153,7 +153,7 @@ def _fill(src: BinaryIO, buffer: memoryview) -> int:
     return got
 
 
-class ContainerReader(io.RawIOBase):
+class ContainerReader(SeekableReader):
     """A container's plaintext as a seekable file.  Opening authenticates its length, reading authenticates each chunk.
 
     Not for several threads at once.  After a failure every read fails.  Closing it closes ``fileobj``.
@@ -175,7 +175,6 @@ class ContainerReader(io.RawIOBase):
         self._chunk, self._sealed = memoryview(bytearray(CHUNK_BYTES)), memoryview(bytearray(SEALED_BYTES))
         self._shape = _shape(fileobj.seek(0, os.SEEK_END))
         self._failed = False
-        self._position = 0
         self._index = -1
         self._header = self._fetch(0, HEADER_BYTES, "header").tobytes()
         self._cipher = AESGCM(self._committed_key(keys_of_salt).reveal())
@@ -195,26 +194,6 @@ class ContainerReader(io.RawIOBase):
     def size(self) -> int:
         """Length of the plaintext in bytes, authenticated."""
         return self._shape.plaintext
-
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
-    def seekable(self) -> bool:
-        """Always: any offset costs one chunk."""
-        return True
-
-    def tell(self) -> int:
-        """Position in the plaintext."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """Move to a plaintext position; past the end reads nothing."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
-        if base + offset < 0:
-            raise ValueError("a position before the start of the file")
-        self._position = base + offset
-        return self._position
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         """Fill ``buffer`` with as much as there is; 0 at the end.  Of a chunk that is refused nothing stays in it.
@@ -309,5 +288,5 @@ class FileKeyReader(ContainerReader):
 
     def __init__(self, fileobj: BinaryIO, path: str, keys_of_salt: KeysOfSalt) -> None:
         """Raises as :class:`ContainerReader`, and whatever ``keys_of_salt`` raises."""
-        io.RawIOBase.__init__(self)
+        SeekableReader.__init__(self)
         self._begin(fileobj, path, keys_of_salt)

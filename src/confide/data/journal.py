@@ -57,10 +57,10 @@ class Journal:
     """An open, locked journal.  ``files`` are finished, in the order in which they were; ``columns`` those of a table."""
 
     begun: Begun
+    _file: BinaryIO
+    _key: SecretBytes
     files: list[FileEntry] = field(default_factory=list)
     columns: pa.Schema | None = None
-    _file: BinaryIO | None = None
-    _key: SecretBytes | None = None
     _last: bytes = b""
 
     @classmethod
@@ -68,7 +68,7 @@ class Journal:
         """Start a new one."""
         file = path.open("xb")
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        journal = cls(begun, _file=file, _key=journal_key(dataset_key, begun.dataset))
+        journal = cls(begun, file, journal_key(dataset_key, begun.dataset))
         journal._write({"begun": begun.to_json()})
         return journal
 
@@ -90,17 +90,14 @@ class Journal:
 
     def close(self) -> None:
         """Close it, and let others have it."""
-        if self._file is not None:
-            self._file.close()
+        self._file.close()
 
     def _write(self, body: Json) -> None:
-        assert self._file is not None  # noqa: S101 -- made by `begin` or `resume`
         self._last = self._mac(body)
         self._file.write(canonical({"body": body, "mac": self._last.hex()}) + b"\n")
         sync_file(self._file)
 
     def _mac(self, body: Json) -> bytes:
-        assert self._key is not None  # noqa: S101 -- made by `begin` or `resume`
         return hmac.digest(self._key.reveal(), self._last + canonical(body), hashlib.sha256)
 
     def replay(self, body: Json, mac: bytes) -> bool:
@@ -163,7 +160,7 @@ class OpenedJournal:
         Raises:
             IntegrityError: a line was changed, or is of another dataset.
         """
-        journal = Journal(self.unverified, _file=self._file, _key=journal_key(dataset_key, self.unverified.dataset))
+        journal = Journal(self.unverified, self._file, journal_key(dataset_key, self.unverified.dataset))
         for line in self._lines:
             try:
                 said = parse_object(line)

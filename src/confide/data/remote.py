@@ -8,13 +8,15 @@ from __future__ import annotations
 import fnmatch
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, BinaryIO, Final, cast
 from urllib.parse import urlsplit
 
 from confide.data.sources import Source
 from confide.errors import DataError, ExtraMissingError, UnavailableError, UsageError
+from confide.seekable import SeekableReader
 
 _MAGIC: Final = re.compile(r"[*?\[]")
 _IN_THE_CLEAR: Final = frozenset({"http", "ftp", "ws"})
@@ -112,59 +114,42 @@ def _s3_client() -> Any:
     return client
 
 
-class _s3_errors:  # noqa: N801 -- reads as a function
+@contextmanager
+def _s3_errors(what: str) -> Iterator[None]:
     """Turns what botocore raises into this project's errors, for an object that is called ``what``."""
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
-
-        if isinstance(error, ClientError):
-            code = str(error.response.get("Error", {}).get("Code", ""))[:60]
-            if code in {"404", "NoSuchKey", "NoSuchBucket"}:
-                raise DataError(f"there is no file {self._what}", path=self._what) from error
-            if code in {"412", "PreconditionFailed"}:
-                raise DataError(f"{self._what} was changed while it was read", hint="do it again", path=self._what) from error
-            hint = "it asks for fewer requests: try again later" if code in {"503", "SlowDown"} else "see which credentials are found"
-            raise UnavailableError(f"S3 refuses {self._what}: {code}", hint=hint, path=self._what) from error
-        if isinstance(error, BotoCoreError):
-            hint = "see whether there are credentials, a region, and a network"
-            raise UnavailableError(f"S3 cannot be asked for {self._what}: {type(error).__name__}", hint=hint, path=self._what) from error
+    try:
+        yield
+    except ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", ""))[:60]
+        if code in {"404", "NoSuchKey", "NoSuchBucket"}:
+            raise DataError(f"there is no file {what}", path=what) from error
+        if code in {"412", "PreconditionFailed"}:
+            raise DataError(f"{what} was changed while it was read", hint="do it again", path=what) from error
+        hint = "it asks for fewer requests: try again later" if code in {"503", "SlowDown"} else "see which credentials are found"
+        raise UnavailableError(f"S3 refuses {what}: {code}", hint=hint, path=what) from error
+    except BotoCoreError as error:
+        hint = "see whether there are credentials, a region, and a network"
+        raise UnavailableError(f"S3 cannot be asked for {what}: {type(error).__name__}", hint=hint, path=what) from error
 
 
 def _open_s3(client: Any, bucket: str, key: str, size: int, etag: str) -> BinaryIO:
     return io.BufferedReader(_S3Object(client, bucket, key, size, etag), _READ)
 
 
-class _S3Object(io.RawIOBase):
+class _S3Object(SeekableReader):
     """One version of an object, by ranges: a range of any other version is refused (``If-Match``)."""
 
     def __init__(self, client: Any, bucket: str, key: str, size: int, etag: str) -> None:
         super().__init__()
         self._get: Callable[..., Any] = partial(client.get_object, Bucket=bucket, Key=key, IfMatch=etag)
         self._what = f"s3://{bucket}/{key}"
-        self._size, self._position = size, 0
+        self._size = size
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        if base + offset < 0:
-            raise ValueError("a position before the start of the file")
-        self._position = base + offset
-        return self._position
+    @property
+    def size(self) -> int:
+        return self._size
 
     def readinto(self, buffer: Any, /) -> int:
         view = memoryview(buffer).cast("B")
