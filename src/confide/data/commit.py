@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -17,9 +17,11 @@ from confide.crypto.container import ContainerReader
 from confide.crypto.envelope import WrappedKey
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
+from confide.data.column_groups import ColumnGroup, NewGroup
 from confide.data.files import TABLE_SUFFIXES, Written, encrypt_files, encrypt_table, open_parquet
 from confide.data.folder import check_encrypted, data_files, describe, folder_beside, new_folder
 from confide.data.manifest import FileEntry, Kind, Manifest, now_text, sign_manifest, verify_manifest
+from confide.data.parquet_keys import no_key
 from confide.data.schema import schema_json, storable
 from confide.data.snapshots import SignedManifest, commit_snapshot, is_committed, load_manifest, write_manifest
 from confide.data.sources import Source, plain_sources
@@ -41,19 +43,22 @@ def create_dataset(
     signer: SigningKey,
     now: datetime,
     register: Callable[[Json], None] | None = None,
+    protected: Sequence[NewGroup] = (),
 ) -> SignedManifest:
     """Encrypt a table (``.csv``, ``.parquet``, Arrow) or other files (one, a folder of them, sources) as a new dataset in ``folder``.
 
     ``register`` is given the signed manifest (for the broker) before the folder becomes visible; if it raises, nothing does.
+    ``protected`` are column groups, of tables only.
 
     Raises:
         OutputExistsError: ``folder`` exists.
-        DataError: the source cannot be read, or has a column type that Spark cannot read.
+        DataError: the source cannot be read, or has a column type that Spark cannot read, or not the columns of a group.
         UnavailableError: the file system refuses.
     """
     with new_folder(folder) as staged:
-        written = _encrypted(source, staged, dataset_key, dataset)
+        written = _encrypted(source, staged, dataset_key, dataset, protected=protected)
         manifest = _manifest(written, name=name, dataset=dataset, wrapped=wrapped, signer=signer, owner=owner, run=None, now=now)
+        manifest = replace(manifest, groups=tuple(sorted((one.group for one in protected), key=lambda group: group.name)))
         envelope = sign_manifest(manifest, signer)
         write_manifest(staged, envelope)
         if register is not None:
@@ -75,12 +80,15 @@ def add_snapshot(
     signer: SigningKey,
     now: datetime,
     register: Callable[[Json], None] | None = None,
+    group_keys: Mapping[str, SecretBytes] | None = None,
 ) -> SignedManifest:
     """Encrypt a table or other files as the snapshot after ``parent``, the newest one, of an owner's dataset.
 
     ``register`` is given the signed manifest (for the broker) once the snapshot is committed: what it raises is passed on.
+    Column groups stay as they are, and ``group_keys`` has the keys of all of them.
 
     Raises:
+        KeyAccessError: the key of a column group is missing.
         DataError: the source is of another kind than the dataset, or its columns are other ones (``append`` only).
         ManifestError: ``parent`` is not signed by the key that it names, or is a run's output.
         SnapshotConflictError: another writer was first; nothing of this one is visible.
@@ -94,7 +102,8 @@ def add_snapshot(
         raise DataError(f"the dataset holds {held}, and this is something else", hint=f"give {wanted}; or make a new dataset of it")
     with folder_beside(folder) as staged:
         kept = before.files if mode == "append" else ()
-        written = _encrypted(source, staged, dataset_key, before.dataset, first=len(kept))
+        protected = _with_keys(before.groups, group_keys or {})
+        written = _encrypted(source, staged, dataset_key, before.dataset, first=len(kept), protected=protected)
         if mode == "append":
             _require_same_columns(before.schema, written.schema)
         manifest = replace(
@@ -115,6 +124,13 @@ def add_snapshot(
     return made
 
 
+def _with_keys(groups: Sequence[ColumnGroup], keys: Mapping[str, SecretBytes]) -> list[NewGroup]:
+    for group in groups:
+        if group.name not in keys:
+            raise no_key(group.name)
+    return [NewGroup(group, keys[group.name]) for group in groups]
+
+
 def _tell(register: Callable[[Json], None], made: SignedManifest) -> None:
     """Tell the broker of a snapshot that is committed already."""
     try:
@@ -130,11 +146,19 @@ def _is_table(source: Path | pa.Table | Sequence[Source]) -> bool:
 
 
 def _encrypted(
-    source: Path | pa.Table | Sequence[Source], folder: Path, dataset_key: SecretBytes, dataset: DatasetId, *, first: int = 0
+    source: Path | pa.Table | Sequence[Source],
+    folder: Path,
+    dataset_key: SecretBytes,
+    dataset: DatasetId,
+    *,
+    first: int = 0,
+    protected: Sequence[NewGroup] = (),
 ) -> Written:
     """What is to be in a snapshot, encrypted into ``folder``; a table's files are numbered from ``first``."""
     if _is_table(source):
-        return encrypt_table(cast("Path | pa.Table", source), folder, dataset_key, dataset=dataset, first=first)
+        return encrypt_table(cast("Path | pa.Table", source), folder, dataset_key, dataset=dataset, first=first, protected=protected)
+    if protected:
+        raise DataError("only tables have columns that keys of their own protect", hint="tables are .csv and .parquet files")
     sources = plain_sources(source) if isinstance(source, Path) else cast("Sequence[Source]", source)
     return encrypt_files(sources, folder, dataset_key, dataset=dataset)
 

@@ -12,9 +12,10 @@ import os
 import secrets
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import pyarrow as pa
@@ -26,8 +27,10 @@ from confide.canonical import Json
 from confide.crypto.container import ContainerReader, seal_stream
 from confide.crypto.derive import check_data_path, file_key, parquet_aad_prefix
 from confide.crypto.secret import SecretBytes
+from confide.data.column_groups import NewGroup, require_columns
 from confide.data.folder import check_encrypted, describe, new_folder
 from confide.data.manifest import FileEntry, Kind, Manifest
+from confide.data.parquet_keys import TableKeys, grouped_writer, open_grouped, readable
 from confide.data.schema import schema_json, storable
 from confide.data.sources import Source
 from confide.durable import sync_file
@@ -39,6 +42,7 @@ ROWS_PER_FILE: Final = 262_144
 """Rows in one Parquet file: several files let executors share a table that fits one."""
 ROWS_PER_GROUP: Final = 65_536
 _BLOCK: Final = 1 << 20
+_NO_KEYS: Final[Mapping[str, SecretBytes]] = MappingProxyType({})
 TABLE_SUFFIXES: Final = frozenset({".csv", ".parquet"})
 
 
@@ -54,21 +58,30 @@ class Written:
 # --- writing ------------------------------------------------------------------------------------------------------
 
 
-def encrypt_table(source: Path | pa.Table, folder: Path, dataset_key: SecretBytes, *, dataset: DatasetId, first: int = 0) -> Written:
+def encrypt_table(
+    source: Path | pa.Table,
+    folder: Path,
+    dataset_key: SecretBytes,
+    *,
+    dataset: DatasetId,
+    first: int = 0,
+    protected: Sequence[NewGroup] = (),
+) -> Written:
     """Write a table (CSV or Parquet file, or Arrow table) as encrypted Parquet files with new random names into ``folder``.
 
     Files are numbered from ``first``: readers take them in the order of their names, so a table that is appended to keeps its order.
-    A CSV file is read as a whole (its types come from all of its rows); a Parquet file streams.
+    A CSV file is read as a whole (its types come from all of its rows); a Parquet file streams.  ``protected``: its column groups.
 
     Raises:
-        DataError: the source cannot be read as a table, or has a column type that Spark cannot read.
+        DataError: the source cannot be read as a table, or has a column type that Spark cannot read, or lacks a column of a group.
     """
     schema, batches = _open_table(source)
     target = storable(schema)
+    require_columns([one.group for one in protected], target.names)
     entries = []
     for index, table in enumerate(_slices(batches, schema), first):
         path = f"part-{index:05d}-{uuid.uuid4()}.parquet"
-        with _open_writer(folder / path, target, dataset_key, dataset, path) as writer:
+        with _open_writer(folder / path, target, dataset_key, dataset, path, protected) as writer:
             writer.write_table(table.cast(target), row_group_size=ROWS_PER_GROUP)
         entries.append(describe(folder, path, rows=table.num_rows))
     return Written("parquet", tuple(sorted(entries, key=lambda entry: entry.path)), schema_json(target))
@@ -130,7 +143,14 @@ def _slices(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa
 
 
 @contextlib.contextmanager
-def _open_writer(place: Path, schema: pa.Schema, dataset_key: SecretBytes, dataset: DatasetId, path: str) -> Iterator[pq.ParquetWriter]:
+def _open_writer(
+    place: Path, schema: pa.Schema, dataset_key: SecretBytes, dataset: DatasetId, path: str, protected: Sequence[NewGroup]
+) -> Iterator[pq.ParquetWriter]:
+    if protected:
+        keys = TableKeys(dataset, dataset_key, {one.group.name: one.key for one in protected})
+        with grouped_writer(place, schema, keys, [one.group for one in protected], path) as writer:
+            yield writer
+        return
     key = file_key(dataset_key, kind="parquet", dataset=dataset, path=path)
     properties = encryption.create_encryption_properties(
         key.reveal(), aad_prefix=parquet_aad_prefix(dataset, path), store_aad_prefix=False, encryption_algorithm="AES_GCM_V1"
@@ -144,36 +164,59 @@ def _open_writer(place: Path, schema: pa.Schema, dataset_key: SecretBytes, datas
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
-def read_table(folder: Path, manifest: Manifest, dataset_key: SecretBytes, *, columns: Sequence[str] | None = None) -> pa.Table:
+def read_table(
+    folder: Path,
+    manifest: Manifest,
+    dataset_key: SecretBytes,
+    *,
+    columns: Sequence[str] | None = None,
+    group_keys: Mapping[str, SecretBytes] = _NO_KEYS,
+) -> pa.Table:
     """The whole table, from the files that the manifest lists.  Files that are not listed are not looked at.
 
+    ``group_keys``: keys of the table's column groups by name; the columns of others are not read.
+
     Raises:
-        DataError: the dataset is not a table.
+        DataError: the dataset is not a table, or has no such column.
+        KeyAccessError: a column is in a group whose key is not here.
         IntegrityError: a file does not open under the key and its path.
     """
-    tables = list(iter_tables(folder, manifest, dataset_key, columns=columns))
+    tables = list(iter_tables(folder, manifest, dataset_key, columns=columns, group_keys=group_keys))
     return pa.concat_tables(tables, promote_options="permissive")
 
 
-def iter_tables(folder: Path, manifest: Manifest, dataset_key: SecretBytes, *, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+def iter_tables(
+    folder: Path,
+    manifest: Manifest,
+    dataset_key: SecretBytes,
+    *,
+    columns: Sequence[str] | None = None,
+    group_keys: Mapping[str, SecretBytes] = _NO_KEYS,
+) -> Iterator[pa.Table]:
     """As :func:`read_table`, one file at a time."""
     if manifest.kind != "parquet":
         raise DataError("the dataset is not a table", kind=manifest.kind)
     for entry in manifest.files:
-        file = open_parquet(folder, entry.path, dataset_key, manifest.dataset)
+        file, wanted = _open_columns(folder, entry.path, manifest, dataset_key, columns, group_keys)
         with _as_integrity(entry.path):
-            table = file.read(columns=list(columns) if columns is not None else None)
+            table = file.read(columns=wanted)
         if table.num_rows != entry.rows:
             raise IntegrityError("a file has another number of rows than the manifest says", path=entry.path)
         yield table
 
 
-def head_rows(folder: Path, manifest: Manifest, dataset_key: SecretBytes, count: int) -> pa.Table:
+def head_rows(
+    folder: Path,
+    manifest: Manifest,
+    dataset_key: SecretBytes,
+    count: int,
+    *,
+    columns: Sequence[str] | None = None,
+    group_keys: Mapping[str, SecretBytes] = _NO_KEYS,
+) -> pa.Table:
     """The first ``count`` rows of a table.  No more files are opened, and no more is decrypted, than hold them.
 
-    Raises:
-        DataError: the dataset is not a table.
-        IntegrityError: a file does not open under the key and its path.
+    Raises as :func:`read_table`.
     """
     if manifest.kind != "parquet":
         raise DataError("the dataset is not a table", kind=manifest.kind)
@@ -182,10 +225,11 @@ def head_rows(folder: Path, manifest: Manifest, dataset_key: SecretBytes, count:
         wanted = count - sum(part.num_rows for part in found)
         if found and wanted <= 0:
             break
-        file = open_parquet(folder, entry.path, dataset_key, manifest.dataset)
+        file, names = _open_columns(folder, entry.path, manifest, dataset_key, columns, group_keys)
         with _as_integrity(entry.path):
-            batches = file.iter_batches(batch_size=max(1, min(wanted, ROWS_PER_GROUP)))
-            found.append(pa.Table.from_batches(_until(batches, wanted), file.schema_arrow).slice(0, wanted))
+            batches = file.iter_batches(batch_size=max(1, min(wanted, ROWS_PER_GROUP)), columns=names)
+            schema = pa.schema([file.schema_arrow.field(name) for name in names])
+            found.append(pa.Table.from_batches(_until(batches, wanted), schema).slice(0, wanted))
     return pa.concat_tables(found, promote_options="permissive")
 
 
@@ -226,6 +270,25 @@ def open_parquet(folder: Path, path: str, dataset_key: SecretBytes, dataset: Dat
         return pq.ParquetFile(folder / path, decryption_properties=properties)
 
 
+def _open_columns(
+    folder: Path,
+    path: str,
+    manifest: Manifest,
+    dataset_key: SecretBytes,
+    columns: Sequence[str] | None,
+    group_keys: Mapping[str, SecretBytes],
+) -> tuple[pq.ParquetFile, list[str]]:
+    """One file of a table, and which of its columns to read."""
+    keys = TableKeys(manifest.dataset, dataset_key, group_keys)
+    if manifest.groups:
+        check_encrypted(folder / path, "parquet")
+        with _as_integrity(path):
+            file = open_grouped(folder / path, keys, path)
+    else:
+        file = open_parquet(folder, path, dataset_key, manifest.dataset)
+    return file, readable(file.schema_arrow, manifest.groups, keys, columns)
+
+
 @contextlib.contextmanager
 def _as_integrity(path: str) -> Iterator[None]:
     try:
@@ -238,12 +301,21 @@ def _as_integrity(path: str) -> Iterator[None]:
 # --- decrypting ---------------------------------------------------------------------------------------------------
 
 
-def decrypt(folder: Path, manifest: Manifest, dataset_key: SecretBytes, target: Path) -> None:
-    """Write a dataset's plaintext to ``target``: a table to a ``.csv`` or ``.parquet`` file, other files into a new folder.
+def decrypt(
+    folder: Path,
+    manifest: Manifest,
+    dataset_key: SecretBytes,
+    target: Path,
+    *,
+    columns: Sequence[str] | None = None,
+    group_keys: Mapping[str, SecretBytes] = _NO_KEYS,
+) -> None:
+    """Write a dataset's plaintext to ``target``: a table, or some ``columns``, to a ``.csv`` or ``.parquet`` file, others into a new folder.
 
     Raises:
         OutputExistsError: ``target`` exists.
-        DataError: a table, and ``target`` has another suffix.
+        DataError: a table, and ``target`` has another suffix; or it has no such column.
+        KeyAccessError: a column is in a group whose key is not here.
         IntegrityError: a file does not open; nothing is left at ``target``.
     """
     if manifest.kind == "files":
@@ -254,7 +326,7 @@ def decrypt(folder: Path, manifest: Manifest, dataset_key: SecretBytes, target: 
                 with open_file(folder, manifest, entry.path, dataset_key) as source, place.open("xb") as file:
                     shutil.copyfileobj(source, file, _BLOCK)
         return
-    _decrypt_table(folder, manifest, dataset_key, target)
+    _decrypt_table(iter_tables(folder, manifest, dataset_key, columns=columns, group_keys=group_keys), target)
 
 
 def _prefixed(path: str) -> bool:
@@ -262,7 +334,7 @@ def _prefixed(path: str) -> bool:
     return path.startswith("v-") and "/" in path
 
 
-def _decrypt_table(folder: Path, manifest: Manifest, dataset_key: SecretBytes, target: Path) -> None:
+def _decrypt_table(tables: Iterable[pa.Table], target: Path) -> None:
     if target.suffix not in TABLE_SUFFIXES:
         raise DataError(f"cannot tell what to write to {target}", hint="name a .csv or .parquet file", path=str(target))
     if os.path.lexists(target):
@@ -272,7 +344,7 @@ def _decrypt_table(folder: Path, manifest: Manifest, dataset_key: SecretBytes, t
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with staged.open("xb") as file:
-            for table in iter_tables(folder, manifest, dataset_key):
+            for table in tables:
                 if writer is None:
                     make = csv.CSVWriter if target.suffix == ".csv" else pq.ParquetWriter
                     writer = make(file, table.schema)
