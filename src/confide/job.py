@@ -21,6 +21,8 @@ from confide.regular_file import open_regular
 JOB_FORMAT = "confide-job-v1"
 MAX_SIGNATURES = 16
 """Cap on the signatures that a job carries."""
+MAX_GROUPS = 50
+"""Cap on the column groups that a job reads of one input: their keys come with the table's in one request."""
 MAX_CODE_BYTES = 8 * 1024 * 1024
 """Cap on a job's code, in bytes: a job carries a program, not data."""
 
@@ -53,7 +55,8 @@ class KbsSource(_Value):
 class InputSpec(_Value):
     """One input dataset.  ``dataset`` and ``signer`` (from its manifest) are in the digest, ``path`` is not.
 
-    ``snapshot`` asks for that one instead of the newest; ``key`` says where its key comes from, if not from the job's broker.
+    ``snapshot`` asks for that one instead of the newest; ``key`` says where its key comes from, if not from the job's broker.  ``columns``
+    are the column groups of a table that the job reads; of the others it gets no key.
     """
 
     path: str
@@ -61,12 +64,27 @@ class InputSpec(_Value):
     signer: str = ""
     snapshot: int | None = Field(default=None, ge=1, le=2**53 - 1)
     key: KbsSource | None = None
+    columns: tuple[str, ...] = Field(default=(), max_length=MAX_GROUPS)
+
+    @field_validator("columns")
+    @classmethod
+    def _plain_groups(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) != len(names):
+            raise ValueError("a column group is named twice")
+        return tuple(sorted(check_name(name, "column group") for name in names))
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.columns and self.key is not None:
+            raise ValueError("column groups have their keys from the job's broker, and this input's comes from a key broker service")
+        return self
 
     def canonical_form(self) -> Json:
-        """What the digest is over.  The newest snapshot and a key of the job's broker are not said: jobs have the digest that they had."""
+        """What the digest is over.  What is not asked for (a snapshot, a source, columns) is not said: jobs have the digest that they had."""
         snapshot = {} if self.snapshot is None else {"snapshot": self.snapshot}
         source = {} if self.key is None else {"key": self.key.canonical_form()}
-        return {"dataset": self.dataset, "signer": self.signer, **snapshot, **source}
+        columns = {"columns": list(self.columns)} if self.columns else {}
+        return {"dataset": self.dataset, "signer": self.signer, **snapshot, **source, **columns}
 
 
 class OutputSpec(_Value):

@@ -84,7 +84,7 @@ def file_key(dataset_key: SecretBytes, *, kind: FileKind, dataset: DatasetId, pa
 def column_wrapping_key(key: SecretBytes, *, dataset: DatasetId, path: str, group: str = "") -> SecretBytes:
     """The 32-byte key that wraps the keys in one Parquet file of a table with column groups (``docs/formats/container.md``, 2.4).
 
-    Without ``group``: from the dataset's key, for the footer and all columns of no group.  With one: from that group's key, for its columns.
+    Without ``group``: from the dataset's key, for the footer and columns of no group.  With one: from that group's key, for its columns.
 
     Raises:
         KeyAccessError: the key is not 32 bytes.

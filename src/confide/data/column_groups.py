@@ -63,8 +63,8 @@ def check_groups(groups: Sequence[ColumnGroup], *, dataset: DatasetId, key: str,
     """Return if these are groups of a table with those ``columns``, whose own key is under ``key`` (``owner/name``).
 
     Raises:
-        ManifestError: they are not sorted by name; a column is in two or is none; or a key is another owner's, or protects two things, which
-            is to protect nothing: grants are by key.
+        ManifestError: they are not sorted by name; a column is in two or is none; or a key is another owner's, or is used twice, which
+            would protect nothing: grants are by key.
         ParseError, UsageError: an id or a key's name is none.
     """
     names = [group.name for group in groups]

@@ -78,10 +78,11 @@ def encrypt_table(
     schema, batches = _open_table(source)
     target = storable(schema)
     require_columns([one.group for one in protected], target.names)
+    keys = TableKeys(dataset, dataset_key, {one.group.name: one.key for one in protected})
     entries = []
     for index, table in enumerate(_slices(batches, schema), first):
         path = f"part-{index:05d}-{uuid.uuid4()}.parquet"
-        with _open_writer(folder / path, target, dataset_key, dataset, path, protected) as writer:
+        with _open_writer(folder / path, target, keys, path, protected) as writer:
             writer.write_table(table.cast(target), row_group_size=ROWS_PER_GROUP)
         entries.append(describe(folder, path, rows=table.num_rows))
     return Written("parquet", tuple(sorted(entries, key=lambda entry: entry.path)), schema_json(target))
@@ -143,17 +144,14 @@ def _slices(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa
 
 
 @contextlib.contextmanager
-def _open_writer(
-    place: Path, schema: pa.Schema, dataset_key: SecretBytes, dataset: DatasetId, path: str, protected: Sequence[NewGroup]
-) -> Iterator[pq.ParquetWriter]:
+def _open_writer(place: Path, schema: pa.Schema, keys: TableKeys, path: str, protected: Sequence[NewGroup]) -> Iterator[pq.ParquetWriter]:
     if protected:
-        keys = TableKeys(dataset, dataset_key, {one.group.name: one.key for one in protected})
         with grouped_writer(place, schema, keys, [one.group for one in protected], path) as writer:
             yield writer
         return
-    key = file_key(dataset_key, kind="parquet", dataset=dataset, path=path)
+    key = file_key(keys.key, kind="parquet", dataset=keys.dataset, path=path)
     properties = encryption.create_encryption_properties(
-        key.reveal(), aad_prefix=parquet_aad_prefix(dataset, path), store_aad_prefix=False, encryption_algorithm="AES_GCM_V1"
+        key.reveal(), aad_prefix=parquet_aad_prefix(keys.dataset, path), store_aad_prefix=False, encryption_algorithm="AES_GCM_V1"
     )
     with place.open("xb") as file:
         with pq.ParquetWriter(file, schema, encryption_properties=properties, compression="zstd", version="2.6") as writer:
@@ -197,7 +195,7 @@ def iter_tables(
     if manifest.kind != "parquet":
         raise DataError("the dataset is not a table", kind=manifest.kind)
     for entry in manifest.files:
-        file, wanted = _open_columns(folder, entry.path, manifest, dataset_key, columns, group_keys)
+        file, wanted = _open_columns(folder, entry.path, manifest, TableKeys(manifest.dataset, dataset_key, group_keys), columns)
         with _as_integrity(entry.path):
             table = file.read(columns=wanted)
         if table.num_rows != entry.rows:
@@ -225,7 +223,7 @@ def head_rows(
         wanted = count - sum(part.num_rows for part in found)
         if found and wanted <= 0:
             break
-        file, names = _open_columns(folder, entry.path, manifest, dataset_key, columns, group_keys)
+        file, names = _open_columns(folder, entry.path, manifest, TableKeys(manifest.dataset, dataset_key, group_keys), columns)
         with _as_integrity(entry.path):
             batches = file.iter_batches(batch_size=max(1, min(wanted, ROWS_PER_GROUP)), columns=names)
             schema = pa.schema([file.schema_arrow.field(name) for name in names])
@@ -271,21 +269,15 @@ def open_parquet(folder: Path, path: str, dataset_key: SecretBytes, dataset: Dat
 
 
 def _open_columns(
-    folder: Path,
-    path: str,
-    manifest: Manifest,
-    dataset_key: SecretBytes,
-    columns: Sequence[str] | None,
-    group_keys: Mapping[str, SecretBytes],
+    folder: Path, path: str, manifest: Manifest, keys: TableKeys, columns: Sequence[str] | None
 ) -> tuple[pq.ParquetFile, list[str]]:
     """One file of a table, and which of its columns to read."""
-    keys = TableKeys(manifest.dataset, dataset_key, group_keys)
     if manifest.groups:
         check_encrypted(folder / path, "parquet")
         with _as_integrity(path):
             file = open_grouped(folder / path, keys, path)
     else:
-        file = open_parquet(folder, path, dataset_key, manifest.dataset)
+        file = open_parquet(folder, path, keys.key, keys.dataset)
     return file, readable(file.schema_arrow, manifest.groups, keys, columns)
 
 
@@ -310,7 +302,7 @@ def decrypt(
     columns: Sequence[str] | None = None,
     group_keys: Mapping[str, SecretBytes] = _NO_KEYS,
 ) -> None:
-    """Write a dataset's plaintext to ``target``: a table, or some ``columns``, to a ``.csv`` or ``.parquet`` file, others into a new folder.
+    """Write a dataset's plaintext to ``target``: a table, or ``columns`` of it, to a ``.csv`` or ``.parquet`` file, others into a folder.
 
     Raises:
         OutputExistsError: ``target`` exists.

@@ -1,8 +1,8 @@
 """Parquet files of tables with column groups: each column of a group has a key that only the group's key opens.
 
-``docs/formats/container.md``, section 2.4.  pyarrow takes no keys for single columns but those of Parquet's own key tools: random ones, each
-wrapped by a client that it is given, and kept in the file.  Here that client wraps under keys that are derived from those of the dataset
-and of its groups, and from the file's path; no service is asked.  Files of tables without groups are the business of ``confide.data.files``.
+``docs/formats/container.md``, section 2.4.  pyarrow takes no keys for single columns but those of Parquet's own key tools: random ones,
+each wrapped by a client that it is given, and kept in the file.  Here that client wraps under keys that are derived from those of the
+dataset and of its groups, and from the file's path; no service is asked.  Other tables: ``confide.data.files``.
 """
 
 from __future__ import annotations

@@ -94,6 +94,7 @@ class SparkDriver:
         self._jvm = engine.start("spark", driver_jvm(engine.runtime, engine.node, engine.run))
         self._inputs = open_inputs(node.job)
         self._lengths.know(self._inputs.values())
+        self._keys.know(self._inputs.values())
         for found in self._inputs.values():
             if node.job.inputs[found.name].key is not None:
                 self._keys.prove_admitted(found)

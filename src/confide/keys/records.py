@@ -199,13 +199,16 @@ class Dataset:
             ManifestError: the manifest is of another dataset or key.
             RollbackError: the snapshot is older than one seen before, or another one with the same number.
         """
-        known = claims.wrapped == self.wrapped or wrapped_digest(claims.wrapped) == self.given
-        if claims.dataset != self.dataset or not known:
+        if claims.dataset != self.dataset or not self.is_known_as(claims.wrapped):
             raise ManifestError("the manifest does not belong to this dataset and its key", dataset=self.dataset, got=claims.dataset)
         self.check_newest(claims.snapshot, claims.digest)
         if claims.snapshot == self.snapshot:
             return self
         return replace(self, snapshot=claims.snapshot, manifest_digest=claims.digest)
+
+    def is_known_as(self, wrapped: WrappedKey) -> bool:
+        """Whether this is the wrapped form of its key that the broker keeps, or that it gave out first."""
+        return wrapped == self.wrapped or wrapped_digest(wrapped) == self.given
 
     def check_newest(self, snapshot: int, digest: str) -> None:
         """Return if no newer snapshot than that one, whose manifest has this digest, has been seen.
