@@ -80,7 +80,7 @@ class InputSpec(_Value):
         return self
 
     def canonical_form(self) -> Json:
-        """What the digest is over.  What is not asked for (a snapshot, a source, columns) is not said: jobs have the digest that they had."""
+        """What the digest is over.  What is not asked for (snapshot, source, columns) is not said: jobs have the digest that they had."""
         snapshot = {} if self.snapshot is None else {"snapshot": self.snapshot}
         source = {} if self.key is None else {"key": self.key.canonical_form()}
         columns = {"columns": list(self.columns)} if self.columns else {}
@@ -283,6 +283,16 @@ def _with_source(folder: Path, spec: Json, field: str) -> Json:
         except UnicodeDecodeError:
             raise JobError(f"{field}.key_ca: not certificates (PEM)", field=f"{field}.key_ca") from None
     return {**{name: value for name, value in spec.items() if name not in said}, "key": source}
+
+
+def form_columns(form: Json, name: str) -> tuple[str, ...]:
+    """The column groups that a canonical form asks for of input ``name``."""
+    match form.get("inputs"):
+        case {**inputs} if name in inputs:
+            match inputs[name]:
+                case {"columns": [*columns]} if all(isinstance(column, str) for column in columns):
+                    return tuple(columns)
+    return ()
 
 
 def kbs_resource(form: Json, name: str) -> str:

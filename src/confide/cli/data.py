@@ -11,7 +11,7 @@ import click
 
 from confide.cli.data_head import head
 from confide.cli.data_snapshots import clean, log
-from confide.cli.dataset_keys import KEY_FILE, KEY_RESOURCE, SNAPSHOT, WHO, key_of
+from confide.cli.dataset_keys import COLUMNS, KEY_FILE, KEY_RESOURCE, SNAPSHOT, WHO, column_list, keys_of
 from confide.cli.import_bigdl import import_bigdl
 from confide.cli.new_dataset import NewDataset, check_one_key, facts, under_one_key
 from confide.cli.output import Context, answers, print_facts, print_table, progress, say, short
@@ -34,10 +34,22 @@ def command() -> None:
 @click.argument("source", type=click.Path(path_type=Path, exists=True))
 @click.argument("folder", type=click.Path(path_type=Path))
 @under_one_key
-@click.option("--mode", type=click.Choice(["error", "append", "overwrite"]), default="error", show_default=True,
-              help="If FOLDER is a dataset already: refuse, add SOURCE to it, or put SOURCE in the place of all that it holds.")
+@click.option(
+    "--mode",
+    type=click.Choice(["error", "append", "overwrite"]),
+    default="error",
+    show_default=True,
+    help="If FOLDER is a dataset already: refuse, add SOURCE to it, or put SOURCE in the place of all that it holds.",
+)
+@click.option(
+    "--column-key",
+    "column_keys",
+    multiple=True,
+    metavar="OWNER/NAME=A,B",
+    help="Encrypt these columns of a table under this key instead: a column group, named as the key.  May be repeated.",
+)
 @answers
-def encrypt(context: Context, source: Path, folder: Path, mode: str, **under: Any) -> None:
+def encrypt(context: Context, source: Path, folder: Path, mode: str, column_keys: tuple[str, ...], **under: Any) -> None:
     """Encrypt SOURCE into the new dataset FOLDER and sign its manifest.
 
     A .csv or .parquet file becomes a table (encrypted Parquet), any other file or a whole folder of files becomes encrypted containers.
@@ -48,11 +60,15 @@ def encrypt(context: Context, source: Path, folder: Path, mode: str, **under: An
 
     With --key-resource nothing is asked of the broker: the key is in --key-file (made, mode 0600, if there is none).  Bring it to the
     key broker service (at ours with `confide kbs put`), keep it safe, and name the resource in jobs.
+
+    Columns under a --column-key are for those jobs only that name the group and have a grant of that key, too.
     """
     if mode != "error" and os.path.lexists(folder):
+        if column_keys:
+            raise UsageError("the dataset has its column groups already", hint="leave --column-key out: they stay as they are")
         manifest = _add_snapshot(context, source, folder, cast("Mode", mode), **under)
     else:
-        manifest = NewDataset.of(folder, **under).make(context, source)
+        manifest = NewDataset.of(folder, column_keys=column_keys, **under).make(context, source)
     context.answer(facts(folder, manifest))
 
 
@@ -80,7 +96,7 @@ def _add_snapshot(
         raise UsageError("the dataset has its name already", hint="leave --name out")
     parent, now = load_manifest(folder), datetime.now(UTC)
     if key is None:
-        secret = key_of(context.settings, parent, who, key_resource, key_file)
+        secret, _ = keys_of(context.settings, parent, who, key_resource, key_file, columns=None)
         signer = credential_of(context.settings, who).key
         return add_snapshot(source, parent, mode, dataset_key=secret, signer=signer, now=now).unverified
     ref = KeyRef.parse(key)
@@ -89,14 +105,16 @@ def _add_snapshot(
     signer = Credential.load(context.settings.credentials_dir, ref.owner).key
     with client_of(context.settings, ref.owner) as client:
         secret = client.open(parent.envelope).secret
+        groups = {group.name: client.open(parent.envelope, group.name).secret for group in parent.unverified.groups}
         return add_snapshot(
-            source, parent, mode, dataset_key=secret, signer=signer, now=now, register=client.register_manifest
+            source, parent, mode, dataset_key=secret, signer=signer, now=now, register=client.register_manifest, group_keys=groups
         ).unverified
 
 
 @command.command("decrypt")
 @click.argument("folder", type=_FOLDER)
 @click.argument("target", type=click.Path(path_type=Path))
+@COLUMNS
 @SNAPSHOT
 @WHO
 @KEY_RESOURCE
@@ -106,6 +124,7 @@ def decrypt(
     context: Context,
     folder: Path,
     target: Path,
+    columns: str | None,
     snapshot: int | None,
     who: str | None,
     key_resource: str | None,
@@ -125,12 +144,13 @@ def decrypt(
     if os.path.lexists(target):
         raise OutputExistsError(f"{target} exists", path=str(target))
     found = load_manifest(folder)
-    secret = key_of(context.settings, found, who, key_resource, key_file)
+    wanted = column_list(columns)
+    secret, groups = keys_of(context.settings, found, who, key_resource, key_file, columns=wanted)
     manifest = verify_manifest(found.envelope, found.signer)
     if snapshot is not None:
         manifest = snapshot_numbered(found, snapshot).unverified  # vouched for by the digests from the newest one on
     verify_files(folder, manifest)
-    decrypt_files(folder, manifest, secret, target)
+    decrypt_files(folder, manifest, secret, target, columns=wanted, group_keys=groups)
     facts = {"target": str(target), "dataset": manifest.dataset, "snapshot": manifest.snapshot}
     context.answer({**facts, "kind": manifest.kind, "rows": manifest.rows})
 
@@ -152,10 +172,21 @@ def inspect(context: Context, folder: Path, snapshot: int | None) -> None:
         print_facts({name: item for name, item in value.items() if item is not None})
         if columns:
             say()
-            print_table(("column", "type", "nullable"), [(c["name"], c["type"], "yes" if c["nullable"] else "no") for c in columns])
+            rows = [(c["name"], c["type"], "yes" if c["nullable"] else "no", _column_key(manifest, c["name"])) for c in columns]
+            heads = ("column", "type", "nullable", "key")
+            print_table(heads if manifest.groups else heads[:3], rows if manifest.groups else [row[:3] for row in rows])
 
     files = [{"path": f.path, "size": f.size, "sha256": f.sha256, "rows": f.rows} for f in manifest.files]
-    context.answer({**value, "columns": columns, "file_list": files}, text)
+    groups = [{"name": group.name, "key": group.wrapped.key, "columns": list(group.columns)} for group in manifest.groups]
+    context.answer({**value, "columns": columns, "groups": groups, "file_list": files}, text)
+
+
+def _column_key(manifest: Manifest, column: str) -> str:
+    """The key that a column of a table is under."""
+    from confide.data.column_groups import group_of
+
+    group = group_of(manifest.groups, column)
+    return manifest.key if group is None else group.wrapped.key
 
 
 @command.command("verify")

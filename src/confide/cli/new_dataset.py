@@ -17,8 +17,11 @@ from confide.errors import OutputExistsError, UsageError
 if TYPE_CHECKING:
     from confide.canonical import Json
     from confide.cli.output import Context
+    from confide.data.column_groups import NewGroup
     from confide.data.manifest import Manifest
     from confide.data.sources import Source
+    from confide.ids import KeyRef
+    from confide.keys.client import OwnerClient
 
 _OPTIONS = (
     click.option("--key", metavar="OWNER/NAME", help="The broker's key to encrypt under; its owner signs the dataset."),
@@ -57,19 +60,22 @@ class NewDataset:
     key_resource: str | None
     key_file: Path | None
     who: str | None
+    column_keys: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, folder: Path, *, name: str | None, **under: Any) -> NewDataset:
-        """Check the options of :func:`under_one_key`.
+        """Check the options of :func:`under_one_key`.  ``column_keys``: ``OWNER/NAME=COLUMN,COLUMN`` for each column group.
 
         Raises:
-            UsageError: it would be under no key or two.
+            UsageError: it would be under no key or two, or a column under a resource.
             OutputExistsError: ``folder`` exists.
         """
         from confide.ids import check_name
 
         made = cls(folder, check_name(name if name is not None else folder.name, "dataset name"), **under)
         check_one_key(made.key, made.key_resource, made.key_file, made.who)
+        if made.column_keys and made.key is None:
+            raise UsageError("columns have keys of the broker, and so has their table", hint="give --key OWNER/NAME")
         if os.path.lexists(folder):
             raise OutputExistsError(f"{folder} exists", path=str(folder))
         return made
@@ -95,6 +101,7 @@ class NewDataset:
             raise UsageError("data is encrypted under a key's newest version", hint=f"write {ref.id}")
         credential = Credential.load(context.settings.credentials_dir, ref.owner)
         with client_of(context.settings, ref.owner) as client:
+            protected = _protected(client, ref, self.column_keys)
             minted = client.mint_dataset(ref.name)
             return create_dataset(
                 source,
@@ -107,6 +114,7 @@ class NewDataset:
                 signer=credential.key,
                 now=datetime.now(UTC),
                 register=client.register_manifest,
+                protected=protected,
             ).unverified
 
     def _under_resource(self, context: Context, source: Path | Sequence[Source], uri: str, key_file: Path) -> Manifest:
@@ -135,6 +143,32 @@ class NewDataset:
             signer=credential.key,
             now=datetime.now(UTC),
         ).unverified
+
+
+def _protected(client: OwnerClient, table: KeyRef, given: Sequence[str]) -> list[NewGroup]:
+    """Column groups with new keys, as ``--column-key`` asks for them.
+
+    Raises:
+        UsageError: one is not of that form, or its key is the table's, another group's, or another owner's.
+    """
+    from confide.data.column_groups import ColumnGroup, NewGroup
+    from confide.ids import KeyRef
+
+    asked: dict[KeyRef, tuple[str, ...]] = {}
+    for text in given:
+        key, _, columns = text.partition("=")
+        ref = KeyRef.parse(key)
+        names = tuple(name.strip() for name in columns.split(","))
+        if ref.version or not all(names):
+            raise UsageError(f"not a column group: {text[:120]!r}", hint="write OWNER/NAME=COLUMN,COLUMN")
+        if ref.owner != table.owner or ref in {table, *asked}:
+            raise UsageError(f"{ref.id} cannot be a column group's key", hint="each has one of its own, of the same owner", table=table.id)
+        asked[ref] = names
+    found = []
+    for ref, names in asked.items():
+        minted = client.mint_dataset(ref.name)
+        found.append(NewGroup(ColumnGroup(ref.name, names, minted.wrapped), minted.secret))
+    return found
 
 
 def facts(folder: Path, manifest: Manifest) -> Json:

@@ -50,13 +50,18 @@ class TableKeys:
         return FileKeys({TABLE: column_wrapping_key(self.key, dataset=self.dataset, path=path), **found})
 
 
-class FileKeys(encryption.KmsClient):
-    """The wrapping keys of one file, as pyarrow asks for them.  ``opened`` are those that opened something."""
+class FileKeys(encryption.KmsClient):  # type: ignore[misc]  # pyarrow has no types
+    """The wrapping keys of one file, as pyarrow asks for them.  ``opened`` are those that opened something; ``asked`` is the last one."""
 
     def __init__(self, keys: Mapping[str, SecretBytes]) -> None:
         super().__init__()
         self._keys = keys
         self.opened: set[str] = set()
+        self.asked = ""
+
+    def forget(self) -> None:
+        """Open nothing any more."""
+        self._keys = {}
 
     def __repr__(self) -> str:
         return f"FileKeys({', '.join(self._keys)})"
@@ -86,6 +91,7 @@ class FileKeys(encryption.KmsClient):
         return key
 
     def _cipher(self, name: str) -> AESGCM:
+        self.asked = name
         key = self._keys.get(name)
         if key is None:
             raise no_key(name.removeprefix(_GROUP))
@@ -104,12 +110,14 @@ def grouped_writer(place: Path, schema: pa.Schema, keys: TableKeys, groups: Sequ
     """A new encrypted file of a table with these groups, of all of which ``keys`` has the key.  Durable when the block ends.
 
     Raises:
-        DataError: pyarrow has left a column of a group readable without the group's key.
+        DataError: pyarrow has left a column readable without the key that it must be under.
     """
-    leaves = {group.name: [leaf for leaf, column in _leaves(schema) if column in group.columns] for group in groups}
+    leaves: dict[str, list[str]] = {}
+    for leaf, column in _leaves(schema):
+        leaves.setdefault(_key_for(groups, column), []).append(leaf)
     configuration = encryption.EncryptionConfiguration(
         footer_key=TABLE,
-        column_keys={_GROUP + name: found for name, found in leaves.items()},
+        column_keys=leaves,  # of all columns: one that is not named would be written in the clear
         encryption_algorithm="AES_GCM_V1",
         plaintext_footer=False,
         double_wrapping=False,
@@ -130,7 +138,10 @@ def open_grouped(place: Path, keys: TableKeys, path: str) -> pq.ParquetFile:
     Raises:
         IntegrityError: it does not open under the dataset's key and its path, or is not encrypted.
     """
-    client = keys.of_file(path)
+    return _opened(place, keys.of_file(path), path)
+
+
+def _opened(place: Path, client: FileKeys, path: str) -> pq.ParquetFile:
     properties: Any = _factory(client).file_decryption_properties(encryption.KmsConnectionConfig(), encryption.DecryptionConfiguration())
     file = pq.ParquetFile(place, decryption_properties=properties)
     if TABLE not in client.opened:  # pyarrow's key tools open plaintext as well, and nobody can tell them not to
@@ -168,14 +179,20 @@ def _leaves(schema: pa.Schema) -> list[tuple[str, str]]:
     return [(found.column(at).path, found.column(at).path.split(".")[0]) for at in range(len(found))]
 
 
+def _key_for(groups: Sequence[ColumnGroup], column: str) -> str:
+    """What a column's keys are wrapped under, as a file names it."""
+    group = group_of(groups, column)
+    return TABLE if group is None else _GROUP + group.name
+
+
 def _require_protected(place: Path, keys: TableKeys, groups: Sequence[ColumnGroup], path: str) -> None:
-    """Look at a written file as one who has the dataset's key alone: no leaf of a group may be open to that reader."""
-    file = open_grouped(place, TableKeys(keys.dataset, keys.key, {}), path)
+    """Look at a written file as one who has got no further than its footer: each leaf must ask for the key that it was to be under."""
+    client = keys.of_file(path)
+    file = _opened(place, client, path)
+    client.forget()
     for leaf, column in _leaves(file.schema_arrow) if file.num_row_groups else ():
-        if group_of(groups, column) is None:
-            continue
-        try:
+        client.asked = ""
+        with contextlib.suppress(KeyAccessError):
             file.read_row_group(0, columns=[leaf])
-        except KeyAccessError:
-            continue
-        raise DataError(f"column {column!r} was not encrypted under its own key", column=column)
+        if client.asked != _key_for(groups, column):
+            raise DataError(f"column {column!r} was not encrypted under its own key", column=column)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Self
 
@@ -37,7 +37,7 @@ class ManifestClaims:
     snapshot: int
     wrapped: WrappedKey
     digest: str
-    groups: Mapping[str, WrappedKey] = MappingProxyType({})
+    groups: Mapping[str, WrappedKey] = field(default_factory=dict)
 
     @classmethod
     def verify(cls, envelope: Json, signer: PublicKey) -> Self:
