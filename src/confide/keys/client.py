@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from http.cookies import CookieError, SimpleCookie
@@ -34,13 +34,12 @@ from confide.keys.connection import Answer, Connection, as_key, was_lost
 from confide.keys.escrow_client import EscrowClient
 from confide.keys.grant_client import GrantCalls
 from confide.keys.grants import GrantRef
-from confide.keys.manifest_claims import MAX_MANIFESTS, unverified_dataset
+from confide.keys.manifest_claims import unverified_dataset
+from confide.keys.portions import portions
 from confide.keys.readings import Reading
 
 KBS_VERSION: Final = "0.4.0"
 COOKIE: Final = "kbs-session-id"
-_PORTION_CHARS: Final = 8 * 1024 * 1024
-"""How long the manifests of one request may be together, in characters: half of what a broker takes."""
 RESTART_S: Final = 5.0
 """How long a node asks again after its connection was lost, in seconds: a broker that starts anew is back before that."""
 _PAUSE_S: Final = 0.25
@@ -153,7 +152,7 @@ class NodeBrokerClient:
         Raises as :meth:`release`.
         """
         found: list[ReleasedKey] = []
-        for portion in _portions(list(zip(manifests, groups or [{}] * len(manifests), strict=True))):
+        for portion in portions(list(zip(manifests, groups or [{}] * len(manifests), strict=True))):
             body: Json = {"manifests": [manifest for manifest, _ in portion], "purpose": purpose.value, **self._shown()}
             if any(wanted for _, wanted in portion):
                 body["groups"] = [list(wanted) for _, wanted in portion]
@@ -305,25 +304,6 @@ class NodeBrokerClient:
     def _opened(self, answer: Answer, purpose: Purpose) -> SecretBytes:
         context = {"dataset": answer.dataset(), "job": self._context.job, "run": self._context.run, "purpose": purpose.value}
         return as_key(self._seal_key.open(answer.field("jwe", str), context=context))
-
-
-_Asked = tuple[Json, Mapping[str, DatasetId]]
-"""A manifest, and the column groups that are asked for."""
-
-
-def _portions(asked: Sequence[_Asked]) -> Iterator[list[_Asked]]:
-    """The manifests in as few requests as a broker takes them."""
-    portion: list[_Asked] = []
-    size = keys = 0
-    for manifest, groups in asked:
-        length = len(str(manifest.get("payload", "")))
-        if portion and (keys + 1 + len(groups) > MAX_MANIFESTS or size + length > _PORTION_CHARS):
-            yield portion
-            portion, size, keys = [], 0, 0
-        portion.append((manifest, groups))
-        size, keys = size + length, keys + 1 + len(groups)
-    if portion:
-        yield portion
 
 
 def _nonce(text: str) -> Nonce:

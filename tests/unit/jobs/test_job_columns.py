@@ -1,4 +1,4 @@
-"""Column groups of a job's input: asked for in the job, decided by each key's owner, held by nodes only if both agree, kept in the receipt."""
+"""Column groups of a job's input: asked for in the job, granted by each key's owner, held only if both agree, kept in the receipt."""
 
 from __future__ import annotations
 
