@@ -85,6 +85,15 @@ def test_a_column_key_that_protects_nothing_is_refused(confide: Any, at_home: Pa
     assert not (tmp_path / "people").exists()
 
 
+def test_files_have_no_columns(confide: Any, at_home: Path, tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("x", encoding="utf-8")
+    folder = tmp_path / "notes"
+    assert confide("data", "encrypt", tmp_path / "note.txt", folder, "--key", "ann/k").status == 0
+    assert "not a table" in confide("data", "decrypt", folder, tmp_path / "out", "--columns", "a", "--as", "ann").err
+    assert "not a table" in confide("data", "head", folder, "--columns", "a", "--as", "ann").err
+    assert not (tmp_path / "out").exists()
+
+
 def test_columns_have_no_keys_beside_a_resource(confide: Any, at_home: Path, tmp_path: Path) -> None:
     source = tmp_path / "people.csv"
     source.write_text(CSV, encoding="utf-8")

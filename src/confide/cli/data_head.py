@@ -9,6 +9,7 @@ import click
 
 from confide.cli.dataset_keys import COLUMNS, KEY_FILE, KEY_RESOURCE, SNAPSHOT, WHO, column_list, keys_of
 from confide.cli.output import Context, answers, plain, print_table, say
+from confide.errors import UsageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,6 +60,8 @@ def head(
         from confide.data.files import head_rows
 
         _table(context, head_rows(folder, manifest, secret, count, columns=wanted, group_keys=groups))
+    elif wanted is not None:
+        raise UsageError("the dataset is not a table: it has no columns", hint="leave --columns out")
     else:
         _file(context, folder, manifest, secret, count, path)
 

@@ -118,5 +118,5 @@ def require_columns(groups: Sequence[ColumnGroup], columns: Collection[str]) -> 
         raise DataError(f"there is no column {missing[0]!r} to protect", columns=", ".join(columns)[:400])
     odd = [column for column in columns if groups and (not column.strip() or set(column) & set(".,:;") or column != column.strip())]
     if odd:
-        # Parquet's paths are names joined by dots, and Arrow takes columns with keys as one text with these separators.
+        # Parquet's paths are names joined by dots; the others are Arrow's separators (``parquet_keys.grouped_writer``).
         raise DataError(f"a table with column groups cannot have a column {odd[0]!r}", hint="rename it: no . , : ; and no spaces around")

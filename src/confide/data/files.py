@@ -306,11 +306,13 @@ def decrypt(
 
     Raises:
         OutputExistsError: ``target`` exists.
-        DataError: a table, and ``target`` has another suffix; or it has no such column.
+        DataError: a table, and ``target`` has another suffix; or there are no such columns.
         KeyAccessError: a column is in a group whose key is not here.
         IntegrityError: a file does not open; nothing is left at ``target``.
     """
     if manifest.kind == "files":
+        if columns is not None:
+            raise DataError("the dataset is not a table: it has no columns", kind=manifest.kind)
         with new_folder(target) as staged:
             for entry in manifest.files:
                 place = staged / Path(entry.path).relative_to(Path(entry.path).parts[0] if _prefixed(entry.path) else ".")

@@ -114,6 +114,8 @@ def grouped_writer(place: Path, schema: pa.Schema, keys: TableKeys, groups: Sequ
     """
     leaves: dict[str, list[str]] = {}
     for leaf, column in _leaves(schema):
+        if set(leaf) & set(",:;"):  # Arrow takes keys and columns as one text with these separators
+            raise DataError(f"a table with column groups cannot have a field {leaf!r}", hint="rename it: no , : ;")
         leaves.setdefault(_key_for(groups, column), []).append(leaf)
     configuration = encryption.EncryptionConfiguration(
         footer_key=TABLE,

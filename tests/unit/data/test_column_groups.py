@@ -251,6 +251,11 @@ def test_a_column_whose_name_a_file_cannot_tell_apart_is_refused(tmp_path: Path,
         OwnedTable(tmp_path / "t", pa.table({"x": [1], column: [2]}), grouped={"names": ("x",)})
 
 
+def test_a_field_whose_name_arrow_would_cut_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot have a field"):
+        OwnedTable(tmp_path / "t", pa.table({"x": [{"a,b": 1}]}), grouped={"names": ("x",)})
+
+
 def test_a_column_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no column 'y'"):
         OwnedTable(tmp_path / "t", pa.table({"x": [1]}), grouped={"names": ("y",)})

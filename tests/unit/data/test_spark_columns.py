@@ -81,6 +81,7 @@ def result(spark_group_class: Any, tmp_path_factory: pytest.TempPathFactory) -> 
     group.info = {"inputs": {name: table.info() for name, table in tables.items()}, "outputs": {}, "code": str(root), "modules": []}
     try:
         group.start_driver()
+        assert group.driver.ready.wait(120.0)
         group.start_executor("executor-1")
         group.start_executor("executor-2")
         status, output = group.run_program(PROGRAM, timeout=200.0)

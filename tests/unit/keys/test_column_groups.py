@@ -10,7 +10,7 @@ from support.broker_world import JOB, RUN, World, manifest, policy
 from confide.canonical import Json
 from confide.crypto.envelope import wrap
 from confide.crypto.secret import SecretBytes
-from confide.errors import BrokerError, CredentialError, GrantError, ManifestError, ParseError, RollbackError
+from confide.errors import BrokerError, CredentialError, GrantError, KeyRevokedError, ManifestError, ParseError, RollbackError
 from confide.ids import DatasetId, Purpose, Role
 from confide.keys.client import MintedDataset, ReleasedKey
 from confide.keys.column_groups import asked_groups
@@ -139,6 +139,18 @@ def test_a_rewrapped_group_is_the_same_group(table: Table) -> None:
     assert list(table.clinic.rewrap("diagnoses"))[-1].left == 0
     found = table.asked("diagnoses").groups["diagnoses"]
     assert (found.secret.reveal(), found.key.version) == (table.groups["diagnoses"].secret.reveal(), 2)
+
+
+def test_a_group_that_is_taken_back_ends_the_run_that_has_it(table: Table) -> None:
+    node = table.world.node()
+    wanted = {"diagnoses": table.groups["diagnoses"].dataset}
+    client = table.world.client(node)
+    client.releases([table.envelope], groups=[wanted])
+    (grant,) = (one for one in table.clinic.grants() if one.key == "clinic/diagnoses")
+    table.clinic.revoke(grant.id)
+    with pytest.raises(KeyRevokedError) as withdrawn:
+        client.watch()
+    assert withdrawn.value.facts["key"] == "clinic/diagnoses"
 
 
 def test_the_owner_opens_groups_and_nobody_else_does(table: Table) -> None:
