@@ -65,7 +65,7 @@ GROUPS = {"diagnoses": ("diagnosis", "code", "code2", "parts", "codes"), "names"
 @pytest.fixture(scope="module")
 def result(spark_group_class: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     root = tmp_path_factory.mktemp("columns")
-    ring = Keyring()
+    ring = Keyring(lease_s=3600.0)
     tables = {
         "visits": OwnedTable(root / "visits", rows(), grouped=GROUPS),
         "swapped": OwnedTable(root / "swapped", rows(), grouped=GROUPS),
