@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import pyarrow as pa
 
@@ -32,6 +32,9 @@ _TYPES: Final[Mapping[str, pa.DataType]] = {
     "timestamp_ntz": pa.timestamp("us"),
 }
 """Spark's types whose text in a folder's name means one value only.  A ``timestamp`` is another one in another session's time zone."""
+
+
+_Rows = TypeVar("_Rows", pa.Table, pa.RecordBatch)
 
 
 def path_values(path: str) -> dict[str, str | None]:
@@ -89,7 +92,7 @@ def require_columns(path: str, in_file: Collection[str], spark: Json) -> None:
         raise DataError(f"a file of the table lacks columns: {', '.join(sorted(lacking)[:20])}", path=path)
 
 
-def with_folders(table: pa.Table, path: str, schema: Json | None, wanted: Sequence[str] | None = None) -> pa.Table:
+def with_folders(table: _Rows, path: str, schema: Json | None, wanted: Sequence[str] | None = None) -> _Rows:
     """``table``, which the file at ``path`` holds, with the columns that are in the names of its folders (of those ``wanted``)."""
     values = path_values(path)
     if not values or schema is None:

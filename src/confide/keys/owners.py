@@ -18,6 +18,7 @@ from confide.errors import CredentialError, Fact, UsageError
 from confide.ids import DatasetId, check_name
 from confide.keys.audit import new_event
 from confide.keys.callers import Callers, shown_key
+from confide.keys.column_groups import group_of
 from confide.keys.limits import RateLimits
 from confide.keys.manifest_claims import ManifestClaims, ShownManifest, unverified_dataset
 from confide.keys.records import Dataset, Enrolment, Owner
@@ -185,8 +186,10 @@ class Owners(Callers):
             self._note("wrapped-form", owner, dataset=found.dataset, key=found.wrapped.key, version=version, snapshot=claims.snapshot)
         return {**_dataset_json(found), "wrapped": found.wrapped.to_json()}
 
-    def open(self, peer: Peer, manifest: Json) -> Json:
+    def open(self, peer: Peer, manifest: Json, group: str | None = None) -> Json:
         """The key of an own dataset, or of an output that names the client as recipient while every input's owner agrees.
+
+        Or, with ``group``, that of a column group of such a table.
 
         Raises:
             CredentialError: the client may not open it, or there is no such dataset.
@@ -203,10 +206,15 @@ class Owners(Callers):
                 raise CredentialError(
                     "this credential may not open that dataset", hint="its owners name recipients with `confide keys grant`"
                 )
-            found = found.after(ManifestClaims.verify(manifest, PublicKey.from_spki(found.signer)))
-            secret = self._keys.dataset_key(found)
+            claims = ManifestClaims.verify(manifest, PublicKey.from_spki(found.signer))
+            found = found.after(claims)
             self._store.put(found)
-            facts |= {"key": found.wrapped.key, "version": found.wrapped.version, "snapshot": found.snapshot}
+            snapshot = found.snapshot
+            if group is not None:
+                facts["group"] = group[:64]
+                found = group_of(self._store, found, claims, group)
+            secret = self._keys.dataset_key(found)
+            facts |= {"key": found.wrapped.key, "version": found.wrapped.version, "snapshot": snapshot}
             self._store.append_audit(new_event("open", [owner.name, *found.owners], now, **facts))
         return {**_dataset_json(found), "dataset_key": b64url(secret.reveal()), "expires": (now + OPEN_LEASE).isoformat()}
 
