@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import errno
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ import pyarrow.csv
 import pytest
 
 from confide.cli.broker import spawn
+from confide.data import staging
 
 CSV = "id,name,score\n1,ann,0.5\n2,bob,\n3,cid,2.5\n"
 
@@ -99,3 +103,51 @@ def test_columns_have_no_keys_beside_a_resource(confide: Any, at_home: Path, tmp
     source.write_text(CSV, encoding="utf-8")
     under = ["--key-resource", "kbs://h:1/a/b/c", "--key-file", tmp_path / "value", "--as", "ann", "--column-key", "ann/k=name"]
     assert confide("data", "encrypt", source, tmp_path / "people", *under).status == 2
+
+
+def test_groups_are_rewrapped_with_their_table_and_a_lost_one_is_left(confide: Any, at_home: Path, tmp_path: Path) -> None:
+    source, folder = tmp_path / "people.csv", tmp_path / "people"
+    source.write_text(CSV, encoding="utf-8")
+    for name in ("r-names", "r-scores"):
+        confide("keys", "create", f"ann/{name}")
+    under = ["--key", "ann/k", "--column-key", "ann/r-names=name", "--column-key", "ann/r-scores=score"]
+    assert confide("data", "encrypt", source, folder, *under).status == 0
+    confide("keys", "rotate", "ann/r-names")
+    assert confide("keys", "rewrap", "ann/r-names").status == 0
+    assert confide("data", "rewrap", folder, "--json").json["rewrapped"] is True
+    groups = json.loads(base64.b64decode(json.loads((folder / "_confide.json").read_bytes())["payload"]))["groups"]
+    assert {group["name"]: group["wrapped"]["version"] for group in groups} == {"r-names": 2, "r-scores": 1}
+    assert confide("data", "rewrap", folder, "--json").json["rewrapped"] is False
+    assert confide("keys", "destroy", "ann/r-names", "--version", "1", "--yes").status == 0
+    assert confide("data", "decrypt", folder, tmp_path / "all.csv", "--as", "ann").status == 0
+    confide("keys", "rotate", "ann/r-scores")
+    assert confide("keys", "destroy", "ann/r-scores", "--version", "1", "--lose-datasets", "--yes").status == 0
+    confide("keys", "rotate", "ann/r-names")
+    assert confide("keys", "rewrap", "ann/r-names").status == 0
+    assert confide("data", "rewrap", folder, "--json").json["rewrapped"] is True
+    assert confide("data", "decrypt", folder, tmp_path / "rest.csv", "--columns", "id,name", "--as", "ann").status == 0
+
+
+def test_a_command_with_groups_goes_on_where_it_was(confide: Any, at_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, folder = tmp_path / "people.csv", tmp_path / "people"
+    source.write_text(CSV, encoding="utf-8")
+    confide("keys", "create", "ann/resumed")
+    words = ("data", "encrypt", source, folder, "--key", "ann/k", "--resume", "--json")
+    with monkeypatch.context() as patch:
+        patch.setattr(staging.Attempt, "publish", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+        assert confide(*words, "--column-key", "ann/resumed=name").status == 6
+    for other in ((), ("--column-key", "ann/resumed=score"), ("--column-key", "ann/resumed=name,score")):
+        assert confide(*words, *other).json["error"]["code"] == "data-invalid"
+    done = confide(*words, "--column-key", "ann/resumed=name")
+    assert (done.status, done.json["rows"]) == (0, 3)
+    assert [group["columns"] for group in confide("data", "inspect", folder, "--json").json["groups"]] == [["name"]]
+    assert confide("data", "decrypt", folder, tmp_path / "back.csv", "--as", "ann").status == 0
+    assert (tmp_path / "back.csv").read_text(encoding="utf-8").count("bob") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["back.csv", "people", "people.csv"]
+
+
+def test_files_have_no_columns_to_protect(confide: Any, at_home: Path, tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("x", encoding="utf-8")
+    said = confide("data", "encrypt", tmp_path / "note.txt", tmp_path / "d", "--key", "ann/k", "--column-key", "ann/names=a", "--json")
+    assert said.json["error"]["code"] == "usage"
+    assert not (tmp_path / "d").exists()

@@ -74,6 +74,10 @@ class OwnedTable:
         """Keys of these groups."""
         return {one.group.name: one.key for one in self.protected if one.group.name in names}
 
+    def table_keys(self) -> parquet_keys.TableKeys:
+        """All of its keys."""
+        return parquet_keys.TableKeys(self.manifest.dataset, self.key, self.keys(*self.grouped))
+
     def info(self) -> Json:
         """What a program is told of it."""
         m = self.manifest
@@ -81,8 +85,7 @@ class OwnedTable:
 
     def chunk(self, column: int, row_group: int = 0) -> slice:
         """Where a column's encrypted bytes lie in the first file."""
-        keys = parquet_keys.TableKeys(self.manifest.dataset, self.key, self.keys(*self.grouped))
-        found = parquet_keys.open_grouped(self.file, keys, self.path).metadata.row_group(row_group).column(column)
+        found = parquet_keys.open_grouped(self.file, self.table_keys(), self.path).metadata.row_group(row_group).column(column)
         first = found.dictionary_page_offset if found.has_dictionary_page else found.data_page_offset
         return slice(first, first + found.total_compressed_size)
 

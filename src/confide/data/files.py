@@ -302,7 +302,8 @@ def head_rows(
         with as_integrity(entry.path):
             batches = file.iter_batches(batch_size=max(1, min(wanted, ROWS_PER_GROUP)), columns=names)
             schema = pa.schema([file.schema_arrow.field(name) for name in names])
-            head = pa.Table.from_batches(_until(batches, wanted), schema).slice(0, wanted)
+            head = pa.Table.from_batches(_until(batches, wanted), schema)
+            head = head.slice(0, min(wanted, head.num_rows))  # of no columns, Arrow would make up the rows that are not there
         found.append(with_folders(head, entry.path, manifest.schema, columns))
     return pa.concat_tables(found, promote_options="permissive")
 

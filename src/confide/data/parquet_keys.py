@@ -48,8 +48,8 @@ class TableKeys:
 
     def of_file(self, path: str) -> FileKeys:
         """What opens its file at ``path``."""
-        found = {_GROUP + name: column_wrapping_key(key, dataset=self.dataset, path=path, group=name) for name, key in self.groups.items()}
-        return FileKeys({TABLE: column_wrapping_key(self.key, dataset=self.dataset, path=path), **found})
+        found = {name: column_wrapping_key(key, dataset=self.dataset, path=path, group=name) for name, key in self.groups.items()}
+        return file_keys(column_wrapping_key(self.key, dataset=self.dataset, path=path), found)
 
 
 class FileKeys(encryption.KmsClient):  # type: ignore[misc]  # pyarrow has no types
@@ -100,6 +100,11 @@ class FileKeys(encryption.KmsClient):  # type: ignore[misc]  # pyarrow has no ty
         return AESGCM(key.reveal())
 
 
+def file_keys(table: SecretBytes, groups: Mapping[str, SecretBytes]) -> FileKeys:
+    """What opens one file: its wrapping keys, of the table and of groups by name, as an agent gives them."""
+    return FileKeys({TABLE: table, **{_GROUP + name: key for name, key in groups.items()}})
+
+
 def no_key(group: str, column: str | None = None) -> KeyAccessError:
     """The refusal of a reader that does not have the key of a column group."""
     what = "a column" if column is None else f"column {column!r}"
@@ -142,10 +147,11 @@ def open_grouped(place: Path, keys: TableKeys, path: str) -> pq.ParquetFile:
     Raises:
         IntegrityError: it does not open under the dataset's key and its path, or is not encrypted.
     """
-    return _opened(place, keys.of_file(path), path)
+    return open_under(place, keys.of_file(path), path)
 
 
-def _opened(place: Path, client: FileKeys, path: str) -> pq.ParquetFile:
+def open_under(place: Path | pa.BufferReader, client: FileKeys, path: str) -> pq.ParquetFile:
+    """As :func:`open_grouped`, under a file's wrapping keys; ``place`` is the file, or what it holds."""
     properties: Any = _factory(client).file_decryption_properties(encryption.KmsConnectionConfig(), encryption.DecryptionConfiguration())
     file = pq.ParquetFile(place, decryption_properties=properties, buffer_size=COLUMN_BUFFER, pre_buffer=False)
     if TABLE not in client.opened:  # pyarrow's key tools open plaintext as well, and nobody can tell them not to
@@ -192,7 +198,7 @@ def _key_for(groups: Sequence[ColumnGroup], column: str) -> str:
 def _require_protected(place: Path, keys: TableKeys, groups: Sequence[ColumnGroup], path: str) -> None:
     """Look at a written file as one who has got no further than its footer: each leaf must ask for the key that it was to be under."""
     client = keys.of_file(path)
-    file = _opened(place, client, path)
+    file = open_under(place, client, path)
     client.forget()
     for leaf, column in _leaves(file.schema_arrow) if file.num_row_groups else ():
         client.asked = ""

@@ -84,9 +84,14 @@ class VerifiedInput:
         return next((one for one in (newest, *history(newest)) if one.digest == digest), None)
 
     def info(self, *, files: bool = True) -> Json:
-        """What the user's program needs to read it (``confide.data.spark``).  Without ``files``, it asks for them by the :meth:`page`."""
+        """What the user's program needs to read it (``confide.data.spark``).  Without ``files``, it asks for them by the :meth:`page`.
+
+        Of a table with column groups also ``hidden``: columns of groups that the job does not read, each with its group's name.
+        """
         m = self.manifest
         said: Json = {"kind": m.kind, "schema": m.schema, "path": str(self.folder), "dataset": m.dataset}
+        if m.groups:
+            said["hidden"] = {column: group.name for group in m.groups if group not in self.groups for column in group.columns}
         return {**said, "files": [file.path for file in m.files]} if files else said
 
     def page(self, start: int) -> list[Json]:

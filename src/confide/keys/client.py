@@ -367,22 +367,29 @@ class OwnerClient(GrantCalls, EscrowClient, AuditCalls):
         Raises:
             ManifestError, RollbackError: the manifest is not a current one of that dataset.
         """
-        answer = self._call("POST", "open", {"manifest": manifest, **({} if group is None else {"group": group})})
+        answer = self._call("POST", "open", {"manifest": manifest, **_of_group(group)})
         dataset = answer.dataset_named(unverified_dataset(manifest)) if group is None else answer.dataset()
         return ReleasedKey(dataset, answer.key_ref(), answer.dataset_key(), answer.time("expires"), grants={})
 
-    def wrapped_form(self, manifest: Json) -> WrappedKey:
+    def wrapped_form(self, manifest: Json, group: str | None = None) -> WrappedKey:
         """What the broker opens an own dataset by, whose newest manifest is given: under the newest version since :meth:`rewrap`.
+
+        Or, with ``group``, what it opens a column group of that table by.
 
         Raises:
             CredentialError: there is no such dataset of this credential's.
-            ManifestError, RollbackError: the manifest is not the newest one of that dataset.
+            ManifestError, RollbackError: the manifest is not the newest one of that dataset, or has no such group.
+            KeyDestroyedError: the version that the key is under was destroyed.
         """
-        return self._call("POST", "datasets/wrapped-form", {"manifest": manifest}).wrapped()
+        return self._call("POST", "datasets/wrapped-form", {"manifest": manifest, **_of_group(group)}).wrapped()
 
     def page(self, path: str) -> tuple[int, str]:
         """Status and HTML of one of the broker's pages for people (``keys.page``)."""
         return self._connection.page(path)
+
+
+def _of_group(group: str | None) -> Json:
+    return {} if group is None else {"group": group}
 
 
 def _link(answer: Answer) -> Json:

@@ -21,13 +21,29 @@ def group_of(store: Store, table: Dataset, claims: ManifestClaims, name: str) ->
     Raises:
         ManifestError: the manifest has no such group, or not with a key of the table's owner that this broker made.
     """
+    found = row_of(store, table, claims, name)
+    if not found.is_known_as(claims.groups[name]):
+        raise _no_group(table, name)
+    return found
+
+
+def row_of(store: Store, table: Dataset, claims: ManifestClaims, name: str) -> Dataset:
+    """As :func:`group_of`, in whichever wrapped form the manifest has the group's key: nothing is to be given by it.
+
+    Raises:
+        ManifestError: the manifest has no such group, or its key is none of the table's owner.
+    """
     wrapped = claims.groups.get(name)
     if wrapped is None:
         raise ManifestError("the manifest has no such column group", dataset=table.dataset, group=name[:64])
     found = store.get(Dataset, DatasetId(wrapped.dataset))
-    if found is None or not found.is_known_as(wrapped) or found.origin is not None or _owner(found) != _owner(table):
-        raise ManifestError("a column group's key is none of the table's owner", dataset=table.dataset, group=name[:64])
+    if found is None or found.origin is not None or _owner(found) != _owner(table):
+        raise _no_group(table, name)
     return found
+
+
+def _no_group(table: Dataset, name: str) -> ManifestError:
+    return ManifestError("a column group's key is none of the table's owner", dataset=table.dataset, group=name[:64])
 
 
 def asked_groups(given: object, manifests: Sequence[object]) -> list[tuple[str, ...]]:

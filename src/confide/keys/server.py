@@ -24,7 +24,7 @@ owner  POST …/keys/destroy            key version lose_datasets        as keys
 owner  POST …/keys/rewrap             key                              key version done left
 owner  POST /confide/v0/datasets      key                              dataset key version wrapped dataset_key
 owner  PUT …/datasets/<id>/manifest   manifest                         dataset snapshot
-owner  POST …/datasets/wrapped-form   manifest                         dataset key version wrapped
+owner  POST …/datasets/wrapped-form   manifest; group                  dataset key version wrapped
 owner  POST /confide/v0/open          manifest; group                  dataset key version dataset_key expires
 owner  GET /confide/v0/grants                                          grants: [grant] standings rules changes departures
 owner  POST /confide/v0/grants        key job policy roles purposes    grant standing
@@ -377,7 +377,9 @@ class Routes:
             ("POST", "keys/rewrap"): lambda: keys.rewrap(peer, _text(request, "key")),
             ("GET", "keys"): lambda: keys.keys(peer),
             ("POST", "datasets"): lambda: owners.mint_dataset(peer, _text(request, "key")),
-            ("POST", "datasets/wrapped-form"): lambda: owners.wrapped_form(peer, _object(request, "manifest")),
+            ("POST", "datasets/wrapped-form"): lambda: owners.wrapped_form(
+                peer, _object(request, "manifest"), _optional_text(request, "group")
+            ),
             ("POST", "open"): lambda: owners.open(peer, _object(request, "manifest"), _optional_text(request, "group")),
             ("POST", "grants"): lambda: grants.grant(peer, _body(request)),
             ("GET", "grants"): lambda: grants.grants(peer),

@@ -176,7 +176,7 @@ class TransferCommands(LeavingKeys):
             self._note("adopt-dataset", owner, dataset=claims.dataset, key=claims.wrapped.key, snapshot=claims.snapshot)
             for name, wrapped in claims.groups.items():
                 group, _ = self._adopted(owner, signer, wrapped)
-                self._store.put(group)
+                self._store.put(group.giving() if group.wrapped == wrapped else group)
                 self._note("adopt-dataset", owner, dataset=group.dataset, key=wrapped.key, table=claims.dataset, group=name[:64])
             return {"dataset": claims.dataset, "snapshot": claims.snapshot, "new": new}
 

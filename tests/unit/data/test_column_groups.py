@@ -11,10 +11,19 @@ import pytest
 from support.tables import NOW, OwnedTable, new_key
 
 from confide.crypto.secret import SecretBytes
-from confide.data import commit, files, parquet_keys
+from confide.data import commit, decrypting, files, parquet_keys, staging
 from confide.data.column_groups import ColumnGroup, NewGroup, groups_named
+from confide.data.folder import describe
 from confide.data.manifest import Manifest, sign_manifest, verify_manifest
-from confide.errors import ConfideError, DataError, IntegrityError, KeyAccessError, ManifestError, PlaintextError, UsageError
+from confide.errors import (
+    ConfideError,
+    DataError,
+    IntegrityError,
+    KeyAccessError,
+    ManifestError,
+    PlaintextError,
+    UsageError,
+)
 from confide.ids import DatasetId
 
 GROUPS = {"diagnoses": ("diagnosis", "code", "code2", "parts", "codes"), "names": ("name",)}
@@ -75,12 +84,12 @@ def test_the_first_rows_are_read_under_the_same_keys(table: OwnedTable) -> None:
 
 def test_some_columns_are_decrypted_to_a_file(table: OwnedTable, tmp_path: Path) -> None:
     target = tmp_path / "some.parquet"
-    files.decrypt(table.place, table.manifest, table.key, target, columns=["age", "code"], group_keys=table.keys("diagnoses"))
+    decrypting.decrypt(table.place, table.manifest, table.key, target, columns=["age", "code"], group_keys=table.keys("diagnoses"))
     assert pq.read_table(target).to_pydict() == rows().select(["age", "code"]).to_pydict()
     with pytest.raises(KeyAccessError):
-        files.decrypt(table.place, table.manifest, table.key, tmp_path / "all.parquet", group_keys=table.keys("diagnoses"))
+        decrypting.decrypt(table.place, table.manifest, table.key, tmp_path / "all.parquet", group_keys=table.keys("diagnoses"))
     with pytest.raises(DataError, match="no column 'address'"):
-        files.decrypt(table.place, table.manifest, table.key, tmp_path / "no.parquet", columns=["address"])
+        decrypting.decrypt(table.place, table.manifest, table.key, tmp_path / "no.parquet", columns=["address"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["some.parquet", "visits"]
 
 
@@ -292,3 +301,30 @@ def test_a_further_snapshot_keeps_its_groups_and_needs_their_keys(table: OwnedTa
     assert found.num_rows == (503 if mode == "append" else 3)
     with pytest.raises(KeyAccessError):
         files.read_table(table.place, made, table.key, columns=["name"])
+
+
+def test_folders_of_partitions_are_no_columns_of_files(tmp_path: Path) -> None:
+    """Columns whose values are in paths can be asked for like others, alone too."""
+    table = OwnedTable(tmp_path / "plain", rows(5))
+    attempt = staging.Attempt(tmp_path / "parts")
+    (attempt.files / "year=2013").mkdir(parents=True)
+    path = "year=2013/part-0.parquet"
+    with files._open_writer(attempt.files / path, pa.schema([("age", pa.int64())]), table.table_keys(), path, ()) as writer:
+        writer.write_table(pa.table({"age": [1, 2]}))
+    fields = [{"name": name, "type": kind, "nullable": True, "metadata": {}} for name, kind in (("age", "long"), ("year", "integer"))]
+    schema = {"columns": [], "spark": {"type": "struct", "fields": fields}}
+    entry = describe(attempt.files, path, rows=2)
+    manifest = replace(table.manifest, files=(entry,), schema=schema)
+    for columns, expected in [
+        (None, {"age": [1, 2], "year": [2013, 2013]}),
+        (["age"], {"age": [1, 2]}),
+        (["year"], {"year": [2013, 2013]}),
+    ]:
+        args = (attempt.files, manifest, table.key)
+        assert files.read_table(*args, columns=columns).to_pydict() == expected
+        assert files.head_rows(*args, 9, columns=columns).to_pydict() == expected
+        target = tmp_path / f"{len(list(tmp_path.iterdir()))}.parquet"
+        decrypting.decrypt(*args, target, columns=columns)
+        assert pq.read_table(target).to_pydict() == expected
+    with pytest.raises(DataError, match="no column 'month'"):
+        files.read_table(attempt.files, manifest, table.key, columns=["month"])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from support.broker_world import JOB, RUN, World, manifest, policy
 
 from confide.canonical import Json
-from confide.crypto.envelope import wrap
+from confide.crypto.envelope import WrappedKey, wrap
 from confide.crypto.secret import SecretBytes
 from confide.errors import BrokerError, CredentialError, GrantError, KeyRevokedError, ManifestError, ParseError, RollbackError
 from confide.ids import DatasetId, Purpose, Role
@@ -180,3 +181,54 @@ def test_a_broker_that_answers_with_another_groups_key_is_not_believed(table: Ta
 def test_groups_of_a_request_are_lists_of_names_for_each_manifest(given: Any) -> None:
     with pytest.raises(ParseError):
         asked_groups(given, [{}])
+
+
+def rewrapped(table: Table) -> WrappedKey:
+    """The form of the group ``diagnoses`` after its key was put under a newer version."""
+    table.clinic.rotate_key("diagnoses")
+    list(table.clinic.rewrap("diagnoses"))
+    return table.clinic.wrapped_form(table.envelope, "diagnoses")
+
+
+def test_a_groups_newest_form_is_for_the_next_manifest(table: Table) -> None:
+    own = table.groups["diagnoses"]
+    form = rewrapped(table)
+    assert (form.version, form.dataset, form.key) == (2, own.dataset, "clinic/diagnoses")
+    newer = replace(own, wrapped=form)
+    second = table.signed({**table.groups, "diagnoses": newer}, snapshot=2)
+    table.clinic.register_manifest(second)
+    assert table.asked("diagnoses", envelope=second).groups["diagnoses"].secret.reveal() == own.secret.reveal()
+    table.clinic.rotate_key("diagnoses")
+    list(table.clinic.rewrap("diagnoses"))
+    assert table.clinic.open(second, "diagnoses").secret.reveal() == own.secret.reveal()
+    (*_, event) = table.world.events("wrapped-form")
+    assert (event["group"], event["table"], event["dataset"]) == ("diagnoses", table.minted.dataset, own.dataset)
+
+
+def test_a_groups_form_is_for_who_signs_the_table_and_its_newest_manifest(table: Table) -> None:
+    with pytest.raises(CredentialError):
+        table.world.owner("bank").wrapped_form(table.envelope, "diagnoses")
+    with pytest.raises(ManifestError, match="no such column group"):
+        table.clinic.wrapped_form(table.envelope, "addresses")
+    table.clinic.register_manifest(table.signed(table.groups, snapshot=2))
+    with pytest.raises(RollbackError):
+        table.clinic.wrapped_form(table.envelope, "diagnoses")
+
+
+def test_no_form_of_another_owners_key_is_given_as_a_groups(table: Table) -> None:
+    bank = table.world.owner("bank")
+    theirs, _ = table.world.dataset(bank, "bank", "accounts")
+    envelope = table.signed({"accounts": theirs}, snapshot=2)
+    with pytest.raises(ManifestError, match="none of the table's owner"):
+        table.clinic.wrapped_form(envelope, "accounts")
+
+
+def test_a_table_that_is_adopted_anew_keeps_its_groups_newest_form(table: Table) -> None:
+    second = table.signed({**table.groups, "diagnoses": replace(table.groups["diagnoses"], wrapped=rewrapped(table))}, snapshot=2)
+    for one in (table.minted, *table.groups.values()):
+        table.world.store.delete(Dataset, one.dataset)
+    table.clinic.adopt_dataset(second)
+    table.clinic.rotate_key("diagnoses")
+    list(table.clinic.rewrap("diagnoses"))
+    table.clinic.adopt_dataset(second)
+    assert table.clinic.open(second, "diagnoses").secret.reveal() == table.groups["diagnoses"].secret.reveal()
