@@ -223,6 +223,8 @@ class Owners(Callers):
             if group is not None:
                 facts["group"] = group[:64]
                 found = group_of(self._store, found, claims, group)
+                if not self._may_open(found, owner, now):  # one that stands in for another has what trustees gave it, key by key
+                    raise CredentialError("this credential may not open that column group")
             secret = self._keys.dataset_key(found)
             facts |= {"key": found.wrapped.key, "version": found.wrapped.version, "snapshot": snapshot}
             self._store.append_audit(new_event("open", [owner.name, *found.owners], now, **facts))

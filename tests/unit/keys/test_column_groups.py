@@ -232,3 +232,16 @@ def test_a_table_that_is_adopted_anew_keeps_its_groups_newest_form(table: Table)
     list(table.clinic.rewrap("diagnoses"))
     table.clinic.adopt_dataset(second)
     assert table.clinic.open(second, "diagnoses").secret.reveal() == table.groups["diagnoses"].secret.reveal()
+
+
+def test_a_group_is_opened_by_who_signs_for_its_key_not_only_for_the_tables(table: Table) -> None:
+    """A credential that took over the table's key, and not the group's, has the table."""
+    row = table.world.store.get(Dataset, table.groups["diagnoses"].dataset)
+    assert row is not None
+    with table.world.store.transaction():
+        table.world.store.put(replace(row, signer=table.world.credential("mallory").key.public.spki_der))
+    assert table.clinic.open(table.envelope).secret.reveal() == table.minted.secret.reveal()
+    with pytest.raises(CredentialError, match="may not open that column group"):
+        table.clinic.open(table.envelope, "diagnoses")
+    with pytest.raises(CredentialError, match="no such column group"):
+        table.clinic.wrapped_form(table.envelope, "diagnoses")
