@@ -224,13 +224,16 @@ def test_no_form_of_another_owners_key_is_given_as_a_groups(table: Table) -> Non
 
 
 def test_a_table_that_is_adopted_anew_keeps_its_groups_newest_form(table: Table) -> None:
+    """A broker that came back from a backup has forgotten that it gave the form out; the manifest that is adopted says so."""
     second = table.signed({**table.groups, "diagnoses": replace(table.groups["diagnoses"], wrapped=rewrapped(table))}, snapshot=2)
-    for one in (table.minted, *table.groups.values()):
-        table.world.store.delete(Dataset, one.dataset)
+    row = table.world.store.get(Dataset, table.groups["diagnoses"].dataset)
+    assert row is not None
+    assert len(row.given) == 2
+    with table.world.store.transaction():
+        table.world.store.put(replace(row, given=row.given[:1]))
     table.clinic.adopt_dataset(second)
     table.clinic.rotate_key("diagnoses")
     list(table.clinic.rewrap("diagnoses"))
-    table.clinic.adopt_dataset(second)
     assert table.clinic.open(second, "diagnoses").secret.reveal() == table.groups["diagnoses"].secret.reveal()
 
 
