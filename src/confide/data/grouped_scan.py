@@ -86,7 +86,7 @@ class GroupedScan:
             PlaintextError: it is not encrypted.
             IntegrityError: it is missing, is not what the manifest says, or does not open.
         """
-        data = _read(self._folder, entry)
+        data = _pinned(self._folder, entry)
         require_encrypted_parquet(data, entry.path)
         keys = self._keys_of(entry.path)
         try:
@@ -114,7 +114,7 @@ def _first(frames: Iterator[pl.DataFrame], count: int | None) -> Iterator[pl.Dat
             return
 
 
-def _read(folder: Path, entry: TableFile) -> bytes:
+def _pinned(folder: Path, entry: TableFile) -> bytes:
     try:
         with open_regular(folder / entry.path) as file:
             data = file.read(entry.size + 1)
