@@ -21,6 +21,8 @@ from confide.regular_file import open_regular
 JOB_FORMAT = "confide-job-v1"
 MAX_SIGNATURES = 16
 """Cap on the signatures that a job carries."""
+MAX_GROUPS = 50
+"""Cap on the column groups that a job reads of one input: their keys come with the table's in one request."""
 MAX_CODE_BYTES = 8 * 1024 * 1024
 """Cap on a job's code, in bytes: a job carries a program, not data."""
 
@@ -59,7 +61,8 @@ class KbsSource(_Value):
 class InputSpec(_Value):
     """One input dataset.  ``dataset`` and ``signer`` (from its manifest) are in the digest, ``path`` is not.
 
-    ``snapshot`` asks for that one instead of the newest; ``key`` says where its key comes from, if not from the job's broker.
+    ``snapshot`` asks for that one instead of the newest; ``key`` says where its key comes from, if not from the job's broker.  ``columns``
+    are the column groups of a table that the job reads; of the others it gets no key.
     """
 
     path: str
@@ -67,12 +70,27 @@ class InputSpec(_Value):
     signer: str = ""
     snapshot: int | None = Field(default=None, ge=1, le=2**53 - 1)
     key: KbsSource | None = None
+    columns: tuple[str, ...] = Field(default=(), max_length=MAX_GROUPS)
+
+    @field_validator("columns")
+    @classmethod
+    def _plain_groups(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) != len(names):
+            raise ValueError("a column group is named twice")
+        return tuple(sorted(check_name(name, "column group") for name in names))
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.columns and self.key is not None:
+            raise ValueError("column groups have their keys from the job's broker, and this input's comes from a key broker service")
+        return self
 
     def canonical_form(self) -> Json:
-        """What the digest is over.  The newest snapshot and a key of the job's broker are not said: jobs have the digest that they had."""
+        """What the digest is over.  What is not asked for (snapshot, source, columns) is not said: jobs have the digest that they had."""
         snapshot = {} if self.snapshot is None else {"snapshot": self.snapshot}
         source = {} if self.key is None else {"key": self.key.canonical_form()}
-        return {"dataset": self.dataset, "signer": self.signer, **snapshot, **source}
+        columns = {"columns": list(self.columns)} if self.columns else {}
+        return {"dataset": self.dataset, "signer": self.signer, **snapshot, **source, **columns}
 
 
 class OutputSpec(_Value):
@@ -292,6 +310,16 @@ def _with_source(folder: Path, spec: Json, field: str) -> Json:
         except UnicodeDecodeError:
             raise JobError(f"{field}.key_ca: not certificates (PEM)", field=f"{field}.key_ca") from None
     return {**{name: value for name, value in spec.items() if name not in said}, "key": source}
+
+
+def form_columns(form: Json, name: str) -> tuple[str, ...]:
+    """The column groups that a canonical form asks for of input ``name``."""
+    match form.get("inputs"):
+        case {**inputs} if name in inputs:
+            match inputs[name]:
+                case {"columns": [*columns]} if all(isinstance(column, str) for column in columns):
+                    return tuple(columns)
+    return ()
 
 
 def kbs_resource(form: Json, name: str) -> str:

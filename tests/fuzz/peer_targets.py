@@ -137,9 +137,9 @@ def broker_answer(data: bytes) -> None:
             answered = http.Response(status, {"content-type": kind, "set-cookie": cookie}, body)
         case _:
             raise ParseError("not an answer")
-    answer, manifest = Answer(_expect(answered)), dsse_sign(_key(), PAYLOAD_TYPE, canonical({"dataset": "ab" * 16}))
+    answer, dataset = Answer(_expect(answered)), DatasetId("ab" * 16)
     readers: list[Callable[[], object]] = [
-        answer.key_ref, answer.dataset, lambda: answer.dataset_of(manifest), answer.wrapped, answer.grants, answer.policies,
+        answer.key_ref, answer.dataset, lambda: answer.dataset_named(dataset), answer.wrapped, answer.grants, answer.policies,
         lambda: answer.texts("recipients"), lambda: answer.time("expires"), lambda: as_key(answer.dataset_key()),
         lambda: _nonce(answer.field("nonce", str)), lambda: _session_of(answered.headers),
         lambda: _rule(answer.field("rule", dict)), lambda: [_change(one) for one in answer.field("changes", list) if isinstance(one, dict)],

@@ -7,6 +7,7 @@ import json
 import re
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from confide.attest.tpm_format import TpmEvidence
 from confide.canonical import b64url, canonical, from_b64url
 from confide.crypto.envelope import WrappedKey
 from confide.crypto.sign import SigningKey, dsse_sign
+from confide.data.column_groups import ColumnGroup
 from confide.data.manifest import FileEntry, Manifest, sign_manifest
 from confide.ids import DatasetId
 from confide.jobs.statement import DataEntry, DatasetEntry, NodeEntry, ReceiptBundle, RefusedEntry, ReleaseEntry, Statement
@@ -181,6 +183,12 @@ def manifest() -> Manifest:
     return Manifest(dataset, "flights", 1, None, "2026-01-02T03:04:05Z", "parquet", schema, files, wrapped, KEY.public, owner="airline")
 
 
+def grouped() -> Manifest:
+    """The same with a column group."""
+    wrapped = WrappedKey("airline/names", 1, "cd" * 16, bytes(12), bytes(48))
+    return replace(manifest(), groups=(ColumnGroup("names", ("x",), wrapped),))
+
+
 def statement() -> Statement:
     """A receipt's statement, of fixed content."""
     values: dict[type, Any] = {}
@@ -206,7 +214,7 @@ def _receipts() -> list[bytes]:
 
 
 def _envelopes() -> list[bytes]:
-    return [_dump(dsse_sign(KEY, "application/json", b'{"dataset":"x"}')), _dump(sign_manifest(manifest(), KEY))]
+    return [_dump(dsse_sign(KEY, "application/json", b'{"dataset":"x"}')), _dump(sign_manifest(grouped(), KEY))]
 
 
 _MEASUREMENTS = {"sgx": ["5a" * 32], "snp": ["5a" * 48]}
@@ -261,7 +269,7 @@ _SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "evidence-file": lambda: [_quotes()[0], _quotes()[0].hex().encode(), base64.b64encode(_quotes()[0]), *_evidence()[:1]],
     "session-frames": lambda: [_framed(frame) for frame in _session_frames()],
     "container": _containers,
-    "manifest": lambda: [canonical(manifest().to_json())],
+    "manifest": lambda: [canonical(one.to_json()) for one in (manifest(), grouped())],
     "dsse": _envelopes,
     "receipt": _receipts,
     "policy-json": lambda: [_dump(_POLICY)],

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from support.tables import OwnedTable
 
 from confide.canonical import Json
 from confide.crypto.envelope import wrap
@@ -19,7 +20,7 @@ from confide.data.manifest import Manifest
 from confide.data.polars import DataContext
 from confide.data.snapshots import load_manifest
 from confide.data.sources import Source
-from confide.ids import DatasetId, KeyRef, RunId, new_dataset_id
+from confide.ids import KeyRef, RunId, new_dataset_id
 from confide.jobs.inputs import VerifiedInput
 from confide.jobs.outputs import Outputs
 from confide.jobs.staging import staging_path
@@ -59,10 +60,27 @@ class PolarsAgent:
         signed = load_manifest(folder)
         manifest = signed.unverified
         self._inputs[name] = VerifiedInput(name, folder, signed.envelope, manifest, signed.digest, self._signer.public)
-        files = frozenset(file.path for file in manifest.files)
-        self.keys[name] = key
-        self.keyring.open_input(str(folder), DatasetId(dataset), _lease(key), files=files, refresh=lambda: _lease(key))
+        self._hold(name, key)
         return folder
+
+    def add_grouped(self, name: str, table: OwnedTable, *read: str) -> None:
+        """An input that is a table with column groups, of which the job reads these."""
+        signed, groups = table.signed, tuple(group for group in table.manifest.groups if group.name in read)
+        self._inputs[name] = VerifiedInput(
+            name, table.place, signed.envelope, table.manifest, signed.digest, table.signer.public, groups
+        )
+        self._hold(name, table.key, table.keys(*read))
+
+    def _hold(self, name: str, key: SecretBytes, groups: Mapping[str, SecretBytes] | None = None) -> None:
+        self.keys[name] = key
+        found = self._inputs[name]
+        files = frozenset(file.path for file in found.manifest.files)
+
+        def lease() -> Lease:
+            own = None if groups is None else {group: SecretBytes(secret.reveal()) for group, secret in groups.items()}
+            return Lease(SecretBytes(key.reveal()), 300.0, own)
+
+        self.keyring.open_input(str(found.folder), found.manifest.dataset, lease(), files=files, refresh=lease)
 
     def context(self, *arguments: str) -> DataContext:
         """The program's end."""

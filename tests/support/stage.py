@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ import pyarrow as pa
 from confide.attest.policy import Policy
 from confide.config import Settings
 from confide.crypto.secret import SecretBytes
+from confide.data.column_groups import ColumnGroup, NewGroup
 from confide.data.commit import create_dataset
 from confide.ids import JobDigest
 from confide.job import Job
@@ -74,10 +76,16 @@ class Stage:
         self.encrypt("airline", "people", people)
         self.encrypt("weather", "cities", cities)
 
-    def encrypt(self, owner: str, name: str, table: pa.Table) -> None:
+    def encrypt(self, owner: str, name: str, table: pa.Table, *, groups: Mapping[str, tuple[str, ...]] = MappingProxyType({})) -> None:
+        """``groups``: its column groups, each under a key of its name."""
         client = self.clients[owner]
-        client.create_key(name)
+        for key in (name, *groups):
+            client.create_key(key)
         minted = client.mint_dataset(name)
+        protected = []
+        for group, columns in groups.items():
+            made = client.mint_dataset(group)
+            protected.append(NewGroup(ColumnGroup(group, columns, made.wrapped), made.secret))
         self.dataset_keys[name] = minted.secret
         create_dataset(
             table,
@@ -90,6 +98,7 @@ class Stage:
             signer=Credential.load(self.settings.credentials_dir, owner).key,
             now=datetime.now(UTC),
             register=client.register_manifest,
+            protected=protected,
         )
 
     def job(self, program: bytes = PROGRAM, *, outputs: tuple[str, ...] = ("summary", "names"), **changes: Any) -> Job:

@@ -74,7 +74,7 @@ def encrypt(folder: Path, names: list[str], signer: SigningKey) -> None:
         if new is None:
             dataset, secret = new_dataset_id(), SecretBytes.random()
             new = NewKey(dataset, secret, wrapped(secret, dataset))
-            attempt.begin(task, dataset, secret, wrapped=new.wrapped, kek=KEK)
+            attempt.begin_new(task, new, KEK)
         print("finished before:", len(attempt.finished))  # noqa: T201 -- what the test reads
         create_dataset(
             source, folder, name="d", owner="o", dataset=new.dataset, dataset_key=new.secret, wrapped=new.wrapped, signer=signer, now=now,

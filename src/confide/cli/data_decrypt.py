@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypedDict, Unpack, cast
 
 import click
 
-from confide.cli.dataset_keys import KEY_FILE, KEY_RESOURCE, SNAPSHOT, WHO, key_of
+from confide.cli.dataset_keys import COLUMNS, KEY_FILE, KEY_RESOURCE, SNAPSHOT, WHO, column_list, keys_of
 from confide.cli.output import Context, answers, progress
 from confide.errors import OutputExistsError, UsageError
 
@@ -21,11 +21,20 @@ if TYPE_CHECKING:
 _STDOUT = Path("-")
 
 
+class _What(TypedDict):
+    """What is written, and how: ``confide.data.decrypting``."""
+
+    form: Form | None
+    columns: list[str] | None
+    group_keys: dict[str, SecretBytes]
+
+
 @click.command("decrypt")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
 @click.argument("target", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--format", "form", type=click.Choice(["csv", "jsonl", "parquet"]),
               help="What a table is written as [default: by TARGET's suffix].")  # fmt: skip
+@COLUMNS
 @SNAPSHOT
 @WHO
 @KEY_RESOURCE
@@ -36,6 +45,7 @@ def decrypt(
     folder: Path,
     target: Path,
     form: str | None,
+    columns: str | None,
     snapshot: int | None,
     who: str | None,
     key_resource: str | None,
@@ -59,23 +69,24 @@ def decrypt(
         raise OutputExistsError(f"{target} exists", path=str(target))
     spare_memory()
     found = load_manifest(folder)
-    secret = key_of(context.settings, found, who, key_resource, key_file)
+    wanted = column_list(columns)
+    secret, groups = keys_of(context.settings, found, who, key_resource, key_file, columns=wanted)
     manifest = verify_manifest(found.envelope, found.signer)
     if snapshot is not None:
         manifest = snapshot_numbered(found, snapshot).unverified  # vouched for by the digests from the newest one on
     with progress("verifying", manifest.size) as told:
         verify_files(folder, manifest, on_file=lambda file: told(file.size, file.rows))
-    _write(folder, manifest, secret, target, cast("Form | None", form))
+    _write(folder, manifest, secret, target, form=cast("Form | None", form), columns=wanted, group_keys=groups)
     if target != _STDOUT:
         facts = {"target": str(target), "dataset": manifest.dataset, "snapshot": manifest.snapshot}
         context.answer({**facts, "kind": manifest.kind, "rows": manifest.rows})
 
 
-def _write(folder: Path, manifest: Manifest, secret: SecretBytes, target: Path, form: Form | None) -> None:
+def _write(folder: Path, manifest: Manifest, secret: SecretBytes, target: Path, **what: Unpack[_What]) -> None:
     from confide.data.decrypting import decrypt as decrypt_to
     from confide.data.decrypting import write_stream
 
     if target == _STDOUT:
-        write_stream(folder, manifest, secret, sys.stdout.buffer, form=form, progress=progress)
+        write_stream(folder, manifest, secret, sys.stdout.buffer, **what, progress=progress)
     else:
-        decrypt_to(folder, manifest, secret, target, form=form, progress=progress)
+        decrypt_to(folder, manifest, secret, target, **what, progress=progress)

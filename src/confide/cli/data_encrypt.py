@@ -43,6 +43,8 @@ _SCHEMA_BYTES = 4 << 20
 @under_one_key
 @click.option("--mode", type=click.Choice(["error", "append", "overwrite"]), default="error", show_default=True,
               help="If FOLDER is a dataset already: refuse, add SOURCEs to it, or put them in the place of all that it holds.")
+@click.option("--column-key", "column_keys", multiple=True, metavar="OWNER/NAME=A,B",
+              help="Encrypt these columns of a table under this key instead: a column group, named as the key.  May be repeated.")
 @click.option("--resume", is_flag=True, help="Go on where the same command was killed, if it was; keep what is finished if storage fails.")
 @answers
 def encrypt(
@@ -52,6 +54,7 @@ def encrypt(
     form: str | None,
     schema: Path | None,
     mode: str,
+    column_keys: tuple[str, ...],
     *,
     resume: bool,
     **under: Any,
@@ -69,15 +72,19 @@ def encrypt(
 
     With --key-resource nothing is asked of the broker: the key is in --key-file (made, mode 0600, if there is none).  Bring it to the
     key broker service (at ours with `confide kbs put`), keep it safe, and name the resource in jobs.
+
+    Columns under a --column-key are for those jobs only that name the group and have a grant of that key, too.
     """
     from confide.data.parallel import spare_memory
 
     spare_memory()
     source = _input(sources, form, schema)
     if mode != "error" and os.path.lexists(folder):
+        if column_keys:
+            raise UsageError("the dataset has its column groups already", hint="leave --column-key out: they stay as they are")
         manifest = _add_snapshot(context, source, folder, cast("Mode", mode), resume=resume, **under)
     else:
-        manifest = NewDataset.of(folder, resume=resume, **under).make(context, source)
+        manifest = NewDataset.of(folder, resume=resume, column_keys=column_keys, **under).make(context, source)
     context.answer(facts(folder, manifest))
 
 
@@ -153,10 +160,11 @@ def _add_snapshot(
     signer = Credential.load(context.settings.credentials_dir, ref.owner).key
     with client_of(context.settings, ref.owner) as client:
         secret = client.open(parent.envelope).secret
+        groups = {group.name: client.open(parent.envelope, group.name).secret for group in parent.unverified.groups}
         with _attempt(source, parent, mode, secret, resume=resume) as attempt:
             return add_snapshot(
-                source, parent, mode, dataset_key=secret, signer=signer, now=now, register=client.register_manifest, attempt=attempt,
-                progress=progress,
+                source, parent, mode, dataset_key=secret, signer=signer, now=now, register=client.register_manifest, group_keys=groups,
+                attempt=attempt, progress=progress,
             ).unverified  # fmt: skip
 
 

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from confide.cli.dataset_keys import KEY_FILE, KEY_RESOURCE, SNAPSHOT, WHO, key_of
+from confide.cli.dataset_keys import COLUMNS, KEY_FILE, KEY_RESOURCE, SNAPSHOT, WHO, column_list, keys_of
 from confide.cli.output import Context, answers, plain, print_table, say
+from confide.errors import UsageError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from confide.canonical import Json
     from confide.crypto.secret import SecretBytes
     from confide.data.manifest import Manifest
@@ -23,6 +26,7 @@ _LINE_BYTES = 64 * 1024
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
 @click.option("-n", "count", type=click.IntRange(min=1, max=100_000), default=10, show_default=True, help="Rows or lines.")
 @click.option("--file", "path", metavar="PATH", help="Which file, of a dataset that is no table [default: the first].")
+@COLUMNS
 @SNAPSHOT
 @WHO
 @KEY_RESOURCE
@@ -33,6 +37,7 @@ def head(
     folder: Path,
     count: int,
     path: str | None,
+    columns: str | None,
     snapshot: int | None,
     who: str | None,
     key_resource: str | None,
@@ -46,20 +51,22 @@ def head(
     from confide.data.snapshots import load_manifest, snapshot_numbered
 
     newest = load_manifest(folder)
-    secret = key_of(context.settings, newest, who, key_resource, key_file)
+    wanted = column_list(columns)
+    secret, groups = keys_of(context.settings, newest, who, key_resource, key_file, columns=wanted)
     manifest = verify_manifest(newest.envelope, newest.signer)
     if snapshot is not None:
         manifest = snapshot_numbered(newest, snapshot).unverified
     if manifest.kind == "parquet":
-        _table(context, folder, manifest, secret, count)
+        from confide.data.files import head_rows
+
+        _table(context, head_rows(folder, manifest, secret, count, columns=wanted, group_keys=groups))
+    elif wanted is not None:
+        raise UsageError("the dataset is not a table: it has no columns", hint="leave --columns out")
     else:
         _file(context, folder, manifest, secret, count, path)
 
 
-def _table(context: Context, folder: Path, manifest: Manifest, secret: SecretBytes, count: int) -> None:
-    from confide.data.files import head_rows
-
-    table = head_rows(folder, manifest, secret, count)
+def _table(context: Context, table: pa.Table) -> None:
     rows = [list(row.values()) for row in table.to_pylist()]
     answer: Json = {"columns": table.column_names, "rows": [[_json(value) for value in row] for row in rows]}
     context.answer(answer, lambda: print_table(table.column_names, rows, empty="no rows"))

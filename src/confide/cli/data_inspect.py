@@ -13,6 +13,7 @@ from confide.cli.output import Context, answers, print_facts, print_table, say
 
 if TYPE_CHECKING:
     from confide.canonical import Json
+    from confide.data.manifest import Manifest
     from confide.data.outside import Outside
 
 _MOST_VALUES: Final = 8
@@ -43,7 +44,7 @@ def inspect(context: Context, folder: Path, snapshot: int | None, *, with_files:
         print_facts({name: item for name, item in value.items() if item is not None})
         if columns:
             say()
-            print_table(("column", "type", "nullable"), [(c["name"], c["type"], "yes" if c["nullable"] else "no") for c in columns])
+            _print_columns(manifest, columns)
         if with_files:
             say()
             rows = [(file["path"], file["size"], file["rows"], file["plaintext_bytes"], file["written"]) for file in _files(seen)]
@@ -55,6 +56,7 @@ def inspect(context: Context, folder: Path, snapshot: int | None, *, with_files:
         say(f"not visible without the key: {'; '.join(hidden)}")
 
     more = {
+        "groups": [{"name": group.name, "key": group.wrapped.key, "columns": list(group.columns)} for group in manifest.groups],
         "plaintext_bytes": seen.plaintext,
         "partitions": {name: list(values) for name, values in seen.partitions.items()},
         "snapshots": list(seen.snapshots),
@@ -62,6 +64,19 @@ def inspect(context: Context, folder: Path, snapshot: int | None, *, with_files:
         "hidden": list(hidden),
     }
     context.answer({**value, "columns": columns, **more, "file_list": _files(seen)}, text)
+
+
+def _print_columns(manifest: Manifest, columns: list[Json]) -> None:
+    """Names and types; of a table with column groups also the key that each column is under."""
+    from confide.data.column_groups import group_of
+
+    heads = ("column", "type", "nullable", "key")
+    rows = []
+    for column in columns:
+        group = group_of(manifest.groups, column["name"])
+        key = manifest.key if group is None else group.wrapped.key
+        rows.append((column["name"], column["type"], "yes" if column["nullable"] else "no", key))
+    print_table(heads if manifest.groups else heads[:3], rows if manifest.groups else [row[:3] for row in rows])
 
 
 def _say_more(seen: Outside) -> None:

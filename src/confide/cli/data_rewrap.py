@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ import click
 from confide.cli.dataset_keys import KEY_FILE, KEY_RESOURCE, WHO
 from confide.cli.new_dataset import facts
 from confide.cli.output import SAY_EVERY_S, Context, answers, counted, say
-from confide.errors import BrokerError, ConfideError, UsageError
+from confide.errors import BrokerError, ConfideError, KeyDestroyedError, UsageError
 
 if TYPE_CHECKING:
     from confide.config import Settings
@@ -133,6 +133,7 @@ class _Rewrapping:
     def one(self, folder: Path) -> tuple[SignedManifest, SignedManifest]:
         """The newest manifest before and after: the same one, if it was up to date."""
         from confide.cli.owners import credential_of
+        from confide.crypto.envelope import WrappedKey
         from confide.data.rewrap import rewrap_dataset
         from confide.data.snapshots import load_manifest
         from confide.ids import KeyRef
@@ -147,8 +148,11 @@ class _Rewrapping:
             hint = "give --key-resource, --key-file and --new-key-file"
             raise UsageError("the dataset's key is kept by a key broker service", hint=hint, key=ref.id)
         client = self._client(self.who or ref.owner)
-        wrapped = client.wrapped_form(before.envelope)
-        return before, rewrap_dataset(before, wrapped, signer=signer, now=now, register=client.register_manifest)
+        wrapped, groups = client.wrapped_form(before.envelope), dict[str, WrappedKey]()
+        for group in before.unverified.groups:
+            with suppress(KeyDestroyedError):  # that column is lost, and the rest of the table is not
+                groups[group.name] = client.wrapped_form(before.envelope, group.name)
+        return before, rewrap_dataset(before, wrapped, groups=groups, signer=signer, now=now, register=client.register_manifest)
 
     def _under_resource(self, before: SignedManifest, given: _Resource) -> WrappedKey:
         from confide.crypto.secret import SecretBytes

@@ -22,6 +22,28 @@ SNAPSHOT = click.option("--snapshot", type=click.IntRange(min=1), metavar="N",
                         help="An older snapshot, as `confide data log` numbers them [default: the newest].")  # fmt: skip
 
 
+COLUMNS = click.option("--columns", metavar="A,B", help="Only these columns of a table; of others no key is asked for [default: all].")
+
+
+def column_list(text: str | None) -> list[str] | None:
+    """What ``--columns`` names."""
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
+def keys_of(
+    settings: Settings, newest: SignedManifest, who: str | None, uri: str | None, key_file: Path | None, *, columns: list[str] | None
+) -> tuple[SecretBytes, dict[str, SecretBytes]]:
+    """As :func:`key_of`, and the keys of the column groups that hold any of these ``columns`` (of all, if none are named), by name."""
+    from confide.cli.owners import client_of
+    from confide.data.column_groups import groups_for
+
+    secret, wanted = key_of(settings, newest, who, uri, key_file), groups_for(newest.unverified.groups, columns)
+    if not wanted or uri is not None:
+        return secret, {}
+    with client_of(settings, who) as client:
+        return secret, {group.name: client.open(newest.envelope, group.name).secret for group in wanted}
+
+
 def key_of(settings: Settings, newest: SignedManifest, who: str | None, uri: str | None, key_file: Path | None) -> SecretBytes:
     """The key of the dataset whose newest manifest this is.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from confide.cli.output import Context
     from confide.config import Settings
     from confide.crypto.secret import SecretBytes
+    from confide.data.column_groups import NewGroup
     from confide.data.manifest import Manifest
     from confide.data.sources import Source
     from confide.data.staging import Attempt, NewKey
     from confide.data.tables import TableInput
+    from confide.ids import KeyRef
+    from confide.keys.client import OwnerClient
 
 _OPTIONS = (
     click.option("--key", metavar="OWNER/NAME", help="The broker's key to encrypt under; its owner signs the dataset."),
@@ -62,20 +65,25 @@ class NewDataset:
     key_resource: str | None
     key_file: Path | None
     who: str | None
+    column_keys: tuple[str, ...] = ()
     resume: bool = False
 
     @classmethod
     def of(cls, folder: Path, *, name: str | None, resume: bool = False, **under: Any) -> NewDataset:
         """Check the options of :func:`under_one_key`.  ``resume``: an earlier command may have begun it, and even have put it in place.
 
+        ``column_keys``: ``OWNER/NAME=COLUMN,COLUMN`` for each column group.
+
         Raises:
-            UsageError: it would be under no key or two.
+            UsageError: it would be under no key or two, or a column under a resource.
             OutputExistsError: ``folder`` exists.
         """
         from confide.ids import check_name
 
         made = cls(folder, check_name(name if name is not None else folder.name, "dataset name"), **under, resume=resume)
         check_one_key(made.key, made.key_resource, made.key_file, made.who)
+        if made.column_keys and made.key is None:
+            raise UsageError("columns have keys of the broker, and so has their table", hint="give --key OWNER/NAME")
         if not resume:
             made.refuse_existing()
         return made
@@ -93,8 +101,14 @@ class NewDataset:
         """Encrypt ``source`` and sign the manifest: the whole dataset, or nothing.
 
         Raises:
+            UsageError: it is no table, and columns are to have keys of their own.
             ConfideError: the broker refuses, or as :func:`confide.data.commit.create_dataset` says.
         """
+        from confide.data.tables import TableInput
+
+        if self.column_keys and not isinstance(source, TableInput):
+            hint = "leave --column-key out, or say with --format what the table is in"
+            raise UsageError("only tables have columns with keys of their own", hint=hint)
         if self.key_resource is not None and self.key_file is not None:
             return self._under_resource(context, source, self.key_resource, self.key_file)
         return self._under_key(context, source, str(self.key))
@@ -116,7 +130,7 @@ class NewDataset:
                 self.refuse_existing()
                 key = mint()
                 if task is not None and kek is not None:
-                    attempt.begin(task, key.dataset, key.secret, wrapped=key.wrapped, kek=kek)
+                    attempt.begin_new(task, key, kek)
             yield attempt, key
 
     def _under_key(self, context: Context, source: TableInput | Sequence[Source], key: str) -> Manifest:
@@ -130,14 +144,16 @@ class NewDataset:
         ref = KeyRef.parse(key)
         if ref.version:
             raise UsageError("data is encrypted under a key's newest version", hint=f"write {ref.id}")
+        asked = _asked_groups(ref, self.column_keys)
         credential = Credential.load(context.settings.credentials_dir, ref.owner)
         with client_of(context.settings, ref.owner) as client:
 
             def mint() -> NewKey:
+                groups = _minted(client, asked)
                 minted = client.mint_dataset(ref.name)
-                return NewKey(minted.dataset, minted.secret, minted.wrapped)
+                return NewKey(minted.dataset, minted.secret, minted.wrapped, groups)
 
-            with self._attempt(context.settings, source, mint, key=ref.id) as (attempt, new):
+            with self._attempt(context.settings, source, mint, key=ref.id, **_told(asked)) as (attempt, new):
                 return create_dataset(
                     source,
                     self.folder,
@@ -149,6 +165,7 @@ class NewDataset:
                     signer=credential.key,
                     now=datetime.now(UTC),
                     register=client.register_manifest,
+                    protected=new.groups,
                     attempt=attempt,
                     progress=progress,
                 ).unverified
@@ -187,6 +204,43 @@ class NewDataset:
                 attempt=attempt,
                 progress=progress,
             ).unverified
+
+
+def _asked_groups(table: KeyRef, given: Sequence[str]) -> dict[KeyRef, tuple[str, ...]]:
+    """The keys and columns of column groups that ``--column-key`` asks for.
+
+    Raises:
+        UsageError: one is not of that form, or its key is the table's, another group's, or another owner's.
+    """
+    from confide.ids import KeyRef
+
+    asked: dict[KeyRef, tuple[str, ...]] = {}
+    for text in given:
+        key, _, columns = text.partition("=")
+        ref = KeyRef.parse(key)
+        names = tuple(name.strip() for name in columns.split(","))
+        if ref.version or not all(names):
+            raise UsageError(f"not a column group: {text[:120]!r}", hint="write OWNER/NAME=COLUMN,COLUMN")
+        if ref.owner != table.owner or ref in {table, *asked}:
+            raise UsageError(f"{ref.id} cannot be a column group's key", hint="each has one of its own, of the same owner", table=table.id)
+        asked[ref] = names
+    return asked
+
+
+def _told(asked: Mapping[KeyRef, tuple[str, ...]]) -> dict[str, str]:
+    """The groups as a part of what a command does: one that asks for others does not go on with its work."""
+    return {f"columns of {ref.id}": ",".join(columns) for ref, columns in asked.items()}
+
+
+def _minted(client: OwnerClient, asked: Mapping[KeyRef, tuple[str, ...]]) -> tuple[NewGroup, ...]:
+    """Column groups with new keys."""
+    from confide.data.column_groups import ColumnGroup, NewGroup
+
+    found = []
+    for ref, names in asked.items():
+        minted = client.mint_dataset(ref.name)
+        found.append(NewGroup(ColumnGroup(ref.name, names, minted.wrapped), minted.secret))
+    return tuple(found)
 
 
 def resume_key(settings: Settings, *, needed: bool) -> SecretBytes | None:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from confide.crypto.secret import SecretBytes
 from confide.errors import KeyAccessError, ParseError
-from confide.ids import DatasetId
+from confide.ids import DatasetId, check_name
 
 FileKind = Literal["parquet"]
 """Kinds of files whose keys are derived alone.  Containers have :func:`container_keys`."""
@@ -111,6 +111,22 @@ def _expand(dataset_key: SecretBytes, salt: bytes, info: bytes, length: int) -> 
     if len(dataset_key) != KEY_BYTES:
         raise KeyAccessError("a dataset key has 32 bytes; this is something else", got=len(dataset_key))
     return HKDF(algorithm=SHA256(), length=length, salt=salt, info=info).derive(dataset_key.reveal())
+
+
+def column_wrapping_key(key: SecretBytes, *, dataset: DatasetId, path: str, group: str = "") -> SecretBytes:
+    """The 32-byte key that wraps the keys in one Parquet file of a table with column groups (``docs/formats/container.md``, 2.4).
+
+    Without ``group``: from the dataset's key, for the footer and columns of no group.  With one: from that group's key, for its columns.
+
+    Raises:
+        KeyAccessError: the key is not 32 bytes.
+        ParseError: dataset id, path or group do not have the documented form.
+    """
+    if len(key) != KEY_BYTES:
+        raise KeyAccessError("a dataset key has 32 bytes; this is something else", got=len(key))
+    kind = b"parquet-columns\0" + check_name(group, "column group").encode("ascii") if group else b"parquet-table"
+    info = _FILE_LABEL + kind + b"\0" + _dataset_and_path(dataset, path)
+    return SecretBytes(HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=b"", info=info).derive(key.reveal()))
 
 
 def parquet_aad_prefix(dataset: DatasetId, path: str) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -17,10 +17,12 @@ from confide.crypto.container import ContainerReader
 from confide.crypto.envelope import WrappedKey
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
-from confide.data.files import Written, encrypt_files, encrypt_table, open_parquet
+from confide.data.column_groups import ColumnGroup, NewGroup
+from confide.data.files import NO_KEYS, Written, encrypt_files, encrypt_table, open_parquet
 from confide.data.folder import check_encrypted, data_files, describe
 from confide.data.manifest import MANIFEST_NAME, FileEntry, Kind, Manifest, now_text, sign_manifest, verify_manifest
 from confide.data.parallel import Progress, silent
+from confide.data.parquet_keys import no_key
 from confide.data.partitions import require_columns, whole_schema
 from confide.data.schema import schema_json, schema_of, storable
 from confide.data.snapshots import SignedManifest, commit_snapshot, history, is_committed, load_manifest, write_manifest
@@ -48,6 +50,7 @@ def create_dataset(
     signer: SigningKey,
     now: datetime,
     register: Callable[[Json], None] | None = None,
+    protected: Sequence[NewGroup] = (),
     attempt: Attempt | None = None,
     progress: Progress = silent,
 ) -> SignedManifest:
@@ -55,10 +58,11 @@ def create_dataset(
 
     ``register`` is given the signed manifest (for the broker) before the folder becomes visible; if it raises, nothing does.
     ``attempt`` is where to write first; one that was taken up again goes on where it was.
+    ``protected`` are column groups, of tables only.
 
     Raises:
         OutputExistsError: ``folder`` exists.
-        DataError: the source cannot be read, or has a column type that Spark cannot read.
+        DataError: the source cannot be read, or has a column type that Spark cannot read, or not the columns of a group.
         UnavailableError: the file system refuses.
     """
     if attempt is None:
@@ -66,16 +70,18 @@ def create_dataset(
         with attempt_beside(folder) as made:
             return create_dataset(
                 source, folder, name=name, owner=owner, dataset=dataset, dataset_key=dataset_key, wrapped=wrapped, signer=signer,
-                now=now, register=register, attempt=made, progress=progress,
+                now=now, register=register, protected=protected, attempt=made, progress=progress,
             )  # fmt: skip
     if published_before(attempt, folder):
         found = load_manifest(folder)
         return replace(found, unverified=verify_manifest(found.envelope, signer.public))
     _refuse_existing(folder)
-    written = _encrypted(prepared(source), attempt, dataset_key, dataset, progress=progress)
-    signed = _signed_before(attempt, written, signer)
+    written = _encrypted(prepared(source), attempt, dataset_key, dataset, protected=protected, progress=progress)
+    groups = tuple(sorted((one.group for one in protected), key=lambda group: group.name))
+    signed = _signed_before(attempt, written, groups, signer)
     if signed is None:
         manifest = _manifest(written, name=name, dataset=dataset, wrapped=wrapped, signer=signer, owner=owner, run=None, now=now)
+        manifest = replace(manifest, groups=groups)
         signed = SignedManifest(attempt.files, sign_manifest(manifest, signer), manifest)
         write_manifest(attempt.files, signed.envelope)
     if register is not None:
@@ -89,13 +95,16 @@ def _refuse_existing(folder: Path) -> None:
         raise OutputExistsError(f"{folder} exists", path=str(folder))
 
 
-def _signed_before(attempt: Attempt, written: Written, signer: SigningKey) -> SignedManifest | None:
+def _signed_before(
+    attempt: Attempt, written: Written, groups: tuple[ColumnGroup, ...], signer: SigningKey
+) -> SignedManifest | None:
     """The manifest that an earlier command had signed of these very files: the broker may know it, and would refuse another one."""
     if not attempt.resumed or not os.path.lexists(attempt.files / MANIFEST_NAME):
         return None
     found = load_manifest(attempt.files)
     manifest = verify_manifest(found.envelope, signer.public)
-    return found if manifest.files == written.files and manifest.schema == written.schema else None
+    same = (manifest.files, manifest.schema, manifest.groups) == (written.files, written.schema, groups)
+    return found if same else None
 
 
 _IN_PLACE = "snapshot {} is in place and needs no second try: the broker hears of it when it is next used"
@@ -112,6 +121,7 @@ def add_snapshot(
     signer: SigningKey,
     now: datetime,
     register: Callable[[Json], None] | None = None,
+    group_keys: Mapping[str, SecretBytes] = NO_KEYS,
     attempt: Attempt | None = None,
     progress: Progress = silent,
 ) -> SignedManifest:
@@ -119,8 +129,10 @@ def add_snapshot(
 
     ``register`` is given the signed manifest (for the broker) once the snapshot is committed: what it raises is passed on.
     ``attempt`` is where to write first; one that was taken up again goes on where it was, and is not committed twice.
+    Column groups stay as they are, and ``group_keys`` has the keys of all of them.
 
     Raises:
+        KeyAccessError: the key of a column group is missing.
         DataError: the source is of another kind than the dataset, or its columns are other ones (``append`` only).
         ManifestError: ``parent`` is not signed by the key that it names, or is a run's output.
         SnapshotConflictError: another writer was first; nothing of this one is visible.
@@ -129,8 +141,9 @@ def add_snapshot(
     if attempt is None:
         with attempt_beside(parent.folder) as made:
             return add_snapshot(
-                source, parent, mode, dataset_key=dataset_key, signer=signer, now=now, register=register, attempt=made, progress=progress
-            )
+                source, parent, mode, dataset_key=dataset_key, signer=signer, now=now, register=register, group_keys=group_keys,
+                attempt=made, progress=progress,
+            )  # fmt: skip
     before, intake = verify_manifest(parent.envelope, parent.signer), prepared(source)
     if before.owner is None:
         raise ManifestError("a run made this dataset: only its owner adds to a dataset", hint="encrypt it as a new one", run=before.run)
@@ -139,9 +152,11 @@ def add_snapshot(
         raise DataError(f"the dataset holds {held}, and this is something else", hint=f"give {wanted}; or make a new dataset of it")
     signed = _committed_before(attempt, parent)
     if signed is None:
+        protected = _with_keys(before.groups, group_keys)
         signed = _add(
-            intake, parent, before, mode, attempt=attempt, dataset_key=dataset_key, signer=signer, now=now, progress=progress
-        )
+            intake, parent, before, mode, attempt=attempt, dataset_key=dataset_key, protected=protected, signer=signer, now=now,
+            progress=progress,
+        )  # fmt: skip
     make_current(signed, register)
     return signed
 
@@ -165,6 +180,7 @@ def _add(
     *,
     attempt: Attempt,
     dataset_key: SecretBytes,
+    protected: Sequence[NewGroup],
     signer: SigningKey,
     now: datetime,
     progress: Progress,
@@ -172,7 +188,7 @@ def _add(
     kept = before.files if mode == "append" else ()
     if mode == "append" and isinstance(source, TableInput):
         source = _typed_as_before(source, before)
-    written = _encrypted(source, attempt, dataset_key, before.dataset, first=len(kept), progress=progress)
+    written = _encrypted(source, attempt, dataset_key, before.dataset, first=len(kept), protected=protected, progress=progress)
     if mode == "append":
         _require_same_columns(before.schema, written.schema)
     manifest = replace(
@@ -188,6 +204,13 @@ def _add(
     with _moved(attempt.files, made, written.files):
         commit_snapshot(parent, made)
     return made
+
+
+def _with_keys(groups: Sequence[ColumnGroup], keys: Mapping[str, SecretBytes]) -> list[NewGroup]:
+    for group in groups:
+        if group.name not in keys:
+            raise no_key(group.name)
+    return [NewGroup(group, keys[group.name]) for group in groups]
 
 
 def _committed_before(attempt: Attempt, newest: SignedManifest) -> SignedManifest | None:
@@ -237,11 +260,14 @@ def _encrypted(
     dataset: DatasetId,
     *,
     first: int = 0,
+    protected: Sequence[NewGroup] = (),
     progress: Progress,
 ) -> Written:
     """What is to be in a snapshot, encrypted into a staged folder; a table's files are numbered from ``first``."""
     if isinstance(source, pa.Table | TableInput):
-        return encrypt_table(source, attempt, dataset_key, dataset=dataset, first=first, progress=progress)
+        return encrypt_table(source, attempt, dataset_key, dataset=dataset, first=first, protected=protected, progress=progress)
+    if protected:
+        raise DataError("only tables have columns that keys of their own protect", hint="tables are .csv, .jsonl, .orc or .parquet files")
     return encrypt_files(source, attempt, dataset_key, dataset=dataset, progress=progress)
 
 

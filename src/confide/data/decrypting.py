@@ -16,7 +16,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, cast, get_args
@@ -26,9 +26,10 @@ import pyarrow.parquet as pq
 from pyarrow import csv
 
 from confide.crypto.secret import SecretBytes
-from confide.data.files import as_integrity, open_file, open_parquet
+from confide.data.files import NO_KEYS, as_integrity, open_columns, open_file
 from confide.data.manifest import FileEntry, Manifest
 from confide.data.parallel import Progress, in_order, silent
+from confide.data.parquet_keys import TableKeys
 from confide.data.partitions import with_folders
 from confide.data.tables import rows_at_once
 from confide.durable import sync_file, sync_folder
@@ -53,24 +54,34 @@ def form_of(target: Path) -> Form:
 
 
 def decrypt(
-    folder: Path, manifest: Manifest, dataset_key: SecretBytes, target: Path, *, form: Form | None = None, progress: Progress = silent
+    folder: Path,
+    manifest: Manifest,
+    dataset_key: SecretBytes,
+    target: Path,
+    *,
+    form: Form | None = None,
+    columns: Sequence[str] | None = None,
+    group_keys: Mapping[str, SecretBytes] = NO_KEYS,
+    progress: Progress = silent,
 ) -> None:
     """Write a dataset's plaintext to ``target``: a table to one file, of the format of its suffix or ``form``, files into a new folder.
 
+    Of a table only ``columns``, if any are named; ``group_keys`` are keys of its column groups by name.
+
     Raises:
         OutputExistsError: ``target`` exists.
-        UsageError: ``form`` is given, and the dataset is no table.
-        DataError: a table, and nothing says what to write; or it has a column that the format has no form for.
+        UsageError: ``form`` or ``columns`` are given, and the dataset is no table.
+        DataError: a table, and nothing says what to write; or it has a column that the format has no form for, or none of that name.
+        KeyAccessError: a column is in a group whose key is not here.
         IntegrityError: a file does not open; nothing is left at ``target``.
         UnavailableError: the file system refuses; nothing is left at ``target``.
     """
     if manifest.kind == "parquet":
         form = form if form is not None else form_of(target)
         with new_file(target) as file:
-            write_table(folder, manifest, dataset_key, file, form, progress=progress)
+            write_table(folder, manifest, dataset_key, file, form, columns=columns, group_keys=group_keys, progress=progress)
         return
-    if form is not None:
-        raise UsageError("the dataset holds files, which stay as they are", hint="leave --format out")
+    _require_no_table_options(form, columns)
     with _new_folder(target) as staged, progress("decrypting", manifest.size) as tell:
 
         def write(entry: FileEntry) -> FileEntry:
@@ -86,26 +97,40 @@ def decrypt(
 
 
 def write_stream(
-    folder: Path, manifest: Manifest, dataset_key: SecretBytes, stream: BinaryIO, *, form: Form | None = None, progress: Progress = silent
+    folder: Path,
+    manifest: Manifest,
+    dataset_key: SecretBytes,
+    stream: BinaryIO,
+    *,
+    form: Form | None = None,
+    columns: Sequence[str] | None = None,
+    group_keys: Mapping[str, SecretBytes] = NO_KEYS,
+    progress: Progress = silent,
 ) -> None:
     """Write a table, or the one file that the dataset holds, to a stream.  What was written before an error was authentic.
 
     Raises:
-        UsageError: the dataset holds several files, or ``form`` is missing or in vain.
-        DataError, IntegrityError: as :func:`decrypt`.
+        UsageError: the dataset holds several files, or ``form`` or ``columns`` are missing or in vain.
+        DataError, KeyAccessError, IntegrityError: as :func:`decrypt`.
     """
     if manifest.kind == "parquet":
         if form is None:
             raise UsageError("nothing says what to write", hint="give --format csv, jsonl or parquet")
-        write_table(folder, manifest, dataset_key, stream, form, progress=progress)
-    elif form is not None:
-        raise UsageError("the dataset holds files, which stay as they are", hint="leave --format out")
-    elif len(manifest.files) != 1:
-        raise UsageError(f"the dataset holds {len(manifest.files)} files, and a stream takes one", hint="name a folder")
+        write_table(folder, manifest, dataset_key, stream, form, columns=columns, group_keys=group_keys, progress=progress)
     else:
+        _require_no_table_options(form, columns)
+        if len(manifest.files) != 1:
+            raise UsageError(f"the dataset holds {len(manifest.files)} files, and a stream takes one", hint="name a folder")
         with open_file(folder, manifest, manifest.files[0].path, dataset_key) as source:
             shutil.copyfileobj(source, stream, _BLOCK)
     stream.flush()
+
+
+def _require_no_table_options(form: Form | None, columns: Sequence[str] | None) -> None:
+    if form is not None:
+        raise UsageError("the dataset holds files, which stay as they are", hint="leave --format out")
+    if columns is not None:
+        raise UsageError("the dataset is not a table: it has no columns", hint="leave --columns out")
 
 
 def plain_path(path: str) -> str:
@@ -117,19 +142,29 @@ def plain_path(path: str) -> str:
 
 
 def write_table(
-    folder: Path, manifest: Manifest, dataset_key: SecretBytes, stream: BinaryIO, form: Form, *, progress: Progress = silent
+    folder: Path,
+    manifest: Manifest,
+    dataset_key: SecretBytes,
+    stream: BinaryIO,
+    form: Form,
+    *,
+    columns: Sequence[str] | None = None,
+    group_keys: Mapping[str, SecretBytes] = NO_KEYS,
+    progress: Progress = silent,
 ) -> None:
     """Write all rows to a stream, in order; what is in memory at one time is bounded.
 
     Raises:
-        DataError: it has a column that the format has no form for.
+        DataError: it has a column that the format has no form for, or none of that name.
+        KeyAccessError: a column is in a group whose key is not here.
         IntegrityError: a file does not open, or has other rows than the manifest says.
     """
     render = {"csv": _as_csv, "jsonl": _as_jsonl, "parquet": _as_read}[form]
     writer: pq.ParquetWriter | None = None
     header = form == "csv"
+    keys = TableKeys(manifest.dataset, dataset_key, group_keys)
     with progress("decrypting", manifest.size) as tell, contextlib.ExitStack() as stack:
-        for text, batch, size in in_order(render, _batches(folder, manifest, dataset_key)):
+        for text, batch, size in in_order(render, _batches(folder, manifest, keys, columns)):
             if form == "parquet":
                 if writer is None:
                     writer = stack.enter_context(pq.ParquetWriter(stream, batch.schema, compression="zstd"))
@@ -146,19 +181,20 @@ _Item = tuple[pa.RecordBatch, int]
 _Rendered = tuple[Any, pa.RecordBatch, int]
 
 
-def _batches(folder: Path, manifest: Manifest, dataset_key: SecretBytes) -> Iterator[_Item]:
+def _batches(folder: Path, manifest: Manifest, keys: TableKeys, columns: Sequence[str] | None) -> Iterator[_Item]:
     """All rows, in batches of a bounded size, each with how many encrypted bytes were done with it.  The first may have no rows."""
     for number, entry in enumerate(manifest.files):
         rows = 0
-        file = open_parquet(folder, entry.path, dataset_key, manifest.dataset)
+        file, names = open_columns(folder, entry.path, manifest, keys, columns)
         with as_integrity(entry.path):
             if number == 0:
-                yield with_folders(pa.RecordBatch.from_pylist([], file.schema_arrow), entry.path, manifest.schema), 0
+                empty = pa.RecordBatch.from_pylist([], pa.schema([file.schema_arrow.field(name) for name in names]))
+                yield with_folders(empty, entry.path, manifest.schema, columns), 0
             for group in range(file.num_row_groups):
-                for batch in file.iter_batches(rows_at_once(file, group), row_groups=[group], use_threads=False):
+                for batch in file.iter_batches(rows_at_once(file, group), row_groups=[group], columns=names, use_threads=False):
                     rows += batch.num_rows
                     done = entry.size * batch.num_rows // max(1, entry.rows or 0)
-                    yield with_folders(batch, entry.path, manifest.schema), done
+                    yield with_folders(batch, entry.path, manifest.schema, columns), done
         if rows != entry.rows:
             raise IntegrityError("a file has another number of rows than the manifest says", path=entry.path)
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import io
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO, Final, cast
 
 import pyarrow as pa
@@ -23,11 +24,13 @@ from confide.canonical import Json
 from confide.crypto.container import ContainerReader, seal_stream
 from confide.crypto.derive import check_data_path, file_key, parquet_aad_prefix
 from confide.crypto.secret import SecretBytes
+from confide.data.column_groups import NewGroup, require_columns
 from confide.data.column_types import with_columns
 from confide.data.folder import check_encrypted, describe
 from confide.data.manifest import FileEntry, Kind, Manifest
 from confide.data.parallel import Progress, at_once, in_order, silent
-from confide.data.partitions import with_folders
+from confide.data.parquet_keys import COLUMN_BUFFER, TableKeys, grouped_writer, open_grouped, readable
+from confide.data.partitions import path_values, with_folders
 from confide.data.schema import schema_json, storable
 from confide.data.sources import Source
 from confide.data.staging import Attempt
@@ -44,6 +47,7 @@ _COLUMN_BUFFER: Final = 64 << 10
 """A column's pages are read in pieces of this size, not as a whole."""
 IN_FLIGHT: Final = 24 << 20
 """Bytes of rows that are in memory at one time while a table is encrypted, for all threads together: bounds the size of a file, too."""
+NO_KEYS: Final[Mapping[str, SecretBytes]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +78,16 @@ def encrypt_table(
     *,
     dataset: DatasetId,
     first: int = 0,
+    protected: Sequence[NewGroup] = (),
     progress: Progress = silent,
 ) -> Written:
     """Write a table as encrypted Parquet files with new random names into a staged folder, in all processors' threads.
 
     Files are numbered from ``first``: readers take them in the order of their names, so a table that is appended to keeps its order.
-    What an earlier attempt has finished is not done again.
+    What an earlier attempt has finished is not done again.  ``protected`` are the table's column groups.
 
     Raises:
-        DataError: the source cannot be read as a table, or has a column type that Spark cannot read.
+        DataError: the source cannot be read as a table, or has a column type that Spark cannot read, or lacks a column of a group.
     """
     if isinstance(source, pa.Table):
         schema, size, batches = source.schema, source.nbytes, _counted(source.to_batches())
@@ -91,6 +96,8 @@ def encrypt_table(
         schema, size = cast("pa.Schema", source.columns), source.size
         batches = _read(source, skip=sum(entry.rows or 0 for entry in attempt.finished))
     target = storable(schema)
+    require_columns([one.group for one in protected], target.names)
+    keys = TableKeys(dataset, dataset_key, {one.group.name: one.key for one in protected})
     done = list(attempt.finished)
 
     def write(part: _Part) -> tuple[FileEntry, int]:
@@ -100,7 +107,7 @@ def encrypt_table(
         except pa.ArrowException as cause:
             hint = "timestamps are stored in microseconds; give other types with --schema"
             raise DataError("a value does not fit the type that its column is stored as", hint=hint, rows=f"of {path}") from cause
-        with _open_writer(attempt.files / path, target, dataset_key, dataset, path) as writer:
+        with _open_writer(attempt.files / path, target, keys, path, protected) as writer:
             writer.write_table(rows, row_group_size=ROWS_PER_GROUP)
         return describe(attempt.files, path, rows=rows.num_rows), part.read
 
@@ -214,10 +221,14 @@ def _parts(batches: Iterable[tuple[pa.RecordBatch, int]], schema: pa.Schema, fir
 
 
 @contextlib.contextmanager
-def _open_writer(place: Path, schema: pa.Schema, dataset_key: SecretBytes, dataset: DatasetId, path: str) -> Iterator[pq.ParquetWriter]:
-    key = file_key(dataset_key, kind="parquet", dataset=dataset, path=path)
+def _open_writer(place: Path, schema: pa.Schema, keys: TableKeys, path: str, protected: Sequence[NewGroup]) -> Iterator[pq.ParquetWriter]:
+    if protected:
+        with grouped_writer(place, schema, keys, [one.group for one in protected], path) as writer:
+            yield writer
+        return
+    key = file_key(keys.key, kind="parquet", dataset=keys.dataset, path=path)
     properties = encryption.create_encryption_properties(
-        key.reveal(), aad_prefix=parquet_aad_prefix(dataset, path), store_aad_prefix=False, encryption_algorithm="AES_GCM_V1"
+        key.reveal(), aad_prefix=parquet_aad_prefix(keys.dataset, path), store_aad_prefix=False, encryption_algorithm="AES_GCM_V1"
     )
     with place.open("xb") as file:
         with pq.ParquetWriter(file, schema, encryption_properties=properties, compression="zstd", version="2.6") as writer:
@@ -228,36 +239,59 @@ def _open_writer(place: Path, schema: pa.Schema, dataset_key: SecretBytes, datas
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
-def read_table(folder: Path, manifest: Manifest, dataset_key: SecretBytes, *, columns: Sequence[str] | None = None) -> pa.Table:
+def read_table(
+    folder: Path,
+    manifest: Manifest,
+    dataset_key: SecretBytes,
+    *,
+    columns: Sequence[str] | None = None,
+    group_keys: Mapping[str, SecretBytes] = NO_KEYS,
+) -> pa.Table:
     """The whole table, from the files that the manifest lists.  Files that are not listed are not looked at.
 
+    ``group_keys``: keys of the table's column groups by name; the columns of others are not read.
+
     Raises:
-        DataError: the dataset is not a table.
+        DataError: the dataset is not a table, or has no such column.
+        KeyAccessError: a column is in a group whose key is not here.
         IntegrityError: a file does not open under the key and its path.
     """
-    tables = list(iter_tables(folder, manifest, dataset_key, columns=columns))
+    tables = list(iter_tables(folder, manifest, dataset_key, columns=columns, group_keys=group_keys))
     return pa.concat_tables(tables, promote_options="permissive")
 
 
-def iter_tables(folder: Path, manifest: Manifest, dataset_key: SecretBytes, *, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+def iter_tables(
+    folder: Path,
+    manifest: Manifest,
+    dataset_key: SecretBytes,
+    *,
+    columns: Sequence[str] | None = None,
+    group_keys: Mapping[str, SecretBytes] = NO_KEYS,
+) -> Iterator[pa.Table]:
     """As :func:`read_table`, one file at a time."""
     if manifest.kind != "parquet":
         raise DataError("the dataset is not a table", kind=manifest.kind)
     for entry in manifest.files:
-        file = open_parquet(folder, entry.path, dataset_key, manifest.dataset)
+        file, wanted = open_columns(folder, entry.path, manifest, TableKeys(manifest.dataset, dataset_key, group_keys), columns)
         with as_integrity(entry.path):
-            table = file.read(columns=list(columns) if columns is not None else None)
+            table = file.read(columns=wanted)
         if table.num_rows != entry.rows:
             raise IntegrityError("a file has another number of rows than the manifest says", path=entry.path)
         yield with_folders(table, entry.path, manifest.schema, columns)
 
 
-def head_rows(folder: Path, manifest: Manifest, dataset_key: SecretBytes, count: int) -> pa.Table:
+def head_rows(
+    folder: Path,
+    manifest: Manifest,
+    dataset_key: SecretBytes,
+    count: int,
+    *,
+    columns: Sequence[str] | None = None,
+    group_keys: Mapping[str, SecretBytes] = NO_KEYS,
+) -> pa.Table:
     """The first ``count`` rows of a table.  No more files are opened, and no more is decrypted, than hold them.
 
-    Raises:
-        DataError: the dataset is not a table.
-        IntegrityError: a file does not open under the key and its path.
+    Raises as :func:`read_table`.
     """
     if manifest.kind != "parquet":
         raise DataError("the dataset is not a table", kind=manifest.kind)
@@ -266,11 +300,13 @@ def head_rows(folder: Path, manifest: Manifest, dataset_key: SecretBytes, count:
         wanted = count - sum(part.num_rows for part in found)
         if found and wanted <= 0:
             break
-        file = open_parquet(folder, entry.path, dataset_key, manifest.dataset)
+        file, names = open_columns(folder, entry.path, manifest, TableKeys(manifest.dataset, dataset_key, group_keys), columns)
         with as_integrity(entry.path):
-            batches = file.iter_batches(batch_size=max(1, min(wanted, ROWS_PER_GROUP)))
-            head = pa.Table.from_batches(_until(batches, wanted), file.schema_arrow).slice(0, wanted)
-        found.append(with_folders(head, entry.path, manifest.schema))
+            batches = file.iter_batches(batch_size=max(1, min(wanted, ROWS_PER_GROUP)), columns=names)
+            schema = pa.schema([file.schema_arrow.field(name) for name in names])
+            head = pa.Table.from_batches(_until(batches, wanted), schema)
+            head = head.slice(0, min(wanted, head.num_rows))  # of no columns, Arrow would make up the rows that are not there
+        found.append(with_folders(head, entry.path, manifest.schema, columns))
     return pa.concat_tables(found, promote_options="permissive")
 
 
@@ -308,7 +344,30 @@ def open_parquet(folder: Path, path: str, dataset_key: SecretBytes, dataset: Dat
     key = file_key(dataset_key, kind="parquet", dataset=dataset, path=path)
     properties: Any = encryption.create_decryption_properties(key.reveal(), aad_prefix=parquet_aad_prefix(dataset, path))
     with as_integrity(path):
-        return pq.ParquetFile(folder / path, decryption_properties=properties, buffer_size=_COLUMN_BUFFER, pre_buffer=False)
+        return pq.ParquetFile(folder / path, decryption_properties=properties, buffer_size=COLUMN_BUFFER, pre_buffer=False)
+
+
+def open_columns(
+    folder: Path, path: str, manifest: Manifest, keys: TableKeys, columns: Sequence[str] | None
+) -> tuple[pq.ParquetFile, list[str]]:
+    """One file of a table, and which of its columns to read: those that are in the names of its folders are not in it.
+
+    Raises:
+        DataError: the table has no such column.
+        KeyAccessError: a column is in a group whose key is not here.
+        PlaintextError, IntegrityError: as :func:`open_parquet`.
+    """
+    if manifest.groups:
+        check_encrypted(folder / path, "parquet")
+        with as_integrity(path):
+            file = open_grouped(folder / path, keys, path)
+    else:
+        file = open_parquet(folder, path, keys.key, keys.dataset)
+    schema = file.schema_arrow
+    if columns is not None:
+        in_folders = path_values(path).keys() - set(schema.names)
+        columns = [name for name in columns if name not in in_folders]
+    return file, readable(schema, manifest.groups, keys, columns)
 
 
 @contextlib.contextmanager

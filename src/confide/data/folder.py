@@ -73,6 +73,20 @@ def check_encrypted(path: Path, kind: Kind | None = None) -> Kind:
     return found
 
 
+def require_encrypted_parquet(data: bytes, path: str) -> None:
+    """Return if a whole Parquet file says that its footer, and all of its pages, are encrypted and authenticated.
+
+    Raises:
+        PlaintextError: its footer is not encrypted.
+        IntegrityError: it is under an algorithm that authenticates less than every page.
+    """
+    length = int.from_bytes(data[-PARQUET_TAIL_BYTES : -len(PARQUET_MAGIC)], "little")
+    if not (data.startswith(PARQUET_MAGIC) and data.endswith(PARQUET_MAGIC)):
+        raise PlaintextError(f"not an encrypted Parquet file: {path}", path=path)
+    if not data.startswith(AES_GCM_V1, max(0, len(data) - PARQUET_TAIL_BYTES - length)):
+        raise IntegrityError(f"a Parquet file says that its pages have no tags: {path}", path=path)
+
+
 def verify_files(folder: Path, manifest: Manifest, *before: Manifest, on_file: Callable[[FileEntry], None] | None = None) -> None:
     """Return if the files of a snapshot, and of those ``before`` it, are in ``folder``, each with its size and digest.  Needs no key.
 

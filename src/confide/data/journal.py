@@ -39,17 +39,20 @@ class Begun:
     """What the first line says.  ``unverified`` until a :class:`Journal` was made of it with the right key.
 
     ``task`` is the digest of what is encrypted; ``wrapped`` is the dataset's key as its manifest will have it, and ``kept`` the same key
-    under one of this user's own (both only if the dataset is new).
+    under one of this user's own (both only if the dataset is new).  ``groups`` are a new table's column groups: each as the manifest will
+    have it (``group``), with its key (``kept``).
     """
 
     dataset: DatasetId
     task: str
     wrapped: Json | None
     kept: Json | None
+    groups: tuple[Json, ...] = ()
 
     def to_json(self) -> Json:
         """The first line."""
-        return {"format": _FORMAT, "dataset": self.dataset, "task": self.task, "wrapped": self.wrapped, "kept": self.kept}
+        more: Json = {"groups": list(self.groups)} if self.groups else {}
+        return {"format": _FORMAT, "dataset": self.dataset, "task": self.task, "wrapped": self.wrapped, "kept": self.kept, **more}
 
 
 @dataclass
@@ -148,7 +151,7 @@ class OpenedJournal:
             begun = parse_object(lines[0])["body"]["begun"]
             if begun["format"] != _FORMAT or len(data) > _MAX_BYTES:
                 raise _changed(path)
-            unverified = Begun(DatasetId(begun["dataset"]), begun["task"], begun["wrapped"], begun["kept"])
+            unverified = Begun(DatasetId(begun["dataset"]), begun["task"], begun["wrapped"], begun["kept"], tuple(begun.get("groups", ())))
         except (ConfideError, KeyError, TypeError, json.JSONDecodeError) as cause:
             file.close()
             raise _changed(path) from cause

@@ -17,6 +17,7 @@ from confide.canonical import Json, b64url, canonical, from_b64url, parse_object
 from confide.crypto.derive import check_data_path, check_dataset_id
 from confide.crypto.envelope import WrappedKey
 from confide.crypto.sign import PublicKey, SigningKey, dsse_sign, dsse_verify
+from confide.data.column_groups import ColumnGroup, check_groups
 from confide.errors import ConfideError, ManifestError
 from confide.ids import DatasetId, RunId, check_name
 
@@ -53,6 +54,7 @@ class Manifest:
 
     ``schema`` (tables only) holds ``columns`` (name, Arrow type, nullable) and ``spark`` (Spark's schema JSON).  ``parent`` is the
     digest of the manifest of the snapshot before.  ``owner`` or ``run`` says who made it: a data owner, or a run as its output.
+    ``groups`` are columns of an owner's table with keys of their own.
     """
 
     dataset: DatasetId
@@ -67,6 +69,7 @@ class Manifest:
     signer: PublicKey
     owner: str | None = None
     run: RunId | None = None
+    groups: tuple[ColumnGroup, ...] = ()
 
     @property
     def key(self) -> str:
@@ -115,6 +118,7 @@ class Manifest:
             "signer": b64url(self.signer.spki_der),
             "owner": self.owner,
             "run": self.run,
+            **({"groups": [group.to_json() for group in self.groups]} if self.groups else {}),
         }
 
     @classmethod
@@ -189,7 +193,7 @@ _FIELDS: Final = frozenset({
 
 
 def _parse(data: Json) -> Manifest:
-    if data.get("format") != FORMAT or set(data) != _FIELDS:
+    if data.get("format") != FORMAT or set(data) - {"groups"} != _FIELDS:
         raise ManifestError("not a manifest of this version", expected=FORMAT, got=str(data.get("format"))[:80])
     wrapped = WrappedKey.from_json(data["wrapped"])
     dataset = check_dataset_id(data["dataset"])
@@ -210,12 +214,27 @@ def _parse(data: Json) -> Manifest:
         signer=PublicKey.from_spki(from_b64url(data["signer"])),
         owner=None if data["owner"] is None else check_name(data["owner"], "owner"),
         run=None if data["run"] is None else RunId(check_name(data["run"], "run id")),
+        groups=_groups(data),
     )
     if (manifest.owner is None) == (manifest.run is None):
         raise ManifestError("a manifest names an owner or a run as its maker, and not both")
     if (manifest.parent is None) != (manifest.snapshot == 1):
         raise ManifestError("the first snapshot has no parent and every other has one", snapshot=manifest.snapshot)
+    if manifest.groups:
+        if manifest.owner is None or manifest.schema is None:
+            raise ManifestError("only an owner's table has column groups")
+        columns = [column["name"] for column in manifest.schema["columns"]]
+        check_groups(manifest.groups, dataset=dataset, key=manifest.key, columns=columns)
     return manifest
+
+
+def _groups(data: Json) -> tuple[ColumnGroup, ...]:
+    """None is not written as an empty list: one manifest has one form."""
+    if "groups" not in data:
+        return ()
+    if not isinstance(data["groups"], list) or not data["groups"]:
+        raise ManifestError("a manifest's column groups are none")
+    return tuple(ColumnGroup.from_json(group) for group in data["groups"])
 
 
 def _files(entries: list[Json], kind: Kind) -> tuple[FileEntry, ...]:

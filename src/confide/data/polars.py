@@ -24,6 +24,8 @@ from confide.crypto.container import FileKeyReader, KeysOfSalt, seal_stream_unde
 from confide.crypto.derive import ContainerKeys, check_data_path
 from confide.crypto.secret import SecretBytes
 from confide.data.committed import AGENT_SOCKET, Committed
+from confide.data.grouped_scan import GroupedScan
+from confide.data.parquet_keys import FileKeys, file_keys
 from confide.data.parquet_scan import TableScan
 from confide.data.pinned_parquet import FileAccess, TableFile
 from confide.data.schema import storable
@@ -86,6 +88,8 @@ class DataContext:
         Raises:
             UsageError: the job has no such input, or ``format`` is missing or superfluous.
             IntegrityError: its first file does not open.
+
+        A query that reads a column of a column group that the job does not name ends with a ``KeyAccessError``.
         """
         found = self._input(name)
         if (found["kind"] == "parquet") != (format is None):
@@ -96,7 +100,10 @@ class DataContext:
         files = [TableFile(one["path"], one["size"], one["rows"]) for one in self._files(name)]
         if not files:
             raise DataError(f"input {name!r} has no file", name=name)
-        return TableScan(folder, files, lambda path: self._read_key(folder / path), found["schema"]).frame(name)
+        schema = found["schema"]
+        if "hidden" in found:  # a table with column groups
+            return GroupedScan(folder, files, lambda path: self._group_keys(folder / path), schema["columns"], found["hidden"]).frame(name)
+        return TableScan(folder, files, lambda path: self._read_key(folder / path), schema).frame(name)
 
     def files(self, name: str) -> list[str]:
         """The paths of the files of an input that holds no table, for :meth:`open`.
@@ -257,6 +264,12 @@ class DataContext:
     def _read_key(self, place: Path) -> FileAccess:
         return self._file_key("read-key", place)
 
+    def _group_keys(self, place: Path) -> FileKeys:
+        answer = self._agent.call("read-key", path=str(place))
+        if "groups" not in answer:
+            raise IntegrityError("the table has column groups by its manifest, and the agent knows none", path=place.name)
+        return file_keys(_secret(answer["key"]), {name: _secret(key) for name, key in answer["groups"].items()})
+
     def _file_key(self, operation: Literal["read-key", "write-key"], place: Path) -> FileAccess:
         answer = self._agent.call(operation, path=str(place))
         return FileAccess(SecretBytes(base64.b64decode(answer["key"])), base64.b64decode(answer["aad_prefix"]))
@@ -267,6 +280,10 @@ class DataContext:
             return ContainerKeys(SecretBytes(base64.b64decode(answer["key"])), base64.b64decode(answer["commitment"]))
 
         return keys_of
+
+
+def _secret(text: str) -> SecretBytes:
+    return SecretBytes(base64.b64decode(text))
 
 
 def _lazy(frame: object) -> pl.LazyFrame:

@@ -6,36 +6,44 @@ The dataset's key stays what it is.  Where the form comes from (the broker, or a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
 
 from confide.canonical import Json
 from confide.crypto.envelope import WrappedKey
 from confide.crypto.sign import SigningKey
+from confide.data.column_groups import ColumnGroup
 from confide.data.commit import make_current
 from confide.data.manifest import MANIFEST_NAME, now_text, sign_manifest, verify_manifest
 from confide.data.snapshots import SignedManifest, commit_snapshot
 from confide.errors import ManifestError
 from confide.ids import KeyRef
 
+_AS_BEFORE: Final[Mapping[str, WrappedKey]] = MappingProxyType({})
+
 
 def rewrap_dataset(
     parent: SignedManifest,
     wrapped: WrappedKey,
     *,
+    groups: Mapping[str, WrappedKey] = _AS_BEFORE,
     signer: SigningKey,
     now: datetime,
     register: Callable[[Json], None] | None = None,
 ) -> SignedManifest:
     """Commit the snapshot after ``parent``, the newest one, that holds ``wrapped``; ``parent`` itself if it holds it already.
 
+    ``groups``: wrapped forms of the keys of column groups, by name; those of others stay as they are.
+
     Whether ``wrapped`` opens to the dataset's key is not checked here: only who made it can.  ``register`` is given the signed manifest
     (for the broker) once the snapshot is committed: what it raises is passed on.
 
     Raises:
-        ManifestError: ``parent`` is not signed by the key that it names, or is a run's output; ``wrapped`` is of another dataset or owner.
+        ManifestError: ``parent`` is not signed by the key that it names, or is a run's output; a wrapped key is of another dataset.
         SnapshotConflictError: another writer was first; nothing of this one is visible.
         UnavailableError: the file system refuses.
     """
@@ -45,14 +53,23 @@ def rewrap_dataset(
         raise ManifestError("a run made this dataset: its manifest stays as it is", hint=hint, run=before.run)
     if wrapped.dataset != before.dataset or KeyRef.parse(wrapped.key).owner != KeyRef.parse(before.key).owner:
         raise ManifestError("the wrapped key is of another dataset, or another owner's", expected=before.dataset, got=wrapped.dataset)
-    if wrapped == before.wrapped:
+    grouped = tuple(_with_form(group, groups.get(group.name, group.wrapped)) for group in before.groups)
+    if (wrapped, grouped) == (before.wrapped, before.groups):
         return parent
     number, created = before.snapshot + 1, now_text(now)
-    manifest = replace(before, snapshot=number, parent=parent.digest, created=created, wrapped=wrapped, signer=signer.public)
+    manifest = replace(
+        before, snapshot=number, parent=parent.digest, created=created, wrapped=wrapped, groups=grouped, signer=signer.public
+    )
     made = SignedManifest(parent.folder, sign_manifest(manifest, signer), manifest)
     commit_snapshot(parent, made)
     make_current(made, register)
     return made
+
+
+def _with_form(group: ColumnGroup, wrapped: WrappedKey) -> ColumnGroup:
+    if (wrapped.dataset, wrapped.key) != (group.wrapped.dataset, group.wrapped.key):
+        raise ManifestError("the wrapped key is of another column group, or another key", expected=group.wrapped.key, got=wrapped.key)
+    return replace(group, wrapped=wrapped)
 
 
 def find_datasets(place: Path) -> Iterator[Path]:

@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +22,7 @@ import pyarrow as pa
 from confide.canonical import Json, canonical
 from confide.crypto.envelope import WrappedKey, unwrap, wrap
 from confide.crypto.secret import SecretBytes
+from confide.data.column_groups import ColumnGroup, NewGroup
 from confide.data.folder import check_encrypted, digest_of_file
 from confide.data.journal import Begun, Journal, OpenedJournal
 from confide.data.manifest import MANIFEST_NAME, FileEntry
@@ -40,11 +41,12 @@ _KEPT: Final = "local/resume"
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A new dataset's id and key, and the wrapped form for its manifest."""
+    """A new dataset's id and key, and the wrapped form for its manifest; and so for each of its column groups."""
 
     dataset: DatasetId
     secret: SecretBytes
     wrapped: WrappedKey
+    groups: tuple[NewGroup, ...] = ()
 
 
 @dataclass
@@ -72,12 +74,16 @@ class Attempt:
         """The columns that an earlier command found."""
         return self.journal.columns if self.journal is not None else None
 
-    def begin(
-        self, task: str, dataset: DatasetId, secret: SecretBytes, *, wrapped: WrappedKey | None = None, kek: SecretBytes | None = None
-    ) -> None:
-        """Start the journal of work on a dataset; of a new one with its key, for whoever has ``kek``."""
-        kept = None if kek is None else wrap(kek, secret, key=_KEPT, version=1, dataset=dataset).to_json()
-        begun = Begun(dataset, task, None if wrapped is None else wrapped.to_json(), kept)
+    def begin(self, task: str, dataset: DatasetId, secret: SecretBytes) -> None:
+        """Start the journal of work on a dataset."""
+        self._begin(Begun(dataset, task, None, None), secret)
+
+    def begin_new(self, task: str, key: NewKey, kek: SecretBytes) -> None:
+        """Start the journal of work on a new dataset, with its keys, for whoever has ``kek``."""
+        groups = tuple({"group": one.group.to_json(), "kept": _kept(kek, one.key, one.group.dataset)} for one in key.groups)
+        self._begin(Begun(key.dataset, task, key.wrapped.to_json(), _kept(kek, key.secret, key.dataset), groups), key.secret)
+
+    def _begin(self, begun: Begun, secret: SecretBytes) -> None:
         self.journal = Journal.begin(self.root / _JOURNAL, begun, secret)
         sync_folder(self.root)
 
@@ -182,6 +188,10 @@ def open_kept(kek: SecretBytes) -> Callable[[Begun], SecretBytes]:
     return opened
 
 
+def _kept(kek: SecretBytes, secret: SecretBytes, dataset: DatasetId) -> Json:
+    return wrap(kek, secret, key=_KEPT, version=1, dataset=dataset).to_json()
+
+
 def _may_go_on(error: BaseException) -> bool:
     return isinstance(error, UnavailableError)
 
@@ -237,8 +247,17 @@ def _opened(root: Path, opened: OpenedJournal, open_key: Callable[[Begun], Secre
     begun = opened.unverified
     secret = open_key(begun)
     journal = opened.resume(secret)
-    key = None if begun.wrapped is None else NewKey(begun.dataset, secret, WrappedKey.from_json(begun.wrapped))
+    key = None
+    if begun.wrapped is not None:
+        groups = tuple(_kept_group(begun, one, open_key) for one in begun.groups)
+        key = NewKey(begun.dataset, secret, WrappedKey.from_json(begun.wrapped), groups)
     return Attempt(root, journal, key, resumed=True)
+
+
+def _kept_group(begun: Begun, data: Json, open_key: Callable[[Begun], SecretBytes]) -> NewGroup:
+    """A column group of a new dataset, whose key was kept as the dataset's was."""
+    group = ColumnGroup.from_json(data["group"])
+    return NewGroup(group, open_key(replace(begun, dataset=group.dataset, kept=data["kept"])))
 
 
 def _take_over(attempt: Attempt) -> None:

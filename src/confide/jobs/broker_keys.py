@@ -18,14 +18,14 @@ from confide.errors import AppraisalError, BindingError, ConfideError, KeyRevoke
 from confide.ids import DatasetId, Purpose, SpkiDigest
 from confide.jobs import kbs_keys
 from confide.jobs.owners_policies import require_owners_accept
-from confide.jobs.reports import key_opened
+from confide.jobs.reports import group_name, key_opened
 from confide.jobs.staging import staging_path
 from confide.keys.client import NodeBrokerClient, OutputKey, ReleasedKey
 from confide.keys.readings import Reading
 from confide.node.keyring import Keyring, Lease
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from confide.canonical import Json
     from confide.ids import NodeId
@@ -64,6 +64,7 @@ class BrokerKeys:
         )
         self._broker, self._watcher = connect(), connect(timeout=_WATCH_TIMEOUT_S)
         self._keyring = Keyring()
+        self._groups: frozenset[DatasetId] = frozenset()
         self._watching: threading.Thread | None = None
         self._closed = threading.Event()
         self._revoked: KeyRevokedError | None = None
@@ -75,6 +76,10 @@ class BrokerKeys:
     def counts(self) -> tuple[int, int]:
         """How many file keys this node's processes asked for, and how many of them the broker was not asked for."""
         return self._keyring.counts()
+
+    def know(self, inputs: Iterable[VerifiedInput]) -> None:
+        """Take note of which column groups the job reads: outputs derive from these too."""
+        self._groups = frozenset(group.dataset for found in inputs for group in found.groups)
 
     def open_inputs(self, inputs: Sequence[VerifiedInput]) -> None:
         """Get and hold the keys of verified inputs, asked for together.
@@ -109,7 +114,9 @@ class BrokerKeys:
         self._check_driver(released)
         for found, key in zip(inputs, released, strict=True):
             self._services.tell(key_opened(found.name, Purpose.READ, key))
-        return [_lease(key) for key in released]
+            for name, group in key.groups.items():
+                self._services.tell(key_opened(group_name(found.name, name), Purpose.READ, group))
+        return [_lease(key, grouped=bool(found.manifest.groups)) for found, key in zip(inputs, released, strict=True)]
 
     def _released(self, inputs: Sequence[VerifiedInput]) -> list[ReleasedKey]:
         """Each key from the key broker service that the job names for its input, or else, all together, from the broker."""
@@ -120,11 +127,12 @@ class BrokerKeys:
             try:
                 shown = [one.vouched() for one in others]
                 with self._lock:
-                    given = self._broker.releases(shown, Purpose.READ)
+                    asked = [{group.name: group.dataset for group in one.groups} for one in others]
+                    given = self._broker.releases(shown, Purpose.READ, groups=asked)
                     self._watch()
             except ConfideError:
                 for key in found.values():
-                    key.secret.wipe()
+                    key.wipe()
                 raise
             found |= {one.name: key for one, key in zip(others, given, strict=True)}
         return [found[one.name] for one in inputs]
@@ -136,6 +144,9 @@ class BrokerKeys:
         source = self._source(found)
         where = {} if source is None else {"source": source.resource}
         self._services.emit("key-opened", dataset=found.manifest.dataset, name=found.name, key=found.key_name, **where)
+        for group in found.groups:
+            key = f"{group.wrapped.key}@{group.wrapped.version}"
+            self._services.emit("key-opened", dataset=group.dataset, name=group_name(found.name, group.name), key=key)
 
     def output(self, name: str, newest: Sequence[VerifiedInput] = ()) -> OutputKey:
         """The key of this run's output ``name`` (the driver's first call makes it).
@@ -146,7 +157,7 @@ class BrokerKeys:
             RollbackError: the broker has seen a newer one.
         """
         job = self._services.job
-        inputs = [DatasetId(spec.dataset) for spec in job.inputs.values() if spec.key is None]
+        inputs = [*(DatasetId(spec.dataset) for spec in job.inputs.values() if spec.key is None), *sorted(self._groups)]
         read = [Reading(one.manifest.dataset, one.manifest.snapshot, one.digest) for one in newest if self._source(one) is None]
         with self._lock:
             key = self._broker.output(name, inputs=inputs, recipients=job.outputs[name].recipients, newest=read)
@@ -158,12 +169,12 @@ class BrokerKeys:
         """A worker gives the driver what it reads: the driver has to meet the owners' policies too, not only the job's."""
         if self._services.driver is None:
             return
-        policies = {policy.digest: policy for key in released for policy in key.policies}
+        policies = {policy.digest: policy for one in released for key in (one, *one.groups.values()) for policy in key.policies}
         try:
             require_owners_accept(self._services.driver, tuple(policies.values()), self._services.verifier)
         except AppraisalError:
             for key in released:
-                key.secret.wipe()
+                key.wipe()
             raise
 
     def open_output(self, name: str) -> None:
@@ -248,5 +259,9 @@ class BrokerKeys:
         self._watcher.close()
 
 
-def _lease(key: ReleasedKey | OutputKey) -> Lease:
-    return Lease(key.secret, (key.expires - datetime.now(UTC)).total_seconds())
+def _lease(key: ReleasedKey | OutputKey, *, grouped: bool = False) -> Lease:
+    """A lease of a dataset's key and, of a table with column groups, of those that the job reads: all end with the first."""
+    groups = key.groups if isinstance(key, ReleasedKey) else {}
+    ends = min(one.expires for one in (key, *groups.values()))
+    secrets = {name: group.secret for name, group in groups.items()}
+    return Lease(key.secret, (ends - datetime.now(UTC)).total_seconds(), secrets if grouped else None)

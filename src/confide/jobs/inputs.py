@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from confide.crypto.sign import PublicKey
+from confide.data.column_groups import ColumnGroup, groups_named
 from confide.data.folder import verify_files
 from confide.data.manifest import Manifest, verify_manifest
 from confide.data.snapshots import SignedManifest, history, load_manifest, snapshot_numbered
-from confide.errors import IntegrityError, ManifestError
+from confide.errors import IntegrityError, JobError, ManifestError
 from confide.jobs.statement import DatasetEntry
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ PAGE: Final = 400
 class VerifiedInput:
     """An input whose manifest was verified against the job's pin.  Its files are checked as they are read (authenticated encryption).
 
-    ``signer`` is the key that signed it; its digest is the job's pin.
+    ``signer`` is the key that signed it; its digest is the job's pin.  ``groups`` are the column groups that the job reads.
     """
 
     name: str
@@ -37,6 +38,7 @@ class VerifiedInput:
     manifest: Manifest
     digest: str
     signer: PublicKey
+    groups: tuple[ColumnGroup, ...] = ()
 
     @property
     def key_name(self) -> str:
@@ -75,16 +77,21 @@ class VerifiedInput:
     def at(self, digest: str) -> VerifiedInput | None:
         """The same input at the snapshot whose manifest has this digest, if it is this one or one before it."""
         found = self._at(SignedManifest(self.folder, self.envelope, self.manifest), digest)
-        return None if found is None else _verified(self.name, found, self.signer)
+        return None if found is None else _verified(self.name, found, self.signer, [group.name for group in self.groups])
 
     @staticmethod
     def _at(newest: SignedManifest, digest: str) -> SignedManifest | None:
         return next((one for one in (newest, *history(newest)) if one.digest == digest), None)
 
     def info(self, *, files: bool = True) -> Json:
-        """What the user's program needs to read it (``confide.data.spark``).  Without ``files``, it asks for them by the :meth:`page`."""
+        """What the user's program needs to read it (``confide.data.spark``).  Without ``files``, it asks for them by the :meth:`page`.
+
+        Of a table with column groups also ``hidden``: columns of groups that the job does not read, each with its group's name.
+        """
         m = self.manifest
         said: Json = {"kind": m.kind, "schema": m.schema, "path": str(self.folder), "dataset": m.dataset}
+        if m.groups:
+            said["hidden"] = {column: group.name for group in m.groups if group not in self.groups for column in group.columns}
         return {**said, "files": [file.path for file in m.files]} if files else said
 
     def page(self, start: int) -> list[Json]:
@@ -97,7 +104,8 @@ def open_inputs(job: Job) -> dict[str, VerifiedInput]:
 
     Raises:
         ManifestError: one is missing, signed by another key than the job pins, or of another dataset.
-        UsageError: the snapshot that the job names is not there.
+        UsageError: the snapshot that the job names is not there, or a column group.
+        JobError: two inputs are of one table, and ask for other column groups of it: there is one folder, and one set of keys for it.
         IntegrityError: a file that a manifest lists is missing or has another length.
     """
     found = {}
@@ -111,14 +119,24 @@ def open_inputs(job: Job) -> dict[str, VerifiedInput]:
         if manifest.dataset != spec.dataset:
             message = f"input {name!r} is another dataset than the job pins"
             raise ManifestError(message, name=name, expected=spec.dataset, got=manifest.dataset)
-        found[name] = _verified(name, newest if spec.snapshot is None else snapshot_numbered(newest, spec.snapshot), key)
+        signed = newest if spec.snapshot is None else snapshot_numbered(newest, spec.snapshot)
+        found[name] = _verified(name, signed, key, spec.columns)
+    _check_same_groups(job)
     return found
 
 
-def _verified(name: str, signed: SignedManifest, key: PublicKey) -> VerifiedInput:
+def _check_same_groups(job: Job) -> None:
+    asked: dict[str, tuple[str, ...]] = {}
+    for name, spec in job.inputs.items():
+        if asked.setdefault(spec.dataset, spec.columns) != spec.columns:
+            raise JobError(f"inputs of one table read the same columns, and {name!r} asks for others", field=f"inputs.{name}.columns")
+
+
+def _verified(name: str, signed: SignedManifest, key: PublicKey, columns: Iterable[str]) -> VerifiedInput:
     manifest = verify_manifest(signed.envelope, key)
     _check_sizes(signed.folder, manifest)
-    return VerifiedInput(name, signed.folder, signed.envelope, manifest, signed.digest, key)
+    groups = groups_named(manifest.groups, columns, what=f"input {name!r}")
+    return VerifiedInput(name, signed.folder, signed.envelope, manifest, signed.digest, key, groups)
 
 
 def verify_whole(inputs: Iterable[VerifiedInput]) -> None:

@@ -34,7 +34,7 @@ from confide.attest.verify import Verifier
 from confide.canonical import Json, digest_of, from_b64url, parse_object, sha384_hex
 from confide.config import Settings
 from confide.crypto.sign import PublicKey, dsse_verify, unverified_payload
-from confide.data.manifest import Manifest, verify_manifest
+from confide.data.manifest import Manifest, read_payload, verify_manifest
 from confide.errors import AppraisalError, AttestationError, CollateralError, ConfideError, ManifestError, ParseError, ReceiptError
 from confide.ids import Role
 from confide.job import kbs_resource
@@ -190,7 +190,7 @@ class _Examination:
         for entry in statement.outputs:
             self._step(f"output {entry.name}", _short(entry.manifest), partial(self._output, entry, driver))
         self._step("outputs", "all that the job names", partial(_names, statement.outputs, statement.form, "outputs"))
-        self._step("keys", "to accepted nodes, under grants", partial(check_releases, statement))
+        self._step("keys", "to accepted nodes, under grants", partial(self._releases, statement))
         self._step("data", "counted by the run's nodes", partial(check_data, statement))
         self._step("audit head", "signed by the broker", partial(_audit_head, statement))
         return Verification(tuple(self.checks), statement, self.expected_job is not None)
@@ -283,6 +283,11 @@ class _Examination:
         except AttestationError as refusal:
             return f"{require_same('the reason', refusal.code, entry.code)} again: {refusal.facts.get('check', 'policy')}"
         raise ReceiptError("evidence that the driver refused is acceptable", node=entry.node, code=entry.code)
+
+    def _releases(self, statement: Statement) -> str:
+        """See :func:`check_releases`; the manifests were verified in the inputs' own steps."""
+        kept = {entry.name: self.bundle.manifests[entry.name] for entry in statement.inputs if entry.name in self.bundle.manifests}
+        return check_releases(statement, {name: read_payload(unverified_payload(envelope)) for name, envelope in kept.items()})
 
     def _dataset(self, entry: DatasetEntry, signer: str) -> None:
         """The kept manifest is the one named, is signed by the key ``signer`` (its digest), and says what the row says."""

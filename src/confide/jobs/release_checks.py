@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
+from confide.data.column_groups import groups_named
 from confide.errors import ReceiptError
-from confide.job import kbs_resource
+from confide.job import form_columns, kbs_resource
+from confide.jobs.reports import group_name
 from confide.keys.grants import GrantRef
 from confide.keys.kbs.dataset_key import key_of, resource_of_key
 from confide.keys.owners import JOB_PREFIX
 
 if TYPE_CHECKING:
+    from confide.canonical import Json
+    from confide.data.manifest import Manifest
     from confide.jobs.statement import DatasetEntry, ReleaseEntry, Statement
 
 
-def check_releases(statement: Statement) -> str:
+def check_releases(statement: Statement, tables: Mapping[str, Manifest]) -> str:
     """Every key that a node was given: to a node of the receipt, for a dataset of the receipt, with the grant of each owner concerned.
 
+    So for each column group of an input, and only those that the job names; ``tables`` are the inputs' verified manifests by name.
     A key of a key broker service has no grant: the job, which the receipt names, says where it came from.
     """
     nodes = {node.node for node in statement.nodes}
-    datasets = {("read", d.name): d for d in statement.inputs} | {("write", d.name): d for d in statement.outputs}
+    groups = [entry for d in statement.inputs for entry in _groups(d, tables, statement.form)]
+    datasets = {("read", d.name): d for d in (*statement.inputs, *groups)} | {("write", d.name): d for d in statement.outputs}
     elsewhere = {d.name: uri for d in statement.inputs if (uri := kbs_resource(statement.form, d.name))}
     for release in statement.releases:
         facts = {"node": release.node, "name": release.name}
@@ -35,7 +41,7 @@ def check_releases(statement: Statement) -> str:
             continue
         if release.version < dataset.version:  # newer is right: the key was re-wrapped since the manifest was written
             raise ReceiptError("a key was given under an older version than the manifest names", **facts)
-        granted = [dataset] if release.purpose == "read" else [d for d in statement.inputs if d.name not in elsewhere]
+        granted = [dataset] if release.purpose == "read" else [d for d in (*statement.inputs, *groups) if d.name not in elsewhere]
         missing = _owned(granted) - set(release.grants)
         if missing or not [GrantRef.from_json(ref) for ref in release.grants.values()]:
             raise ReceiptError("a key was given without an owner's grant", missing=", ".join(sorted(missing)), **facts)
@@ -44,6 +50,22 @@ def check_releases(statement: Statement) -> str:
     grants = {str(ref["grant"]) for release in statement.releases for ref in release.grants.values()}
     found = f"{len(statement.releases)} under {len(grants)} grants"
     return f"{found}; from {', '.join(sorted(set(elsewhere.values())))}" if elsewhere else found
+
+
+def _groups(table: DatasetEntry, tables: Mapping[str, Manifest], form: Json) -> list[DatasetEntry]:
+    """The column groups of an input that the job reads, as rows of their own."""
+    manifest = tables.get(table.name)
+    found = groups_named(() if manifest is None else manifest.groups, form_columns(form, table.name), what=f"input {table.name!r}")
+    return [
+        replace(
+            table,
+            name=group_name(table.name, group.name),
+            dataset=group.dataset,
+            key=group.wrapped.key,
+            version=group.wrapped.version,
+        )
+        for group in found
+    ]
 
 
 def check_data(statement: Statement) -> str:

@@ -50,6 +50,11 @@ def key_opened(name: str, purpose: Purpose, released: ReleasedKey | OutputKey) -
     }
 
 
+def group_name(name: str, group: str) -> str:
+    """How reports and receipts name a column group of the job's input ``name``; no input's name holds a slash."""
+    return f"{name}/{group}"
+
+
 def files_written(paths: Iterable[str]) -> Json:
     """The report that a task finished these files."""
     return {"type": "files-written", "paths": list(paths)}

@@ -135,6 +135,7 @@ class JobDriver:
         engine.begin()
         self._inputs = open_inputs(node.job)
         self._lengths.know(self._inputs.values())
+        keys.know(self._inputs.values())
         if engine.reads_data:
             keys.open_inputs([*self._inputs.values()])
         for found in self._inputs.values():

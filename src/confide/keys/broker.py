@@ -26,6 +26,7 @@ from confide.keys.answers import Answers
 from confide.keys.asker import Asker
 from confide.keys.audit import new_event
 from confide.keys.clock import SteadyClock
+from confide.keys.column_groups import group_of
 from confide.keys.escrow_commands import EscrowCommands
 from confide.keys.grant_commands import GrantCommands
 from confide.keys.grants import Decision, Grant, Request, decide
@@ -177,28 +178,36 @@ class Broker:
         return released
 
     def releases(
-        self, peer: Peer, session: str, manifests: Sequence[Json], purpose: Purpose, *, signatures: Sequence[object] = ()
+        self,
+        peer: Peer,
+        session: str,
+        manifests: Sequence[Json],
+        purpose: Purpose,
+        *,
+        groups: Sequence[Sequence[str]] | None = None,
+        signatures: Sequence[object] = (),
     ) -> list[Json]:
         """As :meth:`release`, for several datasets in one step: the keys of all of them, or of none.
 
-        Each dataset is decided over, and recorded, by itself.
+        ``groups``: column groups of each, whose keys follow that of their table.  Each key is decided over, and recorded, by itself.
         """
+        wanted = [(one, group) for one, names in zip(manifests, groups or [()] * len(manifests), strict=True) for group in (None, *names)]
         asker = self._asker(peer, session, signatures)
         told = asker.facts()
-        with self._audited("release", [], {**told, "datasets": len(manifests)}):
-            if not 1 <= len(manifests) <= MAX_MANIFESTS:
-                raise UsageError(f"one request is for 1 to {MAX_MANIFESTS} datasets", got=len(manifests))
+        with self._audited("release", [], {**told, "datasets": len(wanted)}):
+            if not 1 <= len(wanted) <= MAX_MANIFESTS:
+                raise UsageError(f"one request is for 1 to {MAX_MANIFESTS} datasets", got=len(wanted))
         facts: dict[str, Fact] = {}
         owners: list[str] = []
         judge = cache(partial(self._decide, purpose=purpose, asker=asker))  # in one step, the same question has the same answer
         undone = self.limits.undone(asker.attested.binding.exporter)
         with self._audited("release", owners, facts), undone, self.store.transaction(), self._keys.opening() as opened:
             step = _Step(asker, told, purpose, judge, opened, owners, facts, peer.address)
-            kept = [self._give(manifest, step) for manifest in manifests]
+            kept = [self._give(manifest, group, step) for manifest, group in wanted]
         return [self._answers.sealed(found, secret, asker, purpose, decisions) for found, secret, decisions in kept]
 
-    def _give(self, manifest: Json, step: _Step) -> tuple[Dataset, SecretBytes, Sequence[Decision]]:
-        """One dataset's part of the step."""
+    def _give(self, manifest: Json, group: str | None, step: _Step) -> tuple[Dataset, SecretBytes, Sequence[Decision]]:
+        """One dataset's part of the step, or one column group's."""
         owners, facts, asker = step.owners, step.facts, step.asker
         owners.clear()
         facts.clear()
@@ -206,6 +215,10 @@ class Broker:
         found, claims = self._dataset_of(manifest, owners, facts)
         facts |= {**_key_facts(found), "purpose": step.purpose.value}
         known, found = found, found.after(claims)
+        if group is not None:
+            facts |= {"table": found.dataset, "group": group[:64]}
+            known = found = group_of(self.store, found, claims, group)
+            facts |= _key_facts(found)
         tenants = self.limits.of(owners)
         with self.limits.strangers(tenants, step.address):
             decisions = step.judge(found.roots)

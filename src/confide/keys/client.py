@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from http.cookies import CookieError, SimpleCookie
 from typing import Final, Self
@@ -34,13 +34,12 @@ from confide.keys.connection import Answer, Connection, as_key, was_lost
 from confide.keys.escrow_client import EscrowClient
 from confide.keys.grant_client import GrantCalls
 from confide.keys.grants import GrantRef
-from confide.keys.manifest_claims import MAX_MANIFESTS, unverified_dataset
+from confide.keys.manifest_claims import unverified_dataset
+from confide.keys.portions import portions
 from confide.keys.readings import Reading
 
 KBS_VERSION: Final = "0.4.0"
 COOKIE: Final = "kbs-session-id"
-_PORTION_CHARS: Final = 8 * 1024 * 1024
-"""How long the manifests of one request may be together, in characters: half of what a broker takes."""
 RESTART_S: Final = 5.0
 """How long a node asks again after its connection was lost, in seconds: a broker that starts anew is back before that."""
 _PAUSE_S: Final = 0.25
@@ -62,6 +61,12 @@ class ReleasedKey:
     expires: datetime
     grants: Mapping[str, GrantRef]
     policies: tuple[Policy, ...] = ()
+    groups: Mapping[str, ReleasedKey] = field(default_factory=dict)
+
+    def wipe(self) -> None:
+        """Overwrite the key, and those of its column groups."""
+        for key in (self, *self.groups.values()):
+            key.secret.wipe()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,25 +140,36 @@ class NodeBrokerClient:
             BrokerError: the broker is down or answered anything else.
         """
         answer = self._ask("POST", "/confide/v0/release", {"manifest": manifest, "purpose": purpose.value, **self._shown()})
-        return self._released(answer, manifest, purpose)
+        return self._released(answer, unverified_dataset(manifest), purpose)
 
-    def releases(self, manifests: Sequence[Json], purpose: Purpose = Purpose.READ) -> list[ReleasedKey]:
+    def releases(
+        self, manifests: Sequence[Json], purpose: Purpose = Purpose.READ, *, groups: Sequence[Mapping[str, DatasetId]] | None = None
+    ) -> list[ReleasedKey]:
         """As :meth:`release`, for several datasets: asked for together, and of those in one request either all are given or none.
+
+        ``groups``: column groups of each that are asked for too, by name, with the ids that the manifest has for them.
 
         Raises as :meth:`release`.
         """
         found: list[ReleasedKey] = []
-        for portion in _portions(manifests):
-            answer = self._ask("POST", "/confide/v0/releases", {"manifests": portion, "purpose": purpose.value, **self._shown()})
-            parts = [Answer(one) for one in answer.objects("releases")]
-            if len(parts) != len(portion):
-                raise BrokerError("the broker's answer is for another number of datasets", expected=len(portion), got=len(parts))
-            found += [self._released(part, manifest, purpose) for part, manifest in zip(parts, portion, strict=True)]
+        for portion in portions(list(zip(manifests, groups or [{}] * len(manifests), strict=True))):
+            body: Json = {"manifests": [manifest for manifest, _ in portion], "purpose": purpose.value, **self._shown()}
+            if any(wanted for _, wanted in portion):
+                body["groups"] = [list(wanted) for _, wanted in portion]
+            parts = [Answer(one) for one in self._ask("POST", "/confide/v0/releases", body).objects("releases")]
+            expected = sum(1 + len(wanted) for _, wanted in portion)
+            if len(parts) != expected:
+                raise BrokerError("the broker's answer is for another number of datasets", expected=expected, got=len(parts))
+            coming = iter(parts)
+            for manifest, wanted in portion:
+                table = self._released(next(coming), unverified_dataset(manifest), purpose)
+                given = {name: self._released(next(coming), dataset, purpose) for name, dataset in wanted.items()}
+                found.append(replace(table, groups=given))
         return found
 
-    def _released(self, answer: Answer, manifest: Json, purpose: Purpose) -> ReleasedKey:
+    def _released(self, answer: Answer, dataset: DatasetId, purpose: Purpose) -> ReleasedKey:
         return ReleasedKey(
-            dataset=answer.dataset_of(manifest),
+            dataset=answer.dataset_named(dataset),
             key=answer.key_ref(),
             secret=self._opened(answer, purpose),
             expires=answer.time("expires"),
@@ -290,21 +306,6 @@ class NodeBrokerClient:
         return as_key(self._seal_key.open(answer.field("jwe", str), context=context))
 
 
-def _portions(manifests: Sequence[Json]) -> Iterator[list[Json]]:
-    """The manifests in as few requests as a broker takes them."""
-    portion: list[Json] = []
-    size = 0
-    for manifest in manifests:
-        length = len(str(manifest.get("payload", "")))
-        if portion and (len(portion) >= MAX_MANIFESTS or size + length > _PORTION_CHARS):
-            yield portion
-            portion, size = [], 0
-        portion.append(manifest)
-        size += length
-    if portion:
-        yield portion
-
-
 def _nonce(text: str) -> Nonce:
     try:
         nonce = from_b64url(text)
@@ -360,27 +361,35 @@ class OwnerClient(GrantCalls, EscrowClient, AuditCalls):
         """
         self._call("PUT", _manifest_path(manifest), {"manifest": manifest})
 
-    def open(self, manifest: Json) -> ReleasedKey:
-        """The key of an own dataset, or of an output that this credential is a recipient of.
+    def open(self, manifest: Json, group: str | None = None) -> ReleasedKey:
+        """The key of an own dataset, or of an output that this credential is a recipient of; or of a column ``group`` of such a table.
 
         Raises:
             ManifestError, RollbackError: the manifest is not a current one of that dataset.
         """
-        answer = self._call("POST", "open", {"manifest": manifest})
-        return ReleasedKey(answer.dataset_of(manifest), answer.key_ref(), answer.dataset_key(), answer.time("expires"), grants={})
+        answer = self._call("POST", "open", {"manifest": manifest, **_of_group(group)})
+        dataset = answer.dataset_named(unverified_dataset(manifest)) if group is None else answer.dataset()
+        return ReleasedKey(dataset, answer.key_ref(), answer.dataset_key(), answer.time("expires"), grants={})
 
-    def wrapped_form(self, manifest: Json) -> WrappedKey:
+    def wrapped_form(self, manifest: Json, group: str | None = None) -> WrappedKey:
         """What the broker opens an own dataset by, whose newest manifest is given: under the newest version since :meth:`rewrap`.
+
+        Or, with ``group``, what it opens a column group of that table by.
 
         Raises:
             CredentialError: there is no such dataset of this credential's.
-            ManifestError, RollbackError: the manifest is not the newest one of that dataset.
+            ManifestError, RollbackError: the manifest is not the newest one of that dataset, or has no such group.
+            KeyDestroyedError: the version that the key is under was destroyed.
         """
-        return self._call("POST", "datasets/wrapped-form", {"manifest": manifest}).wrapped()
+        return self._call("POST", "datasets/wrapped-form", {"manifest": manifest, **_of_group(group)}).wrapped()
 
     def page(self, path: str) -> tuple[int, str]:
         """Status and HTML of one of the broker's pages for people (``keys.page``)."""
         return self._connection.page(path)
+
+
+def _of_group(group: str | None) -> Json:
+    return {} if group is None else {"group": group}
 
 
 def _link(answer: Answer) -> Json:

@@ -37,7 +37,6 @@ from confide.errors import (
 )
 from confide.ids import DatasetId, KeyRef, SpkiDigest
 from confide.keys.grants import GrantRef
-from confide.keys.manifest_claims import unverified_dataset
 
 _HTTP_OK: Final = 200
 _REFUSED: Final = range(400, 500)
@@ -259,10 +258,10 @@ class Answer:
         except ParseError as cause:
             raise BrokerError("the broker's answer names no dataset", field="dataset") from cause
 
-    def dataset_of(self, manifest: Json) -> DatasetId:
-        """The dataset's id, which must be the one that the manifest in the request claims."""
+    def dataset_named(self, expected: DatasetId) -> DatasetId:
+        """The dataset's id, which must be the one that the request was for."""
         found = self.dataset()
-        if found != unverified_dataset(manifest):
+        if found != expected:
             raise BrokerError("the broker answered with another dataset's key", got=found)
         return found
 

@@ -58,6 +58,11 @@ def signatures(rest: Json) -> list[object]:
     return found
 
 
+def optional_text(request: Request, name: str) -> str | None:
+    """A field that is text, or is not there."""
+    return text(request, name) if name in body(request) else None
+
+
 def texts(*lists: list[object]) -> bool:
     """Whether all items of all lists are text."""
     return all(isinstance(item, str) for items in lists for item in items)

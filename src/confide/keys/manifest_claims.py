@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, Self
 
 from confide.canonical import Json, parse_object, sha384_hex
@@ -29,12 +31,13 @@ _MAX_KNOWN: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class ManifestClaims:
-    """What a signed manifest says of its dataset.  ``digest`` is SHA-384 of the signed bytes, hex."""
+    """What a signed manifest says of its dataset.  ``digest`` is SHA-384 of the signed bytes, hex; ``groups`` are column groups' keys."""
 
     dataset: DatasetId
     snapshot: int
     wrapped: WrappedKey
     digest: str
+    groups: Mapping[str, WrappedKey] = field(default_factory=dict)
 
     @classmethod
     def verify(cls, envelope: Json, signer: PublicKey) -> Self:
@@ -72,7 +75,7 @@ class ManifestClaims:
                 wrapped = _wrapped(data.get("wrapped"))
                 same = (wrapped.key, wrapped.version, wrapped.dataset) == (key, version, dataset)
                 if form == MANIFEST_FORMAT and same and not isinstance(snapshot, bool) and 0 <= snapshot <= _MAX_SNAPSHOT:
-                    return cls(DatasetId(dataset), snapshot, wrapped, sha384_hex(payload))
+                    return cls(DatasetId(dataset), snapshot, wrapped, sha384_hex(payload), _groups(data.get("groups", [])))
         raise ManifestError("the manifest is of another version, or its key fields contradict each other")
 
 
@@ -143,6 +146,17 @@ def _object(payload: bytes) -> Json:
         return parse_object(payload)
     except ConfideError as cause:
         raise ManifestError("the manifest is not a JSON object") from cause
+
+
+def _groups(data: object) -> Mapping[str, WrappedKey]:
+    found: dict[str, WrappedKey] = {}
+    for group in data if isinstance(data, list) else [data]:
+        match group:
+            case {"name": str(name), "wrapped": wrapped} if name not in found:
+                found[name] = _wrapped(wrapped)
+            case _:
+                raise ManifestError("the manifest's column groups cannot be read")
+    return MappingProxyType(found)
 
 
 def _wrapped(data: object) -> WrappedKey:

@@ -18,6 +18,7 @@ from confide.errors import CredentialError, Fact, UsageError
 from confide.ids import DatasetId, check_name
 from confide.keys.audit import new_event
 from confide.keys.callers import Callers, shown_key
+from confide.keys.column_groups import group_of, row_of
 from confide.keys.limits import RateLimits
 from confide.keys.manifest_claims import ManifestClaims, ShownManifest, unverified_dataset
 from confide.keys.records import Dataset, Enrolment, Owner
@@ -162,8 +163,10 @@ class Owners(Callers):
             self._note("manifest", owner, dataset=dataset, snapshot=claims.snapshot)
         return {"dataset": dataset, "snapshot": claims.snapshot}
 
-    def wrapped_form(self, peer: Peer, manifest: Json) -> Json:
+    def wrapped_form(self, peer: Peer, manifest: Json, group: str | None = None) -> Json:
         """The form of an own dataset's key that the broker opens now, for the dataset's next manifest.  No key is given.
+
+        Or, with ``group``, that of a column group of such a table.
 
         What the newest ``manifest`` has for a wrapped key does not count: a broker that came back from a backup may not know it.
 
@@ -179,14 +182,24 @@ class Owners(Callers):
                 raise CredentialError("this credential has no such dataset")
             claims = shown.claims(PublicKey.from_spki(found.signer))
             found.check_newest(claims.snapshot, claims.digest)
+            found = replace(found, snapshot=claims.snapshot, manifest_digest=claims.digest)
+            of_group: dict[str, str] = {}
+            if group is not None:
+                self._store.put(found)
+                of_group = {"table": found.dataset, "group": group[:64]}
+                found = row_of(self._store, found, claims, group)
+                if not self._is_signer(owner, found):
+                    raise CredentialError("this credential has no such column group")
             self._keys.check_there(found)
-            self._store.put(replace(found.giving(), snapshot=claims.snapshot, manifest_digest=claims.digest))
-            version = found.wrapped.version
-            self._note("wrapped-form", owner, dataset=found.dataset, key=found.wrapped.key, version=version, snapshot=claims.snapshot)
+            self._store.put(found.giving())
+            key, version = found.wrapped.key, found.wrapped.version
+            self._note("wrapped-form", owner, dataset=found.dataset, key=key, version=version, snapshot=claims.snapshot, **of_group)
         return {**_dataset_json(found), "wrapped": found.wrapped.to_json()}
 
-    def open(self, peer: Peer, manifest: Json) -> Json:
+    def open(self, peer: Peer, manifest: Json, group: str | None = None) -> Json:
         """The key of an own dataset, or of an output that names the client as recipient while every input's owner agrees.
+
+        Or, with ``group``, that of a column group of such a table.
 
         Raises:
             CredentialError: the client may not open it, or there is no such dataset.
@@ -203,10 +216,17 @@ class Owners(Callers):
                 raise CredentialError(
                     "this credential may not open that dataset", hint="its owners name recipients with `confide keys grant`"
                 )
-            found = found.after(ManifestClaims.verify(manifest, PublicKey.from_spki(found.signer)))
-            secret = self._keys.dataset_key(found)
+            claims = ManifestClaims.verify(manifest, PublicKey.from_spki(found.signer))
+            found = found.after(claims)
             self._store.put(found)
-            facts |= {"key": found.wrapped.key, "version": found.wrapped.version, "snapshot": found.snapshot}
+            snapshot = found.snapshot
+            if group is not None:
+                facts["group"] = group[:64]
+                found = group_of(self._store, found, claims, group)
+                if not self._may_open(found, owner, now):  # one that stands in for another has what trustees gave it, key by key
+                    raise CredentialError("this credential may not open that column group")
+            secret = self._keys.dataset_key(found)
+            facts |= {"key": found.wrapped.key, "version": found.wrapped.version, "snapshot": snapshot}
             self._store.append_audit(new_event("open", [owner.name, *found.owners], now, **facts))
         return {**_dataset_json(found), "dataset_key": b64url(secret.reveal()), "expires": (now + OPEN_LEASE).isoformat()}
 

@@ -200,11 +200,15 @@ class Dataset:
             RollbackError: the snapshot is older than one seen before, or another one with the same number.
         """
         current = claims.wrapped == self.wrapped
-        if claims.dataset != self.dataset or not (current or wrapped_digest(claims.wrapped) in self.given):
+        if claims.dataset != self.dataset or not self.is_known_as(claims.wrapped):
             raise ManifestError("the manifest does not belong to this dataset and its key", dataset=self.dataset, got=claims.dataset)
         self.check_newest(claims.snapshot, claims.digest)
         seen = self.giving() if current else self
         return seen if claims.snapshot == self.snapshot else replace(seen, snapshot=claims.snapshot, manifest_digest=claims.digest)
+
+    def is_known_as(self, wrapped: WrappedKey) -> bool:
+        """Whether this is the wrapped form of its key that the broker keeps, or one that it gave out before."""
+        return wrapped == self.wrapped or wrapped_digest(wrapped) in self.given
 
     def check_newest(self, snapshot: int, digest: str) -> None:
         """Return if no newer snapshot than that one, whose manifest has this digest, has been seen.

@@ -8,6 +8,7 @@ node   POST /kbs/v0/attest            runtime-data tee-evidence        token exp
 node   POST /confide/v0/release       manifest purpose signatures      jwe key version dataset expires grants
                                                                        policies
 node   POST /confide/v0/releases      manifests purpose signatures     releases: [as release], of all or of none
+                                      groups
 node   POST /confide/v0/outputs       name inputs recipients           as release; wrapped signer recipients inherits
                                       signatures newest
 node   PUT …/datasets/<id>/manifest   manifest                         dataset snapshot (outputs of the node's own run)
@@ -23,8 +24,8 @@ owner  POST …/keys/destroy            key version lose_datasets        as keys
 owner  POST …/keys/rewrap             key                              key version done left
 owner  POST /confide/v0/datasets      key                              dataset key version wrapped dataset_key
 owner  PUT …/datasets/<id>/manifest   manifest                         dataset snapshot
-owner  POST …/datasets/wrapped-form   manifest                         dataset key version wrapped
-owner  POST /confide/v0/open          manifest                         dataset key version dataset_key expires
+owner  POST …/datasets/wrapped-form   manifest; group                  dataset key version wrapped
+owner  POST /confide/v0/open          manifest; group                  dataset key version dataset_key expires
 owner  GET /confide/v0/grants                                          grants: [grant] standings rules changes departures
 owner  POST /confide/v0/grants        key job policy roles purposes    grant standing
                                       recipients not_after; signer
@@ -77,11 +78,13 @@ from confide.errors import (
 )
 from confide.ids import DatasetId, Purpose, SpkiDigest
 from confide.keys.broker import Broker
+from confide.keys.column_groups import asked_groups
 from confide.keys.escrow_routes import escrow_route
 from confide.keys.fields import body as _body
 from confide.keys.fields import list_ as _list
 from confide.keys.fields import number as _number
 from confide.keys.fields import object_ as _object
+from confide.keys.fields import optional_text as _optional_text
 from confide.keys.fields import signatures as _signatures
 from confide.keys.fields import text as _text
 from confide.keys.fields import texts as _texts
@@ -326,10 +329,13 @@ class Routes:
 
     def _releases(self, request: Request) -> Json:
         match _body(request):
-            case {"manifests": list(manifests), "purpose": str(purpose), **rest} if purpose in set(Purpose) and set(rest) <= _SIGNATURES:
+            case {"manifests": list(manifests), "purpose": str(purpose), **rest} if purpose in set(Purpose) and set(
+                rest
+            ) <= _SIGNATURES | {"groups"}:
                 if all(isinstance(manifest, dict) for manifest in manifests):
-                    session, signatures = session_of(request), _signatures(rest)
-                    return {"releases": self._broker.releases(self._peer, session, manifests, Purpose(purpose), signatures=signatures)}
+                    session, shown = session_of(request), {"signatures": _signatures(rest)}
+                    groups = asked_groups(rest.get("groups"), manifests)
+                    return {"releases": self._broker.releases(self._peer, session, manifests, Purpose(purpose), groups=groups, **shown)}
         raise ParseError("not a request for several releases")
 
     def _output(self, request: Request) -> Json:
@@ -371,8 +377,10 @@ class Routes:
             ("POST", "keys/rewrap"): lambda: keys.rewrap(peer, _text(request, "key")),
             ("GET", "keys"): lambda: keys.keys(peer),
             ("POST", "datasets"): lambda: owners.mint_dataset(peer, _text(request, "key")),
-            ("POST", "datasets/wrapped-form"): lambda: owners.wrapped_form(peer, _object(request, "manifest")),
-            ("POST", "open"): lambda: owners.open(peer, _object(request, "manifest")),
+            ("POST", "datasets/wrapped-form"): lambda: owners.wrapped_form(
+                peer, _object(request, "manifest"), _optional_text(request, "group")
+            ),
+            ("POST", "open"): lambda: owners.open(peer, _object(request, "manifest"), _optional_text(request, "group")),
             ("POST", "grants"): lambda: grants.grant(peer, _body(request)),
             ("GET", "grants"): lambda: grants.grants(peer),
             ("POST", "approvers"): lambda: grants.set_approvers(

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, Final, Self
 
 from confide.canonical import Json, from_b64url
+from confide.crypto.envelope import WrappedKey
 from confide.crypto.seal import SealKey, seal
 from confide.crypto.sign import PublicKey, SigningKey, unverified_keyid
 from confide.errors import CredentialError, ManifestError, ParseError, TransferError
-from confide.ids import KeyRef, SpkiDigest
+from confide.ids import DatasetId, KeyRef, SpkiDigest
 from confide.keys.escrow_records import FormerCredential
 from confide.keys.key_records import Key, KeyState
 from confide.keys.leaving import LeavingKeys
@@ -158,7 +159,7 @@ class TransferCommands(LeavingKeys):
         return {"imported": new}
 
     def adopt_dataset(self, peer: Peer, manifest: Json) -> Json:
-        """Take over one dataset under an own key by its manifest, which carries its wrapped key: for those that no export knew.
+        """Take over one dataset under an own key by its manifest, which carries its wrapped keys: for those that no export knew.
 
         The broker has nothing else to tell whether this is the newest snapshot: from now on, older ones are refused.
 
@@ -170,17 +171,26 @@ class TransferCommands(LeavingKeys):
         with self._command("adopt-dataset", peer, {}) as owner, self._store.transaction():
             signer = self._signer_of(owner, manifest)
             claims = ManifestClaims.verify(manifest, signer)
-            self._own_key(owner, claims.wrapped.key)
-            known = self._store.get(Dataset, claims.dataset)
-            dataset = known or Dataset(claims.dataset, claims.wrapped, signer.spki_der)
-            if dataset.signer != signer.spki_der or not self._is_signer(owner, dataset):
-                raise CredentialError("a dataset is of another signer than this credential", dataset=claims.dataset[:80])
-            self._keys.dataset_key(dataset).wipe()
-            if known is None:
-                self._quotas.charge(owner.tenant, "datasets")
+            dataset, new = self._adopted(owner, signer, claims.wrapped)
             self._store.put(dataset.after(claims))
             self._note("adopt-dataset", owner, dataset=claims.dataset, key=claims.wrapped.key, snapshot=claims.snapshot)
-            return {"dataset": claims.dataset, "snapshot": claims.snapshot, "new": known is None}
+            for name, wrapped in claims.groups.items():
+                group, _ = self._adopted(owner, signer, wrapped)
+                self._store.put(group.giving() if group.wrapped == wrapped else group)
+                self._note("adopt-dataset", owner, dataset=group.dataset, key=wrapped.key, table=claims.dataset, group=name[:64])
+            return {"dataset": claims.dataset, "snapshot": claims.snapshot, "new": new}
+
+    def _adopted(self, owner: Owner, signer: PublicKey, wrapped: WrappedKey) -> tuple[Dataset, bool]:
+        """The dataset, or column group, of a wrapped key that ``signer`` has put into a manifest; and whether it is new here."""
+        self._own_key(owner, wrapped.key)
+        known = self._store.get(Dataset, wrapped.dataset)
+        dataset = known or Dataset(DatasetId(wrapped.dataset), wrapped, signer.spki_der)
+        if dataset.signer != signer.spki_der or not self._is_signer(owner, dataset):
+            raise CredentialError("a dataset is of another signer than this credential", dataset=wrapped.dataset[:80])
+        self._keys.dataset_key(dataset).wipe()
+        if known is None:
+            self._quotas.charge(owner.tenant, "datasets")
+        return dataset, known is None
 
     def _signer_of(self, owner: Owner, manifest: Json) -> PublicKey:
         """Of the client's credential and those that it stands in for, the one that the manifest claims to be signed by."""

@@ -18,10 +18,12 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
-from confide.crypto.derive import container_keys, file_key, parquet_aad_prefix
+from confide.crypto.derive import column_wrapping_key, container_keys, file_key, parquet_aad_prefix
 from confide.errors import ConfideError, KeyAccessError, ManifestError, ProtocolError, UnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from confide.canonical import Json
     from confide.crypto.secret import SecretBytes
     from confide.ids import DatasetId, RunId
@@ -38,10 +40,19 @@ _RETRY_S: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A dataset key, and for how many seconds it may be used."""
+    """A dataset key, and for how many seconds it may be used.
+
+    ``groups`` are keys of column groups by name, for a table that has some (``None`` for every other dataset): those that the job reads.
+    """
 
     key: SecretBytes
     seconds: float
+    groups: Mapping[str, SecretBytes] | None = None
+
+    def wipe(self) -> None:
+        """Overwrite all of its keys."""
+        for key in (self.key, *(self.groups or {}).values()):
+            key.wipe()
 
 
 Refresh = Callable[[], Lease]
@@ -54,7 +65,7 @@ def _in_a_thread(work: Callable[[], None]) -> None:
 @dataclass(slots=True)
 class _Held:
     dataset: DatasetId
-    key: SecretBytes | None
+    lease: Lease | None
     files: frozenset[str] | None
     run: RunId | None
     refresh: Refresh
@@ -112,7 +123,8 @@ class Keyring:
         """The local socket's operations ``read-key`` and ``write-key``.
 
         Both take ``path`` (absolute) and, for containers, ``kind`` ``"container"`` and ``salt``.  The answer is
-        ``{dataset, path, key}``, for Parquet with ``aad_prefix``, for containers with ``commitment``.
+        ``{dataset, path, key}``, for containers with ``commitment``, for Parquet with ``aad_prefix`` or, of a table with column groups,
+        with ``groups``: then ``key`` and those are wrapping keys (``docs/formats/container.md``, section 2.4).
         """
         return {"read-key": self._read_key, "write-key": self._write_key}
 
@@ -179,30 +191,32 @@ class Keyring:
     def _answer(self, held: _Held, relative: str, request: Json) -> Json:
         salt = _container_salt(request)
         with self._lock:
-            dataset_key = self._current(held)
+            lease = self._current(held)
+            if salt is None and lease.groups is not None:
+                return _grouped_answer(held.dataset, relative, lease.key, lease.groups)
             if salt is None:
-                key = file_key(dataset_key, kind="parquet", dataset=held.dataset, path=relative)
+                key = file_key(lease.key, kind="parquet", dataset=held.dataset, path=relative)
                 public = {"aad_prefix": _b64(parquet_aad_prefix(held.dataset, relative))}
             else:
-                container = container_keys(dataset_key, dataset=held.dataset, path=relative, salt=salt)
+                container = container_keys(lease.key, dataset=held.dataset, path=relative, salt=salt)
                 key, public = container.key, {"commitment": _b64(container.commitment)}
         answer: Json = {"dataset": held.dataset, "path": relative, "key": _b64(key.reveal()), **public}
         key.wipe()
         return answer
 
-    def _current(self, held: _Held) -> SecretBytes:
-        """The dataset key within its lease.  A refused refresh leaves no key behind: fail closed."""
+    def _current(self, held: _Held) -> Lease:
+        """The dataset's keys within their lease.  A refused refresh leaves no key behind: fail closed."""
         self._check_not_ended()
         self._asked += 1
         now = self._clock()
-        if held.key is not None and held.renew <= now < held.expires:
+        if held.lease is not None and held.renew <= now < held.expires:
             held.renew = now + _RETRY_S
             self._aside(lambda: self._renew(held, now))
-        if held.key is None or now >= held.expires:
+        if held.lease is None or now >= held.expires:
             _forget(held)
             self._fetched += 1
             return self._take(held, held.refresh(), now)
-        return held.key
+        return held.lease
 
     def _renew(self, held: _Held, asked: float) -> None:
         """Fetch a key again whose lease still runs: nobody waits for this, and a broker that is away has until its end to come back."""
@@ -216,20 +230,20 @@ class Keyring:
             return
         with self._lock:
             if self._ended is not None or not any(kept is held for kept in self._held.values()):
-                lease.key.wipe()
+                lease.wipe()
             elif lease.seconds > 0:
                 self._take(held, lease, asked)
 
-    def _take(self, held: _Held, lease: Lease, asked: float) -> SecretBytes:
-        """Hold the key of a lease that was asked for at ``asked``."""
-        if held.key is not lease.key:
+    def _take(self, held: _Held, lease: Lease, asked: float) -> Lease:
+        """Hold the keys of a lease that was asked for at ``asked``."""
+        if held.lease is not None and held.lease.key is not lease.key:
             _forget(held)
         seconds = min(lease.seconds, self._lease_s)
         if seconds <= 0:
-            lease.key.wipe()
+            lease.wipe()
             raise KeyAccessError("a key's lease was over when it came", hint="check this node's clock", dataset=held.dataset)
-        held.key, held.renew, held.expires = lease.key, asked + seconds * _RENEW_AT, asked + seconds
-        return held.key
+        held.lease, held.renew, held.expires = lease, asked + seconds * _RENEW_AT, asked + seconds
+        return lease
 
     def _check_not_ended(self) -> None:
         if self._ended is not None:
@@ -270,6 +284,16 @@ def _is_another_snapshot(there: _Held, held: _Held) -> bool:
     return there.files is not None and held.files is not None and there.dataset == held.dataset
 
 
+def _grouped_answer(dataset: DatasetId, path: str, key: SecretBytes, groups: Mapping[str, SecretBytes]) -> Json:
+    """What opens a file of a table with column groups.  Of a group that the job does not read there is nothing here to answer with."""
+    wrapping = {"": column_wrapping_key(key, dataset=dataset, path=path)}
+    wrapping |= {name: column_wrapping_key(secret, dataset=dataset, path=path, group=name) for name, secret in groups.items()}
+    answer = {name: _b64(found.reveal()) for name, found in wrapping.items()}
+    for found in wrapping.values():
+        found.wipe()
+    return {"dataset": dataset, "path": path, "key": answer.pop(""), "groups": answer}
+
+
 def _absolute(path: str) -> PurePosixPath:
     pure = PurePosixPath(path)
     # PurePosixPath folds "//" and "/./", so comparing with its text refuses every second spelling of a path.
@@ -303,6 +327,6 @@ def _b64(data: bytes) -> str:
 
 
 def _forget(held: _Held) -> None:
-    if held.key is not None:
-        held.key.wipe()
-        held.key = None
+    if held.lease is not None:
+        held.lease.wipe()
+        held.lease = None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from support.tables import OwnedTable
 
 from confide.canonical import Json
 from confide.crypto.envelope import WrappedKey, unwrap, wrap
@@ -112,3 +113,29 @@ def test_datasets_are_found_by_their_manifests(first: SignedManifest, tmp_path: 
     (tmp_path / "link").symlink_to(first.folder)
     assert list(find_datasets(tmp_path)) == [first.folder, tmp_path / "z/deep"]
     assert list(find_datasets(first.folder)) == [first.folder]
+
+
+@pytest.fixture
+def grouped(tmp_path: Path) -> OwnedTable:
+    return OwnedTable(tmp_path / "visits", pa.table({"age": [1], "name": ["x"]}), grouped={"names": ("name",)})
+
+
+def test_groups_get_new_forms_and_stay_what_they_are(grouped: OwnedTable) -> None:
+    (group,), own = grouped.manifest.groups, grouped.protected[0].key
+    newer = wrap(KEK, own, key=group.wrapped.key, version=2, dataset=DatasetId(group.dataset))
+    made = rewrap_dataset(grouped.signed, grouped.wrapped, groups={"names": newer}, signer=grouped.signer, now=NOW)
+    manifest = verify_manifest(load_manifest(grouped.place).envelope, grouped.signer.public)
+    assert (manifest.snapshot, manifest.wrapped, manifest.groups) == (2, grouped.wrapped, (replace(group, wrapped=newer),))
+    found = read_table(grouped.place, manifest, grouped.key, group_keys={"names": unwrap(KEK, newer)})
+    assert found.to_pydict() == {"age": [1], "name": ["x"]}
+    assert rewrap_dataset(made, grouped.wrapped, groups={"names": newer}, signer=grouped.signer, now=NOW) is made
+    assert rewrap_dataset(made, grouped.wrapped, signer=grouped.signer, now=NOW) is made
+
+
+def test_key_of_another_group_is_refused(grouped: OwnedTable) -> None:
+    (group,), own = grouped.manifest.groups, grouped.protected[0].key
+    for key, dataset in (("clinic/other", group.dataset), (group.wrapped.key, new_dataset_id()), (grouped.wrapped.key, group.dataset)):
+        other = wrap(KEK, own, key=key, version=2, dataset=DatasetId(dataset))
+        with pytest.raises(ManifestError, match="another column group"):
+            rewrap_dataset(grouped.signed, grouped.wrapped, groups={"names": other}, signer=grouped.signer, now=NOW)
+    assert load_manifest(grouped.place).unverified.snapshot == 1

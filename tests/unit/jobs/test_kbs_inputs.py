@@ -161,10 +161,10 @@ def _receipt_with_other_releases_is_refused(folder: Path) -> None:
         dataclasses.replace(row, version=2),
         dataclasses.replace(next(one for one in statement.releases if one.name == "cities"), grants={}),
     ]
-    check_releases(statement)
+    check_releases(statement, {})
     for one in wrong:
         with pytest.raises(ReceiptError):
-            check_releases(dataclasses.replace(statement, releases=(*statement.releases, one)))
+            check_releases(dataclasses.replace(statement, releases=(*statement.releases, one)), {})
 
 
 @pytest.mark.run

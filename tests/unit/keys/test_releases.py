@@ -11,7 +11,7 @@ from support.broker_world import JOB, RUN, World, manifest, policy
 from confide.canonical import Json
 from confide.crypto.secret import SecretBytes
 from confide.errors import BrokerError, GrantError, ManifestError, ParseError, UsageError
-from confide.keys import client as clients
+from confide.keys import portions
 from confide.keys.client import MintedDataset, OwnerClient
 from confide.keys.connection import Answer
 from confide.keys.records import Release, run_ref
@@ -110,9 +110,9 @@ def test_client_asks_in_portions(data: Data, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(data.world.broker, "releases", releases)
     client = data.world.client(data.world.node())
-    monkeypatch.setattr(clients, "MAX_MANIFESTS", 2)
+    monkeypatch.setattr(portions, "MAX_MANIFESTS", 2)
     assert [key.secret.reveal() for key in client.releases(data.manifests)] == data.secrets()
-    monkeypatch.setattr(clients, "_PORTION_CHARS", 10)
+    monkeypatch.setattr(portions, "_PORTION_CHARS", 10)
     assert [key.secret.reveal() for key in client.releases(data.manifests)] == data.secrets()
     assert asked == [2, 1, 1, 1, 1]
 
@@ -143,6 +143,6 @@ def test_answer_for_others_or_for_fewer_than_were_asked_for_is_no_key(data: Data
         monkeypatch.setattr(data.world.broker, "releases", lambda *given, change=change, **more: change(honest(*given, **more)))
         with pytest.raises(BrokerError):
             client.releases(data.manifests)
-    monkeypatch.setattr(Answer, "dataset_of", lambda answer, _: answer.dataset())
+    monkeypatch.setattr(Answer, "dataset_named", lambda answer, _: answer.dataset())
     monkeypatch.setattr(data.world.broker, "releases", lambda *given, **more: honest(*given, **more)[::-1])
     assert [key.secret.reveal() for key in client.releases(data.manifests)] == data.secrets()[::-1], "the check that was taken out"

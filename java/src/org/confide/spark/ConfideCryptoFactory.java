@@ -15,7 +15,8 @@ import org.apache.parquet.hadoop.api.WriteSupport;
  * Every Parquet file that Spark reads or writes is encrypted under the key that the agent gives for its path, or is not opened.
  *
  * <p>docs/formats/container.md, section 2.3: AES_GCM_V1, one 256-bit key for footer and columns, encrypted footer, AAD prefix not
- * stored. Parquet files under {@code enc://} are plain inside: the container around them is encrypted.
+ * stored; of a table with column groups (section 2.4) a key for each column, wrapped in the file. Parquet files under {@code enc://}
+ * are plain inside: the container around them is encrypted.
  */
 public final class ConfideCryptoFactory implements EncryptionPropertiesFactory, DecryptionPropertiesFactory {
     @Override
@@ -37,6 +38,9 @@ public final class ConfideCryptoFactory implements EncryptionPropertiesFactory, 
             return null;
         }
         FileKey key = key("read-key", file);
+        if (key.groups != null) {
+            return FileDecryptionProperties.builder().withKeyRetriever(new WrappedKeys(key)).build();
+        }
         return FileDecryptionProperties.builder().withFooterKey(key.key).withAADPrefix(key.aadPrefix).build();
     }
 

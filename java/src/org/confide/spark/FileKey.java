@@ -3,6 +3,7 @@ package org.confide.spark;
 import com.fasterxml.jackson.databind.JsonNode;
 import java.io.IOException;
 import java.util.Base64;
+import java.util.HashMap;
 import java.util.Map;
 import org.apache.hadoop.fs.Path;
 
@@ -11,29 +12,43 @@ final class FileKey {
     private static final int KEY_BYTES = 32;
 
     final byte[] key;
-    /** Parquet's AAD prefix; null for a container. */
+    /** Parquet's AAD prefix; null for a container, and for a table with column groups. */
     final byte[] aadPrefix;
     /** What a container's header must hold; null for Parquet. Public. */
     final byte[] commitment;
+    /** Of a table with column groups: the wrapping keys of those that this job reads, by name ({@code key} wraps all others); else null. */
+    final Map<String, byte[]> groups;
 
-    private FileKey(byte[] key, byte[] aadPrefix, byte[] commitment) {
+    private FileKey(byte[] key, byte[] aadPrefix, byte[] commitment, Map<String, byte[]> groups) {
         this.key = key;
         this.aadPrefix = aadPrefix;
         this.commitment = commitment;
+        this.groups = groups;
     }
 
     /** The key of the Parquet file at {@code path}. {@code op} is {@code read-key} or {@code write-key}. */
     static FileKey ofParquet(String op, Path path) throws IOException {
         DataCounts.parquet("read-key".equals(op));
         JsonNode answer = AgentClient.here().call(op, Map.of("path", path.toUri().getPath(), "kind", "parquet"));
-        return new FileKey(bytes(answer, "key"), bytes(answer, "aad_prefix"), null);
+        if (answer.has("groups")) {
+            return new FileKey(bytes(answer, "key"), null, null, groups(answer.get("groups")));
+        }
+        return new FileKey(bytes(answer, "key"), bytes(answer, "aad_prefix"), null, null);
+    }
+
+    private static Map<String, byte[]> groups(JsonNode answer) throws IOException {
+        Map<String, byte[]> found = new HashMap<>();
+        for (Map.Entry<String, JsonNode> group : answer.properties()) {
+            found.put(group.getKey(), bytes(answer, group.getKey()));
+        }
+        return found;
     }
 
     /** The key of the container at {@code path} whose header holds {@code salt}. */
     static FileKey ofContainer(String op, String path, byte[] salt) throws IOException {
         String text = Base64.getEncoder().encodeToString(salt);
         JsonNode answer = AgentClient.here().call(op, Map.of("path", path, "kind", "container", "salt", text));
-        return new FileKey(bytes(answer, "key"), null, bytes(answer, "commitment"));
+        return new FileKey(bytes(answer, "key"), null, bytes(answer, "commitment"), null);
     }
 
     private static byte[] bytes(JsonNode answer, String field) throws IOException {
