@@ -38,7 +38,7 @@ def partitioned(folder: Path, dataset: DatasetId, key: SecretBytes) -> Manifest:
         path = f"{name}/part-{number}.parquet"
         (folder / name).mkdir(parents=True)
         rows = pa.table({"id": pa.array(ids, pa.int64())})
-        with files._open_writer(folder / path, rows.schema, TableKeys(dataset, key), path, ()) as writer:
+        with files._open_writer(folder / path, rows.schema, TableKeys(dataset, key, {}), path, ()) as writer:
             writer.write_table(rows, row_group_size=2)
     fields = [{"name": name, "type": kind, "nullable": True, "metadata": {}} for name, kind in _TYPES.items()]
     return commit_staged(
