@@ -244,6 +244,23 @@ def test_mode_append_makes_the_dataset_if_there_is_none(confide: Any, at_home: P
         assert made.json["rows"] == rows
 
 
+@pytest.mark.parametrize("mode", ["append", "overwrite"])
+@pytest.mark.parametrize("resource", [False, True])
+def test_with_resume_nothing_is_done_twice(confide: Any, at_home: Path, tmp_path: Path, mode: str, resource: bool) -> None:
+    place = ("--key-resource", "kbs://kbs.example/a/key/b", "--key-file", tmp_path / "k", "--as", "ann") if resource else ("--key", "ann/k")
+    (tmp_path / "first.csv").write_text("id,name,score\n1,ann,0.5\n", encoding="utf-8")
+    (tmp_path / "again.csv").write_text("id,name,score\n2,bob,0.5\n", encoding="utf-8")
+    options = (tmp_path / "new", *place, "--mode", mode, "--resume")
+    names = ("first.csv", "first.csv", "again.csv", "again.csv")
+    made = [confide("data", "encrypt", tmp_path / name, *options, "--json").json for name in names]
+    assert [(one["snapshot"], one.get("made_before", False)) for one in made] == [(1, False), (1, True), (2, False), (2, True)]
+    assert made[1] == {**made[0], "made_before": True}
+    said = confide("data", "encrypt", tmp_path / "first.csv", *options)
+    assert (said.status, "nothing to do: the same command had made snapshot 1 before" in said.err) == (0, True)
+    assert confide("data", "verify", tmp_path / "new", "--json").json["snapshots"] == 2
+    assert confide("data", "encrypt", tmp_path / "first.csv", *options[:-1], "--json").json["snapshot"] == 3
+
+
 def test_an_older_copy_of_the_folder_is_not_added_to(confide: Any, table: Path, tmp_path: Path) -> None:
     shutil.copytree(table, tmp_path / "copy")
     assert confide("data", "encrypt", more(tmp_path, "4,dee,1.5"), table, "--key", "ann/k", "--mode", "append").status == 0
@@ -464,7 +481,10 @@ def test_resume_begins_goes_on_and_is_done_once(confide: Any, at_home: Path, tmp
     assert (done.status, done.json["rows"]) == (0, 3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "d"]
     assert confide("data", "decrypt", tmp_path / "d", tmp_path / "back.csv", "--as", "ann").status == 0
-    assert confide(*words).json["error"]["code"] == "output-exists"
+    again = confide(*words)
+    assert (again.status, again.json) == (0, {**done.json, "made_before": True})
+    assert confide(*(word for word in words if word != "--resume")).json["error"]["code"] == "output-exists"
+    assert confide(*words, "--name", "other").json["error"]["code"] == "output-exists"
     assert (at_home / "resume.key").stat().st_mode & 0o777 == 0o600
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from confide.cli.dataset_keys import key_of
-from confide.cli.new_dataset import NewDataset, check_one_key, facts, under_one_key
+from confide.cli.new_dataset import Made, NewDataset, check_one_key, under_one_key
 from confide.cli.output import Context, answers, progress
 from confide.errors import DataError, IntegrityError, UsageError
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from confide.crypto.secret import SecretBytes
     from confide.data.commit import Mode
     from confide.data.journal import Begun
-    from confide.data.manifest import Manifest
     from confide.data.snapshots import SignedManifest
     from confide.data.sources import Source
     from confide.data.staging import Attempt
@@ -45,7 +44,8 @@ _SCHEMA_BYTES = 4 << 20
               help="If FOLDER is a dataset already: refuse, add SOURCEs to it, or put them in the place of all that it holds.")
 @click.option("--column-key", "column_keys", multiple=True, metavar="OWNER/NAME=A,B",
               help="Encrypt these columns of a table under this key instead: a column group, named as the key.  May be repeated.")
-@click.option("--resume", is_flag=True, help="Go on where the same command was killed, if it was; keep what is finished if storage fails.")
+@click.option("--resume", is_flag=True,
+              help="Go on where the same command was killed, if it was, and do nothing twice; keep what is finished if storage fails.")  # fmt: skip
 @answers
 def encrypt(
     context: Context,
@@ -82,10 +82,10 @@ def encrypt(
     if mode != "error" and os.path.lexists(folder):
         if column_keys:
             raise UsageError("the dataset has its column groups already", hint="leave --column-key out: they stay as they are")
-        manifest = _add_snapshot(context, source, folder, cast("Mode", mode), resume=resume, **under)
+        made = _add_snapshot(context, source, folder, cast("Mode", mode), resume=resume, **under)
     else:
-        manifest = NewDataset.of(folder, resume=resume, column_keys=column_keys, **under).make(context, source)
-    context.answer(facts(folder, manifest))
+        made = NewDataset.of(folder, resume=resume, mode=mode, column_keys=column_keys, **under).make(context, source)
+    context.answer(made.facts(folder))
 
 
 def _input(names: Sequence[str], form: str | None, schema: Path | None) -> TableInput | Sequence[Source]:
@@ -135,7 +135,7 @@ def _add_snapshot(
     who: str | None,
     name: str | None,
     resume: bool,
-) -> Manifest:
+) -> Made:
     """A further snapshot, under the dataset's own key: what is given must name that one."""
     from confide.cli.owners import client_of, credential_of
     from confide.data.commit import add_snapshot
@@ -151,9 +151,8 @@ def _add_snapshot(
         secret = key_of(context.settings, parent, who, key_resource, key_file)
         signer = credential_of(context.settings, who).key
         with _attempt(source, parent, mode, secret, resume=resume) as attempt:
-            return add_snapshot(
-                source, parent, mode, dataset_key=secret, signer=signer, now=now, attempt=attempt, progress=progress
-            ).unverified
+            made = add_snapshot(source, parent, mode, dataset_key=secret, signer=signer, now=now, attempt=attempt, progress=progress)
+            return Made(made.unverified, before=attempt.done is not None)
     ref = KeyRef.parse(key)
     if ref.id != parent.unverified.key or ref.version:
         raise UsageError(f"the dataset is under {parent.unverified.key}", hint=f"give --key {parent.unverified.key}", got=key)
@@ -162,16 +161,18 @@ def _add_snapshot(
         secret = client.open(parent.envelope).secret
         groups = {group.name: client.open(parent.envelope, group.name).secret for group in parent.unverified.groups}
         with _attempt(source, parent, mode, secret, resume=resume) as attempt:
-            return add_snapshot(
+            made = add_snapshot(
                 source, parent, mode, dataset_key=secret, signer=signer, now=now, register=client.register_manifest, group_keys=groups,
                 attempt=attempt, progress=progress,
-            ).unverified  # fmt: skip
+            )  # fmt: skip
+            return Made(made.unverified, before=attempt.done is not None)
 
 
 @contextmanager
 def _attempt(source: object, parent: SignedManifest, mode: Mode, secret: SecretBytes, *, resume: bool) -> Iterator[Attempt]:
     """Where to write first: a new place, or with ``resume`` that of an earlier command."""
     from confide.data.staging import attempt_beside, resumed_or_new, task_of
+    from confide.data.work import snapshot_made_by
 
     dataset = parent.unverified.dataset
     task = task_of(source, dataset=dataset, mode=mode)
@@ -181,7 +182,11 @@ def _attempt(source: object, parent: SignedManifest, mode: Mode, secret: SecretB
             raise IntegrityError("a journal is of another dataset", expected=dataset, got=begun.dataset)
         return secret
 
-    with resumed_or_new(parent.folder, task, open_key=opened) if resume else attempt_beside(parent.folder) as attempt:
-        if attempt.journal is None and task is not None:
+    if resume:
+        staged = resumed_or_new(parent.folder, task, open_key=opened, done=snapshot_made_by(task, parent, secret))
+    else:
+        staged = attempt_beside(parent.folder)
+    with staged as attempt:
+        if attempt.journal is None and attempt.done is None and task is not None:
             attempt.begin(task, dataset, secret)
         yield attempt

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from confide.cli.new_dataset import NewDataset, facts, under_one_key
+from confide.cli.new_dataset import NewDataset, under_one_key
 from confide.cli.output import Context, answers, counted, print_facts, say
 from confide.errors import UsageError
 
@@ -54,9 +54,9 @@ def import_bigdl(
     with counted("bytes checked") as told:
         checked = check_files(sources, key_of, accept_weak=accept_weak_key, skip_empty=skip_empty, told=told)
     with counted("bytes imported") as told:
-        manifest = place.make(context, checked.sources(told))
+        made = place.make(context, checked.sources(told))
     value = {
-        **facts(folder, manifest),
+        **made.facts(folder),
         "imported": sum(file.size for _, file in checked.files),
         "left_out": list(checked.left_out),
         "weaknesses": list(checked.weaknesses),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
     from confide.cli.output import Context
     from confide.config import Settings
     from confide.crypto.secret import SecretBytes
+    from confide.crypto.sign import PublicKey
     from confide.data.column_groups import NewGroup
     from confide.data.manifest import Manifest
+    from confide.data.snapshots import SignedManifest
     from confide.data.sources import Source
-    from confide.data.staging import Attempt, NewKey
+    from confide.data.staging import NewKey
     from confide.data.tables import TableInput
-    from confide.ids import KeyRef
+    from confide.ids import DatasetId, KeyRef
     from confide.keys.client import OwnerClient
 
 _OPTIONS = (
@@ -56,6 +59,23 @@ def check_one_key(key: str | None, key_resource: str | None, key_file: Path | No
 
 
 @dataclass(frozen=True, slots=True)
+class Made:
+    """A snapshot's manifest.  ``before``: an earlier command had made it by the same work, and this one had nothing to do."""
+
+    manifest: Manifest
+    before: bool
+
+    def facts(self, folder: Path) -> Json:
+        """What a command says of it; on standard error, too, if it had nothing to do."""
+        from confide.cli.output import say
+
+        if not self.before:
+            return facts(folder, self.manifest)
+        say(f"nothing to do: the same command had made snapshot {self.manifest.snapshot} before", err=True)
+        return {**facts(folder, self.manifest), "made_before": True}
+
+
+@dataclass(frozen=True, slots=True)
 class NewDataset:
     """A dataset that is to be made at ``folder``, where nothing was when this was made."""
 
@@ -67,10 +87,13 @@ class NewDataset:
     who: str | None
     column_keys: tuple[str, ...] = ()
     resume: bool = False
+    mode: str = "error"
 
     @classmethod
     def of(cls, folder: Path, *, name: str | None, resume: bool = False, **under: Any) -> NewDataset:
         """Check the options of :func:`under_one_key`.  ``resume``: an earlier command may have begun it, and even have put it in place.
+
+        ``mode``: what the same command would do with a dataset.
 
         ``column_keys``: ``OWNER/NAME=COLUMN,COLUMN`` for each column group.
 
@@ -97,7 +120,7 @@ class NewDataset:
         if os.path.lexists(self.folder):
             raise OutputExistsError(f"{self.folder} exists", path=str(self.folder))
 
-    def make(self, context: Context, source: TableInput | Sequence[Source]) -> Manifest:
+    def make(self, context: Context, source: TableInput | Sequence[Source]) -> Made:
         """Encrypt ``source`` and sign the manifest: the whole dataset, or nothing.
 
         Raises:
@@ -113,27 +136,53 @@ class NewDataset:
             return self._under_resource(context, source, self.key_resource, self.key_file)
         return self._under_key(context, source, str(self.key))
 
-    @contextmanager
-    def _attempt(self, settings: Settings, source: object, mint: Callable[[], NewKey], **named: str) -> Iterator[tuple[Attempt, NewKey]]:
-        """Where to write first, and the dataset's key: those of an earlier command that is gone on with, or new ones."""
+    def _made(
+        self, settings: Settings, source: object, place: _Place, create: Callable[..., SignedManifest], **named: str
+    ) -> Made:
+        """What ``create`` makes of a new key, or of that of an earlier command that is gone on with; or what that had made already."""
         from confide.data.staging import attempt_beside, open_kept, resumed_or_new, task_of
 
         task = task_of(source, name=self.name, **named)
         kek = resume_key(settings, needed=self.resume)
         if self.resume and kek is not None:
-            staged = resumed_or_new(self.folder, task, open_key=open_kept(kek))
+            staged = resumed_or_new(self.folder, task, open_key=open_kept(kek), done=self._made_before(source, task, place))
         else:
             staged = attempt_beside(self.folder)
         with staged as attempt:
+            if attempt.done is not None:
+                return Made(attempt.done.unverified, before=True)
             key = attempt.key
             if key is None:
                 self.refuse_existing()
-                key = mint()
+                key = place.mint()
                 if task is not None and kek is not None:
                     attempt.begin_new(task, key, kek)
-            yield attempt, key
+            if attempt.journal is not None:
+                attempt.task = self._task(source, task, key.dataset)
+            made = create(dataset=key.dataset, dataset_key=key.secret, wrapped=key.wrapped, protected=key.groups, attempt=attempt)
+            return Made(made.unverified, before=False)
 
-    def _under_key(self, context: Context, source: TableInput | Sequence[Source], key: str) -> Manifest:
+    def _task(self, source: object, task: str | None, dataset: DatasetId) -> str | None:
+        """What the same command would be about to do once the dataset is there: with ``--mode append`` it would add to it."""
+        from confide.data.staging import task_of
+
+        return task if self.mode == "error" else task_of(source, dataset=dataset, mode=self.mode)
+
+    def _made_before(self, source: object, task: str | None, place: _Place) -> SignedManifest | None:
+        """The snapshot of the dataset that is in place which the same command made, if it is this dataset at all."""
+        from confide.data.manifest import MANIFEST_NAME
+        from confide.data.snapshots import load_manifest
+        from confide.data.work import snapshot_made_by
+
+        if task is None or not os.path.lexists(self.folder / MANIFEST_NAME):
+            return None
+        newest = load_manifest(self.folder)
+        there = newest.unverified
+        if (there.name, there.key, there.owner, there.signer) != (self.name, place.key, place.owner, place.signer):
+            return None
+        return snapshot_made_by(self._task(source, task, there.dataset), newest, place.open_key(newest))
+
+    def _under_key(self, context: Context, source: TableInput | Sequence[Source], key: str) -> Made:
         from confide.cli.output import progress
         from confide.cli.owners import client_of
         from confide.data.commit import create_dataset
@@ -145,7 +194,7 @@ class NewDataset:
         if ref.version:
             raise UsageError("data is encrypted under a key's newest version", hint=f"write {ref.id}")
         asked = _asked_groups(ref, self.column_keys)
-        credential = Credential.load(context.settings.credentials_dir, ref.owner)
+        signer = Credential.load(context.settings.credentials_dir, ref.owner).key
         with client_of(context.settings, ref.owner) as client:
 
             def mint() -> NewKey:
@@ -153,24 +202,15 @@ class NewDataset:
                 minted = client.mint_dataset(ref.name)
                 return NewKey(minted.dataset, minted.secret, minted.wrapped, groups)
 
-            with self._attempt(context.settings, source, mint, key=ref.id, **_told(asked)) as (attempt, new):
-                return create_dataset(
-                    source,
-                    self.folder,
-                    name=self.name,
-                    owner=ref.owner,
-                    dataset=new.dataset,
-                    dataset_key=new.secret,
-                    wrapped=new.wrapped,
-                    signer=credential.key,
-                    now=datetime.now(UTC),
-                    register=client.register_manifest,
-                    protected=new.groups,
-                    attempt=attempt,
-                    progress=progress,
-                ).unverified
+            def open_key(newest: SignedManifest) -> SecretBytes:
+                return client.open(newest.envelope).secret
 
-    def _under_resource(self, context: Context, source: TableInput | Sequence[Source], uri: str, key_file: Path) -> Manifest:
+            place = _Place(ref.id, ref.owner, signer.public, mint, open_key)
+            create = partial(create_dataset, source, self.folder, name=self.name, owner=ref.owner, signer=signer, now=datetime.now(UTC),
+                             register=client.register_manifest, progress=progress)  # fmt: skip
+            return self._made(context.settings, source, place, create, key=ref.id, **_told(asked))
+
+    def _under_resource(self, context: Context, source: TableInput | Sequence[Source], uri: str, key_file: Path) -> Made:
         from confide.cli.output import progress
         from confide.cli.owners import credential_of
         from confide.crypto.secret import SecretBytes
@@ -178,32 +218,36 @@ class NewDataset:
         from confide.data.commit import create_dataset
         from confide.data.staging import NewKey
         from confide.ids import new_dataset_id
-        from confide.keys.kbs.dataset_key import resource_of_key, wrap_dataset_key
+        from confide.keys.kbs.dataset_key import key_of, open_dataset_key, resource_of_key, wrap_dataset_key
 
         _, resource = resource_of_key(uri)
         credential = credential_of(context.settings, self.who)
         if not key_file.exists():
             write_private_file(key_file, SecretBytes.random().reveal())
-        kept = SecretBytes(read_private_file(key_file))
+        kept, owner = SecretBytes(read_private_file(key_file)), credential.name
 
         def mint() -> NewKey:
             dataset, secret = new_dataset_id(), SecretBytes.random()
-            return NewKey(dataset, secret, wrap_dataset_key(kept, secret, owner=credential.name, name=resource, dataset=dataset))
+            return NewKey(dataset, secret, wrap_dataset_key(kept, secret, owner=owner, name=resource, dataset=dataset))
 
-        with self._attempt(context.settings, source, mint, resource=str(resource), owner=credential.name) as (attempt, new):
-            return create_dataset(
-                source,
-                self.folder,
-                name=self.name,
-                owner=credential.name,
-                dataset=new.dataset,
-                dataset_key=new.secret,
-                wrapped=new.wrapped,
-                signer=credential.key,
-                now=datetime.now(UTC),
-                attempt=attempt,
-                progress=progress,
-            ).unverified
+        def open_key(newest: SignedManifest) -> SecretBytes:
+            return open_dataset_key(kept, newest.unverified.wrapped, owner=owner, name=resource)
+
+        place = _Place(key_of(owner, resource).id, owner, credential.key.public, mint, open_key)
+        create = partial(create_dataset, source, self.folder, name=self.name, owner=owner, signer=credential.key, now=datetime.now(UTC),
+                         progress=progress)  # fmt: skip
+        return self._made(context.settings, source, place, create, resource=str(resource), owner=owner)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Under which key and whose signature a dataset is made: how its key is made, and how that of a dataset that is there is opened."""
+
+    key: str
+    owner: str
+    signer: PublicKey
+    mint: Callable[[], NewKey]
+    open_key: Callable[[SignedManifest], SecretBytes]
 
 
 def _asked_groups(table: KeyRef, given: Sequence[str]) -> dict[KeyRef, tuple[str, ...]]:

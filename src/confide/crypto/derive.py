@@ -35,6 +35,7 @@ _FILE_LABEL: Final = b"confide-file-v1\0"
 _CONTAINER_LABEL: Final = b"confide-file-v2\0container\0"
 _PARQUET_LABEL: Final = b"confide-parquet-v1\0"
 _JOURNAL_LABEL: Final = b"confide-journal-v1\0"
+_WORK_LABEL: Final = b"confide-work-v1\0"
 _DATASET_ID = re.compile(r"[0-9a-f]{32}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
 
@@ -149,7 +150,18 @@ def journal_key(dataset_key: SecretBytes, dataset: DatasetId) -> SecretBytes:
         KeyAccessError: the dataset key is not 32 bytes.
         ParseError: the dataset id does not have the documented form.
     """
-    if len(dataset_key) != KEY_BYTES:
-        raise KeyAccessError("a dataset key has 32 bytes; this is something else", got=len(dataset_key))
-    info = _JOURNAL_LABEL + check_dataset_id(dataset).encode("ascii")
-    return SecretBytes(HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info).derive(dataset_key.reveal()))
+    return _of_dataset(_JOURNAL_LABEL, dataset_key, dataset)
+
+
+def work_key(dataset_key: SecretBytes, dataset: DatasetId) -> SecretBytes:
+    """The 32-byte key of the digests that say which work made a snapshot (``docs/formats/dataset.md``, section 3.1).
+
+    Raises:
+        KeyAccessError: the dataset key is not 32 bytes.
+        ParseError: the dataset id does not have the documented form.
+    """
+    return _of_dataset(_WORK_LABEL, dataset_key, dataset)
+
+
+def _of_dataset(label: bytes, dataset_key: SecretBytes, dataset: DatasetId) -> SecretBytes:
+    return SecretBytes(_expand(dataset_key, b"", label + check_dataset_id(dataset).encode("ascii"), KEY_BYTES))

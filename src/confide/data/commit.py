@@ -25,10 +25,11 @@ from confide.data.parallel import Progress, silent
 from confide.data.parquet_keys import no_key
 from confide.data.partitions import require_columns, whole_schema
 from confide.data.schema import schema_json, schema_of, storable
-from confide.data.snapshots import SignedManifest, commit_snapshot, history, is_committed, load_manifest, write_manifest
+from confide.data.snapshots import SignedManifest, commit_snapshot, is_committed, load_manifest, write_manifest
 from confide.data.sources import Source, plain_sources
-from confide.data.staging import Attempt, attempt_beside, published_before
+from confide.data.staging import Attempt, attempt_beside
 from confide.data.tables import TableInput, first_names, format_of
+from confide.data.work import work_of
 from confide.durable import sync_file, sync_folder
 from confide.errors import DataError, ManifestError, OutputExistsError, UnavailableError, UsageError
 from confide.ids import DatasetId, RunId
@@ -72,22 +73,24 @@ def create_dataset(
                 source, folder, name=name, owner=owner, dataset=dataset, dataset_key=dataset_key, wrapped=wrapped, signer=signer,
                 now=now, register=register, protected=protected, attempt=made, progress=progress,
             )  # fmt: skip
-    if published_before(attempt, folder):
-        found = load_manifest(folder)
-        return replace(found, unverified=verify_manifest(found.envelope, signer.public))
     _refuse_existing(folder)
     written = _encrypted(prepared(source), attempt, dataset_key, dataset, protected=protected, progress=progress)
     groups = tuple(sorted((one.group for one in protected), key=lambda group: group.name))
     signed = _signed_before(attempt, written, groups, signer)
     if signed is None:
         manifest = _manifest(written, name=name, dataset=dataset, wrapped=wrapped, signer=signer, owner=owner, run=None, now=now)
-        manifest = replace(manifest, groups=groups)
+        manifest = replace(manifest, groups=groups, work=_work(attempt, dataset_key, dataset))
         signed = SignedManifest(attempt.files, sign_manifest(manifest, signer), manifest)
         write_manifest(attempt.files, signed.envelope)
     if register is not None:
         register(signed.envelope)
     attempt.publish(folder)
     return replace(signed, folder=folder)
+
+
+def _work(attempt: Attempt, dataset_key: SecretBytes, dataset: DatasetId) -> str | None:
+    """What the manifest says of the work that made its snapshot."""
+    return None if attempt.task is None else work_of(attempt.task, dataset_key, dataset)
 
 
 def _refuse_existing(folder: Path) -> None:
@@ -128,7 +131,7 @@ def add_snapshot(
     """Encrypt a table or other files as the snapshot after ``parent``, the newest one, of an owner's dataset.
 
     ``register`` is given the signed manifest (for the broker) once the snapshot is committed: what it raises is passed on.
-    ``attempt`` is where to write first; one that was taken up again goes on where it was, and is not committed twice.
+    ``attempt`` is where to write first; one that was taken up again goes on where it was, and what it says is done is not done again.
     Column groups stay as they are, and ``group_keys`` has the keys of all of them.
 
     Raises:
@@ -150,13 +153,14 @@ def add_snapshot(
     if is_table(intake) != (before.kind == "parquet"):
         held, wanted = ("a table", "a .csv or .parquet file") if before.kind == "parquet" else ("files", "a folder, or another file")
         raise DataError(f"the dataset holds {held}, and this is something else", hint=f"give {wanted}; or make a new dataset of it")
-    signed = _committed_before(attempt, parent)
-    if signed is None:
-        protected = _with_keys(before.groups, group_keys)
-        signed = _add(
-            intake, parent, before, mode, attempt=attempt, dataset_key=dataset_key, protected=protected, signer=signer, now=now,
-            progress=progress,
-        )  # fmt: skip
+    if attempt.done is not None:
+        make_current(parent, register)  # it may have been killed before that
+        return attempt.done
+    protected = _with_keys(before.groups, group_keys)
+    signed = _add(
+        intake, parent, before, mode, attempt=attempt, dataset_key=dataset_key, protected=protected, signer=signer, now=now,
+        progress=progress,
+    )  # fmt: skip
     make_current(signed, register)
     return signed
 
@@ -199,6 +203,7 @@ def _add(
         schema=written.schema,
         files=tuple(sorted((*kept, *written.files), key=lambda entry: entry.path)),
         signer=signer.public,
+        work=_work(attempt, dataset_key, before.dataset),
     )
     made = SignedManifest(parent.folder, sign_manifest(manifest, signer), manifest)
     with _moved(attempt.files, made, written.files):
@@ -211,15 +216,6 @@ def _with_keys(groups: Sequence[ColumnGroup], keys: Mapping[str, SecretBytes]) -
         if group.name not in keys:
             raise no_key(group.name)
     return [NewGroup(group, keys[group.name]) for group in groups]
-
-
-def _committed_before(attempt: Attempt, newest: SignedManifest) -> SignedManifest | None:
-    """The snapshot that an earlier command had committed of this attempt's files, before it was killed."""
-    paths = {entry.path for entry in attempt.finished}
-    if not paths:
-        return None
-    listed = [one for one in (newest, *history(newest)) if paths <= {entry.path for entry in one.unverified.files}]
-    return listed[-1] if listed else None
 
 
 def _typed_as_before(source: TableInput, before: Manifest) -> TableInput:

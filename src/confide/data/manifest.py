@@ -54,7 +54,8 @@ class Manifest:
 
     ``schema`` (tables only) holds ``columns`` (name, Arrow type, nullable) and ``spark`` (Spark's schema JSON).  ``parent`` is the
     digest of the manifest of the snapshot before.  ``owner`` or ``run`` says who made it: a data owner, or a run as its output.
-    ``groups`` are columns of an owner's table with keys of their own.
+    ``groups`` are columns of an owner's table with keys of their own.  ``work`` says what an owner's command did, to whoever has the
+    dataset's key (:mod:`confide.data.work`).
     """
 
     dataset: DatasetId
@@ -70,6 +71,7 @@ class Manifest:
     owner: str | None = None
     run: RunId | None = None
     groups: tuple[ColumnGroup, ...] = ()
+    work: str | None = None
 
     @property
     def key(self) -> str:
@@ -119,6 +121,7 @@ class Manifest:
             "owner": self.owner,
             "run": self.run,
             **({"groups": [group.to_json() for group in self.groups]} if self.groups else {}),
+            **({"work": self.work} if self.work is not None else {}),
         }
 
     @classmethod
@@ -193,7 +196,7 @@ _FIELDS: Final = frozenset({
 
 
 def _parse(data: Json) -> Manifest:
-    if data.get("format") != FORMAT or set(data) - {"groups"} != _FIELDS:
+    if data.get("format") != FORMAT or set(data) - {"groups", "work"} != _FIELDS:
         raise ManifestError("not a manifest of this version", expected=FORMAT, got=str(data.get("format"))[:80])
     wrapped = WrappedKey.from_json(data["wrapped"])
     dataset = check_dataset_id(data["dataset"])
@@ -215,11 +218,14 @@ def _parse(data: Json) -> Manifest:
         owner=None if data["owner"] is None else check_name(data["owner"], "owner"),
         run=None if data["run"] is None else RunId(check_name(data["run"], "run id")),
         groups=_groups(data),
+        work=_matching(data["work"], _SHA256) if "work" in data else None,
     )
     if (manifest.owner is None) == (manifest.run is None):
         raise ManifestError("a manifest names an owner or a run as its maker, and not both")
     if (manifest.parent is None) != (manifest.snapshot == 1):
         raise ManifestError("the first snapshot has no parent and every other has one", snapshot=manifest.snapshot)
+    if manifest.work is not None and manifest.owner is None:
+        raise ManifestError("only an owner's manifest says which work made it")
     if manifest.groups:
         if manifest.owner is None or manifest.schema is None:
             raise ManifestError("only an owner's table has column groups")

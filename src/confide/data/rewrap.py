@@ -58,7 +58,7 @@ def rewrap_dataset(
         return parent
     number, created = before.snapshot + 1, now_text(now)
     manifest = replace(
-        before, snapshot=number, parent=parent.digest, created=created, wrapped=wrapped, groups=grouped, signer=signer.public
+        before, snapshot=number, parent=parent.digest, created=created, wrapped=wrapped, groups=grouped, signer=signer.public, work=None
     )
     made = SignedManifest(parent.folder, sign_manifest(manifest, signer), manifest)
     commit_snapshot(parent, made)

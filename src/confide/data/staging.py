@@ -26,7 +26,7 @@ from confide.data.column_groups import ColumnGroup, NewGroup
 from confide.data.folder import check_encrypted, digest_of_file
 from confide.data.journal import Begun, Journal, OpenedJournal
 from confide.data.manifest import MANIFEST_NAME, FileEntry
-from confide.data.snapshots import load_manifest
+from confide.data.snapshots import SignedManifest
 from confide.data.sources import Source
 from confide.data.tables import TableInput
 from confide.durable import sync_folder
@@ -58,6 +58,10 @@ class Attempt:
     key: NewKey | None = None
     """Of a new dataset that an earlier command began."""
     resumed: bool = False
+    task: str | None = None
+    """What is done here, for the snapshot's manifest to say: that of the journal, if the caller sets no other."""
+    done: SignedManifest | None = None
+    """The snapshot that an earlier command made by the same work: nothing is left to do."""
 
     @property
     def files(self) -> Path:
@@ -84,7 +88,7 @@ class Attempt:
         self._begin(Begun(key.dataset, task, key.wrapped.to_json(), _kept(kek, key.secret, key.dataset), groups), key.secret)
 
     def _begin(self, begun: Begun, secret: SecretBytes) -> None:
-        self.journal = Journal.begin(self.root / _JOURNAL, begun, secret)
+        self.journal, self.task = Journal.begin(self.root / _JOURNAL, begun, secret), begun.task
         sync_folder(self.root)
 
     def note(self, entry: FileEntry) -> None:
@@ -146,9 +150,12 @@ def attempt_beside(folder: Path, *, keep: Callable[[BaseException], bool] = lamb
 
 
 @contextlib.contextmanager
-def resumed_or_new(folder: Path, task: str | None, *, open_key: Callable[[Begun], SecretBytes]) -> Iterator[Attempt]:
+def resumed_or_new(
+    folder: Path, task: str | None, *, open_key: Callable[[Begun], SecretBytes], done: SignedManifest | None = None
+) -> Iterator[Attempt]:
     """What an earlier command left of the same work, or else a new staged folder.  ``open_key`` opens the key of a journal's dataset.
 
+    ``done`` is the snapshot that says that the same work made it (:mod:`confide.data.work`): then only what is left of that work has to go.
     If this one cannot go on because something is unavailable, what is finished stays; after Ctrl-C or a refusal nothing does.
 
     Raises:
@@ -159,11 +166,16 @@ def resumed_or_new(folder: Path, task: str | None, *, open_key: Callable[[Begun]
     """
     if task is None:
         raise UsageError("what is read only once cannot be resumed", hint="leave --resume out, or name files")
-    found = _find(folder, task, open_key)
+    found, others = _find(folder, task, open_key)
     if found is None:
+        if others and done is None:
+            hint = "it is other input, or was changed since: leave --resume out to begin anew (`confide data clean` removes what is left)"
+            raise DataError("an earlier command encrypted something else into this place", hint=hint, path=str(folder))
         with attempt_beside(folder, keep=_may_go_on) as attempt:
+            attempt.done = done
             yield attempt
         return
+    found.done = done
     with _at_work(found, folder, _may_go_on):
         _take_over(found)
         yield found
@@ -217,8 +229,8 @@ def _at_work(attempt: Attempt, folder: Path, keep: Callable[[BaseException], boo
             attempt.journal.close()
 
 
-def _find(folder: Path, task: str, open_key: Callable[[Begun], SecretBytes]) -> Attempt | None:
-    """The staged folder of the same work, locked; ``None`` if no command left any."""
+def _find(folder: Path, task: str, open_key: Callable[[Begun], SecretBytes]) -> tuple[Attempt | None, bool]:
+    """The staged folder of the same work, locked, ``None`` if no command left any; and whether one of other work is there."""
     pattern = re.compile(rf"\.{re.escape(folder.name)}\.new-[0-9a-f]{{16}}")
     parent = folder.absolute().parent
     others = False
@@ -233,14 +245,11 @@ def _find(folder: Path, task: str, open_key: Callable[[Begun], SecretBytes]) -> 
             others = True
             continue
         try:
-            return _opened(root, opened, open_key)
+            return _opened(root, opened, open_key), others
         except BaseException:
             opened.close()
             raise
-    if others:
-        hint = "it is other input, or was changed since: leave --resume out to begin anew (`confide data clean` removes what is left)"
-        raise DataError("an earlier command encrypted something else into this place", hint=hint, path=str(folder))
-    return None
+    return None, others
 
 
 def _opened(root: Path, opened: OpenedJournal, open_key: Callable[[Begun], SecretBytes]) -> Attempt:
@@ -251,7 +260,7 @@ def _opened(root: Path, opened: OpenedJournal, open_key: Callable[[Begun], Secre
     if begun.wrapped is not None:
         groups = tuple(_kept_group(begun, one, open_key) for one in begun.groups)
         key = NewKey(begun.dataset, secret, WrappedKey.from_json(begun.wrapped), groups)
-    return Attempt(root, journal, key, resumed=True)
+    return Attempt(root, journal, key, resumed=True, task=begun.task)
 
 
 def _kept_group(begun: Begun, data: Json, open_key: Callable[[Begun], SecretBytes]) -> NewGroup:
@@ -285,13 +294,3 @@ def _is_whole(folder: Path, entry: FileEntry) -> bool:
         return digest_of_file(folder / entry.path) == (entry.size, entry.sha256)
     except (OSError, DataError):
         return False
-
-
-def published_before(attempt: Attempt, folder: Path) -> bool:
-    """Whether the earlier command had put its dataset in place before it was killed."""
-    return (
-        attempt.resumed
-        and attempt.journal is not None
-        and os.path.lexists(folder / MANIFEST_NAME)
-        and load_manifest(folder).unverified.dataset == attempt.journal.begun.dataset
-    )

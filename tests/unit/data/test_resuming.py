@@ -127,18 +127,19 @@ def kills(count: int, last: int) -> list[int]:
 
 @pytest.mark.slow
 def test_killed_anywhere_nothing_or_all_is_visible_and_resuming_ends_with_the_same_rows(place: Place) -> None:
-    gone_on = 0
-    for at in kills(5, 75):
+    gone_on = all_done = 0
+    for at in kills(5, 95):
         if place.killed(at):
             place.no_plaintext()
             if place.folder.exists():
                 assert place.values() == list(range(950))
-            if not place.folder.exists() or place.journals():  # else it was killed in its last step: nothing is left to be done
-                gone_on += "finished before: 0" not in place.resume()
+            said = place.resume()
+            gone_on += "finished before: 0" not in said
+            all_done += "all done before" in said
         place.clean()
         assert place.values() == list(range(950)), at
         shutil.rmtree(place.folder)
-    print(f"went on {gone_on} times")  # noqa: T201 -- pytest shows it with a failure
+    print(f"went on {gone_on} times, {all_done} of them with nothing to do")  # noqa: T201 -- pytest shows it with a failure
 
 
 @pytest.mark.slow
@@ -148,12 +149,11 @@ def test_killed_anywhere_an_append_is_made_once(place: Place) -> None:
     more.write_text("x,s\n" + "".join(f"{n},b\n" for n in range(950, 1500)), encoding="utf-8")
     whole = place.root / "whole"
     shutil.copytree(place.folder, whole)
-    for at in kills(3, 75):
+    for at in kills(3, 95):
         if place.killed(at, "--append", source=more):
             newest = load_manifest(place.folder).unverified
             assert newest.rows == {1: 950, 2: 1500}[newest.snapshot]
-            if newest.snapshot == 1 or place.journals():
-                place.resume("--append", source=more)
+            place.resume("--append", source=more)
         place.clean()
         assert load_manifest(place.folder).unverified.snapshot == 2
         assert place.values() == list(range(1500)), at

@@ -104,6 +104,7 @@ def main() -> None:
     accepted("accepted-table", "A table of two files, the first snapshot, by an owner.", table())
     accepted("accepted-files", "A file in a container, a run's output.", files())
     accepted("accepted-second-snapshot", "The second snapshot names its parent.", {**table(), "snapshot": 2, "parent": "ab" * 48})
+    accepted("accepted-work", "An owner's manifest says which work made it.", {**table(), "work": "33" * 32})
     accepted("accepted-no-files", "A table without files.", {**table(), "files": []})
 
     good, first = envelope(form(table())), table()["files"][0]
@@ -124,6 +125,9 @@ def main() -> None:
     refused("refused-twice", "A member is there twice.", envelope(payload.replace(b'"snapshot":1', b'"snapshot":1,"snapshot":1')))
     changed("refused-format", "Another format.", format="confide-manifest-v2")
     changed("refused-unknown-member", "A member that there is not.", note="x")
+    changed("refused-work-null", "No work is said by no member, not by null.", work=None)
+    changed("refused-work-capitals", "A digest of the work in capitals.", work="AB" * 32)
+    refused("refused-work-of-run", "A run's output says which work made it.", envelope(form(files(work="33" * 32))))
     changed("refused-dataset-id", "A dataset id in capitals.", dataset=DATASET.upper(), wrapped=wrapped(DATASET.upper()))
     changed("refused-wrapped-dataset", "The wrapped key is of another dataset.", wrapped=wrapped("ff" * 16))
     changed("refused-wrapped-key", "The wrapped key is under another key.", wrapped=wrapped(key="weather/weather"))
