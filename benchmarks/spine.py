@@ -261,10 +261,10 @@ def _releases(demo: Demo) -> list[Row]:
     from confide.crypto.tls import Identity
     from confide.data.snapshots import load_manifest
     from confide.job import Job
-    from confide.jobs.submit import pin_inputs
+    from confide.jobs.submit import pin_datasets
     from confide.keys.client import NodeBrokerClient
 
-    tee, job = _tee(demo), pin_inputs(Job.load(demo.job))
+    tee, job = _tee(demo), pin_datasets(Job.load(demo.job))
     attester = InsecureAttester(tee.installation, Tee.TDX, tee.measurement().of(Tee.TDX))
     seal_key, context = _context(job.digest, "worker-1")
     manifest = load_manifest(demo.folder / "data" / "flights").envelope

@@ -93,11 +93,31 @@ class InputSpec(_Value):
         return {"dataset": self.dataset, "signer": self.signer, **snapshot, **source, **columns}
 
 
+OutputMode = Literal["error", "append", "overwrite"]
+"""What a run does with a dataset that is at an output's place already: Spark's words."""
+
+
 class OutputSpec(_Value):
-    """One output dataset.  ``recipients`` (who may open it, if every input's owner agrees) are in the digest, ``path`` is not."""
+    """One output dataset.  ``recipients`` (who may open it, if every input's owner agrees) are in the digest, ``path`` is not.
+
+    ``mode`` says what becomes of an earlier run's dataset there; ``dataset`` pins it, and is empty while there is none.
+    """
 
     path: str
     recipients: tuple[str, ...] = ()
+    mode: OutputMode = "error"
+    dataset: str = ""
+
+    @model_validator(mode="after")
+    def _goes_on(self) -> Self:
+        if self.dataset and self.mode == "error":
+            raise ValueError("an output that goes on with a dataset says how: mode append or overwrite")
+        return self
+
+    def canonical_form(self) -> Json:
+        """What the digest is over.  What is not asked for is not said: jobs have the digest that they had."""
+        mode = {} if self.mode == "error" else {"mode": self.mode}
+        return {"recipients": sorted(self.recipients), **mode, **({"dataset": self.dataset} if self.dataset else {})}
 
 
 class BrokerSpec(_Value):
@@ -184,6 +204,8 @@ class Job(_Value):
             check_name(name, "dataset name")
         if set(self.inputs) & set(self.outputs):
             raise ValueError("an input and an output have the same name")
+        if sum(bool(spec.dataset) for spec in self.outputs.values()) > 1:
+            raise ValueError("one output of a job goes on with an earlier dataset: snapshots of two cannot be committed in one step")
         if self.resources.min_workers > self.resources.workers:
             raise ValueError("min_workers is larger than workers")
         try:
@@ -196,7 +218,7 @@ class Job(_Value):
         """What the digest is over: everything that decides what the job does and whom it trusts.
 
         Raises:
-            JobError: an input is not pinned to a dataset and signer yet (``confide.jobs.submit.pin_inputs`` does that).
+            JobError: an input is not pinned to a dataset and signer yet (``confide.jobs.submit.pin_datasets`` does that).
         """
         unpinned = sorted(name for name, spec in self.inputs.items() if not spec.dataset or not spec.signer)
         if unpinned:
@@ -209,7 +231,7 @@ class Job(_Value):
             "files": {path: sha256_hex(data) for path, data in self.files.items()},
             "arguments": list(self.arguments),
             "inputs": {name: spec.canonical_form() for name, spec in self.inputs.items()},
-            "outputs": {name: {"recipients": sorted(o.recipients)} for name, o in self.outputs.items()},
+            "outputs": {name: spec.canonical_form() for name, spec in self.outputs.items()},
             "policy": self.policy,
             "broker": {"spki": self.broker.spki},
         }
@@ -320,6 +342,16 @@ def form_columns(form: Json, name: str) -> tuple[str, ...]:
                 case {"columns": [*columns]} if all(isinstance(column, str) for column in columns):
                     return tuple(columns)
     return ()
+
+
+def form_goes_on(form: Json, name: str) -> str:
+    """The dataset that output ``name`` of a canonical form goes on with; empty for a new one."""
+    match form.get("outputs"):
+        case {**outputs} if name in outputs:
+            match outputs[name]:
+                case {"dataset": str(dataset)}:
+                    return dataset
+    return ""
 
 
 def kbs_resource(form: Json, name: str) -> str:

@@ -22,7 +22,7 @@ from confide.ids import JobDigest
 from confide.job import Job
 from confide.jobs.local.simulation import SimulatedTee
 from confide.jobs.result import RunEvent, RunResult
-from confide.jobs.submit import pin_inputs, submit
+from confide.jobs.submit import pin_datasets, submit
 from confide.keys.broker import Broker
 from confide.keys.client import OwnerClient
 from confide.keys.credentials import Credential
@@ -103,7 +103,7 @@ class Stage:
 
     def job(self, program: bytes = PROGRAM, *, outputs: tuple[str, ...] = ("summary", "names"), **changes: Any) -> Job:
         place = self.root / f"out-{secrets.token_hex(4)}"
-        return pin_inputs(Job.build({
+        return pin_datasets(Job.build({
             "name": "main-job",
             "program": "main.py",
             "files": {"main.py": program, "helpers.py": HELPERS},

@@ -45,7 +45,7 @@ _SCHEMA_BYTES = 4 << 20
 @click.option("--column-key", "column_keys", multiple=True, metavar="OWNER/NAME=A,B",
               help="Encrypt these columns of a table under this key instead: a column group, named as the key.  May be repeated.")
 @click.option("--resume", is_flag=True,
-              help="Go on where the same command was killed, if it was, and do nothing twice; keep what is finished if storage fails.")  # fmt: skip
+              help="Go on where the same command was killed, and do nothing twice; keep what is finished if storage fails.")  # fmt: skip
 @answers
 def encrypt(
     context: Context,

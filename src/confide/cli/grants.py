@@ -218,9 +218,9 @@ def revoke(context: Context, grant_id: str, who: str | None) -> None:
 
 def _load(path: Path) -> Job:
     from confide.job import Job
-    from confide.jobs.submit import pin_inputs
+    from confide.jobs.submit import pin_datasets
 
-    return pin_inputs(Job.load(path))
+    return pin_datasets(Job.load(path))
 
 
 def _digest(text: str) -> JobDigest:

@@ -34,13 +34,13 @@ def sign(context: Context, job_file: Path, who: str | None, key_file: Path | Non
     """
     from confide.job import Job
     from confide.jobs.signatures import save_signature, signature_path
-    from confide.jobs.submit import pin_inputs
+    from confide.jobs.submit import pin_datasets
     from confide.keys.job_signatures import JobSignature
 
     if who is not None and key_file is not None:
         raise UsageError("a job is signed with one key at a time", hint="give either --as NAME or --key FILE")
     name, key = _key(context, who, key_file)
-    job = pin_inputs(Job.load(job_file))
+    job = pin_datasets(Job.load(job_file))
     made = JobSignature.sign(key, job.digest)
     path = out or signature_path(job_file, name)
     save_signature(path, made)

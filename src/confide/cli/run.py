@@ -34,9 +34,9 @@ def command(
     Ctrl-C ends the run and everything that it started.
     """
     from confide.job import Job
-    from confide.jobs.submit import pin_inputs, submit
+    from confide.jobs.submit import pin_datasets, submit
 
-    job = _signed(pin_inputs(Job.load(job_file)), job_file, signature_files)
+    job = _signed(pin_datasets(Job.load(job_file)), job_file, signature_files)
     if check:
         _answer_check(context, job)
         return

@@ -23,15 +23,15 @@ from confide.data.folder import check_encrypted, data_files, describe
 from confide.data.manifest import MANIFEST_NAME, FileEntry, Kind, Manifest, now_text, sign_manifest, verify_manifest
 from confide.data.parallel import Progress, silent
 from confide.data.parquet_keys import no_key
-from confide.data.partitions import require_columns, whole_schema
+from confide.data.partitions import path_values, require_columns, whole_schema
 from confide.data.schema import schema_json, schema_of, storable
-from confide.data.snapshots import SignedManifest, commit_snapshot, is_committed, load_manifest, write_manifest
+from confide.data.snapshots import SignedManifest, commit_snapshot, history, is_committed, load_manifest, write_manifest
 from confide.data.sources import Source, plain_sources
 from confide.data.staging import Attempt, attempt_beside
 from confide.data.tables import TableInput, first_names, format_of
 from confide.data.work import work_of
 from confide.durable import sync_file, sync_folder
-from confide.errors import DataError, ManifestError, OutputExistsError, UnavailableError, UsageError
+from confide.errors import DataError, IntegrityError, ManifestError, OutputExistsError, UnavailableError, UsageError
 from confide.ids import DatasetId, RunId
 from confide.regular_file import open_regular
 
@@ -111,6 +111,7 @@ def _signed_before(
 
 
 _IN_PLACE = "snapshot {} is in place and needs no second try: the broker hears of it when it is next used"
+_HOLDS: Mapping[Kind, str] = {"parquet": "a table", "files": "files"}
 Mode = Literal["append", "overwrite"]
 """What a further snapshot does with the files of the one before: Spark's words."""
 
@@ -189,12 +190,45 @@ def _add(
     now: datetime,
     progress: Progress,
 ) -> SignedManifest:
-    kept = before.files if mode == "append" else ()
+    first = len(before.files) if mode == "append" else 0
     if mode == "append" and isinstance(source, TableInput):
         source = _typed_as_before(source, before)
-    written = _encrypted(source, attempt, dataset_key, before.dataset, first=len(kept), protected=protected, progress=progress)
+    written = _encrypted(source, attempt, dataset_key, before.dataset, first=first, protected=protected, progress=progress)
+    made = following(written, parent, mode, signer=signer, now=now, work=_work(attempt, dataset_key, before.dataset))
+    commit_files(attempt.files, made, written.files, parent)
+    return made
+
+
+def following(
+    written: Written,
+    parent: SignedManifest,
+    mode: Mode,
+    *,
+    signer: SigningKey,
+    now: datetime,
+    run: RunId | None = None,
+    wrapped: WrappedKey | None = None,
+    work: str | None = None,
+) -> SignedManifest:
+    """The signed manifest of the snapshot after ``parent``, of what was written; by ``run``, if one did, with its form of the key.
+
+    ``work``: which task did (``confide.data.work``).
+
+    Raises:
+        DataError: it is not of the dataset's kind, or has other columns (``append`` only).
+        IntegrityError: a file has a path that one of an earlier snapshot has, which is under the same key.
+    """
+    before = parent.unverified
+    if written.kind != before.kind:
+        raise DataError(f"the dataset holds {_HOLDS[before.kind]}, and this is something else", kind=before.kind, got=written.kind)
     if mode == "append":
         _require_same_columns(before.schema, written.schema)
+        _require_same_folders(before.files, written.files)
+    used = {entry.path for one in (parent, *history(parent)) for entry in one.unverified.files}
+    again = sorted(used & {entry.path for entry in written.files})
+    if again:
+        raise IntegrityError("a file has the path of an earlier snapshot's", path=again[0])
+    kept = before.files if mode == "append" else ()
     manifest = replace(
         before,
         snapshot=before.snapshot + 1,
@@ -203,12 +237,22 @@ def _add(
         schema=written.schema,
         files=tuple(sorted((*kept, *written.files), key=lambda entry: entry.path)),
         signer=signer.public,
-        work=_work(attempt, dataset_key, before.dataset),
+        run=run or before.run,
+        wrapped=wrapped or before.wrapped,
+        work=work,
     )
-    made = SignedManifest(parent.folder, sign_manifest(manifest, signer), manifest)
-    with _moved(attempt.files, made, written.files):
+    return SignedManifest(parent.folder, sign_manifest(manifest, signer), manifest)
+
+
+def commit_files(staged: Path, made: SignedManifest, files: Sequence[FileEntry], parent: SignedManifest) -> None:
+    """Put a snapshot's new ``files`` from a staged folder into the dataset's, and commit it.
+
+    Raises:
+        SnapshotConflictError: another writer was first; nothing of this one is visible.
+        UnavailableError: the file system refuses; nothing of this is visible.
+    """
+    with _moved(staged, made, files):
         commit_snapshot(parent, made)
-    return made
 
 
 def _with_keys(groups: Sequence[ColumnGroup], keys: Mapping[str, SecretBytes]) -> list[NewGroup]:
@@ -299,6 +343,15 @@ def _link(file: Path, place: Path) -> None:
             raise
 
 
+def _require_same_folders(before: Sequence[FileEntry], now: Sequence[FileEntry]) -> None:
+    """Columns that are in the names of folders are in those of all files, or of none: readers look for them in one place."""
+    there, here = ({tuple(path_values(entry.path)) for entry in files} for files in (before, now))
+    if there and not here <= there:
+        old, new = (", ".join(sorted({name for names in found for name in names})) or "nothing" for found in (there, here))
+        message = "the columns that name folders are not those of the dataset"
+        raise DataError(message, hint="write with the same partitionBy", before=old, now=new)
+
+
 def _require_same_columns(before: Json | None, now: Json | None) -> None:
     def columns(schema: Json | None) -> dict[str, str]:
         return {column["name"]: column["type"] for column in (schema or {}).get("columns", [])}
@@ -325,8 +378,11 @@ def commit_staged(
     now: datetime,
     check_paths: Callable[[Sequence[str]], None],
     kept: Written | None = None,
+    after: tuple[SignedManifest, Mode] | None = None,
 ) -> SignedManifest:
     """Make what a job wrote into its staging folder a dataset: check every file that is not ``kept``, and sign the manifest.
+
+    Or the snapshot ``after`` an earlier one, of the same dataset: :func:`commit_files` puts it in place.
 
     Putting the manifest into the folder, publishing the folder (a rename) and telling the broker are the caller's: what was signed and is
     then written anew must never have been where storage could keep it.  ``spark_schema`` is the data frame's, for tables.  ``check_paths``
@@ -336,13 +392,19 @@ def commit_staged(
         UsageError: ``kind`` is not a kind of dataset.
         PlaintextError: a file is not encrypted.
         IntegrityError: a file does not open under the dataset's key and its own path.
-        DataError: a task's uncommitted file is left, or there is nothing.
+        DataError: a task's uncommitted file is left, or there is nothing; or as :func:`following`.
+        ManifestError: the snapshot before is of another dataset than the key.
     """
     if kind not in get_args(Kind):
         raise UsageError("not a kind of dataset", kind=kind[:40])
     held: Kind = "parquet" if kind == "parquet" else "files"
     written = collect_staged(folder, held, dataset_key, dataset=dataset, spark_schema=spark_schema, kept=kept)
     check_paths([entry.path for entry in written.files])
+    if after is not None:
+        parent, mode = after
+        if parent.unverified.dataset != dataset:
+            raise ManifestError("the key is another dataset's than the manifest", expected=parent.unverified.dataset, got=dataset)
+        return following(written, parent, mode, signer=signer, now=now, run=run, wrapped=wrapped)
     manifest = _manifest(written, name=name, dataset=dataset, wrapped=wrapped, signer=signer, owner=None, run=run, now=now)
     return SignedManifest(folder, sign_manifest(manifest, signer), manifest)
 

@@ -148,20 +148,26 @@ class BrokerKeys:
             key = f"{group.wrapped.key}@{group.wrapped.version}"
             self._services.emit("key-opened", dataset=group.dataset, name=group_name(found.name, group.name), key=key)
 
-    def output(self, name: str, newest: Sequence[VerifiedInput] = ()) -> OutputKey:
+    def output(self, name: str, newest: Sequence[VerifiedInput] = (), parent: Json | None = None) -> OutputKey:
         """The key of this run's output ``name`` (the driver's first call makes it).
 
-        ``newest``: inputs that the driver reads as they are because it was shown no newer snapshot of them.
+        ``newest``: inputs that the driver reads as they are because it was shown no newer snapshot of them.  ``parent``: the newest
+        manifest of the dataset that the output goes on with (the driver's first call).
 
         Raises:
             RollbackError: the broker has seen a newer one.
+            GrantError: the run may not go on with that dataset.
         """
         job = self._services.job
         inputs = [*(DatasetId(spec.dataset) for spec in job.inputs.values() if spec.key is None), *sorted(self._groups)]
         read = [Reading(one.manifest.dataset, one.manifest.snapshot, one.digest) for one in newest if self._source(one) is None]
         with self._lock:
-            key = self._broker.output(name, inputs=inputs, recipients=job.outputs[name].recipients, newest=read)
+            key = self._broker.output(name, inputs=inputs, recipients=job.outputs[name].recipients, newest=read, parent=parent)
             self._watch()
+        goes_on = job.outputs[name].dataset
+        if goes_on and key.dataset != goes_on:
+            key.secret.wipe()
+            raise BindingError("the broker answered with another dataset's key than the job goes on with", output=name)
         self._services.tell(key_opened(name, Purpose.WRITE, key))
         return key
 
@@ -193,10 +199,10 @@ class BrokerKeys:
         self._keyring.open_output(str(place), key.dataset, _lease(key), run=run, refresh=lambda: _lease(self.output(name)))
         self._services.emit("key-opened", dataset=key.dataset, name=name, key=str(key.key))
 
-    def register(self, envelope: Json) -> None:
-        """Tell the broker of an output's manifest (driver only)."""
+    def register(self, envelope: Json, *, announce: bool = False) -> None:
+        """Tell the broker of an output's manifest (driver only); ``announce``: it is about to become an earlier dataset's newest."""
         with self._lock:
-            self._broker.register_manifest(envelope)
+            self._broker.register_manifest(envelope, announce=announce)
 
     def cut_off(self, node: NodeId) -> None:
         """Have the broker give that node of this run no key any more (driver only).

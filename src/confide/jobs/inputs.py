@@ -19,7 +19,7 @@ from confide.jobs.statement import DatasetEntry
 if TYPE_CHECKING:
     from confide.canonical import Json
     from confide.crypto.envelope import WrappedKey
-    from confide.job import Job
+    from confide.job import InputSpec, Job
 
 PAGE: Final = 400
 """Files in one answer; a path has at most 1024 bytes."""
@@ -57,19 +57,22 @@ class VerifiedInput:
         The key of a dataset opens all its snapshots.  That this input is one of them is in the digests from the newest one on.
 
         Raises:
-            ManifestError: the newest is signed by another key, or this input is not a snapshot before it.
+            ManifestError: the newest is not signed by the key that it names, or this input is not a snapshot before it.
         """
-        return self._vouching().envelope
+        return self._vouching(None).envelope
 
     def wrapped(self) -> WrappedKey:
-        """The dataset's key in its newest form: an older snapshot's may be under a key that is gone.  Raises as :meth:`vouched`."""
-        return self._vouching().unverified.wrapped
+        """The dataset's key in its newest form: an older snapshot's may be under a key that is gone.  Raises as :meth:`vouched`.
 
-    def _vouching(self) -> SignedManifest:
+        There is no broker to say who signs, so it is the input's signer.
+        """
+        return self._vouching(self.signer).unverified.wrapped
+
+    def _vouching(self, signer: PublicKey | None) -> SignedManifest:
         newest = load_manifest(self.folder)
         if newest.unverified.snapshot <= self.manifest.snapshot:
             return SignedManifest(self.folder, self.envelope, self.manifest)
-        verify_manifest(newest.envelope, self.signer)
+        verify_manifest(newest.envelope, signer or newest.signer)  # a later run's, perhaps: the broker knows who signs for the dataset
         if self._at(newest, self.digest) is None:
             raise ManifestError(f"input {self.name!r} is not a snapshot before the newest one", name=self.name)
         return newest
@@ -111,18 +114,29 @@ def open_inputs(job: Job) -> dict[str, VerifiedInput]:
     found = {}
     for name, spec in job.inputs.items():
         newest = load_manifest(Path(spec.path))
-        key = newest.signer
+        verify_manifest(newest.envelope, newest.signer)
+        signed = _wanted(newest, spec)
+        key = signed.signer
         if key.digest != spec.signer:
             message = f"input {name!r} is signed by another key than the job pins"
             raise ManifestError(message, name=name, expected=spec.signer, got=key.digest)
-        manifest = verify_manifest(newest.envelope, key)
+        manifest = verify_manifest(signed.envelope, key)
         if manifest.dataset != spec.dataset:
             message = f"input {name!r} is another dataset than the job pins"
             raise ManifestError(message, name=name, expected=spec.dataset, got=manifest.dataset)
-        signed = newest if spec.snapshot is None else snapshot_numbered(newest, spec.snapshot)
         found[name] = _verified(name, signed, key, spec.columns)
     _check_same_groups(job)
     return found
+
+
+def _wanted(newest: SignedManifest, spec: InputSpec) -> SignedManifest:
+    """The snapshot that the job asks for, or else the newest one that the key of its pin has signed: later runs sign with other keys.
+
+    That there is no newer one than the driver reads, the broker says.
+    """
+    if spec.snapshot is not None:
+        return snapshot_numbered(newest, spec.snapshot)
+    return next((one for one in (newest, *history(newest)) if one.signer.digest == spec.signer), newest)
 
 
 def _check_same_groups(job: Job) -> None:

@@ -1,5 +1,7 @@
 """A run's outputs on the driver: staged by executors, committed with a signed manifest, published at the end, all or none.
 
+An output that goes on with an earlier run's dataset is staged as any other, and published as that dataset's next snapshot.
+
 A commit looks at every staged file: an unencrypted one ends the run, and so does one that no task wrote, or that a task wrote and
 storage does not show.  Nothing is visible before :meth:`Outputs.publish`, and no manifest leaves the driver before it: a run may save into
 an output again, and of the manifests that it signed meanwhile storage must not get hold.
@@ -7,17 +9,19 @@ an output again, and of the manifests that it signed meanwhile storage must not 
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from confide.data.commit import commit_staged
+from confide.data.commit import commit_files, commit_staged
 from confide.data.files import Written
-from confide.data.snapshots import write_manifest
-from confide.errors import DataError, JobFailedError, ProtocolError, UsageError
+from confide.data.snapshots import SignedManifest, write_manifest
+from confide.errors import ConfideError, DataError, JobFailedError, ProtocolError, UsageError
 from confide.jobs.ledger import FileLedger
 from confide.jobs.saves import Save
 from confide.jobs.staging import discard, drop_pending, keep_only, publish, staging_path
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from confide.crypto.sign import SigningKey
     from confide.data.manifest import Manifest
     from confide.ids import RunId
+    from confide.jobs.parents import Parent
     from confide.keys.client import OutputKey
 
 
@@ -43,7 +48,7 @@ class CommittedOutput:
     def entry(self) -> DatasetEntry:
         """The receipt's row."""
         m = self.manifest
-        return DatasetEntry(self.name, m.dataset, m.snapshot, self.digest, m.key, m.version, m.signer.digest)
+        return DatasetEntry(self.name, m.dataset, m.snapshot, self.digest, m.key, m.version, m.signer.digest, m.parent or "")
 
     def summary(self) -> Json:
         """Public numbers, for the program and the client."""
@@ -52,30 +57,29 @@ class CommittedOutput:
 
 @dataclass(slots=True)
 class _Staged:
-    """An output that the program has begun: its folder, the save that is under way, and what is committed so far."""
+    """An output that the program has begun: its folder, the save that is under way, and what is committed so far.
+
+    ``written`` is what the run itself put into it.
+    """
 
     folder: Path
     saving: Save | None = None
     saved: Save = field(default_factory=Save)
     committed: CommittedOutput | None = None
-
-    def written(self) -> Written | None:
-        """What was committed."""
-        if self.committed is None:
-            return None
-        m = self.committed.manifest
-        return Written(m.kind, m.files, m.schema)
+    written: Written | None = None
 
     def paths(self) -> set[str]:
-        """The files that were committed."""
-        return {entry.path for entry in self.committed.manifest.files} if self.committed is not None else set()
+        """The files of the run that were committed."""
+        return {entry.path for entry in self.written.files} if self.written is not None else set()
 
 
 class Outputs:
     """The outputs of one run.  Safe to use from several threads; :meth:`close` is idempotent."""
 
-    def __init__(self, places: Mapping[str, Path], run: RunId, signer: SigningKey) -> None:
+    def __init__(self, places: Mapping[str, Path], run: RunId, signer: SigningKey, parents: Mapping[str, Parent] | None = None) -> None:
+        """``parents``: the datasets that outputs go on with, by the outputs' names."""
         self._places = dict(places)
+        self._parents = dict(parents or {})
         self._run = run
         self._signer = signer
         self._lock = threading.Lock()
@@ -115,9 +119,12 @@ class Outputs:
                     raise UsageError(f"output {name!r} was written before", hint="name a mode: append, overwrite or ignore")
                 if save.mode == "append":
                     save.require_fits(staged.saved, name)
+            parent = self._parents.get(name)
+            if parent is not None:
+                parent.require_meant(save, name, first=staged.committed is None)
             self._forget_unfinished(staged)
             staged.saving = save
-            return {"path": str(staged.folder)}
+            return {"path": str(staged.folder if parent is None else _unused_folder(staged.folder))}
 
     def _forget_unfinished(self, staged: _Staged) -> None:
         """What tasks of a failed save were about to tell is not of the next one."""
@@ -201,6 +208,7 @@ class Outputs:
             drop_pending(staged.folder)
             if save.mode == "overwrite":
                 self._take_away(staged)
+            parent = self._parents.get(name)
             signed = commit_staged(
                 staged.folder,
                 kind=kind,
@@ -213,10 +221,12 @@ class Outputs:
                 signer=self._signer,
                 now=datetime.now(UTC),
                 check_paths=lambda paths: self._require(staged.folder, paths),
-                kept=staged.written(),
+                kept=staged.written,
+                after=None if parent is None else (parent.manifest, parent.mode),
             )
             made = CommittedOutput(name, signed.envelope, signed.unverified, signed.digest)
             staged.committed, staged.saved, staged.saving = made, save, None
+            staged.written = _own(made.manifest, parent)
             return made
 
     def _take_away(self, staged: _Staged) -> None:
@@ -225,7 +235,7 @@ class Outputs:
             for path in staged.paths():
                 (staged.folder / path).unlink(missing_ok=True)
                 self._files.remove(str(staged.folder / path))
-        staged.committed = None
+        staged.committed = staged.written = None
 
     def _current(self, name: str, key: OutputKey) -> OutputKey:
         """The output's key within its lease: a program may run for longer than that before it commits."""
@@ -274,15 +284,35 @@ class Outputs:
     def publish(self) -> None:
         """Put the manifests of all committed outputs into their folders, and move those into view, or none.
 
+        The next snapshot of a dataset that a run goes on with is committed last, in one step that only one of several writers can do: what
+        comes after it undoes nothing.
+
         Raises:
             OutputExistsError: something appeared in the place of one.
+            SnapshotConflictError: another writer committed the next snapshot first.
+            ManifestError: the dataset's manifest is not the one any more that the run began with.
             UnavailableError: a manifest cannot be written.
             DataError: an output cannot be moved.
         """
-        for output in self.committed():
+        new = [output for output in self.committed() if output.name not in self._parents]
+        for output in new:
             drop_pending(self._staged[output.name].folder)
             write_manifest(self._staged[output.name].folder, output.envelope)
-        publish({self._staged[output.name].folder: self._places[output.name] for output in self.committed()})
+        publish({self._staged[output.name].folder: self._places[output.name] for output in new}, self._commit_further)
+
+    def _commit_further(self) -> None:
+        for output in self.further():
+            staged, parent = self._staged[output.name], self._parents[output.name]
+            parent.require_unchanged()
+            drop_pending(staged.folder)
+            made = SignedManifest(parent.manifest.folder, output.envelope, output.manifest)
+            commit_files(staged.folder, made, staged.written.files if staged.written is not None else (), parent.manifest)
+            with contextlib.suppress(ConfideError):  # readers go on from the manifest before to what was committed since
+                write_manifest(made.folder, output.envelope)
+
+    def further(self) -> list[CommittedOutput]:
+        """Those that go on with a dataset."""
+        return [output for output in self.committed() if output.name in self._parents]
 
     def close(self) -> None:
         """Wipe the keys, and remove what is staged: what was published is not there any more."""
@@ -290,3 +320,16 @@ class Outputs:
             for key in self._keys.values():
                 key.secret.wipe()
         discard(self._places, self._run)
+
+
+def _own(manifest: Manifest, parent: Parent | None) -> Written:
+    """What the run wrote, of all that a manifest lists: no path of it is one of an earlier snapshot's."""
+    before = set() if parent is None else {entry.path for entry in parent.manifest.unverified.files}
+    return Written(manifest.kind, tuple(entry for entry in manifest.files if entry.path not in before), manifest.schema)
+
+
+def _unused_folder(staged: Path) -> Path:
+    """A folder in a staging folder whose name no other snapshot of the dataset has used: a path is used once under one key."""
+    folder = staged / f"v-{uuid.uuid4()}"
+    folder.mkdir()
+    return folder

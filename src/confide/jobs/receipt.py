@@ -37,7 +37,7 @@ from confide.crypto.sign import PublicKey, dsse_verify, unverified_payload
 from confide.data.manifest import Manifest, read_payload, verify_manifest
 from confide.errors import AppraisalError, AttestationError, CollateralError, ConfideError, ManifestError, ParseError, ReceiptError
 from confide.ids import Role
-from confide.job import kbs_resource
+from confide.job import form_goes_on, kbs_resource
 from confide.jobs.release_checks import check_data, check_releases, require_same
 from confide.jobs.statement import PAYLOAD_TYPE, DatasetEntry, NodeEntry, ReceiptBundle, RefusedEntry, Statement
 from confide.keys.audit import AuditHead
@@ -188,7 +188,7 @@ class _Examination:
             self._step(f"input {entry.name}", _short(entry.manifest), partial(self._input, statement, entry))
         self._step("inputs", "all that the job names", partial(_names, statement.inputs, statement.form, "inputs"))
         for entry in statement.outputs:
-            self._step(f"output {entry.name}", _short(entry.manifest), partial(self._output, entry, driver))
+            self._step(f"output {entry.name}", _short(entry.manifest), partial(self._output, statement, entry, driver))
         self._step("outputs", "all that the job names", partial(_names, statement.outputs, statement.form, "outputs"))
         self._step("keys", "to accepted nodes, under grants", partial(self._releases, statement))
         self._step("data", "counted by the run's nodes", partial(check_data, statement))
@@ -307,12 +307,22 @@ class _Examination:
         self._dataset(entry, str(pin.get("signer")))
         require_same("the dataset", entry.dataset, str(pin.get("dataset")))
         require_same("the snapshot", str(entry.snapshot), str(pin.get("snapshot", entry.snapshot)))
+        require_same("the snapshot before", entry.parent, "")
         source = kbs_resource(statement.form, entry.name)
         return f"dataset {entry.dataset[:12]}, snapshot {entry.snapshot}, key {source or f'{entry.key}@{entry.version}'}"
 
-    def _output(self, entry: DatasetEntry, driver: NodeEntry) -> str:
+    def _output(self, statement: Statement, entry: DatasetEntry, driver: NodeEntry) -> str:
+        """Of a dataset that the job goes on with, the row names the snapshot before; every other output is a new dataset."""
         self._dataset(entry, driver.spki)
-        return f"dataset {entry.dataset[:12]}, key {entry.key}@{entry.version}"
+        goes_on = form_goes_on(statement.form, entry.name)
+        require_same("the snapshot before", entry.parent, self._manifest(entry).parent or "")
+        require_same("the dataset", entry.dataset, goes_on or entry.dataset)
+        require_same("the output", "a further snapshot" if entry.parent else "new", "a further snapshot" if goes_on else "new")
+        after = f", snapshot {entry.snapshot} after {_short(entry.parent)}" if entry.parent else ""
+        return f"dataset {entry.dataset[:12]}{after}, key {entry.key}@{entry.version}"
+
+    def _manifest(self, entry: DatasetEntry) -> Manifest:
+        return read_payload(unverified_payload(self.bundle.manifests[entry.name]))
 
 
 def _same_claims(node: NodeEntry, result: AttestationResult, collateral: AnyCollateral) -> None:

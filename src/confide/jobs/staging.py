@@ -25,18 +25,20 @@ def staging_path(output: Path, run: RunId) -> Path:
     return output.parent / f".{output.name}{_MARK}{run}"
 
 
-def check_free(outputs: Mapping[str, Path], inputs: Collection[Path] = ()) -> None:
+def check_free(outputs: Mapping[str, Path], inputs: Collection[Path] = (), *, going_on: Collection[str] = ()) -> None:
     """Check that nothing is at the outputs' places, that no two are in or around each other, and that none is in an input's folder.
 
     A dataset's folder holds what its manifest lists and nothing else: with an output in it, it would be refused from then on.
+    At the places of those that are ``going_on`` is the dataset that they go on with.
 
     Raises:
         OutputExistsError: something is.
     """
     taken = {place.resolve() for place in inputs}
     for name, path in outputs.items():
-        if os.path.lexists(path):
-            raise OutputExistsError(f"output {name!r} exists: {path}", name=name, path=str(path))
+        if name not in going_on and os.path.lexists(path):
+            hint = 'choose another path, remove the folder, or write mode = "append" or "overwrite" into the job file'
+            raise OutputExistsError(f"output {name!r} exists: {path}", hint=hint, name=name, path=str(path))
         if not taken.isdisjoint(path.resolve().parents):
             raise OutputExistsError(f"output {name!r} lies in an input's folder", hint="write it elsewhere", name=name, path=str(path))
         for other, place in outputs.items():
@@ -73,12 +75,13 @@ def keep_only(folder: Path, paths: Collection[str]) -> None:
         raise DataError(f"an output's files cannot be removed: {cause.strerror}", path=str(cause.filename)) from cause
 
 
-def publish(staged: Mapping[Path, Path]) -> None:
-    """Move finished folders (staging place to final place) into view: all of them or none.
+def publish(staged: Mapping[Path, Path], last: Callable[[], None] = lambda: None) -> None:
+    """Move finished folders (staging place to final place) into view, and then do ``last``: all of it or nothing.
 
     Raises:
         OutputExistsError: something is in the place of one.
         DataError: one cannot be moved.
+        ConfideError: what ``last`` raises.
     """
     moved: list[tuple[Path, Path]] = []
     try:
@@ -88,6 +91,7 @@ def publish(staged: Mapping[Path, Path]) -> None:
             source.rename(place)
             moved.append((source, place))
             sync_folder(place.parent)
+        last()
     except BaseException as cause:
         for source, place in reversed(moved):
             with contextlib.suppress(OSError):

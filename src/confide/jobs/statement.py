@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass
 from datetime import datetime
 from typing import Any, Self
 
@@ -63,7 +63,11 @@ class RefusedEntry:
 
 @dataclass(frozen=True, slots=True)
 class DatasetEntry:
-    """One input or output: ``manifest`` is the digest of its signed manifest (SHA-384 over the DSSE payload, hex)."""
+    """One input or output: ``manifest`` is the digest of its signed manifest (SHA-384 over the DSSE payload, hex).
+
+    ``parent``, of an output that goes on with an earlier run's dataset: the digest of the manifest of the snapshot before.  It is not
+    written where it is empty.
+    """
 
     name: str
     dataset: str
@@ -72,6 +76,7 @@ class DatasetEntry:
     key: str
     version: int
     signer: str
+    parent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +156,11 @@ class Statement:
         """The whole in-toto statement.  Subjects are the job and its outputs."""
         subject = [{"name": f"job:{self.form['name']}", "digest": {"sha384": self.job}}]
         subject += [{"name": f"output:{output.name}", "digest": {"sha384": output.manifest}} for output in self.outputs]
-        return {"_type": STATEMENT_TYPE, "subject": subject, "predicateType": PREDICATE_TYPE, "predicate": asdict(self)}
+        predicate = asdict(self)
+        for row in (*predicate["inputs"], *predicate["outputs"]):
+            if not row["parent"]:
+                del row["parent"]
+        return {"_type": STATEMENT_TYPE, "subject": subject, "predicateType": PREDICATE_TYPE, "predicate": predicate}
 
     def to_bytes(self) -> bytes:
         """The RFC 8785 form: what is signed."""
@@ -292,12 +301,13 @@ def _list(data: Json, name: str) -> list[Any]:
 
 
 def _entry(kind: Any, row: object, where: str) -> Any:
-    """A dataclass from exactly its own fields, each of its own type."""
+    """A dataclass from exactly its own fields, each of its own type.  One that has a default may be missing."""
     names = kind.__dataclass_fields__
-    if not isinstance(row, dict) or set(row) != set(names):
+    needed = {name for name, field in names.items() if field.default is MISSING}
+    if not isinstance(row, dict) or not needed <= set(row) <= set(names):
         raise ReceiptError("a receipt has missing or unknown fields", field=where)
-    for name, field in names.items():
-        expected = _TYPES.get(str(field.type), tuple)
+    for name in row:
+        expected = _TYPES.get(str(names[name].type), tuple)
         if not isinstance(row[name], expected) or (expected is int and isinstance(row[name], bool)):
             raise ReceiptError("a receipt's field is of the wrong type", field=f"{where}.{name}")
     return kind(**row)

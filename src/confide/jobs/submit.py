@@ -6,18 +6,27 @@ everything staged is removed before :func:`submit` returns or raises.  The job's
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from confide.config import Settings
-from confide.data.snapshots import load_manifest
-from confide.errors import ConfideError, InterruptedRunError, ManifestError, RunNotFoundError, UnavailableError, UsageError
+from confide.data.snapshots import load_manifest, snapshot_numbered
+from confide.errors import (
+    ConfideError,
+    InterruptedRunError,
+    ManifestError,
+    OutputExistsError,
+    RunNotFoundError,
+    UnavailableError,
+    UsageError,
+)
 from confide.ids import RunId, new_run_id
-from confide.job import InputSpec, Job
+from confide.job import InputSpec, Job, OutputSpec
 from confide.jobs.backend import Backend
 from confide.jobs.follow import Follower
 from confide.jobs.local.backend import LocalBackend
@@ -56,9 +65,10 @@ def submit(
             hint="add --simulate (simulate=True) to run with simulated TEEs, which protect nothing",
         )
     _check_faults(faults or {})
-    job = pin_inputs(job)
+    job = pin_datasets(job)
     outputs = {name: Path(spec.path) for name, spec in job.outputs.items()}
-    check_free(outputs, [Path(spec.path) for spec in job.inputs.values()])
+    further = {name for name, spec in job.outputs.items() if spec.dataset}
+    check_free(outputs, [Path(spec.path) for spec in job.inputs.values()], going_on=further)
     store = RunStore(settings.runs_dir)
     discard_abandoned(outputs, _ended_in(store))
     store.clear_lost()
@@ -72,17 +82,20 @@ def submit(
     verifier = tee.verifier(settings.intel_service, settings.service_ca_file)
     follower = Follower(job, plan, folder, backend, verifier=verifier, roots=tee.roots, settings=settings, on_event=report)
     with _termination_is_interruption():
-        _drive(follower, folder, outputs, report)
+        _drive(follower, folder, outputs, report, further=further)
     return _result(follower, folder, outputs, time.monotonic() - begun)
 
 
-def pin_inputs(job: Job) -> Job:
-    """Fix each input that names only a folder to the dataset and signer of the manifest there now.
+def pin_datasets(job: Job) -> Job:
+    """Fix each input that names only a folder to the dataset and signer of the manifest there now; and outputs to what they go on with.
 
+    An input at an older snapshot is pinned to that one's signer: runs sign what they make, each with a key of its own.
     The manifest's signature is not checked here: every node checks it against the pin, and the broker knows each dataset's signer.
 
     Raises:
         ManifestError: a folder has no manifest, or another dataset than the job pins.
+        OutputExistsError: an output is to go on with an owner's own dataset.
+        UsageError: there is no snapshot of the number that an input names.
     """
     pinned: dict[str, InputSpec] = {}
     for name, spec in job.inputs.items():
@@ -91,9 +104,30 @@ def pin_inputs(job: Job) -> Job:
             raise ManifestError(
                 f"input {name!r} is another dataset than the job pins", name=name, expected=spec.dataset, got=found.unverified.dataset
             )
-        signer = spec.signer or found.signer.digest
+        read = found if spec.signer or spec.snapshot is None else snapshot_numbered(found, spec.snapshot)
+        signer = spec.signer or read.signer.digest
         pinned[name] = spec.model_copy(update={"dataset": found.unverified.dataset, "signer": signer})
-    return job.model_copy(update={"inputs": pinned})
+    outputs = {name: _pinned_output(name, spec) for name, spec in job.outputs.items()}
+    return Job.build({**job.model_dump(), "inputs": pinned, "outputs": outputs})
+
+
+def _pinned_output(name: str, spec: OutputSpec) -> OutputSpec:
+    """The output with the dataset that it goes on with; where there is none yet, it is a new one."""
+    place = Path(spec.path)
+    if spec.mode == "error" or not (spec.dataset or os.path.lexists(place)):
+        return spec
+    there = load_manifest(place).unverified
+    if spec.dataset not in {"", there.dataset}:
+        message = f"output {name!r} is another dataset than the job pins"
+        raise ManifestError(message, name=name, expected=spec.dataset, got=there.dataset)
+    if there.run is None:
+        raise OutputExistsError(
+            f"output {name!r} is a dataset of {there.owner}: a run goes on with outputs of earlier runs only",
+            hint="its owner adds to it with `confide data encrypt --mode append`; name another place for the output",
+            name=name,
+            path=spec.path,
+        )
+    return spec.model_copy(update={"dataset": there.dataset})
 
 
 def _check_faults(faults: Mapping[str, str]) -> None:
@@ -122,7 +156,9 @@ class _Report:
             self._on_event(event)
 
 
-def _drive(follower: Follower, folder: RunDir, outputs: Mapping[str, Path], report: _Report) -> None:
+def _drive(
+    follower: Follower, folder: RunDir, outputs: Mapping[str, Path], report: _Report, *, further: Collection[str] = frozenset()
+) -> None:
     """Follow the run; whatever happens, end everything, then say how it ended."""
     error: ConfideError | None = None
     try:
@@ -135,7 +171,8 @@ def _drive(follower: Follower, folder: RunDir, outputs: Mapping[str, Path], repo
     finally:
         with _uninterrupted():
             follower.end()
-            error, last = _conclude(folder, outputs, error, succeeded=follower.succeeded, remains=follower.remains())
+            new = {name: path for name, path in outputs.items() if name not in further}
+            error, last = _conclude(folder, outputs, error, succeeded=follower.succeeded, remains=follower.remains(), new=new)
     report.end(last)
     if error is not None:
         error.facts.setdefault("run", folder.run)
@@ -143,11 +180,23 @@ def _drive(follower: Follower, folder: RunDir, outputs: Mapping[str, Path], repo
 
 
 def _conclude(
-    folder: RunDir, outputs: Mapping[str, Path], error: ConfideError | None, *, succeeded: bool, remains: Remains
+    folder: RunDir,
+    outputs: Mapping[str, Path],
+    error: ConfideError | None,
+    *,
+    succeeded: bool,
+    remains: Remains,
+    new: Mapping[str, Path],
 ) -> tuple[ConfideError | None, RunEvent]:
-    """Keep in the run's folder how the run ended; one that cannot has failed.  Outputs of a failed run are taken out of view."""
+    """Keep in the run's folder how the run ended; one that cannot has failed.  New outputs of a failed run are taken out of view.
+
+    A snapshot of an earlier dataset is not, if the run had committed it: others may have read it, and the broker refuses the one before.
+    """
     if error is not None or not succeeded:
-        withdraw(outputs, folder.run, _maker)
+        withdraw(new, folder.run, _maker)
+        committed = [name for name, path in outputs.items() if name not in new and _maker(path) == folder.run]
+        if error is not None and committed:
+            error.facts["committed"] = ", ".join(committed)
         if not folder.receipt.exists():
             with suppress(UnavailableError):  # what ended the run is more than what is left of it
                 folder.keep(remains)
@@ -159,7 +208,7 @@ def _conclude(
     try:
         folder.write("result.json", {"status": status, "ended": last.at, "outputs": written, "error": last.fields["error"]})
     except UnavailableError as failure:
-        withdraw(outputs, folder.run, _maker)
+        withdraw(new, folder.run, _maker)
         error = error or failure
         last = RunEvent(ClientEvent.RUN_ENDED, fields={"status": "failed", "error": error.to_json()})
     return error, last

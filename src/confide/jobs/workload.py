@@ -6,6 +6,7 @@ them.  An engine that reads in the driver's node has them there.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from confide.canonical import Json
 from confide.crypto.secret import SecretBytes
 from confide.data.failure import failure_in
-from confide.errors import JobError, JobFailedError, ProtocolError, UnavailableError
+from confide.errors import ConfideError, JobError, JobFailedError, ProtocolError, UnavailableError
 from confide.jobs.broker_keys import BrokerKeys
 from confide.jobs.driver_files import DriverFiles
 from confide.jobs.engines.spark import SECRET_FILE, executor_command
@@ -24,6 +25,7 @@ from confide.jobs.evidence import receipt_bundle
 from confide.jobs.inputs import InputLengths, VerifiedInput, as_on_driver, digests, open_inputs, verify_whole
 from confide.jobs.outputs import Outputs
 from confide.jobs.owners_policies import require_owners_accept
+from confide.jobs.parents import open_parents
 from confide.jobs.polars_node import PolarsDriverEngine
 from confide.jobs.reports import FilesDeleted, FilesWritten, counted, data_counted, read_report
 from confide.jobs.saves import Save
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from confide.node.record import EvidenceRecord
     from confide.node.workload import NodeReport, NodeServices, Refusal
 
+_log = logging.getLogger(__name__)
 _POLL_S = 0.1
 
 
@@ -128,7 +131,8 @@ class JobDriver:
         self._services, self._began = node, datetime.now(UTC)
         engine = self._engine = _ENGINES[node.job.engine](node)
         places = {name: Path(spec.path) for name, spec in node.job.outputs.items()}
-        outputs = self._outputs = Outputs(places, node.spec.run_id, node.identity.key)
+        parents = open_parents(node.job)
+        outputs = self._outputs = Outputs(places, node.spec.run_id, node.identity.key, parents)
         keys = self._keys = BrokerKeys(node)
         self._code = self._write_code(node)
         engine.serve(self._operations(engine, outputs, keys, node))
@@ -143,7 +147,8 @@ class JobDriver:
                 keys.prove_admitted(found)
         newest = [found for name, found in self._inputs.items() if node.job.inputs[name].snapshot is None]
         for name in node.job.outputs:
-            key = keys.output(name, newest)  # soon: what is committed from now on is not for this run
+            parent = parents[name].manifest.envelope if name in parents else None
+            key = keys.output(name, newest, parent)  # soon: what is committed from now on is not for this run
             self._owners_policies |= {policy.digest: policy for policy in key.policies}
             outputs.hold(name, key, partial(keys.output, name))
             if engine.reads_data:
@@ -219,14 +224,16 @@ class JobDriver:
 
         Raises:
             KeyRevokedError: a key that the run was given was withdrawn at the last moment.
+            SnapshotConflictError: another writer committed the next snapshot of a dataset that the run goes on with first.
             ConfideError: the broker does not answer, or an output's place was taken meanwhile; nothing is visible then.
         """
         node, _, outputs, _ = self._ready()
         keys = self._keys
         if keys is None:
             raise UnavailableError("the broker was not asked for keys")
+        further = outputs.further()
         for output in outputs.committed():
-            keys.register(output.envelope)
+            keys.register(output.envelope, announce=output in further)
         head, broker_key = keys.audit_head()
         keys.check_not_revoked()
         bundle = receipt_bundle(
@@ -242,6 +249,11 @@ class JobDriver:
             broker_key=broker_key,
         )
         outputs.publish()
+        for output in further:
+            try:
+                keys.register(output.envelope)
+            except ConfideError as error:  # it is committed and announced: the broker hears of it when it is next used
+                _log.warning("the broker was not told of a committed snapshot: %s", error.code)
         return bundle.to_json()
 
     def stop(self) -> None:

@@ -20,7 +20,7 @@ from confide.attest.verify import Verifier
 from confide.canonical import Json, b64url
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import PublicKey
-from confide.errors import BindingError, Fact, GrantError, ManifestError, ParseError, UsageError
+from confide.errors import Fact, GrantError, ManifestError, ParseError, UsageError
 from confide.ids import DatasetId, NodeId, Purpose, Role, Tee, check_name
 from confide.keys.answers import Answers
 from confide.keys.asker import Asker
@@ -36,7 +36,7 @@ from confide.keys.key_commands import KeyCommands
 from confide.keys.limits import RateLimits
 from confide.keys.manifest_claims import MAX_MANIFESTS, ManifestClaims, ShownManifest
 from confide.keys.operators import OperatorCommands
-from confide.keys.outputs import Outputs, origin_of
+from confide.keys.outputs import Outputs, is_earlier, origin_of
 from confide.keys.owners import Owners
 from confide.keys.quotas import Quotas
 from confide.keys.readings import Reading
@@ -241,9 +241,13 @@ class Broker:
         wanted: Sequence[str],
         *,
         newest: Sequence[Reading] = (),
+        parent: Json | None = None,
         signatures: Sequence[object] = (),
     ) -> Json:
         """The key of this run's output ``name``: made for the driver when first asked, the same for all nodes of the run afterwards.
+
+        With ``parent``, the newest manifest of an earlier run's output, it is that dataset's: the run goes on with it, if the owners of
+        what is in it have granted reading and writing, and of them are all whose data the run reads (``Outputs.go_on``).
 
         The output derives from ``inputs`` and from every dataset whose key the run was given.  ``wanted`` are the recipients
         that the job names; those that any input's grants do not name are left out.  ``newest`` is what the driver reads because it was
@@ -253,7 +257,8 @@ class Broker:
             AttestationError: the session or its evidence does not hold, or no grant's policy accepts it.
             ManifestError: an input is not known here.
             RollbackError: an input of ``newest`` is older than one that was seen here.
-            GrantError: an input's grants do not cover writing by this job, there is no input, or the driver has not made the output yet.
+            GrantError: an input's grants do not cover writing by this job, there is no input, or the driver has not made the output yet;
+                or the run may not go on with that dataset.
             BindingError: another driver made this output.
         """
         asker = self._asker(peer, session, signatures)
@@ -263,16 +268,24 @@ class Broker:
             concerned = owners_of(self._outputs.roots(inputs, asker))
         tenants, undone = self.limits.of(concerned), self.limits.undone(asker.attested.binding.exporter)
         with self._audited("output", concerned, facts), undone, self.store.transaction():
-            found = self._outputs.named(asker, name)
+            found = known = self._outputs.named(asker, name)
+            if asker.attested.role is Role.DRIVER:
+                self._outputs.check_driver(asker)
+            if found is None and parent is not None:
+                found = self._outputs.parent(parent, asker)
+                concerned[:] = sorted({*concerned, *found.owners})
+                tenants = self.limits.of(concerned)
             roots = found.roots if found else self._outputs.roots(inputs, asker)
-            if found is not None and asker.attested.role is Role.DRIVER and found.signer != asker.attested.binding.spki:
-                raise BindingError("this output was made by another driver of the same run", run=asker.context.run)
             with self.limits.strangers(tenants, peer.address):
+                if found is not None and is_earlier(found, asker.context):
+                    self._decide(roots, Purpose.READ, asker)  # what is in it already comes with its key
                 decisions = self._decide(roots, Purpose.WRITE, asker)
             self.limits.tenants(tenants)
             self._outputs.check_newest(newest, inputs)
             if found is None:
                 found = self._outputs.mint(asker, name, roots, wanted)
+            elif known is None:
+                self._outputs.go_on(found, asker, name, inputs, wanted)
             self._given(tenants, asker)
             secret = self._keys.dataset_key(found)
             self._outputs.note_written(found, asker)
@@ -281,34 +294,39 @@ class Broker:
         origin = origin_of(found)
         extra = {
             "wrapped": found.wrapped.to_json(),
-            "signer": PublicKey(found.signer).digest,
+            "signer": PublicKey(self._outputs.signer(found, asker.context)).digest,
             "recipients": list(origin.recipients),
             "inherits": list(origin.inherits),
         }
         return {**self._answers.sealed(found, secret, asker, Purpose.WRITE, decisions), **extra}
 
-    def register_output(self, peer: Peer, session: str, dataset: DatasetId, manifest: Json) -> Json:
+    def register_output(self, peer: Peer, session: str, dataset: DatasetId, manifest: Json, *, announce: bool = False) -> Json:
         """Take note of an output's new snapshot, so that older ones are refused from now on.
+
+        A snapshot of an earlier run's output is told twice: with ``announce`` before it is committed, which lets it be shown from then
+        on and refuses nothing, and again once it is.
 
         Raises:
             AttestationError: the session or its evidence does not hold.
             ManifestError, RollbackError: not a newer manifest of that output, signed by the driver that made it.
-            GrantError: the node is not of the run that made the output.
+            GrantError: the node is not of the run that made the output, or goes on with it.
+            SnapshotConflictError: another writer's snapshot came first.
         """
         asker = self._asker(peer, session)
         facts: dict[str, Fact] = dict(asker.facts())
         owners: list[str] = []
         with self._audited("manifest", owners, facts), self.store.transaction():
-            found, claims = self._dataset_of(manifest, owners, facts)
+            known, shown = self._known(manifest, owners, facts)
+            if known.dataset != dataset:
+                raise ManifestError("the manifest is of another dataset", expected=dataset, got=known.dataset)
+            if announce or is_earlier(known, asker.context) or known.origin is None:
+                known, claims = self._outputs.announced(known, shown, asker)
+            found, claims = known.signed(shown)
             facts["snapshot"] = claims.snapshot
-            if found.origin is None or (found.origin.job, found.origin.run) != (asker.context.job, asker.context.run):
-                raise GrantError("only the run that made an output registers its manifest", dataset=found.dataset)
-            if found.dataset != dataset:
-                raise ManifestError("the manifest is of another dataset", expected=dataset, got=found.dataset)
             self._runs.heard(asker.context, asker.now)
-            found = found.after(claims)
+            found = known if announce else found.after(claims)
             self.store.put(found)
-            self.store.append_audit(new_event("manifest", owners, asker.now, **facts))
+            self.store.append_audit(new_event("announced" if announce else "manifest", owners, asker.now, **facts))
         return {"dataset": found.dataset, "snapshot": claims.snapshot}
 
     def cut_off(self, peer: Peer, session: str, node: str) -> Json:
@@ -323,8 +341,7 @@ class Broker:
         with self._audited("cut-off", [], facts), self.store.transaction():
             if asker.attested.role is not Role.DRIVER or node == context.node:
                 raise GrantError("only a run's driver cuts off a node, and only another one", run=context.run)
-            if any(output.signer != asker.attested.binding.spki for output in self._outputs.of_run(context)):
-                raise BindingError("an output of this run was made by another driver", run=context.run)
+            self._outputs.check_driver(asker)
             self._runs.keep(CutOff(context.job, context.run, NodeId(node)), context, asker.now)
             withdrawn(self.store)
             self.store.append_audit(new_event("cut-off", [], asker.now, **facts))
@@ -389,13 +406,17 @@ class Broker:
 
     def _dataset_of(self, manifest: Json, owners: list[str], facts: dict[str, Fact]) -> tuple[Dataset, ManifestClaims]:
         """The dataset that a manifest is of, and its claims, verified.  Adds to ``owners`` and ``facts`` whose and which it is."""
+        found, shown = self._known(manifest, owners, facts)
+        return found.signed(shown)
+
+    def _known(self, manifest: Json, owners: list[str], facts: dict[str, Fact]) -> tuple[Dataset, ShownManifest]:
         shown = ShownManifest(manifest)
         found = self.store.get(Dataset, shown.unverified_dataset())
         if found is None:
             raise ManifestError("the manifest is of a dataset that this broker does not know")
         owners += found.owners
         facts["dataset"] = found.dataset
-        return found, shown.claims(PublicKey.from_spki(found.signer))
+        return found, shown
 
     def _decide(self, roots: Sequence[str], purpose: Purpose, asker: Asker) -> list[Decision]:
         """As :meth:`_judge`; the run is counted under grants that count runs.  Inside the transaction that gives the key."""

@@ -177,10 +177,19 @@ class NodeBrokerClient:
             policies=answer.policies(),
         )
 
-    def output(self, name: str, *, inputs: Sequence[DatasetId], recipients: Sequence[str], newest: Sequence[Reading] = ()) -> OutputKey:
+    def output(
+        self,
+        name: str,
+        *,
+        inputs: Sequence[DatasetId],
+        recipients: Sequence[str],
+        newest: Sequence[Reading] = (),
+        parent: Json | None = None,
+    ) -> OutputKey:
         """The key of this run's output ``name``.  The driver's first call makes it; workers and later calls get the same.
 
-        ``newest``: what the driver reads because it was shown nothing newer.
+        ``newest``: what the driver reads because it was shown nothing newer.  ``parent``: the newest manifest of an earlier run's output
+        that the run goes on with (the driver's first call).
 
         Raises:
             AttestationError, GrantError, ManifestError, BrokerError: as :meth:`release`; ``GrantError`` also for a worker that asks
@@ -190,6 +199,8 @@ class NodeBrokerClient:
         body: Json = {"name": name, "inputs": list(inputs), "recipients": list(recipients), **self._shown()}
         if newest:
             body["newest"] = [one.to_json() for one in newest]
+        if parent is not None:
+            body["parent"] = parent
         answer = self._ask("POST", "/confide/v0/outputs", body)
         signer = answer.field("signer", str)
         if self._role is Role.DRIVER and signer != self._identity.spki_digest:
@@ -207,13 +218,17 @@ class NodeBrokerClient:
             policies=answer.policies(),
         )
 
-    def register_manifest(self, manifest: Json) -> None:
+    def register_manifest(self, manifest: Json, *, announce: bool = False) -> None:
         """Tell the broker of a new snapshot of an output of this run (the manifest is signed by the driver's identity key).
+
+        ``announce``: it is about to be committed, after a snapshot of an earlier run.
 
         Raises:
             AttestationError, GrantError, ManifestError, RollbackError, BrokerError: as :meth:`release`.
+            SnapshotConflictError: another writer's snapshot came first.
         """
-        self._ask("PUT", f"/confide/v0/{_manifest_path(manifest)}", {"manifest": manifest})
+        body: Json = {"manifest": manifest, **({"announce": True} if announce else {})}
+        self._ask("PUT", f"/confide/v0/{_manifest_path(manifest)}", body)
 
     def cut_off(self, node: NodeId) -> None:
         """Have the broker give ``node`` of this node's run no key any more (drivers only).  Raises as :meth:`release` does."""

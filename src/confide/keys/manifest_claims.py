@@ -31,13 +31,17 @@ _MAX_KNOWN: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class ManifestClaims:
-    """What a signed manifest says of its dataset.  ``digest`` is SHA-384 of the signed bytes, hex; ``groups`` are column groups' keys."""
+    """What a signed manifest says of its dataset.  ``digest`` is SHA-384 of the signed bytes, hex; ``groups`` are column groups' keys.
+
+    ``parent`` is the digest of the manifest of the snapshot before.
+    """
 
     dataset: DatasetId
     snapshot: int
     wrapped: WrappedKey
     digest: str
     groups: Mapping[str, WrappedKey] = field(default_factory=dict)
+    parent: str | None = None
 
     @classmethod
     def verify(cls, envelope: Json, signer: PublicKey) -> Self:
@@ -75,7 +79,9 @@ class ManifestClaims:
                 wrapped = _wrapped(data.get("wrapped"))
                 same = (wrapped.key, wrapped.version, wrapped.dataset) == (key, version, dataset)
                 if form == MANIFEST_FORMAT and same and not isinstance(snapshot, bool) and 0 <= snapshot <= _MAX_SNAPSHOT:
-                    return cls(DatasetId(dataset), snapshot, wrapped, sha384_hex(payload), _groups(data.get("groups", [])))
+                    groups, parent = _groups(data.get("groups", [])), data.get("parent")
+                    before = parent if isinstance(parent, str) else None
+                    return cls(DatasetId(dataset), snapshot, wrapped, sha384_hex(payload), groups, before)
         raise ManifestError("the manifest is of another version, or its key fields contradict each other")
 
 
@@ -116,6 +122,17 @@ class ShownManifest:
         if not isinstance(dataset, str):
             raise ManifestError("the manifest names no dataset")
         return DatasetId(dataset)
+
+    def unverified_digest(self) -> str:
+        """SHA-384 of the signed bytes, hex: to find who announced the manifest, nothing else.
+
+        Raises:
+            ManifestError: it is not a manifest.
+        """
+        try:
+            return sha384_hex(unverified_payload(self._envelope))
+        except ConfideError as cause:
+            raise ManifestError(f"not a signed manifest: {cause.message}") from cause
 
     def claims(self, signer: PublicKey) -> ManifestClaims:
         """Read the claims of a manifest that ``signer`` signed.  Whether the snapshot is current is not checked here.

@@ -7,13 +7,17 @@ from dataclasses import replace
 from typing import Final
 
 from confide.attest.evidence import NodeContext
-from confide.errors import GrantError, ManifestError, StoreError, UsageError
+from confide.canonical import Json
+from confide.crypto.sign import PublicKey
+from confide.errors import BindingError, GrantError, ManifestError, SnapshotConflictError, StoreError, UsageError
 from confide.ids import DatasetId, Purpose, Role, check_name
 from confide.keys.asker import Asker
 from confide.keys.hierarchy import KeyHierarchy
+from confide.keys.lineage import Announced, Continuation, Origin
+from confide.keys.manifest_claims import ManifestClaims, ShownManifest
 from confide.keys.owners import JOB_PREFIX
 from confide.keys.readings import Reading
-from confide.keys.records import Dataset, Origin, Release, run_ref
+from confide.keys.records import Dataset, Release, run_ref
 from confide.keys.runs import Runs
 from confide.keys.standing import Standings
 from confide.keys.store import Store
@@ -34,7 +38,12 @@ class Outputs:
         """From now on, what the run writes derives from this dataset: outputs that exist already inherit its owners' grants too.
 
         Whatever purpose the key was given for: a key that can write can read.
+
+        Raises:
+            GrantError: the run goes on with an earlier run's output that does not inherit them: what is in it would be less protected.
         """
+        for one in self._continued(asker.context):
+            _check_inherits(known_dataset(self._store, one.dataset), dataset.roots)
         self._keep(dataset, asker, purpose)
         for output in self.of_run(asker.context):
             origin = origin_of(output)
@@ -44,8 +53,12 @@ class Outputs:
                 self._store.put(replace(output, origin=replace(origin, inherits=inherits, recipients=allowed)))
 
     def note_written(self, output: Dataset, asker: Asker) -> None:
-        """The key of the run's own output was given to one of its nodes."""
-        self._keep(output, asker, Purpose.WRITE)
+        """The key of an output was given to one of the run's nodes: of an earlier run's, all that is in it can be read by it."""
+        if not is_earlier(output, asker.context):
+            self._keep(output, asker, Purpose.WRITE)
+            return
+        for purpose in (Purpose.READ, Purpose.WRITE):
+            self.note_given(output, asker, purpose)
 
     def _keep(self, dataset: Dataset, asker: Asker, purpose: Purpose) -> None:
         context = asker.context
@@ -58,8 +71,31 @@ class Outputs:
         return [d for d in found if d.origin is not None and (d.origin.job, d.origin.run) == (context.job, context.run)]
 
     def named(self, asker: Asker, name: str) -> Dataset | None:
-        """The output of that name of the node's run, if it was made already."""
-        return next((d for d in self.of_run(asker.context) if origin_of(d).name == name), None)
+        """The output of that name of the node's run, if it was made already, or if the run goes on with it."""
+        made = next((d for d in self.of_run(asker.context) if origin_of(d).name == name), None)
+        going = next((one for one in self._continued(asker.context) if one.name == name), None)
+        return made if going is None else known_dataset(self._store, going.dataset)
+
+    def _continued(self, context: NodeContext) -> list[Continuation]:
+        return [one for one in self._store.find(Continuation, run_ref(context.run)) if one.job == context.job]
+
+    def _continuation(self, output: Dataset, context: NodeContext) -> Continuation | None:
+        return next((one for one in self._continued(context) if one.dataset == output.dataset), None)
+
+    def signer(self, output: Dataset, context: NodeContext) -> bytes:
+        """Who signs what the run writes into an output of it (DER SPKI)."""
+        going = self._continuation(output, context)
+        return output.signer if going is None else going.signer
+
+    def check_driver(self, asker: Asker) -> None:
+        """Return if no output of the node's run is another driver's.
+
+        Raises:
+            BindingError: one is.
+        """
+        signers = {output.signer for output in self.of_run(asker.context)} | {one.signer for one in self._continued(asker.context)}
+        if signers - {asker.attested.binding.spki}:
+            raise BindingError("an output of this run was made by another driver", run=asker.context.run)
 
     def roots(self, inputs: Sequence[str], asker: Asker) -> tuple[str, ...]:
         """The root keys of what the node names and of what its run was given to read.
@@ -108,11 +144,87 @@ class Outputs:
         self._store.put(made)
         return made
 
+    def parent(self, manifest: Json, asker: Asker) -> Dataset:
+        """The output of an earlier run whose newest manifest the driver shows, to go on with it; :meth:`go_on` says whether it may.
+
+        Raises:
+            GrantError: the node is not the driver, or the dataset is not an earlier run's output.
+            ManifestError, RollbackError: the manifest is not the newest of a dataset that is known here.
+        """
+        if asker.attested.role is not Role.DRIVER:
+            raise GrantError("the driver of this run has not asked for this output yet", hint="the driver asks for it first")
+        shown = ShownManifest(manifest)
+        found, claims = known_dataset(self._store, shown.unverified_dataset()).signed(shown)
+        found = found.after(claims)
+        if not is_earlier(found, asker.context):
+            hint = "an owner adds to an own dataset with `confide data encrypt --mode append`; a run writes another one"
+            raise GrantError("a run goes on with outputs of earlier runs only", hint=hint, dataset=found.dataset)
+        return found
+
+    def go_on(self, found: Dataset, asker: Asker, name: str, inputs: Sequence[str], wanted: Sequence[str]) -> None:
+        """Take note that the run makes the next snapshot of an earlier run's output.  That its owners have granted it was decided.
+
+        What the run puts into the dataset derives from what it reads, so all of that must decide over the dataset already; and who may
+        open the dataset must be allowed to open what this job makes.
+
+        Raises:
+            GrantError: it is not so.
+        """
+        context = asker.context
+        _check_inherits(found, self.roots(inputs, asker))
+        more = set(origin_of(found).recipients) - set(self._recipients(found.roots, wanted, asker))
+        if more:
+            hint = "name them in the job file, and have the owners' grants to this job name them; or write another dataset"
+            message = "those who may open this output may not open what this job makes"
+            raise GrantError(message, hint=hint, dataset=found.dataset, recipients=", ".join(sorted(more))[:400])
+        self._store.put(found)
+        parent = found.manifest_digest or ""
+        going = Continuation(context.job, context.run, name, found.dataset, asker.attested.binding.spki, parent)
+        self._runs.keep(going, context, asker.now)
+
+    def announced(self, found: Dataset, shown: ShownManifest, asker: Asker) -> tuple[Dataset, ManifestClaims]:
+        """An earlier run's output once the run's manifest may be its next snapshot, and what that says.  Committing it is up to storage.
+
+        Raises:
+            GrantError: the run does not go on with this dataset.
+            ManifestError: the manifest is not by the run's driver, or not of the snapshot after the one that the run began with.
+            SnapshotConflictError: another writer's snapshot came first.
+        """
+        going = self._continuation(found, asker.context)
+        if going is None:
+            raise GrantError("only the run that made an output registers its manifest", dataset=found.dataset)
+        claims = shown.claims(PublicKey.from_spki(going.signer))
+        if found.manifest_digest == claims.digest:  # it was asked twice
+            return found, claims
+        if found.manifest_digest != going.parent:
+            hint = "nothing of this run is visible; look at the new snapshot and run it again"
+            raise SnapshotConflictError("another writer committed a snapshot first", hint=hint, dataset=found.dataset)
+        if claims.parent != going.parent or claims.snapshot != (found.snapshot or 0) + 1 or not found.is_known_as(claims.wrapped):
+            raise ManifestError("the manifest is not of the snapshot after the newest one", dataset=found.dataset)
+        return found.announcing(Announced(claims.digest, going.signer, asker.context.job)), claims
+
     def _recipients(self, roots: Sequence[str], wanted: Sequence[str], asker: Asker) -> tuple[str, ...]:
         allowed = set(wanted)
         for key in roots:
             allowed &= self._standings.recipients(key, asker.context.job, asker.now)
         return tuple(sorted(allowed))
+
+
+def is_earlier(dataset: Dataset, context: NodeContext) -> bool:
+    """Whether it is the output of another run."""
+    return dataset.origin is not None and (dataset.origin.job, dataset.origin.run) != (context.job, context.run)
+
+
+def _check_inherits(output: Dataset, roots: Sequence[str]) -> None:
+    """Return if everyone who decides over ``roots`` decides over an earlier run's output, too."""
+    missing = set(roots) - set(output.roots)
+    if missing:
+        raise GrantError(
+            "what this run reads is under keys whose owners do not decide over the output that it goes on with",
+            hint="write a new output: it inherits the grants of everything that the run reads",
+            dataset=output.dataset,
+            missing=", ".join(sorted(missing))[:400],
+        )
 
 
 def known_dataset(store: Store, dataset: DatasetId) -> Dataset:

@@ -216,8 +216,11 @@ class Owners(Callers):
                 raise CredentialError(
                     "this credential may not open that dataset", hint="its owners name recipients with `confide keys grant`"
                 )
-            claims = ManifestClaims.verify(manifest, PublicKey.from_spki(found.signer))
+            found, claims = found.signed(ShownManifest(manifest))
             found = found.after(claims)
+            if not self._may_open(found, owner, now):  # the snapshot may be of another job, to which the owners have granted less
+                hint = "the grants of owners to the job that made it say who may"
+                raise CredentialError("this credential may not open that snapshot", hint=hint)
             self._store.put(found)
             snapshot = found.snapshot
             if group is not None:
@@ -234,7 +237,7 @@ class Owners(Callers):
         if dataset.origin is None:
             return self._is_signer(owner, dataset)
         origin = dataset.origin
-        agreed = [owner.name in self._standings.recipients(key, origin.job, now) for key in dataset.roots]
+        agreed = [owner.name in self._standings.recipients(key, job, now) for key in dataset.roots for job in origin.jobs]
         return owner.name in origin.recipients and bool(agreed) and all(agreed)
 
     # --- audit -------------------------------------------------------------------------------------------------------

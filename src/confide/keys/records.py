@@ -12,9 +12,11 @@ from typing import ClassVar, Protocol, Self
 
 from confide.canonical import Json, canonical, sha256_hex
 from confide.crypto.envelope import WrappedKey
+from confide.crypto.sign import PublicKey
 from confide.errors import ManifestError, RollbackError
 from confide.ids import DatasetId, JobDigest, KeyRef, NodeId, Purpose, Role, RunId, SpkiDigest
-from confide.keys.manifest_claims import ManifestClaims
+from confide.keys.lineage import MAX_ANNOUNCED, Announced, Origin
+from confide.keys.manifest_claims import ManifestClaims, ShownManifest
 from confide.keys.roles import Office
 from confide.keys.tenant_records import DEFAULT_TENANT
 
@@ -130,37 +132,12 @@ class Enrolment:
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """Which run made an output, what it derives from (``inherits``: root keys), and who may open it if every root's owner agrees."""
-
-    job: JobDigest
-    run: RunId
-    name: str
-    inherits: tuple[str, ...]
-    recipients: tuple[str, ...]
-
-    def to_json(self) -> Json:
-        """The origin as JSON."""
-        return {
-            "job": self.job,
-            "run": self.run,
-            "name": self.name,
-            "inherits": list(self.inherits),
-            "recipients": list(self.recipients),
-        }
-
-    @classmethod
-    def from_json(cls, data: Json) -> Self:
-        """The inverse of :meth:`to_json`."""
-        return cls(data["job"], data["run"], data["name"], tuple(data["inherits"]), tuple(data["recipients"]))
-
-
-@dataclass(frozen=True, slots=True)
 class Dataset:
     """A dataset's key, wrapped; who signs its manifests (DER SPKI); and the newest snapshot that the broker has seen.
 
     ``given`` holds the digests of the wrapped forms that were given out for its manifests, once the key has been put under a newer
-    version: manifests go on to name them.  What is opened is always ``wrapped``.
+    version: manifests go on to name them.  What is opened is always ``wrapped``.  ``announced`` are manifests of runs that go on with the
+    dataset, each of which may turn out to be the next snapshot: storage lets one of them be it.
     """
 
     kind: ClassVar[str] = "dataset"
@@ -171,6 +148,7 @@ class Dataset:
     manifest_digest: str | None = None
     origin: Origin | None = None
     given: tuple[str, ...] = ()
+    announced: tuple[Announced, ...] = ()
 
     @property
     def id(self) -> str:
@@ -204,7 +182,30 @@ class Dataset:
             raise ManifestError("the manifest does not belong to this dataset and its key", dataset=self.dataset, got=claims.dataset)
         self.check_newest(claims.snapshot, claims.digest)
         seen = self.giving() if current else self
-        return seen if claims.snapshot == self.snapshot else replace(seen, snapshot=claims.snapshot, manifest_digest=claims.digest)
+        if claims.snapshot == self.snapshot:
+            return seen
+        return replace(seen, snapshot=claims.snapshot, manifest_digest=claims.digest, announced=())
+
+    def signed(self, shown: ShownManifest) -> tuple[Dataset, ManifestClaims]:
+        """What a manifest of this dataset says, and the dataset, by whose signature it counts: its signer's, or an announced one's.
+
+        With :meth:`after`, the announced snapshot is the newest, its driver the signer, and its job one of those that wrote the dataset.
+
+        Raises:
+            ManifestError: it is not signed by either.
+        """
+        digest = shown.unverified_digest() if self.announced else ""
+        coming = next((one for one in self.announced if one.digest == digest), None)
+        if coming is None or self.origin is None:
+            return self, shown.claims(PublicKey.from_spki(self.signer))
+        claims = shown.claims(PublicKey.from_spki(coming.signer))
+        later = self.origin.later if coming.job in self.origin.jobs else (*self.origin.later, coming.job)
+        return replace(self, signer=coming.signer, origin=replace(self.origin, later=later)), claims
+
+    def announcing(self, coming: Announced) -> Dataset:
+        """This dataset once a manifest may become its next snapshot."""
+        others = [one for one in self.announced if one.digest != coming.digest]
+        return replace(self, announced=(*others, coming)[-MAX_ANNOUNCED:])
 
     def is_known_as(self, wrapped: WrappedKey) -> bool:
         """Whether this is the wrapped form of its key that the broker keeps, or one that it gave out before."""
@@ -242,6 +243,7 @@ class Dataset:
             "manifest_digest": self.manifest_digest,
             "origin": self.origin.to_json() if self.origin else None,
             "given": list(self.given),
+            "announced": [one.to_json() for one in self.announced],
         }
 
     @classmethod
@@ -255,6 +257,7 @@ class Dataset:
             data["manifest_digest"],
             Origin.from_json(data["origin"]) if data["origin"] else None,
             _given(data["given"]),
+            tuple(Announced.from_json(one) for one in data.get("announced", ())),
         )
 
 

@@ -1,4 +1,4 @@
-"""When a run is over, so that what the broker remembers of it can go: its releases, and its nodes that were cut off.
+"""When a run is over, so that what the broker remembers of it can go: its releases, outputs that it goes on with, and cut-offs.
 
 What was released to a run decides what its outputs inherit, so it must not go while the run can still make one.  A run is over when none
 of its nodes has asked for anything for seven days; it is refused from then on, and the little that says so is kept for 400 days more.
@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Final, Self, TypeAlias
 
 from confide.attest.evidence import NodeContext
 from confide.canonical import Json
 from confide.errors import GrantError
 from confide.ids import JobDigest, RunId
+from confide.keys.lineage import Continuation
 from confide.keys.records import CutOff, Release, run_ref
 from confide.keys.store import Store
 
@@ -26,6 +27,9 @@ CLEARED: Final = 200
 """What a run or a grant that begins clears away of what others have left, in rows: more than most leave themselves."""
 CLOCKS: Final = timedelta(days=1)
 """How far the clocks of brokers on one store may be apart before one forgets a run that another one still takes for alive."""
+
+_OfRun: TypeAlias = Release | CutOff | Continuation
+"""What is kept of a run for as long as it may go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,7 @@ class Runs:
         """
         _check_not_over(self._seen(context), context, now)
 
-    def keep(self, record: Release | CutOff, context: NodeContext, now: datetime) -> None:
+    def keep(self, record: _OfRun, context: NodeContext, now: datetime) -> None:
         """Keep what is known of the node's run for as long as that may go on.  Inside the transaction that gives or refuses something.
 
         Raises:
@@ -96,7 +100,7 @@ class Runs:
         until = now + RUN_SILENCE
         self._store.put(RunSeen(context.job, context.run, until), expires=until + NAME_KEPT)
         ref = run_ref(context.run)
-        known: list[Release | CutOff] = [*self._store.find(Release, ref), *self._store.find(CutOff, ref)]
+        known: list[_OfRun] = [*self._store.find(Release, ref), *self._store.find(CutOff, ref), *self._store.find(Continuation, ref)]
         for record in known:
             if record.job == context.job:
                 self._store.put(record, expires=until + CLOCKS)

@@ -9,9 +9,9 @@ node   POST /confide/v0/release       manifest purpose signatures      jwe key v
                                                                        policies
 node   POST /confide/v0/releases      manifests purpose signatures     releases: [as release], of all or of none
                                       groups
-node   POST /confide/v0/outputs       name inputs recipients           as release; wrapped signer recipients inherits
+node   POST /confide/v0/outputs       name inputs recipients; parent   as release; wrapped signer recipients inherits
                                       signatures newest
-node   PUT …/datasets/<id>/manifest   manifest                         dataset snapshot (outputs of the node's own run)
+node   PUT …/datasets/<id>/manifest   manifest; announce               dataset snapshot (outputs of the node's own run)
 node   POST /confide/v0/cut-off       node                           node
 node   POST /confide/v0/watch         (empty object)                   withdrawn (an error; empty after 25 s of none)
 both   POST /confide/v0/audit-head    (empty object)                   head
@@ -342,10 +342,12 @@ class Routes:
         match _body(request):
             case {"name": str(name), "inputs": list(inputs), "recipients": list(wanted), **rest} if _texts(inputs, wanted) and set(
                 rest
-            ) <= _SIGNATURES | {"newest"}:
+            ) <= _SIGNATURES | {"newest", "parent"}:
                 newest = [Reading.from_json(one) for one in _list(request, "newest")] if "newest" in rest else []
-                signed = _signatures(rest)
-                return self._broker.output(self._peer, session_of(request), name, inputs, wanted, newest=newest, signatures=signed)
+                parent, signed = _object(request, "parent") if "parent" in rest else None, _signatures(rest)
+                return self._broker.output(
+                    self._peer, session_of(request), name, inputs, wanted, newest=newest, parent=parent, signatures=signed
+                )
         raise ParseError("not a request for an output's key")
 
     def _cut_off(self, request: Request) -> Json:
@@ -411,7 +413,8 @@ class Routes:
             case "PUT", "datasets", str(dataset), "/manifest":
                 manifest = _object(request, "manifest")
                 if COOKIE in request.headers.get("cookie", ""):
-                    return self._broker.register_output(self._peer, session_of(request), DatasetId(dataset), manifest)
+                    announce = _body(request).get("announce", False) is True
+                    return self._broker.register_output(self._peer, session_of(request), DatasetId(dataset), manifest, announce=announce)
                 return self._broker.owners.register_manifest(self._peer, DatasetId(dataset), manifest)
             case "DELETE", "grants", str(grant), None:
                 return self._broker.grants.revoke(self._peer, grant)

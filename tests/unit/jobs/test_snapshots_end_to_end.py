@@ -17,7 +17,7 @@ from confide.errors import RollbackError
 from confide.ids import JobDigest
 from confide.jobs.receipt import verify
 from confide.jobs.result import RunEvent
-from confide.jobs.submit import pin_inputs
+from confide.jobs.submit import pin_datasets
 from confide.keys.credentials import Credential
 
 pytestmark = [pytest.mark.run, pytest.mark.timeout(300), pytest.mark.usefixtures("nothing_left_behind")]
@@ -48,7 +48,7 @@ def test_a_job_compares_two_snapshots_while_a_third_is_committed(stage: Stage) -
     people = str(stage.root / "people")
     job = stage.job(PROGRAM, outputs=("summary",))
     inputs = {**job.inputs, "then": job.inputs["people"].model_copy(update={"path": people, "snapshot": 1})}
-    job = pin_inputs(job.model_copy(update={"inputs": inputs}))
+    job = pin_datasets(job.model_copy(update={"inputs": inputs}))
     stage.grant(job)
     committed: list[str] = []
 

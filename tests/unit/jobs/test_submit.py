@@ -24,7 +24,7 @@ from confide.jobs.local.backend import TAMPERED
 from confide.jobs.local.simulation import FALLS_BEHIND, FAULTS, SimulatedTee
 from confide.jobs.result import RunEvent
 from confide.jobs.store import RunStore
-from confide.jobs.submit import _drive, _Report, pin_inputs, submit
+from confide.jobs.submit import _drive, _Report, pin_datasets, submit
 from confide.node.child import session_members
 from confide.node.remains import Remains
 
@@ -195,23 +195,23 @@ def dataset(folder: Path, key: SigningKey, *, run: RunId | None = None) -> Path:
 def test_inputs_are_pinned_to_the_dataset_and_signer_that_lie_there(tmp_path: Path, measured: dict[str, list[str]]) -> None:
     key = SigningKey.generate()
     given = job(measured, inputs={"flights": {"path": str(dataset(tmp_path / "flights", key))}})
-    pinned = pin_inputs(given)
+    pinned = pin_datasets(given)
     assert (pinned.inputs["flights"].dataset, pinned.inputs["flights"].signer) == (DATASET, key.spki_digest)
-    assert pin_inputs(pinned).digest == pinned.digest
+    assert pin_datasets(pinned).digest == pinned.digest
 
 
 def test_a_pin_that_the_job_has_is_kept(tmp_path: Path, measured: dict[str, list[str]]) -> None:
     folder = dataset(tmp_path / "flights", SigningKey.generate())
     given = job(measured, inputs={"flights": {"path": str(folder), "dataset": DATASET, "signer": "cd" * 32}})
-    assert pin_inputs(given).inputs["flights"].signer == "cd" * 32
+    assert pin_datasets(given).inputs["flights"].signer == "cd" * 32
     other = job(measured, inputs={"flights": {"path": str(folder), "dataset": "34" * 16}})
     with pytest.raises(ManifestError):
-        pin_inputs(other)
+        pin_datasets(other)
 
 
 def test_an_input_without_a_manifest_is_refused(tmp_path: Path, measured: dict[str, list[str]]) -> None:
     with pytest.raises(ManifestError):
-        pin_inputs(job(measured, inputs={"flights": {"path": str(tmp_path)}}))
+        pin_datasets(job(measured, inputs={"flights": {"path": str(tmp_path)}}))
 
 
 def test_an_output_in_an_inputs_folder_is_refused_before_anything_starts(
@@ -235,6 +235,6 @@ def test_an_input_that_is_not_what_was_pinned_ends_the_run(
     pin = {"dataset": DATASET, "signer": "cd" * 32} if damage == "signer" else {}
     if damage == "longer":
         (folder / "a.bin").write_bytes(b"xy")
-    given = pin_inputs(job(measured, inputs={"flights": {"path": str(folder), **pin}}))
+    given = pin_datasets(job(measured, inputs={"flights": {"path": str(folder), **pin}}))
     with pytest.raises(Exception, match=r"pins|missing|length"):
         open_inputs(given)
