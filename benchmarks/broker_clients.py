@@ -20,16 +20,17 @@ from benchmarks.broker_server import JOB, MEASUREMENT, RESOURCE, World
 from confide.attest.evidence import NodeContext
 from confide.attest.insecure import InsecureAttester, Installation
 from confide.canonical import Json
+from confide.crypto.derive import KEY_BYTES
 from confide.crypto.http import Response, request
 from confide.crypto.seal import SealKey
 from confide.crypto.tls import AnyKeyUntilAttested, Channel, Identity, PinnedSpki, connect
 from confide.ids import NodeId, Purpose, Role, RunId, Tee
-from confide.keys.answers import seal_context
 from confide.keys.client import NodeBrokerClient
 from confide.keys.connection import https_address
 from confide.keys.kbs.messages import AttestRequest, AuthRequest, GuestTee, report_data
 from confide.keys.kbs.tee_evidence import json_of_evidence
 from confide.keys.kbs.tee_key import TeeKey
+from confide.keys.seal_contexts import joint_seal_context, seal_context
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -124,9 +125,13 @@ class _Node:
             timeout=60,
         )
 
-    def open(self, answer: Json) -> None:
-        """Open the key in one answer."""
-        self._key.open(answer["jwe"], context=seal_context(answer["dataset"], self._context, Purpose.READ))
+    def open(self, answer: Json) -> int:
+        """Open what is sealed in one answer: how many keys it is."""
+        if "releases" in answer:
+            context = joint_seal_context(answer["releases"], self._context, Purpose.READ)
+        else:
+            context = seal_context(answer["dataset"], self._context, Purpose.READ)
+        return len(self._key.open(answer["jwe"], context=context)) // KEY_BYTES
 
     def close(self) -> None:
         """End the connection."""
@@ -165,13 +170,8 @@ class _Release(_Node):
         self._channel.send(self._request)
         answer = _answer(self._channel)
         self._sent += 1
-        if self._sent % _OPEN_EVERY == 1:
-            found = json.loads(answer)
-            released = found.get("releases", [found])
-            if len(released) != self.datasets:
-                raise LookupError("the broker has not released what was asked for")
-            for one in released:
-                self.open(one)
+        if self._sent % _OPEN_EVERY == 1 and self.open(json.loads(answer)) != self.datasets:
+            raise LookupError("the broker has not released what was asked for")
 
 
 class _Releases(_Release):

@@ -6,10 +6,10 @@ Decides nothing, and keeps nothing but the JSON form of policies.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from confide.attest.evidence import NodeContext
 from confide.attest.policy import Policy
 from confide.canonical import Json
 from confide.crypto.seal import seal
@@ -18,9 +18,19 @@ from confide.ids import Purpose
 from confide.keys.asker import Asker
 from confide.keys.grants import Decision
 from confide.keys.records import Dataset
+from confide.keys.seal_contexts import joint_seal_context, seal_context
 
 _KNOWN_POLICIES: Final = 256
 """Policies whose JSON form is remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A dataset's key that a node may have by these decisions, in the clear."""
+
+    dataset: Dataset
+    secret: SecretBytes
+    decisions: Sequence[Decision]
 
 
 class Answers:
@@ -30,19 +40,37 @@ class Answers:
         self.lease = lease
         self._policies: dict[str, Json] = {}
 
-    def sealed(self, dataset: Dataset, secret: SecretBytes, asker: Asker, purpose: Purpose, decisions: Sequence[Decision]) -> Json:
-        """The key of ``dataset``, which ``asker`` alone can open, for the purpose that these decisions allow."""
-        context = asker.context
-        ends = [asker.now + self.lease, *(d.grant.not_after for d in decisions if d.grant.not_after is not None)]
+    def sealed(self, given: Given, asker: Asker, purpose: Purpose) -> Json:
+        """A key that ``asker`` alone can open, for the purpose that its decisions allow."""
+        context = seal_context(given.dataset.dataset, asker.context, purpose)
+        jwe = seal(given.secret, asker.context.seal, context=context)
+        return {"jwe": jwe, **self._told(given, asker), "policies": self._policies_of(given)}
+
+    def sealed_together(self, given: Sequence[Given], asker: Asker, purpose: Purpose) -> Json:
+        """As :meth:`sealed`, for several keys: one JWE holds them all, in the order in which the answer tells of them."""
+        told = [self._told(one, asker) for one in given]
+        policies: Json = {}
+        for one in given:
+            policies |= self._policies_of(one)
+        joined = SecretBytes(b"".join(one.secret.reveal() for one in given))
+        try:
+            jwe = seal(joined, asker.context.seal, context=joint_seal_context(told, asker.context, purpose))
+        finally:
+            joined.wipe()
+        return {"jwe": jwe, "releases": told, "policies": policies}
+
+    def _told(self, given: Given, asker: Asker) -> Json:
+        ends = [asker.now + self.lease, *(d.grant.not_after for d in given.decisions if d.grant.not_after is not None)]
         return {
-            "jwe": seal(secret, context.seal, context=seal_context(dataset.dataset, context, purpose)),
-            "key": dataset.wrapped.key,
-            "version": dataset.wrapped.version,
-            "dataset": dataset.dataset,
+            "key": given.dataset.wrapped.key,
+            "version": given.dataset.wrapped.version,
+            "dataset": given.dataset.dataset,
             "expires": min(ends).isoformat(),
-            "grants": {d.grant.key: d.ref.to_json() for d in decisions},
-            "policies": {d.result.policy_digest: self._policy_json(d.grant.policy) for d in decisions},
+            "grants": {d.grant.key: d.ref.to_json() for d in given.decisions},
         }
+
+    def _policies_of(self, given: Given) -> Json:
+        return {d.result.policy_digest: self._policy_json(d.grant.policy) for d in given.decisions}
 
     def _policy_json(self, policy: Policy) -> Json:
         """The policy as JSON, made once: its digest says all that is in it."""
@@ -52,8 +80,3 @@ class Answers:
                 self._policies.clear()
             known = self._policies[policy.digest] = policy.to_json()
         return known
-
-
-def seal_context(dataset: str, context: NodeContext, purpose: Purpose) -> Json:
-    """What a sealed dataset key is bound to: broker and node build it each for themselves."""
-    return {"dataset": dataset, "job": context.job, "run": context.run, "purpose": purpose.value}

@@ -22,7 +22,7 @@ from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import PublicKey
 from confide.errors import Fact, GrantError, ManifestError, ParseError, UsageError
 from confide.ids import DatasetId, NodeId, Purpose, Role, Tee, check_name
-from confide.keys.answers import Answers
+from confide.keys.answers import Answers, Given
 from confide.keys.asker import Asker
 from confide.keys.audit import new_event
 from confide.keys.clock import SteadyClock
@@ -174,8 +174,9 @@ class Broker:
             ManifestError, RollbackError: the manifest is not a current one of a dataset that is known here.
             GrantError: no grant covers the job, role and purpose, or a signature is not of this job.
         """
-        (released,) = self.releases(peer, session, [manifest], purpose, signatures=signatures)
-        return released
+        asker = self._asker(peer, session, signatures)
+        (given,) = self._give_all([(manifest, None)], peer, asker, purpose)
+        return self._answers.sealed(given, asker, purpose)
 
     def releases(
         self,
@@ -186,13 +187,17 @@ class Broker:
         *,
         groups: Sequence[Sequence[str]] | None = None,
         signatures: Sequence[object] = (),
-    ) -> list[Json]:
-        """As :meth:`release`, for several datasets in one step: the keys of all of them, or of none.
+    ) -> Json:
+        """As :meth:`release`, for several datasets in one step: the keys of all of them, sealed together, or of none.
 
         ``groups``: column groups of each, whose keys follow that of their table.  Each key is decided over, and recorded, by itself.
         """
         wanted = [(one, group) for one, names in zip(manifests, groups or [()] * len(manifests), strict=True) for group in (None, *names)]
         asker = self._asker(peer, session, signatures)
+        return self._answers.sealed_together(self._give_all(wanted, peer, asker, purpose), asker, purpose)
+
+    def _give_all(self, wanted: Sequence[tuple[Json, str | None]], peer: Peer, asker: Asker, purpose: Purpose) -> list[Given]:
+        """The keys of manifests, or of a column group of one, in one step."""
         told = asker.facts()
         with self._audited("release", [], {**told, "datasets": len(wanted)}):
             if not 1 <= len(wanted) <= MAX_MANIFESTS:
@@ -203,10 +208,9 @@ class Broker:
         undone = self.limits.undone(asker.attested.binding.exporter)
         with self._audited("release", owners, facts), undone, self.store.transaction(), self._keys.opening() as opened:
             step = _Step(asker, told, purpose, judge, opened, owners, facts, peer.address)
-            kept = [self._give(manifest, group, step) for manifest, group in wanted]
-        return [self._answers.sealed(found, secret, asker, purpose, decisions) for found, secret, decisions in kept]
+            return [self._give(manifest, group, step) for manifest, group in wanted]
 
-    def _give(self, manifest: Json, group: str | None, step: _Step) -> tuple[Dataset, SecretBytes, Sequence[Decision]]:
+    def _give(self, manifest: Json, group: str | None, step: _Step) -> Given:
         """One dataset's part of the step, or one column group's."""
         owners, facts, asker = step.owners, step.facts, step.asker
         owners.clear()
@@ -230,7 +234,7 @@ class Broker:
             self.store.put(found)
         self._outputs.note_given(found, asker, step.purpose)
         self.store.append_audit(_granted("release", owners, facts, decisions, asker.now))
-        return found, secret, decisions
+        return Given(found, secret, decisions)
 
     def output(
         self,
@@ -298,7 +302,7 @@ class Broker:
             "recipients": list(origin.recipients),
             "inherits": list(origin.inherits),
         }
-        return {**self._answers.sealed(found, secret, asker, Purpose.WRITE, decisions), **extra}
+        return {**self._answers.sealed(Given(found, secret, decisions), asker, Purpose.WRITE), **extra}
 
     def register_output(self, peer: Peer, session: str, dataset: DatasetId, manifest: Json, *, announce: bool = False) -> Json:
         """Take note of an output's new snapshot, so that older ones are refused from now on.

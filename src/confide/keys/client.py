@@ -30,13 +30,14 @@ from confide.errors import BrokerError, KeyRevokedError, ManifestError, ParseErr
 from confide.ids import DatasetId, KeyRef, NodeId, Nonce, Purpose, Role, SpkiDigest
 from confide.keys.audit import AuditHead
 from confide.keys.audit_client import AuditCalls
-from confide.keys.connection import Answer, Connection, as_key, was_lost
+from confide.keys.connection import Answer, Connection, as_key, as_keys, was_lost
 from confide.keys.escrow_client import EscrowClient
 from confide.keys.grant_client import GrantCalls
 from confide.keys.grants import GrantRef
 from confide.keys.manifest_claims import unverified_dataset
 from confide.keys.portions import portions
 from confide.keys.readings import Reading
+from confide.keys.seal_contexts import joint_seal_context, seal_context
 
 KBS_VERSION: Final = "0.4.0"
 COOKIE: Final = "kbs-session-id"
@@ -140,7 +141,7 @@ class NodeBrokerClient:
             BrokerError: the broker is down or answered anything else.
         """
         answer = self._ask("POST", "/confide/v0/release", {"manifest": manifest, "purpose": purpose.value, **self._shown()})
-        return self._released(answer, unverified_dataset(manifest), purpose)
+        return _released(answer, unverified_dataset(manifest), self._opened(answer, purpose))
 
     def releases(
         self, manifests: Sequence[Json], purpose: Purpose = Purpose.READ, *, groups: Sequence[Mapping[str, DatasetId]] | None = None
@@ -156,26 +157,21 @@ class NodeBrokerClient:
             body: Json = {"manifests": [manifest for manifest, _ in portion], "purpose": purpose.value, **self._shown()}
             if any(wanted for _, wanted in portion):
                 body["groups"] = [list(wanted) for _, wanted in portion]
-            parts = [Answer(one) for one in self._ask("POST", "/confide/v0/releases", body).objects("releases")]
-            expected = sum(1 + len(wanted) for _, wanted in portion)
-            if len(parts) != expected:
-                raise BrokerError("the broker's answer is for another number of datasets", expected=expected, got=len(parts))
-            coming = iter(parts)
-            for manifest, wanted in portion:
-                table = self._released(next(coming), unverified_dataset(manifest), purpose)
-                given = {name: self._released(next(coming), dataset, purpose) for name, dataset in wanted.items()}
-                found.append(replace(table, groups=given))
+            named = [dataset for manifest, wanted in portion for dataset in (unverified_dataset(manifest), *wanted.values())]
+            coming = iter(self._opened_together(self._ask("POST", "/confide/v0/releases", body), named, purpose))
+            found += [replace(next(coming), groups={name: next(coming) for name in wanted}) for _, wanted in portion]
         return found
 
-    def _released(self, answer: Answer, dataset: DatasetId, purpose: Purpose) -> ReleasedKey:
-        return ReleasedKey(
-            dataset=answer.dataset_named(dataset),
-            key=answer.key_ref(),
-            secret=self._opened(answer, purpose),
-            expires=answer.time("expires"),
-            grants=answer.grants(),
-            policies=answer.policies(),
-        )
+    def _opened_together(self, answer: Answer, named: Sequence[DatasetId], purpose: Purpose) -> list[ReleasedKey]:
+        """The keys of one answer, which must be those of the datasets ``named``, in their order."""
+        parts = answer.parts("releases", sharing="policies")
+        if len(parts) != len(named):
+            raise BrokerError("the broker's answer is for another number of datasets", expected=len(named), got=len(parts))
+        for part, dataset in zip(parts, named, strict=True):
+            part.dataset_named(dataset)
+        context = joint_seal_context([part.sealed_for() for part in parts], self._context, purpose)
+        secrets = as_keys(self._seal_key.open(answer.field("jwe", str), context=context), len(parts))
+        return [_released(*each) for each in zip(parts, named, secrets, strict=True)]
 
     def output(
         self,
@@ -317,8 +313,20 @@ class NodeBrokerClient:
         return channel
 
     def _opened(self, answer: Answer, purpose: Purpose) -> SecretBytes:
-        context = {"dataset": answer.dataset(), "job": self._context.job, "run": self._context.run, "purpose": purpose.value}
+        context = seal_context(answer.dataset(), self._context, purpose)
         return as_key(self._seal_key.open(answer.field("jwe", str), context=context))
+
+
+def _released(answer: Answer, dataset: DatasetId, secret: SecretBytes) -> ReleasedKey:
+    """What an answer says of a key, which must be that of ``dataset``."""
+    return ReleasedKey(
+        dataset=answer.dataset_named(dataset),
+        key=answer.key_ref(),
+        secret=secret,
+        expires=answer.time("expires"),
+        grants=answer.grants(),
+        policies=answer.policies(),
+    )
 
 
 def _nonce(text: str) -> Nonce:

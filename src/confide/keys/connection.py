@@ -233,6 +233,11 @@ class Answer:
             raise BrokerError("the broker's answer has a wrong field", field=name)
         return list(values)
 
+    def parts(self, name: str, *, sharing: str) -> list[Answer]:
+        """A list of answers; each has the field ``sharing`` of this one."""
+        shared = self.field(sharing, dict)
+        return [Answer({**one, sharing: shared}) for one in self.objects(name)]
+
     def time(self, name: str) -> datetime:
         """A time with a zone, in UTC."""
         try:
@@ -264,6 +269,11 @@ class Answer:
         if found != expected:
             raise BrokerError("the broker answered with another dataset's key", got=found)
         return found
+
+    def sealed_for(self) -> Json:
+        """What a key that is sealed with others is bound to, in its answer's own words."""
+        kinds: tuple[tuple[str, type], ...] = (("dataset", str), ("key", str), ("version", int), ("expires", str))
+        return {name: self.field(name, kind) for name, kind in kinds}
 
     def wrapped(self) -> WrappedKey:
         """The wrapped key, which must be of the same dataset and key."""
@@ -315,3 +325,16 @@ def as_key(secret: SecretBytes) -> SecretBytes:
     if len(secret) != KEY_BYTES:
         raise BrokerError("what the broker answered is not a key", got=len(secret))
     return secret
+
+
+def as_keys(joined: SecretBytes, count: int) -> list[SecretBytes]:
+    """The ``count`` keys that lie in ``joined`` one after the other, which is wiped.
+
+    Raises:
+        BrokerError: it is as long as another number of keys.
+    """
+    if len(joined) != count * KEY_BYTES:
+        raise BrokerError("what the broker answered are not the keys that were asked for", expected=count * KEY_BYTES, got=len(joined))
+    data = joined.reveal()
+    joined.wipe()
+    return [SecretBytes(data[at : at + KEY_BYTES]) for at in range(0, len(data), KEY_BYTES)]

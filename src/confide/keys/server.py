@@ -7,8 +7,8 @@ node   POST /kbs/v0/auth              version tee extra-params         nonce ext
 node   POST /kbs/v0/attest            runtime-data tee-evidence        token expires
 node   POST /confide/v0/release       manifest purpose signatures      jwe key version dataset expires grants
                                                                        policies
-node   POST /confide/v0/releases      manifests purpose signatures     releases: [as release], of all or of none
-                                      groups
+node   POST /confide/v0/releases      manifests purpose signatures     jwe (of all keys) releases: [key version dataset
+                                      groups                           expires grants] policies; of all or of none
 node   POST /confide/v0/outputs       name inputs recipients; parent   as release; wrapped signer recipients inherits
                                       signatures newest
 node   PUT …/datasets/<id>/manifest   manifest; announce               dataset snapshot (outputs of the node's own run)
@@ -335,7 +335,7 @@ class Routes:
                 if all(isinstance(manifest, dict) for manifest in manifests):
                     session, shown = session_of(request), {"signatures": _signatures(rest)}
                     groups = asked_groups(rest.get("groups"), manifests)
-                    return {"releases": self._broker.releases(self._peer, session, manifests, Purpose(purpose), groups=groups, **shown)}
+                    return self._broker.releases(self._peer, session, manifests, Purpose(purpose), groups=groups, **shown)
         raise ParseError("not a request for several releases")
 
     def _output(self, request: Request) -> Json:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import pytest
 from support.broker_world import JOB, RUN, World, manifest, policy
 
 from confide.canonical import Json
+from confide.crypto.seal import seal
 from confide.crypto.secret import SecretBytes
-from confide.errors import BrokerError, GrantError, ManifestError, ParseError, UsageError
+from confide.errors import BrokerError, GrantError, ManifestError, ParseError, UnwrapError, UsageError
+from confide.ids import Purpose
 from confide.keys import portions
+from confide.keys.broker import Broker
 from confide.keys.client import MintedDataset, OwnerClient
 from confide.keys.connection import Answer
 from confide.keys.records import Release, run_ref
+from confide.keys.seal_contexts import joint_seal_context
 
 
 class Data:
@@ -104,7 +110,7 @@ def test_client_asks_in_portions(data: Data, monkeypatch: pytest.MonkeyPatch) ->
     asked: list[int] = []
     honest = data.world.broker.releases
 
-    def releases(peer: Any, session: str, manifests: list[Json], *rest: Any, **more: Any) -> list[Json]:
+    def releases(peer: Any, session: str, manifests: list[Json], *rest: Any, **more: Any) -> Json:
         asked.append(len(manifests))
         return honest(peer, session, manifests, *rest, **more)
 
@@ -136,13 +142,113 @@ def test_other_bodies_are_no_request(data: Data, body: Json) -> None:
         data.world.client(data.world.node())._ask("POST", "/confide/v0/releases", body)
 
 
-def test_answer_for_others_or_for_fewer_than_were_asked_for_is_no_key(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+def _as_if_asked(data: Data, monkeypatch: pytest.MonkeyPatch, change: Callable[[list[Json]], list[Json]]) -> None:
+    """The broker answers as if it had been asked for other manifests."""
+    broker = Broker.releases
+
+    def releases(self: Broker, peer: Any, session: str, manifests: list[Json], *rest: Any, **more: Any) -> Json:
+        return broker(self, peer, session, change(manifests), *rest, **more | {"groups": None})
+
+    monkeypatch.setattr(data.world.broker, "releases", MethodType(releases, data.world.broker))
+
+
+def _as_if_answered(data: Data, monkeypatch: pytest.MonkeyPatch, change: Callable[[Json], Json | None]) -> None:
+    """Somebody changes the broker's answer, or answers something else, and nothing else of it is amiss."""
+
+    def releases(self: Broker, *given: Any, **more: Any) -> Json:
+        answer = Broker.releases(self, *given, **more)
+        return change(answer) or answer
+
+    monkeypatch.setattr(data.world.broker, "releases", MethodType(releases, data.world.broker))
+
+
+def _reversed(manifests: list[Json]) -> list[Json]:
+    return manifests[::-1]
+
+
+@pytest.mark.parametrize(
+    "change", [_reversed, lambda shown: shown[:-1], lambda shown: [*shown, shown[0]]], ids=["in another order", "fewer", "more"]
+)
+def test_answer_for_others_than_were_asked_for_is_no_key(data: Data, monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
     client = data.world.client(data.world.node())
-    honest = data.world.broker.releases
-    for change in (lambda found: found[:-1], lambda found: found[::-1], lambda found: [*found[:-1], 1]):
-        monkeypatch.setattr(data.world.broker, "releases", lambda *given, change=change, **more: change(honest(*given, **more)))
-        with pytest.raises(BrokerError):
-            client.releases(data.manifests)
+    _as_if_asked(data, monkeypatch, change)
+    with pytest.raises(BrokerError, match=r"another (dataset.s key|number of datasets)"):
+        client.releases(data.manifests)
+
+
+def test_it_is_by_their_datasets_that_keys_are_told_apart(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Answer, "dataset_named", lambda answer, _: answer.dataset())
-    monkeypatch.setattr(data.world.broker, "releases", lambda *given, **more: honest(*given, **more)[::-1])
-    assert [key.secret.reveal() for key in client.releases(data.manifests)] == data.secrets()[::-1], "the check that was taken out"
+    _as_if_asked(data, monkeypatch, _reversed)
+    found = data.world.client(data.world.node()).releases(data.manifests)
+    assert [key.secret.reveal() for key in found] == data.secrets()[::-1], "the check that was taken out"
+
+
+def test_keys_of_one_request_are_one_jwe_that_another_node_does_not_open(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[Json] = []
+    _as_if_answered(data, monkeypatch, answers.append)
+    node = data.world.node()
+    data.world.client(node).releases(data.manifests)
+    (answer,) = answers
+    assert set(answer) == {"jwe", "releases", "policies"}
+    assert [set(one) for one in answer["releases"]] == [{"key", "version", "dataset", "expires", "grants"}] * 3
+    context = joint_seal_context(answer["releases"], node.context, Purpose.READ)
+    assert node.seal_key.open(answer["jwe"], context=context).reveal() == b"".join(data.secrets())
+    with pytest.raises(UnwrapError, match="does not open"):
+        data.world.node().seal_key.open(answer["jwe"], context=context)
+    with pytest.raises(UnwrapError, match="another use"):
+        node.seal_key.open(answer["jwe"], context=joint_seal_context(answer["releases"], node.context, Purpose.WRITE))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("version", 2), ("key", "airline/crews"), ("expires", "2999-01-01T00:00:00+00:00")],
+)
+def test_what_is_told_of_a_key_is_what_it_was_sealed_for(data: Data, monkeypatch: pytest.MonkeyPatch, field: str, value: object) -> None:
+    client = data.world.client(data.world.node())
+    _as_if_answered(data, monkeypatch, lambda answer: answer["releases"][1].update({field: value}))
+    with pytest.raises(UnwrapError, match="another use"):
+        client.releases(data.manifests)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda answer: answer.pop("jwe") and None,
+        lambda answer: answer.pop("policies") and None,
+        lambda answer: answer.update(policies={}),
+        lambda answer: answer["releases"].__setitem__(-1, 1),
+        lambda answer: answer["releases"][0].pop("expires") and None,
+        lambda answer: answer["releases"][0].update(version=True),
+        lambda answer: answer["releases"][0].update(dataset=None),
+    ],
+)
+def test_answer_that_lacks_something_is_no_key(data: Data, monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
+    client = data.world.client(data.world.node())
+    _as_if_answered(data, monkeypatch, change)
+    with pytest.raises(BrokerError):
+        client.releases(data.manifests)
+
+
+@pytest.mark.parametrize("length", [1, 64, 95, 97, 128])
+def test_another_number_of_bytes_is_not_the_keys(data: Data, monkeypatch: pytest.MonkeyPatch, length: int) -> None:
+    node = data.world.node()
+
+    def change(answer: Json) -> None:
+        context = joint_seal_context(answer["releases"], node.context, Purpose.READ)
+        answer["jwe"] = seal(SecretBytes.random(length), node.seal_key.public_jwk(), context=context)
+
+    _as_if_answered(data, monkeypatch, change)
+    with pytest.raises(BrokerError, match="not the keys") as refused:
+        data.world.client(node).releases(data.manifests)
+    assert refused.value.facts == {"expected": 96, "got": length}
+
+
+def test_keys_that_were_sealed_for_an_earlier_request_are_not_those_of_this_one(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    earlier: list[str] = []
+    _as_if_answered(data, monkeypatch, lambda answer: earlier.append(answer["jwe"]))
+    client = data.world.client(data.world.node())
+    client.releases(data.manifests)
+    for shown in (data.manifests[:2], data.manifests[::-1]):
+        _as_if_answered(data, monkeypatch, lambda answer: answer.update(jwe=earlier[0]))
+        with pytest.raises(UnwrapError, match="another use"):
+            client.releases(shown)
