@@ -30,6 +30,7 @@ from confide.keys.client import MintedDataset, OwnerClient
 from confide.keys.connection import https_address
 from confide.keys.credentials import Credential
 from confide.keys.custody.local import KeyFile
+from confide.keys.garbage import collect_rarely
 from confide.keys.hierarchy import KeyHierarchy
 from confide.keys.key_records import Key
 from confide.keys.manifest_claims import PAYLOAD_TYPE
@@ -69,6 +70,7 @@ def serve(folder: Path, place: Location, core: int, datasets: int, pipe: Connect
     made = _Made(folder, place)
     with made.server:
         manifests = made.prepare(datasets)
+        collect_rarely()  # as a broker in service does
         pipe.send(World(made.server.url, made.server.spki, made.installation.folder, manifests))
         commands: dict[str, Callable[[int], Any]] = {"append": made.append, "prove": made.prove, "make": made.make, "rewrap": made.rewrap}
         while (asked := pipe.recv()) is not None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from confide.cli.output import Story
 from confide.errors import ConfideError
+from confide.keys.garbage import collect_rarely
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -39,6 +40,7 @@ class BrokerProcess:
 
     def serve(self, drain_s: float) -> None:
         """Serve until SIGTERM or Ctrl-C; requests in hand then have ``drain_s`` seconds, or until the second such signal."""
+        collect_rarely()
         attendant = threading.Thread(target=self._attend, name="broker-attendant", daemon=True)
         attendant.start()
         try:
