@@ -147,6 +147,7 @@ def check(owner: Owner, folder: Path, writer: Writer, *, acknowledged: bool, who
     if not os.path.lexists(folder):
         require(writer.before == 0 and not acknowledged, "a dataset is gone")
         return 0
+    require(not any(place.name.startswith(".") for place in folder.rglob("*")), "a manifest's copy is left in the dataset")
     chain = [one.unverified for one in verify_manifests(load_manifest(folder))]
     require(chain[0].snapshot in ({writer.after} if acknowledged else {writer.before, writer.after}), "a snapshot is gone, or one too many")
     verify_files(folder, *chain)

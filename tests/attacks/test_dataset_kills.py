@@ -50,6 +50,19 @@ def test_what_a_kill_must_not_leave_is_noticed(tmp_path: Path, what: str) -> Non
         check(owner, folder, writer, acknowledged=False, whole=True)
 
 
+def test_a_dataset_that_is_a_file_system_of_its_own_is_written_too(tmp_path: Path) -> None:
+    owner = Owner(tmp_path)
+    writer = writers(owner)["rewrap"]
+    with small_disk(8, "root") as disk:
+        writer.begin(disk.folder / "d")
+        for place in (disk.folder / "d").iterdir():
+            place.rename(disk.folder / place.name)
+        (disk.folder / "d").rmdir()
+        writer.work(disk.folder)
+        assert load_manifest(disk.folder).unverified.snapshot == writer.after
+        assert [place.name for place in disk.folder.iterdir() if place.name.startswith(".")] == []
+
+
 @pytest.mark.parametrize("name", ["append", "overwrite", "rewrap"])
 def test_a_full_disk_leaves_the_old_snapshot_whole_and_readable(tmp_path: Path, name: str) -> None:
     owner = Owner(tmp_path)

@@ -21,7 +21,7 @@ from confide.data.snapshots import SignedManifest, history, load_manifest, manif
 from confide.errors import UnavailableError, UsageError
 
 _STAGED: Final = re.compile(r"\.(?P<name>.+)\.new-[0-9a-f]{16}")
-"""What :func:`confide.data.staging.attempt_beside` makes beside a dataset's folder."""
+"""What :func:`confide.data.staging.attempt_beside` and :func:`confide.data.snapshots.staged_beside` make beside a dataset's folder."""
 
 
 @dataclass(slots=True)
@@ -75,7 +75,7 @@ def _find(
             found.files.append(path)
         else:
             found.young += 1
-    staged = [place for place in _staged(folder) if _last_written(place) < before]
+    staged = [place for place in _staged(folder) if _is_left(place, before)]
     found.size = sum((folder / path).stat().st_size for path in found.files) + sum(_size(place) for place in staged)
     found.files += [f"../{place.name}" for place in staged]
     return found, staged
@@ -107,9 +107,12 @@ def _size(folder: Path) -> int:
     return sum(place.stat().st_size for place in folder.rglob("*") if place.is_file() and not place.is_symlink())
 
 
-def _last_written(folder: Path) -> float:
-    """When something in a writer's folder changed last: a large file keeps its writer at work for long, and the folder as it is."""
-    return max(place.lstat().st_mtime for place in (folder, *folder.rglob("*")))
+def _is_left(folder: Path, before: float) -> bool:
+    """Whether nothing in a writer's folder has changed since: a large file keeps its writer at work for long, and the folder as it is."""
+    try:
+        return all(place.lstat().st_mtime < before for place in (folder, *folder.rglob("*")))
+    except FileNotFoundError:  # its writer has just cleared it away
+        return False
 
 
 def _remove(folder: Path, paths: Sequence[str], staged: Sequence[Path]) -> None:

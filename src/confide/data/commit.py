@@ -81,7 +81,7 @@ def create_dataset(
         manifest = _manifest(written, name=name, dataset=dataset, wrapped=wrapped, signer=signer, owner=owner, run=None, now=now)
         manifest = replace(manifest, groups=groups, work=_work(attempt, dataset_key, dataset))
         signed = SignedManifest(attempt.files, sign_manifest(manifest, signer), manifest)
-        write_manifest(attempt.files, signed.envelope)
+        write_manifest(attempt.files, signed.envelope, staged=attempt.root)
     if register is not None:
         register(signed.envelope)
     attempt.publish(folder)
@@ -155,26 +155,28 @@ def add_snapshot(
         held, wanted = ("a table", "a .csv or .parquet file") if before.kind == "parquet" else ("files", "a folder, or another file")
         raise DataError(f"the dataset holds {held}, and this is something else", hint=f"give {wanted}; or make a new dataset of it")
     if attempt.done is not None:
-        make_current(parent, register)  # it may have been killed before that
+        make_current(parent, register, staged=attempt.root)  # it may have been killed before that
         return attempt.done
     protected = _with_keys(before.groups, group_keys)
     signed = _add(
         intake, parent, before, mode, attempt=attempt, dataset_key=dataset_key, protected=protected, signer=signer, now=now,
         progress=progress,
     )  # fmt: skip
-    make_current(signed, register)
+    make_current(signed, register, staged=attempt.root)
     return signed
 
 
-def make_current(made: SignedManifest, register: Callable[[Json], None] | None) -> None:
+def make_current(made: SignedManifest, register: Callable[[Json], None] | None, *, staged: Path) -> None:
     """What is left to do once a snapshot is committed: tell the broker, and have readers find it at once.  May be done again.
+
+    ``staged`` is the caller's folder beside the dataset.
 
     Raises:
         UnavailableError: the broker does not answer, or the file system refuses: the snapshot is in place all the same.
     """
     if register is not None:
         _tell(register, made)
-    write_manifest(made.folder, load_manifest(made.folder).envelope)  # others may have been faster since the commit
+    write_manifest(made.folder, load_manifest(made.folder).envelope, staged=staged)  # others may have been faster
 
 
 def _add(
@@ -252,7 +254,7 @@ def commit_files(staged: Path, made: SignedManifest, files: Sequence[FileEntry],
         UnavailableError: the file system refuses; nothing of this is visible.
     """
     with _moved(staged, made, files):
-        commit_snapshot(parent, made)
+        commit_snapshot(parent, made, staged=staged)
 
 
 def _with_keys(groups: Sequence[ColumnGroup], keys: Mapping[str, SecretBytes]) -> list[NewGroup]:

@@ -19,7 +19,7 @@ from confide.crypto.sign import SigningKey
 from confide.data.column_groups import ColumnGroup
 from confide.data.commit import make_current
 from confide.data.manifest import MANIFEST_NAME, now_text, sign_manifest, verify_manifest
-from confide.data.snapshots import SignedManifest, commit_snapshot
+from confide.data.snapshots import SignedManifest, commit_snapshot, staged_beside
 from confide.errors import ManifestError
 from confide.ids import KeyRef
 
@@ -61,8 +61,9 @@ def rewrap_dataset(
         before, snapshot=number, parent=parent.digest, created=created, wrapped=wrapped, groups=grouped, signer=signer.public, work=None
     )
     made = SignedManifest(parent.folder, sign_manifest(manifest, signer), manifest)
-    commit_snapshot(parent, made)
-    make_current(made, register)
+    with staged_beside(parent.folder) as staged:
+        commit_snapshot(parent, made, staged=staged)
+        make_current(made, register, staged=staged)
     return made
 
 

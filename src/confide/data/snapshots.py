@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,8 +116,10 @@ def snapshot_numbered(newest: SignedManifest, number: int) -> SignedManifest:
     raise UsageError(f"the dataset has no snapshot {number} here", hint=hint, newest=newest.unverified.snapshot)
 
 
-def commit_snapshot(parent: SignedManifest, made: SignedManifest) -> None:
+def commit_snapshot(parent: SignedManifest, made: SignedManifest, *, staged: Path) -> None:
     """Make a signed manifest the snapshot after ``parent``, for all readers at once.
+
+    ``staged`` is the caller's own folder beside the dataset's, for what is not there yet.
 
     Raises:
         SnapshotConflictError: another one became the snapshot after ``parent`` first.
@@ -127,9 +130,9 @@ def commit_snapshot(parent: SignedManifest, made: SignedManifest) -> None:
     try:
         (folder / SNAPSHOTS).mkdir(exist_ok=True)
         with contextlib.suppress(FileExistsError):
-            _write_new(folder, _name(parent.unverified.snapshot), parent.envelope)
+            _write_new(folder, _name(parent.unverified.snapshot), parent.envelope, staged)
         sync_folder(folder)
-        _write_new(folder, _name(number), made.envelope)
+        _write_new(folder, _name(number), made.envelope, staged)
     except FileExistsError as cause:
         raise SnapshotConflictError(
             f"another writer committed snapshot {number} first",
@@ -147,16 +150,18 @@ def is_committed(made: SignedManifest) -> bool:
     return os.path.lexists(made.folder / name) and _read(made.folder, name).digest == made.digest
 
 
-def write_manifest(folder: Path, envelope: Json) -> Path:
+def write_manifest(folder: Path, envelope: Json, *, staged: Path | None = None) -> Path:
     """Put a signed manifest into ``folder`` as the newest: a reader sees the old one or the new one, whole, also after a crash.
+
+    ``staged`` is as for :func:`commit_snapshot`; without one a new one is made and removed.
 
     Raises:
         UnavailableError: it cannot be written; the old one stays.
     """
     path = folder / MANIFEST_NAME
     try:
-        with _staged(folder, MANIFEST_NAME, envelope) as staged:
-            staged.replace(path)
+        with _copied(folder, envelope, staged) as copy:
+            copy.replace(path)
         sync_folder(folder)
     except OSError as cause:
         raise UnavailableError(f"cannot write {path}: {cause.strerror}", path=str(path)) from cause
@@ -204,21 +209,46 @@ def _read(folder: Path, name: str) -> SignedManifest:
 
 
 @contextlib.contextmanager
-def _staged(folder: Path, name: str, envelope: Json) -> Iterator[Path]:
-    """The envelope in a durable file of another name beside ``name``, which is gone afterwards."""
-    place = folder / name
-    staged = place.with_name(f".{place.name}.{secrets.token_hex(8)}")
+def staged_beside(folder: Path) -> Iterator[Path]:
+    """An empty hidden folder beside a dataset's, on the same file system, which is gone afterwards: a kill leaves nothing in the dataset.
+
+    What a kill leaves there, ``confide data clean`` removes.  Where there is no such place, because the dataset's folder is a file system
+    of its own or nobody may write beside it, it is the dataset's folder itself.
+
+    Raises:
+        UnavailableError: the file system refuses.
+    """
+    place = folder.absolute()
+    made = place.with_name(f".{place.name}.new-{secrets.token_hex(8)}")
     try:
-        with staged.open("xb") as file:
-            file.write(canonical(envelope))
-            sync_file(file)
-        yield staged
+        beside = place.stat().st_dev == place.parent.stat().st_dev and os.access(place.parent, os.W_OK | os.X_OK)
+        if beside:
+            made.mkdir(mode=0o700)
+    except OSError as cause:
+        raise UnavailableError(f"cannot write beside {folder}: {cause.strerror}", path=str(folder)) from cause
+    try:
+        yield made if beside else folder
     finally:
-        staged.unlink(missing_ok=True)
+        shutil.rmtree(made, ignore_errors=True)
 
 
-def _write_new(folder: Path, name: str, envelope: Json) -> None:
+@contextlib.contextmanager
+def _copied(folder: Path, envelope: Json, staged: Path | None) -> Iterator[Path]:
+    """The envelope in a durable file outside the dataset, which is gone afterwards."""
+    with contextlib.nullcontext(staged) if staged is not None else staged_beside(folder) as place:
+        copy = place / f".{MANIFEST_NAME}.{secrets.token_hex(8)}"
+        try:
+            place.mkdir(mode=0o700, exist_ok=True)  # a `data clean` that goes by another clock may have taken it for left behind
+            with copy.open("xb") as file:
+                file.write(canonical(envelope))
+                sync_file(file)
+            yield copy
+        finally:
+            copy.unlink(missing_ok=True)
+
+
+def _write_new(folder: Path, name: str, envelope: Json, staged: Path) -> None:
     """Write the file ``name``, whole or not at all; ``FileExistsError`` if there is one."""
-    with _staged(folder, name, envelope) as staged:
-        os.link(staged, folder / name)
+    with _copied(folder, envelope, staged) as copy:
+        os.link(copy, folder / name)
     sync_folder((folder / name).parent)

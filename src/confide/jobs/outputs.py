@@ -296,8 +296,9 @@ class Outputs:
         """
         new = [output for output in self.committed() if output.name not in self._parents]
         for output in new:
-            drop_pending(self._staged[output.name].folder)
-            write_manifest(self._staged[output.name].folder, output.envelope)
+            folder = self._staged[output.name].folder
+            drop_pending(folder)
+            write_manifest(folder, output.envelope, staged=folder)  # it is hidden itself
         publish({self._staged[output.name].folder: self._places[output.name] for output in new}, self._commit_further)
 
     def _commit_further(self) -> None:
@@ -308,7 +309,7 @@ class Outputs:
             made = SignedManifest(parent.manifest.folder, output.envelope, output.manifest)
             commit_files(staged.folder, made, staged.written.files if staged.written is not None else (), parent.manifest)
             with contextlib.suppress(ConfideError):  # readers go on from the manifest before to what was committed since
-                write_manifest(made.folder, output.envelope)
+                write_manifest(made.folder, output.envelope, staged=staged.folder)
 
     def further(self) -> list[CommittedOutput]:
         """Those that go on with a dataset."""

@@ -78,9 +78,9 @@ def test_files_that_took_a_long_time_to_write_are_young_until_they_are_listed(fo
             os.utime(attempt.files / entry.path, (1, 1))
         return found
 
-    def cleaned_before(parent: SignedManifest, made: SignedManifest) -> None:
+    def cleaned_before(parent: SignedManifest, made: SignedManifest, *, staged: Path) -> None:
         assert clean(folder, keep=None, before=datetime.now(UTC) - HOUR, remove=True).young == 1
-        real(parent, made)
+        real(parent, made, staged=staged)
 
     monkeypatch.setattr(commit, "encrypt_table", written_long_ago)
     monkeypatch.setattr(commit, "commit_snapshot", cleaned_before)

@@ -196,7 +196,9 @@ def test_two_snapshots_with_other_bytes_at_one_path_are_refused(world: World) ->
     entry = first.unverified.files[0]
     changed = replace(entry, sha256="0" * 64)
     manifest = replace(first.unverified, snapshot=2, parent=first.digest, files=(changed,))
-    snapshots.commit_snapshot(first, SignedManifest(world.folder, sign_manifest(manifest, SIGNER), manifest))
+    made = SignedManifest(world.folder, sign_manifest(manifest, SIGNER), manifest)
+    with snapshots.staged_beside(world.folder) as staged:
+        snapshots.commit_snapshot(first, made, staged=staged)
     with pytest.raises(ManifestError, match="other bytes at one path"):
         world.check()
 
