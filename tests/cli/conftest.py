@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.cli_data import CSV, encrypted, enrol
 
 from confide.cli.broker import spawn
 from confide.cli.main import main
@@ -56,6 +57,36 @@ def confide(capsys: pytest.CaptureFixture[str]) -> Cli:
         return Spoken(said.out, said.err, int(ended.value.code or 0))
 
     return run
+
+
+@pytest.fixture
+def owners(confide: Cli, address: BrokerAddress, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The home folder of a running broker with two owners, Ann and Bob."""
+    monkeypatch.setenv("CONFIDE_HOME", str(home))
+    enrol(confide, home, "ann", "bob")
+    return home
+
+
+@pytest.fixture
+def at_home(confide: Cli, owners: Path) -> Path:
+    """The same, each owner with a key ``k``."""
+    for name in ("ann", "bob"):
+        confide("keys", "create", f"{name}/k")  # which is there already after the first test
+    return owners
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A small table in plaintext."""
+    made = tmp_path / "people.csv"
+    made.write_text(CSV, encoding="utf-8")
+    return made
+
+
+@pytest.fixture
+def table(confide: Cli, at_home: Path, source: Path) -> Path:
+    """The same as a dataset of Ann's."""
+    return encrypted(confide, source, "ann/k")
 
 
 @pytest.fixture

@@ -5,50 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.csv
 import pytest
-
-from confide.cli.broker import spawn
-
-CSV = "id,name,score\n1,ann,0.5\n2,bob,\n3,cid,2.5\n"
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("rewrap-home")
-    with spawn(folder, folder / "master.key"):
-        yield folder
+from support.cli_data import encrypted
 
 
 @pytest.fixture
-def key(confide: Any, home: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+def key(confide: Any, owners: Path, request: pytest.FixtureRequest) -> str:
     """A key of Ann's of the test's own; Bob is enrolled too."""
-    monkeypatch.setenv("CONFIDE_HOME", str(home))
-    for name in ("ann", "bob"):
-        if not (home / "credentials" / f"{name}.key.pem").exists():
-            ticket = home / f"{name}.json"
-            confide("broker", "enrol", name, "--key-file", home / "master.key", "--out", ticket)
-            confide("keys", "init", name, "--enrolment", ticket)
     name = "ann/k-" + hashlib.sha256(request.node.name.encode()).hexdigest()[:8]
     assert confide("keys", "create", name).status == 0
     return name
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Path:
-    made = tmp_path / "people.csv"
-    made.write_text(CSV, encoding="utf-8")
-    return made
-
-
-@pytest.fixture
-def table(confide: Any, key: str, source: Path, tmp_path: Path) -> Path:
-    assert confide("data", "encrypt", source, tmp_path / "people", "--key", key).status == 0
-    return tmp_path / "people"
+def table(confide: Any, key: str, source: Path) -> Path:
+    return encrypted(confide, source, key)
 
 
 def data_files(folder: Path) -> dict[str, tuple[int, int, int, str]]:
