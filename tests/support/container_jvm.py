@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from confide.jobs.engines import spark as engine
+from confide.jobs.inputs import InputLengths
 from confide.node.keyring import Keyring
 from confide.node.local_socket import LocalSocketServer
 
@@ -32,14 +33,21 @@ class ContainerJvm:
 
 
 @contextmanager
-def container_jvm(root: Path, keys: Keyring) -> Iterator[ContainerJvm]:
-    """The JVM, with the operations that an executor's file system asks its agent for.  ``root``: for classes."""
+def container_jvm(root: Path, keys: Keyring, lengths: InputLengths | None = None) -> Iterator[ContainerJvm]:
+    """The JVM, with the operations that an executor's file system asks its agent for.  ``root``: for classes; ``lengths``: of inputs."""
+    lengths = lengths or InputLengths()
     runtime = engine.find_runtime(with_archive=False)
     classes = root / "classes"
     path = ":".join(map(str, runtime.classpath))
     subprocess.run(["javac", "--release", "17", "-proc:none", "-cp", path, "-d", str(classes), str(SOURCE)], check=True)
-    quiet = {"file-renamed": lambda _: {}, "file-deleted": lambda _: {}, "input-length": lambda _: {"length": -1}}
-    server = LocalSocketServer(Path("/dev/shm") / f"ct-{secrets.token_hex(8)}.sock", {**keys.operations(), **quiet})
+    operations = {
+        **keys.operations(),
+        "file-renamed": lambda _: {},
+        "file-deleted": lambda _: {},
+        "input-length": lengths.operation,
+        "input-listing": lengths.listing,
+    }
+    server = LocalSocketServer(Path("/dev/shm") / f"ct-{secrets.token_hex(8)}.sock", operations)
     server.start()
     options = [f"-Dconfide.agent.socket={server.path}", "-Dlog4j2.configurationFile=confide-log4j2.properties", "-XX:TieredStopAtLevel=1"]
     command = [str(runtime.java), *options, "-cp", f"{classes}:{path}", "Containers"]

@@ -32,7 +32,7 @@ class OwnedTable:
     """A table of one owner with its keys, encrypted to ``place``.  ``grouped``: the columns of each group."""
 
     place: Path
-    rows: pa.Table
+    rows: pa.Table | Path
     key_name: str = "clinic/visits"
     grouped: dict[str, tuple[str, ...]] = field(default_factory=dict)
     signer: SigningKey = field(default_factory=SigningKey.generate)

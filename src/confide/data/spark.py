@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from confide.data import tracebacks
 from confide.data.committed import AGENT_SOCKET
 from confide.data.gateway import connect
-from confide.data.spark_frames import InputReader, OutputWriter, commit, saving
+from confide.data.spark_frames import InputReader, OutputWriter, check_options, commit, saving
 from confide.data.streaming import read_stream, settled
 from confide.errors import ExtraMissingError, ProtocolError, UsageError
 from confide.node.local_socket import LocalSocketClient
@@ -81,6 +81,7 @@ class DataContext:
         found = self._reader.input(name)
         if (found["kind"] == "parquet") != (format is None):
             raise UsageError(f"input {name!r} holds {found['kind']}", hint="leave format out for tables, name it for other files")
+        check_options(options)
         if any(other != name and one["path"] == found["path"] for other, one in self._info["inputs"].items()):
             raise UsageError("two snapshots of one dataset are inputs, and a stream cannot tell them apart", hint=f"use read({name!r})")
         if format is None:

@@ -10,14 +10,19 @@ import java.nio.file.Paths;
 import java.security.MessageDigest;
 import java.util.HexFormat;
 import org.apache.hadoop.conf.Configuration;
+import org.apache.hadoop.fs.FileStatus;
+import org.apache.hadoop.fs.FileSystem;
+import org.apache.hadoop.fs.LocalFileSystem;
 import org.apache.hadoop.fs.Path;
 import org.confide.spark.ConfideFileSystem;
+import org.confide.spark.EncryptedOnlyFileSystem;
 
 /**
  * Opens and seals containers through the file system that Spark uses, without Spark: one command a line, one answer a line.
  *
  * <p>{@code open PATH}: reads the whole file. {@code seal PLAIN PATH}: writes it. {@code begin PLAIN PATH} and {@code end}: the same in two steps,
- * so that several writers of one path are at work at once.
+ * so that several writers of one path are at work at once. {@code list URI}, {@code status URI}, {@code put URI HEX} and
+ * {@code append URI HEX}: of {@code file:} and {@code enc:}, as Spark asks for them.
  */
 public final class Containers {
     private Containers() {}
@@ -25,12 +30,18 @@ public final class Containers {
     public static void main(String[] arguments) throws Exception {
         ConfideFileSystem files = new ConfideFileSystem();
         files.initialize(URI.create("enc:///"), new Configuration());
+        EncryptedOnlyFileSystem plain = new EncryptedOnlyFileSystem();
+        plain.initialize(URI.create("file:///"), new Configuration());
         BufferedReader commands = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
         java.util.ArrayDeque<OutputStream> begun = new java.util.ArrayDeque<>();
         for (String line = commands.readLine(); line != null; line = commands.readLine()) {
             String[] words = line.split("\t");
             if (words[0].equals("open")) {
                 System.out.println(open(files, words[1]));
+                continue;
+            }
+            if (words.length > 1 && words[1].contains(":/")) {
+                System.out.println(asked(words[1].startsWith("enc:") ? files : plain, words));
                 continue;
             }
             if (words[0].equals("begin") || words[0].equals("seal")) {
@@ -58,6 +69,35 @@ public final class Containers {
             return "opened\t-\t" + HexFormat.of().formatHex(digest.digest());
         } catch (IOException refused) {
             return "refused\t" + step + "\t" + HexFormat.of().formatHex(digest.digest()) + "\t" + refused.getMessage();
+        }
+    }
+
+    /** What a local file system that keeps checksums appends by: it refuses itself. */
+    private static FileSystem below(FileSystem files) {
+        return files instanceof LocalFileSystem local ? local.getRaw() : files;
+    }
+
+    /** {@code found NAME...}, or {@code refused EXCEPTION MESSAGE}. */
+    private static String asked(FileSystem files, String[] words) {
+        Path path = new Path(words[1]);
+        StringBuilder found = new StringBuilder("found");
+        try {
+            if (words[0].equals("list")) {
+                for (FileStatus one : files.listStatus(path)) {
+                    found.append("\t").append(one.getPath().getName());
+                }
+            } else if (words[0].equals("status")) {
+                found.append("\t").append(files.getFileStatus(path).getPath().getName());
+            } else {
+                try (OutputStream out = words[0].equals("put") ? files.create(path, true) : below(files).append(path)) {
+                    for (byte one : HexFormat.of().parseHex(words[2])) {
+                        out.write(one);
+                    }
+                }
+            }
+            return found.toString();
+        } catch (IOException | RuntimeException refused) {
+            return "refused\t" + refused.getClass().getSimpleName() + "\t" + refused.getMessage();
         }
     }
 }

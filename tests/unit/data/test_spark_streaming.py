@@ -164,6 +164,21 @@ result(found)
     assert {path.split("/")[0] for path in world.opened("formats")} == {"parquet", "text", "json", "csv"}
 
 
+def test_a_file_that_storage_hides_from_a_stream_is_missed(world: SparkWorld) -> None:
+    """Spark itself goes on without it, and without all files of its folder (HadoopFSUtils.listLeafFiles)."""
+    (file,) = world.inputs["flights"].manifest.files
+    place = world.root / "flights" / file.path
+    place.rename(world.root / "hidden.parquet")
+    try:
+        status, output = world.run(f"""{PRELUDE}
+print("ROWS", run(ctx.read_stream("flights").writeStream.format("noop")))
+""")
+    finally:
+        (world.root / "hidden.parquet").rename(place)
+    assert status != 0, output
+    assert f"[data-integrity] a file of the dataset is missing: {file.path}" in output
+
+
 def test_a_log_that_storage_does_not_show_whole_is_missed(world: SparkWorld) -> None:
     status, output = world.run(f"""{PRELUDE}
 with ctx.writing("hidden") as place:

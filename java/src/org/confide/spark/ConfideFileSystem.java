@@ -75,7 +75,7 @@ public final class ConfideFileSystem extends FileSystem {
     @Override
     public FSDataInputStream open(Path path, int bufferSize) throws IOException {
         Path below = below(path);
-        FileStatus status = OutputFiles.found(below, () -> local.getFileStatus(below));
+        FileStatus status = status(below);
         if (status.isDirectory()) {
             throw new FileNotFoundException(path + " is a folder");
         }
@@ -143,7 +143,7 @@ public final class ConfideFileSystem extends FileSystem {
         FileStatus[] listed = InputFolder.listing(local, below);
         Set<String> known = OutputFiles.known(below);
         List<FileStatus> found = new ArrayList<>();
-        for (FileStatus status : listed != null ? listed : local.listStatus(below)) {
+        for (FileStatus status : listed != null ? listed : InputFiles.found(below, () -> local.listStatus(below))) {
             if (!MANIFEST.equals(status.getPath().getName()) && !isUnfinished(status.getPath().getName())) {
                 found.add(above(status));
             }
@@ -160,7 +160,11 @@ public final class ConfideFileSystem extends FileSystem {
     @Override
     public FileStatus getFileStatus(Path path) throws IOException {
         Path below = below(path);
-        return above(OutputFiles.found(below, () -> local.getFileStatus(below)));
+        return above(status(below));
+    }
+
+    private FileStatus status(Path below) throws IOException {
+        return InputFiles.found(below, () -> OutputFiles.found(below, () -> local.getFileStatus(below)));
     }
 
     @Override

@@ -48,14 +48,17 @@ public final class EncryptedOnlyFileSystem extends LocalFileSystem {
         /** Listings end here as well. Other files than tables are none of a run's data, and Spark asks for many of them. */
         @Override
         public FileStatus getFileStatus(Path path) throws IOException {
-            FileStatus found = super.getFileStatus(path);
-            return found.isFile() && path.getName().endsWith(".parquet") ? InputFiles.checked(found) : found;
+            if (!path.getName().endsWith(".parquet")) {
+                return super.getFileStatus(path);
+            }
+            FileStatus found = InputFiles.found(path, () -> super.getFileStatus(path));
+            return found.isFile() ? InputFiles.checked(found) : found;
         }
 
         @Override
         public FileStatus[] listStatus(Path path) throws IOException {
             FileStatus[] listed = InputFolder.listing(this, path);
-            return listed != null ? listed : super.listStatus(path);
+            return listed != null ? listed : InputFiles.found(path, () -> super.listStatus(path));
         }
 
         @Override

@@ -1,12 +1,14 @@
 package org.confide.spark;
 
 import com.fasterxml.jackson.databind.JsonNode;
+import java.io.FileNotFoundException;
 import java.io.IOException;
 import java.util.Map;
 import org.apache.hadoop.fs.FileStatus;
+import org.apache.hadoop.fs.Path;
 
 /**
- * Holds the lengths of input files that storage shows against those in their manifests.
+ * Holds the input files that storage shows, and their lengths, against their manifests.
  *
  * <p>Spark plans its tasks with lengths before anything is decrypted. Every byte that is read is authentic, but what no task was planned
  * for is not read, and nobody would miss it.
@@ -14,18 +16,47 @@ import org.apache.hadoop.fs.FileStatus;
 final class InputFiles {
     private InputFiles() {}
 
+    /** A look at storage that may end with FileNotFoundException. */
+    interface Look<T> {
+        T at() throws IOException;
+    }
+
+    /**
+     * What {@code look} finds of {@code path}: of an input, storage is not believed that a file is not there.
+     *
+     * <p>Spark's listings (HadoopFSUtils.listLeafFiles) pass over a FileNotFoundException of a path that they begin with, and so over its rows.
+     */
+    static <T> T found(Path path, Look<T> look) throws IOException {
+        try {
+            return look.at();
+        } catch (FileNotFoundException missing) {
+            if (expectedLength(path) >= 0) {
+                throw missing(path);
+            }
+            throw missing;
+        }
+    }
+
+    static IOException missing(Path path) {
+        return new IOException("[data-integrity] a file of the dataset is missing: " + path.getName());
+    }
+
     /** Returns {@code found}, a file, unless it is an input of another length than its manifest says. */
     static FileStatus checked(FileStatus found) throws IOException {
-        String path = found.getPath().toUri().getPath();
-        JsonNode answer = AgentClient.here().call("input-length", Map.of("path", path)).path("length");
-        if (!answer.isIntegralNumber()) {
-            throw new IOException("confide: the agent's answer has no usable field length");
-        }
-        long expected = answer.longValue();
+        long expected = expectedLength(found.getPath());
         if (expected >= 0 && expected != found.getLen()) {
             throw new IOException(
                     "[data-integrity] " + found.getPath().getName() + " has another length than its manifest says: " + found.getLen());
         }
         return found;
+    }
+
+    /** The length in the manifest of the input at {@code path}, or -1 if it is none. */
+    private static long expectedLength(Path path) throws IOException {
+        JsonNode answer = AgentClient.here().call("input-length", Map.of("path", path.toUri().getPath())).path("length");
+        if (!answer.isIntegralNumber()) {
+            throw new IOException("confide: the agent's answer has no usable field length");
+        }
+        return answer.longValue();
     }
 }

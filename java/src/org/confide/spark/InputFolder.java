@@ -1,6 +1,7 @@
 package org.confide.spark;
 
 import com.fasterxml.jackson.databind.JsonNode;
+import java.io.FileNotFoundException;
 import java.io.IOException;
 import java.util.ArrayList;
 import java.util.List;
@@ -35,8 +36,17 @@ final class InputFolder {
             }
             for (JsonNode name : names) {
                 last = name.asText();
-                found.add(local.getFileStatus(new Path(folder, last)));
+                found.add(shown(local, new Path(folder, last)));
             }
+        }
+    }
+
+    /** Not FileNotFoundException: Spark takes a folder in which it meets one for empty (InputFiles). */
+    private static FileStatus shown(FileSystem local, Path listed) throws IOException {
+        try {
+            return local.getFileStatus(listed);
+        } catch (FileNotFoundException missing) {
+            throw InputFiles.missing(listed);
         }
     }
 }

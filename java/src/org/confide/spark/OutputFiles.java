@@ -34,17 +34,12 @@ final class OutputFiles {
         }
     }
 
-    /** A look at storage that may end with FileNotFoundException. */
-    interface Look<T> {
-        T at() throws IOException;
-    }
-
     /**
      * What {@code look} finds of {@code path}: of a streaming query's log, storage is not believed that a file is not there which is.
      *
      * <p>A query takes a missing file of its log for a batch that has not begun, or has not ended.
      */
-    static <T> T found(Path path, Look<T> look) throws IOException {
+    static <T> T found(Path path, InputFiles.Look<T> look) throws IOException {
         try {
             return look.at();
         } catch (FileNotFoundException missing) {

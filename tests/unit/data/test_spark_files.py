@@ -1,0 +1,102 @@
+"""Spark's file systems without Spark: what they believe of a storage that hides files of an input, and what they let be written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from support.container_jvm import ContainerJvm, container_jvm
+from support.tables import OwnedTable
+
+from confide.jobs.inputs import InputLengths, VerifiedInput
+from confide.node.keyring import Keyring
+
+pytestmark = [pytest.mark.spark, pytest.mark.timeout(120)]
+
+NO_FILE = "FileNotFoundException"
+
+
+@pytest.fixture(scope="module")
+def lengths() -> InputLengths:
+    return InputLengths()
+
+
+@pytest.fixture(scope="module")
+def jvm(tmp_path_factory: pytest.TempPathFactory, lengths: InputLengths) -> Iterator[ContainerJvm]:
+    with container_jvm(tmp_path_factory.mktemp("classes"), Keyring(), lengths) as made:
+        yield made
+
+
+@pytest.fixture
+def table(tmp_path: Path, lengths: InputLengths) -> OwnedTable:
+    """An input of one file, beside which something else lies."""
+    made = OwnedTable(tmp_path / "flights", pa.table({"x": [1, 2, 3]}))
+    lengths.know([VerifiedInput("flights", made.place, {}, made.manifest, "", made.manifest.signer)])
+    (made.place / "stray.parquet").write_bytes(made.file.read_bytes())
+    return made
+
+
+@pytest.mark.parametrize("scheme", ["file", "enc"])
+def test_a_file_of_an_input_that_storage_hides_is_missed_and_not_passed_over(jvm: ContainerJvm, table: OwnedTable, scheme: str) -> None:
+    """Spark takes ``FileNotFoundException`` of a listing for an empty folder, and a query would go on without the rows."""
+    table.file.unlink()
+    for word, path in (("list", table.place), ("list", table.file), ("status", table.file)):
+        answer = jvm.ask(word, f"{scheme}:{path}")
+        assert answer == ["refused", "IOException", f"[data-integrity] a file of the dataset is missing: {table.file.name}"], (word, path)
+    assert jvm.ask("status", f"{scheme}:{table.place}/none.parquet")[:2] == ["refused", NO_FILE]  # which is no file of an input
+
+
+@pytest.mark.parametrize("scheme", ["file", "enc"])
+def test_a_folder_of_an_input_that_storage_hides_is_missed(jvm: ContainerJvm, tmp_path: Path, lengths: InputLengths, scheme: str) -> None:
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "a.csv").write_text("x")
+    made = OwnedTable(tmp_path / "notes", tmp_path / "plain")
+    lengths.know([VerifiedInput("notes", made.place, {}, made.manifest, "", made.manifest.signer)])
+    made.file.parent.rename(tmp_path / "elsewhere")
+    answer = jvm.ask("list", f"{scheme}:{made.place}")
+    assert answer == ["refused", "IOException", f"[data-integrity] a file of the dataset is missing: {made.file.parent.name}"]
+
+
+def test_a_listing_of_an_input_is_the_manifests(jvm: ContainerJvm, table: OwnedTable) -> None:
+    assert jvm.ask("list", f"file:{table.place}") == ["found", table.file.name]
+
+
+def test_another_length_than_the_manifests_is_refused(jvm: ContainerJvm, table: OwnedTable) -> None:
+    table.file.write_bytes(table.file.read_bytes()[:-1])
+    for word, path in (("list", table.place), ("status", table.file)):
+        verdict, kind, said = jvm.ask(word, f"file:{path}")
+        assert (verdict, kind, "another length than its manifest says" in said) == ("refused", "IOException", True)
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "refused"),
+    [
+        ("a.parquet", b"PARE1", False),
+        ("a.parquet", b"PAR1x", True),
+        ("a.parquet", b"PAxE", True),
+        ("a.csv", b"PARE1", True),
+        ("a.parquet.crc", b"PARE1", True),
+    ],
+)
+def test_what_is_written_to_a_plain_path_is_encrypted_parquet(
+    jvm: ContainerJvm, tmp_path: Path, name: str, head: bytes, *, refused: bool
+) -> None:
+    answer = jvm.ask("put", f"file:{tmp_path}/{name}", head.hex())
+    if not refused:
+        assert answer == ["found"]
+        assert (tmp_path / name).read_bytes() == head
+        return
+    assert answer[0] == "refused"
+    assert "[plaintext-found]" in answer[2]
+    written = (tmp_path / name).read_bytes() if (tmp_path / name).exists() else b""
+    assert b"PARE".startswith(written)
+
+
+@pytest.mark.parametrize("scheme", ["file", "enc"])
+def test_nothing_is_appended_to_a_file(jvm: ContainerJvm, tmp_path: Path, scheme: str) -> None:
+    """What is there begins as encrypted Parquet does, and the guard looks at first bytes only."""
+    (tmp_path / "a.parquet").write_bytes(b"PARE")
+    assert jvm.ask("append", f"{scheme}:{tmp_path}/a.parquet", b"PARE, and plaintext".hex())[0] == "refused"
+    assert (tmp_path / "a.parquet").read_bytes() == b"PARE"
