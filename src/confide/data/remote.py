@@ -8,18 +8,22 @@ from __future__ import annotations
 import fnmatch
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, BinaryIO, Final, cast
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
+from urllib.parse import urljoin, urlsplit
 
 from confide.data.sources import Source
 from confide.errors import DataError, ExtraMissingError, UnavailableError, UsageError
 from confide.seekable import SeekableReader
 
+if TYPE_CHECKING:
+    from confide.canonical import Json
+
 _MAGIC: Final = re.compile(r"[*?\[]")
-_IN_THE_CLEAR: Final = frozenset({"http", "ftp", "ws"})
+_IN_THE_CLEAR: Final = frozenset({"arrow_hdfs", "ftp", "hdfs", "http", "jlab", "jupyter", "webhdfs", "ws"})
+"""What fsspec speaks without TLS, always or unless it is told otherwise, which a URL cannot do."""
 _CACHES: Final = frozenset({"blockcache", "cached", "filecache", "simplecache"})
 """fsspec's layers that keep what they read in a temporary folder, as it is."""
 _PLAIN_HTTP: Final = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -43,7 +47,9 @@ def remote_sources(url: str) -> tuple[list[Source], bool]:
         raise UsageError(f"{found[0]}:// brings files over the network as they are", hint="use https:// or another encrypted way")
     if found := sorted(_CACHES.intersection(links)):
         raise UsageError(f"{found[0]}:: would keep plaintext in a temporary folder", hint="leave it out")
-    found_there = _s3_sources(url) if links == ["s3"] else _fsspec_sources(url)
+    if {"s3", "s3a"}.intersection(links):
+        _s3_client()  # s3fs takes its endpoint from where boto3 does
+    found_there = _s3_sources(url) if links == ["s3"] else _fsspec_sources(url, links)
     if not found_there:
         raise DataError(f"there is no file {url}", path=url)
     return found_there, not url.endswith("/")
@@ -91,9 +97,7 @@ def _s3_sources(url: str) -> list[Source]:
         with _s3_errors(url):
             one = client.head_object(Bucket=bucket, Key=key)
         found.append((key, int(one["ContentLength"]), str(one["ETag"])))
-    return [
-        Source(name.removeprefix(above), partial(_open_s3, client, bucket, name, size, etag), size, etag) for name, size, etag in found
-    ]
+    return [Source(name.removeprefix(above), partial(_open_s3, client, bucket, name, size, etag), size, etag) for name, size, etag in found]
 
 
 def _s3_client() -> Any:
@@ -179,13 +183,14 @@ class _S3Object(SeekableReader):
 # --- everything else ------------------------------------------------------------------------------------------------
 
 
-def _fsspec_sources(url: str) -> list[Source]:
+def _fsspec_sources(url: str, links: Sequence[str]) -> list[Source]:
     try:
         from fsspec.core import url_to_fs  # noqa: PLC0415
     except ImportError as cause:
         raise ExtraMissingError("such URLs are read by fsspec, which is not installed", hint="pip install 'confide[fsspec]'") from cause
+    refused: list[UsageError] = []
     try:
-        storage, path = url_to_fs(url)
+        storage, path = url_to_fs(url, **(_https_only(refused) if "https" in links else {}))
         above = _beginning(path if not url.endswith("/") else path.rstrip("/") + "/")
         if url.endswith("/"):
             names = sorted(storage.find(path))
@@ -193,6 +198,8 @@ def _fsspec_sources(url: str) -> list[Source]:
             names = sorted(name for name in storage.glob(path) if storage.isfile(name))
         else:
             names = [path] if storage.isfile(path) else []
+        if refused:  # fsspec takes any error for a file that is not there
+            raise refused[0]
         return [
             Source(name.removeprefix(above), partial(storage.open, name, "rb"), storage.info(name).get("size"), storage.ukey(name))
             for name in names
@@ -202,3 +209,20 @@ def _fsspec_sources(url: str) -> list[Source]:
         raise ExtraMissingError(f"fsspec needs another package for {url.split('://', 1)[0]}://", hint=hint) from cause
     except (OSError, ValueError) as cause:
         raise UnavailableError(f"cannot read {url.split('?', 1)[0]}: {type(cause).__name__}", path=url.split("?", 1)[0]) from cause
+
+
+def _https_only(refused: list[UsageError]) -> Json:
+    """Options for fsspec under which an ``https://`` server cannot send its reader to a URL in the clear; ``refused`` gets the attempts."""
+    import aiohttp  # noqa: PLC0415 - fsspec's own way to HTTP
+
+    async def on_redirect(_session: object, _context: object, told: aiohttp.TraceRequestRedirectParams) -> None:
+        headers = told.response.headers
+        where = urlsplit(urljoin(str(told.url), headers.get("Location") or headers.get("URI") or ""))  # as aiohttp takes it
+        if where.scheme != "https":
+            hint = "the server sends its readers there: use another URL"
+            refused.append(UsageError(f"{where.scheme}:// brings files over the network as they are", hint=hint, got=where.netloc))
+            raise refused[-1]
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_redirect.append(on_redirect)
+    return {"https": {"client_kwargs": {"trace_configs": [trace]}}}
