@@ -343,8 +343,8 @@ def _remove_left(target: Path) -> None:
     pattern = re.compile(rf"\.{re.escape(target.name)}\.plain-[0-9a-f]{{16}}")
     parent = target.absolute().parent
     for place in parent.iterdir() if parent.is_dir() else ():
-        if not pattern.fullmatch(place.name) or place.is_symlink() or not place.is_dir():
+        if not pattern.fullmatch(place.name) or not place.is_dir():
             continue
-        with contextlib.suppress(OSError), _opened_folder(place) as descriptor:  # in use, or not ours
+        with contextlib.suppress(OSError), _opened_folder(place) as descriptor:  # in use, or not ours, or a link, which rmtree refuses
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(place)

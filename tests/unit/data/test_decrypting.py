@@ -8,6 +8,7 @@ import io
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 from decimal import Decimal
@@ -212,15 +213,38 @@ def test_the_folder_of_a_killed_command_is_removed_by_the_next(tmp_path: Path) -
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a").write_text("a")
     manifest = made(tmp_path / "in", tmp_path / "d")
-    left, used = (tmp_path / f".out.plain-{digit * 16}" for digit in "01")
-    for folder in (left, used):
+    names = (f"out.plain-{'0' * 16}", f"out.plain-{'1' * 16}", f"o.plain-{'0' * 16}", f"out.plain-{'0' * 17}")
+    left, used, others, longer = (tmp_path / f".{name}" for name in names)
+    for folder in (left, used, others, longer):
         folder.mkdir()
         (folder / "a").write_text("plain")
+    (tmp_path / f".out.plain-{'2' * 16}").symlink_to(others)
     with decrypting._in_use(used):
         decrypt(tmp_path / "d", manifest, KEY, tmp_path / "out")
     assert (tmp_path / "out" / "a").read_text() == "a"
     assert not left.exists()
-    assert used.exists()
+    assert all((folder / "a").exists() for folder in (used, others, longer))
+
+
+def test_a_folder_is_its_commands_while_it_is_written_and_nobody_elses_to_read(tmp_path: Path) -> None:
+    with decrypting._new_folder(tmp_path / "out") as staged:
+        (staged / "a").write_text("plain")
+        decrypting._remove_left(tmp_path / "out")
+        assert (staged / "a").exists()
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o700
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    def write() -> None:
+        with decrypting._new_folder(tmp_path / "out") as staged:
+            (staged / "a").write_text("plain")
+            (tmp_path / "out").mkdir()
+
+    with pytest.raises(OutputExistsError):
+        write()
+    assert list((tmp_path / "out").iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_changed_file_is_refused_while_it_is_streamed(tmp_path: Path) -> None:

@@ -22,12 +22,14 @@ from confide.crypto.sign import SigningKey
 from confide.data import files
 from confide.data.cleaning import clean
 from confide.data.folder import listed_files, refuse_foreign, verify_files
+from confide.data.journal import Begun, Journal, OpenedJournal
 from confide.data.manifest import verify_manifest
 from confide.data.snapshots import history, load_manifest, manifest_path
 from confide.data.sources import plain_sources
 from confide.data.staging import attempt_beside, open_kept, resumed_or_new, task_of
 from confide.data.tables import TableInput
 from confide.errors import ConfideError, DataError, IntegrityError, UnavailableError, UsageError
+from confide.ids import new_dataset_id
 
 ROWS, TESTS = 100, Path(__file__).parents[2]
 CANARY = "CANARY-5e1d"
@@ -249,6 +251,17 @@ def test_a_command_that_is_at_work_is_left_alone(left: Place) -> None:
         resumed_or_new(left.folder, task, open_key=open_kept(KEK)),
     ):
         pass
+
+
+def test_a_journal_is_its_commands_from_its_first_line_on(tmp_path: Path) -> None:
+    key = SecretBytes.random()
+    journal = Journal.begin(tmp_path / "journal", Begun(new_dataset_id(), "task", None, None), key)
+    with pytest.raises(UsageError, match="right now"):
+        OpenedJournal.open(tmp_path / "journal")
+    journal.close()
+    opened = OpenedJournal.open(tmp_path / "journal")
+    assert opened is not None
+    opened.resume(key).close()
 
 
 def test_a_stream_is_not_resumed(tmp_path: Path) -> None:

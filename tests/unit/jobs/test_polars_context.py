@@ -70,10 +70,28 @@ def test_duckdb_has_the_same_inputs_and_nothing_else(world: PolarsAgent, tmp_pat
     query = "SELECT country, count(*) FROM people JOIN cities USING (city) WHERE name <> 'person 1' GROUP BY country ORDER BY country"
     assert connection.execute(query).fetchall() == [("a", 39), ("b", 60)]
     assert connection.execute("SELECT count(*) FROM people").fetchall() == [(100,)]
-    for statement in (f"COPY people TO '{tmp_path / 'leak.csv'}'", "SET temp_directory='/tmp/leak'"):
-        with pytest.raises(duckdb.Error):
+    refused = (
+        f"COPY people TO '{tmp_path / 'leak.csv'}'",
+        f"ATTACH '{tmp_path / 'leak.db'}'",
+        f"SELECT * FROM read_csv('{tmp_path}/**')",
+        "INSTALL httpfs",
+    )
+    for statement in refused:
+        with pytest.raises(duckdb.PermissionException):
             connection.execute(statement)
-    assert not (tmp_path / "leak.csv").exists()
+    assert not list(tmp_path.glob("leak*"))
+
+
+def test_duckdb_puts_nothing_aside_and_stays_as_it_was_set(world: PolarsAgent) -> None:
+    pytest.importorskip("duckdb", reason="an extra")
+    import duckdb
+
+    connection = world.context().duckdb()
+    settings = "SELECT current_setting('temp_directory'), current_setting('enable_external_access')"
+    assert connection.execute(settings).fetchone() == ("", False)
+    for setting in ("temp_directory='/tmp/leak'", "enable_external_access=true", "log_query_path='/tmp/leak'"):
+        with pytest.raises(duckdb.InvalidInputException, match="locked"):
+            connection.execute(f"SET {setting}")
 
 
 def test_an_input_with_many_files_is_asked_for_in_pages(agent: PolarsAgent, monkeypatch: pytest.MonkeyPatch) -> None:
