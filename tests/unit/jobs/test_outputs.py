@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.outputs import output_key
 
 from confide.canonical import Json
-from confide.crypto.envelope import wrap
-from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
 from confide.data import files, folder
 from confide.data.manifest import MANIFEST_NAME, Manifest, verify_manifest
@@ -20,11 +18,10 @@ from confide.data.schema import schema_json
 from confide.data.snapshots import load_manifest
 from confide.data.staging import attempt_beside
 from confide.errors import IntegrityError, JobFailedError, PlaintextError, ProtocolError, UsageError
-from confide.ids import KeyRef, RunId, SpkiDigest, new_dataset_id
+from confide.ids import RunId
 from confide.jobs.outputs import Outputs
 from confide.jobs.saves import Save
 from confide.jobs.staging import staging_path
-from confide.keys.client import OutputKey
 
 RUN, SIGNER = RunId("r1"), SigningKey.generate()
 SCHEMA = pa.schema([("x", pa.int64())])
@@ -73,13 +70,6 @@ class Driver:
         folder.verify_files(place, manifest)
         folder.refuse_foreign(place, {entry.path for entry in manifest.files})
         return manifest, sorted(files.read_table(place, manifest, self.keys[name].secret).column("x").to_pylist())
-
-
-def output_key() -> OutputKey:
-    secret, dataset = SecretBytes.random(), new_dataset_id()
-    wrapped = wrap(SecretBytes.random(), secret, key="lab/results", version=1, dataset=dataset)
-    later = datetime.now(UTC) + timedelta(hours=1)
-    return OutputKey(dataset, KeyRef("lab/results", 1), secret, later, wrapped, SpkiDigest("0" * 64), (), (), {}, ())
 
 
 @pytest.fixture
