@@ -276,7 +276,7 @@ class Group:
             now=datetime.now(UTC),
             check_paths=lambda _: None,
         )
-        write_manifest(signed.folder, signed.envelope)
+        write_manifest(signed.local, signed.envelope)
         found = signed.unverified
         self.commits.append(Answer(None, time.perf_counter() - wall, time.thread_time() - cpu))
         return {"files": len(found.files), "rows": found.rows, "manifest": signed.digest}

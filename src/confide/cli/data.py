@@ -13,6 +13,7 @@ from confide.cli.data_head import head
 from confide.cli.data_inspect import inspect
 from confide.cli.data_rewrap import rewrap
 from confide.cli.data_snapshots import clean, log
+from confide.cli.dataset_keys import DATASET, place_of
 from confide.cli.import_bigdl import import_bigdl
 from confide.cli.new_dataset import facts
 from confide.cli.output import Context, answers, progress, say, short
@@ -21,8 +22,6 @@ from confide.errors import ManifestError
 if TYPE_CHECKING:
     from confide.canonical import Json
 
-_FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
-
 
 @click.group("data")
 def command() -> None:
@@ -30,10 +29,10 @@ def command() -> None:
 
 
 @command.command("verify")
-@click.argument("folder", type=_FOLDER)
+@click.argument("folder", type=DATASET)
 @click.option("--signer", metavar="HEX", help="SHA-256 of the public key that must have signed [default: the key that it names].")
 @answers
-def verify(context: Context, folder: Path, signer: str | None) -> None:
+def verify(context: Context, folder: Path | str, signer: str | None) -> None:
     """Check a dataset's signatures, and the digest of every file of every snapshot that is kept.  Needs no key.
 
     Without --signer the dataset is only shown to be whole: anybody can sign a dataset of their own.  Jobs and the broker know who must
@@ -42,15 +41,16 @@ def verify(context: Context, folder: Path, signer: str | None) -> None:
     from confide.data.folder import listed_files, refuse_foreign, verify_files
     from confide.data.snapshots import load_manifest, manifest_path, verify_manifests
 
-    found = load_manifest(folder)
+    place = place_of(folder)
+    found = load_manifest(place)
     if signer is not None and signer != found.signer.digest:
         raise ManifestError("the dataset is signed by another key", expected=signer, got=found.signer.digest)
     manifest, *before = (one.unverified for one in verify_manifests(found))
     files = listed_files(manifest, *before)
-    refuse_foreign(folder, {*files, *(manifest_path(one) for one in (manifest, *before))})
+    refuse_foreign(place, {*files, *(manifest_path(one) for one in (manifest, *before))})
     with progress("verifying", sum(file.size for file in files.values())) as told:
-        verify_files(folder, manifest, *before, on_file=lambda file: told(file.size, file.rows))
-    value: Json = {"accepted": True, **facts(folder, manifest), "signer_given": signer is not None}
+        verify_files(place, manifest, *before, on_file=lambda file: told(file.size, file.rows))
+    value: Json = {"accepted": True, **facts(place, manifest), "signer_given": signer is not None}
     value |= {"snapshots": 1 + len(before), "files_checked": len(files)}
 
     def text() -> None:

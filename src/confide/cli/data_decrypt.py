@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack, cast
 
 import click
 
-from confide.cli.dataset_keys import COLUMNS, KEY_FILE, KEY_RESOURCE, SNAPSHOT, WHO, column_list, keys_of
+from confide.cli.dataset_keys import COLUMNS, DATASET, KEY_FILE, KEY_RESOURCE, SNAPSHOT, WHO, column_list, keys_of, place_of
 from confide.cli.output import Context, answers, progress
 from confide.errors import OutputExistsError, UsageError
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from confide.crypto.secret import SecretBytes
     from confide.data.decrypting import Form
     from confide.data.manifest import Manifest
+    from confide.data.places import Place
 
 _STDOUT = Path("-")
 
@@ -30,7 +31,7 @@ class _What(TypedDict):
 
 
 @click.command("decrypt")
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
+@click.argument("folder", type=DATASET)
 @click.argument("target", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--format", "form", type=click.Choice(["csv", "jsonl", "parquet"]),
               help="What a table is written as [default: by TARGET's suffix].")  # fmt: skip
@@ -42,7 +43,7 @@ class _What(TypedDict):
 @answers
 def decrypt(
     context: Context,
-    folder: Path,
+    folder: Path | str,
     target: Path,
     form: str | None,
     columns: str | None,
@@ -68,21 +69,22 @@ def decrypt(
     if target != _STDOUT and os.path.lexists(target):
         raise OutputExistsError(f"{target} exists", path=str(target))
     spare_memory()
-    found = load_manifest(folder)
+    place = place_of(folder)
+    found = load_manifest(place)
     wanted = column_list(columns)
     secret, groups = keys_of(context.settings, found, who, key_resource, key_file, columns=wanted)
     manifest = verify_manifest(found.envelope, found.signer)
     if snapshot is not None:
         manifest = snapshot_numbered(found, snapshot).unverified  # vouched for by the digests from the newest one on
     with progress("verifying", manifest.size) as told:
-        verify_files(folder, manifest, on_file=lambda file: told(file.size, file.rows))
-    _write(folder, manifest, secret, target, form=cast("Form | None", form), columns=wanted, group_keys=groups)
+        verify_files(place, manifest, on_file=lambda file: told(file.size, file.rows))
+    _write(place, manifest, secret, target, form=cast("Form | None", form), columns=wanted, group_keys=groups)
     if target != _STDOUT:
         facts = {"target": str(target), "dataset": manifest.dataset, "snapshot": manifest.snapshot}
         context.answer({**facts, "kind": manifest.kind, "rows": manifest.rows})
 
 
-def _write(folder: Path, manifest: Manifest, secret: SecretBytes, target: Path, **what: Unpack[_What]) -> None:
+def _write(folder: Place, manifest: Manifest, secret: SecretBytes, target: Path, **what: Unpack[_What]) -> None:
     from confide.data.decrypting import decrypt as decrypt_to
     from confide.data.decrypting import write_stream
 

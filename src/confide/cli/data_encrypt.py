@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from confide.cli.dataset_keys import key_of
+from confide.cli.dataset_keys import PlaceType, key_of, place_of
 from confide.cli.new_dataset import Made, NewDataset, check_one_key, under_one_key
 from confide.cli.output import Context, answers, progress
 from confide.errors import DataError, IntegrityError, UsageError
@@ -34,7 +34,7 @@ _SCHEMA_BYTES = 4 << 20
 
 @click.command("encrypt")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=PlaceType(exists=False))
 @click.option("--format", "form", type=click.Choice(["csv", "jsonl", "orc", "parquet", "files"]),
               help="What SOURCEs are: one table together, or files to be kept as they are [default: by their suffixes].")
 @click.option("--schema", type=click.Path(path_type=Path, dir_okay=False, exists=True), metavar="FILE",
@@ -50,7 +50,7 @@ _SCHEMA_BYTES = 4 << 20
 def encrypt(
     context: Context,
     sources: tuple[str, ...],
-    folder: Path,
+    folder: Path | str,
     form: str | None,
     schema: Path | None,
     mode: str,
@@ -62,7 +62,8 @@ def encrypt(
     """Encrypt SOURCEs into the new dataset FOLDER and sign its manifest.
 
     SOURCE is a file, a folder with all below it, a pattern in quotes, `-` for standard input, s3://BUCKET/KEY (a pattern, too, or
-    a folder if it ends with /), or any other URL that fsspec reads.  Credentials for those are found where boto3 and fsspec look.
+    a folder if it ends with /), or any other URL that fsspec reads.  FOLDER is a folder here, or s3://BUCKET/FOLDER or another such URL.
+    Credentials for those are found where boto3 and fsspec look.
 
     Files that are all .csv, .jsonl, .orc or .parquet become one table (encrypted Parquet), in the order in which they are named;
     anything else, and folders, become encrypted containers.  SOURCEs are left as they are, and no plaintext is written anywhere.
@@ -75,17 +76,20 @@ def encrypt(
 
     Columns under a --column-key are for those jobs only that name the group and have a grant of that key, too.
     """
+    from confide.data.manifest import MANIFEST_NAME
     from confide.data.parallel import spare_memory
+    from confide.data.places import is_there
+    from confide.data.snapshots import local_folder
 
     spare_memory()
-    source = _input(sources, form, schema)
-    if mode != "error" and os.path.lexists(folder):
+    source, place = _input(sources, form, schema), place_of(folder)
+    if mode != "error" and (os.path.lexists(place) if isinstance(place, Path) else is_there(place / MANIFEST_NAME)):
         if column_keys:
             raise UsageError("the dataset has its column groups already", hint="leave --column-key out: they stay as they are")
-        made = _add_snapshot(context, source, folder, cast("Mode", mode), resume=resume, **under)
+        made = _add_snapshot(context, source, local_folder(place), cast("Mode", mode), resume=resume, **under)
     else:
-        made = NewDataset.of(folder, resume=resume, mode=mode, column_keys=column_keys, **under).make(context, source)
-    context.answer(made.facts(folder))
+        made = NewDataset.of(place, resume=resume, mode=mode, column_keys=column_keys, **under).make(context, source)
+    context.answer(made.facts(place))
 
 
 def _input(names: Sequence[str], form: str | None, schema: Path | None) -> TableInput | Sequence[Source]:
@@ -183,9 +187,9 @@ def _attempt(source: object, parent: SignedManifest, mode: Mode, secret: SecretB
         return secret
 
     if resume:
-        staged = resumed_or_new(parent.folder, task, open_key=opened, done=snapshot_made_by(task, parent, secret))
+        staged = resumed_or_new(parent.local, task, open_key=opened, done=snapshot_made_by(task, parent, secret))
     else:
-        staged = attempt_beside(parent.folder)
+        staged = attempt_beside(parent.local)
     with staged as attempt:
         if attempt.journal is None and attempt.done is None and task is not None:
             attempt.begin(task, dataset, secret)

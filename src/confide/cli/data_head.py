@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from confide.cli.dataset_keys import COLUMNS, KEY_FILE, KEY_RESOURCE, SNAPSHOT, WHO, column_list, keys_of
+from confide.cli.dataset_keys import COLUMNS, DATASET, KEY_FILE, KEY_RESOURCE, SNAPSHOT, WHO, column_list, keys_of, place_of
 from confide.cli.output import Context, answers, plain, print_table, say
 from confide.errors import UsageError
 
@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from confide.canonical import Json
     from confide.crypto.secret import SecretBytes
     from confide.data.manifest import Manifest
+    from confide.data.places import Place
 
 _LINE_BYTES = 64 * 1024
 """A longer line of a file is cut."""
 
 
 @click.command("head")
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
+@click.argument("folder", type=DATASET)
 @click.option("-n", "count", type=click.IntRange(min=1, max=100_000), default=10, show_default=True, help="Rows or lines.")
 @click.option("--file", "path", metavar="PATH", help="Which file, of a dataset that is no table [default: the first].")
 @COLUMNS
@@ -34,7 +35,7 @@ _LINE_BYTES = 64 * 1024
 @answers
 def head(
     context: Context,
-    folder: Path,
+    folder: Path | str,
     count: int,
     path: str | None,
     columns: str | None,
@@ -50,7 +51,8 @@ def head(
     from confide.data.manifest import verify_manifest
     from confide.data.snapshots import load_manifest, snapshot_numbered
 
-    newest = load_manifest(folder)
+    place = place_of(folder)
+    newest = load_manifest(place)
     wanted = column_list(columns)
     secret, groups = keys_of(context.settings, newest, who, key_resource, key_file, columns=wanted)
     manifest = verify_manifest(newest.envelope, newest.signer)
@@ -59,11 +61,11 @@ def head(
     if manifest.kind == "parquet":
         from confide.data.files import head_rows
 
-        _table(context, head_rows(folder, manifest, secret, count, columns=wanted, group_keys=groups))
+        _table(context, head_rows(place, manifest, secret, count, columns=wanted, group_keys=groups))
     elif wanted is not None:
         raise UsageError("the dataset is not a table: it has no columns", hint="leave --columns out")
     else:
-        _file(context, folder, manifest, secret, count, path)
+        _file(context, place, manifest, secret, count, path)
 
 
 def _table(context: Context, table: pa.Table) -> None:
@@ -72,7 +74,7 @@ def _table(context: Context, table: pa.Table) -> None:
     context.answer(answer, lambda: print_table(table.column_names, rows, empty="no rows"))
 
 
-def _file(context: Context, folder: Path, manifest: Manifest, secret: SecretBytes, count: int, path: str | None) -> None:
+def _file(context: Context, folder: Place, manifest: Manifest, secret: SecretBytes, count: int, path: str | None) -> None:
     from confide.data.files import open_file
 
     chosen = path if path is not None else manifest.files[0].path

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from confide.cli.dataset_keys import SNAPSHOT
+from confide.cli.dataset_keys import DATASET, SNAPSHOT, place_of
 from confide.cli.new_dataset import facts
 from confide.cli.output import Context, answers, print_facts, print_table, say
 
@@ -21,11 +21,11 @@ _MOST_VALUES: Final = 8
 
 
 @click.command("inspect")
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
+@click.argument("folder", type=DATASET)
 @SNAPSHOT
 @click.option("--files", "with_files", is_flag=True, help="Show each file too (--json always does).")
 @answers
-def inspect(context: Context, folder: Path, snapshot: int | None, *, with_files: bool) -> None:
+def inspect(context: Context, folder: Path | str, snapshot: int | None, *, with_files: bool) -> None:
     """Show what a dataset tells to whoever can read FOLDER and has no key: this, and nothing else.
 
     Needs no key; nothing is verified (`confide data verify` does that).
@@ -33,11 +33,11 @@ def inspect(context: Context, folder: Path, snapshot: int | None, *, with_files:
     from confide.data.outside import HIDDEN_OF_FILES, HIDDEN_OF_TABLES, look
     from confide.data.snapshots import load_manifest, snapshot_numbered
 
-    newest = load_manifest(folder)
+    newest = load_manifest(place_of(folder))
     manifest = newest.unverified if snapshot is None else snapshot_numbered(newest, snapshot).unverified
     seen = look(newest, manifest)
     hidden = HIDDEN_OF_TABLES if manifest.kind == "parquet" else HIDDEN_OF_FILES
-    value = {**facts(folder, manifest), "verified": False}
+    value = {**facts(newest.folder, manifest), "verified": False}
     columns = list((manifest.schema or {}).get("columns", []))
 
     def text() -> None:

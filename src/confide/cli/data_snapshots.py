@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from confide.cli.dataset_keys import DATASET, place_of
 from confide.cli.output import Context, answers, print_table, say
 
 if TYPE_CHECKING:
@@ -18,16 +19,16 @@ _FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 
 
 @click.command("log")
-@click.argument("folder", type=_FOLDER)
+@click.argument("folder", type=DATASET)
 @answers
-def log(context: Context, folder: Path) -> None:
+def log(context: Context, folder: Path | str) -> None:
     """Show the snapshots of the dataset in FOLDER that are kept, newest first, and what each changed.
 
     Who signed the newest is not checked here (`confide data verify` does that); the older ones are those that it vouches for.
     """
     from confide.data.snapshots import history, load_manifest
 
-    newest = load_manifest(folder)
+    newest = load_manifest(place_of(folder))
     chain = [newest.unverified, *(one.unverified for one in history(newest))]
     rows = [_row(one, before) for one, before in zip(chain, [*chain[1:], None], strict=True)]
 

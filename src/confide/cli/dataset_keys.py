@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,12 +12,42 @@ from confide.errors import UsageError
 if TYPE_CHECKING:
     from confide.config import Settings
     from confide.crypto.secret import SecretBytes
+    from confide.data.places import Place
     from confide.data.snapshots import SignedManifest
 
 WHO = click.option("--as", "who", metavar="NAME", help="Whose credential to use [default: the only one there is].")
 KEY_RESOURCE = click.option("--key-resource", metavar="URI", help="The resource that it was encrypted with, whose value is in --key-file.")
 KEY_FILE = click.option("--key-file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
                         help="The resource's 32 bytes, for a dataset whose key a key broker service keeps.")  # fmt: skip
+
+
+class PlaceType(click.ParamType[Any]):
+    """A dataset's folder: a path, or a URL of a remote storage, which is not asked before the command begins."""
+
+    name = "folder"
+
+    def __init__(self, *, exists: bool) -> None:
+        self._path = click.Path(path_type=Path, file_okay=not exists, exists=exists)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A text if it is a URL, else a path."""
+        return value if isinstance(value, str) and "://" in value else self._path.convert(value, param, ctx)
+
+
+DATASET = PlaceType(exists=True)
+
+
+def place_of(folder: Path | str) -> Place:
+    """What a command's FOLDER names.
+
+    Raises:
+        ConfideError: as :func:`confide.data.places.remote_folder` says.
+    """
+    from confide.data.places import remote_folder
+
+    return folder if isinstance(folder, Path) else remote_folder(folder)
+
+
 SNAPSHOT = click.option("--snapshot", type=click.IntRange(min=1), metavar="N",
                         help="An older snapshot, as `confide data log` numbers them [default: the newest].")  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from confide.cli.dataset_keys import KEY_FILE
-from confide.errors import OutputExistsError, UsageError
+from confide.errors import UsageError
 
 if TYPE_CHECKING:
     from confide.canonical import Json
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from confide.crypto.sign import PublicKey
     from confide.data.column_groups import NewGroup
     from confide.data.manifest import Manifest
+    from confide.data.places import Place
     from confide.data.snapshots import SignedManifest
     from confide.data.sources import Source
-    from confide.data.staging import NewKey
+    from confide.data.staging import Attempt, NewKey
     from confide.data.tables import TableInput
     from confide.ids import DatasetId, KeyRef
     from confide.keys.client import OwnerClient
@@ -65,7 +66,7 @@ class Made:
     manifest: Manifest
     before: bool
 
-    def facts(self, folder: Path) -> Json:
+    def facts(self, folder: Place) -> Json:
         """What a command says of it; on standard error, too, if it had nothing to do."""
         from confide.cli.output import say
 
@@ -79,7 +80,7 @@ class Made:
 class NewDataset:
     """A dataset that is to be made at ``folder``, where nothing was when this was made."""
 
-    folder: Path
+    folder: Place
     name: str
     key: str | None
     key_resource: str | None
@@ -90,7 +91,7 @@ class NewDataset:
     mode: str = "error"
 
     @classmethod
-    def of(cls, folder: Path, *, name: str | None, resume: bool = False, **under: Any) -> NewDataset:
+    def of(cls, folder: Place, *, name: str | None, resume: bool = False, **under: Any) -> NewDataset:
         """Check the options of :func:`under_one_key`.  ``resume``: an earlier command may have begun it, and even have put it in place.
 
         ``mode``: what the same command would do with a dataset.
@@ -117,8 +118,9 @@ class NewDataset:
         Raises:
             OutputExistsError: something is.
         """
-        if os.path.lexists(self.folder):
-            raise OutputExistsError(f"{self.folder} exists", path=str(self.folder))
+        from confide.data.remote_staging import refuse_existing
+
+        refuse_existing(self.folder)
 
     def make(self, context: Context, source: TableInput | Sequence[Source]) -> Made:
         """Encrypt ``source`` and sign the manifest: the whole dataset, or nothing.
@@ -140,14 +142,18 @@ class NewDataset:
         self, settings: Settings, source: object, place: _Place, create: Callable[..., SignedManifest], **named: str
     ) -> Made:
         """What ``create`` makes of a new key, or of that of an earlier command that is gone on with; or what that had made already."""
-        from confide.data.staging import attempt_beside, open_kept, resumed_or_new, task_of
+        from confide.data.remote_staging import attempt_at
+        from confide.data.snapshots import local_folder
+        from confide.data.staging import open_kept, resumed_or_new, task_of
 
         task = task_of(source, name=self.name, **named)
         kek = resume_key(settings, needed=self.resume)
+        staged: AbstractContextManager[Attempt]
         if self.resume and kek is not None:
-            staged = resumed_or_new(self.folder, task, open_key=open_kept(kek), done=self._made_before(source, task, place))
+            folder = local_folder(self.folder)
+            staged = resumed_or_new(folder, task, open_key=open_kept(kek), done=self._made_before(folder, source, task, place))
         else:
-            staged = attempt_beside(self.folder)
+            staged = attempt_at(self.folder)
         with staged as attempt:
             if attempt.done is not None:
                 return Made(attempt.done.unverified, before=True)
@@ -155,7 +161,7 @@ class NewDataset:
             if key is None:
                 self.refuse_existing()
                 key = place.mint()
-                if task is not None and kek is not None:
+                if task is not None and kek is not None and isinstance(self.folder, Path):
                     attempt.begin_new(task, key, kek)
             if attempt.journal is not None:
                 attempt.task = self._task(source, task, key.dataset)
@@ -168,15 +174,15 @@ class NewDataset:
 
         return task if self.mode == "error" else task_of(source, dataset=dataset, mode=self.mode)
 
-    def _made_before(self, source: object, task: str | None, place: _Place) -> SignedManifest | None:
+    def _made_before(self, folder: Path, source: object, task: str | None, place: _Place) -> SignedManifest | None:
         """The snapshot of the dataset that is in place which the same command made, if it is this dataset at all."""
         from confide.data.manifest import MANIFEST_NAME
         from confide.data.snapshots import load_manifest
         from confide.data.work import snapshot_made_by
 
-        if task is None or not os.path.lexists(self.folder / MANIFEST_NAME):
+        if task is None or not os.path.lexists(folder / MANIFEST_NAME):
             return None
-        newest = load_manifest(self.folder)
+        newest = load_manifest(folder)
         there = newest.unverified
         if (there.name, there.key, there.owner, there.signer) != (self.name, place.key, place.owner, place.signer):
             return None
@@ -309,7 +315,7 @@ def resume_key(settings: Settings, *, needed: bool) -> SecretBytes | None:
         return None
 
 
-def facts(folder: Path, manifest: Manifest) -> Json:
+def facts(folder: Place, manifest: Manifest) -> Json:
     """What a command says of a dataset."""
     return {
         "folder": str(folder),

@@ -92,7 +92,7 @@ def _superseded(chain: Sequence[SignedManifest], keep: int | None, before: float
         return []
     for index in range(keep, len(chain)):
         after = chain[index - 1]
-        if (after.folder / manifest_path(after.unverified)).stat().st_mtime < before:
+        if (after.local / manifest_path(after.unverified)).stat().st_mtime < before:
             return list(chain[index:])
     return []
 

@@ -24,6 +24,8 @@ from confide.data.manifest import MANIFEST_NAME, FileEntry, Kind, Manifest, now_
 from confide.data.parallel import Progress, silent
 from confide.data.parquet_keys import no_key
 from confide.data.partitions import path_values, require_columns, whole_schema
+from confide.data.places import Place
+from confide.data.remote_staging import attempt_at, refuse_existing
 from confide.data.schema import schema_json, schema_of, storable
 from confide.data.snapshots import SignedManifest, commit_snapshot, history, is_committed, load_manifest, write_manifest
 from confide.data.sources import Source, plain_sources
@@ -31,7 +33,7 @@ from confide.data.staging import Attempt, attempt_beside
 from confide.data.tables import TableInput, first_names, format_of
 from confide.data.work import work_of
 from confide.durable import sync_file, sync_folder
-from confide.errors import DataError, IntegrityError, ManifestError, OutputExistsError, UnavailableError, UsageError
+from confide.errors import DataError, IntegrityError, ManifestError, UnavailableError, UsageError
 from confide.ids import DatasetId, RunId
 from confide.regular_file import open_regular
 
@@ -41,7 +43,7 @@ Input: TypeAlias = "Path | pa.Table | TableInput | Sequence[Source]"
 
 def create_dataset(
     source: Input,
-    folder: Path,
+    folder: Place,
     *,
     name: str,
     owner: str,
@@ -67,13 +69,13 @@ def create_dataset(
         UnavailableError: the file system refuses.
     """
     if attempt is None:
-        _refuse_existing(folder)
-        with attempt_beside(folder) as made:
+        refuse_existing(folder)
+        with attempt_at(folder) as made:
             return create_dataset(
                 source, folder, name=name, owner=owner, dataset=dataset, dataset_key=dataset_key, wrapped=wrapped, signer=signer,
                 now=now, register=register, protected=protected, attempt=made, progress=progress,
             )  # fmt: skip
-    _refuse_existing(folder)
+    refuse_existing(folder)
     written = _encrypted(prepared(source), attempt, dataset_key, dataset, protected=protected, progress=progress)
     groups = tuple(sorted((one.group for one in protected), key=lambda group: group.name))
     signed = _signed_before(attempt, written, groups, signer)
@@ -91,11 +93,6 @@ def create_dataset(
 def _work(attempt: Attempt, dataset_key: SecretBytes, dataset: DatasetId) -> str | None:
     """What the manifest says of the work that made its snapshot."""
     return None if attempt.task is None else work_of(attempt.task, dataset_key, dataset)
-
-
-def _refuse_existing(folder: Path) -> None:
-    if os.path.lexists(folder):
-        raise OutputExistsError(f"{folder} exists", path=str(folder))
 
 
 def _signed_before(
@@ -143,7 +140,7 @@ def add_snapshot(
         UnavailableError: the file system refuses; nothing of this is visible.
     """
     if attempt is None:
-        with attempt_beside(parent.folder) as made:
+        with attempt_beside(parent.local) as made:
             return add_snapshot(
                 source, parent, mode, dataset_key=dataset_key, signer=signer, now=now, register=register, group_keys=group_keys,
                 attempt=made, progress=progress,
@@ -176,7 +173,7 @@ def make_current(made: SignedManifest, register: Callable[[Json], None] | None, 
     """
     if register is not None:
         _tell(register, made)
-    write_manifest(made.folder, load_manifest(made.folder).envelope, staged=staged)  # others may have been faster
+    write_manifest(made.local, load_manifest(made.local).envelope, staged=staged)  # others may have been faster
 
 
 def _add(
@@ -319,12 +316,12 @@ def _moved(staged: Path, made: SignedManifest, files: Sequence[FileEntry]) -> It
     places: list[Path] = []
     try:
         for entry in files:
-            place = made.folder / entry.path
+            place = made.local / entry.path
             place.parent.mkdir(parents=True, exist_ok=True)
             os.utime(staged / entry.path)  # it may have been written long ago, and `data clean` takes what is old and not listed
             _link(staged / entry.path, place)
             places.append(place)
-        for parent in {above for place in places for above in place.parents if above.is_relative_to(made.folder)}:
+        for parent in {above for place in places for above in place.parents if above.is_relative_to(made.local)}:
             sync_folder(parent)
         yield
     except BaseException as error:

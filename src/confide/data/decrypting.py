@@ -31,6 +31,7 @@ from confide.data.manifest import FileEntry, Manifest
 from confide.data.parallel import Progress, in_order, silent
 from confide.data.parquet_keys import TableKeys
 from confide.data.partitions import with_folders
+from confide.data.places import Place
 from confide.data.tables import rows_at_once
 from confide.durable import sync_file, sync_folder
 from confide.errors import DataError, IntegrityError, OutputExistsError, UnavailableError, UsageError
@@ -54,7 +55,7 @@ def form_of(target: Path) -> Form:
 
 
 def decrypt(
-    folder: Path,
+    folder: Place,
     manifest: Manifest,
     dataset_key: SecretBytes,
     target: Path,
@@ -97,7 +98,7 @@ def decrypt(
 
 
 def write_stream(
-    folder: Path,
+    folder: Place,
     manifest: Manifest,
     dataset_key: SecretBytes,
     stream: BinaryIO,
@@ -142,7 +143,7 @@ def plain_path(path: str) -> str:
 
 
 def write_table(
-    folder: Path,
+    folder: Place,
     manifest: Manifest,
     dataset_key: SecretBytes,
     stream: BinaryIO,
@@ -181,7 +182,7 @@ _Item = tuple[pa.RecordBatch, int]
 _Rendered = tuple[Any, pa.RecordBatch, int]
 
 
-def _batches(folder: Path, manifest: Manifest, keys: TableKeys, columns: Sequence[str] | None) -> Iterator[_Item]:
+def _batches(folder: Place, manifest: Manifest, keys: TableKeys, columns: Sequence[str] | None) -> Iterator[_Item]:
     """All rows, in batches of a bounded size, each with how many encrypted bytes were done with it.  The first may have no rows."""
     for number, entry in enumerate(manifest.files):
         rows = 0

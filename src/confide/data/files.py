@@ -26,11 +26,13 @@ from confide.crypto.derive import check_data_path, file_key, parquet_aad_prefix
 from confide.crypto.secret import SecretBytes
 from confide.data.column_groups import NewGroup, require_columns
 from confide.data.column_types import with_columns
-from confide.data.folder import check_encrypted, describe
+from confide.data.folder import describe
 from confide.data.manifest import FileEntry, Kind, Manifest
 from confide.data.parallel import Progress, at_once, in_order, silent
 from confide.data.parquet_keys import COLUMN_BUFFER, TableKeys, grouped_writer, open_grouped, readable
 from confide.data.partitions import path_values, with_folders
+from confide.data.pinned_tail import parquet_source
+from confide.data.places import Place, open_place
 from confide.data.schema import schema_json, storable
 from confide.data.sources import Source
 from confide.data.staging import Attempt
@@ -240,7 +242,7 @@ def _open_writer(place: Path, schema: pa.Schema, keys: TableKeys, path: str, pro
 
 
 def read_table(
-    folder: Path,
+    folder: Place,
     manifest: Manifest,
     dataset_key: SecretBytes,
     *,
@@ -261,7 +263,7 @@ def read_table(
 
 
 def iter_tables(
-    folder: Path,
+    folder: Place,
     manifest: Manifest,
     dataset_key: SecretBytes,
     *,
@@ -281,7 +283,7 @@ def iter_tables(
 
 
 def head_rows(
-    folder: Path,
+    folder: Place,
     manifest: Manifest,
     dataset_key: SecretBytes,
     count: int,
@@ -318,7 +320,7 @@ def _until(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBa
             return
 
 
-def open_file(folder: Path, manifest: Manifest, path: str, dataset_key: SecretBytes) -> ContainerReader:
+def open_file(folder: Place, manifest: Manifest, path: str, dataset_key: SecretBytes) -> ContainerReader:
     """One file of a dataset that is not a table, as a seekable plaintext stream.
 
     Raises:
@@ -328,27 +330,27 @@ def open_file(folder: Path, manifest: Manifest, path: str, dataset_key: SecretBy
     if path not in {entry.path for entry in manifest.files}:
         raise ManifestError("the manifest does not list this file", path=path[:200])
     try:
-        return ContainerReader(open_regular(folder / path), dataset_key, manifest.dataset, path)
+        return ContainerReader(open_place(folder / path), dataset_key, manifest.dataset, path)
     except OSError as cause:
         raise IntegrityError(f"a file of the dataset is missing: {path}", path=path) from cause
 
 
-def open_parquet(folder: Path, path: str, dataset_key: SecretBytes, dataset: DatasetId) -> pq.ParquetFile:
+def open_parquet(folder: Place, path: str, dataset_key: SecretBytes, dataset: DatasetId) -> pq.ParquetFile:
     """One encrypted Parquet file, its footer opened and authenticated.
 
     Raises:
         PlaintextError: it is not encrypted.
         IntegrityError: it does not open under the key and its path.
     """
-    check_encrypted(folder / path, "parquet")
+    source, buffered = parquet_source(folder / path, buffered=COLUMN_BUFFER)
     key = file_key(dataset_key, kind="parquet", dataset=dataset, path=path)
     properties: Any = encryption.create_decryption_properties(key.reveal(), aad_prefix=parquet_aad_prefix(dataset, path))
     with as_integrity(path):
-        return pq.ParquetFile(folder / path, decryption_properties=properties, buffer_size=COLUMN_BUFFER, pre_buffer=False)
+        return pq.ParquetFile(source, decryption_properties=properties, buffer_size=buffered, pre_buffer=False)
 
 
 def open_columns(
-    folder: Path, path: str, manifest: Manifest, keys: TableKeys, columns: Sequence[str] | None
+    folder: Place, path: str, manifest: Manifest, keys: TableKeys, columns: Sequence[str] | None
 ) -> tuple[pq.ParquetFile, list[str]]:
     """One file of a table, and which of its columns to read: those that are in the names of its folders are not in it.
 
@@ -358,9 +360,9 @@ def open_columns(
         PlaintextError, IntegrityError: as :func:`open_parquet`.
     """
     if manifest.groups:
-        check_encrypted(folder / path, "parquet")
+        source, buffered = parquet_source(folder / path, buffered=COLUMN_BUFFER)
         with as_integrity(path):
-            file = open_grouped(folder / path, keys, path)
+            file = open_grouped(source, keys, path, buffered=buffered)
     else:
         file = open_parquet(folder, path, keys.key, keys.dataset)
     schema = file.schema_arrow

@@ -12,6 +12,8 @@ from typing import Final
 
 from confide.crypto.container import MAGIC as CONTAINER_MAGIC
 from confide.data.manifest import MANIFEST_NAME, FileEntry, Kind, Manifest
+from confide.data.places import FilePlace, Place, RemoteFile, open_place
+from confide.data.s3 import BLOCK
 from confide.errors import DataError, IntegrityError, ManifestError, PlaintextError
 from confide.regular_file import open_regular
 
@@ -29,8 +31,10 @@ pages without tags: a file that says so is not one of ours.
 """
 
 
-def data_files(folder: Path) -> list[str]:
+def data_files(folder: Place) -> list[str]:
     """Relative paths of all files in ``folder`` but the manifest; links and other things are refused."""
+    if not isinstance(folder, Path):
+        return sorted(path for path in folder.files() if path != MANIFEST_NAME)
     found = []
     for place in sorted(folder.rglob("*")):
         path = place.relative_to(folder).as_posix()
@@ -87,7 +91,7 @@ def require_encrypted_parquet(data: bytes, path: str) -> None:
         raise IntegrityError(f"a Parquet file says that its pages have no tags: {path}", path=path)
 
 
-def verify_files(folder: Path, manifest: Manifest, *before: Manifest, on_file: Callable[[FileEntry], None] | None = None) -> None:
+def verify_files(folder: Place, manifest: Manifest, *before: Manifest, on_file: Callable[[FileEntry], None] | None = None) -> None:
     """Return if the files of a snapshot, and of those ``before`` it, are in ``folder``, each with its size and digest.  Needs no key.
 
     Raises:
@@ -122,7 +126,7 @@ def listed_files(*snapshots: Manifest) -> dict[str, FileEntry]:
     return found
 
 
-def refuse_foreign(folder: Path, known: Collection[str]) -> None:
+def refuse_foreign(folder: Place, known: Collection[str]) -> None:
     """Return if no file but those of ``known`` paths is in a dataset's folder.
 
     Raises:
@@ -134,9 +138,11 @@ def refuse_foreign(folder: Path, known: Collection[str]) -> None:
         raise ManifestError(f"a file is not in the manifest: {foreign[0]}", hint=hint, path=foreign[0], count=len(foreign))
 
 
-def _verify_file(folder: Path, entry: FileEntry) -> None:
+def _verify_file(folder: Place, entry: FileEntry) -> None:
+    place = folder / entry.path
     try:
-        size, digest = digest_of_file(folder / entry.path)
+        size = size_of_file(place)
+        digest = digest_of_file(place)[1] if size == entry.size else ""
     except OSError as cause:
         raise IntegrityError(f"a file of the dataset is missing: {entry.path}", path=entry.path) from cause
     if size != entry.size:
@@ -158,8 +164,20 @@ def describe(folder: Path, path: str, *, rows: int | None) -> FileEntry:
     return FileEntry(path, size, digest, rows)
 
 
-def digest_of_file(path: Path) -> tuple[int, str]:
+def size_of_file(place: FilePlace) -> int:
+    """Size in bytes.
+
+    Raises:
+        OSError: it is not there.
+    """
+    if isinstance(place, RemoteFile):
+        with place.open() as file:
+            return file.size
+    return place.stat().st_size
+
+
+def digest_of_file(path: FilePlace) -> tuple[int, str]:
     """Size in bytes and SHA-256, hex."""
-    with open_regular(path) as file:
+    with open_place(path, buffer=BLOCK) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return file.tell(), digest

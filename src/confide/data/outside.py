@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
+from datetime import datetime
 from typing import Final
 from urllib.parse import unquote
 
 from confide.crypto.container import plaintext_size
 from confide.data.folder import data_files, listed_files
 from confide.data.manifest import FileEntry, Manifest
+from confide.data.places import written_at
 from confide.data.snapshots import SignedManifest, history, manifest_path
 from confide.errors import ConfideError
 
@@ -55,7 +55,7 @@ def look(newest: SignedManifest, manifest: Manifest) -> Outside:
     folder, chain = newest.folder, [newest.unverified, *(one.unverified for one in history(newest))]
     known = {*listed_files(*chain), *map(manifest_path, chain)}
     return Outside(
-        tuple(OutsideFile(file, _plaintext(manifest, file), _written(folder / file.path)) for file in manifest.files),
+        tuple(OutsideFile(file, _plaintext(manifest, file), written_at(folder / file.path)) for file in manifest.files),
         partitions([file.path for file in manifest.files]),
         tuple(one.snapshot for one in chain),
         sum(path not in known for path in data_files(folder)),
@@ -79,11 +79,4 @@ def _plaintext(manifest: Manifest, file: FileEntry) -> int | None:
     try:
         return plaintext_size(file.size)
     except ConfideError:  # a manifest that nobody has verified may list any size
-        return None
-
-
-def _written(path: Path) -> datetime | None:
-    try:
-        return datetime.fromtimestamp(path.lstat().st_mtime, UTC)
-    except OSError:
         return None

@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -141,19 +141,23 @@ def grouped_writer(place: Path, schema: pa.Schema, keys: TableKeys, groups: Sequ
     _require_protected(place, keys, groups, path)
 
 
-def open_grouped(place: Path, keys: TableKeys, path: str) -> pq.ParquetFile:
+def open_grouped(place: Path | BinaryIO, keys: TableKeys, path: str, *, buffered: int = COLUMN_BUFFER) -> pq.ParquetFile:
     """An encrypted file of a table with column groups, its footer opened and authenticated.  Columns are opened as they are read.
+
+    ``buffered``: bytes of a column that are read at one time; 0 for whole chunks of it.
 
     Raises:
         IntegrityError: it does not open under the dataset's key and its path, or is not encrypted.
     """
-    return open_under(place, keys.of_file(path), path)
+    return open_under(place, keys.of_file(path), path, buffered=buffered)
 
 
-def open_under(place: Path | pa.BufferReader, client: FileKeys, path: str) -> pq.ParquetFile:
+def open_under(
+    place: Path | BinaryIO | pa.BufferReader, client: FileKeys, path: str, *, buffered: int = COLUMN_BUFFER
+) -> pq.ParquetFile:
     """As :func:`open_grouped`, under a file's wrapping keys; ``place`` is the file, or what it holds."""
     properties: Any = _factory(client).file_decryption_properties(encryption.KmsConnectionConfig(), encryption.DecryptionConfiguration())
-    file = pq.ParquetFile(place, decryption_properties=properties, buffer_size=COLUMN_BUFFER, pre_buffer=False)
+    file = pq.ParquetFile(place, decryption_properties=properties, buffer_size=buffered, pre_buffer=False)
     if TABLE not in client.opened:  # pyarrow's key tools open plaintext as well, and nobody can tell them not to
         raise IntegrityError("a file that must be encrypted is not", path=path)
     return file

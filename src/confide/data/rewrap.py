@@ -61,7 +61,7 @@ def rewrap_dataset(
         before, snapshot=number, parent=parent.digest, created=created, wrapped=wrapped, groups=grouped, signer=signer.public, work=None
     )
     made = SignedManifest(parent.folder, sign_manifest(manifest, signer), manifest)
-    with staged_beside(parent.folder) as staged:
+    with staged_beside(parent.local) as staged:
         commit_snapshot(parent, made, staged=staged)
         make_current(made, register, staged=staged)
     return made

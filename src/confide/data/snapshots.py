@@ -23,9 +23,9 @@ from typing import Final
 from confide.canonical import Json, canonical, parse_object, sha384_hex
 from confide.crypto.sign import PublicKey, unverified_keyid, unverified_payload
 from confide.data.manifest import MANIFEST_NAME, MAX_BYTES, SNAPSHOTS, Manifest, read_payload, verify_manifest
+from confide.data.places import Place, is_there, open_place
 from confide.durable import sync_file, sync_folder
 from confide.errors import ConfideError, ManifestError, SnapshotConflictError, UnavailableError, UsageError
-from confide.regular_file import open_regular
 
 _MAX_AHEAD: Final = 256
 """How many snapshots may have been committed since ``_confide.json`` was written: writers that were stopped in between, or overtaken."""
@@ -35,9 +35,18 @@ _MAX_AHEAD: Final = 256
 class SignedManifest:
     """A manifest as it lies in a folder.  ``unverified`` is what it *claims*; ``manifest.verify_manifest`` makes it count."""
 
-    folder: Path
+    folder: Place
     envelope: Json
     unverified: Manifest
+
+    @property
+    def local(self) -> Path:
+        """The folder, for who changes what is in it.
+
+        Raises:
+            UsageError: it is in a remote storage.
+        """
+        return local_folder(self.folder)
 
     @property
     def signer(self) -> PublicKey:
@@ -50,7 +59,19 @@ class SignedManifest:
         return sha384_hex(unverified_payload(self.envelope))
 
 
-def load_manifest(folder: Path) -> SignedManifest:
+def local_folder(folder: Place) -> Path:
+    """A dataset's folder, for who changes what is in it.
+
+    Raises:
+        UsageError: it is in a remote storage.
+    """
+    if not isinstance(folder, Path):
+        hint = "make a new dataset; or copy this one here (it is encrypted), change it, and copy it back"
+        raise UsageError("a dataset in a remote storage is made once and stays as it is", hint=hint, path=str(folder))
+    return folder
+
+
+def load_manifest(folder: Place) -> SignedManifest:
     """The manifest of the newest snapshot in ``folder``; its signature is not checked.
 
     Raises:
@@ -59,7 +80,7 @@ def load_manifest(folder: Path) -> SignedManifest:
     found = _read(folder, MANIFEST_NAME)
     for _ in range(_MAX_AHEAD):
         name = _name(found.unverified.snapshot + 1)
-        if not os.path.lexists(folder / name):
+        if not is_there(folder / name):
             return found
         following = _read(folder, name)
         _check_follows(following, found)
@@ -75,7 +96,7 @@ def history(newest: SignedManifest) -> Iterator[SignedManifest]:
         ManifestError: one is not the snapshot that the one after it names.
     """
     after = newest
-    while after.unverified.parent is not None and os.path.lexists(newest.folder / _name(after.unverified.snapshot - 1)):
+    while after.unverified.parent is not None and is_there(newest.folder / _name(after.unverified.snapshot - 1)):
         before = _read(newest.folder, _name(after.unverified.snapshot - 1))
         _check_follows(after, before)
         yield before
@@ -93,7 +114,7 @@ def verify_manifests(newest: SignedManifest) -> list[SignedManifest]:
     chain = [newest, *history(newest)]
     known = {_name(one.unverified.snapshot): one.digest for one in chain}
     for name in (MANIFEST_NAME, *known):
-        if os.path.lexists(newest.folder / name):
+        if is_there(newest.folder / name):
             copy = _read(newest.folder, name)
             verify_manifest(copy.envelope, copy.signer)
             place = _name(copy.unverified.snapshot)
@@ -125,7 +146,7 @@ def commit_snapshot(parent: SignedManifest, made: SignedManifest, *, staged: Pat
         SnapshotConflictError: another one became the snapshot after ``parent`` first.
         UnavailableError: the file system refuses; :func:`is_committed` tells whether before or after.
     """
-    folder, number = made.folder, made.unverified.snapshot
+    folder, number = made.local, made.unverified.snapshot
     _check_follows(made, parent)
     try:
         (folder / SNAPSHOTS).mkdir(exist_ok=True)
@@ -147,7 +168,7 @@ def commit_snapshot(parent: SignedManifest, made: SignedManifest, *, staged: Pat
 def is_committed(made: SignedManifest) -> bool:
     """Whether this very manifest is a snapshot in its folder."""
     name = _name(made.unverified.snapshot)
-    return os.path.lexists(made.folder / name) and _read(made.folder, name).digest == made.digest
+    return is_there(made.folder / name) and _read(made.folder, name).digest == made.digest
 
 
 def write_manifest(folder: Path, envelope: Json, *, staged: Path | None = None) -> Path:
@@ -185,10 +206,10 @@ def _check_follows(after: SignedManifest, before: SignedManifest) -> None:
         )
 
 
-def _read(folder: Path, name: str) -> SignedManifest:
+def _read(folder: Place, name: str) -> SignedManifest:
     path = folder / name
     try:
-        with open_regular(path) as file:
+        with open_place(path, newest=True) as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as cause:
         hint = "is this the folder of an encrypted dataset? `confide data encrypt` makes one"

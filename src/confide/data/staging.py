@@ -26,7 +26,8 @@ from confide.data.column_groups import ColumnGroup, NewGroup
 from confide.data.folder import check_encrypted, digest_of_file
 from confide.data.journal import Begun, Journal, OpenedJournal
 from confide.data.manifest import MANIFEST_NAME, FileEntry
-from confide.data.snapshots import SignedManifest
+from confide.data.places import Place
+from confide.data.snapshots import SignedManifest, local_folder
 from confide.data.sources import Source
 from confide.data.tables import TableInput
 from confide.durable import sync_folder
@@ -106,12 +107,13 @@ class Attempt:
         if self.journal is not None and self.journal.columns is None:
             self.journal.set_columns(columns)
 
-    def publish(self, folder: Path) -> None:
+    def publish(self, folder: Place) -> None:
         """Rename the files' folder to ``folder``.
 
         Raises:
             OutputExistsError: something is there.
         """
+        folder = local_folder(folder)
         sync_folder(self.files)
         if os.path.lexists(folder):  # rename(2) would replace an empty folder
             raise OutputExistsError(f"{folder} appeared meanwhile", path=str(folder))

@@ -91,7 +91,7 @@ class BrokerKeys:
         """
         for found, lease in zip(inputs, self._read_keys(inputs), strict=True):
             files, again = frozenset(file.path for file in found.manifest.files), partial(self._read_key, found)
-            self._keyring.open_input(str(found.folder), DatasetId(found.manifest.dataset), lease, files=files, refresh=again)
+            self._keyring.open_input(found.root, DatasetId(found.manifest.dataset), lease, files=files, refresh=again)
             self._say_opened(found)
 
     def prove_admitted(self, found: VerifiedInput) -> None:

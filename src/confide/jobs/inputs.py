@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 from confide.crypto.sign import PublicKey
 from confide.data.column_groups import ColumnGroup, groups_named
-from confide.data.folder import verify_files
+from confide.data.folder import size_of_file, verify_files
 from confide.data.manifest import Manifest, verify_manifest
+from confide.data.places import Place
 from confide.data.snapshots import SignedManifest, history, load_manifest, snapshot_numbered
 from confide.errors import IntegrityError, JobError, ManifestError
 from confide.jobs.statement import DatasetEntry
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from confide.crypto.envelope import WrappedKey
     from confide.job import InputSpec, Job
 
+REMOTE: Final = "/confide-remote"
+"""What the names of files begin with that lie in no folder of this node."""
 PAGE: Final = 400
 """Files in one answer; a path has at most 1024 bytes."""
 
@@ -33,12 +36,17 @@ class VerifiedInput:
     """
 
     name: str
-    folder: Path
+    folder: Place
     envelope: Json
     manifest: Manifest
     digest: str
     signer: PublicKey
     groups: tuple[ColumnGroup, ...] = ()
+
+    @property
+    def root(self) -> str:
+        """The folder by which this node's processes name its files: for one in a remote storage a name that no folder has."""
+        return str(self.folder) if isinstance(self.folder, Path) else f"{REMOTE}/{self.manifest.dataset}"
 
     @property
     def key_name(self) -> str:
@@ -92,7 +100,7 @@ class VerifiedInput:
         Of a table with column groups also ``hidden``: columns of groups that the job does not read, each with its group's name.
         """
         m = self.manifest
-        said: Json = {"kind": m.kind, "schema": m.schema, "path": str(self.folder), "dataset": m.dataset}
+        said: Json = {"kind": m.kind, "schema": m.schema, "path": self.root, "dataset": m.dataset}
         if m.groups:
             said["hidden"] = {column: group.name for group in m.groups if group not in self.groups for column in group.columns}
         return {**said, "files": [file.path for file in m.files]} if files else said
@@ -166,12 +174,13 @@ def verify_whole(inputs: Iterable[VerifiedInput]) -> None:
         verify_files(found.folder, found.manifest)
 
 
-def _check_sizes(folder: Path, manifest: Manifest) -> None:
+def _check_sizes(folder: Place, manifest: Manifest) -> None:
     """Notice missing and cut files on every node, before it names them to anybody; :func:`verify_whole` reads them."""
+    listed = None if isinstance(folder, Path) else folder.files()  # one request for a thousand files
     for file in manifest.files:
         try:
-            size = (folder / file.path).stat().st_size
-        except OSError as cause:
+            size = size_of_file(folder / file.path) if listed is None else listed[file.path].size
+        except (OSError, KeyError) as cause:
             raise IntegrityError(f"a file of dataset {manifest.name} is missing: {file.path}", path=file.path) from cause
         if size != file.size:
             raise IntegrityError(
@@ -195,7 +204,7 @@ class InputLengths:
         """Take in the files of verified inputs."""
         for found in inputs:
             self._inputs.append(found)
-            self._files |= {str(found.folder / file.path): file.size for file in found.manifest.files}
+            self._files |= {f"{found.root}/{file.path}": file.size for file in found.manifest.files}
         self._folders = None
 
     def operation(self, request: Json) -> Json:
@@ -224,7 +233,7 @@ def _folders(inputs: Iterable[VerifiedInput]) -> dict[str, list[str]]:
     """What is in each folder of the inputs, by the folder's path."""
     found: dict[str, set[str]] = {}
     for one in inputs:
-        root = str(one.folder)
+        root = one.root
         found.setdefault(root, set())
         for file in one.manifest.files:
             *above, name = file.path.split("/")

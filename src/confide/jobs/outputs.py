@@ -309,7 +309,7 @@ class Outputs:
             made = SignedManifest(parent.manifest.folder, output.envelope, output.manifest)
             commit_files(staged.folder, made, staged.written.files if staged.written is not None else (), parent.manifest)
             with contextlib.suppress(ConfideError):  # readers go on from the manifest before to what was committed since
-                write_manifest(made.folder, output.envelope, staged=staged.folder)
+                write_manifest(made.local, output.envelope, staged=staged.folder)
 
     def further(self) -> list[CommittedOutput]:
         """Those that go on with a dataset."""

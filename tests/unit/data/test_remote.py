@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from moto.server import ThreadedMotoServer
 from support.custody.tls import Tls
 
-from confide.data import remote
+from confide.data import s3
 from confide.data.finding import find_sources
 from confide.errors import DataError, UnavailableError, UsageError
 
@@ -22,38 +21,7 @@ DATA = bytes(range(256)) * 4096
 NOTHING: Mapping[str, str] = {}
 
 
-@pytest.fixture(autouse=True)
-def _credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def bucket(moto: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Puts objects into the bucket ``bkt``."""
-    import boto3
-
-    monkeypatch.setenv("AWS_ENDPOINT_URL", moto)
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="bkt", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
-    yield lambda key, data=DATA: client.put_object(Bucket="bkt", Key=key, Body=data)
-    for one in client.list_objects_v2(Bucket="bkt").get("Contents", []):
-        client.delete_object(Bucket="bkt", Key=one["Key"])
-    client.delete_bucket(Bucket="bkt")
+pytestmark = pytest.mark.usefixtures("s3_credentials")
 
 
 def test_objects_are_found_by_key_folder_and_pattern(bucket: Any) -> None:
@@ -81,7 +49,7 @@ def test_objects_are_found_by_key_folder_and_pattern(bucket: Any) -> None:
 
 
 def test_an_object_is_read_from_any_offset(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "_READ", 10_000)
+    monkeypatch.setattr(s3, "BLOCK", 10_000)
     bucket("a.bin")
     with find_sources(["s3://bkt/a.bin"]).sources[0].open() as file:
         assert file.read() == DATA
@@ -94,7 +62,7 @@ def test_an_object_is_read_from_any_offset(bucket: Any, monkeypatch: pytest.Monk
 
 
 def test_an_object_that_is_replaced_while_it_is_read_is_refused(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "_READ", 1000)
+    monkeypatch.setattr(s3, "BLOCK", 1000)
     bucket("a.bin")
     with find_sources(["s3://bkt/a.bin"]).sources[0].open() as file:
         assert file.read(1000) == DATA[:1000]
