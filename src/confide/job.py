@@ -8,7 +8,7 @@ Knows nothing of attestation, keys, engines or files on disk beyond reading the 
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -62,7 +62,8 @@ class InputSpec(_Value):
     """One input dataset.  ``dataset`` and ``signer`` (from its manifest) are in the digest, ``path`` is not.
 
     ``snapshot`` asks for that one instead of the newest; ``key`` says where its key comes from, if not from the job's broker.  ``columns``
-    are the column groups of a table that the job reads; of the others it gets no key.
+    are the column groups of a table that the job reads; of the others it gets no key.  ``path`` may be a URL; ``credentials`` says which
+    resource of a key broker service nodes get to read it at S3, and is in the digest as little as ``path`` is.
     """
 
     path: str
@@ -70,6 +71,7 @@ class InputSpec(_Value):
     signer: str = ""
     snapshot: int | None = Field(default=None, ge=1, le=2**53 - 1)
     key: KbsSource | None = None
+    credentials: KbsSource | None = None
     columns: tuple[str, ...] = Field(default=(), max_length=MAX_GROUPS)
 
     @field_validator("columns")
@@ -83,6 +85,12 @@ class InputSpec(_Value):
     def _one_source(self) -> Self:
         if self.columns and self.key is not None:
             raise ValueError("column groups have their keys from the job's broker, and this input's comes from a key broker service")
+        return self
+
+    @model_validator(mode="after")
+    def _credentials_where_needed(self) -> Self:
+        if self.path.lower().startswith("s3://") != (self.credentials is not None):
+            raise ValueError("an input at s3:// has credentials, the name of a resource of a key broker service, and no other input has")
         return self
 
     def canonical_form(self) -> Json:
@@ -188,6 +196,14 @@ class Job(_Value):
             raise UsageError(f"the engine {self.engine} runs in the driver's node alone: it has no workers", hint=hint)
         if self.engine not in ALONE and not (said.workers and said.min_workers and said.cores):
             raise ValueError(f"the engine {self.engine} needs at least one worker, with at least one core")
+        return self
+
+    @model_validator(mode="after")
+    def _urls_where_read(self) -> Self:
+        if any("://" in spec.path for spec in self.outputs.values()):
+            raise ValueError("an output is written into a folder, not to a URL")
+        if self.engine not in ALONE and any("://" in spec.path for spec in self.inputs.values()):
+            raise ValueError(f"the engine {self.engine} reads inputs in folders only; polars reads URLs too")
         return self
 
     @model_validator(mode="after")
@@ -313,6 +329,8 @@ def _place(folder: Path, name: object, field: str) -> Path:
 
 def _with_place(folder: Path, spec: Any, field: str) -> Json:
     spec = _of_type(spec, dict, field)
+    if isinstance(spec.get("path"), str) and "://" in spec["path"]:
+        return cast("Json", spec)
     path = _place(folder, spec.get("path", ""), f"{field}.path")
     try:
         return {**spec, "path": str(path.resolve())}
@@ -321,17 +339,20 @@ def _with_place(folder: Path, spec: Any, field: str) -> Json:
 
 
 def _with_source(folder: Path, spec: Json, field: str) -> Json:
-    """An input's ``key``, ``key_ca`` (a file) and ``key_spki`` as the one value that they are."""
-    said = {name: spec[name] for name in ("key", "key_ca", "key_spki") if name in spec}
-    if not said:
-        return spec
-    source: Json = {"resource": said.get("key", ""), "spki": said.get("key_spki", "")}
-    if "key_ca" in said:
-        try:
-            source["ca"] = _read(_place(folder, said["key_ca"], f"{field}.key_ca")).decode("ascii")
-        except UnicodeDecodeError:
-            raise JobError(f"{field}.key_ca: not certificates (PEM)", field=f"{field}.key_ca") from None
-    return {**{name: value for name, value in spec.items() if name not in said}, "key": source}
+    """An input's ``key``, ``key_ca`` (a file) and ``key_spki`` as the one value that they are; so with ``credentials``."""
+    for what in ("key", "credentials"):
+        ca, spki = f"{what}_ca", f"{what}_spki"
+        said = {name: spec[name] for name in (what, ca, spki) if name in spec}
+        if not said:
+            continue
+        source: Json = {"resource": said.get(what, ""), "spki": said.get(spki, "")}
+        if ca in said:
+            try:
+                source["ca"] = _read(_place(folder, said[ca], f"{field}.{ca}")).decode("ascii")
+            except UnicodeDecodeError:
+                raise JobError(f"{field}.{ca}: not certificates (PEM)", field=f"{field}.{ca}") from None
+        spec = {**{name: value for name, value in spec.items() if name not in said}, what: source}
+    return spec
 
 
 def form_columns(form: Json, name: str) -> tuple[str, ...]:

@@ -17,10 +17,12 @@ from confide.crypto.sign import SigningKey
 from confide.data.commit import create_dataset
 from confide.data.files import open_file, read_table
 from confide.data.manifest import Manifest
+from confide.data.places import Place
 from confide.data.polars import DataContext
 from confide.data.snapshots import load_manifest
 from confide.data.sources import Source
 from confide.ids import KeyRef, RunId, new_dataset_id
+from confide.jobs.input_ranges import input_range
 from confide.jobs.inputs import VerifiedInput
 from confide.jobs.outputs import Outputs
 from confide.jobs.staging import staging_path
@@ -50,9 +52,9 @@ class PolarsAgent:
         self._server.start()
         self._client = LocalSocketClient(root / "agent.sock")
 
-    def add(self, name: str, source: pa.Table | Path | Sequence[Source]) -> Path:
-        """Encrypt an input under a key of its own."""
-        folder, dataset, key = self.root / f"in-{name}", new_dataset_id(), SecretBytes.random()
+    def add(self, name: str, source: pa.Table | Path | Sequence[Source], place: Place | None = None) -> Place:
+        """Encrypt an input under a key of its own, to that place if one is given."""
+        folder, dataset, key = place or self.root / f"in-{name}", new_dataset_id(), SecretBytes.random()
         kek = SecretBytes.random()
         wrapped = wrap(kek, key, key=f"owner/{name}", version=1, dataset=dataset)
         given: dict[str, Any] = {"name": name, "owner": "owner", "dataset": dataset, "dataset_key": key, "wrapped": wrapped}
@@ -80,7 +82,7 @@ class PolarsAgent:
             own = None if groups is None else {group: SecretBytes(secret.reveal()) for group, secret in groups.items()}
             return Lease(SecretBytes(key.reveal()), 300.0, own)
 
-        self.keyring.open_input(str(found.folder), found.manifest.dataset, lease(), files=files, refresh=lease)
+        self.keyring.open_input(found.root, found.manifest.dataset, lease(), files=files, refresh=lease)
 
     def context(self, *arguments: str) -> DataContext:
         """The program's end."""
@@ -123,6 +125,7 @@ class PolarsAgent:
         return {
             "read-key": keys["read-key"],
             "write-key": files.operations()["write-key"],
+            "input-range": lambda request: input_range(self._inputs, request),
             "input-files": lambda request: {"files": self._inputs[request["name"]].page(request["start"])},
             "stage": lambda request: self.outputs.stage(request["name"]),
             "commit": lambda request: self.outputs.commit(request["name"], request["kind"], request["schema"]),

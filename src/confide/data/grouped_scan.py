@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 from confide.data.folder import require_encrypted_parquet
 from confide.data.parquet_keys import FileKeys, no_key, open_under
 from confide.data.pinned_parquet import TableFile, as_integrity
+from confide.data.places import RangedFolder, open_place
+from confide.data.s3 import BLOCK
 from confide.data.schema import schema_json, storable
 from confide.data.tables import rows_at_once
 from confide.errors import DataError, ExtraMissingError, IntegrityError, SecretLeakError
-from confide.regular_file import open_regular
 
 try:
     import polars as pl
@@ -40,7 +41,7 @@ class GroupedScan:
     """What a query over one table reads, file by file; Polars calls it when it runs the query.  Not to be pickled or sent anywhere."""
 
     def __init__(
-        self, folder: Path, files: Sequence[TableFile], keys_of: KeysOf, columns: Sequence[Json], hidden: Mapping[str, str]
+        self, folder: Path | RangedFolder, files: Sequence[TableFile], keys_of: KeysOf, columns: Sequence[Json], hidden: Mapping[str, str]
     ) -> None:
         """``columns`` are the manifest's; ``hidden`` are those whose group's key the job does not have, with the group's name."""
         self._folder = folder
@@ -114,9 +115,9 @@ def _first(frames: Iterator[pl.DataFrame], count: int | None) -> Iterator[pl.Dat
             return
 
 
-def _pinned(folder: Path, entry: TableFile) -> bytes:
+def _pinned(folder: Path | RangedFolder, entry: TableFile) -> bytes:
     try:
-        with open_regular(folder / entry.path) as file:
+        with open_place(folder / entry.path, buffer=BLOCK) as file:
             data = file.read(entry.size + 1)
     except OSError as cause:
         raise IntegrityError(f"a file of the dataset is missing: {entry.path}", path=entry.path) from cause

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from confide.data.partitions import path_values, with_folders
 from confide.data.pinned_parquet import FileAccess, PinnedFile, TableFile, as_integrity, leaves
+from confide.data.places import RangedFolder
 from confide.data.schema import schema_json, storable
 from confide.errors import DataError, ExtraMissingError, SecretLeakError
 
@@ -44,7 +45,7 @@ KeyOf = Callable[[str], FileAccess]
 class TableScan:
     """What a query over one table reads, file by file; Polars calls it when it runs the query.  Not to be pickled or sent anywhere."""
 
-    def __init__(self, folder: Path, files: Sequence[TableFile], key_of: KeyOf, schema: Json) -> None:
+    def __init__(self, folder: Path | RangedFolder, files: Sequence[TableFile], key_of: KeyOf, schema: Json) -> None:
         """``schema`` is the manifest's."""
         self._folder = folder
         self._files = tuple(files)

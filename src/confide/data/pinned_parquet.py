@@ -13,16 +13,19 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.parquet import encryption
 
 from confide.data.folder import AES_GCM_V1, PARQUET_MAGIC, PARQUET_TAIL_BYTES
+from confide.data.places import FilePlace, RangedFolder
 from confide.errors import ExtraMissingError, IntegrityError, PlaintextError
 from confide.regular_file import open_regular
+from confide.seekable import SeekableReader
 
 try:
     import polars as pl
@@ -34,6 +37,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from confide.crypto.secret import SecretBytes
+
+
+_RANGE: Final = 8 << 20
+"""Bytes of a remote file that are in memory beside the image that they go to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +72,7 @@ class _Chunk:
 class PinnedFile:
     """An encrypted Parquet file whose footer was read once and opened.  A context manager that forgets the key."""
 
-    def __init__(self, folder: Path, entry: TableFile, access: FileAccess) -> None:
+    def __init__(self, folder: Path | RangedFolder, entry: TableFile, access: FileAccess) -> None:
         """Open it.
 
         Raises:
@@ -78,7 +85,7 @@ class PinnedFile:
         with ExitStack() as undo:
             undo.callback(access.key.wipe)
             try:
-                self._file = undo.enter_context(open_regular(folder / entry.path))
+                self._file = undo.enter_context(_opened(folder / entry.path))
             except OSError as cause:
                 raise IntegrityError(f"a file of the dataset is missing: {entry.path}", path=entry.path) from cause
             self._tail = self._read_tail()
@@ -121,7 +128,7 @@ class PinnedFile:
         self._undo.close()
 
     def _read_tail(self) -> bytes:
-        found = os.fstat(self._file.fileno()).st_size
+        found = self._file.seek(0, os.SEEK_END)
         if found != self._size:
             message = f"a file has another length than its manifest says: {self.path}"
             raise IntegrityError(message, path=self.path, expected=self._size, got=found)
@@ -154,6 +161,10 @@ class PinnedFile:
     def _copy(self, chunk: _Chunk, image: BinaryIO) -> None:
         image.seek(chunk.start)
         at, end = chunk.start, chunk.start + chunk.length
+        if isinstance(self._file, SeekableReader):
+            while at < end:
+                at += image.write(self._fetch(at, min(_RANGE, end - at)))
+            return
         while at < end:
             sent = os.sendfile(image.fileno(), self._file.fileno(), at, end - at)
             if sent == 0:
@@ -161,7 +172,11 @@ class PinnedFile:
             at += sent
 
     def _fetch(self, offset: int, length: int) -> bytes:
-        data = os.pread(self._file.fileno(), length, offset)
+        if isinstance(self._file, SeekableReader):
+            self._file.seek(offset)
+            data = self._file.read(length) or b""
+        else:
+            data = os.pread(self._file.fileno(), length, offset)
         if len(data) != length:
             raise IntegrityError(f"a file was cut while it was read: {self.path}", path=self.path)
         return data
@@ -171,6 +186,10 @@ class PinnedFile:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _opened(place: FilePlace) -> BufferedReader | SeekableReader:
+    return open_regular(place) if isinstance(place, Path) else place.open()
 
 
 def leaves(schema: pa.Schema) -> list[str]:

@@ -46,7 +46,7 @@ class Version:
 class RemoteFile:
     """A name in a remote folder; nothing says that there is such a file."""
 
-    def __init__(self, folder: RemoteFolder, path: str) -> None:
+    def __init__(self, folder: RangedFolder, path: str) -> None:
         self.folder = folder
         self.path = path
 
@@ -71,8 +71,11 @@ class RemoteFile:
         return self.folder.reader(self.path, found)
 
 
-class RemoteFolder(ABC):
-    """Names below a URL.  One object is one look at a storage: files keep the versions that it has seen first.  For several threads."""
+class RangedFolder(ABC):
+    """Files that are read by ranges.  One object is one look at a storage: files keep the versions that it has seen first.
+
+    For several threads.
+    """
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
@@ -103,6 +106,10 @@ class RemoteFolder(ABC):
     @abstractmethod
     def reader(self, path: str, version: Version) -> SeekableReader:
         """One version of a file."""
+
+
+class RemoteFolder(RangedFolder):
+    """Names below a URL."""
 
     @abstractmethod
     def files(self) -> Mapping[str, Version]:

@@ -23,15 +23,16 @@ from confide.crypto import core_dumps
 from confide.crypto.container import FileKeyReader, KeysOfSalt, seal_stream_under
 from confide.crypto.derive import ContainerKeys, check_data_path
 from confide.crypto.secret import SecretBytes
+from confide.data.agent_files import AgentFolder
 from confide.data.committed import AGENT_SOCKET, Committed
 from confide.data.grouped_scan import GroupedScan
 from confide.data.parquet_keys import FileKeys, file_keys
 from confide.data.parquet_scan import TableScan
 from confide.data.pinned_parquet import FileAccess, TableFile
+from confide.data.places import FilePlace, RangedFolder, open_place
 from confide.data.schema import storable
 from confide.errors import DataError, ExtraMissingError, IntegrityError, ManifestError, ProtocolError, SecretLeakError, UsageError
 from confide.node.local_socket import LocalSocketClient
-from confide.regular_file import open_regular
 
 try:
     import polars as pl
@@ -96,7 +97,7 @@ class DataContext:
             raise UsageError(f"input {name!r} holds {found['kind']}", hint="leave format out for tables, name it for other files")
         if format is not None:
             return self._read_text(name, format, options)
-        folder = Path(found["path"])
+        folder = self._folder(name)
         files = [TableFile(one["path"], one["size"], one["rows"]) for one in self._files(name)]
         if not files:
             raise DataError(f"input {name!r} has no file", name=name)
@@ -128,10 +129,10 @@ class DataContext:
             raise UsageError(f"input {name!r} is a table", hint=f"use read({name!r})")
         if path not in self.files(name):
             raise ManifestError("the manifest does not list this file", path=path[:200])
-        place = Path(found["path"]) / path
+        place = self._folder(name) / path
         keys_of = self._container_keys("read-key", place)
         try:
-            file = open_regular(place)
+            file = open_place(place)
         except OSError as cause:
             raise IntegrityError(f"a file of the dataset is missing: {path}", path=path) from cause
         return io.BufferedReader(FileKeyReader(file, path, keys_of), 1 << 20)
@@ -216,6 +217,13 @@ class DataContext:
             raise UsageError(f"the job has no input {name!r}", hint=f"inputs: {', '.join(self.inputs) or 'none'}")
         return dict(found)
 
+    def _folder(self, name: str) -> Path | RangedFolder:
+        """Where an input's files are: in a folder of this node, or at the agent, which fetches what is asked of a remote storage."""
+        found = self._input(name)
+        if not found["remote"]:
+            return Path(found["path"])
+        return AgentFolder(self._agent, name, found["path"], {one["path"]: one["size"] for one in self._files(name)})
+
     def _files(self, name: str) -> list[Json]:
         if name not in self._listed:  # a run reads one snapshot to its end
             files: list[Json] = []
@@ -261,20 +269,20 @@ class DataContext:
     def _commit(self, name: str, kind: Literal["parquet", "files"]) -> Committed:
         return Committed.from_json(name, self._agent.call("commit", name=name, kind=kind, schema=None))
 
-    def _read_key(self, place: Path) -> FileAccess:
+    def _read_key(self, place: FilePlace) -> FileAccess:
         return self._file_key("read-key", place)
 
-    def _group_keys(self, place: Path) -> FileKeys:
+    def _group_keys(self, place: FilePlace) -> FileKeys:
         answer = self._agent.call("read-key", path=str(place))
         if "groups" not in answer:
             raise IntegrityError("the table has column groups by its manifest, and the agent knows none", path=place.name)
         return file_keys(_secret(answer["key"]), {name: _secret(key) for name, key in answer["groups"].items()})
 
-    def _file_key(self, operation: Literal["read-key", "write-key"], place: Path) -> FileAccess:
+    def _file_key(self, operation: Literal["read-key", "write-key"], place: FilePlace) -> FileAccess:
         answer = self._agent.call(operation, path=str(place))
         return FileAccess(SecretBytes(base64.b64decode(answer["key"])), base64.b64decode(answer["aad_prefix"]))
 
-    def _container_keys(self, operation: Literal["read-key", "write-key"], place: Path) -> KeysOfSalt:
+    def _container_keys(self, operation: Literal["read-key", "write-key"], place: FilePlace) -> KeysOfSalt:
         def keys_of(salt: bytes) -> ContainerKeys:
             answer = self._agent.call(operation, path=str(place), kind="container", salt=base64.b64encode(salt).decode())
             return ContainerKeys(SecretBytes(base64.b64decode(answer["key"])), base64.b64decode(answer["commitment"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,8 +17,10 @@ from confide.data.places import Place
 from confide.data.snapshots import SignedManifest, history, load_manifest, snapshot_numbered
 from confide.errors import IntegrityError, JobError, ManifestError
 from confide.jobs.statement import DatasetEntry
+from confide.jobs.storage import place_of
 
 if TYPE_CHECKING:
+    from confide.attest.collect import Attester
     from confide.canonical import Json
     from confide.crypto.envelope import WrappedKey
     from confide.job import InputSpec, Job
@@ -28,7 +31,7 @@ PAGE: Final = 400
 """Files in one answer; a path has at most 1024 bytes."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class VerifiedInput:
     """An input whose manifest was verified against the job's pin.  Its files are checked as they are read (authenticated encryption).
 
@@ -42,6 +45,11 @@ class VerifiedInput:
     digest: str
     signer: PublicKey
     groups: tuple[ColumnGroup, ...] = ()
+
+    @cached_property
+    def sizes(self) -> Mapping[str, int]:
+        """Lengths of the files in bytes, by their paths, as the manifest has them."""
+        return {file.path: file.size for file in self.manifest.files}
 
     @property
     def root(self) -> str:
@@ -100,7 +108,8 @@ class VerifiedInput:
         Of a table with column groups also ``hidden``: columns of groups that the job does not read, each with its group's name.
         """
         m = self.manifest
-        said: Json = {"kind": m.kind, "schema": m.schema, "path": self.root, "dataset": m.dataset}
+        remote = not isinstance(self.folder, Path)
+        said: Json = {"kind": m.kind, "schema": m.schema, "path": self.root, "remote": remote, "dataset": m.dataset}
         if m.groups:
             said["hidden"] = {column: group.name for group in m.groups if group not in self.groups for column in group.columns}
         return {**said, "files": [file.path for file in m.files]} if files else said
@@ -110,18 +119,19 @@ class VerifiedInput:
         return [{"path": file.path, "size": file.size, "rows": file.rows} for file in self.manifest.files[max(0, start) :][:PAGE]]
 
 
-def open_inputs(job: Job) -> dict[str, VerifiedInput]:
-    """Verify every input's manifest against the job.
+def open_inputs(job: Job, attester: Attester | None = None) -> dict[str, VerifiedInput]:
+    """Verify every input's manifest against the job.  ``attester`` is this node's, for credentials of remote storages.
 
     Raises:
         ManifestError: one is missing, signed by another key than the job pins, or of another dataset.
         UsageError: the snapshot that the job names is not there, or a column group.
         JobError: two inputs are of one table, and ask for other column groups of it: there is one folder, and one set of keys for it.
         IntegrityError: a file that a manifest lists is missing or has another length.
+        ConfideError: a credential is not given, or a storage cannot be used (:func:`confide.jobs.storage.place_of`).
     """
     found = {}
     for name, spec in job.inputs.items():
-        newest = load_manifest(Path(spec.path))
+        newest = load_manifest(place_of(spec, attester))
         verify_manifest(newest.envelope, newest.signer)
         signed = _wanted(newest, spec)
         key = signed.signer

@@ -10,19 +10,17 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from confide.crypto.tls import PinnedSpki
 from confide.errors import ManifestError
-from confide.ids import DatasetId, SpkiDigest
+from confide.ids import DatasetId
+from confide.jobs.storage import trust_of
 from confide.keys.client import ReleasedKey
 from confide.keys.kbs.client import KbsClient
 from confide.keys.kbs.dataset_key import key_of, open_dataset_key, resource_of_key
-from confide.keys.kbs.transport import PinnedCa
 
 if TYPE_CHECKING:
     from confide.attest.collect import Attester
     from confide.job import KbsSource
     from confide.jobs.inputs import VerifiedInput
-    from confide.keys.kbs.transport import KbsTrust
 
 LEASE: Final = timedelta(minutes=5)
 """How long a key is used before it is fetched again, with new evidence: what an owner takes back ends within this time."""
@@ -41,12 +39,8 @@ def fetch(found: VerifiedInput, source: KbsSource, attester: Attester) -> Releas
     manifest = found.manifest
     if manifest.owner is None:
         raise ManifestError("a run's output has its key from the broker, not from a key broker service", name=found.name)
-    with KbsClient(url, _trust(source), attester=attester) as client:
+    with KbsClient(url, trust_of(source), attester=attester) as client:
         resource = client.resource(name)
     secret = open_dataset_key(resource, found.wrapped(), owner=manifest.owner, name=name)
     resource.wipe()
     return ReleasedKey(DatasetId(manifest.dataset), key_of(manifest.owner, name), secret, datetime.now(UTC) + LEASE, grants={})
-
-
-def _trust(source: KbsSource) -> KbsTrust:
-    return PinnedSpki(SpkiDigest(source.spki)) if source.spki else PinnedCa(source.ca)

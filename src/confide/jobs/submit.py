@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from confide.config import Settings
+from confide.data.places import is_url, remote_folder
 from confide.data.snapshots import load_manifest, snapshot_numbered
 from confide.errors import (
     ConfideError,
@@ -68,7 +69,7 @@ def submit(
     job = pin_datasets(job)
     outputs = {name: Path(spec.path) for name, spec in job.outputs.items()}
     further = {name for name, spec in job.outputs.items() if spec.dataset}
-    check_free(outputs, [Path(spec.path) for spec in job.inputs.values()], going_on=further)
+    check_free(outputs, [Path(spec.path) for spec in job.inputs.values() if not is_url(spec.path)], going_on=further)
     store = RunStore(settings.runs_dir)
     discard_abandoned(outputs, _ended_in(store))
     store.clear_lost()
@@ -99,7 +100,10 @@ def pin_datasets(job: Job) -> Job:
     """
     pinned: dict[str, InputSpec] = {}
     for name, spec in job.inputs.items():
-        found = load_manifest(Path(spec.path))
+        if is_url(spec.path) and spec.dataset and spec.signer:  # nodes may read what this client cannot
+            pinned[name] = spec
+            continue
+        found = load_manifest(remote_folder(spec.path) if is_url(spec.path) else Path(spec.path))
         if spec.dataset and spec.dataset != found.unverified.dataset:
             raise ManifestError(
                 f"input {name!r} is another dataset than the job pins", name=name, expected=spec.dataset, got=found.unverified.dataset

@@ -22,6 +22,7 @@ from confide.jobs.broker_keys import BrokerKeys
 from confide.jobs.driver_files import DriverFiles
 from confide.jobs.engines.spark import SECRET_FILE, executor_command
 from confide.jobs.evidence import receipt_bundle
+from confide.jobs.input_ranges import input_range
 from confide.jobs.inputs import InputLengths, VerifiedInput, as_on_driver, digests, open_inputs, verify_whole
 from confide.jobs.outputs import Outputs
 from confide.jobs.owners_policies import require_owners_accept
@@ -137,7 +138,7 @@ class JobDriver:
         self._code = self._write_code(node)
         engine.serve(self._operations(engine, outputs, keys, node))
         engine.begin()
-        self._inputs = open_inputs(node.job)
+        self._inputs = open_inputs(node.job, node.attester)
         self._lengths.know(self._inputs.values())
         keys.know(self._inputs.values())
         if engine.reads_data:
@@ -286,6 +287,7 @@ class JobDriver:
         }
         if engine.reads_data:
             files = TaskFiles(keys.operations()["write-key"], node.tell)
+            operations["input-range"] = lambda request: input_range(self._inputs, request)
             operations |= {"read-key": keys.operations()["read-key"], "write-key": files.operations()["write-key"]}
         return operations
 
