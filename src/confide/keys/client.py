@@ -167,8 +167,6 @@ class NodeBrokerClient:
         parts = answer.parts("releases", sharing="policies")
         if len(parts) != len(named):
             raise BrokerError("the broker's answer is for another number of datasets", expected=len(named), got=len(parts))
-        for part, dataset in zip(parts, named, strict=True):
-            part.dataset_named(dataset)
         context = joint_seal_context([part.sealed_for() for part in parts], self._context, purpose)
         secrets = as_keys(self._seal_key.open(answer.field("jwe", str), context=context), len(parts))
         return [_released(*each) for each in zip(parts, named, secrets, strict=True)]

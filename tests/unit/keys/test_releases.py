@@ -248,7 +248,17 @@ def test_keys_that_were_sealed_for_an_earlier_request_are_not_those_of_this_one(
     _as_if_answered(data, monkeypatch, lambda answer: earlier.append(answer["jwe"]))
     client = data.world.client(data.world.node())
     client.releases(data.manifests)
-    for shown in (data.manifests[:2], data.manifests[::-1]):
-        _as_if_answered(data, monkeypatch, lambda answer: answer.update(jwe=earlier[0]))
-        with pytest.raises(UnwrapError, match="another use"):
-            client.releases(shown)
+    _as_if_answered(data, monkeypatch, lambda answer: answer.update(jwe=earlier[0]))
+    with pytest.raises(UnwrapError, match="another use"):
+        client.releases(data.manifests[:2])
+
+
+def test_keys_that_are_told_of_in_another_order_than_they_lie_in_are_not_opened(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    def releases(self: Broker, peer: Any, session: str, manifests: list[Json], *rest: Any, **more: Any) -> Json:
+        answer = Broker.releases(self, peer, session, manifests[::-1], *rest, **more)
+        answer["releases"].reverse()
+        return answer
+
+    monkeypatch.setattr(data.world.broker, "releases", MethodType(releases, data.world.broker))
+    with pytest.raises(UnwrapError, match="another use"):
+        data.world.client(data.world.node()).releases(data.manifests)
