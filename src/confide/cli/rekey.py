@@ -75,7 +75,8 @@ def rekey(
     brokers first; one that serves the store stops.
 
     All at once: if it fails or is killed, the store is whole, under the old master key or under the new one. Files that were made for the
-    new key stay even then: remove them when `confide broker check` has opened the store with the old key.
+    new key stay even then: remove them when `confide broker check` has opened the store with the old key. What a kill leaves of old rows
+    in SQLite's files is overwritten when the store is next opened.
     Backups that were made before still open with the old master key, and hold everything: make a new one, and destroy those.
     """
     from confide.keys.broker import utc_now

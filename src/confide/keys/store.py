@@ -86,6 +86,8 @@ class Store:
     def open(cls, location: Location | Path, unlock: Unlock) -> Self:
         """Open a store.  Its head is checked now; a row is when it is read, and all of them by :meth:`check`.
 
+        Whoever had it open last may have been killed right before it was scrubbed (:meth:`scrub`): that is done now.
+
         Raises:
             StoreError: there is none, it is damaged or of another version, or ``unlock`` is not what it was made with.
             AuditError: the store has lost its head.
@@ -135,7 +137,9 @@ class Store:
             raise StoreError(f"{name} is damaged", path=name) from cause
         found = cls(database, kms, row_key, signing_key)
         with found._steps.reading():
-            return found
+            pass
+        found._steps.scrub(wait=False)  # others may be at work: this is no reason to wait
+        return found
 
     def close(self) -> None:
         """End the connection to the database."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import chain, count
@@ -31,6 +32,7 @@ from confide.keys.kbs.resources import Resource
 from confide.keys.key_records import Key
 from confide.keys.master_key import HOLDERS, rekey
 from confide.keys.records import Owner
+from confide.keys.storage.locations import SqliteFile
 from confide.keys.store import Store
 
 POINTS = 25
@@ -166,6 +168,26 @@ def test_killed_anywhere_the_old_key_opens_all_or_the_new_one_does(tmp_path: Pat
         bench.store.close()
         if number >= POINTS and ways == {"old", "new"}:
             return
+
+
+def test_what_a_killed_rekey_left_of_old_rows_is_gone_once_the_store_was_opened(tmp_path: Path) -> None:
+    bench, left = Bench(tmp_path, 5), tmp_path / "left"
+    left.mkdir()
+    key = bench.store.get(Key, "airline/flights")
+    assert key is not None
+    old = str(key.versions[-1].wrapped and key.versions[-1].wrapped.hex()).encode()
+    new = KeyFile.create(tmp_path / "new.key")
+    rekey(bench.store, new, now(), shares=[])
+    for name in ("broker.db", "broker.db-wal"):  # as a kill leaves them that comes before the store is scrubbed
+        shutil.copyfile(tmp_path / name, left / name)
+    bench.store.close()
+    files = lambda: b"".join(path.read_bytes() for path in left.iterdir())  # noqa: E731
+    assert old in files()
+    bench.place, bench.unlock = SqliteFile(left / "broker.db"), new
+    bench.reopen()
+    assert old not in files()
+    bench.require_whole()
+    bench.store.close()
 
 
 def _rekeying(bench: Bench, new: KeyFile) -> Callable[[], Callable[[Say], None]]:

@@ -132,14 +132,16 @@ class Database:
             self.end()
             self.begin_read()
 
-    def scrub(self) -> None:
-        """Leave nothing of earlier rows in SQLite's files, unless another process reads at this moment.
+    def scrub(self, *, wait: bool = True) -> None:
+        """Leave nothing of earlier rows in SQLite's files, unless another process reads at this moment (with ``wait``, so long as it does).
 
         With ``secure_delete`` their place in the file is overwritten; the write-ahead log still has them until it is emptied.
         A PostgreSQL server keeps them until it vacuums, and in its own log: that is its operator's affair.
         """
         if not self._postgres:
-            self._sql("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._sql(f"PRAGMA busy_timeout = {int(BUSY_S * 1000) if wait else 0}")
+            self._driver("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self._sql(f"PRAGMA busy_timeout = {int(BUSY_S * 1000)}")
 
     # --- statements --------------------------------------------------------------------------------------------------
 

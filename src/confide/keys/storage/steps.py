@@ -103,11 +103,11 @@ class Steps:
             self._commit_waiting()
             self._database.close()
 
-    def scrub(self) -> None:
+    def scrub(self, *, wait: bool = True) -> None:
         """Have the database overwrite what rows held before, as far as it can (:meth:`Database.scrub`).  Not inside a transaction."""
         with self.turn():
             self._commit_waiting()
-            self._database.scrub()
+            self._database.scrub(wait=wait)
 
     def _commit_waiting(self) -> None:
         if self._batch is not None:
