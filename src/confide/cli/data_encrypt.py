@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from confide.crypto.secret import SecretBytes
-    from confide.data.commit import Mode
     from confide.data.journal import Begun
+    from confide.data.next_snapshot import Mode
     from confide.data.snapshots import SignedManifest
     from confide.data.sources import Source
     from confide.data.staging import Attempt

@@ -18,8 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from confide.data.commit import commit_files, commit_staged
+from confide.data.commit import commit_staged
 from confide.data.files import Written
+from confide.data.next_snapshot import commit_files
 from confide.data.snapshots import SignedManifest, write_manifest
 from confide.errors import ConfideError, DataError, JobFailedError, ProtocolError, UsageError
 from confide.jobs.ledger import FileLedger

@@ -11,7 +11,7 @@ from confide.data.snapshots import SignedManifest, load_manifest
 from confide.errors import ManifestError, SnapshotConflictError, UsageError
 
 if TYPE_CHECKING:
-    from confide.data.commit import Mode
+    from confide.data.next_snapshot import Mode
     from confide.job import Job
     from confide.jobs.saves import Save
 

@@ -1,7 +1,7 @@
 """What one save into an output does with what the run saved there before: Spark's save modes.  Pure.
 
-An output appears when its run ends, whole and as one snapshot: modes are about saves of one run.  What stood at the output's place before
-the run is never touched (``staging.check_free``).
+An output appears when its run ends, whole and as one snapshot: modes are about saves of one run.  What becomes of an earlier run's dataset
+at the output's place, the job says (``jobs.parents``).
 """
 
 from __future__ import annotations

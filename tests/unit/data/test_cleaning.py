@@ -13,7 +13,7 @@ from confide.canonical import Json
 from confide.crypto.envelope import wrap
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
-from confide.data import cleaning, commit
+from confide.data import cleaning, commit, next_snapshot
 from confide.data.cleaning import clean
 from confide.data.commit import add_snapshot, create_dataset
 from confide.data.files import read_table
@@ -70,7 +70,7 @@ def test_a_writer_that_was_overtaken_does_not_put_back_an_old_copy(folder: Path)
 
 
 def test_files_that_took_a_long_time_to_write_are_young_until_they_are_listed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, written = commit.commit_snapshot, commit.encrypt_table
+    real, written = next_snapshot.commit_snapshot, commit.encrypt_table
 
     def written_long_ago(source: pa.Table, attempt: Attempt, *args: object, **named: object) -> object:
         found = written(source, attempt, *args, **named)  # type: ignore[arg-type]
@@ -83,7 +83,7 @@ def test_files_that_took_a_long_time_to_write_are_young_until_they_are_listed(fo
         real(parent, made, staged=staged)
 
     monkeypatch.setattr(commit, "encrypt_table", written_long_ago)
-    monkeypatch.setattr(commit, "commit_snapshot", cleaned_before)
+    monkeypatch.setattr(next_snapshot, "commit_snapshot", cleaned_before)
     add(folder, 2)
     assert values(folder) == [2]
 

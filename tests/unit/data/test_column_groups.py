@@ -15,6 +15,7 @@ from confide.data import commit, decrypting, files, parquet_keys, staging
 from confide.data.column_groups import ColumnGroup, NewGroup, groups_named
 from confide.data.folder import describe
 from confide.data.manifest import Manifest, sign_manifest, verify_manifest
+from confide.data.next_snapshot import Mode
 from confide.errors import (
     ConfideError,
     DataError,
@@ -284,7 +285,7 @@ def test_files_have_no_columns_to_protect(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["append", "overwrite"])
-def test_a_further_snapshot_keeps_its_groups_and_needs_their_keys(table: OwnedTable, mode: commit.Mode) -> None:
+def test_a_further_snapshot_keeps_its_groups_and_needs_their_keys(table: OwnedTable, mode: Mode) -> None:
     def add(*groups: str, source: pa.Table) -> Manifest:
         made = commit.add_snapshot(
             source, table.signed, mode, dataset_key=table.key, signer=table.signer, now=NOW, group_keys=table.keys(*groups)

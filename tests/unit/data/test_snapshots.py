@@ -21,9 +21,10 @@ from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
 from confide.data import files, snapshots
 from confide.data.cleaning import Cleaning, clean
-from confide.data.commit import Mode, add_snapshot, create_dataset
+from confide.data.commit import add_snapshot, create_dataset
 from confide.data.folder import listed_files, refuse_foreign, verify_files
 from confide.data.manifest import MANIFEST_NAME, SNAPSHOTS, FileEntry, Manifest, sign_manifest, verify_manifest
+from confide.data.next_snapshot import Mode
 from confide.data.snapshots import SignedManifest, history, load_manifest, manifest_path, snapshot_numbered, write_manifest
 from confide.errors import ConfideError, DataError, ManifestError, SnapshotConflictError, UnavailableError, UsageError
 from confide.ids import RunId, new_dataset_id

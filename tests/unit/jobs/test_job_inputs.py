@@ -13,7 +13,8 @@ import pytest
 from confide.crypto.envelope import wrap
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
-from confide.data.commit import Mode, add_snapshot, create_dataset
+from confide.data.commit import add_snapshot, create_dataset
+from confide.data.next_snapshot import Mode
 from confide.data.snapshots import load_manifest
 from confide.errors import DataError, ManifestError, UsageError
 from confide.ids import new_dataset_id

@@ -15,9 +15,9 @@ from support.outputs import output_key
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
 from confide.data import files, folder
-from confide.data.commit import Mode, following
 from confide.data.files import Written
 from confide.data.manifest import MANIFEST_NAME, FileEntry, Manifest, verify_manifest
+from confide.data.next_snapshot import Mode, following
 from confide.data.schema import schema_json
 from confide.data.snapshots import history, load_manifest, verify_manifests
 from confide.data.staging import attempt_beside
