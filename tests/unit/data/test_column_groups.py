@@ -104,6 +104,19 @@ def test_the_tables_key_alone_opens_no_bytes_and_no_statistics_of_a_group(table:
     assert CANARY.encode() not in table.file.read_bytes()
 
 
+def test_a_wrapped_key_opens_under_its_own_name_and_is_a_key() -> None:
+    same = SecretBytes.random()
+    keys = parquet_keys.file_keys(same, {"names": same})
+    wrapped = keys.wrap_key(bytes(32), "columns/names")
+    assert keys.unwrap_key(wrapped, "columns/names") == bytes(32)
+    short = keys.wrap_key(bytes(16), "columns/names")
+    for text, name in ((wrapped, "table"), (short, "columns/names"), (wrapped[:-4], "columns/names"), (f"\n{wrapped}", "columns/names")):
+        with pytest.raises(IntegrityError):
+            keys.unwrap_key(text, name)
+    with pytest.raises(KeyAccessError):
+        keys.unwrap_key(wrapped, "columns/other")
+
+
 def test_a_groups_key_alone_opens_nothing(table: OwnedTable) -> None:
     keys = parquet_keys.TableKeys(table.manifest.dataset, SecretBytes.random(), table.keys(*GROUPS))
     with pytest.raises(IntegrityError):

@@ -17,7 +17,7 @@ from support.tables import OwnedTable
 from confide.data import files
 from confide.data.folder import AES_GCM_V1
 from confide.data.grouped_scan import GroupedScan
-from confide.data.parquet_keys import TableKeys
+from confide.data.parquet_keys import TABLE, FileKeys, TableKeys
 from confide.data.pinned_parquet import TableFile
 from confide.errors import DataError, IntegrityError, KeyAccessError, PlaintextError, SecretLeakError
 
@@ -155,6 +155,24 @@ def test_a_file_that_is_not_what_the_manifest_says_is_refused(table: OwnedTable,
     columns = (table.manifest.schema or {})["columns"]
     with pytest.raises(error):
         scan(table, *GROUPS, files=[file], columns=columns[1:] if change == "columns" else columns).collect()
+
+
+def test_keys_of_a_file_are_forgotten_with_it_whether_it_opens_or_not(table: OwnedTable) -> None:
+    given: list[FileKeys] = []
+
+    def keys_of(path: str) -> FileKeys:
+        given.append(TableKeys(table.manifest.dataset, table.key, table.keys(*GROUPS)).of_file(path))
+        return given[-1]
+
+    frame = scan(table, *GROUPS, keys_of=keys_of)
+    frame.collect()
+    table.file.write_bytes(bytes(reversed(table.file.read_bytes()[4:-4])).join([b"PARE", b"PARE"]))
+    with pytest.raises(IntegrityError):
+        frame.collect()
+    assert len(given) >= len(table.manifest.files) + 1
+    for keys in given:
+        with pytest.raises(KeyAccessError):
+            keys.wrap_key(bytes(32), TABLE)
 
 
 def test_a_scan_is_not_pickled() -> None:
