@@ -33,10 +33,11 @@ from confide.crypto.envelope import WrappedKey, wrap
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
 from confide.data.cleaning import clean
-from confide.data.commit import Mode, add_snapshot, create_dataset
+from confide.data.commit import add_snapshot, create_dataset
 from confide.data.files import open_file, read_table
 from confide.data.folder import listed_files, refuse_foreign, verify_files
 from confide.data.manifest import Manifest
+from confide.data.next_snapshot import Mode
 from confide.data.rewrap import rewrap_dataset
 from confide.data.snapshots import load_manifest, manifest_path, verify_manifests
 from confide.ids import DatasetId, new_dataset_id

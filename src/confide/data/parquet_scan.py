@@ -1,23 +1,26 @@
 """Polars' lazy frames over encrypted tables: what a query does not need is neither fetched nor decrypted.
 
-Files are pinned before Polars reads them (``confide.data.pinned_parquet``).  Keys come from the caller, one a file, when a query comes to
-the file.  Nothing here writes to disk.
+Files are pinned before Polars reads them, and opened here (``confide.data.pinned_parquet``).  Keys come from the caller, one a file, when a
+query comes to the file.  Nothing here writes to disk.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from confide.data.parquet_footer import Column, Layout
+from confide.data.parquet_image import Buffers, Image, arrow_schema
 from confide.data.partitions import path_values, with_folders
-from confide.data.pinned_parquet import FileAccess, PinnedFile, TableFile, as_integrity, leaves
+from confide.data.pinned_parquet import Fetched, FileAccess, PinnedFile, PinnedFooter, TableFile, as_integrity
 from confide.data.places import RangedFolder
+from confide.data.row_groups import Described, Pruning
 from confide.data.schema import schema_json, storable
 from confide.errors import DataError, ExtraMissingError, SecretLeakError
 
@@ -34,26 +37,50 @@ if TYPE_CHECKING:
 _BATCH_BYTES: Final = 64 * 1024 * 1024
 """What is fetched for one step of a scan, before it was compressed; a row group that is larger is one step."""
 _BATCH_ROWS: Final = 1 << 19
-_PRUNED: Final = (pl.Boolean, pl.Date, pl.Datetime, pl.Decimal)
-"""Types whose statistics decide here what is not fetched, beside integers.  Not floats, whose statistics leave NaN out, and not text, whose
-statistics may be cut: Polars itself decides about those, from the same footer."""
+_FOOTERS: Final = 4096
+"""Of so many files the footers are kept from one query to the next, some kilobytes each; those of others are read again."""
+_NO_FOLDERS: Final = pl.DataFrame()
 
 KeyOf = Callable[[str], FileAccess]
 """The key of a file of the table, by its path in the dataset."""
 
 
+@dataclass(slots=True)
+class ReadCounts:
+    """What a scan read: rows of the row groups that it came to, bytes as they are stored, seconds in the cipher."""
+
+    rows: int = 0
+    fetched: Fetched = field(default_factory=Fetched)
+
+
+Told = Callable[[ReadCounts], None]
+"""Is told what a query over the table read, when it has."""
+
+
 class TableScan:
     """What a query over one table reads, file by file; Polars calls it when it runs the query.  Not to be pickled or sent anywhere."""
 
-    def __init__(self, folder: Path | RangedFolder, files: Sequence[TableFile], key_of: KeyOf, schema: Json) -> None:
+    def __init__(
+        self, folder: Path | RangedFolder, files: Sequence[TableFile], key_of: KeyOf, schema: Json, told: Told = lambda _: None
+    ) -> None:
         """``schema`` is the manifest's."""
         self._folder = folder
         self._files = tuple(files)
         self._key_of = key_of
         self._manifest_schema = schema
+        self._told = told
         self._columns = [(column["name"], column["type"]) for column in schema["columns"]]
-        with self._open(self._files[0]) as file, file.image() as image, as_integrity(file.path):
-            self.schema = pl.Schema(self._whole(file.scan(image), self._of_folders(file)).collect_schema())
+        self._in_folders = frozenset(name for entry in self._files for name in path_values(entry.path))
+        self._footers: dict[str, PinnedFooter] = {}
+        self._folder_rows: dict[tuple[str, tuple[str, ...]], pl.DataFrame] = {}
+        self._layouts: dict[tuple[Layout, frozenset[str]], Layout] = {}
+        first = self._files[0]
+        with self._open(first) as file:
+            layout = file.pinned.footer.layout
+            with as_integrity(first.path):
+                part = _Part(first.path, layout, self._of_folders(first.path, layout), Image(layout, layout.columns, Buffers()))
+                found = part.frame().collect_schema()
+        self.schema = pl.Schema({name: found[name] for name, _ in self._columns})
 
     def frame(self, name: str) -> pl.LazyFrame:
         """The table as a lazy frame."""
@@ -63,71 +90,123 @@ class TableScan:
         raise SecretLeakError("a scan of encrypted files was about to be pickled", hint="send the query's result instead")
 
     def _open(self, entry: TableFile) -> PinnedFile:
-        file = PinnedFile(self._folder, entry, self._key_of(entry.path))
-        try:
-            found = [(column["name"], column["type"]) for column in schema_json(storable(file.schema))["columns"]]
-            elsewhere = path_values(entry.path).keys() - set(file.schema.names)
-            if found != [column for column in self._columns if column[0] not in elsewhere]:
-                raise DataError(f"a file has other columns than the manifest says: {entry.path}", path=entry.path)
-        except BaseException:
-            file.close()
-            raise
+        known = self._footers.get(entry.path)
+        file = PinnedFile(self._folder, entry, self._key_of(entry.path), known)
+        if known is None:
+            try:
+                file.pinned = file.pinned.sharing(self._checked(file.pinned.footer.layout, entry.path))
+            except BaseException:
+                file.close()
+                raise
+            if len(self._footers) < _FOOTERS:
+                self._footers[entry.path] = file.pinned
         return file
 
-    def _of_folders(self, file: PinnedFile) -> pl.DataFrame:
+    def _checked(self, layout: Layout, path: str) -> Layout:
+        """A file's layout, if its columns are the manifest's: the one object that all files of that layout have."""
+        in_folders = frozenset(path_values(path))
+        if (layout, in_folders) not in self._layouts:
+            with as_integrity(path):
+                schema = arrow_schema(layout)
+            found = [(column["name"], column["type"]) for column in schema_json(storable(schema))["columns"]]
+            elsewhere = in_folders.difference(schema.names)
+            if found != [column for column in self._columns if column[0] not in elsewhere]:
+                raise DataError(f"a file has other columns than the manifest says: {path}", path=path)
+            self._layouts[layout, in_folders] = layout
+        return self._layouts[layout, in_folders]
+
+    def _of_folders(self, path: str, layout: Layout) -> pl.DataFrame:
         """One row with the columns that are in the names of the file's folders and not in the file (``confide.data.partitions``)."""
-        lacking = [name for name, _ in self._columns if name not in file.schema.names]
-        return pl.DataFrame(with_folders(pa.table({"": [0]}), file.path, self._manifest_schema, lacking)).select(lacking)
-
-    def _rows(self, file: PinnedFile, step: _Step, image: BinaryIO, folders: pl.DataFrame, wanted: _Wanted) -> pl.LazyFrame:
-        """The rows of a step.  Where only columns of folders are asked for, the file's metadata has said how many there are."""
-        if wanted.fetched and wanted.fetched.isdisjoint(file.schema.names):
-            return folders.lazy().select(pl.all().gather(pl.zeros(step.rows, dtype=pl.UInt32, eager=True)))
-        return self._whole(file.scan(image).slice(step.first, step.rows), folders)
-
-    def _whole(self, frame: pl.LazyFrame, folders: pl.DataFrame) -> pl.LazyFrame:
-        """``frame`` of a file with the columns of its folders, in the manifest's order."""
-        if not folders.width:
-            return frame
-        values = [pl.lit(values[0], dtype=values.dtype).alias(values.name) for values in folders]
-        return frame.with_columns(values).select(name for name, _ in self._columns)
+        if len(layout.columns) == len(self._columns):
+            return _NO_FOLDERS
+        in_file = {column.name for column in layout.columns}
+        lacking = tuple(name for name, _ in self._columns if name not in in_file)
+        folder = path.rpartition("/")[0], lacking
+        if folder not in self._folder_rows:
+            rows = pl.DataFrame(with_folders(pa.table({"": [0]}), path, self._manifest_schema, lacking))
+            self._folder_rows[folder] = rows.select(lacking)
+        return self._folder_rows[folder]
 
     def _batches(
         self, with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, _batch_size: int | None
     ) -> Iterator[pl.DataFrame]:
         """The rows that a query asks for (``register_io_source``): ``n_rows`` counts rows before the predicate."""
-        wanted = _Wanted.of(with_columns, predicate, n_rows)
+        pruning = None if predicate is None else Pruning(predicate, self.schema, self._in_folders)
+        wanted = _Wanted.of(with_columns, predicate, n_rows, pruning)
+        counts = ReadCounts()
         with ThreadPoolExecutor(1, thread_name_prefix="confide-fetch") as ahead:
-            for parts in _one_ahead(ahead, self._fetched(wanted)):
-                try:
-                    found = _collect(parts, wanted)
-                finally:
-                    for part in parts:
-                        part.image.close()
+            for parts in _one_ahead(ahead, self._fetched(wanted, counts)):
+                found = _collect(parts, wanted, [*self.schema])
                 if any(self.schema[name] != kind for name, kind in found.schema.items()):
                     raise DataError(f"files of one table have other types: {parts[0].path}", path=parts[0].path)
                 yield found
+        if not counts.rows:  # a query has an answer all the same
+            yield wanted.of_frame(pl.LazyFrame(schema=self.schema)).collect()
+        self._told(counts)
 
-    def _fetched(self, wanted: _Wanted) -> Iterator[list[_Part]]:
+    def _fetched(self, wanted: _Wanted, counts: ReadCounts) -> Iterator[list[_Part]]:
         """What is read, a bounded number of bytes and rows at a time."""
-        parts: list[_Part] = []
-        size = rows = at = 0
+        buffers = Buffers()
+        step = _Step(buffers)
+        pruned = self._pruned(wanted)
+        at = 0
         for entry in self._files:
             if wanted.limit is not None and at >= wanted.limit:
                 break
-            limit = None if wanted.limit is None else wanted.limit - at
-            at += entry.rows
-            with self._open(entry) as file:
-                folders = self._of_folders(file)
-                for step in _steps(file, folders, self.schema, wanted, limit):
-                    if parts and (size + step.size > _BATCH_BYTES or rows + step.rows > _BATCH_ROWS):
-                        yield parts
-                        parts, size, rows = [], 0, 0
-                    image = file.image(step.groups, wanted.fetched)
-                    parts.append(_Part(file.path, image, self._rows(file, step, image, folders, wanted)))
-                    size, rows = size + step.size, rows + step.rows
-        if parts:
-            yield parts
+            with _OpenedLate(self._open, entry) as late:
+                pinned, skip, folders = pruned.get(entry.path) or self._described(wanted, late)
+                columns = wanted.of_layout(pinned.footer.layout)
+                for index, group in enumerate(pinned.footer.groups):
+                    rows = group.rows if wanted.limit is None else min(group.rows, wanted.limit - at)
+                    at += rows
+                    if index in skip or not rows:
+                        continue
+                    size = pinned.bytes_of(index, columns)
+                    if not step.fits(size, rows):
+                        yield step.parts
+                        step = _Step(buffers)
+                    part = step.part(entry.path, pinned.footer.layout, columns, folders)
+                    if part.image is not None:
+                        late.file.put_pages(index, columns, part.image, counts.fetched)
+                    step.count(part, size, rows)
+                    counts.rows += rows
+        if step.parts:
+            yield step.parts
+
+    def _pruned(self, wanted: _Wanted) -> dict[str, tuple[PinnedFooter, frozenset[int], pl.DataFrame]]:
+        """For files whose footers are here: row groups that the query finds no rows in, and the columns of their folders."""
+        known = {path: Described(footer, self._of_folders(path, footer.footer.layout)) for path, footer in self._footers.items()}
+        skips = wanted.pruning.skipped([*known.values()]) if wanted.pruning is not None else [frozenset[int]()] * len(known)
+        return {path: (one.footer, skip, one.folders) for (path, one), skip in zip(known.items(), skips, strict=True)}
+
+    def _described(self, wanted: _Wanted, late: _OpenedLate) -> tuple[PinnedFooter, frozenset[int], pl.DataFrame]:
+        """The same for one file, which is opened."""
+        pinned = late.file.pinned
+        folders = self._of_folders(late.file.path, pinned.footer.layout)
+        skip = wanted.pruning.skipped([Described(pinned, folders)])[0] if wanted.pruning is not None else frozenset[int]()
+        return pinned, skip, folders
+
+
+class _OpenedLate:
+    """A file that is opened when something of it is needed, and closed in any case."""
+
+    def __init__(self, open_: Callable[[TableFile], PinnedFile], entry: TableFile) -> None:
+        self._open, self._entry = open_, entry
+        self._file: PinnedFile | None = None
+
+    @property
+    def file(self) -> PinnedFile:
+        """The open file."""
+        if self._file is None:
+            self._file = self._open(self._entry)
+        return self._file
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +217,16 @@ class _Wanted:
     predicate: pl.Expr | None
     limit: int | None
     fetched: frozenset[str] | None
+    pruning: Pruning | None
 
     @classmethod
-    def of(cls, columns: list[str] | None, predicate: pl.Expr | None, limit: int | None) -> Self:
+    def of(cls, columns: list[str] | None, predicate: pl.Expr | None, limit: int | None, pruning: Pruning | None) -> Self:
         asked = () if predicate is None else predicate.meta.root_names()
-        return cls(columns, predicate, limit, None if columns is None else frozenset((*columns, *asked)))
+        return cls(columns, predicate, limit, None if columns is None else frozenset((*columns, *asked)), pruning)
+
+    def of_layout(self, layout: Layout) -> tuple[Column, ...]:
+        """The columns of a file that are to be read."""
+        return tuple(column for column in layout.columns if self.fetched is None or column.name in self.fetched)
 
     def of_frame(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         """The query on one frame of the table."""
@@ -151,101 +235,83 @@ class _Wanted:
         return frame if self.columns is None else frame.select(self.columns)
 
 
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """Neighbouring row groups of a file: which, from which row of the file, how many rows and how many bytes of them."""
-
-    groups: tuple[int, ...]
-    first: int
-    rows: int
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Part:
-    """Rows of one file that are at hand."""
+    """Rows of neighbouring files of one layout and one folder.  Without an image no column of the files is asked for, but their rows."""
 
     path: str
-    image: BinaryIO
-    frame: pl.LazyFrame
+    layout: Layout
+    folders: pl.DataFrame
+    image: Image | None
+    rows: int = 0
+
+    def frame(self) -> pl.LazyFrame:
+        """Them, once: the image is empty afterwards."""
+        if self.image is None:
+            if not self.folders.width:
+                return pl.DataFrame(height=self.rows).lazy()
+            return self.folders.lazy().select(pl.all().gather(pl.zeros(self.rows, dtype=pl.UInt32, eager=True)))
+        frame = pl.scan_parquet(self.image.whole(), glob=False, hive_partitioning=False)
+        return _with_values(frame if self.rows == self.image.rows else frame.head(self.rows), self.folders)
+
+    def close(self) -> None:
+        """It was read."""
+        if self.image is not None:
+            self.image.close()
 
 
-def _collect(parts: Sequence[_Part], wanted: _Wanted) -> pl.DataFrame:
-    """Decrypt and read.
+@dataclass(slots=True)
+class _Step:
+    """What is read at one time."""
+
+    buffers: Buffers
+    parts: list[_Part] = field(default_factory=list)
+    size: int = 0
+    rows: int = 0
+
+    def fits(self, size: int, rows: int) -> bool:
+        """Whether as much more may be added."""
+        return not self.parts or (self.size + size <= _BATCH_BYTES and self.rows + rows <= _BATCH_ROWS)
+
+    def part(self, path: str, layout: Layout, columns: tuple[Column, ...], folders: pl.DataFrame) -> _Part:
+        """Where the next rows go."""
+        last = self.parts[-1] if self.parts else None
+        if last is None or last.layout is not layout or last.folders is not folders:
+            last = _Part(path, layout, folders, Image(layout, columns, self.buffers) if columns else None)
+            self.parts.append(last)
+        return last
+
+    def count(self, part: _Part, size: int, rows: int) -> None:
+        """They are there."""
+        part.rows += rows
+        self.size, self.rows = self.size + size, self.rows + rows
+
+
+def _with_values(frame: pl.LazyFrame, folders: pl.DataFrame) -> pl.LazyFrame:
+    """``frame`` of a file with the columns of its folders."""
+    values = [pl.lit(values[0], dtype=values.dtype).alias(values.name) for values in folders]
+    return frame.with_columns(values) if values else frame
+
+
+def _collect(parts: Sequence[_Part], wanted: _Wanted, order: Sequence[str]) -> pl.DataFrame:
+    """Read.
 
     Raises:
-        IntegrityError: a file does not open.
+        IntegrityError: a file is none that can be read.
     """
-    try:
-        return wanted.of_frame(pl.concat([part.frame for part in parts])).collect(engine="streaming")
-    except PolarsError:
-        for part in parts:  # which one?
-            with as_integrity(part.path):
-                wanted.of_frame(part.frame).collect(engine="streaming")
-        raise
+    with as_integrity(parts[0].path), ExitStack() as images:
+        for part in parts:
+            images.callback(part.close)
+        frames = [part.frame() for part in parts]
+        whole = wanted.of_frame(frames[0] if len(frames) == 1 else pl.concat(frames, how="diagonal"))
+        found = whole.collect(engine="streaming")
+        del frames, whole  # and with them the bytes of the images, whose memory is used again
+    return found if wanted.columns is not None else found.select(order)
 
 
 def _one_ahead(ahead: ThreadPoolExecutor, source: Iterator[list[_Part]]) -> Iterator[list[_Part]]:
     """``source``, whose next value is made while the last one is used."""
     coming: Future[list[_Part] | None] = ahead.submit(next, source, None)
-    try:
-        while (parts := coming.result()) is not None:
-            coming = ahead.submit(next, source, None)
-            yield parts
-    finally:  # the query may end before the table
-        if coming.exception() is None:
-            for part in coming.result() or ():
-                part.image.close()
-
-
-def _steps(file: PinnedFile, folders: pl.DataFrame, schema: pl.Schema, wanted: _Wanted, limit: int | None) -> Iterator[_Step]:
-    """Row groups that the query may find rows in, a bounded number of neighbours at a time."""
-    skipped = frozenset[int]() if wanted.predicate is None else _skipped(file.metadata, folders, schema, wanted.predicate)
-    groups: list[int] = []
-    first = rows = size = at = 0
-    for group in range(file.metadata.num_row_groups):
-        if limit is not None and at >= limit:
-            break
-        count = file.metadata.row_group(group).num_rows
-        count, end = (count if limit is None else min(count, limit - at)), at + count
-        more = 0 if group in skipped else file.bytes_of(group, wanted.fetched)
-        if groups and (group in skipped or size + more > _BATCH_BYTES or rows + count > _BATCH_ROWS):
-            yield _Step(tuple(groups), first, rows, size)
-            groups = []
-        if group not in skipped:
-            if not groups:
-                first, rows, size = at, 0, 0
-            groups, rows, size = [*groups, group], rows + count, size + more
-        at = end
-    if groups:
-        yield _Step(tuple(groups), first, rows, size)
-
-
-def _skipped(metadata: pq.FileMetaData, folders: pl.DataFrame, schema: pl.Schema, predicate: pl.Expr) -> frozenset[int]:
-    """Row groups that hold no row for ``predicate``, by what their folders say and by statistics, which the authenticated footer holds."""
-    asked = predicate.meta.root_names()
-    names = [name for name in asked if name in folders.columns or schema[name].is_integer() or isinstance(schema[name], _PRUNED)]
-    rule = predicate._skip_batch_predicate({name: schema[name] for name in asked}) if names else None
-    if rule is None:
-        return frozenset()
-    place = {name: index for index, name in enumerate(leaves(metadata.schema.to_arrow_schema()))}
-    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-    facts: dict[str, pl.Series] = {"len": pl.Series([group.num_rows for group in groups], dtype=pl.get_index_type())}
-    for name in asked:
-        for word, kind in (("min", schema[name]), ("max", schema[name]), ("nc", pl.get_index_type())):
-            if name in folders.columns:
-                value = folders[name][0]
-                said = [(group.num_rows if value is None else 0) if word == "nc" else value for group in groups]
-            else:
-                said = [_said(group.column(place[name]).statistics if name in names else None, word) for group in groups]
-            facts[f"{name}_{word}"] = pl.Series(said, dtype=kind, strict=False)
-    verdict = pl.DataFrame(facts).select(rule.alias("skip"))["skip"]
-    return frozenset(index for index, skip in enumerate(verdict) if skip is True)
-
-
-def _said(statistics: pq.Statistics | None, word: str) -> Any:
-    if statistics is None:
-        return None
-    if word == "nc":
-        return statistics.null_count if statistics.has_null_count else None
-    return getattr(statistics, word) if statistics.has_min_max else None
+    while (parts := coming.result()) is not None:
+        coming = ahead.submit(next, source, None)
+        yield parts

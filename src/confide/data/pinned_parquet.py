@@ -1,34 +1,35 @@
-"""Encrypted Parquet files whose footer is read once, and images of them in memory for Polars to decrypt.
+"""Encrypted Parquet files whose footer is read once, and plain images of what a query needs of them, in memory, for Polars.
 
 Polars takes a file without encryption for an answer even where it was given a key (``scan_parquet``, ``decryption``), and storage can show
 another file each time that it is asked.  So a file's footer is read once, must be an encrypted one (``PARE``) and must open under the key
-and the AAD prefix of the file; Polars then reads an image of the file in memory: that very footer, and the column chunks that a query needs
-at their places.  Images hold ciphertext.  Nothing here writes to disk.
+and the AAD prefix of the file.  It says where column chunks lie; their pages are read once, opened here, and put into an image: a Parquet
+file without encryption that exists in this process alone.  Nothing here writes to disk.
 """
 
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
+from time import perf_counter
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow.parquet import encryption
 
 from confide.data.folder import AES_GCM_V1, PARQUET_MAGIC, PARQUET_TAIL_BYTES
+from confide.data.parquet_footer import PLAIN_MAGIC, Chunk, Column, Footer, Layout, PlacedChunk, image_footer
+from confide.data.parquet_image import Image
+from confide.data.parquet_modules import Modules, file_unique
 from confide.data.places import FilePlace, RangedFolder
-from confide.errors import ExtraMissingError, IntegrityError, PlaintextError
+from confide.errors import ExtraMissingError, IntegrityError, ParseError, PlaintextError
 from confide.regular_file import open_regular
 from confide.seekable import SeekableReader
 
 try:
-    import polars as pl
     from polars.exceptions import PolarsError
 except ImportError as missing:
     raise ExtraMissingError("Polars is not installed", hint="pip install 'confide[polars]'") from missing
@@ -37,10 +38,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from confide.crypto.secret import SecretBytes
-
-
-_RANGE: Final = 8 << 20
-"""Bytes of a remote file that are in memory beside the image that they go to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +57,60 @@ class FileAccess:
     aad_prefix: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class _Chunk:
-    """A row group's part of one column: where it lies in the file, and how long it is without compression."""
+class Facts(NamedTuple):
+    """What a file's footer says of the values of one column, a row group each; ``None`` where it says nothing."""
 
-    start: int
-    length: int
-    unpacked: int
+    lowest: list[object]
+    highest: list[object]
+    nulls: list[int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedFooter:
+    """A footer that was opened.  It stays what it is, whatever storage shows later."""
+
+    unique: bytes
+    footer: Footer
+    _facts: dict[str, Facts] = field(default_factory=dict)
+
+    def facts(self, name: str) -> Facts:
+        """The statistics of a column that has one leaf."""
+        if name not in self._facts:
+            layout = self.footer.layout
+            column = next(column for column in layout.columns if column.name == name)
+            placed = [(one.rows, [_nowhere(one.chunks[leaf]) for leaf in column.leaves]) for one in self.footer.groups]
+            metadata = pq.read_metadata(pa.BufferReader(PLAIN_MAGIC + image_footer(layout, [column], placed)))
+            said = [metadata.row_group(index).column(0).statistics for index in range(metadata.num_row_groups)]
+            self._facts[name] = Facts(
+                [one.min if one is not None and one.has_min_max else None for one in said],
+                [one.max if one is not None and one.has_min_max else None for one in said],
+                [one.null_count if one is not None and one.has_null_count else None for one in said],
+            )
+        return self._facts[name]
+
+    def bytes_of(self, group: int, columns: Sequence[Column]) -> int:
+        """How long these columns of a row group are without compression."""
+        chunks = self.footer.groups[group].chunks
+        return sum(max(chunks[leaf].length, chunks[leaf].unpacked) for column in columns for leaf in column.leaves)
+
+    def sharing(self, layout: Layout) -> PinnedFooter:
+        """The same with an equal layout that others have."""
+        return replace(self, footer=replace(self.footer, layout=layout))
+
+
+@dataclass(slots=True)
+class Fetched:
+    """How much was read of files: bytes as they are stored, and seconds in the cipher."""
+
+    size: int = 0
+    cipher_s: float = 0.0
 
 
 class PinnedFile:
     """An encrypted Parquet file whose footer was read once and opened.  A context manager that forgets the key."""
 
-    def __init__(self, folder: Path | RangedFolder, entry: TableFile, access: FileAccess) -> None:
-        """Open it.
+    def __init__(self, folder: Path | RangedFolder, entry: TableFile, access: FileAccess, pinned: PinnedFooter | None = None) -> None:
+        """Open it.  ``pinned``: its footer, if it was opened before.
 
         Raises:
             PlaintextError: its footer is not encrypted.
@@ -81,57 +118,49 @@ class PinnedFile:
         """
         self.path = entry.path
         self._size = entry.size
-        self._access = access
         with ExitStack() as undo:
             undo.callback(access.key.wipe)
             try:
                 self._file = undo.enter_context(_opened(folder / entry.path))
             except OSError as cause:
                 raise IntegrityError(f"a file of the dataset is missing: {entry.path}", path=entry.path) from cause
-            self._tail = self._read_tail()
-            self.metadata = self._open_footer()
-            self.schema: pa.Schema = self.metadata.schema.to_arrow_schema()
-            if self.metadata.num_rows != entry.rows:
-                raise IntegrityError(f"a file has another number of rows than the manifest says: {entry.path}", path=entry.path)
-            self._leaves = leaves(self.schema)
+            found = self._file.seek(0, os.SEEK_END)
+            if found != self._size:
+                message = f"a file has another length than its manifest says: {self.path}"
+                raise IntegrityError(message, path=self.path, expected=self._size, got=found)
+            if pinned is None:
+                pinned, self._modules = self._open_footer(access)
+                if pinned.footer.rows != entry.rows:
+                    raise IntegrityError(f"a file has another number of rows than the manifest says: {entry.path}", path=entry.path)
+            else:
+                self._modules = Modules(access, pinned.unique)
+            self.pinned = pinned
             self._undo = undo.pop_all()
 
-    def scan(self, image: BinaryIO) -> pl.LazyFrame:
-        """Polars' own scan of an image of this file."""
-        properties = pl.ParquetDecryptionProperties(footer_key=self._access.key.reveal(), aad_prefix=self._access.aad_prefix)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the parameter may change: the tests would say so
-            return pl.scan_parquet(image, decryption=properties, glob=False, hive_partitioning=False)
-
-    def image(self, groups: Sequence[int] = (), columns: frozenset[str] | None = None) -> BinaryIO:
-        """The file in memory: footer, and the chunks of these row groups and columns, each at its place; the rest is a hole.
+    def put_pages(self, group: int, columns: Sequence[Column], image: Image, fetched: Fetched) -> None:
+        """Read these columns of a row group, and put them into an image.
 
         Raises:
-            IntegrityError: the file was cut meanwhile.
+            IntegrityError: they do not open, or the file was cut meanwhile.
         """
-        image = os.fdopen(os.memfd_create("confide-parquet"), "w+b", buffering=0)
-        image.truncate(self._size)
-        image.write(PARQUET_MAGIC)
-        image.seek(self._size - len(self._tail))
-        image.write(self._tail)
-        for chunk in self._chunks(groups, columns):
-            self._copy(chunk, image)
-        image.seek(0)
-        return image
-
-    def bytes_of(self, group: int, columns: frozenset[str] | None) -> int:
-        """How long these columns of a row group are without compression."""
-        return sum(max(chunk.length, chunk.unpacked) for chunk in self._chunks([group], columns))
+        described = self.pinned.footer.groups[group]
+        image.group(described.rows)
+        with as_integrity(self.path):
+            for leaf in (leaf for column in columns for leaf in column.leaves):
+                chunk = described.chunks[leaf]
+                data = self._fetch(chunk.start, chunk.length)
+                began = perf_counter()
+                with image.chunk(chunk) as out:
+                    self._modules.pages(data, group, leaf, out)
+                fetched.cipher_s += perf_counter() - began
+                fetched.size += chunk.length
 
     def close(self) -> None:
         """Close the file and forget its key."""
+        del self._modules
         self._undo.close()
 
-    def _read_tail(self) -> bytes:
-        found = self._file.seek(0, os.SEEK_END)
-        if found != self._size:
-            message = f"a file has another length than its manifest says: {self.path}"
-            raise IntegrityError(message, path=self.path, expected=self._size, got=found)
+    def _open_footer(self, access: FileAccess) -> tuple[PinnedFooter, Modules]:
         end = self._fetch(max(0, self._size - PARQUET_TAIL_BYTES), min(self._size, PARQUET_TAIL_BYTES))
         if end[4:] != PARQUET_MAGIC:
             raise PlaintextError(f"not an encrypted Parquet file: {self.path}", path=self.path)
@@ -141,42 +170,24 @@ class PinnedFile:
         footer = self._fetch(self._size - PARQUET_TAIL_BYTES - length, length)
         if not footer.startswith(AES_GCM_V1):
             raise _does_not_open(self.path)
-        return footer + end
+        with as_integrity(self.path):
+            unique, start = file_unique(footer)
+            modules = Modules(access, unique)
+            return PinnedFooter(unique, Footer.parse(modules.footer(footer[start:]))), modules
 
-    def _open_footer(self) -> pq.FileMetaData:
-        properties: Any = encryption.create_decryption_properties(self._access.key.reveal(), aad_prefix=self._access.aad_prefix)
-        with self.image() as image, as_integrity(self.path), pq.ParquetFile(image, decryption_properties=properties) as file:
-            return file.metadata
-
-    def _chunks(self, groups: Sequence[int], columns: frozenset[str] | None) -> Iterator[_Chunk]:
-        for group in groups:
-            wanted = [index for index, name in enumerate(self._leaves) if columns is None or name in columns]
-            described = self.metadata.row_group(group)
-            for index in wanted:
-                column = described.column(index)
-                first = column.dictionary_page_offset if column.has_dictionary_page else None
-                start = min(first or column.data_page_offset, column.data_page_offset)
-                yield _Chunk(start, column.total_compressed_size, column.total_uncompressed_size)
-
-    def _copy(self, chunk: _Chunk, image: BinaryIO) -> None:
-        image.seek(chunk.start)
-        at, end = chunk.start, chunk.start + chunk.length
-        if isinstance(self._file, SeekableReader):
-            while at < end:
-                at += image.write(self._fetch(at, min(_RANGE, end - at)))
-            return
-        while at < end:
-            sent = os.sendfile(image.fileno(), self._file.fileno(), at, end - at)
-            if sent == 0:
-                raise IntegrityError(f"a file was cut while it was read: {self.path}", path=self.path)
-            at += sent
-
-    def _fetch(self, offset: int, length: int) -> bytes:
+    def _read(self, offset: int, length: int) -> bytes:
         if isinstance(self._file, SeekableReader):
             self._file.seek(offset)
-            data = self._file.read(length) or b""
-        else:
-            data = os.pread(self._file.fileno(), length, offset)
+            return self._file.read(length) or b""
+        return os.pread(self._file.fileno(), length, offset)
+
+    def _fetch(self, offset: int, length: int) -> bytes:
+        data = self._read(offset, length) if length <= self._size else b""
+        while 0 < len(data) < length:  # Linux reads at most 2 GiB at a time
+            more = self._read(offset + len(data), length - len(data))
+            if not more:
+                break
+            data += more
         if len(data) != length:
             raise IntegrityError(f"a file was cut while it was read: {self.path}", path=self.path)
         return data
@@ -192,15 +203,9 @@ def _opened(place: FilePlace) -> BufferedReader | SeekableReader:
     return open_regular(place) if isinstance(place, Path) else place.open()
 
 
-def leaves(schema: pa.Schema) -> list[str]:
-    """For each leaf column of a file, in order, the name of the column that it is a part of."""
-    return [field.name for field in schema for _ in range(_leaf_count(field.type))]
-
-
-def _leaf_count(kind: pa.DataType) -> int:
-    if pa.types.is_dictionary(kind) or not pa.types.is_nested(kind):
-        return 1
-    return sum(_leaf_count(kind.field(index).type) for index in range(kind.num_fields))
+def _nowhere(chunk: Chunk) -> PlacedChunk:
+    """A chunk of which only the metadata are looked at."""
+    return PlacedChunk(chunk, None, len(PLAIN_MAGIC), chunk.length)
 
 
 @contextmanager
@@ -208,7 +213,7 @@ def as_integrity(path: str) -> Iterator[None]:
     """What Polars and Arrow say of bytes that do not open, in our words: theirs may describe bytes that nobody vouches for."""
     try:
         yield
-    except (OSError, pa.ArrowException, PolarsError, ValueError) as cause:
+    except (OSError, pa.ArrowException, PolarsError, ParseError, ValueError) as cause:
         raise _does_not_open(path) from cause
 
 

@@ -1,0 +1,200 @@
+"""A Parquet footer (``FileMetaData``): where column chunks lie, and footers of images that hold some columns of some row groups.
+
+What a reader uses (types, encodings, statistics) is copied as bytes; only places and lengths are written anew, and what is said of
+encryption is left out.  Follows the Apache Parquet format's ``parquet.thrift``.  Decrypts nothing: the bytes are those of an opened footer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from confide.data import thrift_spans as thrift
+from confide.data.thrift_spans import Value
+from confide.errors import ParseError
+
+PLAIN_MAGIC: Final = b"PAR1"
+_CHUNK_METADATA: Final = 3
+"""Of a ``ColumnChunk``: its ``ColumnMetaData``."""
+_UNPACKED, _LENGTH, _DATA_PAGE, _DICTIONARY_PAGE, _STATISTICS, _ENCODING_STATS = 6, 7, 9, 11, 12, 13
+"""Of a ``ColumnMetaData``: what is before field 7 is copied in one piece."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A row group's part of one column: where it lies in the file, whether a dictionary begins it, how long it is without compression.
+
+    ``head``: ``ColumnMetaData`` up to the length.  ``statistics``, ``encodings``: its fields 12 and 13, without their headers.
+    """
+
+    start: int
+    length: int
+    unpacked: int
+    dictionary: bool
+    head: bytes
+    statistics: bytes | None
+    encodings: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A row group: how many rows it has, and its leaf columns' chunks."""
+
+    rows: int
+    chunks: tuple[Chunk, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table: its elements of the schema, as bytes, and which of the leaf columns are parts of it."""
+
+    name: str
+    elements: tuple[bytes, ...]
+    leaves: range
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What files of one table have in common, byte for byte: schema, writer, the order of values in statistics."""
+
+    columns: tuple[Column, ...]
+    root: bytes
+    version: int
+    writer: bytes | None
+    orders: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Footer:
+    """A parsed footer."""
+
+    rows: int
+    layout: Layout
+    groups: tuple[Group, ...]
+
+    @classmethod
+    def parse(cls, data: bytes) -> Footer:
+        """Read a ``FileMetaData``; what follows it is not looked at.
+
+        Raises:
+            ParseError: it is none, or not one of a file that can be read by parts.
+        """
+        whole = thrift.parsed_struct(data)
+        found = whole.fields
+        if not found.keys() >= {1, 2, 3, 4}:
+            raise ParseError("a Parquet footer lacks a field")
+        orders = tuple(data[one.start : one.end] for one in found[7].elements) if 7 in found else ()  # noqa: PLR2004 - column_orders
+        columns, root = _columns(data, found[2].elements)
+        writer = data[found[6].start : found[6].end] if 6 in found else None  # noqa: PLR2004 - created_by
+        layout = Layout(columns, root, thrift.integer(data, found[1]), writer, orders)
+        leaves = columns[-1].leaves.stop if columns else 0
+        groups = tuple(_group(data, one.fields, leaves) for one in found[4].elements)
+        rows = thrift.integer(data, found[3])
+        if rows != sum(group.rows for group in groups) or (orders and len(orders) != leaves):
+            raise ParseError("a Parquet footer contradicts itself")
+        return cls(rows, layout, groups)
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedChunk:
+    """A chunk in an image: where its dictionary and its data begin, and how long it is."""
+
+    chunk: Chunk
+    dictionary: int | None
+    data: int
+    length: int
+
+
+def image_footer(layout: Layout, columns: Sequence[Column], groups: Sequence[tuple[int, Sequence[PlacedChunk]]]) -> bytes:
+    """The end of an image: the footer of these columns and row groups (each: its rows, its chunks), its length and the magic."""
+    row_groups = [
+        thrift.written_structs(1, [_written_chunk(chunk) for chunk in chunks])
+        + thrift.written_integer(thrift.I64, 1, sum(chunk.chunk.unpacked for chunk in chunks))
+        + thrift.written_integer(thrift.I64, 1, rows)
+        + thrift.STOP
+        for rows, chunks in groups
+    ]
+    # A root without its number of children ends with field 4, the name.
+    root = layout.root + thrift.written_integer(thrift.I32, 1, len(columns)) + thrift.STOP
+    footer = [
+        thrift.written_integer(thrift.I32, 1, layout.version),
+        thrift.written_structs(1, [root, *(element for column in columns for element in column.elements)]),
+        thrift.written_integer(thrift.I64, 1, sum(rows for rows, _ in groups)),
+        thrift.written_structs(1, row_groups),
+    ]
+    last = 4
+    if layout.writer is not None:
+        footer.append(thrift.written(thrift.BINARY, 6 - last, layout.writer))
+        last = 6
+    if layout.orders:
+        footer.append(thrift.written_structs(7 - last, [layout.orders[leaf] for column in columns for leaf in column.leaves]))
+    data = b"".join((*footer, thrift.STOP))
+    return data + len(data).to_bytes(4, "little") + PLAIN_MAGIC
+
+
+def _written_chunk(placed: PlacedChunk) -> bytes:
+    chunk, metadata = placed.chunk, [placed.chunk.head, thrift.written_integer(thrift.I64, 1, placed.length)]
+    metadata.append(thrift.written_integer(thrift.I64, _DATA_PAGE - _LENGTH, placed.data))
+    last = _DATA_PAGE
+    if placed.dictionary is not None:
+        metadata.append(thrift.written_integer(thrift.I64, _DICTIONARY_PAGE - last, placed.dictionary))
+        last = _DICTIONARY_PAGE
+    for number, kind, value in ((_STATISTICS, thrift.STRUCT, chunk.statistics), (_ENCODING_STATS, thrift.LIST, chunk.encodings)):
+        if value is not None:
+            metadata.append(thrift.written(kind, number - last, value))
+            last = number
+    whole = b"".join((*metadata, thrift.STOP))
+    return thrift.written_integer(thrift.I64, 2, 0) + thrift.written(thrift.STRUCT, 1, whole) + thrift.STOP
+
+
+def _group(data: bytes, found: Mapping[int, Value], leaves: int) -> Group:
+    if not found.keys() >= {1, 3}:
+        raise ParseError("a row group of a Parquet footer lacks a field")
+    rows = thrift.integer(data, found[3])
+    chunks = tuple(_chunk(data, one.fields, rows) for one in found[1].elements)
+    if len(chunks) != leaves or rows < 0:
+        raise ParseError("a row group of a Parquet footer has not the columns of the schema")
+    return Group(rows, chunks)
+
+
+def _chunk(data: bytes, outer: Mapping[int, Value], rows: int) -> Chunk:
+    if _CHUNK_METADATA not in outer:
+        raise ParseError("a column of a Parquet footer has no metadata here: it is under a key of its own")
+    start, found = outer[_CHUNK_METADATA].start, outer[_CHUNK_METADATA].fields
+    if not found.keys() >= {1, 2, 3, 4, 5, _UNPACKED, _LENGTH, _DATA_PAGE}:
+        raise ParseError("a column of a Parquet footer lacks a field")
+    data_page, length, unpacked = (thrift.integer(data, found[number]) for number in (_DATA_PAGE, _LENGTH, _UNPACKED))
+    dictionary = thrift.integer(data, found[_DICTIONARY_PAGE]) if _DICTIONARY_PAGE in found else 0
+    first = dictionary if 0 < dictionary < data_page else data_page
+    if rows and (length < 0 or unpacked < 0 or first < len(PLAIN_MAGIC)):  # of no rows, there may be no page
+        raise ParseError("a column of a Parquet footer lies nowhere")
+    kept = [data[found[one].start : found[one].end] if one in found else None for one in (_STATISTICS, _ENCODING_STATS)]
+    return Chunk(first, length, unpacked, first < data_page, data[start : found[_UNPACKED].end], *kept)
+
+
+def _columns(data: bytes, elements: Sequence[Value]) -> tuple[tuple[Column, ...], bytes]:
+    """The columns of a schema, which is a tree in depth-first order, and the root's element up to its name."""
+    parsed = [one.fields for one in elements]
+    if not parsed or not all(4 in one for one in parsed):  # noqa: PLR2004 - name
+        raise ParseError("a Parquet schema lacks names")
+    children = [thrift.integer(data, one[5]) if 5 in one else 0 for one in parsed]  # noqa: PLR2004 - num_children
+    found: list[Column] = []
+    at, leaf = 1, 0
+    for _ in range(children[0]):
+        first, first_leaf, open_ = at, leaf, 1
+        while open_:
+            if at >= len(elements) or children[at] < 0:
+                raise ParseError("a Parquet schema is no tree")
+            open_ += children[at] - 1
+            leaf += not children[at]
+            at += 1
+        name = thrift.binary(data, parsed[first][4])
+        spans = tuple(data[one.start : one.end] for one in elements[first:at])
+        try:
+            found.append(Column(name.decode(), spans, range(first_leaf, leaf)))
+        except UnicodeDecodeError as cause:
+            raise ParseError("a column's name is no text") from cause
+    if at != len(elements):
+        raise ParseError("a Parquet schema is no tree")
+    return tuple(found), data[elements[0].start : parsed[0][4].end]

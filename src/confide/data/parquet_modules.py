@@ -1,0 +1,122 @@
+"""Opens the modules of an encrypted Parquet file: its footer, and pages with their headers.
+
+One key for the whole file, ``AES_GCM_V1``.  Each module is bound by its associated data to the file, to its kind and to its place among row
+groups, columns and pages.  Follows the Apache Parquet format's "Parquet Modular Encryption", sections "AAD suffix" and "Encrypted module
+serialization".  Knows nothing of storage.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from confide.data import thrift_spans as thrift
+from confide.errors import ParseError
+
+if TYPE_CHECKING:
+    from confide.data.parquet_image import PlacedPages
+    from confide.data.pinned_parquet import FileAccess
+
+_LENGTH, _NONCE, _TAG = 4, 12, 16
+_FOOTER, _DATA_PAGE, _DICTIONARY_PAGE, _DATA_HEADER, _DICTIONARY_HEADER = (bytes((kind,)) for kind in (0, 2, 3, 4, 5))
+_MOST: Final = 0x7FFF
+"""Ordinals are 16 bits with a sign."""
+_I32_FIELD: Final = thrift.written(thrift.I32, 1, b"")
+
+
+class Modules:
+    """What opens the modules of one file."""
+
+    def __init__(self, access: FileAccess, file_unique: bytes) -> None:
+        self._cipher = AESGCM(access.key.reveal())
+        self._aad = access.aad_prefix + file_unique
+
+    def footer(self, module: bytes) -> bytes:
+        """The footer.
+
+        Raises:
+            ParseError: it does not open, or something follows it.
+        """
+        nonce, sealed, end = _module(memoryview(module), 0)
+        try:
+            return self._cipher.decrypt(nonce, sealed, self._aad + _FOOTER) if end == len(module) else _refuse()
+        except InvalidTag:
+            _refuse()
+
+    def pages(self, data: bytes, group: int, column: int, out: PlacedPages) -> None:
+        """Put the headers and pages of a column chunk into ``out`` as a plain file has them, from the chunk's whole ``data``.
+
+        Raises:
+            ParseError: one does not open, or is not in its place.
+        """
+        if max(group, column) > _MOST:
+            _refuse()
+        place = group.to_bytes(2, "little") + column.to_bytes(2, "little")
+        with memoryview(data) as view:
+            at = page = 0
+            if out.dictionary:
+                at = self._page(view, 0, self._aad + _DICTIONARY_HEADER + place, self._aad + _DICTIONARY_PAGE + place, out)
+                out.first_data = out.length
+            header_aad, page_aad = (self._aad + kind + place for kind in (_DATA_HEADER, _DATA_PAGE))
+            while at < len(view):
+                if page > _MOST:
+                    _refuse()
+                number = page.to_bytes(2, "little")
+                at = self._page(view, at, header_aad + number, page_aad + number, out)
+                page += 1
+
+    def _page(self, data: memoryview, at: int, header_aad: bytes, page_aad: bytes, out: PlacedPages) -> int:
+        nonce, sealed, at = _module(data, at)
+        try:
+            header = self._cipher.decrypt(nonce, sealed, header_aad)
+            nonce, sealed, at = _module(data, at)
+            length = len(sealed) - _TAG
+            out.put(_plain_header(header, length))
+            end = out.length + length
+            self._cipher.decrypt_into(nonce, sealed, page_aad, out.room[out.length : end])
+        except InvalidTag:
+            _refuse()
+        out.length = end
+        return at
+
+
+def _module(data: memoryview, at: int) -> tuple[memoryview, memoryview, int]:
+    """A module's nonce, its ciphertext with the tag, and where it ends."""
+    start = at + _LENGTH
+    end = start + int.from_bytes(data[at:start], "little")
+    if end > len(data) or end - start < _NONCE + _TAG:
+        _refuse()
+    return data[start : start + _NONCE], data[start + _NONCE : end], end
+
+
+def file_unique(metadata: bytes) -> tuple[bytes, int]:
+    """``aad_file_unique`` of a ``FileCryptoMetaData`` that says ``AES_GCM_V1``, and where that ends.
+
+    Raises:
+        ParseError: it is none.
+    """
+    whole = thrift.parsed_struct(metadata)
+    given = whole
+    for _ in range(2):  # encryption_algorithm, of it AES_GCM_V1
+        given = given.fields[1] if 1 in given.fields else _refuse()
+    return thrift.binary(metadata, given.fields[2]) if 2 in given.fields else b"", whole.end  # noqa: PLR2004
+
+
+def _plain_header(header: bytes, length: int) -> bytes:
+    """A ``PageHeader`` with another length: that of an encrypted page counts nonce and tag.  It is the third of three ``i32``."""
+    at = 0
+    for _ in range(2):
+        at = _after_i32(header, at)
+    return header[:at] + thrift.written_integer(thrift.I32, 1, length) + header[_after_i32(header, at) :]
+
+
+def _after_i32(header: bytes, at: int) -> int:
+    if header[at : at + 1] != _I32_FIELD:
+        _refuse()
+    return thrift.varint(header, at + 1)[1]
+
+
+def _refuse() -> NoReturn:
+    raise ParseError("a module of an encrypted Parquet file does not open")
