@@ -39,13 +39,15 @@ NOW = datetime.now(UTC)
 MEASURED = {Tee.SGX: "ab" * 32, Tee.TDX: "cd" * 48}
 
 
-def manifest(name: str, dataset: str, key: SigningKey, *, owner: str | None = None, run: RunId | None = None) -> Json:
+def manifest(
+    name: str, dataset: str, key: SigningKey, *, owner: str | None = None, run: RunId | None = None, parent: str | None = None
+) -> Json:
     wrapped = wrap(SecretBytes.random(), SecretBytes.random(), key="airline/flights", version=1, dataset=dataset)
     made = Manifest(
         dataset=DatasetId(dataset),
         name=name,
-        snapshot=1,
-        parent=None,
+        snapshot=1 if parent is None else 2,
+        parent=parent,
         created="2026-01-01T00:00:00Z",
         kind="files",
         schema=None,
@@ -61,8 +63,8 @@ def manifest(name: str, dataset: str, key: SigningKey, *, owner: str | None = No
 class ReceiptRun:
     """A finished run of a driver and a worker, with one input and one output; parts can be changed before it is signed."""
 
-    def __init__(self, tee: SimulatedTee, **pin: Any) -> None:
-        """``pin``: what the job says of its input besides dataset and signer."""
+    def __init__(self, tee: SimulatedTee, *, goes_on: str | None = None, **pin: Any) -> None:
+        """``pin``: what the job says of its input besides dataset and signer; ``goes_on``: with which dataset its output does."""
         self.tee = tee
         self.driver, self.worker, self.owner, self.broker = (SigningKey.generate() for _ in range(4))
         policy = Rules(name="p", measurements={k: (v,) for k, v in MEASURED.items()}, allow=("simulated",))
@@ -72,7 +74,7 @@ class ReceiptRun:
             "name": "demo",
             "policy": policy.to_json(),
             "inputs": {"flights": {"dataset": "11" * 16, "signer": self.owner.spki_digest, **pin}},
-            "outputs": {"delays": {"recipients": []}},
+            "outputs": {"delays": {"recipients": [], **({"mode": "append", "dataset": goes_on} if goes_on else {})}},
             "broker": {"spki": self.broker.spki_digest},
         }
         self.policy = policy

@@ -76,7 +76,7 @@ def _answer_check(context: Context, job: Job) -> None:
     signers = [signature.signer_digest for signature in verify_all(job.signatures, job.digest)]
     value = {"job": job.name, "digest": job.digest, "signers": signers, "policy": policy.name, "policy_digest": policy.digest}
     inputs = {name: spec.canonical_form() for name, spec in job.inputs.items()}
-    outputs = {name: {"path": spec.path, "recipients": list(spec.recipients)} for name, spec in job.outputs.items()}
+    outputs = {name: {"path": spec.path, **spec.canonical_form()} for name, spec in job.outputs.items()}
     context.answer({**value, "inputs": inputs, "outputs": outputs}, lambda: print_facts({**value, "inputs": inputs, "outputs": outputs}))
 
 

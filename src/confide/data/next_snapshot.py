@@ -65,7 +65,7 @@ def following(
         snapshot=before.snapshot + 1,
         parent=parent.digest,
         created=now_text(now),
-        schema=written.schema,
+        schema=written.schema if mode == "overwrite" else _of_both(before.schema, written.schema),
         files=tuple(sorted((*kept, *written.files), key=lambda entry: entry.path)),
         signer=signer.public,
         run=run or before.run,
@@ -116,6 +116,19 @@ def _link(file: Path, place: Path) -> None:
     except FileExistsError:
         if not file.samefile(place):
             raise
+
+
+def _of_both(before: Json | None, now: Json | None) -> Json | None:
+    """The schema of what is there and what is added, whose columns are the same: one that may be null in either may be null."""
+    if before is None or now is None:
+        return now
+    made: Json = {
+        "columns": [{**b, "nullable": a["nullable"] or b["nullable"]} for a, b in zip(before["columns"], now["columns"], strict=True)],
+        "spark": {**now["spark"]},
+    }
+    fields = zip(before["spark"]["fields"], now["spark"]["fields"], strict=True)
+    made["spark"]["fields"] = [{**b, "nullable": a["nullable"] or b["nullable"]} for a, b in fields]
+    return made
 
 
 def _require_same_folders(before: Sequence[FileEntry], now: Sequence[FileEntry]) -> None:

@@ -75,7 +75,7 @@ class VerifiedInput:
         Raises:
             ManifestError: the newest is not signed by the key that it names, or this input is not a snapshot before it.
         """
-        return self._vouching(None).envelope
+        return self._vouching(None if self.manifest.run is not None else self.signer).envelope
 
     def wrapped(self) -> WrappedKey:
         """The dataset's key in its newest form: an older snapshot's may be under a key that is gone.  Raises as :meth:`vouched`.
@@ -88,7 +88,7 @@ class VerifiedInput:
         newest = load_manifest(self.folder)
         if newest.unverified.snapshot <= self.manifest.snapshot:
             return SignedManifest(self.folder, self.envelope, self.manifest)
-        verify_manifest(newest.envelope, signer or newest.signer)  # a later run's, perhaps: the broker knows who signs for the dataset
+        verify_manifest(newest.envelope, signer or newest.signer)  # each run has its own: the broker knows who signs for the dataset
         if self._at(newest, self.digest) is None:
             raise ManifestError(f"input {self.name!r} is not a snapshot before the newest one", name=self.name)
         return newest
@@ -135,7 +135,7 @@ def open_inputs(job: Job, attester: Attester | None = None) -> dict[str, Verifie
         verify_manifest(newest.envelope, newest.signer)
         signed = _wanted(newest, spec)
         key = signed.signer
-        if key.digest != spec.signer:
+        if key.digest != spec.signer or (signed.unverified.run is None and newest.signer != key):  # owners' datasets have one signer
             message = f"input {name!r} is signed by another key than the job pins"
             raise ManifestError(message, name=name, expected=spec.signer, got=key.digest)
         manifest = verify_manifest(signed.envelope, key)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from confide.data.commit import commit_staged
 from confide.data.files import Written
 from confide.data.next_snapshot import commit_files
-from confide.data.snapshots import SignedManifest, write_manifest
+from confide.data.snapshots import SignedManifest, load_manifest, write_manifest
 from confide.errors import ConfideError, DataError, JobFailedError, ProtocolError, UsageError
 from confide.jobs.ledger import FileLedger
 from confide.jobs.saves import Save
@@ -310,7 +310,8 @@ class Outputs:
             made = SignedManifest(parent.manifest.folder, output.envelope, output.manifest)
             commit_files(staged.folder, made, staged.written.files if staged.written is not None else (), parent.manifest)
             with contextlib.suppress(ConfideError):  # readers go on from the manifest before to what was committed since
-                write_manifest(made.local, output.envelope, staged=staged.folder)
+                newest = load_manifest(made.folder).envelope  # others may have been faster since then
+                write_manifest(made.local, newest, staged=staged.folder)
 
     def further(self) -> list[CommittedOutput]:
         """Those that go on with a dataset."""

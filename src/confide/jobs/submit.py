@@ -192,15 +192,9 @@ def _conclude(
     remains: Remains,
     new: Mapping[str, Path],
 ) -> tuple[ConfideError | None, RunEvent]:
-    """Keep in the run's folder how the run ended; one that cannot has failed.  New outputs of a failed run are taken out of view.
-
-    A snapshot of an earlier dataset is not, if the run had committed it: others may have read it, and the broker refuses the one before.
-    """
+    """Keep in the run's folder how the run ended; one that cannot has failed.  New outputs of a failed run are taken out of view."""
     if error is not None or not succeeded:
-        withdraw(new, folder.run, _maker)
-        committed = [name for name, path in outputs.items() if name not in new and _maker(path) == folder.run]
-        if error is not None and committed:
-            error.facts["committed"] = ", ".join(committed)
+        _take_back(outputs, new, folder.run, error)
         if not folder.receipt.exists():
             with suppress(UnavailableError):  # what ended the run is more than what is left of it
                 folder.keep(remains)
@@ -212,10 +206,21 @@ def _conclude(
     try:
         folder.write("result.json", {"status": status, "ended": last.at, "outputs": written, "error": last.fields["error"]})
     except UnavailableError as failure:
-        withdraw(new, folder.run, _maker)
         error = error or failure
+        _take_back(outputs, new, folder.run, error)
         last = RunEvent(ClientEvent.RUN_ENDED, fields={"status": "failed", "error": error.to_json()})
     return error, last
+
+
+def _take_back(outputs: Mapping[str, Path], new: Mapping[str, Path], run: RunId, error: ConfideError | None) -> None:
+    """Take the new outputs of a run that failed out of view, and say in ``error`` what stays.
+
+    That is a snapshot of an earlier dataset, if the run had committed it: others may have read it, and the broker refuses the one before.
+    """
+    withdraw(new, run, _maker)
+    committed = [name for name, path in outputs.items() if name not in new and _maker(path) == run]
+    if error is not None and committed:
+        error.facts["committed"] = ", ".join(committed)
 
 
 def _status(error: ConfideError | None, *, succeeded: bool) -> str:

@@ -10,14 +10,17 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from confide.canonical import canonical
 from confide.crypto.envelope import wrap
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
 from confide.data.commit import add_snapshot, create_dataset
-from confide.data.next_snapshot import Mode
-from confide.data.snapshots import load_manifest
+from confide.data.files import Written
+from confide.data.manifest import MANIFEST_NAME, sign_manifest
+from confide.data.next_snapshot import Mode, following
+from confide.data.snapshots import commit_snapshot, load_manifest
 from confide.errors import DataError, ManifestError, UsageError
-from confide.ids import new_dataset_id
+from confide.ids import RunId, new_dataset_id
 from confide.job import InputSpec, Job
 from confide.jobs.inputs import InputLengths, VerifiedInput, as_on_driver, digests, open_inputs, verify_whole
 
@@ -116,6 +119,22 @@ def test_a_newest_snapshot_of_another_signer_is_not_shown(job: Job) -> None:
         found.vouched()
     with pytest.raises(ManifestError, match="another key than the job pins"):
         open_inputs(job)
+
+
+def test_a_later_runs_snapshot_vouches_for_an_earlier_one_of_a_run(job: Job) -> None:
+    """Each run signs with a key of its own; the broker knows which of them signs for the dataset."""
+    first = load_manifest(Path(job.inputs["people"].path))
+    made = replace(first.unverified, owner=None, run=RunId("first-1"))
+    (first.folder / MANIFEST_NAME).write_bytes(canonical(sign_manifest(made, SIGNER)))
+    parent, later = load_manifest(first.folder), SigningKey.generate()
+    written = Written(made.kind, (replace(made.files[0], path="v-2/other.parquet"),), made.schema)
+    following_one = following(written, parent, "overwrite", signer=later, now=datetime.now(UTC), run=RunId("second-1"))
+    found = only(open_inputs(job))
+    commit_snapshot(parent, following_one)
+    assert found.vouched() == following_one.envelope
+    assert only(open_inputs(job)).manifest == found.manifest
+    with pytest.raises(ManifestError):
+        found.wrapped()
 
 
 def test_a_node_that_comes_later_reads_what_the_driver_reads(job: Job) -> None:

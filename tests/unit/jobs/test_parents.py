@@ -163,6 +163,15 @@ def test_other_columns_are_not_appended(lineage: Lineage) -> None:
     assert lineage.newest()[1] == [1, 2]
 
 
+def test_a_column_that_had_nulls_may_have_them_still(lineage: Lineage) -> None:
+    run = lineage.run("second", "append")
+    run.save(3, schema=pa.schema([pa.field("x", pa.int64(), nullable=False)]))
+    run.outputs.publish()
+    schema = lineage.newest()[0].schema
+    assert schema is not None
+    assert [part[0]["nullable"] for part in (schema["columns"], schema["spark"]["fields"])] == [True, True]
+
+
 def test_other_kinds_and_folders_are_not_put_into_a_dataset(lineage: Lineage) -> None:
     parent, signer, now = load_manifest(lineage.place), SigningKey.generate(), datetime.now(UTC)
     entry = FileEntry("v-1/y=1/part.parquet", 1, "00" * 32, 1)

@@ -44,6 +44,9 @@ def tee(tmp_path_factory: pytest.TempPathFactory) -> SimulatedTee:
     return SimulatedTee.at(tmp_path_factory.mktemp("home") / "simulated")
 
 
+PARENT = "5a" * 48
+
+
 @pytest.fixture
 def run(tee: SimulatedTee) -> Run:
     return Run(tee)
@@ -70,6 +73,36 @@ def test_a_receipt_is_accepted_with_one_line_a_check(run: Run) -> None:
 def test_the_snapshot_that_the_job_names_is_the_one_that_was_read(tee: SimulatedTee) -> None:
     verify(Run(tee, snapshot=1).bundle(), roots=tee.roots)
     assert failed(Run(tee, snapshot=2).bundle(), tee) == ["input flights"]
+
+
+@pytest.mark.parametrize(
+    ("goes_on", "parent", "said", "accepted"),
+    [
+        ("22" * 16, PARENT, PARENT, True),
+        ("22" * 16, PARENT, "", False),
+        ("22" * 16, PARENT, "00" * 48, False),
+        ("22" * 16, None, "", False),
+        ("33" * 16, PARENT, PARENT, False),
+        (None, PARENT, PARENT, False),
+    ],
+)
+def test_an_output_that_goes_on_names_the_snapshot_before_and_no_other_output_does(
+    tee: SimulatedTee, goes_on: str | None, parent: str | None, said: str, accepted: bool
+) -> None:
+    run = Run(tee, goes_on=goes_on)
+    run.output_manifest = manifest("delays", "22" * 16, run.driver, run=RUN, parent=parent)
+    row = run.row("delays", run.output_manifest, "22" * 16, run.driver)
+    row = dataclasses.replace(row, parent=said, snapshot=1 if parent is None else 2)
+    bundle = run.bundle(outputs=(row,))
+    if accepted:
+        assert "snapshot 2 after 5a5a" in next(c.got for c in verify(bundle, roots=tee.roots).checks if c.name == "output delays")
+    else:
+        assert failed(bundle, tee) == ["output delays"]
+
+
+def test_an_input_says_nothing_of_the_snapshot_before(run: Run) -> None:
+    row = dataclasses.replace(run.row("flights", run.input_manifest, "11" * 16, run.owner), parent=PARENT)
+    assert failed(run.bundle(inputs=(row,)), run.tee) == ["input flights"]
 
 
 def test_a_receipt_is_checked_from_files_alone(run: Run, tmp_path: Path) -> None:

@@ -168,6 +168,17 @@ def test_a_run_whose_end_cannot_be_kept_has_failed_and_shows_no_output(settings:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_snapshot_that_was_committed_is_not_taken_back(settings: Settings, tmp_path: Path) -> None:
+    """Its folder is an earlier run's dataset too, and others may have read what is new in it."""
+    run = RunStore(settings.runs_dir).create(RunId("submitted-further"), {"job": "submitted"})
+    outputs = {name: dataset(tmp_path / name, SigningKey.generate(), run=run.run) for name in ("late", "more")}
+    (run.path / f".result.json.{os.getpid()}.tmp").symlink_to(FULL)
+    with pytest.raises(UnavailableError) as caught:
+        _drive(cast(Any, Done()), run, outputs, _Report(run, None), further={"more"})
+    assert [path.name for path in tmp_path.iterdir()] == ["more"]
+    assert caught.value.facts["committed"] == "more"
+
+
 # --- pins ---------------------------------------------------------------------------------------------------------
 
 
