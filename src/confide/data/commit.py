@@ -12,30 +12,26 @@ from typing import TypeAlias, get_args
 import pyarrow as pa
 
 from confide.canonical import Json
-from confide.crypto.container import ContainerReader
 from confide.crypto.envelope import WrappedKey
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
 from confide.data.column_groups import ColumnGroup, NewGroup
-from confide.data.files import NO_KEYS, Written, encrypt_files, encrypt_table, open_parquet
-from confide.data.folder import check_encrypted, data_files, describe
+from confide.data.files import NO_KEYS, Written, encrypt_files, encrypt_table
 from confide.data.manifest import MANIFEST_NAME, Kind, Manifest, now_text, sign_manifest, verify_manifest
 from confide.data.next_snapshot import IN_PLACE, Mode, commit_files, following
 from confide.data.parallel import Progress, silent
 from confide.data.parquet_keys import no_key
-from confide.data.partitions import require_columns, whole_schema
 from confide.data.places import Place
 from confide.data.remote_staging import attempt_at, refuse_existing
-from confide.data.schema import schema_json, schema_of, storable
+from confide.data.schema import schema_of
 from confide.data.snapshots import SignedManifest, load_manifest, write_manifest
 from confide.data.sources import Source, plain_sources
+from confide.data.staged_files import collect_staged
 from confide.data.staging import Attempt, attempt_beside
 from confide.data.tables import TableInput, first_names, format_of
 from confide.data.work import work_of
-from confide.durable import sync_file
 from confide.errors import DataError, ManifestError, UnavailableError, UsageError
 from confide.ids import DatasetId, RunId
-from confide.regular_file import open_regular
 
 Input: TypeAlias = "Path | pa.Table | TableInput | Sequence[Source]"
 """What can be encrypted: a file or folder by its name, an Arrow table, the files of a table, other files."""
@@ -291,56 +287,6 @@ def commit_staged(
         return following(written, parent, mode, signer=signer, now=now, run=run, wrapped=wrapped)
     manifest = _manifest(written, name=name, dataset=dataset, wrapped=wrapped, signer=signer, owner=None, run=run, now=now)
     return SignedManifest(folder, sign_manifest(manifest, signer), manifest)
-
-
-def collect_staged(
-    folder: Path,
-    kind: Kind,
-    dataset_key: SecretBytes,
-    *,
-    dataset: DatasetId,
-    spark_schema: Json | None = None,
-    kept: Written | None = None,
-) -> Written:
-    """Describe what a job wrote into its staging folder: each file opens under its own path, and nothing else is there.
-
-    Makes the files durable.  Those that are ``kept`` were described before, and are not looked at again.
-
-    Raises:
-        PlaintextError: a file is not encrypted.
-        IntegrityError: a file does not open under the dataset's key and its path.
-        DataError: an uncommitted task's file is left, or there is nothing.
-    """
-    before = {entry.path: entry for entry in kept.files} if kept is not None else {}
-    entries, columns = [], None
-    for path in data_files(folder):
-        if path in before:
-            entries.append(before[path])
-            continue
-        check_encrypted(folder / path, kind)
-        rows = None
-        if kind == "parquet":
-            meta = open_parquet(folder, path, dataset_key, dataset)
-            rows, columns = meta.metadata.num_rows, meta.schema_arrow
-            if spark_schema is not None:
-                require_columns(path, columns.names, spark_schema)
-        else:
-            ContainerReader(open_regular(folder / path), dataset_key, dataset, path).close()
-        with (folder / path).open("rb+") as file:
-            sync_file(file)
-        entries.append(describe(folder, path, rows=rows))
-    if not entries:
-        raise DataError("the job wrote no file", path=str(folder))
-    schema = kept.schema if columns is None and kept is not None else _written_schema(columns, spark_schema)
-    return Written(kind, tuple(sorted(entries, key=lambda entry: entry.path)), schema)
-
-
-def _written_schema(columns: pa.Schema | None, spark: Json | None) -> Json | None:
-    if columns is None:
-        return None
-    if spark is None:
-        return schema_json(storable(columns))
-    return {"columns": schema_json(storable(whole_schema(columns, spark)))["columns"], "spark": spark}
 
 
 def _manifest(
