@@ -8,12 +8,16 @@ import os
 import shutil
 import socket
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy import text
 from support.databases import Place, PostgresPlace, PostgresServer, certificate, postgres
 
 from confide.errors import StoreError, UsageError
@@ -104,6 +108,45 @@ def test_connection_that_the_server_ends_fails_one_step_and_no_more(server_place
         ended()
     assert [owner.name for owner in store.find(Owner, Owner("", b"one", NOW).ref)] == ["airline"]
     store.put(Owner("harbour", b"one", NOW))
+    assert store.check() == 2
+    store.close()
+
+
+@pytest.mark.parametrize("how", ["reading", "transaction"])
+def test_query_that_fails_undoes_no_other_step_of_its_batch(place: Place, unlock: KeyFile, how: str) -> None:
+    store = Store.create(place.location, unlock)
+    steps, inside = store._steps, threading.Event()
+    refused: list[StoreError] = []
+
+    def waits_for(count: int) -> None:
+        while steps._waiting < count:
+            time.sleep(0.001)
+
+    def first() -> None:
+        with store.transaction():
+            store.put(Owner("airline", b"one", NOW))
+            inside.set()
+            waits_for(2)  # both others will be of the same batch
+
+    def fails() -> None:
+        try:
+            with getattr(steps, how)():
+                steps._database.rows(text("SELECT * FROM no_such_table"))
+        except StoreError as error:
+            refused.append(error)
+
+    def last() -> None:
+        waits_for(1)
+        store.put(Owner("weather", b"one", NOW))
+
+    with ThreadPoolExecutor(3) as pool:
+        done = [pool.submit(first)]
+        inside.wait()
+        done += [pool.submit(fails), pool.submit(last)]
+        for one in done:
+            one.result(timeout=60)
+    assert len(refused) == 1
+    assert {owner.name for owner in store.find(Owner, Owner("", b"one", NOW).ref)} == {"airline", "weather"}
     assert store.check() == 2
     store.close()
 

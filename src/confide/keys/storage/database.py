@@ -71,6 +71,8 @@ class Database:
     def savepoint(self) -> None:
         """Begin a step of the transaction that can be taken back alone.  The database hears of it when the step writes something.
 
+        PostgreSQL hears of it when the step asks something, too: there, a query that fails would undo the steps before it.
+
         Raises:
             StoreError: as :meth:`check_begun`.
         """
@@ -147,6 +149,7 @@ class Database:
 
     def rows(self, statement: Statement | Executable, values: Values | None = None) -> Sequence[Row]:
         """What a query finds."""
+        self._begin_step(writes=False)
         if isinstance(statement, Statement):
             text, names = statement.text(self._engine.dialect)
             return list(map(tuple, self._driver(text, [values[name] for name in names] if values else ()).fetchall()))
@@ -155,11 +158,13 @@ class Database:
 
     def rows_at(self, lookup: Lookup, keys: Sequence[tuple[int, ...]]) -> Sequence[Row]:
         """What a query finds at these keys."""
+        self._begin_step(writes=False)
         text, values = lookup.asked(self._engine.dialect.name, keys)
         return [*map(tuple, self._driver(text, values).fetchall())]
 
     def stream(self, statement: Executable, page: int) -> Iterator[Row]:
         """What a query finds, ``page`` rows in memory at a time where the driver can."""
+        self._begin_step(writes=False)
         with as_store_error():
             yield from self._live.execute(statement, execution_options={"yield_per": page})
 
@@ -167,16 +172,19 @@ class Database:
         """Carry out a statement for each set of values."""
         if not sets:
             return
-        if self._step == "announced":
-            self.check_begun()
-            self._sql("SAVEPOINT step")
-            self._step = "begun"
+        self._begin_step(writes=True)
         text, names = statement.text(self._engine.dialect)
         rows = [tuple([values[name] for name in names]) for values in sets]
         if len(rows) == 1:
             self._driver(text, rows[0])
         else:
             self._driver(text, rows, many=True)
+
+    def _begin_step(self, *, writes: bool) -> None:
+        if self._step == "announced" and (writes or self._postgres):
+            self.check_begun()
+            self._sql("SAVEPOINT step")
+            self._step = "begun"
 
     # --- tables ------------------------------------------------------------------------------------------------------
 

@@ -266,10 +266,8 @@ class Steps:
     def _moment(self) -> Iterator[None]:
         with self.turn():
             if self._batch is not None:
-                try:
+                with self._within(self._batch):
                     yield
-                finally:
-                    self._commit_if_last(self._batch)
             else:
                 self._database.begin_read()
                 try:
@@ -277,6 +275,22 @@ class Steps:
                     yield
                 finally:
                     self._database.end()
+
+    @contextmanager
+    def _within(self, batch: _Batch) -> Iterator[None]:
+        """Read amid steps that wait for their commit.  A query that fails must not undo them, as it would in PostgreSQL."""
+        try:
+            self._database.savepoint()
+            yield
+            self._database.release()
+        except BaseException:
+            try:
+                self._database.take_back()
+            except StoreError as cause:
+                self._fail(batch, cause)
+            raise
+        finally:
+            self._commit_if_last(batch)
 
     def _catch_up(self) -> None:
         """Take note of what another process has written since the last look, if it continues what this one knows."""
