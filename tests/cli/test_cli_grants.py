@@ -125,7 +125,13 @@ def test_export_waits_for_the_keys_approvers(confide: Any, people: tuple[str, st
     assert confide(*words).status == 4
     assert confide("keys", "approve", waits["id"], "--as", bob, "--json").json["state"] == "approved"
     assert confide(*words).status == 0
-    assert file.exists()
+    said = confide("keys", "import", file, "--as", owner, "--json")
+    assert said.json["rule_before"] == {"threshold": 2, "approvers": sorted([ada, bob])}
+    assert f"`confide keys approvers {owner}/k {' '.join(sorted([ada, bob]))} --threshold 2`" in said.err
+    line = json.loads(file.read_text(encoding="utf-8").splitlines()[0])
+    for rule in ({"threshold": 3, "approvers": [ada]}, {"threshold": 1, "approvers": ["`rm`"]}, {"threshold": 0, "approvers": []}, {}, "x"):
+        file.write_text(json.dumps({**line, "rule": rule}) + "\n", encoding="utf-8")
+        assert confide("keys", "import", file, "--as", owner, "--json").json["error"]["code"] == "transfer-refused"
 
 
 def test_rule_is_shown_and_changed_with_approval(confide: Any, people: tuple[str, str, str]) -> None:

@@ -62,12 +62,23 @@ def export(context: Context, key: str, wrapping: Path, target: str, out: Path) -
 @click.option("--as", "who", metavar="NAME", help="Whose credential to use [default: the only one there is].")
 @answers
 def import_(context: Context, file: Path, who: str | None) -> None:
-    """Take over the key of an export that you made at another broker, and the datasets under it.  May be called again."""
+    """Take over the key of an export that you made at another broker, and the datasets under it.  May be called again.
+
+    Who had to approve there is said, and is not asked here unless you name people of this broker: `confide keys approvers`.
+    """
     from confide.cli.owners import client_of
+    from confide.keys.transfer_client import rule_before
 
     with client_of(context.settings, who) as client, file.open(encoding="utf-8") as lines:
+        rule = rule_before(lines.readline())
+        lines.seek(0)
         ref, new = client.import_key(lines)
-    value = {"key": ref.id, "version": ref.version, "datasets": new}
+    value: Json = {"key": ref.id, "version": ref.version, "datasets": new}
+    if rule is not None:
+        threshold, names = rule
+        value["rule_before"] = {"threshold": threshold, "approvers": list(names)}
+        command = f"confide keys approvers {ref.id} {' '.join(names)} --threshold {threshold}"
+        say(f"at the other broker {threshold} of {', '.join(names)} had to approve; that is not taken along: `{command}`", err=True)
     context.answer(value, lambda: say(f"{ref} and {new:,} datasets are here now"))
 
 

@@ -6,6 +6,7 @@ nothing that only the target broker's wrapping key does not protect; dataset ids
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -14,10 +15,10 @@ from typing import Final
 
 from confide.canonical import Json, b64url, from_b64url, parse_object
 from confide.crypto.sign import PublicKey
-from confide.errors import ConfideError, GrantError, TransferError
-from confide.ids import KeyRef, SpkiDigest
+from confide.errors import ConfideError, GrantError, TransferError, UsageError
+from confide.ids import KeyRef, SpkiDigest, check_name
 from confide.keys.connection import Answer
-from confide.keys.grant_client import departure_view
+from confide.keys.grant_client import departure_view, read_grant_list
 from confide.keys.key_client import KeyClient
 from confide.keys.transfer import ExportRequest, KeyExport, WrappingKey
 
@@ -55,7 +56,9 @@ class TransferClient(KeyClient):
         signed = left(answer, "export")
         if KeyExport.verify(signed, self._credential.key.public, source.spki_der).request != request:
             raise TransferError("the broker exported something else than was asked for")
-        yield json.dumps({"format": FORMAT, "source": b64url(source.spki_der), "export": signed}, sort_keys=True)
+        rule = read_grant_list(self._call("GET", "grants")).rule(self._id(name))
+        told = {"rule": {"threshold": rule.threshold, "approvers": rule.names}} if rule.threshold else {}
+        yield json.dumps({"format": FORMAT, "source": b64url(source.spki_der), "export": signed, **told}, sort_keys=True)
         yield from self._dataset_lines(name)
 
     def _dataset_lines(self, name: str) -> Iterator[str]:
@@ -77,7 +80,7 @@ class TransferClient(KeyClient):
         """
         rest = lines_of(lines)
         match next(rest, {}):
-            case {"format": str(form), "source": str(source), "export": dict(export), **more} if form == FORMAT and not more:
+            case {"format": str(form), "source": str(source), "export": dict(export), **more} if form == FORMAT and set(more) <= {"rule"}:
                 ref = self._call("POST", "keys/import", {"export": export, "source": source}).key_ref()
             case _:
                 raise TransferError("the file is no key's export")
@@ -88,6 +91,24 @@ class TransferClient(KeyClient):
         while batch := list(islice(datasets, _BATCH)):
             new += self._call("POST", "datasets/import", {"datasets": batch}).field("imported", int)
         return new
+
+
+def rule_before(line: str) -> tuple[int, tuple[str, ...]] | None:
+    """How many of whom had to approve at the broker that a key comes from, as the first line of its file says; ``None``: nobody had to.
+
+    It is not signed, and nothing is decided by it.  A rule names people by their credentials at one broker: only the owner can say who they
+    are at another one.
+
+    Raises:
+        TransferError: it is no such line.
+    """
+    match next(lines_of([line]), {}).get("rule"):
+        case None:
+            return None
+        case {"threshold": int(threshold), "approvers": list(names), **more} if not more and 1 <= threshold <= len(names):
+            with contextlib.suppress(UsageError):
+                return threshold, tuple(check_name(str(name), "approver") for name in names)
+    raise TransferError("the file does not say properly who approved")
 
 
 def left(answer: Answer, field: str) -> Json:
