@@ -141,7 +141,8 @@ class NodeBrokerClient:
             BrokerError: the broker is down or answered anything else.
         """
         answer = self._ask("POST", "/confide/v0/release", {"manifest": manifest, "purpose": purpose.value, **self._shown()})
-        return _released(answer, unverified_dataset(manifest), self._opened(answer, purpose))
+        dataset = answer.dataset_named(unverified_dataset(manifest))
+        return _released(answer, dataset, self._opened(answer, purpose))
 
     def releases(
         self, manifests: Sequence[Json], purpose: Purpose = Purpose.READ, *, groups: Sequence[Mapping[str, DatasetId]] | None = None
