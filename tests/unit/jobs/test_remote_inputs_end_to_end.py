@@ -1,0 +1,109 @@
+"""A whole run whose input lies on S3: the driver's node gets the storage's credential from a key broker service, by its evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.broker_world import World
+from support.kbs_world import Kbs
+from support.several_brokers import BrokerProcess
+from support.stage import Stage, outputs_of
+
+from confide.canonical import canonical
+from confide.data.files import read_table
+from confide.data.manifest import verify_manifest
+from confide.data.snapshots import load_manifest
+from confide.errors import CredentialError, IntegrityError, ResourceDeniedError
+from confide.job import Job
+
+pytestmark = [pytest.mark.run, pytest.mark.timeout(300), pytest.mark.usefixtures("nothing_left_behind")]
+NAME, SECRET = "airline/storage/bucket", "CANARY-storage-secret-77ab"
+PROGRAM = b"""
+import os
+from confide.data.polars import session
+
+assert not any("AWS" in name for name in os.environ)
+ctx = session()
+ctx.write(ctx.read("people").join(ctx.read("cities"), on="city").group_by("country").len("count"), "summary")
+"""
+
+
+@pytest.fixture(scope="module")
+def world(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kbs]:
+    found = World(tmp_path_factory.mktemp("storage-kbs"), stage.tee.installation)
+    yield Kbs(found)
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def service(world: Kbs) -> Iterator[BrokerProcess]:
+    with BrokerProcess.start(world.world) as found:
+        yield found
+
+
+@pytest.fixture
+def remote(stage: Stage, world: Kbs, service: BrokerProcess, s3: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
+    """Makes jobs whose input ``people`` is a copy on S3; the credential for it is at the service."""
+    for path in (stage.root / "people").rglob("*"):
+        if path.is_file():
+            s3.put_object(Bucket="bkt", Key=f"people/{path.relative_to(stage.root / 'people').as_posix()}", Body=path.read_bytes())
+    access = {"access_key_id": "id", "secret_access_key": SECRET, "endpoint": s3.meta.endpoint_url, "region": "eu-central-1"}
+    assert world.post("airline", f"resource/{NAME}", canonical(access)).status == 200
+    assert world.set_policy("airline", "nodes", stage.policy).status == 200
+    world.set_rules("airline", [{"resource": "airline/storage/*", "policy": "nodes"}])
+    source = {"resource": f"kbs://{service.url.removeprefix('https://')}/{NAME}", "spki": service.spki}
+
+    def made(*arguments: str) -> Job:
+        inputs = {"people": {"path": "s3://bkt/people", "credentials": source}, "cities": {"path": str(stage.root / "cities")}}
+        job = stage.job(PROGRAM, engine="polars", resources={}, inputs=inputs, outputs=("summary",), arguments=arguments)
+        stage.grant(job)
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):  # the client had them to pin the input; nodes have none
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        return job
+
+    return made
+
+
+def test_a_job_runs_on_s3_and_the_credential_is_nowhere(stage: Stage, remote: Any) -> None:
+    job = remote()
+    result, _ = stage.run(job)
+    result.verification.require()
+    signed = load_manifest(Path(job.outputs["summary"].path))
+    secret = stage.clients["analyst"].open(signed.envelope).secret
+    table = read_table(signed.folder, verify_manifest(signed.envelope, signed.signer), secret).sort_by("country").to_pylist()
+    assert table == [{"country": "a", "count": 40}, {"country": "b", "count": 60}]
+    for path in stage.root.rglob("*"):
+        assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
+
+
+def test_a_node_that_the_credentials_owner_does_not_accept_gets_none(stage: Stage, remote: Any, world: Kbs) -> None:
+    job = remote("refused")
+    world.set_rules("airline", [])
+    with pytest.raises(ResourceDeniedError):
+        stage.run(job)
+    assert outputs_of(job) == []
+
+
+def test_a_resource_that_is_no_credential_is_told_and_not_shown(stage: Stage, remote: Any, world: Kbs) -> None:
+    job = remote("wrong")
+    assert world.post("airline", f"resource/{NAME}", canonical({"secret": SECRET})).status == 200
+    with pytest.raises(CredentialError) as caught:
+        stage.run(job)
+    assert SECRET not in str(caught.value.to_json())
+    for path in stage.root.rglob("*"):
+        assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
+
+
+def test_a_changed_byte_on_s3_ends_the_run(stage: Stage, remote: Any, s3: Any) -> None:
+    job = remote("changed")
+    key = next(one["Key"] for one in s3.list_objects_v2(Bucket="bkt")["Contents"] if one["Key"].endswith(".parquet"))
+    data = bytearray(s3.get_object(Bucket="bkt", Key=key)["Body"].read())
+    data[200] ^= 1
+    s3.put_object(Bucket="bkt", Key=key, Body=bytes(data))
+    with pytest.raises(IntegrityError, match="other bytes"):
+        stage.run(job)
+    assert outputs_of(job) == []
