@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import gzip
 import hashlib
+import io
 import json
 import tempfile
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -179,6 +182,14 @@ def _backups() -> list[bytes]:
     return [b"".join(lines[:-1])]
 
 
+def _parquet_footers() -> list[bytes]:
+    """A plain file's: an encrypted one's says the same and more.  And the beginning of an encrypted one's, ``FileCryptoMetaData``."""
+    file = io.BytesIO()
+    pq.write_table(pa.table({"n": [1, 2, None], "many": [[1], [], [2, 3]], "text": ["a", "b", "c"]}), file, row_group_size=2)
+    data = file.getvalue()
+    return [data[-8 - int.from_bytes(data[-8:-4], "little") : -8], b"\x1c\x1c\x28\x08uniquely\x00\x00\x00"]
+
+
 def seeds_with(statement: Statement, envelope: Json, evidence: Json, sets: list[Json]) -> dict[str, Callable[[], list[bytes]]]:
     """The seeds of every target; what other seeds are made of too is given."""
     return {
@@ -203,5 +214,6 @@ def seeds_with(statement: Statement, envelope: Json, evidence: Json, sets: list[
         "backup": _backups,
         "collateral-bundle": lambda: [_dump({"format": "confide-collateral-v1", "sets": sets})],
         "reference-values": lambda: [_dump(_FILES), _dump({"tee": "sgx", "mrenclave": "5a" * 32})],
+        "parquet-footer": _parquet_footers,
         "words": lambda: [b"airline/flights", b"airline/flights@3", KEY.public.spki_der],
     }

@@ -41,6 +41,8 @@ from confide.config import Settings
 from confide.crypto.sign import PublicKey, SigningKey
 from confide.data.folder import verify_files
 from confide.data.manifest import verify_manifest
+from confide.data.parquet_footer import Footer
+from confide.data.parquet_modules import file_unique
 from confide.data.snapshots import load_manifest
 from confide.ids import KeyRef
 from confide.job import Job
@@ -174,6 +176,11 @@ def _objects(*readers: Callable[[Any], object]) -> Callable[[bytes], None]:
     return target
 
 
+def _parquet_footer(data: bytes) -> object:
+    """An opened footer, which only somebody with the file's key can have made; and what says how it is encrypted, which anybody can."""
+    return each(lambda: Footer.parse(data), lambda: file_unique(data))
+
+
 TARGETS: dict[str, Callable[[bytes], object]] = {
     "firmware": firmware,
     "elf": elf,
@@ -199,5 +206,6 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
     "backup": backup,
     "collateral-bundle": _objects(lambda value: import_bundle(_store(), value, TrustRoots())),
     "reference-values": _objects(of_reference),
+    "parquet-footer": _parquet_footer,
     "words": _words,
 }

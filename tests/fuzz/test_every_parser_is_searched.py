@@ -78,7 +78,6 @@ EXEMPT: dict[str, str] = {
     "data/polars.py:DataContext.read": "makes a frame of verified names; files are read by PinnedFile",
     "data/polars.py:DataContext._read_text": "Polars' readers, over containers of which every byte was authenticated",
     "data/polars.py:DataContext._read_key": "asks the agent for a key",
-    "data/pinned_parquet.py:PinnedFile._read_tail": "compares length, magic and prefix; test_parquet_scan.py changes every byte",
     "jobs/driver_files.py:DriverFiles._read": "asks the keyring for a key",
     # The owner's own plaintext, by Arrow's readers.
     "data/files.py:_read": "counts batches that Arrow's readers made",

@@ -40,6 +40,7 @@ class PolarsAgent:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.keyring = Keyring()
+        self.counts: Json = {}
         self.asked: list[tuple[str, Json]] = []
         self.keys: dict[str, SecretBytes] = {}
         self._signer = SigningKey.generate()
@@ -128,8 +129,13 @@ class PolarsAgent:
             "input-range": lambda request: input_range(self._inputs, request),
             "input-files": lambda request: {"files": self._inputs[request["name"]].page(request["start"])},
             "stage": lambda request: self.outputs.stage(request["name"]),
+            "data-counts": self._count,
             "commit": lambda request: self.outputs.commit(request["name"], request["kind"], request["schema"]),
         }
+
+    def _count(self, request: Json) -> Json:
+        self.counts = request["counts"]
+        return {}
 
     def _noting(self, name: str, work: Callable[[Json], Json]) -> Callable[[Json], Json]:
         def operation(request: Json) -> Json:

@@ -19,6 +19,7 @@ from confide.data.folder import require_encrypted_parquet
 from confide.data.parquet_keys import FileKeys, no_key, open_under
 from confide.data.pinned_parquet import TableFile, as_integrity
 from confide.data.places import RangedFolder, open_place
+from confide.data.read_counts import Counts, Told
 from confide.data.s3 import BLOCK
 from confide.data.schema import schema_json, storable
 from confide.data.tables import rows_at_once
@@ -41,9 +42,20 @@ class GroupedScan:
     """What a query over one table reads, file by file; Polars calls it when it runs the query.  Not to be pickled or sent anywhere."""
 
     def __init__(
-        self, folder: Path | RangedFolder, files: Sequence[TableFile], keys_of: KeysOf, columns: Sequence[Json], hidden: Mapping[str, str]
+        self,
+        folder: Path | RangedFolder,
+        files: Sequence[TableFile],
+        keys_of: KeysOf,
+        columns: Sequence[Json],
+        hidden: Mapping[str, str],
+        *,
+        told: Told = lambda _: None,
     ) -> None:
-        """``columns`` are the manifest's; ``hidden`` are those whose group's key the job does not have, with the group's name."""
+        """``columns`` are the manifest's; ``hidden`` are those whose group's key the job does not have, with the group's name.
+
+        ``told`` is told what each query read, when it has; the cipher is pyarrow's own and is not timed.
+        """
+        self._told = told
         self._folder = folder
         self._files = tuple(files)
         self._keys_of = keys_of
@@ -68,15 +80,21 @@ class GroupedScan:
         for name in wanted:
             if name in self._hidden:
                 raise no_key(self._hidden[name], name)
-        for frame in _first(self._frames(wanted), n_rows):
-            kept = frame if predicate is None else frame.filter(predicate)
-            yield kept if with_columns is None else kept.select(with_columns)
+        counts = Counts(tasks=1)
+        try:
+            for frame in _first(self._frames(wanted, counts), n_rows):
+                kept = frame if predicate is None else frame.filter(predicate)
+                yield kept if with_columns is None else kept.select(with_columns)
+        finally:  # a query may end before the table, or fail
+            self._told(counts)
 
-    def _frames(self, wanted: list[str]) -> Iterator[pl.DataFrame]:
+    def _frames(self, wanted: list[str], counts: Counts) -> Iterator[pl.DataFrame]:
         for entry in self._files:
             with self._opened(entry) as file, as_integrity(entry.path):
+                counts.bytes_read += entry.size
                 for group in range(file.num_row_groups):
                     for batch in file.iter_batches(rows_at_once(file, group), row_groups=[group], columns=wanted, use_threads=False):
+                        counts.rows_read += batch.num_rows
                         yield pl.DataFrame(pa.Table.from_batches([batch]))
 
     @contextmanager

@@ -84,9 +84,9 @@ class Footer:
         found = whole.fields
         if not found.keys() >= {1, 2, 3, 4}:
             raise ParseError("a Parquet footer lacks a field")
-        orders = tuple(data[one.start : one.end] for one in found[7].elements) if 7 in found else ()  # noqa: PLR2004 - column_orders
+        orders = tuple(data[one.start : one.end] for one in found[7].elements) if 7 in found else ()
         columns, root = _columns(data, found[2].elements)
-        writer = data[found[6].start : found[6].end] if 6 in found else None  # noqa: PLR2004 - created_by
+        writer = data[found[6].start : found[6].end] if 6 in found else None
         layout = Layout(columns, root, thrift.integer(data, found[1]), writer, orders)
         leaves = columns[-1].leaves.stop if columns else 0
         groups = tuple(_group(data, one.fields, leaves) for one in found[4].elements)
@@ -176,9 +176,9 @@ def _chunk(data: bytes, outer: Mapping[int, Value], rows: int) -> Chunk:
 def _columns(data: bytes, elements: Sequence[Value]) -> tuple[tuple[Column, ...], bytes]:
     """The columns of a schema, which is a tree in depth-first order, and the root's element up to its name."""
     parsed = [one.fields for one in elements]
-    if not parsed or not all(4 in one for one in parsed):  # noqa: PLR2004 - name
+    if not parsed or not all(4 in one for one in parsed):
         raise ParseError("a Parquet schema lacks names")
-    children = [thrift.integer(data, one[5]) if 5 in one else 0 for one in parsed]  # noqa: PLR2004 - num_children
+    children = [thrift.integer(data, one[5]) if 5 in one else 0 for one in parsed]
     found: list[Column] = []
     at, leaf = 1, 0
     for _ in range(children[0]):

@@ -13,7 +13,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from confide.data.parquet_footer import PLAIN_MAGIC, Chunk, Column, Layout, PlacedChunk, image_footer
+from confide.data.parquet_footer import PLAIN_MAGIC, Column, Layout, PlacedChunk, image_footer
 
 _FIRST_BYTES: Final = 64 * 1024
 _KEPT: Final = 4
@@ -39,21 +39,23 @@ class Buffers:
             self._free.append(buffer)
 
 
-class PlacedPages:
-    """Where the pages of one chunk go."""
+class Room:
+    """Where the pages of a row group go."""
 
-    def __init__(self, room: memoryview, *, dictionary: bool) -> None:
-        self.room = room
-        self.length = 0
-        self.first_data = 0
-        self.dictionary = dictionary
-        """Whether the chunk begins with a dictionary's page."""
+    def __init__(self, view: memoryview, at: int) -> None:
+        self.view = view
+        self.at = at
 
     def put(self, data: bytes) -> None:
         """Append bytes."""
-        end = self.length + len(data)
-        self.room[self.length : end] = data
-        self.length = end
+        end = self.at + len(data)
+        self.view[self.at : end] = data
+        self.at = end
+
+    def next(self, length: int) -> memoryview:
+        """Room for so many bytes, which somebody fills."""
+        start, self.at = self.at, self.at + length
+        return self.view[start : self.at]
 
 
 class Image:
@@ -69,21 +71,17 @@ class Image:
         self._size = 0
         self._put(PLAIN_MAGIC)
 
-    def group(self, rows: int) -> None:
-        """Begin a row group; what is added then are its chunks."""
-        self._groups.append((rows, []))
-        self.rows += rows
-
     @contextmanager
-    def chunk(self, chunk: Chunk) -> Iterator[PlacedPages]:
-        """Add a chunk of the row group.  Opened pages are never longer than they were."""
-        self._reserve(chunk.length)
-        with self._buffer.getbuffer() as view, view[self._size : self._size + chunk.length] as room:
-            pages = PlacedPages(room, dictionary=chunk.dictionary)
-            yield pages
-        first = self._size if chunk.dictionary else None
-        self._groups[-1][1].append(PlacedChunk(chunk, first, self._size + pages.first_data, pages.length))
-        self._size += pages.length
+    def group(self, rows: int, most: int) -> Iterator[tuple[Room, list[PlacedChunk]]]:
+        """Add a row group of at most so many bytes: who fills the room says which chunks are in it, in the order of the columns."""
+        self._reserve(most)
+        chunks: list[PlacedChunk] = []
+        with self._buffer.getbuffer() as view:
+            room = Room(view, self._size)
+            yield room, chunks
+            self._size = room.at
+        self._groups.append((rows, chunks))
+        self.rows += rows
 
     def whole(self) -> bytes:
         """The file: between the pages and the footer there may be anything, which no reader looks at.  Nothing is added afterwards."""

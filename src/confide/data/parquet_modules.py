@@ -16,8 +16,8 @@ from confide.data import thrift_spans as thrift
 from confide.errors import ParseError
 
 if TYPE_CHECKING:
-    from confide.data.parquet_image import PlacedPages
-    from confide.data.pinned_parquet import FileAccess
+    from confide.crypto.secret import SecretBytes
+    from confide.data.parquet_image import Room
 
 _LENGTH, _NONCE, _TAG = 4, 12, 16
 _FOOTER, _DATA_PAGE, _DICTIONARY_PAGE, _DATA_HEADER, _DICTIONARY_HEADER = (bytes((kind,)) for kind in (0, 2, 3, 4, 5))
@@ -29,9 +29,10 @@ _I32_FIELD: Final = thrift.written(thrift.I32, 1, b"")
 class Modules:
     """What opens the modules of one file."""
 
-    def __init__(self, access: FileAccess, file_unique: bytes) -> None:
-        self._cipher = AESGCM(access.key.reveal())
-        self._aad = access.aad_prefix + file_unique
+    def __init__(self, key: SecretBytes, aad: bytes) -> None:
+        """``aad``: of the file, its prefix and ``aad_file_unique``."""
+        self._cipher = AESGCM(key.reveal())
+        self._aad = aad
 
     def footer(self, module: bytes) -> bytes:
         """The footer.
@@ -45,40 +46,43 @@ class Modules:
         except InvalidTag:
             _refuse()
 
-    def pages(self, data: bytes, group: int, column: int, out: PlacedPages) -> None:
-        """Put the headers and pages of a column chunk into ``out`` as a plain file has them, from the chunk's whole ``data``.
+    def pages(self, data: bytes, place: tuple[int, int], room: Room, *, dictionary: bool) -> int:
+        """Put the headers and pages of a column chunk into ``room`` as a plain file has them, from the chunk's whole ``data``.
+
+        ``place``: the numbers of its row group and column.  ``dictionary``: whether it begins with a dictionary's page.  Returns where the
+        first page of data is.
 
         Raises:
             ParseError: one does not open, or is not in its place.
         """
-        if max(group, column) > _MOST:
+        if max(place) > _MOST:
             _refuse()
-        place = group.to_bytes(2, "little") + column.to_bytes(2, "little")
-        with memoryview(data) as view:
-            at = page = 0
-            if out.dictionary:
-                at = self._page(view, 0, self._aad + _DICTIONARY_HEADER + place, self._aad + _DICTIONARY_PAGE + place, out)
-                out.first_data = out.length
-            header_aad, page_aad = (self._aad + kind + place for kind in (_DATA_HEADER, _DATA_PAGE))
-            while at < len(view):
-                if page > _MOST:
-                    _refuse()
-                number = page.to_bytes(2, "little")
-                at = self._page(view, at, header_aad + number, page_aad + number, out)
-                page += 1
+        ordinals = b"".join(number.to_bytes(2, "little") for number in place)
+        view = memoryview(data)
+        at = page = 0
+        if dictionary:
+            at = self._page(view, 0, self._aad + _DICTIONARY_HEADER + ordinals, self._aad + _DICTIONARY_PAGE + ordinals, room)
+        first = room.at
+        header_aad, page_aad = (self._aad + kind + ordinals for kind in (_DATA_HEADER, _DATA_PAGE))
+        while at < len(view):
+            if page > _MOST:
+                _refuse()
+            number = page.to_bytes(2, "little")
+            at = self._page(view, at, header_aad + number, page_aad + number, room)
+            page += 1
+        return first
 
-    def _page(self, data: memoryview, at: int, header_aad: bytes, page_aad: bytes, out: PlacedPages) -> int:
+    def _page(self, data: memoryview, at: int, header_aad: bytes, page_aad: bytes, room: Room) -> int:
         nonce, sealed, at = _module(data, at)
         try:
             header = self._cipher.decrypt(nonce, sealed, header_aad)
             nonce, sealed, at = _module(data, at)
             length = len(sealed) - _TAG
-            out.put(_plain_header(header, length))
-            end = out.length + length
-            self._cipher.decrypt_into(nonce, sealed, page_aad, out.room[out.length : end])
+            room.put(_plain_header(header, length))
+            with room.next(length) as page:
+                self._cipher.decrypt_into(nonce, sealed, page_aad, page)
         except InvalidTag:
             _refuse()
-        out.length = end
         return at
 
 
@@ -101,7 +105,7 @@ def file_unique(metadata: bytes) -> tuple[bytes, int]:
     given = whole
     for _ in range(2):  # encryption_algorithm, of it AES_GCM_V1
         given = given.fields[1] if 1 in given.fields else _refuse()
-    return thrift.binary(metadata, given.fields[2]) if 2 in given.fields else b"", whole.end  # noqa: PLR2004
+    return thrift.binary(metadata, given.fields[2]) if 2 in given.fields else b"", whole.end
 
 
 def _plain_header(header: bytes, length: int) -> bytes:

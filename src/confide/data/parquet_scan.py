@@ -20,13 +20,13 @@ from confide.data.parquet_image import Buffers, Image, arrow_schema
 from confide.data.partitions import path_values, with_folders
 from confide.data.pinned_parquet import Fetched, FileAccess, PinnedFile, PinnedFooter, TableFile, as_integrity
 from confide.data.places import RangedFolder
+from confide.data.read_counts import Counts, Told
 from confide.data.row_groups import Described, Pruning
 from confide.data.schema import schema_json, storable
 from confide.errors import DataError, ExtraMissingError, SecretLeakError
 
 try:
     import polars as pl
-    from polars.exceptions import PolarsError
     from polars.io.plugins import register_io_source
 except ImportError as missing:
     raise ExtraMissingError("Polars is not installed", hint="pip install 'confide[polars]'") from missing
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _BATCH_BYTES: Final = 64 * 1024 * 1024
 """What is fetched for one step of a scan, before it was compressed; a row group that is larger is one step."""
-_BATCH_ROWS: Final = 1 << 19
+_BATCH_ROWS: Final = 1 << 18
 _FOOTERS: Final = 4096
 """Of so many files the footers are kept from one query to the next, some kilobytes each; those of others are read again."""
 _NO_FOLDERS: Final = pl.DataFrame()
@@ -45,25 +45,13 @@ KeyOf = Callable[[str], FileAccess]
 """The key of a file of the table, by its path in the dataset."""
 
 
-@dataclass(slots=True)
-class ReadCounts:
-    """What a scan read: rows of the row groups that it came to, bytes as they are stored, seconds in the cipher."""
-
-    rows: int = 0
-    fetched: Fetched = field(default_factory=Fetched)
-
-
-Told = Callable[[ReadCounts], None]
-"""Is told what a query over the table read, when it has."""
-
-
 class TableScan:
     """What a query over one table reads, file by file; Polars calls it when it runs the query.  Not to be pickled or sent anywhere."""
 
     def __init__(
-        self, folder: Path | RangedFolder, files: Sequence[TableFile], key_of: KeyOf, schema: Json, told: Told = lambda _: None
+        self, folder: Path | RangedFolder, files: Sequence[TableFile], key_of: KeyOf, schema: Json, *, told: Told = lambda _: None
     ) -> None:
-        """``schema`` is the manifest's."""
+        """``schema`` is the manifest's.  ``told`` is told what each query read, when it has."""
         self._folder = folder
         self._files = tuple(files)
         self._key_of = key_of
@@ -133,18 +121,21 @@ class TableScan:
         """The rows that a query asks for (``register_io_source``): ``n_rows`` counts rows before the predicate."""
         pruning = None if predicate is None else Pruning(predicate, self.schema, self._in_folders)
         wanted = _Wanted.of(with_columns, predicate, n_rows, pruning)
-        counts = ReadCounts()
-        with ThreadPoolExecutor(1, thread_name_prefix="confide-fetch") as ahead:
-            for parts in _one_ahead(ahead, self._fetched(wanted, counts)):
-                found = _collect(parts, wanted, [*self.schema])
-                if any(self.schema[name] != kind for name, kind in found.schema.items()):
-                    raise DataError(f"files of one table have other types: {parts[0].path}", path=parts[0].path)
-                yield found
-        if not counts.rows:  # a query has an answer all the same
-            yield wanted.of_frame(pl.LazyFrame(schema=self.schema)).collect()
-        self._told(counts)
+        counts, fetched = Counts(tasks=1), Fetched()
+        try:
+            with ThreadPoolExecutor(1, thread_name_prefix="confide-fetch") as ahead:
+                for parts in _one_ahead(ahead, self._fetched(wanted, counts, fetched)):
+                    found = _collect(parts, wanted, [*self.schema])
+                    if any(self.schema[name] != kind for name, kind in found.schema.items()):
+                        raise DataError(f"files of one table have other types: {parts[0].path}", path=parts[0].path)
+                    yield found
+            if not counts.rows_read:  # a query has an answer all the same
+                yield wanted.of_frame(pl.LazyFrame(schema=self.schema)).collect()
+        finally:  # a query may end before the table, or fail
+            counts.bytes_read, counts.open_us = fetched.size, int(fetched.cipher_s * 1e6)
+            self._told(counts)
 
-    def _fetched(self, wanted: _Wanted, counts: ReadCounts) -> Iterator[list[_Part]]:
+    def _fetched(self, wanted: _Wanted, counts: Counts, fetched: Fetched) -> Iterator[list[_Part]]:
         """What is read, a bounded number of bytes and rows at a time."""
         buffers = Buffers()
         step = _Step(buffers)
@@ -167,9 +158,9 @@ class TableScan:
                         step = _Step(buffers)
                     part = step.part(entry.path, pinned.footer.layout, columns, folders)
                     if part.image is not None:
-                        late.file.put_pages(index, columns, part.image, counts.fetched)
+                        late.file.put_pages(index, columns, part.image, fetched)
                     step.count(part, size, rows)
-                    counts.rows += rows
+                    counts.rows_read += rows
         if step.parts:
             yield step.parts
 

@@ -133,7 +133,7 @@ class PinnedFile:
                 if pinned.footer.rows != entry.rows:
                     raise IntegrityError(f"a file has another number of rows than the manifest says: {entry.path}", path=entry.path)
             else:
-                self._modules = Modules(access, pinned.unique)
+                self._modules = Modules(access.key, access.aad_prefix + pinned.unique)
             self.pinned = pinned
             self._undo = undo.pop_all()
 
@@ -144,16 +144,16 @@ class PinnedFile:
             IntegrityError: they do not open, or the file was cut meanwhile.
         """
         described = self.pinned.footer.groups[group]
-        image.group(described.rows)
-        with as_integrity(self.path):
-            for leaf in (leaf for column in columns for leaf in column.leaves):
-                chunk = described.chunks[leaf]
+        leaves = [(leaf, described.chunks[leaf]) for column in columns for leaf in column.leaves]
+        most = sum(chunk.length for _, chunk in leaves)  # opened pages are never longer than they were
+        with as_integrity(self.path), image.group(described.rows, most) as (room, placed):
+            for leaf, chunk in leaves:
                 data = self._fetch(chunk.start, chunk.length)
-                began = perf_counter()
-                with image.chunk(chunk) as out:
-                    self._modules.pages(data, group, leaf, out)
+                began, first = perf_counter(), room.at
+                after_dictionary = self._modules.pages(data, (group, leaf), room, dictionary=chunk.dictionary)
                 fetched.cipher_s += perf_counter() - began
                 fetched.size += chunk.length
+                placed.append(PlacedChunk(chunk, first if chunk.dictionary else None, after_dictionary, room.at - first))
 
     def close(self) -> None:
         """Close the file and forget its key."""
@@ -172,7 +172,7 @@ class PinnedFile:
             raise _does_not_open(self.path)
         with as_integrity(self.path):
             unique, start = file_unique(footer)
-            modules = Modules(access, unique)
+            modules = Modules(access.key, access.aad_prefix + unique)
             return PinnedFooter(unique, Footer.parse(modules.footer(footer[start:]))), modules
 
     def _read(self, offset: int, length: int) -> bytes:

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, NoReturn, TypeAlias
 
 import pyarrow as pa
@@ -30,6 +31,7 @@ from confide.data.parquet_keys import FileKeys, file_keys
 from confide.data.parquet_scan import TableScan
 from confide.data.pinned_parquet import FileAccess, TableFile
 from confide.data.places import FilePlace, RangedFolder, open_place
+from confide.data.read_counts import Counts, Totals
 from confide.data.schema import storable
 from confide.errors import DataError, ExtraMissingError, IntegrityError, ManifestError, ProtocolError, SecretLeakError, UsageError
 from confide.node.local_socket import LocalSocketClient
@@ -60,6 +62,7 @@ class DataContext:
         self._agent = agent
         self._info = info
         self._listed: dict[str, list[Json]] = {}
+        self._counts = Totals(lambda totals: agent.call("data-counts", counts=totals))
         self.arguments: tuple[str, ...] = tuple(info["arguments"])
 
     def __repr__(self) -> str:
@@ -103,8 +106,9 @@ class DataContext:
             raise DataError(f"input {name!r} has no file", name=name)
         schema = found["schema"]
         if "hidden" in found:  # a table with column groups
-            return GroupedScan(folder, files, lambda path: self._group_keys(folder / path), schema["columns"], found["hidden"]).frame(name)
-        return TableScan(folder, files, lambda path: self._read_key(folder / path), schema).frame(name)
+            keys_of = lambda path: self._group_keys(folder / path)  # noqa: E731 - the key of a file, when a query comes to it
+            return GroupedScan(folder, files, keys_of, schema["columns"], found["hidden"], told=self._counts.add).frame(name)
+        return TableScan(folder, files, lambda path: self._read_key(folder / path), schema, told=self._counts.add).frame(name)
 
     def files(self, name: str) -> list[str]:
         """The paths of the files of an input that holds no table, for :meth:`open`.
@@ -185,6 +189,7 @@ class DataContext:
                 warnings.simplefilter("ignore")  # the parameter may change: the tests would say so
                 part.write_parquet(file, encryption=properties, compression="zstd")
             access.key.wipe()
+            self._counts.add(Counts(tasks=1, rows_written=part.height, bytes_written=place.stat().st_size))
         return self._commit(name, "parquet")
 
     def write_files(self, files: Mapping[str, bytes | BinaryIO], name: str) -> Committed:
@@ -202,7 +207,10 @@ class DataContext:
             place.parent.mkdir(parents=True, exist_ok=True)
             plain = io.BytesIO(source) if isinstance(source, bytes) else source
             with place.open("xb") as sealed:
+                began = perf_counter()
                 seal_stream_under(plain, sealed, self._container_keys("write-key", place))
+            seal_us = int((perf_counter() - began) * 1e6)
+            self._counts.add(Counts(tasks=1, bytes_written=plain.tell(), seal_us=seal_us))
         return self._commit(name, "files")
 
     def stop(self) -> None:
@@ -251,7 +259,9 @@ class DataContext:
             left = n_rows
             for path in paths:
                 with self.open(name, path) as file:
-                    frame = reader(io.BytesIO(file.read()), **{**options, "schema_overrides": dict(schema)})
+                    data = file.read()
+                frame = reader(io.BytesIO(data), **{**options, "schema_overrides": dict(schema)})
+                self._counts.add(Counts(tasks=1, rows_read=frame.height, bytes_read=len(data)))
                 if left is not None:
                     frame, left = frame.head(left), left - min(left, frame.height)
                 frame = frame if predicate is None else frame.filter(predicate)

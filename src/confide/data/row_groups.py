@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
+from confide.data.pinned_parquet import Facts, PinnedFooter
 from confide.errors import ExtraMissingError
 
 try:
     import polars as pl
 except ImportError as missing:
     raise ExtraMissingError("Polars is not installed", hint="pip install 'confide[polars]'") from missing
-
-if TYPE_CHECKING:
-    from confide.data.pinned_parquet import PinnedFooter
 
 _PRUNED: Final = (pl.Boolean, pl.Date, pl.Datetime, pl.Decimal)
 """Types whose statistics decide here what is not fetched, beside integers.  Not floats, whose statistics leave NaN out, and not text, whose
@@ -51,22 +49,21 @@ class Pruning:
         verdicts = iter(pl.DataFrame(facts).select(self._rule.alias("skip"))["skip"])
         return [frozenset(index for index in range(len(one.footer.footer.groups)) if next(verdicts) is True) for one in files]
 
-    def _said(self, name: str, kind: pl.DataType, files: Sequence[Described]) -> tuple[list[object], list[object], list[int | None]]:
-        lowest: list[object] = []
-        highest: list[object] = []
-        nulls: list[int | None] = []
+    def _said(self, name: str, kind: pl.DataType, files: Sequence[Described]) -> Facts:
+        said = Facts([], [], [])
         for footer, folders in files:
             groups = footer.footer.groups
             if name in folders.columns:
                 value = folders[name][0]
-                own = ([value] * len(groups), [value] * len(groups), [group.rows if value is None else 0 for group in groups])
+                own = Facts([value] * len(groups), [value] * len(groups), [group.rows if value is None else 0 for group in groups])
             elif _is_pruned(kind):
                 own = footer.facts(name)
             else:
-                own = ([None] * len(groups), [None] * len(groups), [None] * len(groups))
-            for whole, part in zip((lowest, highest, nulls), own, strict=True):
-                whole += part  # type: ignore[operator]
-        return lowest, highest, nulls
+                own = Facts([None] * len(groups), [None] * len(groups), [None] * len(groups))
+            said.lowest.extend(own.lowest)
+            said.highest.extend(own.highest)
+            said.nulls.extend(own.nulls)
+        return said
 
 
 def _is_pruned(kind: pl.DataType) -> bool:

@@ -288,7 +288,8 @@ class JobDriver:
         if engine.reads_data:
             files = TaskFiles(keys.operations()["write-key"], node.tell)
             operations["input-range"] = lambda request: input_range(self._inputs, request)
-            operations |= {"read-key": keys.operations()["read-key"], "write-key": files.operations()["write-key"]}
+            counts = _counts(node, keys)
+            operations |= {"read-key": keys.operations()["read-key"], "write-key": files.operations()["write-key"], "data-counts": counts}
         return operations
 
     def _write_code(self, node: NodeServices) -> Path:
@@ -342,7 +343,7 @@ class SparkWorker:
         keys = self._keys = BrokerKeys(node)
         files = TaskFiles(keys.operations()["write-key"], node.tell)
         lengths = {"input-length": self._lengths.operation, "input-listing": self._lengths.listing}
-        own = {"await-driver": self._await_driver, "data-counts": self._count, **lengths}
+        own = {"await-driver": self._await_driver, "data-counts": _counts(node, keys), **lengths}
         engine.serve({**keys.operations(), **files.operations(), **own})
         self._jvm = engine.start("executor", executor_command(engine.runtime, engine.node, engine.run, str(node.spec.index)))
         self._inputs = open_inputs(node.job)
@@ -383,18 +384,21 @@ class SparkWorker:
         if self._keys is not None:
             self._keys.close()
 
-    def _count(self, request: Json) -> Json:
-        """``data-counts``: what the executor's tasks did so far, ``counts``; the driver has heard when this answers."""
-        if self._services is None or self._keys is None:
-            raise UnavailableError("the engine was not opened")
-        asked, held = self._keys.counts()
-        counts = {**field(request, "counts", dict), "keys_asked": asked, "keys_held": held}
-        self._services.tell(data_counted(counted(self._services.spec.node_id, counts)))
-        return {}
-
     def _await_driver(self, _request: Json) -> Json:
         self._joining.wait()
         if self._driver is None:
             raise ProtocolError("the node is ending")
         host, port = self._driver
         return {"host": host, "port": port}
+
+
+def _counts(node: NodeServices, keys: BrokerKeys) -> Operation:
+    """``data-counts``: what the tasks of this node did so far, ``counts``; the driver has heard when this answers."""
+
+    def operation(request: Json) -> Json:
+        asked, held = keys.counts()
+        counts = {**field(request, "counts", dict), "keys_asked": asked, "keys_held": held}
+        node.tell(data_counted(counted(node.spec.node_id, counts)))
+        return {}
+
+    return operation

@@ -26,6 +26,7 @@ from confide.data.files import encrypt_table
 from confide.data.parquet_image import Buffers, Image
 from confide.data.parquet_scan import TableScan
 from confide.data.pinned_parquet import Fetched, FileAccess, PinnedFile, TableFile
+from confide.data.read_counts import Counts
 from confide.data.staging import Attempt
 from confide.errors import DataError, IntegrityError, PlaintextError, SecretLeakError
 from confide.ids import DatasetId
@@ -256,6 +257,28 @@ def test_any_changed_byte_is_refused_or_was_not_read(tmp_path: Path) -> None:
         except (IntegrityError, PlaintextError):
             pass
     assert accepted == [0, 1, 2, 3]  # not read: the first magic
+
+
+def test_a_column_chunk_in_the_place_of_another_row_groups_is_refused(tmp_path: Path) -> None:
+    table = Table(tmp_path / "small", pa.table({"id": pa.array([*range(500)] * 2, pa.int64())}))
+    with PinnedFile(table.folder, table.files[0], table.key_of(table.files[0].path)) as file:
+        first, second = (group.chunks[0] for group in file.pinned.footer.groups)
+    assert first.length == second.length
+    good = table.first.read_bytes()
+    one, other = (good[chunk.start : chunk.start + chunk.length] for chunk in (first, second))
+    table.first.write_bytes(good.replace(one, b"?" * len(one)).replace(other, one).replace(b"?" * len(one), other))
+    with pytest.raises(IntegrityError):
+        table.scan().collect()
+
+
+def test_what_a_query_read_is_told(table: Table) -> None:
+    told: list[Counts] = []
+    frame = TableScan(table.folder, table.files, table.key_of, table.schema, told=told.append).frame("table")
+    frame.select("id").collect()
+    frame.filter(pl.col("id") >= 4900).select("id").collect()
+    assert [(one.tasks, one.rows_read) for one in told] == [(1, ROWS), (1, 500)]
+    assert told[0].bytes_read > told[1].bytes_read > 0
+    assert all(one.open_us > 0 for one in told)
 
 
 @pytest.mark.parametrize("wrong", ["swapped", "renamed", "cut", "longer", "missing", "other-key", "fewer-rows"])
