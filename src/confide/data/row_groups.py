@@ -16,7 +16,6 @@ except ImportError as missing:
 _PRUNED: Final = (pl.Boolean, pl.Date, pl.Datetime, pl.Decimal)
 """Types whose statistics decide here what is not fetched, beside integers.  Not floats, whose statistics leave NaN out, and not text, whose
 statistics may be cut: Polars itself decides about those, from the same footer."""
-_WORDS: Final = ("min", "max", "nc")
 
 
 class Described(NamedTuple):
@@ -44,7 +43,8 @@ class Pruning:
         rows = [group.rows for one in files for group in one.footer.footer.groups]
         facts = {"len": pl.Series(rows, dtype=pl.get_index_type())}
         for name, kind in self._kinds.items():
-            for word, said in zip(_WORDS, self._said(name, kind, files), strict=True):
+            said_of = self._said(name, kind, files)
+            for word, said in (("min", said_of.lowest), ("max", said_of.highest), ("nc", said_of.nulls)):
                 facts[f"{name}_{word}"] = pl.Series(said, dtype=pl.get_index_type() if word == "nc" else kind, strict=False)
         verdicts = iter(pl.DataFrame(facts).select(self._rule.alias("skip"))["skip"])
         return [frozenset(index for index in range(len(one.footer.footer.groups)) if next(verdicts) is True) for one in files]

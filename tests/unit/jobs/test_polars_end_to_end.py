@@ -73,7 +73,7 @@ class TestRuns:
             ("driver", "people", "read"), ("driver", "cities", "read"), ("driver", "summary", "write"), ("driver", "names", "write"),
         }  # fmt: skip
         (did,) = statement.data  # people and cities read twice, two files written
-        assert (did.node, did.tasks, did.rows_read, did.rows_written) == ("driver", 6, 2 * (100 + 2), 100 + 2)
+        assert (did.node, did.tasks, did.rows_read, did.rows_written) == ("driver", 6, 2 * (100 + 5), 100 + 2)
         assert min(did.bytes_read, did.bytes_written, did.open_us) > 0
         assert did.keys_asked >= 4
         assert [event.node for event in events if event.type == "node-started"] == ["driver"]
