@@ -7,7 +7,7 @@ query comes to the file.  Nothing here writes to disk.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -303,6 +303,9 @@ def _collect(parts: Sequence[_Part], wanted: _Wanted, order: Sequence[str]) -> p
 def _one_ahead(ahead: ThreadPoolExecutor, source: Iterator[list[_Part]]) -> Iterator[list[_Part]]:
     """``source``, whose next value is made while the last one is used."""
     coming: Future[list[_Part] | None] = ahead.submit(next, source, None)
-    while (parts := coming.result()) is not None:
-        coming = ahead.submit(next, source, None)
-        yield parts
+    try:
+        while (parts := coming.result()) is not None:
+            coming = ahead.submit(next, source, None)
+            yield parts
+    finally:  # the query may end before the table, and nobody ends ``source`` while it runs
+        wait([coming])
