@@ -41,6 +41,7 @@ class Going:
         self.made = client.output("result", inputs=[self.flights.dataset], recipients=["analyst"])
         self.parent = manifest(self.made, first.identity.key)
         client.register_manifest(self.parent)
+        self.first, self.maker = first, client
 
     def run(self, name: str = "next", role: Role = Role.DRIVER) -> tuple[Node, NodeBrokerClient]:
         node = self.world.node(role, job=OTHER_JOB, run=RunId(f"{name}-0123456789ab"))
@@ -177,6 +178,14 @@ def test_an_older_snapshot_is_no_parent(world: World) -> None:
     _, later = going.run("later")
     with pytest.raises((RollbackError, ManifestError)):
         going.go_on(later, parent=going.parent)
+
+
+def test_an_older_snapshot_by_the_same_signer_is_no_parent(world: World) -> None:
+    going = Going(world)
+    going.maker.register_manifest(going.following(going.first.identity.key))
+    _, client = going.run()
+    with pytest.raises(RollbackError):
+        going.go_on(client)
 
 
 def test_a_parent_that_somebody_else_signed_is_refused(world: World) -> None:
