@@ -387,3 +387,35 @@ def test_a_redirect_to_another_host_is_not_followed_with_a_credential() -> None:
         client.head_object(Bucket="bkt", Key="x")
     server.shutdown()
     server.server_close()
+
+
+def test_throttled_writes_are_repeated(s3_credentials: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    answers, written = [503, 503, 200], list[bytes]()
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            data, status = self.rfile.read(int(self.headers["Content-Length"])), answers.pop(0)
+            said = b"<Error><Code>SlowDown</Code></Error>" if status != 200 else b""
+            if status == 200:
+                written.append(data)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(said)))
+            self.end_headers()
+            self.wfile.write(said)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Busy)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
+    remote_folder("s3://bkt/d").write("x", io.BytesIO(b"content"))
+    assert len(written) == 1
+    assert b"content" in written[0]
+    assert not answers
+    server.shutdown()
+    server.server_close()
