@@ -121,7 +121,7 @@ def test_a_newest_snapshot_of_another_signer_is_not_shown(job: Job) -> None:
         open_inputs(job)
 
 
-def test_a_later_runs_snapshot_vouches_for_an_earlier_one_of_a_run(job: Job) -> None:
+def test_a_later_runs_snapshot_vouches_for_an_earlier_one_of_a_run(job: Job, tmp_path: Path) -> None:
     """Each run signs with a key of its own; the broker knows which of them signs for the dataset."""
     first = load_manifest(Path(job.inputs["people"].path))
     made = replace(first.unverified, owner=None, run=RunId("first-1"))
@@ -130,7 +130,7 @@ def test_a_later_runs_snapshot_vouches_for_an_earlier_one_of_a_run(job: Job) -> 
     written = Written(made.kind, (replace(made.files[0], path="v-2/other.parquet"),), made.schema)
     following_one = following(written, parent, "overwrite", signer=later, now=datetime.now(UTC), run=RunId("second-1"))
     found = only(open_inputs(job))
-    commit_snapshot(parent, following_one)
+    commit_snapshot(parent, following_one, staged=tmp_path)
     assert found.vouched() == following_one.envelope
     assert only(open_inputs(job)).manifest == found.manifest
     with pytest.raises(ManifestError):
