@@ -34,9 +34,9 @@ def test_opening_a_thousand_files_asks_the_broker_once_for_each_key(stage: Stage
     asked: list[int] = []
     real = NodeBrokerClient.releases
 
-    def counted(self: NodeBrokerClient, shown: list, *rest: object) -> object:
+    def counted(self: NodeBrokerClient, shown: list, *rest: object, **named: object) -> object:
         asked.append(len(shown))
-        return real(self, shown, *rest)  # type: ignore[arg-type]
+        return real(self, shown, *rest, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(NodeBrokerClient, "releases", counted)
     job = stage.job()
