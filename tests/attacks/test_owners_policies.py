@@ -25,7 +25,8 @@ WORKER_ASKS = """        keys.open_inputs([*self._inputs.values()])
 WORKER_WRITES = """        for name in self._services.job.outputs:
             self._keys.open_output(name)
 """
-DRIVER_ASKS = """            key = keys.output(name, newest)  # soon: what is committed from now on is not for this run
+DRIVER_ASKS = """            parent = parents[name].manifest.envelope if name in parents else None
+            key = keys.output(name, newest, parent)  # soon: what is committed from now on is not for this run
             self._owners_policies |= {policy.digest: policy for policy in key.policies}
             outputs.hold(name, key, partial(keys.output, name))
             if engine.reads_data:
