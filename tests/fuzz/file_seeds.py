@@ -215,5 +215,6 @@ def seeds_with(statement: Statement, envelope: Json, evidence: Json, sets: list[
         "collateral-bundle": lambda: [_dump({"format": "confide-collateral-v1", "sets": sets})],
         "reference-values": lambda: [_dump(_FILES), _dump({"tee": "sgx", "mrenclave": "5a" * 32})],
         "parquet-footer": _parquet_footers,
+        "storage-credential": lambda: [_dump({"access_key_id": "id", "secret_access_key": "secret", "region": "eu", "session_token": "t"})],
         "words": lambda: [b"airline/flights", b"airline/flights@3", KEY.public.spki_der],
     }

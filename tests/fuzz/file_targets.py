@@ -43,6 +43,7 @@ from confide.data.folder import verify_files
 from confide.data.manifest import verify_manifest
 from confide.data.parquet_footer import Footer
 from confide.data.parquet_modules import file_unique
+from confide.data.s3 import S3Access
 from confide.data.snapshots import load_manifest
 from confide.ids import KeyRef
 from confide.job import Job
@@ -207,5 +208,6 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
     "collateral-bundle": _objects(lambda value: import_bundle(_store(), value, TrustRoots())),
     "reference-values": _objects(of_reference),
     "parquet-footer": _parquet_footer,
+    "storage-credential": S3Access.parse,
     "words": _words,
 }

@@ -175,16 +175,16 @@ class PinnedFile:
             modules = Modules(access.key, access.aad_prefix + unique)
             return PinnedFooter(unique, Footer.parse(modules.footer(footer[start:]))), modules
 
-    def _read(self, offset: int, length: int) -> bytes:
+    def _bytes_at(self, offset: int, length: int) -> bytes:
         if isinstance(self._file, SeekableReader):
             self._file.seek(offset)
             return self._file.read(length) or b""
         return os.pread(self._file.fileno(), length, offset)
 
     def _fetch(self, offset: int, length: int) -> bytes:
-        data = self._read(offset, length) if length <= self._size else b""
+        data = self._bytes_at(offset, length) if length <= self._size else b""
         while 0 < len(data) < length:  # Linux reads at most 2 GiB at a time
-            more = self._read(offset + len(data), length - len(data))
+            more = self._bytes_at(offset + len(data), length - len(data))
             if not more:
                 break
             data += more
