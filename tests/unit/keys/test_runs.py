@@ -148,7 +148,7 @@ def test_runs_that_begin_clear_what_others_have_left(quick: World) -> None:
         quick.client(quick.node(run=RunId(f"daily-{number:012x}"))).release(first.flights)
         sizes.append(sum(len(part) for _, part in quick.store.walk(Release)))
     assert max(sizes) <= 10
-    assert sizes[-1] == sizes[15]
+    assert abs(sizes[-1] - sizes[15]) <= 1  # the end of one's time may fall just before a step or just after it
     assert sum(len(part) for _, part in quick.store.walk(RunSeen)) == 41
 
 
