@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import secrets
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from confide.canonical import Json
 from confide.jobs.engines import spark as engine
 from confide.jobs.inputs import InputLengths
 from confide.node.keyring import Keyring
@@ -33,8 +34,18 @@ class ContainerJvm:
 
 
 @contextmanager
-def container_jvm(root: Path, keys: Keyring, lengths: InputLengths | None = None) -> Iterator[ContainerJvm]:
-    """The JVM, with the operations that an executor's file system asks its agent for.  ``root``: for classes; ``lengths``: of inputs."""
+def container_jvm(
+    root: Path, keys: Keyring, lengths: InputLengths | None = None, renamed: Callable[[Json], object] = lambda _: None
+) -> Iterator[ContainerJvm]:
+    """The JVM, with the operations that an executor's file system asks its agent for.
+
+    ``root``: for classes; ``lengths``: of inputs; ``renamed`` is told of each file that gets another name, before it does.
+    """
+
+    def note_renamed(request: Json) -> Json:
+        renamed(request)
+        return {}
+
     lengths = lengths or InputLengths()
     runtime = engine.find_runtime(with_archive=False)
     classes = root / "classes"
@@ -42,7 +53,7 @@ def container_jvm(root: Path, keys: Keyring, lengths: InputLengths | None = None
     subprocess.run(["javac", "--release", "17", "-proc:none", "-cp", path, "-d", str(classes), str(SOURCE)], check=True)
     operations = {
         **keys.operations(),
-        "file-renamed": lambda _: {},
+        "file-renamed": note_renamed,
         "file-deleted": lambda _: {},
         "input-length": lengths.operation,
         "input-listing": lengths.listing,

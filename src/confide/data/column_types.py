@@ -90,17 +90,16 @@ def csv_columns(sources: Sequence[Source], told: Told) -> pa.Schema:
     seen: list[_Seen] = []
     for source in sources:
         with reading(source), source.open() as file:
-            found = _look(file, told, seen)
+            found = _look(source, file, told, seen)
         if names is not None and found != names:
             raise unlike_columns(source, pa.schema([(name, pa.null()) for name in names]), pa.schema([(name, pa.null()) for name in found]))
         names = found
     return pa.schema([(name, one.kind()) for name, one in zip(names or [], seen, strict=True)])
 
 
-def _look(file: BinaryIO, told: Told, seen: list[_Seen]) -> list[str]:
-    """Add what one file holds; its columns' names.  If there is another number of them than before, nothing is added."""
-    counting = CountingFile(file, told)
-    reader = open_csv(counting, None)
+def _look(source: Source, file: BinaryIO, told: Told, seen: list[_Seen]) -> list[str]:
+    """Add what one source holds, opened as ``file``; its columns' names.  If there is another number of them than before, nothing is added."""
+    reader = open_csv(CountingFile(file, told), None)
     names = list(reader.schema.names)
     if not seen:
         seen.extend(_Seen() for _ in names)
@@ -115,9 +114,9 @@ def _look(file: BinaryIO, told: Told, seen: list[_Seen]) -> list[str]:
     except pa.ArrowInvalid as cause:
         if "CSV conversion error" not in str(cause):
             raise
-        counting.seek(0)
-        for table in _retyped(counting, names, rows):
-            _add(seen, table)
+        with source.open() as again:  # Arrow may be reading ahead in the other one yet
+            for table in _retyped(CountingFile(again, told), names, rows):
+                _add(seen, table)
     return names
 
 

@@ -77,6 +77,31 @@ public final class Containers {
         return files instanceof LocalFileSystem local ? local.getRaw() : files;
     }
 
+    private interface Step {
+        boolean done() throws IOException;
+    }
+
+    /** Interrupts this thread while it does a step that lasts; whether it was done, and whether the interrupt is there afterwards. */
+    private static String interrupted(Step step) throws IOException {
+        Thread here = Thread.currentThread();
+        Thread other =
+                new Thread(
+                        () -> {
+                            try {
+                                Thread.sleep(200);
+                            } catch (InterruptedException nobody) {
+                                throw new IllegalStateException(nobody);
+                            }
+                            here.interrupt();
+                        });
+        other.start();
+        try {
+            return step.done() + "\t" + Thread.interrupted();
+        } finally {
+            Thread.interrupted();
+        }
+    }
+
     /** {@code found NAME...}, or {@code refused EXCEPTION MESSAGE}. */
     private static String asked(FileSystem files, String[] words) {
         Path path = new Path(words[1]);
@@ -88,6 +113,8 @@ public final class Containers {
                 }
             } else if (words[0].equals("status")) {
                 found.append("\t").append(files.getFileStatus(path).getPath().getName());
+            } else if (words[0].equals("interrupted-rename")) {
+                found.append("\t").append(interrupted(() -> files.rename(path, new Path(words[2]))));
             } else {
                 try (OutputStream out = words[0].equals("put") ? files.create(path, true) : below(files).append(path)) {
                     for (byte one : HexFormat.of().parseHex(words[2])) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from support.container_jvm import ContainerJvm, container_jvm
 from support.tables import OwnedTable
 
+from confide.canonical import Json
 from confide.jobs.inputs import InputLengths, VerifiedInput
 from confide.node.keyring import Keyring
 
@@ -24,8 +26,18 @@ def lengths() -> InputLengths:
 
 
 @pytest.fixture(scope="module")
-def jvm(tmp_path_factory: pytest.TempPathFactory, lengths: InputLengths) -> Iterator[ContainerJvm]:
-    with container_jvm(tmp_path_factory.mktemp("classes"), Keyring(), lengths) as made:
+def renames() -> list[str]:
+    """New names that the agent heard of."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def jvm(tmp_path_factory: pytest.TempPathFactory, lengths: InputLengths, renames: list[str]) -> Iterator[ContainerJvm]:
+    def slowly(request: Json) -> None:
+        renames.append(request["to"])
+        time.sleep(1)
+
+    with container_jvm(tmp_path_factory.mktemp("classes"), Keyring(), lengths, slowly) as made:
         yield made
 
 
@@ -100,3 +112,13 @@ def test_nothing_is_appended_to_a_file(jvm: ContainerJvm, tmp_path: Path, scheme
     (tmp_path / "a.parquet").write_bytes(b"PARE")
     assert jvm.ask("append", f"{scheme}:{tmp_path}/a.parquet", b"PARE, and plaintext".hex())[0] == "refused"
     assert (tmp_path / "a.parquet").read_bytes() == b"PARE"
+
+
+def test_what_the_agent_heard_of_is_done_though_the_thread_is_interrupted(jvm: ContainerJvm, tmp_path: Path, renames: list[str]) -> None:
+    """Spark stops a query by interrupting it, and its log would lack a file that the agent knows."""
+    folder = tmp_path / ".o.staging-r-1" / "offsets"
+    folder.mkdir(parents=True)
+    (folder / ".1.tmp").write_bytes(b"CONFIDE")
+    answer = jvm.ask("interrupted-rename", f"enc:{folder}/.1.tmp", f"enc:{folder}/1")
+    assert answer == ["found", "true", "true"]
+    assert (renames, [path.name for path in folder.iterdir()]) == ([f"{folder}/1"], ["1"])

@@ -107,8 +107,10 @@ public final class ConfideFileSystem extends FileSystem {
 
     @Override
     public boolean rename(Path from, Path to) throws IOException {
-        OutputFiles.announceRename(below(from), below(to));
-        return local.rename(below(from), below(to));
+        return Uninterrupted.call(() -> {
+            OutputFiles.announceRename(below(from), below(to));
+            return local.rename(below(from), below(to));
+        });
     }
 
     /** Moves a file in one step: over what is at {@code to}, or failing if there is something. */
@@ -118,23 +120,27 @@ public final class ConfideFileSystem extends FileSystem {
         if (!overwrite && Files.exists(target)) {
             throw new FileAlreadyExistsException(to + " exists");
         }
-        OutputFiles.announceRename(below(from), below(to));
-        if (overwrite) {
-            Files.move(source, target, StandardCopyOption.ATOMIC_MOVE);
-            return;
-        }
-        try {
-            Files.createLink(target, source);
-        } catch (java.nio.file.FileAlreadyExistsException exists) {
-            throw new FileAlreadyExistsException(to + " exists");
-        }
-        Files.delete(source);
+        Uninterrupted.call(() -> {
+            OutputFiles.announceRename(below(from), below(to));
+            if (overwrite) {
+                return Files.move(source, target, StandardCopyOption.ATOMIC_MOVE);
+            }
+            try {
+                Files.createLink(target, source);
+            } catch (java.nio.file.FileAlreadyExistsException exists) {
+                throw new FileAlreadyExistsException(to + " exists");
+            }
+            Files.delete(source);
+            return target;
+        });
     }
 
     @Override
     public boolean delete(Path path, boolean recursive) throws IOException {
-        OutputFiles.announceDelete(below(path));
-        return local.delete(below(path), recursive);
+        return Uninterrupted.call(() -> {
+            OutputFiles.announceDelete(below(path));
+            return local.delete(below(path), recursive);
+        });
     }
 
     @Override
