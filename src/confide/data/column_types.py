@@ -98,7 +98,7 @@ def csv_columns(sources: Sequence[Source], told: Told) -> pa.Schema:
 
 
 def _look(source: Source, file: BinaryIO, told: Told, seen: list[_Seen]) -> list[str]:
-    """Add what one source holds, opened as ``file``; its columns' names.  If there is another number of them than before, nothing is added."""
+    """Add what a source holds, opened as ``file``; its columns' names.  If it has another number of them than before, nothing is added."""
     reader = open_csv(CountingFile(file, told), None)
     names = list(reader.schema.names)
     if not seen:
