@@ -14,7 +14,7 @@ import io
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -183,7 +183,7 @@ def remote_folder(url: str, access: S3Access | None = None) -> RemoteFolder:
         return S3Folder(s3_client(access), bucket, prefix)
     if access is not None:
         raise UsageError("credentials of a job are for s3:// only", hint="give a URL that needs none, or use S3", got=links[0])
-    return FsspecFolder(url)
+    return FsspecFolder(url, links)
 
 
 class S3Folder(RemoteFolder):
@@ -239,7 +239,8 @@ class S3Folder(RemoteFolder):
 class FsspecFolder(RemoteFolder):
     """Files below a URL of fsspec.  Whether :meth:`create` is one step for all writers is up to the file system behind it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, links: Sequence[str]) -> None:
+        """``links``: the URL's schemes (:func:`confide.data.remote.checked_links`)."""
         super().__init__(url.split("?", 1)[0])
         try:
             from fsspec.core import url_to_fs  # noqa: PLC0415
@@ -247,7 +248,7 @@ class FsspecFolder(RemoteFolder):
             raise ExtraMissingError("such URLs need fsspec, which is not installed", hint="pip install 'confide[fsspec]'") from cause
         try:
             with self._errors():
-                self._storage, root = url_to_fs(url, **https_only(checked_links(url), []))  # what it refuses is as if not there
+                self._storage, root = url_to_fs(url, **https_only(links, []))  # what it refuses is as if not there
         except ImportError as cause:
             hint = "install the package that fsspec names for it" + (f": {cause.name}" if cause.name else "")
             raise ExtraMissingError(f"fsspec needs another package for {url.split('://', 1)[0]}://", hint=hint) from cause

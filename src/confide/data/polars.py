@@ -106,8 +106,8 @@ class DataContext:
             raise DataError(f"input {name!r} has no file", name=name)
         schema = found["schema"]
         if "hidden" in found:  # a table with column groups
-            keys_of = lambda path: self._group_keys(folder / path)  # noqa: E731 - the key of a file, when a query comes to it
-            return GroupedScan(folder, files, keys_of, schema["columns"], found["hidden"], told=self._counts.add).frame(name)
+            columns, hidden, told = schema["columns"], found["hidden"], self._counts.add
+            return GroupedScan(folder, files, lambda path: self._group_keys(folder / path), columns, hidden, told=told).frame(name)
         return TableScan(folder, files, lambda path: self._read_key(folder / path), schema, told=self._counts.add).frame(name)
 
     def files(self, name: str) -> list[str]:
