@@ -8,6 +8,7 @@ import re
 import sys
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from benchmarks.machine import describe
 
@@ -21,7 +22,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure, side by side with the plain counterpart.")
     parser.add_argument("what", choices=["spine", "attest", "broker", "data"])
     parser.add_argument("--repeat", type=int, default=3, help="whole runs of each kind, or rounds of verifications (default 3)")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md; data: each section's when it is done")
     parser.add_argument("--quick", action="store_true", help="broker, data: a look at whether everything works; the figures mean nothing")
     parser.add_argument("--only", nargs="+", metavar="ROWS", default=[], help="broker, data: these rows, such as cycle, re-wrap or tpch")
     parser.add_argument("--sqlite", action="store_true", help="broker only: leave PostgreSQL out")
@@ -32,25 +33,38 @@ def main() -> int:
     special = {name: value for name, value in options.items() if value}
     if foreign := [f"--{name}" for name in special if name not in _OPTIONS.get(given.what, ())]:
         parser.error(f"not for {given.what}: {', '.join(foreign)}")
-    if given.write and (given.quick or given.only or given.sqlite):
-        parser.error("--write takes whole tables, without --quick, --only and --sqlite")
+    if given.write and (given.quick or given.sqlite or (given.only and given.what != "data")):
+        parser.error("--write takes whole tables, without --quick, --only (but for data) and --sqlite")
 
     bench = importlib.import_module(f"benchmarks.{given.what}")
-    rows = bench.measure(given.repeat, **special)
-    table = bench.markdown(rows, describe(), given.repeat)
-    print(table)
+    names: list[str] = bench.places(given.only, given.scale) if given.what == "data" else [given.what]
     if given.write:
-        _write(given.what, table)
+        _require_places(names)
+    measured: Any = bench.measure(given.repeat, **special)
+    for name, rows in zip(names, measured if given.what == "data" else [measured], strict=True):
+        table = bench.markdown(rows, describe(), given.repeat)
+        print(table, flush=True)
+        if given.write:
+            _write(name, table)
     return 0
+
+
+def _place(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+
+
+def _require_places(names: list[str]) -> None:
+    """Nothing is measured for long that there is no place for."""
+    text = PAGE.read_text(encoding="utf-8")
+    for name in names:
+        if len(_place(name).findall(text)) != 1:
+            sys.exit(f"docs/benchmarks.md has no place for {name}")
 
 
 def _write(name: str, table: str) -> None:
     """Replace the block between ``<!-- NAME -->`` and ``<!-- /NAME -->``."""
     text = PAGE.read_text(encoding="utf-8")
-    replaced, count = re.subn(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", lambda m: f"{m[1]}{table}\n{m[2]}", text, flags=re.DOTALL)
-    if count != 1:
-        sys.exit(f"docs/benchmarks.md has no place for {name}")
-    PAGE.write_text(replaced, encoding="utf-8")
+    PAGE.write_text(_place(name).sub(lambda m: f"{m[1]}{table}\n{m[2]}", text), encoding="utf-8")
 
 
 if __name__ == "__main__":

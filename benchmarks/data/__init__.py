@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -50,25 +50,31 @@ def _sections(scale: Decimal, repeat: int, *, quick: bool) -> dict[str, Callable
     }
 
 
-def measure(repeat: int, *, quick: bool = False, only: tuple[str, ...] = (), scale: Decimal = Decimal(1)) -> list[Row]:
-    """All rows, or those of the sections ``only``."""
-    sections = _sections(_QUICK if quick else scale, repeat, quick=quick)
+def _chosen(only: Collection[str]) -> list[str]:
+    sections = [*_sections(_QUICK, 1, quick=True)]
     if not set(only) <= set(sections):
         sys.exit(f"--only: sections are {', '.join(sections)}")
-    rows: list[Row] = []
-    for name, section in sections.items():
-        if only and name not in only:
-            continue
+    return [name for name in sections if not only or name in only]
+
+
+def places(only: Collection[str] = (), scale: Decimal | None = None) -> list[str]:
+    """The names that the sections' tables have in the page, in the order in which they are measured."""
+    end = "" if scale in {None, 1} else f"-sf{scale}"
+    return [f"data-{name}{end}" for name in _chosen(only)]
+
+
+def measure(repeat: int, *, quick: bool = False, only: Collection[str] = (), scale: Decimal = Decimal(1)) -> Iterator[list[Row]]:
+    """The rows of each section, or of the sections ``only``, when they are measured."""
+    sections = _sections(_QUICK if quick else scale, repeat, quick=quick)
+    for name in _chosen(only):
         note(f"--- {name}")
         with tempfile.TemporaryDirectory(prefix="confide-bench-") as scratch:
-            rows += section(Path(scratch))
-    return rows
+            yield sections[name](Path(scratch))
 
 
 def markdown(rows: list[Row], about: dict[str, str], repeat: int) -> str:
-    """The table as docs/benchmarks.md has it."""
+    """A section's table as docs/benchmarks.md has it."""
     head = "| what | Confide (CPU / wall) | plain Spark (CPU / wall) | CPU | wall | plain again, CPU | |"
     lines = [f"| {' | '.join(row.cells())} |" for row in rows]
-    facts = [f"* {name}: {value}" for name, value in about.items()]
-    when = f"* date: {datetime.now(UTC):%Y-%m-%d}; medians of {repeat}"
-    return "\n".join([head, "| --- | ---: | ---: | ---: | ---: | ---: | --- |", *lines, "", *facts, when])
+    facts = "; ".join([*about.values(), f"{datetime.now(UTC):%Y-%m-%d}; medians of {repeat}"])
+    return "\n".join([head, "| --- | ---: | ---: | ---: | ---: | ---: | --- |", *lines, "", f"*{facts}*"])

@@ -6,6 +6,7 @@ import datetime as dt
 import errno
 import io
 import json
+import math
 import os
 import signal
 import stat
@@ -60,6 +61,23 @@ def test_json_lines_keep_what_json_has_no_form_for_as_text(tmp_path: Path) -> No
     assert first == {"n": 1, "r": 0.5, "t": "a", "d": "1.20", "y": "2026-01-02", "w": "1970-01-01T00:00:00+00:00", "b": "/w==", "f": True}
     assert (second["r"], second["t"], second["d"]) == ("inf", 'b"\n', None)
     assert (third["t"], third["y"], third["b"]) == ("\u00e9", "0001-01-01", "")
+
+
+def test_json_lines_have_any_name_and_what_is_nested(tmp_path: Path) -> None:
+    name = '50% "a"'
+    rows = [{name: "\x00\u2028%s", "list": [1, None], "of": {"day": dt.date(1, 1, 1), "x": 0.5}}, {name: None, "list": None, "of": None}]
+    manifest = made(pa.Table.from_pylist(rows), tmp_path / "d")
+    decrypt(tmp_path / "d", manifest, KEY, tmp_path / "out.jsonl")
+    first, second = map(json.loads, (tmp_path / "out.jsonl").read_bytes().splitlines())
+    assert first == {**rows[0], "of": {"day": "0001-01-01", "x": 0.5}}
+    assert second == rows[1]
+
+
+def test_a_number_in_a_list_that_json_cannot_write_is_told(tmp_path: Path) -> None:
+    manifest = made(pa.table({"list": [[0.5, math.inf]]}), tmp_path / "d")
+    with pytest.raises(DataError, match="none that JSON has a form for"):
+        decrypt(tmp_path / "d", manifest, KEY, tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])

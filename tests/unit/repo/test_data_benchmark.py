@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,21 @@ def test_unknown_section_is_refused() -> None:
     done = told("--only", "everything")
     assert done.returncode == 1
     assert "sections are aead, encrypt, formats, tpch, polars, join, manifest, opening" in done.stderr
+
+
+def test_each_section_has_its_place_in_the_page() -> None:
+    from benchmarks.__main__ import _require_places
+    from benchmarks.data import places
+
+    assert places(("polars", "aead")) == ["data-aead", "data-polars"]
+    assert places(("tpch",), Decimal(3)) == ["data-tpch-sf3"]
+    _require_places(places() + places(("tpch",), Decimal(3)))
+
+
+def test_what_has_no_place_in_the_page_is_not_measured() -> None:
+    done = told("--only", "tpch", "--scale", "7", "--write")
+    assert done.returncode == 1
+    assert done.stderr == "docs/benchmarks.md has no place for data-tpch-sf7\n"
 
 
 def test_variants_that_give_other_rows_end_the_run() -> None:
