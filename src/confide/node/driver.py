@@ -94,6 +94,7 @@ class DriverAgent:
             ConfideError: what ended the run; the client was told, if it still listened.
         """
         spec = self._spec
+        failure: ConfideError | None = None
         with PrivateDir(spec.run_id, spec.node_id) as private:
             bootstrap = Reception(spec.listen_host, self._identity, AnyKeyUntilAttested(), self._receive, name="bootstrap")
             try:
@@ -104,15 +105,14 @@ class DriverAgent:
                 result = self._run_job(private, bootstrap)
                 self._tell_client(Kind.RESULT, **result)
             except ConfideError as error:
-                self._tell_client(Kind.RESULT, ok=False, error=error.to_json(), evidence=self._remains())
+                failure = error
                 raise
             except Exception as error:  # outermost edge of the node: a bug here must still be told to the client, and wipe
                 _log.exception("the driver failed")
-                fault = UnavailableError(f"the driver failed inside: {type(error).__name__}", hint="see the driver's log")
-                self._tell_client(Kind.RESULT, ok=False, error=fault.to_json(), evidence=self._remains())
-                raise fault from error
+                failure = UnavailableError(f"the driver failed inside: {type(error).__name__}", hint="see the driver's log")
+                raise failure from error
             finally:
-                self._end(bootstrap)
+                self._end(bootstrap, failure)
         return result
 
     # --- connections (on threads of the reception) ---------------------------------------------------------------------
@@ -279,8 +279,19 @@ class DriverAgent:
             return Remains().to_json()
         return Remains.of(self._workers.reports, self._workers.roster.refusals, self._verifier).to_json()
 
-    def _end(self, bootstrap: Reception) -> None:
-        """Stop and wipe everything, then give the client the time to take the result."""
+    def _end(self, bootstrap: Reception, failure: ConfideError | None) -> None:
+        """Stop and wipe everything, then tell the client of a failure, and give it the time to take the result.
+
+        In that order: what there is to tell of a failure has to be collected, from a collateral service too, and no key waits for that.
+        """
+        self._wipe(bootstrap)
+        try:
+            if failure is not None:
+                self._tell_client(Kind.RESULT, ok=False, error=failure.to_json(), evidence=self._remains())
+        finally:
+            self._part()
+
+    def _wipe(self, bootstrap: Reception) -> None:
         bootstrap.close()
         if self._presenter is not None:
             self._presenter.close()
@@ -294,9 +305,13 @@ class DriverAgent:
             _log.exception("the workload did not stop cleanly")
         if self._services is not None:
             self._services.certificate.private_key_pem.wipe()
-        if self._client is not None:
-            with suppress(ConfideError):  # the client leaves: that is what is waited for
-                self._mail.pump(lambda: self._client_gone, timeout_s=_FAREWELL_S)
+
+    def _part(self) -> None:
+        """Wait until the client has left, which it does with the result, whatever else comes meanwhile."""
+        until = time.monotonic() + _FAREWELL_S
+        while self._client is not None and not self._client_gone and time.monotonic() < until:
+            with suppress(ConfideError):  # what the end itself has caused, such as that the program was stopped
+                self._mail.pump(lambda: self._client_gone, timeout_s=until - time.monotonic())
         self._mail.close()
         if self._client is not None:
             self._client.close()

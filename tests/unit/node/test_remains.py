@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -10,11 +11,14 @@ from support.node_stage import Executor, Stage
 
 from confide.attest.binding import report_data
 from confide.attest.collateral_sources import FixedCollateral
+from confide.attest.evidence import Evidence
 from confide.attest.insecure import Fault
+from confide.attest.verify import VerifiedEvidence
 from confide.canonical import Json
 from confide.crypto.sign import SigningKey
 from confide.errors import AppraisalError, CollateralError, ConfideError, KeyAccessError, ProtocolError
 from confide.ids import Nonce, Role
+from confide.node.agent import DriverAgent
 from confide.node.record import EvidenceRecord
 from confide.node.remains import Remains
 from confide.node.session import utc_now
@@ -38,6 +42,28 @@ def test_evidence_of_a_refused_worker_is_judged_again_from_what_is_left(world: A
     then = world.verifier.with_collateral(FixedCollateral(*left.collateral))
     with pytest.raises(AppraisalError, match="measurement"):
         record.recheck(then, world.policy, record.at)
+
+
+def test_keys_are_wiped_before_what_is_left_of_a_failed_run_is_collected(world: Any, stage_of: Callable[[Any], Stage]) -> None:
+    stage = stage_of(world.with_job(resources={"workers": 2, "min_workers": 1, "refused_worker": "fail"}))
+    stage.begin()
+    seen: list[bool] = []
+    driver = stage.driver.agent
+    assert isinstance(driver, DriverAgent)
+    services = driver._services
+    assert services is not None
+
+    class Watched:
+        """The driver's verifier, and whether its keys were wiped when it was asked."""
+
+        def verify(self, evidence: Evidence, now: datetime) -> VerifiedEvidence:
+            seen.append(stage.engine.stopped.is_set() and not len(services.certificate.private_key_pem))
+            return world.verifier.verify(evidence, now)  # type: ignore[no-any-return]
+
+    driver._verifier = Watched()  # type: ignore[assignment]  # from now on; those that accept workers have theirs
+    stage.start_worker("worker-2", fault=Fault.WRONG_MEASUREMENT)
+    assert len(Remains.from_json(stage.until("result")["evidence"]).refused) == 1
+    assert seen == [True]
 
 
 def test_run_that_failed_before_a_worker_came_has_none(stage: Stage) -> None:
