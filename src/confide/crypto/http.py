@@ -20,7 +20,17 @@ from urllib.parse import parse_qsl
 import h11
 
 from confide.canonical import Json, parse_object
-from confide.crypto.http_plain import MAX_BODY_BYTES, MAX_HEAD_BYTES, READ_BYTES, PlainRequest, plain_response, read_plain
+from confide.crypto.http_plain import (
+    MAX_BODY_BYTES,
+    MAX_HEAD_BYTES,
+    READ_BYTES,
+    PlainRequest,
+    PlainResponse,
+    plain_request,
+    plain_response,
+    read_plain,
+    read_plain_response,
+)
 from confide.crypto.wire import Deadline
 from confide.errors import (
     AttestationError,
@@ -175,11 +185,15 @@ def request(
     fields = {"host": channel.peer_address, "accept": accepted, "content-length": str(len(data))}
     if body is not None:
         fields["content-type"] = BYTES_TYPE if isinstance(body, bytes) else JSON_TYPE
-    framing = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
+    sent, buffer = {**_lower(headers or {}), **fields}, bytearray()
     try:
-        head = h11.Request(method=method, target=path, headers=[*{**_lower(headers or {}), **fields}.items()])
-        channel.send(_encode(framing, head, data), timeout=deadline.remaining)
-        return _read_response(framing, channel, deadline, types, text_type)
+        plain = plain_request(method, path, sent, data)
+        channel.send(_framed(method, path, sent, data)[1] if plain is None else plain, timeout=deadline.remaining)
+        found = None if plain is None else read_plain_response(channel, buffer, deadline)
+        if found is None:  # of another form, or no response at all: that is for h11 to say, which has to hear of the request
+            found = _read_response(_framed(method, path, sent, data)[0], channel, buffer, deadline)
+        text = _text_body(found.body) if text_type is not None and _kind_of(found.headers) == text_type else None
+        return Response(found.status, found.headers, _json_body(found.headers, found.body, types) if text is None else None, text)
     except h11.LocalProtocolError as cause:
         raise ProtocolError("this request cannot be sent") from cause
     except h11.RemoteProtocolError as cause:
@@ -190,25 +204,28 @@ def request(
         raise
 
 
-def _read_response(
-    framing: h11.Connection, channel: Duplex, deadline: Deadline, types: tuple[str, ...] | None, text_type: str | None
-) -> Response:
-    first = channel.recv(READ_BYTES, timeout=deadline.remaining)
-    if not first:
+def _framed(method: str, path: str, headers: Mapping[str, str], data: bytes) -> tuple[h11.Connection, bytes]:
+    """A request by h11, and h11's side of the connection after it."""
+    framing = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
+    return framing, _encode(framing, h11.Request(method=method, target=path, headers=[*headers.items()]), data)
+
+
+def _read_response(framing: h11.Connection, channel: Duplex, buffer: bytearray, deadline: Deadline) -> PlainResponse:
+    """The response that comes, whatever its form; ``buffer`` is what has come of it."""
+    if not buffer:
+        buffer += channel.recv(READ_BYTES, timeout=deadline.remaining)
+    if not buffer:
         raise ChannelError("the server ended the channel without an answer")
-    framing.receive_data(first)
+    framing.receive_data(bytes(buffer))
     event = _next_event(framing, channel, deadline)
     while isinstance(event, h11.InformationalResponse):
         event = _next_event(framing, channel, deadline)
     if not isinstance(event, h11.Response):
         raise ProtocolError("the server ended the channel without an answer")
-    headers = _headers(event.headers)
-    body = _read_body(framing, channel, deadline)
-    text = _text_body(body) if text_type is not None and _kind_of(headers) == text_type else None
-    content = _json_body(headers, body, types) if text is None else None
+    found = PlainResponse(event.status_code, _headers(event.headers), _read_body(framing, channel, deadline))
     if framing.their_state is not h11.DONE or framing.trailing_data[0]:
         channel.close()
-    return Response(event.status_code, headers, content, text)
+    return found
 
 
 # --- server -------------------------------------------------------------------------------------------------------

@@ -11,16 +11,15 @@ and another context cannot open the secret.
 from __future__ import annotations
 
 import hashlib
-import json
 from functools import lru_cache
 from typing import Any, Final, NoReturn
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from jwcrypto import jwe, jwk
-from jwcrypto.common import JWException
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from confide.canonical import Json, b64url, canonical, from_b64url, parse_object, sha256_hex
-from confide.crypto.jwe import ECDH, ENC, encrypt
+from confide.crypto.jwe import ECDH, ENC, decrypt, encrypt, public_jwk
 from confide.crypto.secret import SecretBytes
 from confide.errors import ParseError, SecretLeakError, UnwrapError
 
@@ -36,16 +35,16 @@ class SealKey:
 
     __slots__ = ("_key", "_public")
 
-    def __init__(self, key: jwk.JWK) -> None:
+    def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
+        if not isinstance(key.curve, ec.SECP256R1):
+            raise ParseError("a seal key is on P-256", got=key.curve.name)
         self._key = key
-        exported = json.loads(key.export_public())
-        self._public = check_public_jwk({name: exported.get(name) for name in _PUBLIC_FIELDS})
+        self._public = public_jwk(key.public_key())
 
     @classmethod
     def generate(cls) -> SealKey:
         """A new key from the operating system's generator."""
-        private = ec.generate_private_key(ec.SECP256R1())
-        return cls(jwk.JWK.from_pyca(private))
+        return cls(ec.generate_private_key(ec.SECP256R1()))
 
     @classmethod
     def from_private_pem(cls, pem: SecretBytes) -> SealKey:
@@ -55,9 +54,12 @@ class SealKey:
             UnwrapError: it is none.
         """
         try:
-            return cls(jwk.JWK.from_pem(pem.reveal()))
-        except (JWException, ValueError, ParseError):
+            key = load_pem_private_key(pem.reveal(), password=None)
+        except (ValueError, TypeError, UnsupportedAlgorithm):
             raise UnwrapError("a kept seal key is damaged") from None
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+            raise UnwrapError("a kept seal key is damaged")
+        return cls(key)
 
     def public_jwk(self) -> Json:
         """The public half: ``kty``, ``crv``, ``x``, ``y`` and nothing else."""
@@ -74,18 +76,13 @@ class SealKey:
         Raises:
             UnwrapError: another form or algorithm, another key or context, or changed bytes.
         """
-        header = _protected_header(sealed)
-        if header["apv"] != b64url(_party_info(context)):
+        header, info = _protected_header(sealed), _party_info(context)
+        if header["apv"] != b64url(info):
             raise UnwrapError("a key was sealed for another use")
-        try:
-            opened = jwe.JWE(algs=[ECDH, ENC])
-            opened.deserialize(sealed, key=self._key)
-            payload = opened.payload
-        except (JWException, ValueError, TypeError, KeyError):
-            raise UnwrapError("a sealed key does not open") from None
-        if not isinstance(payload, bytes) or not payload:
+        secret = decrypt(sealed, self._key, _public_key(header["epk"]), apv=info)
+        if not len(secret):
             raise UnwrapError("a sealed key is empty")
-        return SecretBytes(payload)
+        return secret
 
     def __repr__(self) -> str:
         return f"SealKey({self.thumbprint})"
