@@ -7,7 +7,6 @@ Who may ask for what is the handler's to decide: it finds the channel, with the 
 
 from __future__ import annotations
 
-import json as jsonlib
 import logging
 import math
 import traceback
@@ -19,7 +18,7 @@ from urllib.parse import parse_qsl
 
 import h11
 
-from confide.canonical import Json, parse_object
+from confide.canonical import Json, json_writer, parse_object
 from confide.crypto.http_plain import (
     MAX_BODY_BYTES,
     MAX_HEAD_BYTES,
@@ -64,7 +63,7 @@ _MAX_PIECES: Final = 1 << 16
 """Cap on a body's chunks: each takes time to read, however small it is."""
 _MAX_QUERY_FIELDS: Final = 32
 _METHODS: Final = frozenset({"GET", "POST", "PUT", "DELETE"})
-_ENCODER: Final = jsonlib.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+_write: Final = json_writer()
 _log = logging.getLogger(__name__)
 
 # The first class that fits decides; anything else is 500.
@@ -470,7 +469,7 @@ def _query(text: str) -> dict[str, str]:
 
 
 def _dump(body: Json) -> bytes:
-    return _ENCODER.encode(body).encode("ascii")
+    return _write(body).encode("ascii")
 
 
 def _encode(framing: h11.Connection, head: h11.Request | h11.Response, body: bytes) -> bytes:

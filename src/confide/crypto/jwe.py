@@ -10,7 +10,6 @@ Checks nothing of whose key it is, and nothing of the header when it opens: that
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
 from typing import Final
 
@@ -21,7 +20,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from confide.canonical import Json, b64url, from_b64url
+from confide.canonical import Json, b64url, from_b64url, json_writer
 from confide.crypto.secret import SecretBytes
 from confide.errors import ParseError, UnwrapError
 
@@ -29,7 +28,7 @@ ECDH: Final = "ECDH-ES+A256KW"
 RSA_OAEP: Final = "RSA-OAEP-256"
 ENC: Final = "A256GCM"
 _CURVE_NAMES: Final = {"secp256r1": "P-256", "secp521r1": "P-521"}
-_ENCODER: Final = json.JSONEncoder(separators=(",", ":"))
+_write: Final = json_writer()
 _KEY_BYTES: Final = 32
 _IV_BYTES: Final = 12
 """96 bits (RFC 7518, section 5.3).  Random: each content key encrypts once."""
@@ -56,7 +55,7 @@ def encrypt(secret: SecretBytes, key: ec.EllipticCurvePublicKey | rsa.RSAPublicK
         ephemeral = ec.generate_private_key(key.curve)
         header = {"alg": ECDH, "enc": ENC, **({} if apv is None else {"apv": b64url(apv)}), "epk": public_jwk(ephemeral.public_key())}
         wrapped = aes_key_wrap(_agreed(ephemeral.exchange(ec.ECDH(), key), apv or b""), content_key)
-    protected, iv = b64url(_ENCODER.encode(header).encode()), secrets.token_bytes(_IV_BYTES)
+    protected, iv = b64url(_write(header).encode()), secrets.token_bytes(_IV_BYTES)
     sealed = AESGCM(content_key).encrypt(iv, secret.reveal(), protected.encode())
     return ".".join((protected, b64url(wrapped), b64url(iv), b64url(sealed[:-_TAG_BYTES]), b64url(sealed[-_TAG_BYTES:])))
 

@@ -23,17 +23,8 @@ class RecordBounds:
         between = not self._left and not self._head
         if between and data[:1] == _APPLICATION_DATA and len(data) == _HEADER + int.from_bytes(data[3:_HEADER]):
             return True
-        at = self._skip(data, 0)
-        while at < len(data):
-            more = data[at : at + _HEADER - len(self._head)]
-            self._head, at = self._head + more, at + len(more)
-            if len(self._head) == _HEADER:
-                self._head, self._left = b"", int.from_bytes(self._head[3:])
-                at = self._skip(data, at)
+        at, stream = self._left, self._head + data  # where the next header begins in it, if it has come
+        while at + _HEADER <= len(stream):
+            at += _HEADER + int.from_bytes(stream[at + 3 : at + _HEADER])
+        self._head, self._left = (stream[at:], 0) if at <= len(stream) else (b"", at - len(stream))
         return False
-
-    def _skip(self, data: bytes, at: int) -> int:
-        """Pass over what ``data`` has of the record under way."""
-        step = min(self._left, len(data) - at)
-        self._left -= step
-        return at + step

@@ -10,23 +10,24 @@ from confide.crypto.http import LastCall
 from confide.crypto.tls import Channel
 
 JOIN_S: Final = 3.0
-"""How long the threads of connections that were cut off are awaited, in seconds."""
+"""How long is waited until connections that were cut off are done with, in seconds."""
 _LOOK_S: Final = 0.05
 
 
 class OpenConnections:
-    """At most ``limit`` connections and their threads.  Safe to use from several threads."""
+    """At most ``limit`` connections.  Safe to use from several threads."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._lock = threading.Lock()
-        self._served: dict[Channel, tuple[threading.Thread, LastCall]] = {}
+        self._lock = threading.Condition(threading.Lock())
+        self._served: dict[Channel, LastCall] = {}
+        self._inside = threading.local()
         self._finishing = self._over = False
 
     def __len__(self) -> int:
         return len(self._served)
 
-    def add(self, channel: Channel, thread: threading.Thread, last_call: LastCall) -> bool:
+    def add(self, channel: Channel, last_call: LastCall) -> bool:
         """Take note of a connection; whether there was room for it.
 
         One that was accepted just before the end has one request, as those that were there; after all were cut off, there is room for none.
@@ -34,34 +35,39 @@ class OpenConnections:
         with self._lock:
             if self._over or len(self._served) >= self._limit:
                 return False
-            self._served[channel] = thread, last_call
+            self._served[channel] = last_call
             if self._finishing:
                 last_call.announce()
         return True
 
+    def begin(self, channel: Channel) -> None:
+        """This thread serves that connection from now on."""
+        self._inside.channel = channel
+
     def remove(self, channel: Channel) -> None:
-        """A connection has ended."""
+        """A connection is done with."""
+        self._inside.channel = None
         with self._lock:
             self._served.pop(channel, None)
+            self._lock.notify_all()
 
     def finish(self, within: float, hurry: threading.Event) -> None:
         """Let each end after the request in hand; return when all have, after ``within`` seconds, or when ``hurry`` is set."""
         until = time.monotonic() + within
         with self._lock:
             self._finishing, found = True, dict(self._served)
-        for _, last_call in found.values():
+        for last_call in found.values():
             last_call.announce()
         while self._served and time.monotonic() < until and not hurry.wait(_LOOK_S):
             pass
 
     def cut(self) -> int:
-        """Close all at once, and wait a little for their threads; how many there were."""
+        """Close all at once, and wait a little until they are done with; how many there were."""
         with self._lock:
-            self._over, found = True, dict(self._served)
+            self._over, found = True, list(self._served)
         for channel in found:
             channel.close()
-        deadline = time.monotonic() + JOIN_S
-        for thread, _ in found.values():
-            if thread.is_alive() and thread is not threading.current_thread():  # one that has not begun yet finds its channel closed
-                thread.join(max(0.0, deadline - time.monotonic()))
+        others = {*found} - {getattr(self._inside, "channel", None)}
+        with self._lock:
+            self._lock.wait_for(lambda: others.isdisjoint(self._served), JOIN_S)
         return len(found)

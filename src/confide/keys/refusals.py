@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -16,7 +15,6 @@ _LINE: Final = ("check", "expected", "got", "policy")
 """Facts of a refusal by a policy: the line that decided."""
 
 
-@dataclass(frozen=True, slots=True)
 class refusals_audited:  # noqa: N801 -- read as a verb, as context managers are
     """Record an error that leaves the block, and let it go on.  Put it outside of the transaction that the error undoes.
 
@@ -24,11 +22,10 @@ class refusals_audited:  # noqa: N801 -- read as a verb, as context managers are
     Nor is asking too often: a flood of requests is no flood of records.
     """
 
-    store: Store
-    clock: Callable[[], datetime]
-    action: str
-    owners: Sequence[str]
-    facts: Mapping[str, Fact]
+    __slots__ = ("_action", "_clock", "_facts", "_owners", "_store")
+
+    def __init__(self, store: Store, clock: Callable[[], datetime], action: str, owners: Sequence[str], facts: Mapping[str, Fact]) -> None:
+        self._store, self._clock, self._action, self._owners, self._facts = store, clock, action, owners, facts
 
     def __enter__(self) -> None:
         """Nothing is recorded of what goes well: its own step does that."""
@@ -39,9 +36,9 @@ class refusals_audited:  # noqa: N801 -- read as a verb, as context managers are
 
     def _record(self, error: ConfideError) -> None:
         told: dict[str, Fact] = {name: _short(error.facts[name]) for name in _LINE if name in error.facts}
-        known: dict[str, Fact] = {**self.facts, "refused": self.action, "code": error.code, "message": _short(error.message), **told}
+        known: dict[str, Fact] = {**self._facts, "refused": self._action, "code": error.code, "message": _short(error.message), **told}
         known["hint"] = _short(error.hint)
-        self.store.append_audit(new_event("refuse", self.owners, self.clock(), **known))
+        self._store.append_audit(new_event("refuse", self._owners, self._clock(), **known))
 
 
 def _short(value: Fact) -> Fact:

@@ -96,6 +96,7 @@ from confide.keys.operator_routes import operator_route
 from confide.keys.page.routes import serve_page
 from confide.keys.readings import Reading
 from confide.keys.roles import has_row
+from confide.keys.serving_threads import ServingThreads
 from confide.keys.sessions import Peer
 from confide.keys.transfer_routes import transfer_route
 
@@ -141,6 +142,7 @@ class BrokerServer:
         self._stopping = threading.Event()
         self._hurrying = threading.Event()
         self._serving = OpenConnections(MAX_CONNECTIONS)
+        self._threads = ServingThreads(self._serve)
         self.looked = time.monotonic()
         """When connections were last looked for: while it serves, not longer ago than a few seconds."""
         self._acceptor: threading.Thread | None = None
@@ -214,6 +216,7 @@ class BrokerServer:
         if within > 0:
             self._serving.finish(within, self._hurrying)
         cut = self._serving.cut()
+        self._threads.end()
         remove_observer(self._kbs.metrics)
         return cut
 
@@ -225,15 +228,15 @@ class BrokerServer:
 
     def _take(self, channel: Channel) -> None:
         last_call = LastCall(channel)
-        thread = threading.Thread(target=self._serve, args=(channel, last_call), name="broker-connection", daemon=True)
-        if self._serving.add(channel, thread, last_call):
-            thread.start()
+        if self._serving.add(channel, last_call):
+            self._threads.take(channel, last_call)
         else:
             channel.close()
 
     def _serve(self, channel: Channel, last_call: LastCall) -> None:
         peer: Peer | None = None
         try:
+            self._serving.begin(channel)
             channel.handshake()
             address = channel.peer_address.rpartition(":")[0]
             peer = Peer(channel.exporter(), channel.peer_spki, address, channel.peer_certificate)

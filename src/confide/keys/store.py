@@ -205,11 +205,15 @@ class Store:
         Raises:
             StoreError: the row was changed by somebody without the master key, taken out, or replaced by an older one.
         """
+        if self._steps.is_writing:
+            return self._rows.get(kind, name)
         with self._steps.reading():
             return self._rows.get(kind, name)
 
     def find(self, kind: type[R], ref: str) -> list[R]:
         """All records of that kind and ref, by id.  Raises as :meth:`get`."""
+        if self._steps.is_writing:
+            return self._rows.find(kind, ref)
         with self._steps.reading():
             return self._rows.find(kind, ref)
 
@@ -220,6 +224,8 @@ class Store:
 
     def count(self, kind: type[R], ref: str) -> int:
         """How many records of that kind and ref there are.  Raises as :meth:`get`."""
+        if self._steps.is_writing:
+            return self._rows.count(kind, ref)
         with self._steps.reading():
             return self._rows.count(kind, ref)
 

@@ -11,7 +11,7 @@ import rfc8785
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from confide.canonical import MAX_DEPTH, b64url, canonical, digest_of, from_b64url, parse_object, parse_toml
+from confide.canonical import MAX_DEPTH, b64url, canonical, digest_of, from_b64url, json_writer, parse_object, parse_toml
 from confide.errors import ParseError
 
 
@@ -119,3 +119,19 @@ def test_anything_but_toml_is_refused(text: str) -> None:
     """Guests send TOML (init-data).  Python's own reader lets the errors of a long number and of deep nesting through."""
     with pytest.raises(ParseError):
         parse_toml(text)
+
+
+@pytest.mark.parametrize("ensure_ascii", [True, False])
+@pytest.mark.parametrize("sort_keys", [True, False])
+def test_writer_writes_what_the_standard_library_does_with_and_without_its_part_in_c(
+    ensure_ascii: bool, sort_keys: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = {"b": [1, 2.5, None, True, {"ä": "\u2028\x7f"}], "a": {}, "c": "x"}
+    expected = json.dumps(value, ensure_ascii=ensure_ascii, sort_keys=sort_keys, separators=(",", ":"))
+    for _ in range(2):
+        write = json_writer(ensure_ascii=ensure_ascii, sort_keys=sort_keys)
+        assert write(value) == expected
+        for refused in (float("nan"), {1: object()}, [float("inf")]):
+            with pytest.raises((ValueError, TypeError)):
+                write(refused)
+        monkeypatch.setattr(json.encoder, "c_make_encoder", None)

@@ -124,7 +124,7 @@ def test_server_that_ends_in_order_answers_what_was_sent_and_closes_what_is_idle
 def test_request_that_has_begun_is_answered_by_a_server_that_ends(world: World, begin: bytes, rest: bytes) -> None:
     channel = _open(world.server)
     assert request(channel, "GET", "/livez").status == 200
-    (last_call,) = (last_call for _, last_call in world.server._serving._served.values())
+    (last_call,) = world.server._serving._served.values()
 
     def wait_until(between: bool) -> None:
         end = time.monotonic() + 5
@@ -167,7 +167,7 @@ def test_connection_whose_thread_has_not_begun_is_cut_off_too(world: World) -> N
     from confide.crypto.http import LastCall
 
     channel = _open(world.server)
-    world.server._serving.add(channel, threading.Thread(target=channel.close), LastCall(channel))
+    world.server._serving.add(channel, LastCall(channel))
     assert world.server.stop() >= 1
     assert channel.closed
 
@@ -186,7 +186,7 @@ def test_connection_that_the_broker_has_ended_while_idle_is_opened_anew(world: W
     """Also for requests that must not be done twice: nothing was sent on the old one."""
     airline = world.owner("airline")
     airline.create_key("one")
-    for channel, (_, last_call) in list(world.server._serving._served.items()):
+    for channel, last_call in list(world.server._serving._served.items()):
         last_call.announce()
         while not channel.closed:
             time.sleep(0.01)

@@ -35,20 +35,20 @@ def undone(store: Store) -> None:
 
 def query_in_a_step(store: Store) -> None:
     with store.transaction():
-        store._steps._count(-1)
+        store._steps._turn.waiting -= 1
         undone(store)
 
 
 def query_outside(store: Store) -> None:
     with store._steps.reading():
-        store._steps._count(-1)
+        store._steps._turn.waiting -= 1
         undone(store)
 
 
 def write_after_it(store: Store) -> None:
     with pytest.raises(StoreError), store.transaction():
         undone(store)
-    store._steps._count(-1)
+    store._steps._turn.waiting -= 1
     step(store, "third")
 
 
@@ -70,7 +70,7 @@ def test_nothing_of_a_transaction_that_sqlite_undid_is_kept_or_said_to_be(
         else:
             told.append(None)
 
-    store._steps._count(1)  # somebody who has not come yet
+    store._steps._turn.waiting += 1  # somebody who has not come yet
     thread = threading.Thread(target=waits_for_its_commit)
     thread.start()
     until = time.monotonic() + 30.0

@@ -37,6 +37,8 @@ class Metrics:
         self._commits = Counter("confide_broker_store_commits", "Commits of the store.", ["outcome"], registry=made)
         self._steps = Counter("confide_broker_store_steps", "Steps in those commits.", registry=made)
         self._commit_time = Histogram("confide_broker_store_commit_seconds", "Time of a commit.", buckets=_SECONDS, registry=made)
+        self._of_requests: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
+        """The series of each endpoint and outcome, found once: both are of closed lists."""
         self._custody = Counter("confide_broker_custody_checks", "Questions to the custody of the master key.", ["outcome"], registry=made)
 
     def count(self, endpoint: Endpoint, outcome: Outcome) -> None:
@@ -58,8 +60,9 @@ class Metrics:
         """See :class:`~confide.keys.observation.Observer`."""
         match step.step:
             case "request":
-                self._requests.labels(step.endpoint, step.outcome).inc()
-                self._latency.labels(step.endpoint).observe(step.seconds)
+                series = self._of_requests.get((step.endpoint, step.outcome)) or self._found(step.endpoint, step.outcome)
+                series[0].inc()
+                series[1].observe(step.seconds)
                 if step.outcome != "ok":
                     self._refusals.labels(step.code if leaf_of(step.code) else OTHER).inc()
             case "store-commit":
@@ -68,6 +71,11 @@ class Metrics:
                 self._commit_time.observe(step.seconds)
             case "custody-check":
                 self._custody.labels(step.outcome).inc()
+
+    def _found(self, endpoint: str, outcome: str) -> tuple[Counter, Histogram]:
+        found = self._requests.labels(endpoint, outcome), self._latency.labels(endpoint)
+        self._of_requests[endpoint, outcome] = found
+        return found
 
     def text(self, *, sessions: float, connections: int, nodes: int, sealed: bool) -> str:
         """Everything, as Prometheus reads it."""

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import bindparam, delete, select
 
-from confide.canonical import Json, parse_object
+from confide.canonical import Json, json_writer, parse_object
 from confide.errors import ParseError, StoreError
 from confide.keys.records import Record
 from confide.keys.storage.contents import BUCKETS as BUCKET_COUNT
@@ -37,7 +37,9 @@ _PART: Final = 100
 """Records that a walk takes at a time, at least."""
 _MODULUS: Final = 1 << 256
 _NONCE_BYTES: Final = 16
-_ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+_bound: Final = json_writer(separators=(", ", ": "))
+"""As rows were always authenticated."""
+_write: Final = json_writer(sort_keys=True)
 _ROWS: Final = select(RECORDS.c.kind, RECORDS.c.id, RECORDS.c.ref, RECORDS.c.body, RECORDS.c.mac, RECORDS.c.expires)
 _IN_BUCKET: Final = Statement(_ROWS.where(RECORDS.c.bucket == bindparam("bucket")))
 _UNDER_REF: Final = Statement(_ROWS.where((RECORDS.c.kind == bindparam("kind")) & (RECORDS.c.ref == bindparam("ref"))))
@@ -296,7 +298,7 @@ class Rows:
         return Row(ref, text, bytes(mac), expires)
 
     def _mac(self, place: Place, ref: str, text: str, expires: int | None) -> bytes:
-        data = json.dumps([self._version, *place, ref, text, expires]).encode()
+        data = _bound([self._version, *place, ref, text, expires]).encode()
         return hmac.digest(self._mac_key, data, hashlib.sha256)
 
     def _weight(self, mac: bytes) -> int:
@@ -314,7 +316,7 @@ def subkey(key: bytes, use: str) -> bytes:
 
 def text_of(body: Json) -> str:
     """A record's body as it is kept."""
-    return _ENCODER.encode(body)
+    return _write(body)
 
 
 def not_latest() -> StoreError:

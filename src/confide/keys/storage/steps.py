@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import logging
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
 from sqlalchemy import select
 
-from confide.canonical import parse_object
+from confide.canonical import json_writer, parse_object
 from confide.errors import AuditError, StepUnknownError, StoreError
 from confide.keys.observation import observed
 from confide.keys.storage.database import Database
@@ -32,7 +31,7 @@ MAX_BATCH: Final = 128
 """Steps that are committed together at most."""
 _PATIENCE_S: Final = 0.05
 """How long a step waits for others to commit it before it sees to that itself."""
-_ENCODER: Final = json.JSONEncoder(sort_keys=True)
+_write: Final = json_writer(sort_keys=True, separators=(", ", ": "))
 _READ_HEAD: Final = Statement(select(HEAD.c.body, HEAD.c.mac))
 _KEEP_HEAD: Final = upsert(HEAD)
 
@@ -64,6 +63,35 @@ class _Batch:
         self.error: BaseException | None = None
 
 
+class _Inside(threading.local):
+    """What a thread is doing."""
+
+    writing = False
+
+
+class _Turn:
+    """A lock that counts who waits for it."""
+
+    __slots__ = ("_queue", "alone", "waiting")
+
+    def __init__(self) -> None:
+        self.alone = threading.RLock()
+        self._queue = threading.Lock()
+        self.waiting = 0
+
+    def __enter__(self) -> None:
+        with self._queue:
+            self.waiting += 1
+        try:
+            self.alone.acquire()
+        finally:
+            with self._queue:
+                self.waiting -= 1
+
+    def __exit__(self, *_: object) -> None:
+        self.alone.release()
+
+
 class Steps:
     """Reads and steps on one database.  Safe to use from several threads; several processes may each have one on the same database."""
 
@@ -72,10 +100,8 @@ class Steps:
         self._rows = rows
         self._log = log
         self._head_key = head_key
-        self._lock = threading.RLock()
-        self._queue = threading.Lock()
-        self._waiting = 0
-        self._inside = threading.local()
+        self._turn = _Turn()
+        self._inside = _Inside()
         self._batch: _Batch | None = None
         self._head = Head()
 
@@ -91,7 +117,7 @@ class Steps:
 
     def log_is_now(self, extent: Extent, time: datetime) -> None:
         """The audit log has grown, and this is its latest time.  Inside :meth:`transaction`."""
-        self._head = replace(self._head, log=extent, time=time)
+        self._head = Head(self._head.epoch, extent, self._head.tag, time)
 
     def take_over(self, rows: Rows, head_key: bytes) -> None:
         """From now on the store's rows are these, and its head is under that key.  The last thing that a step does."""
@@ -99,7 +125,7 @@ class Steps:
 
     def close(self) -> None:
         """Commit what waits, and end the connection."""
-        with self._lock:
+        with self._turn.alone:
             self._commit_waiting()
             self._database.close()
 
@@ -115,7 +141,7 @@ class Steps:
 
     def transaction(self) -> AbstractContextManager[None]:
         """See :meth:`confide.keys.store.Store.transaction`."""
-        return _WITHIN if self._is_writing else self._outermost()
+        return _WITHIN if self.is_writing else self._outermost()
 
     @contextmanager
     def _outermost(self) -> Iterator[None]:
@@ -139,25 +165,17 @@ class Steps:
         self._await(batch)
 
     @property
-    def _is_writing(self) -> bool:
-        return getattr(self._inside, "writing", False)
+    def is_writing(self) -> bool:
+        """Whether this thread is inside :meth:`transaction`."""
+        return self._inside.writing
 
-    @contextmanager
-    def turn(self) -> Iterator[None]:
+    def turn(self) -> _Turn:
         """This thread alone uses the connection.  Who waits for that is counted: a batch stays open for them."""
-        self._count(1)
-        try:
-            self._lock.acquire()
-        finally:
-            self._count(-1)
-        try:
-            yield
-        finally:
-            self._lock.release()
+        return self._turn
 
-    def _count(self, more: int) -> None:
-        with self._queue:
-            self._waiting += more
+    @property
+    def _waiting(self) -> int:
+        return self._turn.waiting
 
     def _begin(self) -> _Batch:
         self._database.begin_write()
@@ -250,7 +268,7 @@ class Steps:
     def _await(self, batch: _Batch) -> None:
         """Wait until the batch has been committed; whoever was expected to do it may have been interrupted."""
         while not batch.done.wait(_PATIENCE_S):
-            with self._lock:
+            with self._turn.alone:
                 if self._batch is batch:
                     self._commit(batch)
         if isinstance(batch.error, StoreError):
@@ -260,7 +278,7 @@ class Steps:
 
     def reading(self) -> AbstractContextManager[None]:
         """What is read inside is of one moment, and of the latest (steps that wait for their commit included)."""
-        return _WITHIN if self._is_writing else self._moment()
+        return _WITHIN if self.is_writing else self._moment()
 
     @contextmanager
     def _moment(self) -> Iterator[None]:
@@ -330,10 +348,10 @@ class Steps:
             "contents": self._rows.contents.seal(epoch),
             "time": "" if self._head.time is None else self._head.time.isoformat(),
         }
-        text = _ENCODER.encode(body)
+        text = _write(body)
         tag = self._mac(text)
         self._database.run(_KEEP_HEAD, {"place": 0, "body": text, "mac": tag})
-        self._head = replace(self._head, epoch=epoch, tag=tag)
+        self._head = Head(epoch, log, tag, self._head.time)
 
     def _mac(self, text: str) -> bytes:
         return hmac.digest(self._head_key, text.encode(), hashlib.sha256)
