@@ -26,7 +26,7 @@ from confide.crypto.tls import PinnedSpki, connect
 from confide.ids import DatasetId, JobDigest, Purpose, Role, SpkiDigest, Tee
 from confide.keys.audit import new_event
 from confide.keys.broker import Broker
-from confide.keys.client import MintedDataset, OwnerClient
+from confide.keys.client import OwnerClient
 from confide.keys.connection import https_address
 from confide.keys.credentials import Credential
 from confide.keys.custody.local import KeyFile
@@ -35,6 +35,7 @@ from confide.keys.hierarchy import KeyHierarchy
 from confide.keys.key_records import Key
 from confide.keys.manifest_claims import PAYLOAD_TYPE
 from confide.keys.records import Dataset
+from confide.keys.released_keys import MintedDataset
 from confide.keys.server import BrokerServer
 from confide.keys.store import Store
 

@@ -35,9 +35,10 @@ from confide.keys.client import _nonce, _session_of
 from confide.keys.connection import Answer, _expect, as_key
 from confide.keys.custody.local import KeyFile
 from confide.keys.grant_client import _change, _grant, _rule, _standing
+from confide.keys.kbs.messages import COOKIE
 from confide.keys.kbs.routes import KbsRoutes
 from confide.keys.manifest_claims import PAYLOAD_TYPE
-from confide.keys.server import COOKIE, Routes
+from confide.keys.routes import Routes
 from confide.keys.sessions import Peer
 from confide.keys.store import Store
 from confide.node.control import Kind, read

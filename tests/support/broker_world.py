@@ -20,13 +20,14 @@ from confide.crypto.sign import SigningKey, dsse_sign
 from confide.crypto.tls import Identity
 from confide.ids import JobDigest, NodeId, Role, RunId, Tee
 from confide.keys.broker import Broker
-from confide.keys.client import MintedDataset, NodeBrokerClient, OutputKey, OwnerClient
+from confide.keys.client import NodeBrokerClient, OwnerClient
 from confide.keys.credentials import Credential
 from confide.keys.custody.local import KeyFile
 from confide.keys.custody.protocol import Unlock
 from confide.keys.manifest_claims import PAYLOAD_TYPE
 from confide.keys.operator_client import OperatorClient
 from confide.keys.operators import Operation
+from confide.keys.released_keys import MintedDataset, OutputKey
 from confide.keys.roles import Office
 from confide.keys.server import BrokerServer
 from confide.keys.storage.locations import Location

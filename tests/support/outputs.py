@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from confide.crypto.envelope import wrap
 from confide.crypto.secret import SecretBytes
 from confide.ids import KeyRef, SpkiDigest, new_dataset_id
-from confide.keys.client import OutputKey
+from confide.keys.released_keys import OutputKey
 
 
 def output_key() -> OutputKey:

@@ -27,7 +27,7 @@ from confide.jobs.inputs import VerifiedInput
 from confide.jobs.outputs import Outputs
 from confide.jobs.staging import staging_path
 from confide.jobs.task_files import TaskFiles
-from confide.keys.client import OutputKey
+from confide.keys.released_keys import OutputKey
 from confide.node.keyring import Keyring, Lease
 from confide.node.local_socket import LocalSocketClient, LocalSocketServer
 

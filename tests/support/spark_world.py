@@ -28,7 +28,7 @@ from confide.jobs.reports import FilesDeleted, FilesWritten, read_report
 from confide.jobs.saves import Save
 from confide.jobs.staging import staging_path
 from confide.jobs.task_files import TaskFiles
-from confide.keys.client import OutputKey
+from confide.keys.released_keys import OutputKey
 from confide.node.control import field
 from confide.node.keyring import Keyring, Lease
 

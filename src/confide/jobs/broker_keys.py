@@ -20,8 +20,9 @@ from confide.jobs import kbs_keys
 from confide.jobs.owners_policies import require_owners_accept
 from confide.jobs.reports import group_name, key_opened
 from confide.jobs.staging import staging_path
-from confide.keys.client import NodeBrokerClient, OutputKey, ReleasedKey
+from confide.keys.client import NodeBrokerClient
 from confide.keys.readings import Reading
+from confide.keys.released_keys import OutputKey, ReleasedKey
 from confide.node.keyring import Keyring, Lease
 
 if TYPE_CHECKING:

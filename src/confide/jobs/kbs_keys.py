@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final
 from confide.errors import ManifestError
 from confide.ids import DatasetId
 from confide.jobs.storage import trust_of
-from confide.keys.client import ReleasedKey
 from confide.keys.kbs.client import KbsClient
 from confide.keys.kbs.dataset_key import key_of, open_dataset_key, resource_of_key
+from confide.keys.released_keys import ReleasedKey
 
 if TYPE_CHECKING:
     from confide.attest.collect import Attester

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from confide.data.manifest import Manifest
     from confide.ids import RunId
     from confide.jobs.parents import Parent
-    from confide.keys.client import OutputKey
+    from confide.keys.released_keys import OutputKey
 
 
 @dataclass(frozen=True, slots=True)

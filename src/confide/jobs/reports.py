@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from confide.ids import NodeId
-    from confide.keys.client import OutputKey, ReleasedKey
+    from confide.keys.released_keys import OutputKey, ReleasedKey
 
 _NO_COUNT: Final = 1 << 53
 """JSON numbers are exact below it."""

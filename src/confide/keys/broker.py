@@ -1,16 +1,17 @@
-"""The broker's decisions for nodes: releases of dataset keys, keys for outputs, signed audit heads.
+"""The broker's answers to nodes: releases of dataset keys, keys for outputs, withdrawals, signed audit heads.
 
 A state machine over the store: no sockets, and the clock is an argument.  For each request it (1) verifies the session's evidence anew,
 (2) finds the dataset and checks its manifest, (3) lets every owner concerned decide through grants, (4) writes the audit log, and only
-then (5) unwraps and seals.  A refusal is written to the audit log as well.  Owners' commands are in ``keys.owners``
-and the modules ``keys.*_commands``, operators' in ``keys.operators``.
+then (5) unwraps and seals.  A refusal is written to the audit log as well.  The decisions themselves
+are ``keys.decisions``, requests for outputs ``keys.output_requests``; owners' commands are in ``keys.owners`` and the modules
+``keys.*_commands``, operators' in ``keys.operators``.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
@@ -19,29 +20,27 @@ from typing import Final
 from confide.attest.verify import Verifier
 from confide.canonical import Json, b64url
 from confide.crypto.secret import SecretBytes
-from confide.crypto.sign import PublicKey
-from confide.errors import Fact, GrantError, ManifestError, ParseError, UsageError
+from confide.errors import Fact, GrantError, ParseError, UsageError
 from confide.ids import DatasetId, NodeId, Purpose, Role, Tee, check_name
 from confide.keys.answers import Answers, Given
 from confide.keys.asker import Asker
 from confide.keys.audit import new_event
 from confide.keys.clock import SteadyClock
 from confide.keys.column_groups import group_of
+from confide.keys.decisions import Decisions, granted, key_facts
 from confide.keys.escrow_commands import EscrowCommands
 from confide.keys.grant_commands import GrantCommands
-from confide.keys.grants import Decision, Grant, Request, decide
+from confide.keys.grants import Decision
 from confide.keys.hierarchy import KeyHierarchy
-from confide.keys.job_signatures import verify_all
 from confide.keys.key_commands import KeyCommands
 from confide.keys.limits import RateLimits
-from confide.keys.manifest_claims import MAX_MANIFESTS, ManifestClaims, ShownManifest
+from confide.keys.manifest_claims import MAX_MANIFESTS
 from confide.keys.operators import OperatorCommands
-from confide.keys.outputs import Outputs, is_earlier, origin_of
+from confide.keys.output_requests import OutputRequests, Wanted
+from confide.keys.outputs import Outputs
 from confide.keys.owners import Owners
-from confide.keys.quotas import Quotas
 from confide.keys.readings import Reading
-from confide.keys.records import CutOff, Dataset, owners_of
-from confide.keys.refusals import refusals_audited
+from confide.keys.records import CutOff, Dataset
 from confide.keys.runs import Runs
 from confide.keys.sessions import SESSION_TTL, Peer, Sessions, read_attest
 from confide.keys.standing import Standings
@@ -51,7 +50,7 @@ from confide.keys.token_issuers import OwnerIssuer
 from confide.keys.token_links import TokenLinks
 from confide.keys.tokens import Tokens
 from confide.keys.transfer_commands import TransferCommands
-from confide.keys.withdrawals import Bell, check_not_cut_off, why_withdrawn, withdrawn
+from confide.keys.withdrawals import Bell, why_withdrawn, withdrawn
 
 KBS_VERSION: Final = "0.4.0"
 LEASE: Final = timedelta(hours=1)
@@ -113,7 +112,6 @@ class Broker:
         self.operators = OperatorCommands(store, self.clock, self.limits)
         self.tokens = Tokens(store, self.clock, issuers)
         self.token_links = TokenLinks(store, self.clock, self.tokens, self.limits)
-        self._quotas = Quotas(store, self.clock)
         self._standings = Standings(store)
         self._keys = KeyHierarchy(store)
         self._runs = Runs(store)
@@ -122,6 +120,12 @@ class Broker:
         self._watch_s = watch_s
         self._bell = Bell(store)
         self._answers = Answers(lease)
+        self._decisions = Decisions(
+            store, self.clock, verifier=verifier, sessions=self._sessions, standings=self._standings, limits=self.limits
+        )
+        self._output_requests = OutputRequests(
+            store, self._decisions, self._outputs, keys=self._keys, runs=self._runs, limits=self.limits, answers=self._answers
+        )
 
     @property
     def open_sessions(self) -> int:
@@ -150,7 +154,7 @@ class Broker:
             AttestationError: the leaf says which step refused.
         """
         now = self.clock()
-        with self._audited("attest", [], {}):
+        with self._decisions.audited("attest", [], {}):
             nonce, role, context, evidence = read_attest(request)
             verified, expires = self._sessions.attest(peer, session, nonce=nonce, role=role, context=context, evidence=evidence, now=now)
         asker = Asker(self._sessions.attested(peer, session, now), verified, now)
@@ -174,7 +178,7 @@ class Broker:
             ManifestError, RollbackError: the manifest is not a current one of a dataset that is known here.
             GrantError: no grant covers the job, role and purpose, or a signature is not of this job.
         """
-        asker = self._asker(peer, session, signatures)
+        asker = self._decisions.asker(peer, session, signatures)
         (given,) = self._give_all([(manifest, None)], peer, asker, purpose)
         return self._answers.sealed(given, asker, purpose)
 
@@ -193,20 +197,20 @@ class Broker:
         ``groups``: column groups of each, whose keys follow that of their table.  Each key is decided over, and recorded, by itself.
         """
         wanted = [(one, group) for one, names in zip(manifests, groups or [()] * len(manifests), strict=True) for group in (None, *names)]
-        asker = self._asker(peer, session, signatures)
+        asker = self._decisions.asker(peer, session, signatures)
         return self._answers.sealed_together(self._give_all(wanted, peer, asker, purpose), asker, purpose)
 
     def _give_all(self, wanted: Sequence[tuple[Json, str | None]], peer: Peer, asker: Asker, purpose: Purpose) -> list[Given]:
         """The keys of manifests, or of a column group of one, in one step."""
         told = asker.facts()
-        with self._audited("release", [], {**told, "datasets": len(wanted)}):
+        with self._decisions.audited("release", [], {**told, "datasets": len(wanted)}):
             if not 1 <= len(wanted) <= MAX_MANIFESTS:
                 raise UsageError(f"one request is for 1 to {MAX_MANIFESTS} datasets", got=len(wanted))
         facts: dict[str, Fact] = {}
         owners: list[str] = []
-        judge = cache(partial(self._decide, purpose=purpose, asker=asker))  # in one step, the same question has the same answer
+        judge = cache(partial(self._decisions.decide, purpose=purpose, asker=asker))  # in one step, the same question has the same answer
         undone = self.limits.undone(asker.attested.binding.exporter)
-        with self._audited("release", owners, facts), undone, self.store.transaction(), self._keys.opening() as opened:
+        with self._decisions.audited("release", owners, facts), undone, self.store.transaction(), self._keys.opening() as opened:
             step = _Step(asker, told, purpose, judge, opened, owners, facts, peer.address)
             return [self._give(manifest, group, step) for manifest, group in wanted]
 
@@ -216,24 +220,24 @@ class Broker:
         owners.clear()
         facts.clear()
         facts.update(step.told)
-        found, claims = self._dataset_of(manifest, owners, facts)
-        facts |= {**_key_facts(found), "purpose": step.purpose.value}
+        found, claims = self._decisions.dataset_of(manifest, owners, facts)
+        facts |= {**key_facts(found), "purpose": step.purpose.value}
         known, found = found, found.after(claims)
         if group is not None:
             facts |= {"table": found.dataset, "group": group[:64]}
             known = found = group_of(self.store, found, claims, group)
-            facts |= _key_facts(found)
+            facts |= key_facts(found)
         tenants = self.limits.of(owners)
         with self.limits.strangers(tenants, step.address):
             decisions = step.judge(found.roots)
         self.limits.tenants(set(tenants) - step.tenants)  # each once: by datasets, a request over the burst would never pass
         step.tenants.update(tenants)
-        self._given(tenants, asker)
+        self._decisions.count_given(tenants, asker)
         secret = step.opened(found)
         if found != known:
             self.store.put(found)
         self._outputs.note_given(found, asker, step.purpose)
-        self.store.append_audit(_granted("release", owners, facts, decisions, asker.now))
+        self.store.append_audit(granted("release", owners, facts, decisions, asker.now))
         return Given(found, secret, decisions)
 
     def output(
@@ -248,90 +252,12 @@ class Broker:
         parent: Json | None = None,
         signatures: Sequence[object] = (),
     ) -> Json:
-        """The key of this run's output ``name``: made for the driver when first asked, the same for all nodes of the run afterwards.
-
-        With ``parent``, the newest manifest of an earlier run's output, it is that dataset's: the run goes on with it, if the owners of
-        what is in it have granted reading and writing, and of them are all whose data the run reads (``Outputs.go_on``).
-
-        The output derives from ``inputs`` and from every dataset whose key the run was given.  ``wanted`` are the recipients
-        that the job names; those that any input's grants do not name are left out.  ``newest`` is what the driver reads because it was
-        shown nothing newer: workers are given keys for what is newest by then, so nobody else would notice that a storage has hidden it.
-
-        Raises:
-            AttestationError: the session or its evidence does not hold, or no grant's policy accepts it.
-            ManifestError: an input is not known here.
-            RollbackError: an input of ``newest`` is older than one that was seen here.
-            GrantError: an input's grants do not cover writing by this job, there is no input, or the driver has not made the output yet;
-                or the run may not go on with that dataset.
-            BindingError: another driver made this output.
-        """
-        asker = self._asker(peer, session, signatures)
-        check_name(name, "output name")
-        facts: dict[str, Fact] = {**asker.facts(), "output": name}
-        with self._audited("output", [], facts):
-            concerned = owners_of(self._outputs.roots(inputs, asker))
-        tenants, undone = self.limits.of(concerned), self.limits.undone(asker.attested.binding.exporter)
-        with self._audited("output", concerned, facts), undone, self.store.transaction():
-            found = known = self._outputs.named(asker, name)
-            if asker.attested.role is Role.DRIVER:
-                self._outputs.check_driver(asker)
-            if found is None and parent is not None:
-                found = self._outputs.parent(parent, asker)
-                concerned[:] = sorted({*concerned, *found.owners})
-                tenants = self.limits.of(concerned)
-            roots = found.roots if found else self._outputs.roots(inputs, asker)
-            with self.limits.strangers(tenants, peer.address):
-                if found is not None and is_earlier(found, asker.context):
-                    self._decide(roots, Purpose.READ, asker)  # what is in it already comes with its key
-                decisions = self._decide(roots, Purpose.WRITE, asker)
-            self.limits.tenants(tenants)
-            self._outputs.check_newest(newest, inputs)
-            if found is None:
-                found = self._outputs.mint(asker, name, roots, wanted)
-            elif known is None:
-                self._outputs.go_on(found, asker, name, inputs, wanted)
-            self._given(tenants, asker)
-            secret = self._keys.dataset_key(found)
-            self._outputs.note_written(found, asker)
-            facts |= _key_facts(found)
-            self.store.append_audit(_granted("output", found.owners, facts, decisions, asker.now))
-        origin = origin_of(found)
-        extra = {
-            "wrapped": found.wrapped.to_json(),
-            "signer": PublicKey(self._outputs.signer(found, asker.context)).digest,
-            "recipients": list(origin.recipients),
-            "inherits": list(origin.inherits),
-        }
-        return {**self._answers.sealed(Given(found, secret, decisions), asker, Purpose.WRITE), **extra}
+        """The key of this run's output ``name``, for ``wanted`` recipients: see :meth:`OutputRequests.key`, whose errors it raises."""
+        return self._output_requests.key(peer, session, Wanted(name, inputs, wanted, newest, parent), signatures=signatures)
 
     def register_output(self, peer: Peer, session: str, dataset: DatasetId, manifest: Json, *, announce: bool = False) -> Json:
-        """Take note of an output's new snapshot, so that older ones are refused from now on.
-
-        A snapshot of an earlier run's output is told twice: with ``announce`` before it is committed, which lets it be shown from then
-        on and refuses nothing, and again once it is.
-
-        Raises:
-            AttestationError: the session or its evidence does not hold.
-            ManifestError, RollbackError: not a newer manifest of that output, signed by the driver that made it.
-            GrantError: the node is not of the run that made the output, or goes on with it.
-            SnapshotConflictError: another writer's snapshot came first.
-        """
-        asker = self._asker(peer, session)
-        facts: dict[str, Fact] = dict(asker.facts())
-        owners: list[str] = []
-        with self._audited("manifest", owners, facts), self.store.transaction():
-            known, shown = self._known(manifest, owners, facts)
-            if known.dataset != dataset:
-                raise ManifestError("the manifest is of another dataset", expected=dataset, got=known.dataset)
-            if announce or is_earlier(known, asker.context) or known.origin is None:
-                known, claims = self._outputs.announced(known, shown, asker)
-            found, claims = known.signed(shown)
-            facts["snapshot"] = claims.snapshot
-            self._runs.heard(asker.context, asker.now)
-            found = known if announce else found.after(claims)
-            self.store.put(found)
-            self.store.append_audit(new_event("announced" if announce else "manifest", owners, asker.now, **facts))
-        return {"dataset": found.dataset, "snapshot": claims.snapshot}
+        """Take note of an output's new snapshot: see :meth:`OutputRequests.register`, whose errors it raises."""
+        return self._output_requests.register(peer, session, dataset, manifest, announce=announce)
 
     def cut_off(self, peer: Peer, session: str, node: str) -> Json:
         """Give ``node`` of the asking driver's run no key any more: its driver has found that it is not what it was accepted as.
@@ -340,9 +266,9 @@ class Broker:
             AttestationError: the session or its evidence does not hold, or another driver made an output of this run.
             GrantError: the node that asks is not a driver, or names itself.
         """
-        asker = self._asker(peer, session)
+        asker = self._decisions.asker(peer, session)
         context, facts = asker.context, {**asker.facts(), "cut_off": check_name(node, "node")}
-        with self._audited("cut-off", [], facts), self.store.transaction():
+        with self._decisions.audited("cut-off", [], facts), self.store.transaction():
             if asker.attested.role is not Role.DRIVER or node == context.node:
                 raise GrantError("only a run's driver cuts off a node, and only another one", run=context.run)
             self._outputs.check_driver(asker)
@@ -359,13 +285,13 @@ class Broker:
         Raises:
             AttestationError: the session or its evidence does not hold.
         """
-        asker, until = self._asker(peer, session), time.monotonic() + self._watch_s
+        asker, until = self._decisions.asker(peer, session), time.monotonic() + self._watch_s
         asker = replace(asker, seen=self._standings.signers(asker.context.job))
         self._hear(asker)
         while True:
             seen = self._bell.number()
             asker = replace(asker, now=self.clock())
-            refusal = why_withdrawn(self.store, asker.context, asker.attested.role, partial(self._judge, asker=asker), asker.now)
+            refusal = why_withdrawn(self.store, asker.context, asker.attested.role, partial(self._decisions.judge, asker=asker), asker.now)
             if refusal is not None:
                 facts: dict[str, Fact] = {**asker.facts(), "code": refusal.code, "message": refusal.message[:300]}
                 owners = sorted({str(refusal.facts["key"]).partition("/")[0]} if "key" in refusal.facts else ())
@@ -381,7 +307,7 @@ class Broker:
         Raises:
             AttestationError: the session or its evidence does not hold.
         """
-        return {"head": self.store.signed_head(self._asker(peer, session).now)}
+        return {"head": self.store.signed_head(self._decisions.asker(peer, session).now)}
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -390,69 +316,3 @@ class Broker:
         if self._runs.is_due(asker.context, asker.now):
             with suppress(GrantError), self.store.transaction():
                 self._runs.heard(asker.context, asker.now)
-
-    def _given(self, tenants: Sequence[str], asker: Asker) -> None:
-        """Count a key that is about to be given out; refuses what is more than the tenants may."""
-        self._quotas.release(tenants)
-        self.limits.hold(tenants, asker.attested.binding.exporter)
-
-    def _asker(self, peer: Peer, session: str, signatures: Sequence[object] = ()) -> Asker:
-        now = self.clock()
-        with self._audited("session", [], {}):
-            attested = self._sessions.attested(peer, session, now)
-        with self._audited("evidence", [], {"node": attested.context.node, "run": attested.context.run}):
-            verified = attested.verified(self.verifier, now)
-        asker = Asker(attested, verified, now)
-        if not signatures:
-            return asker
-        with self._audited("job-signature", [], asker.facts()):
-            return replace(asker, signatures=verify_all(signatures, attested.context.job))
-
-    def _dataset_of(self, manifest: Json, owners: list[str], facts: dict[str, Fact]) -> tuple[Dataset, ManifestClaims]:
-        """The dataset that a manifest is of, and its claims, verified.  Adds to ``owners`` and ``facts`` whose and which it is."""
-        found, shown = self._known(manifest, owners, facts)
-        return found.signed(shown)
-
-    def _known(self, manifest: Json, owners: list[str], facts: dict[str, Fact]) -> tuple[Dataset, ShownManifest]:
-        shown = ShownManifest(manifest)
-        found = self.store.get(Dataset, shown.unverified_dataset())
-        if found is None:
-            raise ManifestError("the manifest is of a dataset that this broker does not know")
-        owners += found.owners
-        facts["dataset"] = found.dataset
-        return found, shown
-
-    def _decide(self, roots: Sequence[str], purpose: Purpose, asker: Asker) -> list[Decision]:
-        """As :meth:`_judge`; the run is counted under grants that count runs.  Inside the transaction that gives the key."""
-        decisions = self._judge(roots, purpose, asker)
-        self._standings.note_used(decisions, asker.attested, asker.signatures)
-        return decisions
-
-    def _judge(self, roots: Sequence[str], purpose: Purpose, asker: Asker) -> list[Decision]:
-        """One yes from the owner of every root key.  None at all is a no, and so is a node that its driver has cut off."""
-        if not roots:
-            hint = "outputs inherit their policy from inputs: name at least one"
-            raise GrantError("there is no input whose owner could grant this", hint=hint)
-        attested, now, context = asker.attested, asker.now, asker.context
-        check_not_cut_off(self.store, context)
-        decisions = []
-        for key in roots:
-            request = Request(key, context.job, attested.role, purpose, context.run, asker.signers)
-            grants = self.store.find(Grant, key)
-            standings = self._standings.of(grants, context.job, context.run)
-            decisions.append(decide(grants, request, lambda policy: attested.appraise(asker.verified, policy, now), now, standings))
-        return decisions
-
-    def _audited(self, action: str, owners: Sequence[str], facts: Mapping[str, Fact]) -> AbstractContextManager[None]:
-        return refusals_audited(self.store, self.clock, action, owners, facts)
-
-
-def _granted(action: str, owners: list[str], facts: Mapping[str, Fact], decisions: Sequence[Decision], now: datetime) -> Json:
-    grants = sorted(d.grant.id for d in decisions)
-    policies = sorted({d.result.policy_digest for d in decisions})
-    concerned = [*owners, *(name for d in decisions for name in d.approved_by)]
-    return new_event(action, concerned, now, **facts, grants=grants, policies=policies)
-
-
-def _key_facts(dataset: Dataset) -> dict[str, Fact]:
-    return {"dataset": dataset.dataset, "key": dataset.wrapped.key, "version": dataset.wrapped.version}

@@ -2,7 +2,7 @@
 
 Any answer but the expected one is an error and never yields a key: a status of 500, another content type or a missing field
 is :class:`~confide.errors.BrokerError`; a refusal that the broker explains is raised as the leaf that the broker raised.
-Endpoints: ``confide.keys.server``.
+Endpoints: ``confide.keys.routes``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.cookies import CookieError, SimpleCookie
 from typing import Final, Self
@@ -18,7 +18,6 @@ from typing import Final, Self
 from confide.attest.binding import NONCE_BYTES, report_data
 from confide.attest.collect import Attester
 from confide.attest.evidence import NodeContext
-from confide.attest.policy import Policy
 from confide.canonical import Json, b64url, from_b64url
 from confide.crypto.derive import check_dataset_id
 from confide.crypto.envelope import WrappedKey
@@ -27,16 +26,16 @@ from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import PublicKey
 from confide.crypto.tls import Channel, Identity
 from confide.errors import BrokerError, KeyRevokedError, ManifestError, ParseError, UsageError, error_from_json
-from confide.ids import DatasetId, KeyRef, NodeId, Nonce, Purpose, Role, SpkiDigest
+from confide.ids import DatasetId, NodeId, Nonce, Purpose, Role, SpkiDigest
 from confide.keys.audit import AuditHead
 from confide.keys.audit_client import AuditCalls
 from confide.keys.connection import Answer, Connection, as_key, as_keys, was_lost
 from confide.keys.escrow_client import EscrowClient
 from confide.keys.grant_client import GrantCalls
-from confide.keys.grants import GrantRef
 from confide.keys.manifest_claims import unverified_dataset
 from confide.keys.portions import portions
 from confide.keys.readings import Reading
+from confide.keys.released_keys import MintedDataset, OutputKey, ReleasedKey, released
 from confide.keys.seal_contexts import joint_seal_context, seal_context
 
 KBS_VERSION: Final = "0.4.0"
@@ -46,54 +45,6 @@ RESTART_S: Final = 5.0
 _PAUSE_S: Final = 0.25
 _SESSION_MARGIN: Final = timedelta(seconds=30)
 """Evidence is made anew this long before the broker's session ends."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReleasedKey:
-    """A dataset key that the broker released.  Must not be used after ``expires``.
-
-    ``grants`` are the broker's word on who let it be released, by root key: each owner's grant and the digest of its policy.  ``policies``
-    are those policies: every node that gets to see the data has to meet them, not only the one that got the key.
-    """
-
-    dataset: DatasetId
-    key: KeyRef
-    secret: SecretBytes = field(repr=False)
-    expires: datetime
-    grants: Mapping[str, GrantRef]
-    policies: tuple[Policy, ...] = ()
-    groups: Mapping[str, ReleasedKey] = field(default_factory=dict)
-
-    def wipe(self) -> None:
-        """Overwrite the key, and those of its column groups."""
-        for key in (self, *self.groups.values()):
-            key.secret.wipe()
-
-
-@dataclass(frozen=True, slots=True)
-class OutputKey:
-    """The key of an output dataset of this run, and what its manifest has to carry."""
-
-    dataset: DatasetId
-    key: KeyRef
-    secret: SecretBytes = field(repr=False)
-    expires: datetime
-    wrapped: WrappedKey
-    signer: SpkiDigest
-    recipients: tuple[str, ...]
-    inherits: tuple[str, ...]
-    grants: Mapping[str, GrantRef]
-    policies: tuple[Policy, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class MintedDataset:
-    """A new dataset's key, for its owner, and the wrapped form for its manifest."""
-
-    dataset: DatasetId
-    key: KeyRef
-    secret: SecretBytes = field(repr=False)
-    wrapped: WrappedKey
 
 
 class NodeBrokerClient:
@@ -142,7 +93,7 @@ class NodeBrokerClient:
         """
         answer = self._ask("POST", "/confide/v0/release", {"manifest": manifest, "purpose": purpose.value, **self._shown()})
         dataset = answer.dataset_named(unverified_dataset(manifest))
-        return _released(answer, dataset, self._opened(answer, purpose))
+        return released(answer, dataset, self._opened(answer, purpose))
 
     def releases(
         self, manifests: Sequence[Json], purpose: Purpose = Purpose.READ, *, groups: Sequence[Mapping[str, DatasetId]] | None = None
@@ -170,7 +121,7 @@ class NodeBrokerClient:
             raise BrokerError("the broker's answer is for another number of datasets", expected=len(named), got=len(parts))
         context = joint_seal_context([part.sealed_for() for part in parts], self._context, purpose)
         secrets = as_keys(self._seal_key.open(answer.field("jwe", str), context=context), len(parts))
-        return [_released(*each) for each in zip(parts, named, secrets, strict=True)]
+        return [released(*each) for each in zip(parts, named, secrets, strict=True)]
 
     def output(
         self,
@@ -314,18 +265,6 @@ class NodeBrokerClient:
     def _opened(self, answer: Answer, purpose: Purpose) -> SecretBytes:
         context = seal_context(answer.dataset(), self._context, purpose)
         return as_key(self._seal_key.open(answer.field("jwe", str), context=context))
-
-
-def _released(answer: Answer, dataset: DatasetId, secret: SecretBytes) -> ReleasedKey:
-    """What an answer says of a key, which must be that of ``dataset``."""
-    return ReleasedKey(
-        dataset=answer.dataset_named(dataset),
-        key=answer.key_ref(),
-        secret=secret,
-        expires=answer.time("expires"),
-        grants=answer.grants(),
-        policies=answer.policies(),
-    )
 
 
 def _nonce(text: str) -> Nonce:

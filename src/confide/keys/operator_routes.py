@@ -1,4 +1,4 @@
-"""The broker's endpoints for its operator, and for ties between tokens of an identity provider and people.  One prefix of ``keys.server``.
+"""The broker's endpoints for its operator, and for ties between tokens of an identity provider and people.  One prefix of ``keys.routes``.
 
 ====== ============================== ========================= ===============================
 who    request                        body                      answer
@@ -43,9 +43,7 @@ def operator_route(broker: Broker, peer: Peer, request: Request) -> Json | None:
         ("POST", "operator/enrolments/cancel"): lambda: operators.cancel_enrolment(peer, text(request, "owner")),
         ("POST", "operator/tenants"): lambda: operators.add_tenant(peer, text(request, "tenant")),
         ("GET", "operator/tenants"): lambda: operators.tenants(peer),
-        ("POST", "operator/withdraw"): lambda: operators.withdraw(
-            peer, text(request, "owner"), strand_rules=flag(request, "strand_rules")
-        ),
+        ("POST", "operator/withdraw"): lambda: operators.withdraw(peer, text(request, "owner"), strand_rules=flag(request, "strand_rules")),
         ("POST", "operator/limits"): lambda: operators.set_limits(peer, text(request, "tenant"), object_(request, "limits")),
         ("POST", "token-links"): lambda: links.link(peer, text(request, "token")),
         ("GET", "token-links"): lambda: links.links(peer),

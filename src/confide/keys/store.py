@@ -12,18 +12,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from sqlalchemy import insert, select
+from sqlalchemy import insert
 
-from confide.canonical import Json, b64url, from_b64url, parse_object
+from confide.canonical import Json, from_b64url
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
 from confide.errors import AuditError, ParseError, StoreError, UnwrapError, UsageError
@@ -31,16 +28,16 @@ from confide.keys.audit import AuditEntry, AuditHead, AuditProof
 from confide.keys.custody.protocol import Kms, Unlock
 from confide.keys.records import Record, Swept
 from confide.keys.storage.contents import BUCKETS
-from confide.keys.storage.database import Database, newest_revision
+from confide.keys.storage.database import Database
 from confide.keys.storage.locations import Location, SqliteFile
 from confide.keys.storage.log import Log
+from confide.keys.storage.parameters import FORMAT, parameters_of, parameters_text, signing_key_of
 from confide.keys.storage.rekeyed import Change, RekeyedRows
 from confide.keys.storage.rows import REF_KIND, Rows, not_latest, subkey
 from confide.keys.storage.schema import META
 from confide.keys.storage.statements import Statement, upsert
 from confide.keys.storage.steps import Head, Steps
 
-FORMAT: Final = "confide-store-v2"
 _KEEP_META: Final = upsert(META)
 R = TypeVar("R", bound=Record)
 
@@ -70,7 +67,7 @@ class Store:
         place = _location(location)
         place.prepare()
         parameters = unlock.new_parameters()
-        text = _meta_text(parameters, unlock.unlock(parameters), SecretBytes.random(), SigningKey.generate())
+        text = parameters_text(parameters, unlock.unlock(parameters), SecretBytes.random(), SigningKey.generate())
         try:
             with _schema_step(place) as database:
                 if database.has_tables():
@@ -123,13 +120,13 @@ class Store:
 
     @classmethod
     def _unlock(cls, database: Database, name: str, unlock: Unlock) -> Self:
-        meta = _meta(database, name)
+        meta = parameters_of(database, name)
         try:
             if meta.get("format") != FORMAT:
                 raise StoreError(f"{name} is not a key store of this version", path=name)
             kms = unlock.unlock(meta["master"])
             row_key = kms.unwrap(from_b64url(meta["row_key"]), context={"use": "rows"})
-            signing_key = _signing_key(kms.unwrap(from_b64url(meta["signing_key"]), context={"use": "signing"}))
+            signing_key = signing_key_of(kms.unwrap(from_b64url(meta["signing_key"]), context={"use": "signing"}))
         except UnwrapError:
             message = f"{unlock.called} is not what this key store was made with"
             raise StoreError(message, hint="use what it was made with, or a backup of this store", path=name) from None
@@ -177,7 +174,7 @@ class Store:
         """
         parameters, row_key = unlock.new_parameters(), SecretBytes.random()
         kms = unlock.unlock(parameters)
-        text = _meta_text(parameters, kms, row_key, self.signing_key)
+        text = parameters_text(parameters, kms, row_key, self.signing_key)
         with self.transaction():
             self.append_audit(event)
             rows = RekeyedRows(self._database, row_key.reveal(), FORMAT)
@@ -356,17 +353,6 @@ def _public(head: Head, now: datetime) -> AuditHead:
     return AuditHead(head.log.size, head.log.root.hex(), head.epoch, now.isoformat())
 
 
-def _meta_text(parameters: Json, kms: Kms, row_key: SecretBytes, signing_key: SigningKey) -> str:
-    """What a store keeps in the clear, and its own two keys under the root key."""
-    wrapped = {
-        "format": FORMAT,
-        "master": parameters,
-        "row_key": b64url(kms.wrap(row_key, context={"use": "rows"})),
-        "signing_key": b64url(kms.wrap(signing_key.private_pem(), context={"use": "signing"})),
-    }
-    return json.dumps(wrapped)
-
-
 def _location(location: Location | Path) -> Location:
     return SqliteFile(location) if isinstance(location, Path) else location
 
@@ -382,28 +368,3 @@ def _schema_step(location: Location) -> Iterator[Database]:
     finally:
         database.end()
         database.close()
-
-
-def _meta(database: Database, name: str) -> Json:
-    """The store's parameters, if its tables are of this version."""
-    there, newest = database.revision(), newest_revision()
-    if there is None:
-        raise StoreError(f"{name} is not a key store of this version", path=name)
-    if there != newest:
-        hint = "`confide broker upgrade` changes those of an older one"
-        raise StoreError(f"the key store at {name} has the tables of another version", hint=hint, path=name)
-    rows = database.rows(select(META.c.value).where(META.c.name == "store"))
-    try:
-        return parse_object(rows[0][0]) if rows else {}
-    except ParseError as cause:
-        raise StoreError(f"{name} is damaged", path=name) from cause
-
-
-def _signing_key(pem: SecretBytes) -> SigningKey:
-    try:
-        key = load_pem_private_key(pem.reveal(), password=None)
-    except ValueError:
-        raise StoreError("the key store's signing key is damaged") from None
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise StoreError("the key store's signing key is damaged")
-    return SigningKey(key)

@@ -1,4 +1,4 @@
-"""The broker's endpoints for keys and datasets that go to another broker, or come from one.  A part of ``keys.server``.
+"""The broker's endpoints for keys and datasets that go to another broker, or come from one.  A part of ``keys.routes``.
 
 ============================== ================= =====================================
 request                        body              answer

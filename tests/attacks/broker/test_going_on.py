@@ -20,8 +20,9 @@ from confide.errors import (
     SnapshotConflictError,
 )
 from confide.ids import Purpose, Role, RunId
-from confide.keys.client import MintedDataset, NodeBrokerClient, OutputKey
+from confide.keys.client import NodeBrokerClient
 from confide.keys.grants import Grant
+from confide.keys.released_keys import MintedDataset, OutputKey
 
 
 class Going:

@@ -24,7 +24,8 @@ from confide.crypto.sign import SigningKey
 from confide.errors import ConfideError, ManifestError
 from confide.ids import NodeId, Role, Tee
 from confide.keys import manifest_claims, standing
-from confide.keys.client import NodeBrokerClient, OwnerClient, ReleasedKey
+from confide.keys.client import NodeBrokerClient, OwnerClient
+from confide.keys.released_keys import ReleasedKey
 
 Ask = Callable[[NodeBrokerClient, Json], list[ReleasedKey]]
 PEOPLE = ("ada", "bob", "eve")

@@ -42,10 +42,10 @@ from confide.jobs.inputs import open_inputs
 from confide.jobs.receipt import load_bundle
 from confide.jobs.release_checks import check_releases
 from confide.jobs.statement import ReleaseEntry, Statement
-from confide.keys.client import ReleasedKey
 from confide.keys.credentials import Credential
 from confide.keys.kbs.dataset_key import key_of, wrap_dataset_key
 from confide.keys.kbs.resources import ResourceName
+from confide.keys.released_keys import ReleasedKey
 
 NAME = ResourceName("airline", "key", "People_1")
 FETCH = kbs_keys.fetch

@@ -34,7 +34,7 @@ from confide.jobs.outputs import Outputs
 from confide.jobs.parents import Parent
 from confide.jobs.saves import Save
 from confide.jobs.staging import staging_path
-from confide.keys.client import OutputKey
+from confide.keys.released_keys import OutputKey
 
 X = pa.schema([("x", pa.int64())])
 

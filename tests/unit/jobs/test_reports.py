@@ -12,8 +12,8 @@ from confide.errors import ProtocolError
 from confide.ids import DatasetId, KeyRef, NodeId, Purpose
 from confide.jobs.reports import FilesDeleted, FilesWritten, data_counted, files_deleted, files_written, key_opened, read_report
 from confide.jobs.statement import DataEntry, ReleaseEntry
-from confide.keys.client import ReleasedKey
 from confide.keys.grants import GrantRef
+from confide.keys.released_keys import ReleasedKey
 
 NODE = NodeId("worker-1")
 GRANT = GrantRef("ab" * 8, "cd" * 48)

@@ -13,9 +13,9 @@ from confide.crypto.envelope import WrappedKey, wrap
 from confide.crypto.secret import SecretBytes
 from confide.errors import BrokerError, CredentialError, GrantError, KeyRevokedError, ManifestError, ParseError, RollbackError
 from confide.ids import DatasetId, Purpose, Role
-from confide.keys.client import MintedDataset, ReleasedKey
 from confide.keys.column_groups import asked_groups
 from confide.keys.records import Dataset, Release, run_ref
+from confide.keys.released_keys import MintedDataset, ReleasedKey
 
 BOTH = [Purpose.READ, Purpose.WRITE]
 

@@ -26,10 +26,10 @@ from confide.keys import key_commands
 from confide.keys.approvals import GrantRun
 from confide.keys.audit import AuditHead, new_event
 from confide.keys.broker import Broker
-from confide.keys.client import MintedDataset
 from confide.keys.grant_commands import GrantCommands
 from confide.keys.grants import Grant
 from confide.keys.records import Dataset, Release, run_ref
+from confide.keys.released_keys import MintedDataset
 from confide.keys.sessions import Peer
 from confide.keys.storage import rows
 from confide.keys.store import Store

@@ -8,7 +8,8 @@ from support.broker_world import JOB, OTHER_JOB, World, manifest, policy
 from confide.attest.insecure import Fault
 from confide.errors import AppraisalError, ConfideError, CredentialError, GrantError
 from confide.ids import Role, RunId, Tee
-from confide.keys.client import MintedDataset, OwnerClient
+from confide.keys.client import OwnerClient
+from confide.keys.released_keys import MintedDataset
 
 
 class TwoInputs:

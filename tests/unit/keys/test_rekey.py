@@ -274,6 +274,6 @@ def test_nothing_wraps_under_the_root_key_that_a_rekey_does_not_move() -> None:
         if "custody" not in path.parts and re.search(r"\bkms\.wrap\(", path.read_text())
     }
     # One and one for keys' versions (made, taken over), resources, the broker's wrapping key, recoveries, and the store's own two keys.
-    known = {"hierarchy.py": 2, "kbs/admin.py": 1, "transfer_commands.py": 1, "escrow_commands.py": 1, "store.py": 2}
+    known = {"hierarchy.py": 2, "kbs/admin.py": 1, "transfer_commands.py": 1, "escrow_commands.py": 1, "storage/parameters.py": 2}
     assert found == known
     assert set(HOLDERS) == {"key", "kbs-resource", "wrapping-key", "recovery"}

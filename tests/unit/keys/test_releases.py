@@ -17,9 +17,10 @@ from confide.errors import BrokerError, GrantError, ManifestError, ParseError, U
 from confide.ids import Purpose
 from confide.keys import portions
 from confide.keys.broker import Broker
-from confide.keys.client import MintedDataset, OwnerClient
+from confide.keys.client import OwnerClient
 from confide.keys.connection import Answer
 from confide.keys.records import Release, run_ref
+from confide.keys.released_keys import MintedDataset
 from confide.keys.seal_contexts import joint_seal_context
 
 

@@ -11,8 +11,8 @@ from confide.errors import GrantError, KeyRevokedError
 from confide.ids import Purpose, Role, RunId
 from confide.keys import runs, standing
 from confide.keys.approvals import GrantRun, Vote
-from confide.keys.client import OutputKey
 from confide.keys.records import CutOff, Release, run_ref
+from confide.keys.released_keys import OutputKey
 from confide.keys.runs import RunSeen
 
 HOUR = timedelta(hours=1)

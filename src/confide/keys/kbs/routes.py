@@ -14,7 +14,7 @@ owner  POST /confide/v0/kbs-token-keys       public_key revoked                 
 anyone GET /healthz, /livez, /metrics                                              status; status; text
 ====== ===================================== ===================================== ==================================================
 
-Guests show no TLS key; the routes of the same name for clients that do are our own nodes' (``keys.server``).
+Guests show no TLS key; the routes of the same name for clients that do are our own nodes' (``keys.routes``).
 Refusals are RFC 7807 objects whose ``type`` is the protocol's, with our error's code beside it.
 """
 

@@ -1,4 +1,4 @@
-"""The broker's pages over HTTPS: ``GET /page/NAME``, for clients that show an enrolled key.  One prefix of ``keys.server``.
+"""The broker's pages over HTTPS: ``GET /page/NAME``, for clients that show an enrolled key.  One prefix of ``keys.routes``.
 
 Refusals are pages too.  Nothing is decided here, and no form is taken: what takes an owner's key is the companion's.
 """
