@@ -199,11 +199,9 @@ class Job(_Value):
         return self
 
     @model_validator(mode="after")
-    def _urls_where_read(self) -> Self:
+    def _outputs_in_folders(self) -> Self:
         if any("://" in spec.path for spec in self.outputs.values()):
             raise ValueError("an output is written into a folder, not to a URL")
-        if self.engine not in ALONE and any("://" in spec.path for spec in self.inputs.values()):
-            raise ValueError(f"the engine {self.engine} reads inputs in folders only; polars reads URLs too")
         return self
 
     @model_validator(mode="after")

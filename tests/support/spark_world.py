@@ -18,10 +18,12 @@ from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
 from confide.data.commit import create_dataset
 from confide.data.manifest import Manifest, verify_manifest
+from confide.data.places import Place
 from confide.data.snapshots import load_manifest, write_manifest
 from confide.ids import DatasetId, KeyRef, NodeId, RunId, SpkiDigest, new_dataset_id
 from confide.jobs.broker_keys import BrokerKeys
 from confide.jobs.driver_files import DriverFiles
+from confide.jobs.input_ranges import input_range
 from confide.jobs.inputs import InputLengths, VerifiedInput
 from confide.jobs.outputs import CommittedOutput, Outputs
 from confide.jobs.reports import FilesDeleted, FilesWritten, read_report
@@ -45,12 +47,13 @@ class SparkWorld:
         self.lengths = InputLengths()
         self.keys: dict[str, tuple[DatasetId, SecretBytes]] = {}
         self.workers_ring, self.drivers_ring = Keyring(lease_s=math.inf), Keyring(lease_s=math.inf)
+        self.ranges: list[Json] = []  # that executors asked for
         self.counts: Json = {}  # of the executor that reported last
         self._new_run([])
 
-    def add_input(self, name: str, source: Path | pa.Table, key: SecretBytes | None = None) -> None:
-        """Encrypt ``source`` as an input."""
-        place, dataset, secret = self.root / name, new_dataset_id(), key or SecretBytes.random()
+    def add_input(self, name: str, source: Path | pa.Table, key: SecretBytes | None = None, place: Place | None = None) -> None:
+        """Encrypt ``source`` as an input, to that place if one is given."""
+        place, dataset, secret = place or self.root / name, new_dataset_id(), key or SecretBytes.random()
         wrapped = wrap(SecretBytes.random(), secret, key="airline/flights", version=1, dataset=dataset)
         create_dataset(
             source,
@@ -65,7 +68,7 @@ class SparkWorld:
         )
         self.hold_input(name, place, dataset, secret)
 
-    def hold_input(self, name: str, place: Path, dataset: DatasetId, secret: SecretBytes) -> None:
+    def hold_input(self, name: str, place: Place, dataset: DatasetId, secret: SecretBytes) -> None:
         """Take a dataset that is there already as an input of what is run from now on."""
         signed = load_manifest(place)
         manifest = verify_manifest(signed.envelope, SIGNER.public)
@@ -74,7 +77,7 @@ class SparkWorld:
         self.keys[name] = (dataset, secret)
         self.lengths.know([found])
         files = frozenset(file.path for file in manifest.files)
-        self.workers_ring.open_input(str(place), dataset, _lease(secret), files=files, refresh=lambda: _lease(secret))
+        self.workers_ring.open_input(found.root, dataset, _lease(secret), files=files, refresh=lambda: _lease(secret))
 
     def start(self, *outputs: str, executors: int = 2) -> None:
         """Start the JVMs for a run with these outputs."""
@@ -176,8 +179,13 @@ class SparkWorld:
             **files.operations(),
             "input-length": self.lengths.operation,
             "input-listing": self.lengths.listing,
+            "input-range": self._range,
             "data-counts": self._count,
         }
+
+    def _range(self, request: Json) -> Json:
+        self.ranges.append(request)
+        return input_range(self.inputs, request)
 
     def _count(self, request: Json) -> Json:
         self.counts = field(request, "counts", dict)

@@ -20,11 +20,11 @@ MOST: Final = 16 << 20
 
 
 class AgentFolder(RangedFolder):
-    """The files of the input ``name``, with their ``sizes`` by the verified manifest."""
+    """The files of the input that a node's processes call ``root``, with their ``sizes`` by the verified manifest."""
 
-    def __init__(self, agent: LocalSocketClient, name: str, root: str, sizes: Mapping[str, int]) -> None:
+    def __init__(self, agent: LocalSocketClient, root: str, sizes: Mapping[str, int]) -> None:
         super().__init__(root)
-        self._agent, self._input, self._sizes = agent, name, sizes
+        self._agent, self._sizes = agent, sizes
 
     def look(self, path: str) -> Version | None:
         """By the manifest: the agent gives ranges of files of that length only."""
@@ -33,13 +33,13 @@ class AgentFolder(RangedFolder):
 
     def reader(self, path: str, version: Version) -> SeekableReader:
         """Each read asks the agent."""
-        return _AgentFile(self._agent, self._input, path, version.size)
+        return _AgentFile(self._agent, str(self / path), version.size)
 
 
 class _AgentFile(SeekableReader):
-    def __init__(self, agent: LocalSocketClient, name: str, path: str, size: int) -> None:
+    def __init__(self, agent: LocalSocketClient, path: str, size: int) -> None:
         super().__init__()
-        self._agent, self._input, self._path, self._size = agent, name, path, size
+        self._agent, self._path, self._size = agent, path, size
 
     @property
     def size(self) -> int:
@@ -58,7 +58,7 @@ class _AgentFile(SeekableReader):
         done = 0
         while done < wanted:
             count = min(MOST, wanted - done)
-            answer = self._agent.call("input-range", name=self._input, path=self._path, start=self._position, length=count)
+            answer = self._agent.call("input-range", path=self._path, start=self._position, length=count)
             try:
                 data = base64.b64decode(answer["data"], validate=True)
             except (KeyError, TypeError, ValueError, binascii.Error) as cause:

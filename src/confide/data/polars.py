@@ -230,7 +230,7 @@ class DataContext:
         found = self._input(name)
         if not found["remote"]:
             return Path(found["path"])
-        return AgentFolder(self._agent, name, found["path"], {one["path"]: one["size"] for one in self._files(name)})
+        return AgentFolder(self._agent, found["path"], {one["path"]: one["size"] for one in self._files(name)})
 
     def _files(self, name: str) -> list[Json]:
         if name not in self._listed:  # a run reads one snapshot to its end

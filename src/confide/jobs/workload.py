@@ -176,8 +176,8 @@ class JobDriver:
         outputs.require_unharmed()
         if status != 0:
             verify_whole(self._inputs.values())
-            hint = f"see `confide runs logs {node.spec.run_id} --node driver`"
             reason = failure_in(engine.output_of("program"))
+            hint = f"see `confide runs logs {node.spec.run_id} --node driver`" + (f"; {reason.hint}" if reason and reason.hint else "")
             why = "" if reason is None else f": {reason.message}"
             raise JobFailedError(f"the program ended with status {status}{why}", hint=hint, status=status)
         outputs.require_all()
@@ -343,10 +343,11 @@ class SparkWorker:
         keys = self._keys = BrokerKeys(node)
         files = TaskFiles(keys.operations()["write-key"], node.tell)
         lengths = {"input-length": self._lengths.operation, "input-listing": self._lengths.listing}
+        ranges = {"input-range": lambda request: input_range(self._inputs, request)}
         own = {"await-driver": self._await_driver, "data-counts": _counts(node, keys), **lengths}
-        engine.serve({**keys.operations(), **files.operations(), **own})
+        engine.serve({**keys.operations(), **files.operations(), **ranges, **own})
         self._jvm = engine.start("executor", executor_command(engine.runtime, engine.node, engine.run, str(node.spec.index)))
-        self._inputs = open_inputs(node.job)
+        self._inputs = open_inputs(node.job, node.attester)
         self._lengths.know(self._inputs.values())
         keys.open_inputs([*self._inputs.values()])
 

@@ -95,24 +95,29 @@ def test_a_file_that_is_replaced_while_it_is_queried_is_refused(agent: PolarsAge
 @pytest.mark.parametrize(
     "asked",
     [
-        {"name": "other"},
-        {"path": "_confide.json"},
-        {"path": "../t/x"},
+        {"path": "/elsewhere/{file}"},
+        {"path": "{file}"},
+        {"path": "{root}/_confide.json"},
+        {"path": "{root}/../t/x"},
+        {"path": "{root}"},
         {"start": -1},
         {"length": 0},
         {"length": 1 << 30},
         {"start": 1 << 40},
-        {"name": "local"},
+        {"path": "{local}"},
     ],
 )
 def test_the_agent_gives_ranges_of_listed_files_only(agent: PolarsAgent, asked: dict[str, Any]) -> None:
     agent.add("t", TABLE, remote_folder("s3://bkt/t"))
     agent.add("local", TABLE)
-    path = agent._inputs["t"].manifest.files[0].path
-    call = agent._client.call
-    assert len(call("input-range", name="t", path=path, start=0, length=100)["data"]) == 136
+    found, local = agent._inputs["t"], agent._inputs["local"]
+    names = {"file": found.manifest.files[0].path, "root": found.root, "local": f"{local.root}/{local.manifest.files[0].path}"}
+    call, path = agent._client.call, "{root}/{file}".format(**names)
+    assert len(call("input-range", path=path, start=0, length=100)["data"]) == 136
+    if "path" in asked:
+        asked = {"path": asked["path"].format(**names)}
     with pytest.raises(ProtocolError):
-        call("input-range", **{"name": "t", "path": path, "start": 0, "length": 10, **asked})
+        call("input-range", **{"path": path, "start": 0, "length": 10, **asked})
 
 
 def test_a_short_answer_of_an_agent_is_refused() -> None:
@@ -120,7 +125,7 @@ def test_a_short_answer_of_an_agent_is_refused() -> None:
         def call(self, *_: object, **__: object) -> dict[str, str]:
             return {"data": "AAAA"}
 
-    folder = AgentFolder(Short(), "t", "/confide-remote/x", {"f": 100})  # type: ignore[arg-type]
+    folder = AgentFolder(Short(), "/confide-remote/x", {"f": 100})  # type: ignore[arg-type]
     with pytest.raises(ProtocolError, match="another length"):
         (folder / "f").open().read(50)
 
@@ -167,8 +172,7 @@ def test_a_job_file_names_urls_and_credentials(tmp_path: Path) -> None:
     spec = loaded("polars").inputs["t"]
     assert (spec.path, spec.credentials and spec.credentials.resource) == ("s3://bkt/t", SOURCE["resource"])
     assert Job.from_json(loaded("polars").to_json()) == loaded("polars")
-    with pytest.raises(JobError, match="polars reads URLs"):
-        loaded("spark")
+    assert loaded("spark").inputs["t"] == spec
     with pytest.raises(JobError, match="into a folder"):
         loaded("polars", "s3://bkt/out")
 

@@ -1,4 +1,4 @@
-"""A whole run whose input lies on S3: the driver's node gets the storage's credential from a key broker service, by its evidence."""
+"""Whole runs whose input lies on S3: each node gets the storage's credential from a key broker service, by its evidence."""
 
 from __future__ import annotations
 
@@ -56,9 +56,10 @@ def remote(stage: Stage, world: Kbs, service: BrokerProcess, s3: Any, monkeypatc
     world.set_rules("airline", [{"resource": "airline/storage/*", "policy": "nodes"}])
     source = {"resource": f"kbs://{service.url.removeprefix('https://')}/{NAME}", "spki": service.spki}
 
-    def made(*arguments: str) -> Job:
+    def made(*arguments: str, **changes: Any) -> Job:
         inputs = {"people": {"path": "s3://bkt/people", "credentials": source}, "cities": {"path": str(stage.root / "cities")}}
-        job = stage.job(PROGRAM, engine="polars", resources={}, inputs=inputs, outputs=("summary",), arguments=arguments)
+        given = {"program": PROGRAM, "engine": "polars", "resources": {}, "outputs": ("summary",), **changes}
+        job = stage.job(inputs=inputs, arguments=arguments, **given)
         stage.grant(job)
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):  # the client had them to pin the input; nodes have none
             monkeypatch.delenv(name)
@@ -78,6 +79,34 @@ def test_a_job_runs_on_s3_and_the_credential_is_nowhere(stage: Stage, remote: An
     assert table == [{"country": "a", "count": 40}, {"country": "b", "count": 60}]
     for path in stage.root.rglob("*"):
         assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
+
+
+SPARK_PROGRAM = b"""
+import confide
+
+ctx = confide.session()
+assert "CANARY" not in str(ctx.spark.sparkContext.getConf().getAll())
+ctx.write(ctx.read("people").join(ctx.read("cities"), "city").groupBy("country").count(), "summary")
+ctx.stop()
+"""
+
+
+@pytest.mark.spark
+def test_workers_of_spark_get_the_credential_each_by_its_own_evidence(stage: Stage, remote: Any, world: Kbs) -> None:
+    job = remote("spark", program=SPARK_PROGRAM, engine="spark", resources={"workers": 2, "memory_mb": 700, "driver_memory_mb": 700})
+    result, _ = stage.run(job)
+    result.verification.require()
+    signed = load_manifest(Path(job.outputs["summary"].path))
+    secret = stage.clients["analyst"].open(signed.envelope).secret
+    table = read_table(signed.folder, verify_manifest(signed.envelope, signed.signer), secret).sort_by("country").to_pylist()
+    assert table == [{"country": "a", "count": 40}, {"country": "b", "count": 60}]
+    for path in stage.root.rglob("*"):
+        assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
+    asked = [entry.event["action"] for entry in world.world.broker.store.audit() if entry.event and NAME in str(entry.event)]
+    assert asked[-3:] == ["kbs-resource"] * 3  # the driver, and each worker
+    counts = result.verification.require().data
+    assert sum(entry.rows_read for entry in counts) >= 105
+    assert all(entry.bytes_read for entry in counts if entry.rows_read)
 
 
 def test_a_node_that_the_credentials_owner_does_not_accept_gets_none(stage: Stage, remote: Any, world: Kbs) -> None:

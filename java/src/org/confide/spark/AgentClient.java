@@ -24,8 +24,10 @@ import java.util.concurrent.ConcurrentLinkedQueue;
  */
 final class AgentClient {
     static final String SOCKET_PROPERTY = "confide.agent.socket";
-    /** Cap on one answer, in bytes: the longest is a key and a path. */
-    private static final int MAX_LINE = 1 << 20;
+    /** Cap on one answer, in bytes: the longest is a range of a remote input, in base64. */
+    private static final int MAX_LINE = 2 * RemoteInput.MOST;
+    private static final int PART = 4096;
+    private static final int LARGE_PART = 1 << 18;
 
     private static final ObjectMapper JSON =
             JsonMapper.builder()
@@ -63,7 +65,7 @@ final class AgentClient {
         }
         if (!answer.get("ok").booleanValue()) {
             JsonNode error = answer.path("error");
-            throw new AgentRefusal(error.path("code").asText("unavailable"), error.path("message").asText("refused"));
+            throw new AgentRefusal(error.path("code").asText("unavailable"), error.path("message").asText("refused"), error.path("hint").asText(""));
         }
         return answer;
     }
@@ -90,7 +92,7 @@ final class AgentClient {
 
     private static byte[] readLine(SocketChannel channel) throws IOException {
         ByteArrayOutputStream line = new ByteArrayOutputStream(512);
-        ByteBuffer part = ByteBuffer.allocate(4096);
+        ByteBuffer part = ByteBuffer.allocate(PART);
         while (line.size() <= MAX_LINE) {
             part.clear();
             int count = channel.read(part);
@@ -100,6 +102,9 @@ final class AgentClient {
             line.write(part.array(), 0, count);
             if (count > 0 && part.array()[count - 1] == '\n') {
                 return line.toByteArray();
+            }
+            if (!part.hasRemaining() && part.capacity() < LARGE_PART) { // a long one
+                part = ByteBuffer.allocate(LARGE_PART);
             }
         }
         throw new IOException("confide: the agent's answer is too long");

@@ -25,7 +25,7 @@ import org.apache.hadoop.util.Progressable;
  *
  * <p>Lengths and offsets are plaintext ones, so that every Hadoop reader splits and seeks as usual. Keys come from the agent by path:
  * only files that a verified manifest lists can be read, only this run's outputs can be written. Nothing is ever read or written as
- * plaintext. Appending is refused: a finished container is never changed.
+ * plaintext. Appending is refused: a finished container is never changed. Inputs in remote storages are read by ranges from the agent.
  */
 public final class ConfideFileSystem extends FileSystem {
     static final String SCHEME = "enc";
@@ -80,7 +80,7 @@ public final class ConfideFileSystem extends FileSystem {
             throw new FileNotFoundException(path + " is a folder");
         }
         InputFiles.checked(status);
-        FSDataInputStream file = local.open(below, bufferSize);
+        FSDataInputStream file = RemoteFiles.holds(below) ? RemoteFiles.open(below, statistics) : local.open(below, bufferSize);
         try {
             return new FSDataInputStream(new ContainerInput(file, status.getLen(), key(below)));
         } catch (IOException | RuntimeException failed) {
@@ -146,7 +146,7 @@ public final class ConfideFileSystem extends FileSystem {
     @Override
     public FileStatus[] listStatus(Path path) throws IOException {
         Path below = below(path);
-        FileStatus[] listed = InputFolder.listing(local, below);
+        FileStatus[] listed = RemoteFiles.holds(below) ? RemoteFiles.list(below) : InputFolder.listing(local, below);
         Set<String> known = OutputFiles.known(below);
         List<FileStatus> found = new ArrayList<>();
         for (FileStatus status : listed != null ? listed : InputFiles.found(below, () -> local.listStatus(below))) {
@@ -170,6 +170,9 @@ public final class ConfideFileSystem extends FileSystem {
     }
 
     private FileStatus status(Path below) throws IOException {
+        if (RemoteFiles.holds(below)) {
+            return RemoteFiles.status(below);
+        }
         return InputFiles.found(below, () -> OutputFiles.found(below, () -> local.getFileStatus(below)));
     }
 

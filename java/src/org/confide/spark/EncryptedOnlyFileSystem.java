@@ -3,6 +3,7 @@ package org.confide.spark;
 import java.io.FilterOutputStream;
 import java.io.IOException;
 import java.io.OutputStream;
+import org.apache.hadoop.fs.FSDataInputStream;
 import org.apache.hadoop.fs.FileStatus;
 import org.apache.hadoop.fs.LocalFileSystem;
 import org.apache.hadoop.fs.Path;
@@ -45,9 +46,18 @@ public final class EncryptedOnlyFileSystem extends LocalFileSystem {
             return LOCAL_DIRS != null && place.startsWith(LOCAL_DIRS);
         }
 
+        /** A table of an input in a remote storage comes from the agent. */
+        @Override
+        public FSDataInputStream open(Path path, int bufferSize) throws IOException {
+            return RemoteFiles.holds(path) ? RemoteFiles.open(path, statistics) : super.open(path, bufferSize);
+        }
+
         /** Listings end here as well. Other files than tables are none of a run's data, and Spark asks for many of them. */
         @Override
         public FileStatus getFileStatus(Path path) throws IOException {
+            if (RemoteFiles.holds(path)) {
+                return RemoteFiles.status(path);
+            }
             if (!path.getName().endsWith(".parquet")) {
                 return super.getFileStatus(path);
             }
@@ -57,6 +67,9 @@ public final class EncryptedOnlyFileSystem extends LocalFileSystem {
 
         @Override
         public FileStatus[] listStatus(Path path) throws IOException {
+            if (RemoteFiles.holds(path)) {
+                return RemoteFiles.list(path);
+            }
             FileStatus[] listed = InputFolder.listing(this, path);
             return listed != null ? listed : InputFiles.found(path, () -> super.listStatus(path));
         }

@@ -52,7 +52,7 @@ final class InputFiles {
     }
 
     /** The length in the manifest of the input at {@code path}, or -1 if it is none. */
-    private static long expectedLength(Path path) throws IOException {
+    static long expectedLength(Path path) throws IOException {
         JsonNode answer = AgentClient.here().call("input-length", Map.of("path", path.toUri().getPath())).path("length");
         if (!answer.isIntegralNumber()) {
             throw new IOException("confide: the agent's answer has no usable field length");

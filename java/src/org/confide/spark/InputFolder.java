@@ -19,17 +19,14 @@ import org.apache.hadoop.fs.Path;
 final class InputFolder {
     private InputFolder() {}
 
-    /** What is in {@code folder} of {@code local}, or null if it is no folder of an input. A listed file that is not there is an error. */
+    /** What is in {@code folder} of {@code local} (which a remote one does not need), or null if it is no folder of an input. A listed file that is not there is an error. */
     static FileStatus[] listing(FileSystem local, Path folder) throws IOException {
         List<FileStatus> found = new ArrayList<>();
         String last = "";
         while (true) {
-            JsonNode names = AgentClient.here().call("input-listing", Map.of("path", folder.toUri().getPath(), "after", last)).path("names");
-            if (names.isNull()) {
+            JsonNode names = names(folder, last);
+            if (names == null) {
                 return null;
-            }
-            if (!names.isArray()) {
-                throw new IOException("confide: the agent's answer has no usable field names");
             }
             if (names.isEmpty()) {
                 return found.toArray(new FileStatus[0]);
@@ -41,10 +38,26 @@ final class InputFolder {
         }
     }
 
+    /** Whether {@code folder} is one of an input. */
+    static boolean isOne(Path folder) throws IOException {
+        return names(folder, "") != null;
+    }
+
+    private static JsonNode names(Path folder, String after) throws IOException {
+        JsonNode names = AgentClient.here().call("input-listing", Map.of("path", folder.toUri().getPath(), "after", after)).path("names");
+        if (names.isNull()) {
+            return null;
+        }
+        if (!names.isArray()) {
+            throw new IOException("confide: the agent's answer has no usable field names");
+        }
+        return names;
+    }
+
     /** Not FileNotFoundException: Spark takes a folder in which it meets one for empty (InputFiles). */
     private static FileStatus shown(FileSystem local, Path listed) throws IOException {
         try {
-            return local.getFileStatus(listed);
+            return RemoteFiles.holds(listed) ? RemoteFiles.status(listed) : local.getFileStatus(listed);
         } catch (FileNotFoundException missing) {
             throw InputFiles.missing(listed);
         }

@@ -1,0 +1,74 @@
+"""A way to moto's S3 that says no when it is told to, as a busy storage or one that takes a permission back does."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+_LEFT_OUT = frozenset({"connection", "transfer-encoding", "server", "date"})
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A peer that does not trust the certificate leaves: nothing to print."""
+
+
+class S3Gate:
+    """Passes requests on to the server at ``target``; the first of ``refusals`` (status, S3's code) are answered here instead.
+
+    ``always``: what every request is answered with.  ``passed`` counts those that went through.
+    """
+
+    def __init__(self, target: str, tls: ssl.SSLContext | None = None) -> None:
+        self.refusals: list[tuple[int, str]] = []
+        self.always: tuple[int, str] | None = None
+        self.passed = 0
+        self._server = _Server(("127.0.0.1", 0), self._handler(str(urlsplit(target).netloc)))
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
+        self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def close(self) -> None:
+        """End the gate."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _handler(self, target: str) -> type[BaseHTTPRequestHandler]:
+        gate = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _pass(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                refusal = gate.always or (gate.refusals.pop(0) if gate.refusals else None)
+                if refusal is not None:
+                    status, said = refusal
+                    return self._say(status, {}, f"<Error><Code>{said}</Code></Error>".encode())
+                gate.passed += 1
+                connection = http.client.HTTPConnection(target)
+                connection.request(self.command, self.path, body, dict(self.headers.items()))
+                found = connection.getresponse()
+                data = found.read()
+                headers = {name: value for name, value in found.getheaders() if name.lower() not in _LEFT_OUT}
+                connection.close()
+                return self._say(found.status, headers, data)
+
+            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _pass  # noqa: N815 - names of BaseHTTPRequestHandler
+
+            def _say(self, status: int, headers: dict[str, str], data: bytes) -> None:
+                self.send_response(status)
+                for name, value in {"Content-Length": str(len(data)), **headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(data)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        return Handler
