@@ -53,7 +53,7 @@ class JobError(UsageError):
 
 
 class ExtraMissingError(UsageError):
-    """An optional dependency is not installed; the hint names the extra."""
+    """An optional dependency is not installed, or too old; the hint says what to install."""
 
     code = "extra-missing"
 

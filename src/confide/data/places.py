@@ -22,9 +22,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Final, TypeAlias
 from urllib.parse import urlsplit
 
+from confide.data.extras import package_missing, require_library
 from confide.data.remote import checked_links, https_only
 from confide.data.s3 import S3Access, S3Object, create_object, s3_client, s3_errors, write_object
-from confide.errors import DataError, ExtraMissingError, OutputExistsError, UnavailableError, UsageError
+from confide.errors import DataError, OutputExistsError, UnavailableError, UsageError
 from confide.regular_file import open_regular
 from confide.seekable import SeekableReader
 
@@ -242,16 +243,14 @@ class FsspecFolder(RemoteFolder):
     def __init__(self, url: str, links: Sequence[str]) -> None:
         """``links``: the URL's schemes (:func:`confide.data.remote.checked_links`)."""
         super().__init__(url.split("?", 1)[0])
-        try:
-            from fsspec.core import url_to_fs  # noqa: PLC0415
-        except ImportError as cause:
-            raise ExtraMissingError("such URLs need fsspec, which is not installed", hint="pip install 'confide[fsspec]'") from cause
+        require_library("fsspec", "such URLs are")
+        from fsspec.core import url_to_fs  # noqa: PLC0415
+
         try:
             with self._errors():
                 self._storage, root = url_to_fs(url, **https_only(links, []))  # what it refuses is as if not there
         except ImportError as cause:
-            hint = "install the package that fsspec names for it" + (f": {cause.name}" if cause.name else "")
-            raise ExtraMissingError(f"fsspec needs another package for {url.split('://', 1)[0]}://", hint=hint) from cause
+            raise package_missing(url, cause) from cause
         self._root = root.rstrip("/") + "/"
 
     def look(self, path: str) -> Version | None:

@@ -12,9 +12,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urljoin, urlsplit
 
+from confide.data.extras import package_missing, require_library
 from confide.data.s3 import open_object, s3_client, s3_errors
 from confide.data.sources import Source
-from confide.errors import DataError, ExtraMissingError, UnavailableError, UsageError
+from confide.errors import DataError, UnavailableError, UsageError
 
 if TYPE_CHECKING:
     from confide.canonical import Json
@@ -47,6 +48,7 @@ def checked_links(url: str) -> list[str]:
 
     Raises:
         UsageError: what is read would pass a network in the clear, or be kept on this machine.
+        ExtraMissingError: S3 in a chain needs s3fs, which is not installed or too old.
     """
     links = [link.split("://", 1)[0].lower() for link in url.split("::")]
     if found := sorted(_IN_THE_CLEAR.intersection(links)):
@@ -55,6 +57,7 @@ def checked_links(url: str) -> list[str]:
         raise UsageError(f"{found[0]}:: would keep plaintext in a temporary folder", hint="leave it out")
     if links != ["s3"] and {"s3", "s3a"}.intersection(links):
         s3_client()  # s3fs takes its endpoint from where boto3 does
+        require_library("s3fs", "S3 below other URLs is")
     return links
 
 
@@ -109,10 +112,9 @@ def _s3_sources(url: str) -> list[Source]:
 
 
 def _fsspec_sources(url: str, links: Sequence[str]) -> list[Source]:
-    try:
-        from fsspec.core import url_to_fs  # noqa: PLC0415
-    except ImportError as cause:
-        raise ExtraMissingError("such URLs are read by fsspec, which is not installed", hint="pip install 'confide[fsspec]'") from cause
+    require_library("fsspec", "such URLs are")
+    from fsspec.core import url_to_fs  # noqa: PLC0415
+
     refused: list[UsageError] = []
     try:
         storage, path = url_to_fs(url, **https_only(links, refused))
@@ -130,8 +132,7 @@ def _fsspec_sources(url: str, links: Sequence[str]) -> list[Source]:
             for name in names
         ]
     except ImportError as cause:
-        hint = "install the package that fsspec names for it" + (f": {cause.name}" if cause.name else "")
-        raise ExtraMissingError(f"fsspec needs another package for {url.split('://', 1)[0]}://", hint=hint) from cause
+        raise package_missing(url, cause) from cause
     except (OSError, ValueError) as cause:
         raise UnavailableError(f"cannot read {url.split('?', 1)[0]}: {type(cause).__name__}", path=url.split("?", 1)[0]) from cause
 

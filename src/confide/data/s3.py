@@ -7,7 +7,9 @@ roles.  Bytes are checked by whoever reads them; nothing here trusts or verifies
 from __future__ import annotations
 
 import io
+import os
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,9 +17,12 @@ from functools import partial
 from typing import Any, BinaryIO, Final, cast
 from urllib.parse import urlsplit
 
+from cryptography import x509
+
 from confide.canonical import Json, parse_object
 from confide.crypto.secret import SecretBytes
-from confide.errors import ConfideError, CredentialError, DataError, ExtraMissingError, OutputExistsError, UnavailableError, UsageError
+from confide.data.extras import require_library
+from confide.errors import ConfideError, CredentialError, DataError, OutputExistsError, UnavailableError, UsageError
 from confide.seekable import SeekableReader
 
 BLOCK: Final = 8 << 20
@@ -27,7 +32,7 @@ _ATTEMPTS: Final = 5
 """How often one range is asked for if its transfer breaks off; refusals (503 and so on) botocore itself repeats."""
 _PAUSE_S: Final = 0.1
 _TEXTS: Final = ("access_key_id", "secret_access_key")
-_OPTIONAL: Final = ("session_token", "endpoint", "region")
+_OPTIONAL: Final = ("session_token", "endpoint", "region", "ca")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,8 @@ class S3Access:
     token: SecretBytes | None = None
     endpoint: str | None = None
     region: str | None = None
+    ca: str | None = None
+    """Certificates (PEM), of which the endpoint's must come, instead of those that boto3 trusts."""
 
     @classmethod
     def parse(cls, data: bytes) -> S3Access:
@@ -56,30 +63,51 @@ class S3Access:
             raise CredentialError("a resource is no credential of a storage", hint=hint)
         if not all(isinstance(value, str) and value for value in found.values()):
             raise CredentialError("a field of a storage's credential is not a text", hint=hint)
-        token = found.get("session_token")
+        token, ca = found.get("session_token"), found.get("ca")
+        if ca is not None and not _are_certificates(ca):
+            raise CredentialError("the ca of a storage's credential is not certificates in PEM", hint=hint)
         return cls(
             found["access_key_id"],
             SecretBytes(found["secret_access_key"].encode()),
             None if token is None else SecretBytes(token.encode()),
             found.get("endpoint"),
             found.get("region"),
+            ca,
         )
+
+
+def _are_certificates(text: str) -> bool:
+    try:
+        return bool(x509.load_pem_x509_certificates(text.encode()))
+    except ValueError:
+        return False
+
+
+def _in_memory(text: str) -> tuple[int, str]:
+    """A file that is in no folder, where a host could change it: its descriptor, and the name by which this process opens it."""
+    try:
+        descriptor = os.memfd_create("confide-ca", os.MFD_CLOEXEC)
+    except OSError as cause:
+        hint = "use an S3 whose certificate comes from a public CA"
+        raise UnavailableError("this system has no files in memory, which a storage's private CA needs", hint=hint) from cause
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        file.write(text.encode())
+    return descriptor, f"/proc/self/fd/{descriptor}"
 
 
 def s3_client(access: S3Access | None = None) -> Any:
     """A client for ``access``; without one, what boto3 finds on this machine counts.
 
     Raises:
-        ExtraMissingError: boto3 is not installed.
+        ExtraMissingError: boto3 is not installed, or too old.
         UnavailableError: boto3 finds no way to use S3.
         UsageError: what is sent and read would pass a network in the clear.
     """
-    try:
-        import boto3  # noqa: PLC0415
-        from botocore.config import Config  # noqa: PLC0415
-        from botocore.exceptions import BotoCoreError  # noqa: PLC0415
-    except ImportError as cause:
-        raise ExtraMissingError("S3 is used through boto3, which is not installed", hint="pip install 'confide[s3]'") from cause
+    require_library("boto3", "S3 is")
+    import boto3  # noqa: PLC0415
+    from botocore.config import Config  # noqa: PLC0415
+    from botocore.exceptions import BotoCoreError  # noqa: PLC0415
+
     config = Config(
         retries={"mode": "standard", "total_max_attempts": 8},
         connect_timeout=10,
@@ -96,10 +124,17 @@ def s3_client(access: S3Access | None = None) -> Any:
             "region_name": access.region,
             "verify": True,
         }
+    held = None
+    if access is not None and access.ca is not None:
+        held, given["verify"] = _in_memory(access.ca)  # botocore takes a file's name only, and reads it for each connection
     try:
         client = boto3.client("s3", config=config, **given)
     except (BotoCoreError, ValueError) as cause:
+        if held is not None:
+            os.close(held)
         raise UnavailableError(f"S3 cannot be used: {type(cause).__name__}", hint="see `aws configure`") from cause
+    if held is not None:
+        weakref.finalize(client, os.close, held)
     where = urlsplit(client.meta.endpoint_url)
     if where.scheme != "https" and where.hostname not in _PLAIN_HTTP:
         raise UsageError("the S3 endpoint would get and send everything in the clear", hint="give an https:// endpoint", got=where.netloc)
