@@ -31,6 +31,8 @@ _PLAIN_HTTP: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 _ATTEMPTS: Final = 5
 """How often one range is asked for if its transfer breaks off; refusals (503 and so on) botocore itself repeats."""
 _PAUSE_S: Final = 0.1
+_CONNECTIONS: Final = 64
+"""Kept open at most.  A node's agent fetches for all of its engine's threads at one time, and a handshake takes longer than a range."""
 _TEXTS: Final = ("access_key_id", "secret_access_key")
 _OPTIONAL: Final = ("session_token", "endpoint", "region", "ca")
 
@@ -112,6 +114,7 @@ def s3_client(access: S3Access | None = None) -> Any:
         retries={"mode": "standard", "total_max_attempts": 8},
         connect_timeout=10,
         read_timeout=60,
+        max_pool_connections=_CONNECTIONS,
         ignore_configured_endpoint_urls=access is not None,  # a node's environment is not its owner's
     )
     given: dict[str, Any] = {}
