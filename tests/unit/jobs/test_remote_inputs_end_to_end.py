@@ -18,6 +18,7 @@ from confide.data.manifest import verify_manifest
 from confide.data.snapshots import load_manifest
 from confide.errors import CredentialError, IntegrityError, ResourceDeniedError
 from confide.job import Job
+from confide.jobs.statement import Statement
 
 pytestmark = [pytest.mark.run, pytest.mark.timeout(300), pytest.mark.usefixtures("nothing_left_behind")]
 NAME, SECRET = "airline/storage/bucket", "CANARY-storage-secret-77ab"
@@ -69,16 +70,21 @@ def remote(stage: Stage, world: Kbs, service: BrokerProcess, s3: Any, monkeypatc
     return made
 
 
-def test_a_job_runs_on_s3_and_the_credential_is_nowhere(stage: Stage, remote: Any) -> None:
-    job = remote()
+def require_right_and_no_secret(stage: Stage, job: Job) -> Statement:
+    """Run a job whose result is known; what its receipt says."""
     result, _ = stage.run(job)
-    result.verification.require()
     signed = load_manifest(Path(job.outputs["summary"].path))
     secret = stage.clients["analyst"].open(signed.envelope).secret
     table = read_table(signed.folder, verify_manifest(signed.envelope, signed.signer), secret).sort_by("country").to_pylist()
     assert table == [{"country": "a", "count": 40}, {"country": "b", "count": 60}]
     for path in stage.root.rglob("*"):
         assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
+    return result.verification.require()
+
+
+def test_a_job_runs_on_s3_and_the_credential_is_nowhere(stage: Stage, remote: Any) -> None:
+    job = remote()
+    require_right_and_no_secret(stage, job)
 
 
 SPARK_PROGRAM = b"""
@@ -94,17 +100,9 @@ ctx.stop()
 @pytest.mark.spark
 def test_workers_of_spark_get_the_credential_each_by_its_own_evidence(stage: Stage, remote: Any, world: Kbs) -> None:
     job = remote("spark", program=SPARK_PROGRAM, engine="spark", resources={"workers": 2, "memory_mb": 700, "driver_memory_mb": 700})
-    result, _ = stage.run(job)
-    result.verification.require()
-    signed = load_manifest(Path(job.outputs["summary"].path))
-    secret = stage.clients["analyst"].open(signed.envelope).secret
-    table = read_table(signed.folder, verify_manifest(signed.envelope, signed.signer), secret).sort_by("country").to_pylist()
-    assert table == [{"country": "a", "count": 40}, {"country": "b", "count": 60}]
-    for path in stage.root.rglob("*"):
-        assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
+    counts = require_right_and_no_secret(stage, job).data
     asked = [entry.event["action"] for entry in world.world.broker.store.audit() if entry.event and NAME in str(entry.event)]
     assert asked[-3:] == ["kbs-resource"] * 3  # the driver, and each worker
-    counts = result.verification.require().data
     assert sum(entry.rows_read for entry in counts) >= 105
     assert all(entry.bytes_read for entry in counts if entry.rows_read)
 
