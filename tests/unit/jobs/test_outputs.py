@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -227,3 +229,19 @@ def test_closing_leaves_nothing_of_a_run_that_failed(driver: Driver) -> None:
     driver.outputs.close()
     assert not driver.staged("a").exists()
     assert not driver.places["a"].exists()
+
+
+def test_a_file_outside_the_outputs_is_no_tasks_file(driver: Driver) -> None:
+    driver.begin("a")
+    for path in (driver.staged("a").with_name("elsewhere"), driver.places["a"] / "x", driver.staged("a")):
+        with pytest.raises(ProtocolError, match="in no output"):
+            driver.outputs.written([str(path)])
+
+
+def test_a_renewed_key_of_another_dataset_is_not_taken(driver: Driver) -> None:
+    expired, other = replace(driver.keys["a"], expires=datetime.now(UTC) - timedelta(seconds=1)), output_key()
+    driver.outputs.hold("a", expired, lambda: other)
+    driver.begin("a")
+    driver.task("a", 1)
+    with pytest.raises(ProtocolError, match="another output's key"):
+        driver.commit("a")

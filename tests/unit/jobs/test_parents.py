@@ -19,7 +19,7 @@ from confide.data.files import Written
 from confide.data.manifest import MANIFEST_NAME, FileEntry, Manifest, verify_manifest
 from confide.data.next_snapshot import Mode, following
 from confide.data.schema import schema_json
-from confide.data.snapshots import history, load_manifest, verify_manifests
+from confide.data.snapshots import commit_snapshot, history, load_manifest, verify_manifests
 from confide.data.staging import attempt_beside
 from confide.errors import (
     DataError,
@@ -220,6 +220,33 @@ def test_the_last_moment_counts_too(lineage: Lineage, monkeypatch: pytest.Monkey
         two.outputs.publish()
     assert lineage.newest()[1] == [1, 2, 3]
     assert not any("part-4" in path for path in lineage.listed())
+
+
+def test_an_end_in_the_very_moment_of_the_commit_takes_no_file_of_it_away(lineage: Lineage, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = lineage.run("second", "append")
+    run.save(3)
+
+    def interrupted(*given: Any, **named: Any) -> None:
+        commit_snapshot(*given, **named)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("confide.data.next_snapshot.commit_snapshot", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.outputs.publish()
+    assert lineage.newest()[1] == [1, 2, 3]
+
+
+def test_a_file_that_storage_has_in_the_place_of_a_new_one_is_not_taken_for_it(lineage: Lineage) -> None:
+    run = lineage.run("second", "append")
+    run.save(3)
+    (written,) = (entry.path for entry in run.outputs.committed()[0].manifest.files if "part-3" in entry.path)
+    planted = lineage.place / written
+    planted.parent.mkdir()
+    planted.write_bytes(b"planted")
+    with pytest.raises(DataError, match="cannot be published: File exists"):
+        run.outputs.publish()
+    assert planted.read_bytes() == b"planted"  # nor is what is another's taken away
+    assert lineage.newest()[1] == [1, 2]
 
 
 def test_a_manifest_that_was_exchanged_since_the_run_began_ends_it(lineage: Lineage) -> None:
