@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from abc import abstractmethod
+from typing import Any
 
 
 class SeekableReader(io.RawIOBase):
@@ -42,3 +43,22 @@ class SeekableReader(io.RawIOBase):
             raise ValueError("a position before the start of the file")
         self._position = base + offset
         return self._position
+
+
+class ReaderOver(SeekableReader):
+    """One that reads another file, which it closes."""
+
+    def __init__(self, file: Any, size: int) -> None:
+        super().__init__()
+        self._file, self._size = file, size
+
+    @property
+    def size(self) -> int:
+        """Length in bytes, as it was when the file was opened."""
+        return self._size
+
+    def close(self) -> None:
+        """Close the file."""
+        if not self.closed:
+            self._file.close()
+        super().close()

@@ -14,10 +14,10 @@ from typing import Any, BinaryIO, cast
 from confide.data.folder import PARQUET_MAGIC, PARQUET_TAIL_BYTES, check_encrypted, require_encrypted_parquet
 from confide.data.places import FilePlace, RemoteFile
 from confide.errors import IntegrityError
-from confide.seekable import SeekableReader
+from confide.seekable import ReaderOver, SeekableReader
 
 
-class PinnedTail(SeekableReader):
+class PinnedTail(ReaderOver):
     """A file whose end, from its footer on, was read and checked.  Each read of the rest is a read of ``file``, which it closes."""
 
     def __init__(self, file: SeekableReader, path: str) -> None:
@@ -27,18 +27,13 @@ class PinnedTail(SeekableReader):
             PlaintextError: the footer is not encrypted.
             IntegrityError: the file says that its pages have no tags, or ends too early.
         """
-        super().__init__()
-        self._file, self._path, self._size = file, path, file.size
+        super().__init__(file, file.size)
+        self._path = path
         end = self._rest(max(0, self._size - PARQUET_TAIL_BYTES), min(self._size, PARQUET_TAIL_BYTES))
         length = min(int.from_bytes(end[: -len(PARQUET_MAGIC)], "little"), max(0, self._size - PARQUET_TAIL_BYTES))
         self._from = max(0, self._size - PARQUET_TAIL_BYTES - length)
         self._tail = self._rest(self._from, length) + end
         require_encrypted_parquet(PARQUET_MAGIC + self._tail, path)
-
-    @property
-    def size(self) -> int:
-        """Length in bytes, of which the checked end is the end."""
-        return self._size
 
     def readinto(self, buffer: Any, /) -> int:
         """Fill ``buffer``: the checked end from memory, the rest from the file."""
@@ -51,12 +46,6 @@ class PinnedTail(SeekableReader):
         view[: len(data)] = data
         self._position += len(data)
         return len(data)
-
-    def close(self) -> None:
-        """Close the file."""
-        if not self.closed:
-            self._file.close()
-        super().close()
 
     def _rest(self, start: int, length: int) -> bytes:
         self._file.seek(start, os.SEEK_SET)

@@ -27,7 +27,7 @@ from confide.data.remote import checked_links, https_only
 from confide.data.s3 import S3Access, S3Object, create_object, s3_client, s3_errors, write_object
 from confide.errors import DataError, OutputExistsError, UnavailableError, UsageError
 from confide.regular_file import open_regular
-from confide.seekable import SeekableReader
+from confide.seekable import ReaderOver, SeekableReader
 
 _BUFFER: Final = 1 << 20
 _ATTEMPTS: Final = 5
@@ -322,17 +322,12 @@ class FsspecFolder(RemoteFolder):
             raise UnavailableError(f"cannot use {self}: {type(cause).__name__}", hint=hint, path=str(self)) from cause
 
 
-class _FsspecFile(SeekableReader):
+class _FsspecFile(ReaderOver):
     """A file of fsspec whose reads are tried again when the connection breaks."""
 
     def __init__(self, what: str, size: int, file: Any) -> None:
-        super().__init__()
-        self._what, self._size, self._file = what, size, file
-
-    @property
-    def size(self) -> int:
-        """Length in bytes, as it was when the version was looked at."""
-        return self._size
+        super().__init__(file, size)
+        self._what = what
 
     def readinto(self, buffer: Any, /) -> int:
         """Fill ``buffer``.
@@ -358,12 +353,6 @@ class _FsspecFile(SeekableReader):
         view[: len(data)] = data
         self._position += len(data)
         return len(data)
-
-    def close(self) -> None:
-        """Leave the file."""
-        if not self.closed:
-            self._file.close()
-        super().close()
 
 
 def written_at(place: FilePlace) -> datetime | None:

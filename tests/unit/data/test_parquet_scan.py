@@ -24,11 +24,12 @@ from confide.crypto.secret import SecretBytes
 from confide.data import files, parquet_scan
 from confide.data.files import encrypt_table
 from confide.data.parquet_image import Buffers, Image
+from confide.data.parquet_modules import Modules, file_unique
 from confide.data.parquet_scan import TableScan
 from confide.data.pinned_parquet import Fetched, FileAccess, PinnedFile, TableFile
 from confide.data.read_counts import Counts
 from confide.data.staging import Attempt
-from confide.errors import DataError, IntegrityError, PlaintextError, SecretLeakError
+from confide.errors import DataError, IntegrityError, ParseError, PlaintextError, SecretLeakError
 from confide.ids import DatasetId
 
 DATASET = DatasetId("5c" * 16)
@@ -357,3 +358,31 @@ def test_a_file_with_other_columns_than_the_manifest_says_is_refused(table: Tabl
     for columns in (table.columns[:-1], [*table.columns[1:], table.columns[0]]):
         with pytest.raises(DataError, match="other columns"):
             table.scan(columns=columns)
+
+
+def test_files_of_one_table_with_other_types_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_scan, "_BATCH_ROWS", 1)  # else Polars refuses to put both into one frame
+    # A manifest has one word for both, since Spark stores no nanoseconds.
+    moments = [datetime(2020, 1, 1, hour, tzinfo=UTC) for hour in range(10)]
+    table = Table(tmp_path / "moments", pa.table({"at": pa.array(moments * 201, pa.timestamp("us", tz="UTC"))}))
+    assert len(table.files) == 2
+    entry = table.files[1]
+    access = table.key_of(entry.path)
+    properties = encryption.create_encryption_properties(access.key.reveal(), aad_prefix=access.aad_prefix, store_aad_prefix=False)
+    nanoseconds = pa.table({"at": pa.array(moments, pa.timestamp("ns", tz="UTC"))})
+    pq.write_table(nanoseconds, table.folder / entry.path, encryption_properties=properties)
+    changed = TableFile(entry.path, (table.folder / entry.path).stat().st_size, 10)
+    with pytest.raises(DataError, match="other types"):
+        table.scan(files=[table.files[0], changed]).collect()
+
+
+def test_a_footer_is_followed_by_nothing(table: Table) -> None:
+    entry = table.files[0]
+    access = table.key_of(entry.path)
+    data = table.first.read_bytes()
+    footer = data[-8 - int.from_bytes(data[-8:-4], "little") : -8]
+    unique, start = file_unique(footer)
+    modules = Modules(access.key, access.aad_prefix + unique)
+    assert modules.footer(footer[start:])
+    with pytest.raises(ParseError):
+        modules.footer(footer[start:] + b"\0")
