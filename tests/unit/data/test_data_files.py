@@ -11,12 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from confide.canonical import Json
 from confide.crypto.envelope import wrap
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
 from confide.data import commit, decrypting, files, folder
 from confide.data.manifest import MANIFEST_NAME, Manifest, verify_manifest
-from confide.data.schema import storable
+from confide.data.schema import schema_json, storable
 from confide.data.snapshots import SignedManifest, load_manifest, write_manifest
 from confide.errors import DataError, IntegrityError, ManifestError, OutputExistsError, PlaintextError, UnavailableError, UsageError
 from confide.ids import DatasetId, RunId, new_dataset_id
@@ -284,11 +285,13 @@ def staged(tmp_path: Path) -> tuple[Path, Owned]:
     return owned.folder, owned
 
 
-def commit_it(owned: Owned, kind: str = "parquet", check_paths: Callable[[Sequence[str]], None] = list) -> SignedManifest:
+def commit_it(
+    owned: Owned, kind: str = "parquet", check_paths: Callable[[Sequence[str]], None] = list, spark: Json | None = None
+) -> SignedManifest:
     signed = commit.commit_staged(
         owned.folder,
         kind=kind,
-        spark_schema=None,
+        spark_schema=spark,
         name="result",
         run=RunId("delays-1"),
         dataset=owned.dataset,
@@ -333,3 +336,23 @@ def test_commit_refuses_plaintext_leftovers_and_emptiness(tmp_path: Path) -> Non
     with pytest.raises(DataError, match="no file"):
         commit_it(owned)
     assert not (place / MANIFEST_NAME).exists()
+
+
+def test_commit_refuses_a_file_in_the_place_of_another(tmp_path: Path) -> None:
+    source = tmp_path / "src"
+    source.mkdir()
+    for name in ("a", "b"):
+        (source / name).write_text(name)
+    owned = Owned(source, tmp_path / "d")
+    (owned.folder / MANIFEST_NAME).unlink()
+    first, second = sorted(path for path in owned.folder.rglob("*") if path.is_file())
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(IntegrityError):
+        commit_it(owned, "files")
+
+
+def test_commit_refuses_a_file_without_a_column_of_its_table(tmp_path: Path) -> None:
+    _, owned = staged(tmp_path)
+    more = schema_json(pa.schema([("x", pa.int64()), ("s", pa.string()), ("day", pa.date32())]))["spark"]
+    with pytest.raises(DataError, match="lacks columns: day"):
+        commit_it(owned, spark=more)
