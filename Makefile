@@ -9,7 +9,7 @@ ARCHIVE := src/confide/data/confide-spark.jsa
 JAVA_SOURCES := $(shell find java -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-packages jar demo test quick-test fuzz mutation dataset-mutations dataset-kills lint docs-check tpch bench lock clean
+.PHONY: help setup test-packages jar demo test quick-test fuzz mutation dataset-mutations dataset-kills run-kills lint docs-check tpch bench lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -66,6 +66,10 @@ dataset-mutations: setup ## change the files of a dataset, one byte at a time, D
 
 dataset-kills: setup ## kill -9 of whoever writes a dataset, at every system call
 	$(BIN)/python -m scripts.dataset_kills
+
+RUN_KILLS ?= 100
+run-kills: setup ## kill -9 of executors, drivers and their agents at RUN_KILLS random moments of runs
+	$(BIN)/python -m scripts.run_kills --count $(RUN_KILLS)
 
 lint: $(VENV)/.ready ## ruff, mypy strict, import contracts, documentation
 	$(BIN)/ruff check .

@@ -64,17 +64,22 @@ class Stage:
         self.policy = {"name": "measured", "measurements": self.tee.reference_values(), "allow": ["simulated"]}
         self.clients: dict[str, OwnerClient] = {}
         self.dataset_keys: dict[str, SecretBytes] = {}
+        self.owners = {"people": "airline", "cities": "weather"}
 
     def open(self, *, people: pa.Table = PEOPLE, cities: pa.Table = CITIES) -> None:
         """Start the broker, enrol everybody, and encrypt both tables."""
+        self.enrol()
+        self.encrypt("airline", "people", people)
+        self.encrypt("weather", "cities", cities)
+
+    def enrol(self) -> None:
+        """Start the broker, and enrol everybody."""
         self.server.start()
         for name in ("airline", "weather", "analyst"):
             credential = Credential.create(self.settings.credentials_dir, name)
             client = OwnerClient(self.server.url, self.server.spki, credential)
             client.enrol(self.broker.owners.create_enrolment(name))
             self.clients[name] = client
-        self.encrypt("airline", "people", people)
-        self.encrypt("weather", "cities", cities)
 
     def encrypt(self, owner: str, name: str, table: pa.Table, *, groups: Mapping[str, tuple[str, ...]] = MappingProxyType({})) -> None:
         """``groups``: its column groups, each under a key of its name."""
@@ -107,7 +112,7 @@ class Stage:
             "name": "main-job",
             "program": "main.py",
             "files": {"main.py": program, "helpers.py": HELPERS},
-            "inputs": {"people": {"path": str(self.root / "people")}, "cities": {"path": str(self.root / "cities")}},
+            "inputs": {name: {"path": str(self.root / name)} for name in self.owners},
             "outputs": {name: {"path": str(place / name), "recipients": ["analyst"]} for name in outputs},
             "policy": self.policy,
             "broker": {"url": self.server.url, "spki": self.server.spki},
@@ -116,7 +121,7 @@ class Stage:
         }))  # fmt: skip
 
     def grant(self, job: Job, *owners: str) -> None:
-        for owner, key in (("airline", "people"), ("weather", "cities")):
+        for key, owner in self.owners.items():
             if not owners or owner in owners:
                 self.clients[owner].grant(key, job=JobDigest(job.digest), policy=self.parsed, recipients=["analyst"])
 
