@@ -5,36 +5,14 @@ from __future__ import annotations
 import base64
 import errno
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.csv
 import pytest
+from support.cli_data import CSV
 
-from confide.cli.broker import spawn
 from confide.data import staging
-
-CSV = "id,name,score\n1,ann,0.5\n2,bob,\n3,cid,2.5\n"
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("columns-home")
-    with spawn(folder, folder / "master.key"):
-        yield folder
-
-
-@pytest.fixture
-def at_home(confide: Any, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home folder with the owner ``ann`` and her key ``k``."""
-    monkeypatch.setenv("CONFIDE_HOME", str(home))
-    if not (home / "credentials" / "ann.key.pem").exists():
-        ticket = home / "ann.json"
-        confide("broker", "enrol", "ann", "--key-file", home / "master.key", "--out", ticket)
-        confide("keys", "init", "ann", "--enrolment", ticket)
-        confide("keys", "create", "ann/k")
-    return home
 
 
 def test_columns_under_keys_of_their_own(confide: Any, at_home: Path, tmp_path: Path) -> None:

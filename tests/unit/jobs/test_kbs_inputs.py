@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.broker_world import World
 from support.custody.tls import Tls
 from support.kbs_world import Kbs
 from support.node_services import node, read
@@ -80,20 +79,6 @@ def encrypt(stage: Stage) -> SecretBytes:
 @pytest.fixture(scope="module")
 def value(stage: Stage) -> SecretBytes:
     return encrypt(stage)
-
-
-@pytest.fixture(scope="module")
-def world(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kbs]:
-    """The service's store, and its owner: the airline of that other broker."""
-    found = World(tmp_path_factory.mktemp("kbs"), stage.tee.installation)
-    yield Kbs(found)
-    found.close()
-
-
-@pytest.fixture(scope="module")
-def service(world: Kbs) -> Iterator[BrokerProcess]:
-    with BrokerProcess.start(world.world) as found:
-        yield found
 
 
 @pytest.fixture

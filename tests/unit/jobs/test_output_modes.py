@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.manifests import listed
 
-from confide.canonical import Json, canonical
-from confide.crypto.envelope import wrap
-from confide.crypto.secret import SecretBytes
+from confide.canonical import Json
 from confide.crypto.sign import SigningKey
-from confide.data.manifest import MANIFEST_NAME, FileEntry, Manifest, now_text, sign_manifest
 from confide.errors import JobError, ManifestError, OutputExistsError
-from confide.ids import DatasetId, RunId, new_dataset_id
+from confide.ids import DatasetId, new_dataset_id
 from confide.job import Job
 from confide.jobs.parents import open_parents
 from confide.jobs.staging import check_free
@@ -28,23 +25,8 @@ def job(path: Path, **output: Any) -> Job:
 
 
 def dataset(folder: Path, *, run: str | None = "first-1", owner: str | None = None) -> DatasetId:
-    made, signer = new_dataset_id(), SigningKey.generate()
-    manifest = Manifest(
-        dataset=made,
-        name="a",
-        snapshot=1,
-        parent=None,
-        created=now_text(datetime.now(UTC)),
-        kind="files",
-        schema=None,
-        files=(FileEntry("a.bin", 1, "00" * 32),),
-        wrapped=wrap(SecretBytes.random(), SecretBytes.random(), key="job-1/a", version=1, dataset=made),
-        signer=signer.public,
-        owner=owner,
-        run=None if run is None else RunId(run),
-    )
-    folder.mkdir()
-    (folder / MANIFEST_NAME).write_bytes(canonical(sign_manifest(manifest, signer)))
+    made = new_dataset_id()
+    listed(folder, SigningKey.generate(), made, owner=owner, run=run)
     return made
 
 

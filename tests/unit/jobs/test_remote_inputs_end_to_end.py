@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.broker_world import World
 from support.kbs_world import Kbs
 from support.several_brokers import BrokerProcess
 from support.stage import Stage, outputs_of
@@ -30,19 +29,6 @@ assert not any("AWS" in name for name in os.environ)
 ctx = session()
 ctx.write(ctx.read("people").join(ctx.read("cities"), on="city").group_by("country").len("count"), "summary")
 """
-
-
-@pytest.fixture(scope="module")
-def world(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kbs]:
-    found = World(tmp_path_factory.mktemp("storage-kbs"), stage.tee.installation)
-    yield Kbs(found)
-    found.close()
-
-
-@pytest.fixture(scope="module")
-def service(world: Kbs) -> Iterator[BrokerProcess]:
-    with BrokerProcess.start(world.world) as found:
-        yield found
 
 
 @pytest.fixture

@@ -5,18 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from support.manifests import listed
 
 from confide.config import Settings
-from confide.crypto.envelope import wrap
-from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
-from confide.data.manifest import FileEntry, Manifest, sign_manifest
-from confide.data.snapshots import write_manifest
 from confide.errors import AttestationError, BrokerError, ManifestError, NodeLostError, OutputExistsError, UnavailableError, UsageError
 from confide.ids import DatasetId, RunId
 from confide.job import Job
@@ -183,24 +179,7 @@ def test_a_snapshot_that_was_committed_is_not_taken_back(settings: Settings, tmp
 
 
 def dataset(folder: Path, key: SigningKey, *, run: RunId | None = None) -> Path:
-    folder.mkdir()
-    wrapped = wrap(SecretBytes.random(), SecretBytes.random(), key="airline/flights", version=1, dataset=DATASET)
-    manifest = Manifest(
-        dataset=DATASET,
-        name="flights",
-        snapshot=1,
-        parent=None,
-        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        kind="files",
-        schema=None,
-        files=(FileEntry("a.bin", 1, "00" * 32),),
-        wrapped=wrapped,
-        signer=key.public,
-        owner=None if run else "airline",
-        run=run,
-    )
-    write_manifest(folder, sign_manifest(manifest, key))
-    return folder
+    return listed(folder, key, DATASET, owner=None if run else "airline", run=run)
 
 
 def test_inputs_are_pinned_to_the_dataset_and_signer_that_lie_there(tmp_path: Path, measured: dict[str, list[str]]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.keyrings import Clock, ask
 
 from confide.canonical import Json
 from confide.crypto.derive import container_keys, file_key, parquet_aad_prefix
@@ -34,13 +35,6 @@ def lease(key: bytes = KEY, seconds: float = math.inf) -> Lease:
     return Lease(SecretBytes(key), seconds)
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -52,10 +46,6 @@ def keyring(clock: Clock) -> Keyring:
     ring.open_input("/data/flights", INPUT, lease(), files=frozenset({"a.parquet", "x/b.bin"}), refresh=lease)
     ring.open_output("/data/result", OUTPUT, lease(), run=RUN, refresh=lease)
     return ring
-
-
-def ask(ring: Keyring, op: str, path: str, **fields: object) -> Json:
-    return ring.operations()[op]({"op": op, "path": path, **fields})
 
 
 def b64(data: bytes) -> str:

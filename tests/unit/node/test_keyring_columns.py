@@ -6,8 +6,8 @@ import base64
 import math
 
 import pytest
+from support.keyrings import Clock, ask
 
-from confide.canonical import Json
 from confide.crypto.derive import column_wrapping_key, file_key
 from confide.crypto.secret import SecretBytes
 from confide.errors import ConfideError, KeyAccessError, KeyRevokedError, ManifestError, SecretLeakError
@@ -18,20 +18,9 @@ INPUT, OUTPUT = DatasetId("1" * 32), DatasetId("2" * 32)
 KEY = b"k" * 32
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-def ask(ring: Keyring, op: str, path: str, **fields: object) -> Json:
-    return ring.operations()[op]({"op": op, "path": path, **fields})
 
 
 def grouped(clock: Clock, *leases: Lease) -> Keyring:
