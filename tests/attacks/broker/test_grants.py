@@ -12,7 +12,7 @@ from support.broker_world import OTHER_JOB, World
 
 from confide.errors import GrantError
 from confide.ids import Purpose, Role
-from confide.keys import broker
+from confide.keys import decisions
 from confide.keys.grants import Decision, Grant, Request
 
 
@@ -26,13 +26,13 @@ def test_ungranted_job_gets_no_key(world: World) -> None:
 
 def granting(monkeypatch: pytest.MonkeyPatch, **lax: Any) -> None:
     """The weakened decision: grants are read as if they said something else."""
-    honest = broker.decide
+    honest = decisions.decide
 
     def decide(grants: list[Grant], request: Request, *rest: Any) -> Decision:
         changed = [replace(grant, **lax) for grant in grants]
         return honest(changed, replace(request, key=changed[0].key), *rest)
 
-    monkeypatch.setattr(broker, "decide", decide)
+    monkeypatch.setattr(decisions, "decide", decide)
 
 
 def test_job_with_another_digest_gets_no_key(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

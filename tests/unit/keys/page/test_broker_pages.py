@@ -100,9 +100,9 @@ def test_text_that_is_not_utf_8_is_no_page(office: Office, monkeypatch: pytest.M
 
 def test_what_is_no_page_is_refused_by_the_client(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     from confide.errors import BrokerError
-    from confide.keys import server
+    from confide.keys import routes
 
     for answer in (Response(200, json={"a": "page"}), Response(302, {"content-type": "text/html", "location": "/"}, text="x")):
-        monkeypatch.setattr(server, "serve_page", lambda *_, answer=answer: answer)
+        monkeypatch.setattr(routes, "serve_page", lambda *_, answer=answer: answer)
         with pytest.raises(BrokerError):
             office.airline.page("/page/overview")
