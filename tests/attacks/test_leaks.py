@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import re
 import secrets
+import struct
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from support.stage import PASSPHRASE, Stage
 
+from benchmarks.tpch.tables import generate
 from confide.crypto.derive import file_key
 from confide.data.snapshots import load_manifest
 from confide.errors import JobFailedError
@@ -26,40 +32,94 @@ from confide.keys.key_records import Key
 
 pytestmark = [pytest.mark.run, pytest.mark.timeout(300)]
 
-PROGRAM = b"""
-import confide
-from pyspark import StorageLevel
+# What Spark does with rows, each forced: shuffles, a window and a Python merge that spill, blocks on disk, a table and a value that are
+# broadcast, an attempt that fails.  It knows ``spark``, ``orders`` and ``customer``; the control runs it as well.
+WORK = """
+from pyspark import StorageLevel, TaskContext, shuffle
+from pyspark.shuffle import Aggregator, ExternalMerger
 from pyspark.sql import Window, functions as f
 from pyspark.sql.types import StringType
 
-ctx = confide.session()
-people, cities = ctx.read("people"), ctx.read("cities")
-joined = people.join(cities.hint("shuffle_hash"), "city").repartition(4, "name").persist(StorageLevel.DISK_ONLY)
-rows = joined.orderBy("name").collect()
-assert len(rows) == 2000
+context = spark.sparkContext._jsc.sc()
+key = orders.o_custkey == customer.c_custkey
+joined = orders.join(customer.hint("shuffle_hash"), key).repartition(4, "o_comment").persist(StorageLevel.DISK_ONLY)
+rows = joined.orderBy("o_comment").collect()
+assert len(rows) == orders.count()
+assert sum(info.diskSize() for info in context.getRDDStorageInfo()) > 100_000
 
 def spilled():
-    store, found = ctx.spark.sparkContext._jsc.sc().statusStore(), 0
+    found = 0
     for stage in range(50):
         try:
-            found += store.lastStageAttempt(stage).diskBytesSpilled()
+            found += context.statusStore().lastStageAttempt(stage).diskBytesSpilled()
         except Exception:
             break
     return found
 
 for name in ("in.memory", "spill"):
-    ctx.spark.conf.set(f"spark.sql.windowExec.buffer.{name}.threshold", 300)
-ranked = people.withColumn("rank", f.row_number().over(Window.partitionBy("city").orderBy("name")))
-assert ranked.filter("rank > 0").count() == 2000
+    spark.conf.set(f"spark.sql.windowExec.buffer.{name}.threshold", 300)
+ranked = orders.withColumn("rank", f.row_number().over(Window.partitionBy("o_shippriority").orderBy("o_comment")))
+waits = "rank <> 2000 or reflect('java.lang.Thread', 'sleep', 700L) = '' or rank > 0"  # while it waits, what is spilled can be seen
+assert ranked.filter(waits).count() == len(rows)
 assert spilled() > 0
-assert people.join(f.broadcast(cities), "city").select("name", "country").distinct().count() == 2000
-shout = f.udf(lambda text: text.upper(), StringType())
-assert joined.filter(joined.name == rows[0]["name"]).select(shout("name")).first()[0].startswith("ROW-")
+
+def merged(part):
+    merger = ExternalMerger(Aggregator(lambda x: [x], lambda x, y: x + [y], lambda x, y: x + y), memory_limit=1, batch=100)
+    merger.mergeValues(part)
+    yield sum(1 for _ in merger.items()), shuffle.DiskBytesSpilled
+
+counts = joined.rdd.map(lambda row: (row.o_orderkey, (row.o_comment, row.o_totalprice))).mapPartitions(merged).collect()
+assert sum(count for count, _ in counts) == len(rows)
+assert sum(size for _, size in counts) > 0
+assert orders.join(f.broadcast(customer), key).select("o_orderkey", "c_name").distinct().count() == len(rows)
+
+sent = spark.sparkContext.broadcast({row.o_orderkey: row.o_comment for row in rows})
+
+@f.udf(StringType())
+def shout(number, text):
+    if TaskContext.get().attemptNumber() == 0 and TaskContext.get().partitionId() == 0:
+        raise ValueError("a first attempt fails at " + text)
+    assert sent.value[number] == text
+    return text.upper()
+
+shouted = joined.select(shout("o_orderkey", "o_comment").alias("text"))
+assert all(row.text.startswith("ROW-") for row in shouted.collect())
+assert joined.filter(joined.o_comment == rows[0]["o_comment"]).count() > 0
 text = joined._jdf.showString(5, 0, False)
 assert "row-" in text
-ctx.write(joined.select("name", "country"), "names")
-ctx.write(joined.groupBy("country").count(), "summary")
+"""
+
+PROGRAM = f"""
+import confide
+
+ctx = confide.session()
+spark, orders, customer = ctx.spark, ctx.read("orders"), ctx.read("customer")
+{WORK}
+assert spark.sparkContext.uiWebUrl is None  # no page, so no thread dumps
+ctx.write(joined.select("o_comment", "o_totalprice", "c_name"), "names")
+ctx.write(joined.groupBy("c_mktsegment").count(), "summary")
 ctx.stop()
+""".encode()
+
+BARE = f"""
+import os, sys, time
+from pyspark.sql import SparkSession
+
+root, os.environ["PYSPARK_PYTHON"] = sys.argv[1], sys.executable
+settings = {{
+    "spark.local.dir": f"{{root}}/local", "spark.eventLog.enabled": "true", "spark.eventLog.dir": f"file://{{root}}/events",
+    "spark.eventLog.compress": "false", "spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false",
+    "spark.driver.host": "127.0.0.1", "spark.sql.shuffle.partitions": "4",
+    "spark.python.unix.domain.socket.enabled": "false", "spark.sql.adaptive.enabled": "false",
+}}
+builder = SparkSession.builder.master("local[2,4]")
+for name, value in settings.items():
+    builder = builder.config(name, value)
+spark = builder.getOrCreate()
+orders, customer = (spark.read.parquet(f"{{root}}/in/{{name}}.parquet") for name in ("orders", "customer"))
+{WORK}
+time.sleep(2)  # for who looks
+spark.stop()
 """
 
 
@@ -68,15 +128,15 @@ import confide
 from pyspark.sql import functions as f
 
 ctx = confide.session()
-people = ctx.read("people")
+orders = ctx.read("orders")
 
 def bad(text):
     raise ValueError("cannot use " + text)
 
 def failing():
-    yield people.select(f.udf(bad)("name"))
-    yield people.selectExpr("cast(name as int)")
-    yield people.selectExpr("raise_error(name)")
+    yield orders.select(f.udf(bad)("o_comment"))
+    yield orders.selectExpr("cast(o_comment as int)")
+    yield orders.selectExpr("raise_error(o_comment)")
 
 for broken in failing():
     try:
@@ -89,17 +149,41 @@ next(failing()).collect()
 
 
 @pytest.fixture(scope="module")
-def canaries() -> dict[str, bytes]:
-    return {"people row": f"row-{secrets.token_hex(12)}".encode(), "cities row": f"land-{secrets.token_hex(12)}".encode()}
+def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pa.Table]:
+    """TPC-H's orders and customers: each text of a comment and of a name begins with a mark, and prices are binary floating point."""
+    plain = generate(Decimal("0.002"), tmp_path_factory.mktemp("tpch") / "plain")
+    found = {name: pq.read_table(plain[name]) for name in ("orders", "customer")}
+    for name, column, mark in (("orders", "o_comment", "row"), ("customer", "c_name", "land")):
+        texts, marked = found[name].column(column).to_pylist(), f"{mark}-{secrets.token_hex(12)}"
+        found[name] = found[name].set_column(
+            found[name].column_names.index(column), column, pa.array([f"{marked}-{text}" for text in texts])
+        )
+    number = found["orders"].column_names.index("o_totalprice")
+    prices = found["orders"].column(number).cast(pa.float64())
+    return {**found, "orders": found["orders"].set_column(number, "o_totalprice", prices)}
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory, canaries: dict[str, bytes]) -> Iterator[Stage]:
-    people = pa.table({"name": [f"{canaries['people row'].decode()}-{n}" for n in range(2000)], "city": [n % 2 for n in range(2000)]})
-    cities = pa.table({"city": [0, 1], "country": [canaries["cities row"].decode(), "elsewhere"]})
+def canaries(tables: dict[str, pa.Table]) -> dict[str, bytes]:
+    """Marks of texts, and prices of some rows as the JVM and Arrow (little-endian) and pickle and Java streams (big-endian) have them."""
+    texts = {name: tables[name].column(column)[0].as_py() for name, column in (("orders", "o_comment"), ("customer", "c_name"))}
+    found = {f"{name} row": "-".join(text.split("-")[:2]).encode() for name, text in texts.items()}
+    prices = [
+        price for price in tables["orders"].column("o_totalprice").to_pylist() if not float(price * 4).is_integer()
+    ]  # eight odd bytes
+    for order in "<>":
+        found |= {f"price {number} {order}": struct.pack(f"{order}d", prices[number]) for number in (0, len(prices) // 2, -1)}
+    return found
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory, tables: dict[str, pa.Table]) -> Iterator[Stage]:
     made = Stage(tmp_path_factory.mktemp("leaks"))
-    made.open(people=people, cities=cities)
+    made.owners = {"orders": "airline", "customer": "weather"}
+    made.enrol()
     try:
+        for name, owner in made.owners.items():
+            made.encrypt(owner, name, tables[name])
         yield made
     finally:
         made.close()
@@ -114,7 +198,8 @@ def key_canaries(stage: Stage) -> dict[str, bytes]:
         for file in manifest.files:
             found[f"file key {file.path}"] = file_key(key, kind="parquet", dataset=manifest.dataset, path=file.path).reveal()
     hierarchy = stage.broker._keys
-    for name in ("airline/people", "weather/cities"):
+    for dataset, owner in stage.owners.items():
+        name = f"{owner}/{dataset}"
         key = stage.broker.store.get(Key, KeyRef.parse(name).id)
         assert key is not None
         found[f"key-encryption key {name}"] = hierarchy._open(key, 1).reveal()
@@ -213,3 +298,37 @@ def test_no_private_key_leaves_memory(watched: Watched) -> None:
     assert watch.findings == set()
     assert watch.bytes_captured > 100_000
     assert watch.files_scanned > 10
+
+
+def test_without_protection_the_same_work_is_found_out(
+    tables: dict[str, pa.Table], canaries: dict[str, bytes], leak_watch: Any, tmp_path: Path
+) -> None:
+    """The control: Spark alone, with its defaults and an event log, leaves rows and numbers in each kind of place that is looked at."""
+    for name in ("in", "events", "local", "log"):
+        (tmp_path / name).mkdir()
+    for name, table in tables.items():
+        pq.write_table(table, tmp_path / "in" / f"{name}.parquet")
+    (tmp_path / "bare.py").write_text(BARE)
+    places = [tmp_path / name for name in ("events", "local", "log")]
+    log = tmp_path / "log" / "spark.log"
+    with leak_watch(canaries, places) as watch, log.open("wb") as output:
+        argv = [sys.executable, tmp_path / "bare.py", tmp_path]
+        done = subprocess.run(argv, cwd=tmp_path, stdout=output, stderr=output, check=False, timeout=250)
+    assert done.returncode == 0, log.read_text()[-4000:]
+    found = {(name.split()[0], _kind(place)) for name, place in watch.findings}
+    assert {
+        ("orders", kind) for kind in ("shuffle", "spill", "cached block", "broadcast", "event log", "text of an error", "loopback")
+    } <= found
+    assert {("price", kind) for kind in ("shuffle", "loopback")} <= found
+
+
+def _kind(place: str) -> str:
+    kinds = {
+        "/shuffle_": "shuffle",
+        "/rdd_": "cached block",
+        "/temp_local_": "spill",
+        "/pyspark-": "broadcast",
+        "/events/": "event log",
+        "/log/": "text of an error",
+    }
+    return next((kind for part, kind in kinds.items() if part in place), place.split(maxsplit=1)[0])

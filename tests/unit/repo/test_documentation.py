@@ -46,7 +46,8 @@ def test_broken_link_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("row", "finding"),
     [
-        ("| T01 | a threat | A1 | nowhere | nothing |", "names no module or no test"),
+        ("| T01 | a threat | A1 | nowhere | nothing |", "names no module"),
+        ("| T01 | a threat | A1 | `src/here.py` | nothing |", "names no test"),
         ("| T01 | a threat | A1 | `src/gone.py` | `tests/gone.py` |", "src/gone.py is not there"),
         ("| T01 | a threat | A1 | `src/here.py` | `tests/test_here.py::test_gone` |", "tests/test_here.py has no test_gone"),
         (2 * "| T01 | a threat | A1 | `src/here.py` | `tests/test_here.py` |\n", "two rows have this number"),
@@ -61,6 +62,27 @@ def test_threat_without_defence_or_test_is_found(tmp_path: Path, monkeypatch: py
     assert list(docs.broken_threat_rows()) == ["docs/security/threat-model.md: no rows found"]
     page.write_text(row, encoding="utf-8")
     assert any(finding in found for found in docs.broken_threat_rows())
+
+
+@pytest.mark.parametrize(
+    ("cell", "finding"),
+    [
+        ("the same test", "leak a place: names no test"),
+        ("`tests/gone.py::test_gone`", "leak a place: tests/gone.py is not there"),
+        ("`tests/test_here.py::test_here`; `tests/test_here.py::test_gone`", "leak a place: tests/test_here.py has no test_gone"),
+    ],
+)
+def test_place_where_spark_could_leak_without_a_test_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cell: str, finding: str
+) -> None:
+    monkeypatch.setattr(docs, "ROOT", tmp_path)
+    for name, text in (("tests/test_here.py", "def test_here() -> None:"), ("docs/security/spark-leaks.md", "")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert list(docs.broken_leak_rows()) == ["docs/security/spark-leaks.md: no rows found"]
+    page = tmp_path / "docs" / "security" / "spark-leaks.md"
+    page.write_text(f"| place | test |\n| --- | --- |\n| a place | {cell} |\n| another | `tests/test_here.py` |\n", encoding="utf-8")
+    assert list(docs.broken_leak_rows()) == [finding]
 
 
 def test_path_of_one_machine_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
