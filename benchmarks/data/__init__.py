@@ -74,7 +74,7 @@ def measure(repeat: int, *, quick: bool = False, only: Collection[str] = (), sca
 
 def markdown(rows: list[Row], about: dict[str, str], repeat: int) -> str:
     """A section's table as docs/benchmarks.md has it."""
-    head = "| what | Confide (CPU / wall) | plain Spark (CPU / wall) | CPU | wall | plain again, CPU | |"
+    head = "| what | Confide (CPU / wall) | plain (CPU / wall) | CPU | wall | plain again, CPU | |"
     lines = [f"| {' | '.join(row.cells())} |" for row in rows]
     facts = "; ".join([*about.values(), f"{datetime.now(UTC):%Y-%m-%d}; medians of {repeat}"])
     return "\n".join([head, "| --- | ---: | ---: | ---: | ---: | ---: | --- |", *lines, "", f"*{facts}*"])
