@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Literal
 
 from confide.canonical import Json, parse_object
 from confide.errors import ParseError, RunNotFoundError, UnavailableError
-from confide.ids import RunId, check_name
+from confide.ids import NodeId, RunId, check_name
+from confide.node.private_dir import sweep
 
 if TYPE_CHECKING:
     from confide.node.remains import Remains
@@ -207,6 +208,15 @@ class RunDir:
         for scratch in self.nodes.glob("*/scratch"):
             shutil.rmtree(scratch, ignore_errors=True)
 
+    def sweep_memory(self) -> None:
+        """Wipe what nodes left in memory that were killed.  Not of a node whose process, or another one of its number, is there."""
+        started = (event for event in self.events() if event.get("type") == "node-started")
+        processes = {event.get("node"): event.get("fields", {}).get("process") for event in started}
+        for folder in self.nodes.glob("*"):
+            process = processes.get(folder.name)
+            if isinstance(process, int) and not Path(f"/proc/{process}").exists():
+                sweep(self.run, NodeId(folder.name))
+
 
 class RunStore:
     """All runs of this installation."""
@@ -252,10 +262,12 @@ class RunStore:
         return sorted(found, key=lambda summary: summary.started, reverse=True)
 
     def clear_lost(self) -> None:
-        """Drop the scratch of runs whose client was killed and could not do it; everything else of them stays."""
+        """Drop the scratch of runs whose client was killed and could not do it, and what is in memory; everything else of them stays."""
         for summary in self.list():
             if summary.status == "lost":
-                RunDir(self.path / summary.run).drop_scratch()
+                lost = RunDir(self.path / summary.run)
+                lost.drop_scratch()
+                lost.sweep_memory()
 
     def stop(self, run: str) -> RunSummary:
         """Ask the process that drives a run to end it, as Ctrl-C would, and wait until it did.

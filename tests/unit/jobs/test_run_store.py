@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
+import signal
 import subprocess
 import sys
 import time
@@ -12,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from confide.errors import RunNotFoundError
-from confide.ids import RunId
+from confide.ids import NodeId, RunId
 from confide.jobs.store import RunDir, RunStore
+from confide.node.private_dir import MEMORY_BASE, PrivateDir
 
 PLAN = {"job": "demo", "digest": "ab" * 48, "simulated": True}
 
@@ -137,3 +140,50 @@ def test_only_lost_runs_lose_their_scratch(store: RunStore) -> None:
     store.clear_lost()
     assert (living.nodes / "driver" / "scratch").exists()
     assert not (lost.nodes / "driver" / "scratch").exists()
+
+
+def test_what_killed_nodes_of_a_lost_run_left_in_memory_is_wiped(store: RunStore) -> None:
+    """Of a run whose client is gone; not of a node whose process is still there, nor of a run that goes on."""
+    runs = {name: store.create(RunId(f"{name}-{secrets.token_hex(6)}"), PLAN) for name in ("living", "lost")}
+    runs["lost"].write("client.json", {"pid": os.getpid(), "start": 1})
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    private = []
+    try:
+        for run in runs.values():
+            lines = []
+            for node, process in (("driver", ended.pid), ("worker-1", os.getpid())):
+                (run.nodes / node).mkdir(parents=True)
+                lines.append(json.dumps({"type": "node-started", "node": node, "fields": {"process": process}}))
+                private.append(PrivateDir(run.run, NodeId(node)))
+                private[-1].write("key", b"secret")
+            (run.path / "events.jsonl").write_text("\n".join([*lines, json.dumps({"type": "node-started"})]) + "\n")
+        store.clear_lost()
+        assert [folder.path.exists() for folder in private] == [True, True, False, True]
+    finally:
+        for folder in private:
+            folder.wipe()
+
+
+def test_a_node_that_leaves_by_force_takes_its_children_and_its_secrets_along(tmp_path: Path) -> None:
+    run = f"forced-{secrets.token_hex(6)}"
+    source = f"""
+import subprocess, sys
+from pathlib import Path
+from confide.ids import NodeId, RunId
+from confide.jobs.local.node import leave_by_force
+from confide.node.private_dir import PrivateDir
+private = PrivateDir(RunId({run!r}), NodeId("driver"))
+private.write("key", b"secret")
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], process_group=0)
+Path({str(tmp_path / "child")!r}).write_text(str(child.pid))
+leave_by_force(RunId({run!r}), NodeId("driver"))
+"""
+    done = subprocess.run([sys.executable, "-c", source], start_new_session=True, check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert not list(MEMORY_BASE.glob(f"confide-{run}-*"))
+    child = Path("/proc") / (tmp_path / "child").read_text()
+    until = time.monotonic() + 10
+    while child.exists() and child.joinpath("stat").read_text().split()[2] != "Z":
+        assert time.monotonic() < until
+        time.sleep(0.05)

@@ -12,15 +12,18 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from confide.crypto import core_dumps
 from confide.errors import ConfideError, UsageError
-from confide.ids import Role
+from confide.ids import NodeId, Role, RunId
 from confide.jobs.local.lifeline import end_with_parent
 from confide.jobs.local.simulation import SimulatedTee
 from confide.jobs.workload import JobDriver, SparkWorker
 from confide.node.agent import DriverAgent, WorkerAgent
+from confide.node.child import session_members
+from confide.node.private_dir import sweep
 from confide.node.spec import NodeSpec
 
 _log = logging.getLogger("confide.node")
@@ -40,7 +43,7 @@ def main() -> int:
     try:
         spec = NodeSpec.load(given.spec)
         agent = _agent(spec)
-        _end_on_signal(agent)
+        _end_on_signal(agent, spec)
         agent.run()
     except ConfideError as error:
         _log.error("%s: %s %s", error.code, error.message, error.facts)
@@ -61,15 +64,25 @@ def _agent(spec: NodeSpec) -> DriverAgent | WorkerAgent:
     raise UsageError("a job's nodes are drivers and workers", role=str(spec.role))
 
 
-def _end_on_signal(agent: DriverAgent | WorkerAgent) -> None:
+def _end_on_signal(agent: DriverAgent | WorkerAgent, spec: NodeSpec) -> None:
     def end(number: int, _frame: object) -> None:
         agent.stop(f"signal {signal.Signals(number).name}")
-        last = threading.Timer(_LEAVE_S, lambda: os.killpg(os.getpgid(0), signal.SIGKILL))
+        last = threading.Timer(_LEAVE_S, leave_by_force, (spec.run_id, spec.node_id))
         last.daemon = True
         last.start()
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
+
+
+def leave_by_force(run: RunId, node: NodeId) -> None:
+    """Kill what this node started, wipe what it has in memory, where keys may lie, and end: whoever else would wipe it may be gone."""
+    for process in session_members(os.getpid()):  # a node leads a session of its own
+        if process != os.getpid():
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+    sweep(run, node)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":
