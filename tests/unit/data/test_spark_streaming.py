@@ -35,7 +35,8 @@ def begin(writer):  # and stop in the middle
 def heads(place):
     top = place.removeprefix("enc://")
     names = [os.path.join(base, name) for base, _, names in os.walk(top) for name in names]
-    return {name.removeprefix(top): open(name, "rb").read(8).hex() for name in names}
+    found = {name.removeprefix(top): open(name, "rb").read(8).hex() for name in names}
+    return {name: head for name, head in found.items() if head}  # a file whose writer was stopped before its first byte
 """
 
 
