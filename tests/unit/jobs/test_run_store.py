@@ -16,7 +16,7 @@ import pytest
 from confide.errors import RunNotFoundError
 from confide.ids import NodeId, RunId
 from confide.jobs.store import RunDir, RunStore
-from confide.node.private_dir import MEMORY_BASE, PrivateDir
+from confide.node.private_dir import MEMORY_BASE, PrivateDir, sweep
 
 PLAN = {"job": "demo", "digest": "ab" * 48, "simulated": True}
 
@@ -180,8 +180,10 @@ Path({str(tmp_path / "child")!r}).write_text(str(child.pid))
 leave_by_force(RunId({run!r}), NodeId("driver"))
 """
     done = subprocess.run([sys.executable, "-c", source], start_new_session=True, check=False, timeout=60)
+    left = list(MEMORY_BASE.glob(f"confide-{run}-*"))
+    sweep(RunId(run), NodeId("driver"))  # what a node that does not do it left
     assert done.returncode == -signal.SIGKILL
-    assert not list(MEMORY_BASE.glob(f"confide-{run}-*"))
+    assert not left
     child = Path("/proc") / (tmp_path / "child").read_text()
     until = time.monotonic() + 10
     while child.exists() and child.joinpath("stat").read_text().split()[2] != "Z":
