@@ -21,6 +21,7 @@ from confide.errors import (
 from confide.ids import NodeId, ReportData, Role, Tee
 from confide.node.agent import DriverAgent, NodeReport, NodeServices, Refusal, WorkerAgent
 from confide.node.client import DriverClient
+from confide.node.host import DriverHost
 from confide.node.reattest import Watch
 from confide.node.record import EvidenceRecord
 from confide.node.spec import Announcement
@@ -159,6 +160,7 @@ class Stage:
 
     def __init__(self, world: Any, specs: Any) -> None:
         self.world, self.specs, self.job = world, specs, world.job
+        self.host: DriverHost | None = None
         self.engine = Engine()
         self.workers: dict[str, tuple[Running, Executor]] = {}
         self.frames: list[Json] = []
@@ -174,7 +176,7 @@ class Stage:
         self.spec = self.specs.make(self.job, Role.DRIVER, "driver", **changes)
         attester = self.attester("driver", fault)
         self.driver = Running(
-            DriverAgent(self.spec, self.engine, attester=attester, verifier=self.world.verifier, now=self.seconds)
+            DriverAgent(self.spec, self.engine, attester=attester, verifier=self.world.verifier, host=self.host, now=self.seconds)
         )
         wait_for(lambda: self.specs.folder.joinpath("announce.json").exists())
         self.address = Announcement.load(self.specs.folder / "announce.json")
@@ -253,7 +255,7 @@ def finished(stage: Stage) -> Json:
 def again_of(stage: Stage) -> list[int]:
     agent = stage.driver.agent
     assert isinstance(agent, DriverAgent)
-    return [agent._presenter.count, *(report.again for report in agent._workers.reports)]  # type: ignore[union-attr]
+    return [agent._client.presenter.count, *(report.again for report in agent._workers.reports)]  # type: ignore[union-attr]
 
 
 def watches(stage: Stage) -> list[Watch]:

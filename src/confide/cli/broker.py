@@ -187,10 +187,8 @@ def _serve(context: Context, story: Story, store: Store, place: _Place, names: t
 
 
 def _verifier(settings: Settings, *, simulate: bool) -> Verifier:
-    from confide.attest.roots import TrustRoots
     from confide.attest.tpm_trust import TpmTrust
-    from confide.attest.verify import Verifier
-    from confide.cli.collateral import endorsements_of, source_of
+    from confide.attest.vendor_verifier import vendor_verifier
 
     def tpm() -> TpmTrust:
         return TpmTrust.load(settings.tpm_dir)
@@ -199,7 +197,8 @@ def _verifier(settings: Settings, *, simulate: bool) -> Verifier:
         from confide.jobs.local.simulation import SimulatedTee
 
         return SimulatedTee.at(settings.simulation_dir).verifier(settings.intel_service, settings.service_ca_file, tpm=tpm)
-    return Verifier(TrustRoots(), source_of(settings), endorsements_of(settings), tpm=tpm)
+    intel, amd, authorities = settings.intel_service, settings.amd_service, settings.service_ca_file
+    return vendor_verifier(settings.collateral_dir, intel=intel, amd=amd, ca_file=authorities, tpm=tpm)
 
 
 # --- where things are ----------------------------------------------------------------------------------------------

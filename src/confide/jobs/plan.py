@@ -19,6 +19,11 @@ from confide.job import Job
 from confide.node.spec import NodeSpec, Services, Simulation, Timing
 
 DRIVER = NodeId("driver")
+POD_FOLDER = Path("/var/confide")
+"""Where a node that has a container to itself keeps what is not secret."""
+AGENT_PORT = 7443
+"""Where such a driver takes its client and its workers."""
+ANY_ADDRESS = "0.0.0.0"  # noqa: S104  a container's own addresses: its loopback, where port forwarding ends, and the one others use
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +64,39 @@ class Plan:
         }
 
 
-def make_plan(job: Job, *, run: RunId, folder: Path, settings: Settings, simulate: bool, faults: Mapping[str, str] | None = None) -> Plan:
-    """Plan one run of ``job`` with everything of the run under ``folder``.  ``faults``: node id to the fault that it shall show.
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What of nodes' specs depends on where they run: their folders, and where a driver listens.
+
+    ``logs``, ``nodes`` (a folder a node) and ``simulation`` are paths as the nodes see them; ``own_host``: each node has a host to itself,
+    and says its address when it starts.
+    """
+
+    logs: Path
+    nodes: Path
+    simulation: Path
+    own_host: bool = False
+
+    @classmethod
+    def of_run(cls, folder: Path, settings: Settings) -> Site:
+        """Processes of this machine, with everything of the run under ``folder``."""
+        return cls(folder / "logs", folder / "nodes", settings.simulation_dir)
+
+    @classmethod
+    def of_pods(cls) -> Site:
+        """Containers that each have the same folders to themselves."""
+        return cls(POD_FOLDER / "logs", POD_FOLDER / "nodes", POD_FOLDER / "simulated", own_host=True)
+
+    def spec(self, node: NodeId) -> Json:
+        """The part of a node's spec that depends on the site."""
+        fields: Json = {"log_path": self.logs / f"{node}.log", "work_dir": self.nodes / node / "scratch"}
+        if self.own_host:
+            fields |= {"listen_host": ANY_ADDRESS, "listen_port": AGENT_PORT if node == DRIVER else 0}
+        return fields
+
+
+def make_plan(job: Job, *, run: RunId, site: Site, settings: Settings, simulate: bool, faults: Mapping[str, str] | None = None) -> Plan:
+    """Plan one run of ``job`` at ``site``.  ``faults``: node id to the fault that it shall show.
 
     Raises:
         PolicyError: the job's policy is not one.
@@ -85,12 +121,11 @@ def make_plan(job: Job, *, run: RunId, folder: Path, settings: Settings, simulat
             "node_id": node,
             "index": index,
             "tee": tees[index % len(tees)],
-            "log_path": folder / "logs" / f"{node}.log",
-            "work_dir": folder / "nodes" / node / "scratch",
-            "simulation": Simulation(dir=settings.simulation_dir, fault=given.get(node)) if simulate else None,
+            "simulation": Simulation(dir=site.simulation, fault=given.get(node)) if simulate else None,
+            **site.spec(node),
         }
 
-    announce = folder / "nodes" / DRIVER / "announce.json"
+    announce = site.nodes / DRIVER / "announce.json"
     driver = {**common(0), "role": Role.DRIVER, "announce_path": announce, "memory_mb": job.resources.driver_memory_mb}
     size = {"role": Role.WORKER, "cores": job.resources.cores, "memory_mb": job.resources.memory_mb}
     workers = tuple(_template({**common(index), **size}) for index in range(1, len(nodes)))

@@ -32,7 +32,7 @@ from confide.jobs.backend import Backend
 from confide.jobs.follow import Follower
 from confide.jobs.local.backend import LocalBackend
 from confide.jobs.local.simulation import FAULTS, SimulatedTee
-from confide.jobs.plan import make_plan
+from confide.jobs.plan import Site, make_plan
 from confide.jobs.result import ClientEvent, OnEvent, OutputResult, RunEvent, RunResult
 from confide.jobs.staging import check_free, discard, discard_abandoned, withdraw
 from confide.jobs.store import RunDir, RunStore
@@ -75,7 +75,8 @@ def submit(
     store.clear_lost()
     tee = SimulatedTee.at(settings.simulation_dir)
     run = new_run_id(job.name)
-    plan = make_plan(job, run=run, folder=store.path / run, settings=settings, simulate=True, faults=faults)
+    site = Site.of_run(store.path / run, settings)
+    plan = make_plan(job, run=run, site=site, settings=settings, simulate=True, faults=faults)
     folder = store.create(run, plan.to_json())
     report = _Report(folder, on_event)
     report(RunEvent(ClientEvent.RUN_CREATED, fields={"run": run, "job": job.name, "digest": job.digest, "simulated": True}))

@@ -73,6 +73,7 @@ class DriverClient:
         node: NodeId,
         verifier: Verifier,
         policy: Policy | None = None,
+        identity: Identity | None = None,
         clock: Clock = utc_now,
         now: Callable[[], float] = time.monotonic,
         timing: Timing | None = None,
@@ -81,7 +82,8 @@ class DriverClient:
         """Connect to whoever listens at ``host:port`` and attest it as driver ``node`` of ``run`` for ``job``.
 
         ``policy`` defaults to the job's own.  Nothing of the job is sent.  ``on_refused`` gets the evidence of a driver that is refused,
-        now or when it attests itself again.
+        now or when it attests itself again.  ``identity``: a key of the client's to be known by when it comes back to a run that goes on
+        without it; a new one by default.
 
         Raises:
             AttestationError: it is not that driver.
@@ -90,7 +92,8 @@ class DriverClient:
         timing = Timing() if timing is None else timing
         nonces = NonceBook(timedelta(seconds=timing.nonce_ttl_s))
         side = VerifierSide(verifier, Policy.from_json(job.policy) if policy is None else policy, clock=clock, nonces=nonces)
-        channel = connect(host, port, Identity.generate("client"), trust=AnyKeyUntilAttested(), timeout=timing.start_timeout_s)
+        known_by = Identity.generate("client") if identity is None else identity
+        channel = connect(host, port, known_by, trust=AnyKeyUntilAttested(), timeout=timing.start_timeout_s)
         try:
             channel.settimeout(timing.start_timeout_s)
             channel.send_frame({"kind": str(Kind.HELLO), "protocol": PROTOCOL, "role": "client", "node": "client"})

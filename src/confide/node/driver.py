@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from confide.attest.evidence import NodeContext
@@ -20,12 +21,14 @@ from confide.errors import BindingError, ConfideError, ConfigError, InterruptedR
 from confide.ids import NodeId, Role
 from confide.job import Job
 from confide.node.control import PROTOCOL, EventType, Kind, Link, field, read
+from confide.node.host import ClientHost
 from confide.node.jobca import JobCa
 from confide.node.mailbox import Mailbox
 from confide.node.private_dir import PrivateDir
 from confide.node.reattest import Presenter
 from confide.node.reception import Reception
 from confide.node.remains import Remains
+from confide.node.run_client import RunClient
 from confide.node.session import MAX_SESSION_FRAME, Clock, present, utc_now
 from confide.node.spec import Announcement
 from confide.node.workers import Workers
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from confide.attest.verify import Verifier
     from confide.canonical import Json
     from confide.crypto.tls import Channel
+    from confide.node.host import DriverHost
     from confide.node.record import EvidenceRecord
     from confide.node.spec import NodeSpec
     from confide.node.workload import DriverWorkload
@@ -55,13 +59,17 @@ class DriverAgent:
         *,
         attester: Attester,
         verifier: Verifier,
+        host: DriverHost | None = None,
         clock: Clock = utc_now,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``clock`` tells the date, ``now`` counts seconds and never goes back, so that setting a date does not put off re-attestation."""
+        """``host`` runs the node; without one, the client does.
+
+        ``clock`` tells the date, ``now`` counts seconds and never goes back, so that setting a date does not put off re-attestation.
+        """
         if spec.role is not Role.DRIVER or spec.announce_path is None:
             raise ConfigError("not a driver's spec", role=str(spec.role))
-        self._announce_path = spec.announce_path
+        self._host: DriverHost = ClientHost(spec.announce_path) if host is None else host
         self._spec = spec
         self._workload = workload
         self._attester = attester
@@ -73,10 +81,13 @@ class DriverAgent:
         self._seal = SealKey.generate()
         self._context = NodeContext(spec.job_digest, spec.run_id, spec.node_id, self._seal.public_jwk())
         self._ca = JobCa(spec.run_id, now=clock())
-        self._client: Link | None = None
-        self._client_gone = False
+        self._client = RunClient(
+            spec.timing,
+            on_frame=lambda frame: self._mail.post(lambda: self._on_client_frame(frame)),
+            on_lost=lambda link, error: self._mail.post(lambda: self._on_client_lost(link, error)),
+            comes_back=self._host.goes_on_alone,
+        )
         self._record: EvidenceRecord | None = None
-        self._presenter: Presenter | None = None
         self._job: Job | None = None
         self._workers: Workers | None = None
         self._services: NodeServices | None = None
@@ -96,14 +107,16 @@ class DriverAgent:
         spec = self._spec
         failure: ConfideError | None = None
         with PrivateDir(spec.run_id, spec.node_id) as private:
-            bootstrap = Reception(spec.listen_host, self._identity, AnyKeyUntilAttested(), self._receive, name="bootstrap")
+            bootstrap = Reception(
+                spec.listen_host, self._identity, AnyKeyUntilAttested(), self._receive, name="bootstrap", port=spec.listen_port
+            )
             try:
                 bootstrap.start()
-                Announcement(run_id=spec.run_id, node_id=spec.node_id, host=bootstrap.host, port=bootstrap.port).save(self._announce_path)
-                if not self._mail.pump(lambda: self._client is not None, timeout_s=spec.timing.start_timeout_s):
+                self._host.announce(Announcement(run_id=spec.run_id, node_id=spec.node_id, host=spec.reached_at, port=bootstrap.port))
+                if not self._mail.pump(lambda: self._client.known, timeout_s=spec.timing.start_timeout_s):
                     raise NodeLostError("no client came with the job in time", timeout_s=spec.timing.start_timeout_s)
                 result = self._run_job(private, bootstrap)
-                self._tell_client(Kind.RESULT, **result)
+                self._conclude(result)
             except ConfideError as error:
                 failure = error
                 raise
@@ -150,22 +163,14 @@ class DriverAgent:
             raise
 
     def _take_client(self, channel: Channel, record: EvidenceRecord, job: Job) -> None:
-        if self._client is not None:
-            raise ProtocolError("this run has its client already")
-        timing = self._spec.timing
-        link = Link(
-            channel,
-            heartbeat_s=timing.heartbeat_s,
-            lost_after_s=timing.lost_after_s,
-            on_frame=lambda frame: self._mail.post(lambda: self._on_client_frame(frame)),
-            on_lost=lambda error: self._mail.post(lambda: self._on_client_lost(error)),
-        )
-        self._presenter = Presenter(
-            channel, attester=self._attester, role=Role.DRIVER, context=self._context, send=link.send, clock=self._clock
-        )
-        link.send(Kind.ACCEPTED)
-        self._client, self._record, self._job = link, record, job
-        link.start()
+        def presenter(link: Link) -> Presenter:
+            return Presenter(
+                channel, attester=self._attester, role=Role.DRIVER, context=self._context, send=link.send, clock=self._clock
+            )
+
+        self._client.take(channel, presenter)
+        if self._job is None:  # what the receipt shows of this node is what its first client saw
+            self._record, self._job = record, job
 
     # --- decisions (on the thread of run) ------------------------------------------------------------------------------
 
@@ -173,18 +178,21 @@ class DriverAgent:
         match frame.get("kind"):
             case Kind.STOP:
                 raise InterruptedRunError("the client stopped the run")
-            case Kind.REATTEST if self._presenter is not None:
-                self._presenter.challenged(frame)
-            case Kind.REATTEST_VERDICT if self._presenter is not None:
-                self._presenter.verdict(frame)
+            case Kind.REATTEST if self._client.presenter is not None:
+                self._client.presenter.challenged(frame)
+            case Kind.REATTEST_VERDICT if self._client.presenter is not None:
+                self._client.presenter.verdict(frame)
             case Kind.WORKER_ENDED if self._workers is not None:
                 self._workers.heard_of_end(NodeId(field(frame, "node", str)))
             case kind:
                 raise ProtocolError("the client sent a frame that is not allowed here", got=str(kind)[:80])
 
-    def _on_client_lost(self, error: ConfideError) -> None:
-        self._client_gone = True
-        raise NodeLostError("the client is gone: the run ends", reason=error.message)
+    def _on_client_lost(self, link: Link, error: ConfideError) -> None:
+        if not self._client.gone(link):
+            return
+        if not self._host.goes_on_alone:
+            raise NodeLostError("the client is gone: the run ends", reason=error.message)
+        _log.info("the client is gone, and the run goes on: %s", error.message)
 
     def _run_job(self, private: PrivateDir, bootstrap: Reception) -> Json:
         job, spec = self._job, self._spec
@@ -209,14 +217,20 @@ class DriverAgent:
         self._workers = workers
         nodes = [str(node) for node in workers.roster.phases]
         if nodes:  # not every engine has workers
-            self._tell_client(Kind.START_WORKERS, count=len(nodes), nodes=nodes, host=bootstrap.host, port=bootstrap.port)
+
+            def follow(started: bool) -> None:  # noqa: FBT001  it is what the host has answered
+                if not started:
+                    self._client.tell(Kind.START_WORKERS, count=len(nodes), nodes=nodes, host=spec.reached_at, port=bootstrap.port)
+
+            start = partial(self._host.start_workers, [*workers.roster.phases], heard=self._heard_of, ended=self._heard_of_end)
+            self._mail.background(start, follow, name="start-workers")
         self._mail.background(lambda: self._workload.prepare(services), self._on_prepared, name="prepare")
         self._await_workers(workers)
         self._emit(EventType.PROGRAM_STARTED, workers=len(workers.started))
         self._mail.background(self._workload.run, self._on_program_ended, name="program")
         self._mail.pump(lambda: self._summary is not None, tick=workers.tick)
         self._emit(EventType.PROGRAM_ENDED)
-        presenter = self._presenter
+        presenter = self._client.presenter
         again, latest = (0, None) if presenter is None else (presenter.count, presenter.latest)
         own = NodeReport(spec.node_id, self._record, "ok", again, latest, collateral)
         receipt = self._workload.receipt([own, *workers.reports], workers.roster.refusals)
@@ -260,18 +274,31 @@ class DriverAgent:
 
     def _certify(self, identity: Identity) -> bytes:
         spec = self._spec
-        return self._ca.issue(identity.spki_der, node=spec.node_id, role=Role.DRIVER, host=spec.listen_host, now=self._clock())
+        return self._ca.issue(identity.spki_der, node=spec.node_id, role=Role.DRIVER, host=spec.reached_at, now=self._clock())
 
     # --- speaking to the client, and ending ----------------------------------------------------------------------------
 
     def _emit(self, kind: str, /, *, node: str | None = None, **fields: object) -> None:
         name = self._spec.node_id if node is None else node
-        self._tell_client(Kind.EVENT, type=str(kind), node=name, at=self._clock().isoformat(), fields=fields)
+        self._client.emit(type=str(kind), node=name, at=self._clock().isoformat(), fields=fields)
 
-    def _tell_client(self, kind: Kind, **fields: object) -> None:
-        if self._client is not None and not self._client_gone:
-            with suppress(ConfideError):  # its loss is noticed by the link
-                self._client.send(kind, **fields)
+    def _heard_of(self, kind: str, node: NodeId, fields: Json) -> None:
+        self._mail.post(lambda: self._emit(kind, node=node, **fields))
+
+    def _heard_of_end(self, node: NodeId) -> None:
+        def letter() -> None:
+            if self._workers is not None:
+                self._workers.heard_of_end(node)
+
+        self._mail.post(letter)
+
+    def _conclude(self, result: Json) -> None:
+        """Keep the result where a client finds it that comes later, and tell the one that is here."""
+        try:
+            self._host.keep(result)
+        except ConfideError as error:  # the client that is here gets it all the same
+            _log.warning("the result cannot be kept: %s: %s %s", error.code, error.message, error.facts)
+        self._client.tell(Kind.RESULT, **result)
 
     def _remains(self) -> Json:
         """The workers' evidence, for the client of a run that failed."""
@@ -287,14 +314,14 @@ class DriverAgent:
         self._wipe(bootstrap)
         try:
             if failure is not None:
-                self._tell_client(Kind.RESULT, ok=False, error=failure.to_json(), evidence=self._remains())
+                self._conclude({"ok": False, "error": failure.to_json(), "evidence": self._remains()})
         finally:
             self._part()
 
     def _wipe(self, bootstrap: Reception) -> None:
         bootstrap.close()
-        if self._presenter is not None:
-            self._presenter.close()
+        if self._client.presenter is not None:
+            self._client.presenter.close()
         if self._services is not None:
             self._services.stopping.set()
         if self._workers is not None:
@@ -309,9 +336,9 @@ class DriverAgent:
     def _part(self) -> None:
         """Wait until the client has left, which it does with the result, whatever else comes meanwhile."""
         until = time.monotonic() + _FAREWELL_S
-        while self._client is not None and not self._client_gone and time.monotonic() < until:
+        while self._client.here and time.monotonic() < until:
             with suppress(ConfideError):  # what the end itself has caused, such as that the program was stopped
-                self._mail.pump(lambda: self._client_gone, timeout_s=until - time.monotonic())
+                self._mail.pump(lambda: not self._client.here, timeout_s=until - time.monotonic())
         self._mail.close()
-        if self._client is not None:
-            self._client.close()
+        self._client.close()
+        self._host.close()

@@ -25,8 +25,10 @@ class Reception:
     ``serve`` may raise :class:`ConfideError`: the channel is closed and the error logged (code and facts are public).
     """
 
-    def __init__(self, host: str, identity: Identity, trust: Trust, serve: Callable[[Channel], None], *, name: str) -> None:
-        self._listener = Listener(host, 0, identity, trust=trust)
+    def __init__(
+        self, host: str, identity: Identity, trust: Trust, serve: Callable[[Channel], None], *, name: str, port: int = 0
+    ) -> None:
+        self._listener = Listener(host, port, identity, trust=trust)
         self._serve = serve
         self._name = name
         self._slots = threading.BoundedSemaphore(MAX_AT_ONCE)

@@ -74,6 +74,10 @@ class NodeSpec(_Value):
     index: int = Field(default=0, ge=0)
     announce_path: Path | None = None
     listen_host: str = "127.0.0.1"
+    """What the node binds to; where that is every address, ``peer_host`` says which one others use."""
+    listen_port: int = Field(default=0, ge=0, le=65535)
+    """Where a driver takes its client and its workers; 0: any free port."""
+    peer_host: str | None = None
     driver_host: str | None = None
     driver_port: int | None = Field(default=None, ge=1, le=65535)
     cores: int = Field(default=1, ge=1)
@@ -92,6 +96,11 @@ class NodeSpec(_Value):
         if self.role is Role.WORKER and (self.driver_host is None or self.driver_port is None):
             raise ValueError("a worker needs driver_host and driver_port")
         return self
+
+    @property
+    def reached_at(self) -> str:
+        """The address under which other nodes reach this one (also in its certificates)."""
+        return self.listen_host if self.peer_host is None else self.peer_host
 
     def to_json(self) -> Json:
         """The spec as the JSON object of the spec file."""

@@ -80,7 +80,7 @@ class NodeServices:
     @property
     def peer_host(self) -> str:
         """The address under which other nodes reach this one (also in the certificate's names)."""
-        return self.spec.listen_host
+        return self.spec.reached_at
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from confide.config import Settings
 from confide.errors import PolicyError, UsageError
 from confide.ids import NodeId, Role, RunId, Tee
 from confide.job import Job
-from confide.jobs.plan import DRIVER, Plan, make_plan
+from confide.jobs.plan import DRIVER, Plan, Site, make_plan
 from confide.node.spec import NodeSpec
 
 POLICY = {"name": "p", "measurements": {"sgx": ["ab" * 32], "tdx": ["cd" * 48]}, "allow": ["simulated"]}
@@ -26,7 +26,8 @@ def job(**changes: Any) -> Job:
 
 def plan(tmp_path: Path, *, simulate: bool = True, faults: dict[str, str] | None = None, **changes: Any) -> Plan:
     settings = Settings(home=tmp_path / "home")
-    return make_plan(job(**changes), run=RunId("demo-1"), folder=tmp_path / "run", settings=settings, simulate=simulate, faults=faults)
+    site = Site.of_run(tmp_path / "run", settings)
+    return make_plan(job(**changes), run=RunId("demo-1"), site=site, settings=settings, simulate=simulate, faults=faults)
 
 
 def test_a_plan_has_the_driver_and_the_jobs_workers(tmp_path: Path) -> None:
@@ -51,7 +52,7 @@ def test_only_workers_that_were_asked_for_get_a_spec(tmp_path: Path) -> None:
 
 def test_nodes_are_told_where_collateral_is_asked_for(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, intel_service="https://pccs.example:8081", service_ca_file=tmp_path / "ca.pem")
-    made = make_plan(job(), run=RunId("demo-1"), folder=tmp_path, settings=settings, simulate=True)
+    made = make_plan(job(), run=RunId("demo-1"), site=Site.of_run(tmp_path, settings), settings=settings, simulate=True)
     for spec in (made.driver, *made.worker_specs("127.0.0.1", 9, made.worker_ids)):
         assert (spec.services.intel, spec.services.amd, spec.services.ca_file) == ("https://pccs.example:8081", "", tmp_path / "ca.pem")
         assert NodeSpec.from_json(spec.to_json()) == spec

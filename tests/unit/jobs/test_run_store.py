@@ -171,7 +171,7 @@ def test_a_node_that_leaves_by_force_takes_its_children_and_its_secrets_along(tm
 import subprocess, sys
 from pathlib import Path
 from confide.ids import NodeId, RunId
-from confide.jobs.local.node import leave_by_force
+from confide.jobs.node_main import leave_by_force
 from confide.node.private_dir import PrivateDir
 private = PrivateDir(RunId({run!r}), NodeId("driver"))
 private.write("key", b"secret")

@@ -29,7 +29,7 @@ DATASET = DatasetId("12" * 16)
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return Settings(home=tmp_path_factory.mktemp("home"), node_start_timeout_s=10.0)
+    return Settings(home=tmp_path_factory.mktemp("home"), node_start_timeout_s=60.0)
 
 
 @pytest.fixture(scope="module")

@@ -240,7 +240,7 @@ def test_worker_without_its_driver_wipes_and_ends(stage: Stage) -> None:
 def test_client_hears_that_its_driver_is_gone(stage: Stage) -> None:
     stage.begin("worker-1", "worker-2")
     stage.until("event", event="program-started")
-    stage.driver.agent._client._channel._wire.shut()  # type: ignore[union-attr]
+    stage.driver.agent._client._link._channel._wire.shut()  # type: ignore[union-attr]
     with pytest.raises(NodeLostError, match="driver is gone"):
         stage.until("result")
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,9 @@ from confide.attest.verify import Verifier
 from confide.errors import UsageError
 from confide.ids import ReportData, Tee
 from confide.jobs.local.backend import TAMPERED
-from confide.node.spec import NodeSpec
+from confide.node.spec import NodeSpec, Simulation
 
+_log = logging.getLogger("confide.node")
 _CACHE = "measured.json"
 FALLS_BEHIND = "falls-behind"
 """The fault of a platform that is good when the run begins and out of date some quotes later."""
@@ -89,6 +91,18 @@ class SimulatedTee:
             return _FallingBehind(good, behind)
         fault = None if asked in {None, TAMPERED} else Fault(asked)
         return InsecureAttester(self.installation, spec.tee, measured, fault=fault)
+
+
+def require_simulated(spec: NodeSpec) -> Simulation:
+    """What a spec says of the simulated TEE; the node's log says what that is worth.
+
+    Raises:
+        UsageError: the spec is of a node in a real TEE.
+    """
+    if spec.simulation is None:
+        raise UsageError("this process runs simulated nodes only")
+    _log.warning("SIMULATED TEE: nothing that this node does is protected")
+    return spec.simulation
 
 
 class _FallingBehind:

@@ -1,0 +1,102 @@
+"""The driver's end of the channel to its client: the first client that brought the right job, and nobody else from then on.
+
+Where a run goes on without its client (:class:`~confide.node.host.DriverHost`), the holder of the same key may come back, and hears first
+what it has missed.  Used on the thread that drives the node; frames and losses are passed on as letters by the caller's functions.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from confide.errors import ConfideError, ProtocolError
+from confide.node.control import Kind, Link
+
+if TYPE_CHECKING:
+    from confide.canonical import Json
+    from confide.crypto.tls import Channel
+    from confide.node.reattest import Presenter
+    from confide.node.spec import Timing
+
+_MOST_KEPT = 10_000
+"""Events that are kept for a client that comes back; of more, the first are forgotten."""
+
+
+class RunClient:
+    """The run's client.  ``here``: whether it listens just now."""
+
+    def __init__(
+        self, timing: Timing, *, on_frame: Callable[[Json], None], on_lost: Callable[[Link, ConfideError], None], comes_back: bool
+    ) -> None:
+        self._timing = timing
+        self._on_frame = on_frame
+        self._on_lost = on_lost
+        self._comes_back = comes_back
+        self._key: bytes | None = None
+        self._link: Link | None = None
+        self._events: deque[Json] = deque(maxlen=_MOST_KEPT if comes_back else 0)
+        self.presenter: Presenter | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether the run has got its client."""
+        return self._key is not None
+
+    @property
+    def here(self) -> bool:
+        """Whether it is connected."""
+        return self._link is not None
+
+    def take(self, channel: Channel, presenter: Callable[[Link], Presenter]) -> None:
+        """Make the peer of ``channel``, which has attested this node and brought the job, the run's client.
+
+        Raises:
+            ProtocolError: the run has its client already, or this is another one.
+            ChannelError: it is gone again.
+        """
+        if self.here or (self.known and not (self._comes_back and channel.peer_spki == self._key)):
+            raise ProtocolError("this run has its client already")
+        if channel.peer_spki is None:
+            raise ProtocolError("the client shows no key")
+        timing = self._timing
+        link = Link(
+            channel,
+            heartbeat_s=timing.heartbeat_s,
+            lost_after_s=timing.lost_after_s,
+            on_frame=self._on_frame,
+            on_lost=lambda error: self._on_lost(link, error),
+        )
+        made = presenter(link)
+        link.send(Kind.ACCEPTED)
+        for event in self._events:
+            link.send(Kind.EVENT, **event)
+        self._key, self._link, self.presenter = channel.peer_spki, link, made
+        link.start()
+
+    def emit(self, **event: object) -> None:
+        """Tell an event, and keep it for a client that comes back."""
+        self._events.append(event)
+        self.tell(Kind.EVENT, **event)
+
+    def tell(self, kind: Kind, **fields: object) -> None:
+        """Send a frame, if the client is here."""
+        if self._link is not None:
+            with suppress(ConfideError):  # its loss is noticed by the link
+                self._link.send(kind, **fields)
+
+    def gone(self, link: Link) -> bool:
+        """Take note that the client behind ``link`` is gone; ``False`` if that was an earlier one."""
+        if link is not self._link:
+            return False
+        self._link = None
+        if self.presenter is not None:
+            self.presenter.close()
+        return True
+
+    def close(self) -> None:
+        """Leave."""
+        if self._link is not None:
+            self._link.close()
+            self._link = None
