@@ -362,6 +362,12 @@ class ProtocolError(UnavailableError):
     code = "protocol-violation"
 
 
+class ClusterRefusedError(UnavailableError):
+    """A Kubernetes cluster refused a request: no right, a quota, a wrong object.  ``facts`` hold the HTTP status and the reason."""
+
+    code = "cluster-refused"
+
+
 class BrokerError(UnavailableError):
     """The broker is down or answered anything but the expected status.  Never yields a key."""
 
