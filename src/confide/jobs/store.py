@@ -213,8 +213,8 @@ class RunDir:
         started = (event for event in self.events() if event.get("type") == "node-started")
         processes = {event.get("node"): event.get("fields", {}).get("process") for event in started}
         for folder in self.nodes.glob("*"):
-            process = processes.get(folder.name)
-            if isinstance(process, int) and not Path(f"/proc/{process}").exists():
+            process = str(processes.get(folder.name))  # a process id, unless the node is on another machine
+            if process.isdecimal() and not Path(f"/proc/{process}").exists():
                 sweep(self.run, NodeId(folder.name))
 
 

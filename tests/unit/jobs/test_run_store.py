@@ -15,6 +15,7 @@ import pytest
 
 from confide.errors import RunNotFoundError
 from confide.ids import NodeId, RunId
+from confide.jobs.backend import NodeHandle
 from confide.jobs.store import RunDir, RunStore
 from confide.node.private_dir import MEMORY_BASE, PrivateDir, sweep
 
@@ -154,7 +155,8 @@ def test_what_killed_nodes_of_a_lost_run_left_in_memory_is_wiped(store: RunStore
             lines = []
             for node, process in (("driver", ended.pid), ("worker-1", os.getpid())):
                 (run.nodes / node).mkdir(parents=True)
-                lines.append(json.dumps({"type": "node-started", "node": node, "fields": {"process": process}}))
+                handle = NodeHandle(run.run, NodeId(node), str(process))
+                lines.append(json.dumps({"type": "node-started", "node": node, "fields": {"process": handle.name}}))
                 private.append(PrivateDir(run.run, NodeId(node)))
                 private[-1].write("key", b"secret")
             (run.path / "events.jsonl").write_text("\n".join([*lines, json.dumps({"type": "node-started"})]) + "\n")
