@@ -1,0 +1,60 @@
+"""Plans and profiles of runs on Kubernetes, one for each shape."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from confide.canonical import Json
+from confide.config import Settings
+from confide.ids import RunId
+from confide.job import Job
+from confide.jobs.kubernetes.objects import RunObjects, render
+from confide.jobs.kubernetes.profile import ClusterProfile, Shape
+from confide.jobs.plan import Plan, make_plan
+
+IMAGE: Final = "registry.example/confide/node@sha256:" + "12" * 32
+RUN: Final = RunId("demo-0123456789ab")
+_TCB: Final = {"bootloader": 3, "tee": 0, "snp": 20, "microcode": 200}
+_POLICIES: Final[dict[Shape, Json]] = {
+    Shape.SGX: {"measurements": {"sgx": ["ab" * 32]}},
+    Shape.TDX: {"measurements": {"tdx": ["cd" * 48]}, "registers": {"rtmr1": ["aa" * 48], "rtmr2": ["aa" * 48]}},
+    Shape.SNP: {"measurements": {"snp": ["ef" * 48]}, "min_tcb": {"Milan": _TCB}},
+    Shape.SIMULATED: {"measurements": {"sgx": ["ab" * 32]}, "allow": ["simulated"]},
+}
+_POLICIES[Shape.TDX_VM], _POLICIES[Shape.SNP_VM] = _POLICIES[Shape.TDX], _POLICIES[Shape.SNP]
+
+
+def plan_for(
+    shape: Shape, *, run: str = RUN, workers: int = 2, settings: Settings | None = None, simulate: bool | None = None, **resources: Any
+) -> Plan:
+    """A plan that the shape can run."""
+    job = Job.build({
+        "name": "demo", "program": "main.py", "files": {"main.py": b"pass"}, "policy": {"name": "p", **_POLICIES[shape]},
+        "broker": {"url": "https://127.0.0.1:1", "spki": "ab" * 32},
+        "resources": {"workers": workers, "cores": 2, "memory_mb": 2048, **resources},
+    })  # fmt: skip
+    simulated = shape is Shape.SIMULATED if simulate is None else simulate
+    known = settings or Settings(home=Path("/home/ann/.confide"))
+    return make_plan(job, run=RunId(run), folder=Path("/var/confide"), settings=known, simulate=simulated)
+
+
+def profile_for(shape: Shape, **fields: Any) -> ClusterProfile:
+    """A profile that says what has to be said, and ``fields``."""
+    return ClusterProfile.from_json({"image": IMAGE, "shape": str(shape), **fields})
+
+
+def rendered(shape: Shape, *, workers: int = 2, **fields: Any) -> RunObjects:
+    """The objects of such a run."""
+    return render(plan_for(shape, workers=workers), profile_for(shape, **fields))
+
+
+def pods_of(made: RunObjects) -> list[Json]:
+    """The specs of the driver's pod and the workers'."""
+    return [made.driver_job["spec"]["template"]["spec"], *(pod["spec"] for pod in made.workers.values())]
+
+
+def found(made: RunObjects, kind: str, suffix: str = "") -> Json:
+    """The one object of that kind and name among those that the client creates."""
+    (only,) = [item for item in made.applied if item["kind"] == kind and item["metadata"]["name"] == f"{made.name}{suffix}"]
+    return only
