@@ -11,7 +11,7 @@ from confide.ids import RunId
 from confide.job import Job
 from confide.jobs.kubernetes.objects import RunObjects, render
 from confide.jobs.kubernetes.profile import ClusterProfile, Shape
-from confide.jobs.plan import Plan, make_plan
+from confide.jobs.plan import Plan, Site, make_plan
 
 IMAGE: Final = "registry.example/confide/node@sha256:" + "12" * 32
 RUN: Final = RunId("demo-0123456789ab")
@@ -36,7 +36,7 @@ def plan_for(
     })  # fmt: skip
     simulated = shape is Shape.SIMULATED if simulate is None else simulate
     known = settings or Settings(home=Path("/home/ann/.confide"))
-    return make_plan(job, run=RunId(run), folder=Path("/var/confide"), settings=known, simulate=simulated)
+    return make_plan(job, run=RunId(run), site=Site.of_pods(300.0), settings=known, simulate=simulated)
 
 
 def profile_for(shape: Shape, **fields: Any) -> ClusterProfile:
@@ -46,7 +46,12 @@ def profile_for(shape: Shape, **fields: Any) -> ClusterProfile:
 
 def rendered(shape: Shape, *, workers: int = 2, **fields: Any) -> RunObjects:
     """The objects of such a run."""
-    return render(plan_for(shape, workers=workers), profile_for(shape, **fields))
+    return render(plan_for(shape, workers=workers), profile_for(shape, **fields), simulated_tee=tee_of(shape))
+
+
+def tee_of(shape: Shape) -> Json | None:
+    """What stands for the simulated TEE's installation, of runs that have one."""
+    return {"format": "confide-simulated-tee-v1", "files": {}} if shape is Shape.SIMULATED else None
 
 
 def pods_of(made: RunObjects) -> list[Json]:

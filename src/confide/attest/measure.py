@@ -43,6 +43,15 @@ class Measurement:
             return hashlib.sha256(f"{_LABEL}\0sgx\0{self.digest}".encode()).hexdigest()
         return self.digest
 
+    def after(self, events: Sequence[str]) -> Measurement:
+        """The measurement with what else there is to say of how the code was started; the same without anything."""
+        if not events:
+            return self
+        total = hashlib.sha384(f"{_LABEL}\0started\0{self.digest}\n".encode())
+        for event in events:
+            total.update(len(event.encode("utf-8", "surrogateescape")).to_bytes(8) + event.encode("utf-8", "surrogateescape"))
+        return Measurement(total.hexdigest(), self.files)
+
 
 def measure(*, cache: Path | None = None, extra: Sequence[Path] = ()) -> Measurement:
     """Measure this process's interpreter, packages and ``confide``, and the files and folders in ``extra`` under their own names.

@@ -8,25 +8,39 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from confide.cli.on_cluster import chosen_target, on_cluster, print_objects
 from confide.cli.output import Context, Story, answers, print_facts, say, short, shorten
 from confide.errors import UsageError
 
 if TYPE_CHECKING:
     from confide.job import Job
+    from confide.jobs.kubernetes.target import KubernetesTarget
     from confide.jobs.result import RunEvent, RunResult
 
 
 @click.command("run")
 @click.argument("job_file", metavar="JOB", type=click.Path(path_type=Path, dir_okay=False, exists=True))
-@click.option("--simulate", is_flag=True, help="Run on simulated nodes of this machine.  They protect nothing.")
+@on_cluster
+@click.option("--dry-run", is_flag=True, help="With --on: print the objects that would be created, as YAML; create nothing.")
 @click.option("--fault", "faults", multiple=True, metavar="NODE=FAULT",
               help="Let a simulated node show a fault (`worker-2=tampered`), to see it refused (repeat).")  # fmt: skip
 @click.option("--signature", "signature_files", type=click.Path(path_type=Path, dir_okay=False, exists=True), multiple=True,
               help="Signature of the job, for owners who grant by signer (repeat) [default: JOB.*.sig beside it].")  # fmt: skip
 @click.option("--check", is_flag=True, help="Only check the job and print its digest; start nothing.")
+@click.option("--detach", is_flag=True, help="With --on: leave once the attested driver has the job; see `confide runs attach`.")
 @answers
 def command(
-    context: Context, job_file: Path, faults: tuple[str, ...], signature_files: tuple[Path, ...], *, simulate: bool, check: bool
+    context: Context,
+    job_file: Path,
+    faults: tuple[str, ...],
+    signature_files: tuple[Path, ...],
+    place: str | None,
+    profile_file: Path | None,
+    *,
+    simulate: bool,
+    check: bool,
+    dry_run: bool,
+    detach: bool,
 ) -> None:
     """Run a job and follow it to its receipt.
 
@@ -36,14 +50,32 @@ def command(
     from confide.job import Job
     from confide.jobs.submit import pin_datasets, submit
 
-    job = _signed(pin_datasets(Job.load(job_file)), job_file, signature_files)
+    if place is None and (dry_run or detach):
+        raise UsageError("--dry-run and --detach are for clusters", hint="add --on k8s:CONTEXT")
+    target = chosen_target(place, profile_file)
+    job = _signed(pin_datasets(Job.load(job_file), shares_files=target is None), job_file, signature_files)
     if check:
         _answer_check(context, job)
         return
+    if dry_run and target is not None:
+        print_objects(context, job, target, simulate=simulate, faults=_faults(faults))
+        return
     teller = Teller(Story(simulated=simulate))
+    if detach and target is not None:
+        _detached(context, job, target, teller, simulate=simulate)
+        return
     with teller.story.working(f"running {job.name}"):
-        result = submit(job, simulate=simulate, settings=context.settings, on_event=teller, faults=_faults(faults))
-    context.answer(result.to_json(), lambda: _show(result))
+        result = submit(job, simulate=simulate, settings=context.settings, on=target, on_event=teller, faults=_faults(faults))
+    context.answer(result.to_json(), lambda: show_result(result))
+
+
+def _detached(context: Context, job: Job, target: KubernetesTarget, teller: Teller, *, simulate: bool) -> None:
+    from confide.jobs.attach import launch
+
+    with teller.story.working(f"starting {job.name}"):
+        folder = launch(job, target, simulate=simulate, settings=context.settings, on_event=teller)
+    value = {"run": folder.run, "on": target.place, "client_key": str(folder.client_key)}
+    context.answer(value, lambda: say(f"run {folder.run} goes on by itself: `confide runs attach {folder.run} JOB` comes back to it"))
 
 
 def _signed(job: Job, job_file: Path, given: tuple[Path, ...]) -> Job:
@@ -80,7 +112,8 @@ def _answer_check(context: Context, job: Job) -> None:
     context.answer({**value, "inputs": inputs, "outputs": outputs}, lambda: print_facts({**value, "inputs": inputs, "outputs": outputs}))
 
 
-def _show(result: RunResult) -> None:
+def show_result(result: RunResult) -> None:
+    """Print a run that succeeded."""
     print_facts({"run": result.run, "job": short(result.job), "seconds": f"{result.seconds:.1f}", "receipt": str(result.receipt)})
     for output in result.outputs:
         say(f"output {output.name}: {output.path}")
@@ -105,7 +138,8 @@ class Teller:
         self.story.begin(f"run {fields['run']}, job {short(fields['digest'])}")
 
     def _node_started(self, node: str, fields: Mapping[str, Any]) -> None:
-        self.story.say(f"{node} starts ({fields.get('tee')}, {fields.get('process')})")
+        kind = f"{fields['tee']}, " if "tee" in fields else ""
+        self.story.say(f"{node} starts ({kind}{fields.get('process')})")
 
     def _driver_attested(self, node: str, fields: Mapping[str, Any]) -> None:
         self.story.ok(
@@ -147,6 +181,9 @@ class Teller:
 
     def _program_ended(self, _node: str, _fields: Mapping[str, Any]) -> None:
         self.story.ok("the job's program has ended; outputs are encrypted")
+
+    def _node_waiting(self, node: str, fields: Mapping[str, Any]) -> None:
+        self.story.say(f"{node} waits: {shorten(str(fields.get('message', '')))}")
 
     def _node_ended(self, _node: str, _fields: Mapping[str, Any]) -> None:
         """Told by what came before it."""

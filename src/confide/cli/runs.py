@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from confide.cli.output import Context, answers, print_facts, print_table, say, short
+from confide.cli.on_cluster import on_cluster
+from confide.cli.output import Context, Story, answers, print_facts, print_table, say, short
 from confide.errors import UsageError
 
 if TYPE_CHECKING:
@@ -164,6 +165,37 @@ def _print_new(file: Path, seen: dict[Path, int], *, label: bool, last: bool) ->
     for line in whole.decode("utf-8", errors="replace").splitlines():
         say((f"{file.stem}: {line}" if label else line).expandtabs(4))
     sys.stdout.flush()
+
+
+@command.command("attach")
+@click.argument("run")
+@click.argument("job_file", metavar="JOB", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@on_cluster
+@click.option("--client-key", type=click.Path(path_type=Path, dir_okay=False, exists=True),
+              help="The key of the client that started the run on another machine: `client-key.pem` in its folder.")  # fmt: skip
+@answers
+def attach(
+    context: Context, run: str, job_file: Path, place: str | None, profile_file: Path | None, client_key: Path | None, *, simulate: bool
+) -> None:
+    """Come back to a run in a cluster that was started with --detach, or whose client was lost, and follow it to its receipt.
+
+    JOB is the job file that it was started with.  Ctrl-C ends the run.  One that has ended meanwhile is taken to its receipt.
+    """
+    from confide.cli.on_cluster import chosen_target
+    from confide.cli.run import Teller, show_result
+    from confide.job import Job
+    from confide.jobs import attach as attaching
+
+    target = chosen_target(place, profile_file)
+    if target is None:
+        raise UsageError("a run on this machine ends with its client", hint="add --on k8s:CONTEXT")
+    teller = Teller(Story(simulated=simulate))
+    job = Job.load(job_file)
+    with teller.story.working(f"following {run}"):
+        result = attaching.attach(
+            run, job, target, simulate=simulate, client_key=client_key, settings=context.settings, on_event=teller
+        )
+    context.answer(result.to_json(), lambda: show_result(result))
 
 
 @command.command("stop")

@@ -26,10 +26,14 @@ class NodeHandle:
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """Whether a node runs; ``exit_status`` (negative: ended by that signal) once it does not."""
+    """Whether a node runs; ``exit_status`` (negative: ended by that signal) once it does not.
+
+    ``condition`` says in words for a user what it waits for, or why it ended, where the backend knows.
+    """
 
     running: bool
     exit_status: int | None = None
+    condition: str = ""
 
 
 @dataclass(frozen=True, slots=True)

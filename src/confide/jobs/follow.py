@@ -14,7 +14,7 @@ from confide.canonical import Json
 from confide.errors import AttestationError, ConfideError, NodeLostError, ProtocolError, ReceiptError, error_from_json
 from confide.ids import NodeId, Role
 from confide.jobs import state as run_state
-from confide.jobs.backend import NodeHandle
+from confide.jobs.backend import NodeHandle, NodeStatus
 from confide.jobs.receipt import Verification, examine
 from confide.jobs.result import ClientEvent, OnEvent, RunEvent
 from confide.jobs.state import Phase
@@ -26,7 +26,7 @@ from confide.node.remains import Remains
 if TYPE_CHECKING:
     from confide.attest.roots import TrustRoots
     from confide.attest.verify import Verifier
-    from confide.config import Settings
+    from confide.crypto.identity import Identity
     from confide.job import Job
     from confide.jobs.backend import Backend
     from confide.jobs.plan import Plan
@@ -51,8 +51,8 @@ class Follower:
         *,
         verifier: Verifier,
         roots: TrustRoots,
-        settings: Settings,
         on_event: OnEvent,
+        identity: Identity | None = None,
     ) -> None:
         self._job = job
         self._plan = plan
@@ -60,16 +60,19 @@ class Follower:
         self._backend = backend
         self._verifier = verifier
         self._roots = roots
-        self._settings = settings
         self._on_event = on_event
+        self._identity = identity
         self._state = run_state.begin(plan.driver.node_id, plan.worker_ids)
         self._handles: dict[NodeId, NodeHandle] = {}
         self._ended: set[NodeId] = set()
+        self._waits_for: dict[NodeId, str] = {}
         self._driver: DriverClient | None = None
         self._refused: list[EvidenceRecord] = []
         self._remains = Remains()
         self._verification: Verification | None = None
         self.summary: Mapping[str, Any] = {}
+        self.left = False
+        """Whether the run goes on without this client."""
 
     @property
     def succeeded(self) -> bool:
@@ -92,16 +95,46 @@ class Follower:
             raise ReceiptError("the run has no receipt")
         return self._verification
 
-    def follow(self) -> None:
-        """Run to the end.
+    def follow(self, *, to: Phase | None = None) -> None:
+        """Start the run and follow it to its end, or until it has come to the phase ``to``.
 
         Raises:
             KeyboardInterrupt: the user stopped it.
             ConfideError: a node could not be started.
         """
         self._start(self._plan.driver)
+        self._go_on(to)
+
+    def rejoin(self, driver: NodeHandle) -> None:
+        """Follow a run that goes on without its client, from what its driver tells of it to its end.
+
+        Raises:
+            KeyboardInterrupt: the user stopped it.
+        """
+        self._handles[driver.node] = driver
+        self._happen(run_state.NodeStarted(driver.node, Role.DRIVER))
+        self._go_on(None)
+
+    def take_kept(self, result: Json) -> None:
+        """Take the result that a run left which ended without its client.  Whoever kept it may have changed it: the receipt says."""
+        try:
+            if result.get("ok") is True:
+                self.summary = field(result, "summary", dict)
+                self._happen(run_state.FoundFinished(field(result, "receipt", dict)))
+            else:
+                self._take({**result, "kind": str(Kind.RESULT)})
+        except ConfideError as error:
+            self._happen(run_state.Failed(error))
+
+    def leave(self) -> None:
+        """Leave the run to itself, if it is under way."""
+        if self._state.phase is Phase.RUNNING and self._driver is not None:
+            self.left = True
+            self._driver.close()
+
+    def _go_on(self, to: Phase | None) -> None:
         begun = time.monotonic()
-        while self._state.phase not in run_state.FINAL:
+        while self._state.phase not in run_state.FINAL and self._state.phase is not to:
             if self._state.phase is Phase.STARTING:
                 self._await_driver(begun)
             else:
@@ -151,8 +184,10 @@ class Follower:
         address = self._backend.announced(self._handles[self._plan.driver.node_id])
         if address is not None:
             self._happen(run_state.DriverListening(address.host, address.port))
-        elif time.monotonic() - begun > self._settings.node_start_timeout_s:
-            error = NodeLostError("the driver did not start in time", hint="see `confide runs logs`", node=str(self._plan.driver.node_id))
+        elif time.monotonic() - begun > self._plan.driver.timing.start_timeout_s:
+            waits_for = self._waits_for.get(self._plan.driver.node_id, "")
+            message = "the driver did not start in time" + (f": {waits_for}" if waits_for else "")
+            error = NodeLostError(message, hint="see `confide runs logs`", node=str(self._plan.driver.node_id))
             self._happen(run_state.Failed(error))
         else:
             time.sleep(_POLL_S / 5)
@@ -212,7 +247,7 @@ class Follower:
         while time.monotonic() < until:
             status = self._backend.poll(handle)
             if not status.running:
-                return run_state.NodeExited(handle.node, status.exit_status or 0)
+                return run_state.NodeExited(handle.node, status.exit_status or 0, status.condition)
             time.sleep(_POLL_S / 5)
         return run_state.Failed(error)
 
@@ -223,17 +258,21 @@ class Follower:
                 continue
             status = self._backend.poll(handle)
             if not status.running:
-                self._note_end(handle.node, status.exit_status or 0)
+                self._note_end(handle.node, status)
+            elif status.condition and self._waits_for.get(handle.node) != status.condition:
+                self._waits_for[handle.node] = status.condition
+                self._on_event(RunEvent(ClientEvent.NODE_WAITING, handle.node, {"message": status.condition}))
 
-    def _note_end(self, node: NodeId, status: int) -> None:
+    def _note_end(self, node: NodeId, status: NodeStatus) -> None:
         self._ended.add(node)
         if self._state.phase in run_state.FINAL:
             return
-        self._on_event(RunEvent(ClientEvent.NODE_ENDED, node, {"status": status}))
+        exited = status.exit_status or 0
+        self._on_event(RunEvent(ClientEvent.NODE_ENDED, node, {"status": exited, "message": status.condition}))
         if self._driver is not None:
             with suppress(ConfideError):  # its loss is noticed elsewhere
                 self._driver.worker_ended(node)
-        self._happen(run_state.NodeExited(node, status))
+        self._happen(run_state.NodeExited(node, exited, status.condition))
 
     # --- commands ------------------------------------------------------------------------------------------------------
 
@@ -252,6 +291,7 @@ class Follower:
                 run=self._plan.run,
                 node=self._plan.driver.node_id,
                 verifier=self._verifier,
+                identity=self._identity,
                 timing=self._plan.driver.timing,
                 on_refused=self._refused.append,
             )
@@ -285,7 +325,7 @@ class Follower:
         path = self._folder.write("receipt.json", bundle.receipt)
         self._verification = examine(path, roots=self._roots, job=self._job.digest)
         statement = self._verification.require()
-        if self._driver is None or (statement.run, statement.driver.spki) != (self._plan.run, self._driver.peer.spki):
+        if statement.run != self._plan.run or (self._driver is not None and statement.driver.spki != self._driver.peer.spki):
             raise ReceiptError("the receipt is not by the driver that this client attested", got=statement.driver.spki)
         self._on_event(RunEvent(ClientEvent.RECEIPT_VERIFIED, fields={"checks": len(self._verification.checks), "path": str(path)}))
         self._happen(run_state.ReceiptVerified())

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from confide.crypto import core_dumps
 from confide.errors import ConfideError, UsageError
 from confide.ids import NodeId, Role, RunId
-from confide.jobs.workload import JobDriver, SparkWorker
+from confide.jobs.spark_worker import SparkWorker
+from confide.jobs.workload import JobDriver
 from confide.node.agent import DriverAgent, WorkerAgent
 from confide.node.child import session_members
 from confide.node.private_dir import sweep

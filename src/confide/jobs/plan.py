@@ -69,23 +69,24 @@ class Site:
     """What of nodes' specs depends on where they run: their folders, and where a driver listens.
 
     ``logs``, ``nodes`` (a folder a node) and ``simulation`` are paths as the nodes see them; ``own_host``: each node has a host to itself,
-    and says its address when it starts.
+    and says its address when it starts.  ``start_timeout_s``: how long a node may take to start.
     """
 
     logs: Path
     nodes: Path
     simulation: Path
+    start_timeout_s: float
     own_host: bool = False
 
     @classmethod
     def of_run(cls, folder: Path, settings: Settings) -> Site:
         """Processes of this machine, with everything of the run under ``folder``."""
-        return cls(folder / "logs", folder / "nodes", settings.simulation_dir)
+        return cls(folder / "logs", folder / "nodes", settings.simulation_dir, settings.node_start_timeout_s)
 
     @classmethod
-    def of_pods(cls) -> Site:
-        """Containers that each have the same folders to themselves."""
-        return cls(POD_FOLDER / "logs", POD_FOLDER / "nodes", POD_FOLDER / "simulated", own_host=True)
+    def of_pods(cls, start_timeout_s: float) -> Site:
+        """Containers that each have the same folders to themselves, and may wait for a machine and their image."""
+        return cls(POD_FOLDER / "logs", POD_FOLDER / "nodes", POD_FOLDER / "simulated", start_timeout_s, own_host=True)
 
     def spec(self, node: NodeId) -> Json:
         """The part of a node's spec that depends on the site."""
@@ -116,7 +117,7 @@ def make_plan(job: Job, *, run: RunId, site: Site, settings: Settings, simulate:
         return {
             "run_id": run,
             "job_digest": job.digest,
-            "timing": _timing(settings),
+            "timing": _timing(settings, site),
             "services": Services(intel=settings.intel_service, amd=settings.amd_service, ca_file=settings.service_ca_file),
             "node_id": node,
             "index": index,
@@ -138,9 +139,9 @@ def _template(worker: Json) -> Json:
     return {name: value for name, value in whole.items() if name not in {"driver_host", "driver_port"}}
 
 
-def _timing(settings: Settings) -> Timing:
+def _timing(settings: Settings, site: Site) -> Timing:
     return Timing(
-        start_timeout_s=settings.node_start_timeout_s,
+        start_timeout_s=site.start_timeout_s,
         heartbeat_s=settings.heartbeat_s,
         lost_after_s=settings.node_lost_after_s,
         nonce_ttl_s=settings.nonce_ttl_s,

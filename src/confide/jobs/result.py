@@ -20,6 +20,7 @@ class ClientEvent(StrEnum):
     RUN_CREATED = "run-created"
     NODE_STARTED = "node-started"
     DRIVER_ATTESTED = "driver-attested"
+    NODE_WAITING = "node-waiting"
     NODE_ENDED = "node-ended"
     RECEIPT_VERIFIED = "receipt-verified"
     RUN_ENDED = "run-ended"

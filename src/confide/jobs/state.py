@@ -110,15 +110,23 @@ class WorkerCutOff:
 
 @dataclass(frozen=True, slots=True)
 class NodeExited:
-    """A node's process ended."""
+    """A node's process ended; ``reason`` in the backend's words, if it has any."""
 
     node: NodeId
     status: int
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
     """The driver published the outputs and sent its receipt."""
+
+    receipt: Json
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFinished:
+    """A run that went on without this client has left its receipt."""
 
     receipt: Json
 
@@ -150,6 +158,7 @@ Event = (
     | WorkerCutOff
     | NodeExited
     | Finished
+    | FoundFinished
     | ReceiptVerified
     | Failed
     | Interrupted
@@ -207,8 +216,8 @@ def step(state: RunState, event: Event) -> tuple[RunState, list[Command]]:
             return _fail(state, error)
         case NodeStarted(node, role):
             return _see(state, node, NodeView(role)), []
-        case NodeExited(node, status):
-            return _exited(state, node, status)
+        case NodeExited():
+            return _exited(state, event)
         case WorkerAccepted(node):
             return _worker(state, node, NodeView(Role.WORKER, "accepted"))
         case WorkerRefused(node, code) | WorkerCutOff(node, code):
@@ -226,7 +235,7 @@ def _advance(state: RunState, event: Event) -> tuple[RunState, list[Command]]:
             return _see(replace(state, phase=Phase.RUNNING), state.driver, NodeView(Role.DRIVER, "accepted")), []
         case Phase.RUNNING, WorkersWanted(nodes, host, port) if not state.workers_started and nodes and nodes <= state.workers:
             return replace(state, workers_started=True), [StartWorkers(nodes, host, port)]
-        case Phase.RUNNING, Finished(receipt):
+        case (Phase.RUNNING, Finished(receipt)) | (Phase.STARTING, FoundFinished(receipt)):
             return replace(state, phase=Phase.CHECKING), [VerifyReceipt(receipt)]
         case Phase.CHECKING, ReceiptVerified():
             return replace(state, phase=Phase.DONE), [StopAll()]
@@ -241,7 +250,8 @@ def _worker(state: RunState, node: NodeId, view: NodeView) -> tuple[RunState, li
     return _see(state, node, view), []
 
 
-def _exited(state: RunState, node: NodeId, status: int) -> tuple[RunState, list[Command]]:
+def _exited(state: RunState, event: NodeExited) -> tuple[RunState, list[Command]]:
+    node, status = event.node, event.status
     if node != state.driver:
         view = state.nodes.get(node, NodeView(Role.WORKER))
         ended: NodeStanding = "ended" if status == 0 else "lost"
@@ -249,7 +259,7 @@ def _exited(state: RunState, node: NodeId, status: int) -> tuple[RunState, list[
         return _see(state, node, replace(view, standing=standing)), []
     if state.phase is Phase.CHECKING:  # it has said all it had to say: the receipt stands or falls by itself
         return _see(state, node, NodeView(Role.DRIVER, "ended")), []
-    message = "the driver ended before the run did"
+    message = "the driver ended before the run did" + (f": {event.reason}" if event.reason else "")
     error = NodeLostError(message, hint="see `confide runs logs`", node=str(node), status=status)
     return _fail(_see(state, node, NodeView(Role.DRIVER, "lost", error.code)), error)
 

@@ -1,7 +1,8 @@
 """The run store: one folder a run, public information only.
 
 ``<runs>/<run id>/``: ``plan.json``, ``client.json`` (which process drives the run), ``events.jsonl``, ``logs/``, ``nodes/``,
-``evidence/``, ``refused/``, ``collateral/``, ``manifests/``, ``receipt.json``, ``result.json``.  Folders are 0700 and files 0600; JSON
+``evidence/``, ``refused/``, ``collateral/``, ``manifests/``, ``receipt.json``, ``result.json``, and of a run that goes on without its
+client ``client-key.pem``, which is secret.  Folders are 0700 and files 0600; JSON
 files appear whole or not at all.  A run that failed has no receipt; what is left of its nodes' evidence is in the same folders, as records
 named by their digests.
 """
@@ -28,13 +29,13 @@ from confide.node.private_dir import sweep
 if TYPE_CHECKING:
     from confide.node.remains import Remains
 
-RunStatus = Literal["running", "succeeded", "failed", "interrupted", "lost"]
+RunStatus = Literal["running", "detached", "succeeded", "failed", "interrupted", "lost"]
 _STOP_WAIT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """One line of ``confide runs ls``.  ``lost``: the client was killed and left no result."""
+    """One line of ``confide runs ls``.  ``lost``: the client was killed and left no result; ``detached``: it left, and the run goes on."""
 
     run: RunId
     job: str
@@ -91,6 +92,11 @@ class RunDir:
     def manifests(self) -> Path:
         """Signed manifests of inputs and outputs, ``<name>.json``."""
         return self.path / "manifests"
+
+    @property
+    def client_key(self) -> Path:
+        """The client's private key, of a run that goes on when its client is gone: who has it can come back to the run, and stop it."""
+        return self.path / "client-key.pem"
 
     @property
     def receipt(self) -> Path:
@@ -192,7 +198,8 @@ class RunDir:
             result = self.read("result.json")
             status, ended = result["status"], str(result.get("ended"))
         except (RunNotFoundError, ParseError):
-            status, ended = ("running" if self.driving_process() is not None else "lost"), None
+            alone: RunStatus = "detached" if self.client_key.exists() else "lost"
+            status, ended = ("running" if self.driving_process() is not None else alone), None
         return RunSummary(
             run=self.run,
             job=str(plan.get("job")),

@@ -1,4 +1,4 @@
-"""The workload of the agents: keys from the broker, the engine beside the agent, outputs committed and published, the receipt.
+"""The workload of a driver's agent: keys from the broker, the engine beside the agent, outputs committed and published, the receipt.
 
 With Spark the driver's agent holds output keys only (for the logs of streams): those of inputs are with the workers, whose executors read
 them.  An engine that reads in the driver's node has them there.
@@ -7,7 +7,6 @@ them.  An engine that reads in the driver's node has them there.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -15,22 +14,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from confide.canonical import Json
-from confide.crypto.secret import SecretBytes
 from confide.data.failure import failure_in
 from confide.errors import ConfideError, JobError, JobFailedError, ProtocolError, UnavailableError
 from confide.jobs.broker_keys import BrokerKeys
+from confide.jobs.data_counts import counts_operation
 from confide.jobs.driver_files import DriverFiles
-from confide.jobs.engines.spark import SECRET_FILE, executor_command
 from confide.jobs.evidence import receipt_bundle
 from confide.jobs.input_ranges import input_range
-from confide.jobs.inputs import InputLengths, VerifiedInput, as_on_driver, digests, open_inputs, verify_whole
+from confide.jobs.inputs import InputLengths, VerifiedInput, digests, open_inputs, verify_whole
 from confide.jobs.outputs import Outputs
 from confide.jobs.owners_policies import require_owners_accept
 from confide.jobs.parents import open_parents
 from confide.jobs.polars_node import PolarsDriverEngine
-from confide.jobs.reports import FilesDeleted, FilesWritten, counted, data_counted, read_report
+from confide.jobs.reports import FilesDeleted, FilesWritten, read_report
 from confide.jobs.saves import Save
-from confide.jobs.spark_node import SparkDriverEngine, SparkEngine
+from confide.jobs.spark_node import SparkDriverEngine
+from confide.jobs.staging import check_free
 from confide.jobs.statement import DataEntry, ReleaseEntry
 from confide.jobs.task_files import TaskFiles
 from confide.node.control import field
@@ -133,6 +132,7 @@ class JobDriver:
         engine = self._engine = _ENGINES[node.job.engine](node)
         places = {name: Path(spec.path) for name, spec in node.job.outputs.items()}
         parents = open_parents(node.job)
+        check_free(places, going_on=parents)
         outputs = self._outputs = Outputs(places, node.spec.run_id, node.identity.key, parents)
         keys = self._keys = BrokerKeys(node)
         self._code = self._write_code(node)
@@ -288,7 +288,7 @@ class JobDriver:
         if engine.reads_data:
             files = TaskFiles(keys.operations()["write-key"], node.tell)
             operations["input-range"] = lambda request: input_range(self._inputs, request)
-            counts = _counts(node, keys)
+            counts = counts_operation(node, keys)
             operations |= {"read-key": keys.operations()["read-key"], "write-key": files.operations()["write-key"], "data-counts": counts}
         return operations
 
@@ -317,89 +317,3 @@ class JobDriver:
         if found is None:
             raise ProtocolError("the job has no such input")
         return {"files": found.page(field(request, "start", int))}
-
-
-class SparkWorker:
-    """A worker's side (``confide.node.workload.WorkerWorkload``)."""
-
-    def __init__(self) -> None:
-        self._services: NodeServices | None = None
-        self._engine: SparkEngine | None = None
-        self._keys: BrokerKeys | None = None
-        self._inputs: dict[str, VerifiedInput] = {}
-        self._lengths = InputLengths()
-        self._jvm: Child | None = None
-        self._driver: tuple[str, int] | None = None
-        self._joining = threading.Event()
-
-    def open(self, node: NodeServices) -> None:
-        """Start the executor's JVM, which warms up, and meanwhile get the inputs' keys.
-
-        Raises:
-            ConfideError: the broker refuses, or an input is not as it must be.
-        """
-        self._services = node
-        engine = self._engine = SparkEngine(node)
-        keys = self._keys = BrokerKeys(node)
-        files = TaskFiles(keys.operations()["write-key"], node.tell)
-        lengths = {"input-length": self._lengths.operation, "input-listing": self._lengths.listing}
-        ranges = {"input-range": lambda request: input_range(self._inputs, request)}
-        own = {"await-driver": self._await_driver, "data-counts": _counts(node, keys), **lengths}
-        engine.serve({**keys.operations(), **files.operations(), **ranges, **own})
-        self._jvm = engine.start("executor", executor_command(engine.runtime, engine.node, engine.run, str(node.spec.index)))
-        self._inputs = open_inputs(node.job, node.attester)
-        self._lengths.know(self._inputs.values())
-        keys.open_inputs([*self._inputs.values()])
-
-    def start(self, engine: Json) -> None:
-        """Get the outputs' keys, which the driver has made by now, and let the executor join the driver.
-
-        Raises:
-            ManifestError: the driver reads another manifest than there is here.
-            ConfideError: the broker refuses, or the driver's word is not one.
-        """
-        if self._services is None or self._engine is None or self._keys is None:
-            raise UnavailableError("the engine was not opened")
-        agreed = as_on_driver(self._inputs, field(engine, "inputs", dict))
-        older = [found for name, found in agreed.items() if found.digest != self._inputs[name].digest]
-        if older:
-            self._lengths.know(older)
-            self._keys.open_inputs(older)
-        self._inputs = agreed
-        for name in self._services.job.outputs:
-            self._keys.open_output(name)
-        self._engine.secret(SECRET_FILE, SecretBytes(field(engine, "secret", str).encode()))
-        self._driver = (field(engine, "host", str), field(engine, "port", int))
-        self._joining.set()
-
-    def poll(self) -> int | None:
-        """The executor's exit status if it ended by itself, or ``None`` while it runs or after the program stopped its session."""
-        status = self._jvm.poll() if self._jvm is not None else None
-        return status or None  # Spark's executors exit with 0 when they are told to stop, with 1 when they lose their driver
-
-    def stop(self) -> None:
-        """End the executor, wipe every key."""
-        self._joining.set()
-        if self._engine is not None:
-            self._engine.stop()
-        if self._keys is not None:
-            self._keys.close()
-
-    def _await_driver(self, _request: Json) -> Json:
-        self._joining.wait()
-        if self._driver is None:
-            raise ProtocolError("the node is ending")
-        host, port = self._driver
-        return {"host": host, "port": port}
-
-
-def _counts(node: NodeServices, keys: BrokerKeys) -> Operation:
-    """``data-counts``: what the tasks of this node did so far, ``counts``; the driver has heard when this answers."""
-
-    def operation(request: Json) -> Json:
-        asked, held = keys.counts()
-        counts = {**field(request, "counts", dict), "keys_asked": asked, "keys_held": held}
-        node.tell(data_counted(counted(node.spec.node_id, counts)))
-        return {}
-
-    return operation

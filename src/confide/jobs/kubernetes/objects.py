@@ -18,11 +18,12 @@ from confide.jobs.kubernetes.limits import check_object
 from confide.jobs.kubernetes.names import check_object_name
 from confide.jobs.kubernetes.pods import NODE_FILE, annotations_of, labels_of, pod_template
 from confide.jobs.kubernetes.profile import QUEUE_KEY, ClusterProfile, Shape
-from confide.jobs.plan import Plan
+from confide.jobs.kubernetes.shapes import SIMULATION_FILE, SIMULATION_SUFFIX
+from confide.jobs.plan import AGENT_PORT, Plan
 from confide.node.spec import NodeSpec
 
-AGENT_PORT: Final = 7443
 CONTROL_PORT: Final = 7444
+RESULT_SUFFIX: Final = "result"
 WORKERS_FILE: Final = "workers.json"
 """Within the driver's config map: the workers' whole pods, by node id, for the driver to create."""
 
@@ -56,22 +57,25 @@ def service_host(plan: Plan, profile: ClusterProfile) -> str:
     return f"{plan.run}.{profile.namespace}.svc"
 
 
-def render(plan: Plan, profile: ClusterProfile) -> RunObjects:
+def render(plan: Plan, profile: ClusterProfile, *, simulated_tee: Json | None = None) -> RunObjects:
     """The objects of the plan's run on the profile's cluster.
+
+    ``simulated_tee``: the packed installation whose evidence the nodes of a simulated run make, which protects nothing.
 
     Raises:
         UsageError: the plan is simulated and the shape is not, or the reverse; a node's kind of TEE is not the shape's; a name or a size
             is not within Kubernetes' limits.
         ConfigError: the profile's init-data is none.
     """
-    _check_simulation(plan, profile)
+    _check_simulation(plan, profile, simulated_tee)
     check_object_name(str(plan.run))
     specs = plan.worker_specs(service_host(plan, profile), AGENT_PORT, plan.worker_ids)
     workers = {spec.node_id: _worker_pod(plan, spec, profile) for spec in specs}
     driver_files: dict[str, Json] = {NODE_FILE: plan.driver.to_json(), WORKERS_FILE: {str(node): pod for node, pod in workers.items()}}
     base = (
         *access_objects(plan, profile, ports={"agent": AGENT_PORT, "control": CONTROL_PORT}),
-        _config_map(plan, profile, "result", {}, immutable=False),
+        _config_map(plan, profile, RESULT_SUFFIX, {}, immutable=False),
+        *(() if simulated_tee is None else (_config_map(plan, profile, SIMULATION_SUFFIX, {SIMULATION_FILE: simulated_tee}),)),
         _config_map(plan, profile, plan.driver.node_id, driver_files, spec=plan.driver),
         *(_config_map(plan, profile, spec.node_id, {NODE_FILE: spec.to_json()}, spec=spec) for spec in specs),
     )
@@ -81,12 +85,14 @@ def render(plan: Plan, profile: ClusterProfile) -> RunObjects:
     return made
 
 
-def _check_simulation(plan: Plan, profile: ClusterProfile) -> None:
+def _check_simulation(plan: Plan, profile: ClusterProfile, simulated_tee: Json | None) -> None:
     if plan.simulated and profile.shape is not Shape.SIMULATED:
         hint = 'use a profile with shape = "simulated", or leave out --simulate'
         raise UsageError(f"the run is simulated, and the profile's shape is {profile.shape}", hint=hint)
     if not plan.simulated and profile.shape is Shape.SIMULATED:
         raise UsageError("the profile's shape is simulated, and the run is not", hint="add --simulate, which protects nothing")
+    if plan.simulated != (simulated_tee is not None):
+        raise UsageError("a simulated run takes its simulated TEE along, and no other run does")
 
 
 def _driver_job(plan: Plan, profile: ClusterProfile) -> Json:

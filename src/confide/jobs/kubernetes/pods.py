@@ -60,7 +60,7 @@ def pod_template(plan: Plan, spec: NodeSpec, profile: ClusterProfile, *, ports: 
         ConfigError: the profile's init-data is none.
     """
     memory = memory_of(spec, profile)
-    shape = additions(profile, spec.tee, plan.digest, memory)
+    shape = additions(profile, plan.run, spec.tee, plan.digest, memory)
     if shape.memory_volumes:
         memory += _SCRATCH_MB * len(_SCRATCH)
     found: Json = {

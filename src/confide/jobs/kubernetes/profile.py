@@ -125,6 +125,7 @@ class ClusterProfile(_Value):
     tolerations: tuple[Toleration, ...] = ()
     priority_class: Name | None = None
     queue: Label | None = None
+    start_timeout_s: float = Field(default=300.0, gt=0, le=3600)
     ttl_s: StrictInt = Field(default=3600, ge=60, le=30 * 24 * 3600)
     labels: dict[str, str] = Field(default_factory=dict)
     annotations: dict[str, str] = Field(default_factory=dict)

@@ -11,12 +11,13 @@ from typing import Final
 
 from confide.canonical import Json
 from confide.errors import UsageError
-from confide.ids import JobDigest, Tee
+from confide.ids import JobDigest, RunId, Tee
 from confide.jobs.kubernetes.init_data import annotation, render_init_data
 from confide.jobs.kubernetes.profile import INIT_DATA_KEY, KATA, ClusterProfile, Shape
 
-SIMULATION_MAP: Final = "confide-simulation"
-"""Config map of a test namespace with the simulated TEE's installation, which protects nothing."""
+SIMULATION_SUFFIX: Final = "simulation"
+"""Of the name of the config map with the simulated TEE's installation, which protects nothing."""
+SIMULATION_FILE: Final = "installation.json"
 SIMULATION_DIR: Final = "/etc/confide/simulation"
 _TEES: Final = {Shape.SGX: Tee.SGX, Shape.TDX: Tee.TDX, Shape.SNP: Tee.SNP, Shape.TDX_VM: Tee.TDX, Shape.SNP_VM: Tee.SNP}
 _RUNTIME_CLASSES: Final = {Shape.TDX: "kata-qemu-tdx", Shape.SNP: "kata-qemu-snp"}
@@ -51,7 +52,7 @@ class Additions:
     """Whether the pod has no disk of its own, so that its scratch volumes are memory too."""
 
 
-def additions(profile: ClusterProfile, tee: Tee, digest: JobDigest, memory_mb: int) -> Additions:
+def additions(profile: ClusterProfile, run: RunId, tee: Tee, digest: JobDigest, memory_mb: int) -> Additions:
     """What the profile's shape adds to a pod of ``memory_mb`` in all, for a node of that kind of TEE.
 
     Raises:
@@ -60,7 +61,7 @@ def additions(profile: ClusterProfile, tee: Tee, digest: JobDigest, memory_mb: i
     """
     shape, runtime_class = profile.shape, profile.runtime_class or _RUNTIME_CLASSES.get(profile.shape)
     if shape is Shape.SIMULATED:
-        volume = {"name": "simulation", "configMap": {"name": SIMULATION_MAP, "defaultMode": 0o444}}
+        volume = {"name": "simulation", "configMap": {"name": f"{run}-{SIMULATION_SUFFIX}", "defaultMode": 0o444}}
         mount = {"name": "simulation", "mountPath": SIMULATION_DIR, "readOnly": True}
         return Additions(volumes=(volume,), mounts=(mount,), runtime_class=runtime_class)
     if _TEES[shape] is not tee:

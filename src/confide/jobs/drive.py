@@ -1,0 +1,161 @@
+"""One run from the outside: follow it, and whatever happens, end everything and say how it ended."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from confide.data.snapshots import load_manifest
+from confide.errors import ConfideError, InterruptedRunError, UnavailableError
+from confide.jobs.result import ClientEvent, OnEvent, RunEvent
+from confide.jobs.staging import discard, withdraw
+
+if TYPE_CHECKING:
+    from confide.ids import RunId
+    from confide.jobs.follow import Follower
+    from confide.jobs.store import RunDir
+    from confide.node.remains import Remains
+
+
+class Report:
+    """Keeps each event and passes it on.  Listeners do not end runs: what one raises is theirs, after the run is cleaned up."""
+
+    def __init__(self, folder: RunDir, on_event: OnEvent | None) -> None:
+        self._folder = folder
+        self._on_event = on_event
+
+    def __call__(self, event: RunEvent) -> None:
+        """Keep one event, and pass it on.
+
+        Raises:
+            UnavailableError: it cannot be kept.
+        """
+        self._folder.add_event(event.to_json())
+        if self._on_event is not None:
+            self._on_event(event)
+
+    def end(self, event: RunEvent) -> None:
+        """Pass on how the run ended, also if it cannot be kept: the run's result says it, or could not be kept either."""
+        with suppress(UnavailableError):
+            self._folder.add_event(event.to_json())
+        if self._on_event is not None:
+            self._on_event(event)
+
+
+def drive(
+    follow: Callable[[], None],
+    follower: Follower,
+    folder: RunDir,
+    outputs: Mapping[str, Path],
+    report: Report,
+    *,
+    further: Collection[str] = frozenset(),
+) -> None:
+    """``follow`` the run; unless it was left to itself, end everything, whatever happens, then say how it ended."""
+    error: ConfideError | None = None
+    try:
+        follow()
+        error = follower.error
+    except KeyboardInterrupt:
+        error = InterruptedRunError("the run was interrupted")
+    except ConfideError as failure:
+        error = failure
+    finally:
+        if not follower.left:
+            with _uninterrupted():
+                follower.end()
+                new = {name: path for name, path in outputs.items() if name not in further}
+                error, last = _conclude(folder, outputs, error, succeeded=follower.succeeded, remains=follower.remains(), new=new)
+                report.end(last)
+    if error is not None:
+        error.facts.setdefault("run", folder.run)
+        raise error
+
+
+def _conclude(
+    folder: RunDir,
+    outputs: Mapping[str, Path],
+    error: ConfideError | None,
+    *,
+    succeeded: bool,
+    remains: Remains,
+    new: Mapping[str, Path],
+) -> tuple[ConfideError | None, RunEvent]:
+    """Keep in the run's folder how the run ended; one that cannot has failed.  New outputs of a failed run are taken out of view."""
+    if error is not None or not succeeded:
+        _take_back(outputs, new, folder.run, error)
+        if not folder.receipt.exists():
+            with suppress(UnavailableError):  # what ended the run is more than what is left of it
+                folder.keep(remains)
+    discard(outputs, folder.run)
+    folder.drop_scratch()
+    status = _status(error, succeeded=succeeded)
+    last = RunEvent(ClientEvent.RUN_ENDED, fields={"status": status, "error": error.to_json() if error else None})
+    written = {name: str(path) for name, path in outputs.items()} if status == "succeeded" else {}
+    try:
+        folder.write("result.json", {"status": status, "ended": last.at, "outputs": written, "error": last.fields["error"]})
+    except UnavailableError as failure:
+        error = error or failure
+        _take_back(outputs, new, folder.run, error)
+        last = RunEvent(ClientEvent.RUN_ENDED, fields={"status": "failed", "error": error.to_json()})
+    return error, last
+
+
+def _take_back(outputs: Mapping[str, Path], new: Mapping[str, Path], run: RunId, error: ConfideError | None) -> None:
+    """Take the new outputs of a run that failed out of view, and say in ``error`` what stays.
+
+    That is a snapshot of an earlier dataset, if the run had committed it: others may have read it, and the broker refuses the one before.
+    """
+    withdraw(new, run, _maker)
+    committed = [name for name, path in outputs.items() if name not in new and _maker(path) == run]
+    if error is not None and committed:
+        error.facts["committed"] = ", ".join(committed)
+
+
+def _status(error: ConfideError | None, *, succeeded: bool) -> str:
+    if succeeded and error is None:
+        return "succeeded"
+    return "interrupted" if isinstance(error, InterruptedRunError) else "failed"
+
+
+def _maker(folder: Path) -> str | None:
+    try:
+        return load_manifest(folder).unverified.run
+    except ConfideError:
+        return None
+
+
+@contextmanager
+def termination_is_interruption() -> Iterator[None]:
+    """Let SIGTERM end the run in order, as Ctrl-C does.  Only the main thread can set handlers; elsewhere nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Keep impatient second Ctrl-Cs out of the clean-up, which is quick and must be whole."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            with suppress(TypeError):  # a handler that was not set from Python cannot be put back
+                signal.signal(number, handler)

@@ -1,0 +1,213 @@
+"""The client's backend on Kubernetes: creates a run's objects, watches its pods, keeps their logs, and removes everything at the end.
+
+The client starts the driver only; the driver starts the workers with rights of its own (:mod:`confide.jobs.kubernetes.pod_host`).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from confide.canonical import Json, parse_object
+from confide.errors import ConfideError, ProtocolError, UnavailableError
+from confide.ids import NodeId, RunId
+from confide.jobs.backend import Address, NodeHandle, NodeStatus
+from confide.jobs.kubernetes.condition import condition_of
+from confide.jobs.kubernetes.forward import HOST, Forward
+from confide.jobs.kubernetes.objects import RESULT_SUFFIX
+from confide.jobs.kubernetes.pod_host import ANNOUNCEMENT, RESULT, unpack_result
+from confide.jobs.kubernetes.pod_log import PodLog
+from confide.jobs.kubernetes.pods import NODE_LABEL, RUN_LABEL
+from confide.jobs.plan import DRIVER
+from confide.node.spec import Announcement
+
+if TYPE_CHECKING:
+    from confide.jobs.kubernetes.api import Api, Changes
+    from confide.jobs.kubernetes.objects import RunObjects
+    from confide.node.spec import NodeSpec
+
+_log = logging.getLogger(__name__)
+_GONE_S = 60.0
+"""How long a run's pods may take to be gone after their run was ended: their grace period, and a busy kubelet."""
+_POLL_S = 0.2
+_KINDS = ("Job", "Pod", "NetworkPolicy", "RoleBinding", "Role", "ServiceAccount", "Service", "ConfigMap")
+"""What a run may leave, in the order in which it is removed."""
+
+
+class KubernetesBackend:
+    """One run in a cluster; see the module."""
+
+    name = "kubernetes"
+
+    def __init__(self, api: Api, run: RunId, objects: RunObjects, logs: Path, *, simulated: bool) -> None:
+        self.simulated = simulated
+        self._api = api
+        self._run = run
+        self.objects = objects
+        self._logs = logs
+        self._lock = threading.Lock()
+        self._pods: dict[NodeId, str] = {}
+        self._seen: dict[NodeId, NodeStatus] = {}
+        self._announcement: str | None = None
+        self._copied: dict[str, PodLog] = {}
+        self._watches: list[Changes] = []
+        self._forward: Forward | None = None
+
+    @property
+    def _selector(self) -> str:
+        return f"{RUN_LABEL}={self._run}"
+
+    # --- starting ------------------------------------------------------------------------------------------------------
+
+    def start(self, spec: NodeSpec) -> NodeHandle:
+        """Create the run's objects, which start its driver.
+
+        Raises:
+            UnavailableError: the API server refuses one, or this is not the driver.  Nothing of the run is left then.
+        """
+        if spec.node_id != DRIVER:
+            raise UnavailableError("the driver starts the workers of a run in a cluster", node=str(spec.node_id))
+        try:
+            for each in self.objects.base:
+                self._api.create(each)
+            job = self._api.create(self.objects.driver_job)
+            self._adopt(job)
+        except ConfideError:
+            self._remove()
+            raise
+        self._watch()
+        return NodeHandle(self._run, spec.node_id, f"job/{job['metadata']['name']}")
+
+    def _adopt(self, job: Json) -> None:
+        """Make the driver's job the owner of everything else, so that its end is the end of all."""
+        about = job["metadata"]
+        owner = {"apiVersion": "batch/v1", "kind": "Job", "name": about["name"], "uid": about["uid"]}
+        for each in self.objects.adopted:
+            self._api.patch(each["kind"], each["metadata"]["name"], {"metadata": {"ownerReferences": [owner]}})
+
+    # --- coming back ---------------------------------------------------------------------------------------------------
+
+    def find(self) -> NodeHandle | None:
+        """The driver of a run that goes on, watched from now on; ``None`` if its job is gone."""
+        if self._api.get("Job", self._run) is None:
+            return None
+        self._watch()
+        return NodeHandle(self._run, DRIVER, f"job/{self._run}")
+
+    def kept(self) -> Json | None:
+        """The result that the run left, if it left one.
+
+        Raises:
+            ProtocolError: what it left is none.
+        """
+        found = self._api.get("ConfigMap", f"{self._run}-{RESULT_SUFFIX}") or {}
+        text = found.get("binaryData", {}).get(RESULT)
+        return None if text is None else unpack_result(str(text))
+
+    def leave(self) -> None:
+        """Watch the run no more."""
+        for changes in self._watches:
+            changes.close()
+        if self._forward is not None:
+            self._forward.close()
+
+    # --- watching ------------------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        heard: dict[str, Callable[[str, Json], None]] = {"Pod": self._hear_pod, "ConfigMap": self._hear_config_map}
+        for kind, hear in heard.items():
+            changes = self._api.watch(kind, label_selector=self._selector)
+            self._watches.append(changes)
+            threading.Thread(target=self._follow, args=(changes, hear), name=f"confide-watch-{kind}", daemon=True).start()
+
+    def _follow(self, changes: Changes, hear: Callable[[str, Json], None]) -> None:
+        try:
+            for kind, found in changes:
+                hear(kind, found)
+        except ConfideError as error:
+            _log.warning("the run's objects cannot be watched any more: %s: %s", error.code, error.message)
+            with self._lock:
+                self._seen.setdefault(DRIVER, NodeStatus(running=True))
+                self._seen = {node: _lost_sight(status, error.message) for node, status in self._seen.items()}
+
+    def _hear_pod(self, kind: str, pod: Json) -> None:
+        about = pod.get("metadata", {})
+        node, name = NodeId(str(about.get("labels", {}).get(NODE_LABEL))), str(about.get("name"))
+        condition = condition_of(pod)
+        over = condition.final or kind == "DELETED"
+        words = condition.message or ("its pod was deleted" if kind == "DELETED" else "")
+        with self._lock:
+            self._pods[node] = name
+            if self._seen.get(node, NodeStatus(running=True)).running:
+                self._seen[node] = NodeStatus(running=not over, exit_status=condition.exit_status if over else None, condition=words)
+            if name not in self._copied and (condition.started or over) and kind != "DELETED":
+                self._copied[name] = PodLog(self._api, name, self._logs / f"{node}.log", over=lambda: not self._seen[node].running)
+
+    def _hear_config_map(self, _kind: str, found: Json) -> None:
+        if found.get("metadata", {}).get("name") == f"{self._run}-{RESULT_SUFFIX}":
+            with self._lock:
+                self._announcement = found.get("data", {}).get(ANNOUNCEMENT, self._announcement)
+
+    # --- the backend's protocol ----------------------------------------------------------------------------------------
+
+    def poll(self, handle: NodeHandle) -> NodeStatus:
+        """What the cluster says of a node's pod.  Never waits."""
+        with self._lock:
+            return self._seen.get(handle.node, NodeStatus(running=True))
+
+    def announced(self, handle: NodeHandle) -> Address | None:
+        """A port of this machine that leads to the driver's, once the driver has said that it listens.
+
+        Raises:
+            ProtocolError: what it said is no announcement, or is another node's.
+        """
+        with self._lock:
+            said, pod = self._announcement, self._pods.get(handle.node)
+        if said is None or pod is None:
+            return None
+        try:
+            found = Announcement.model_validate(parse_object(said.encode()))
+        except (ValueError, ConfideError) as cause:
+            raise ProtocolError("the node's announcement is not one", node=str(handle.node)) from cause
+        if (found.run_id, found.node_id) != (handle.run, handle.node):
+            raise ProtocolError("the announcement is another node's", node=str(handle.node), got=str(found.node_id))
+        if self._forward is None:
+            self._forward = Forward(self._api, pod, found.port)
+        return Address(HOST, self._forward.port)
+
+    def log_path(self, handle: NodeHandle) -> Path:
+        """The file that a pod's log is copied to."""
+        return self._logs / f"{handle.node}.log"
+
+    def stop(self, handles: Iterable[NodeHandle]) -> None:
+        """End the run: remove its objects, and wait until its pods are gone."""
+        if not list(handles):
+            return
+        for log in list(self._copied.values()):
+            log.finish()
+        self.leave()
+        self._remove()
+
+    def _remove(self) -> None:
+        for kind in _KINDS:
+            with suppress(ConfideError):  # what its owner's end has removed is gone already
+                for found in self._api.list(kind, label_selector=self._selector):
+                    with suppress(ConfideError):
+                        self._api.delete(kind, found["metadata"]["name"])
+        until = time.monotonic() + _GONE_S
+        while time.monotonic() < until:
+            with suppress(ConfideError):
+                if not self._api.list("Pod", label_selector=self._selector):
+                    return
+            time.sleep(_POLL_S)
+        _log.warning("pods of run %s are still ending", self._run)
+
+
+def _lost_sight(status: NodeStatus, why: str) -> NodeStatus:
+    """A node that nothing more will be heard of goes on running, as far as anybody knows."""
+    return NodeStatus(running=True, condition=f"the cluster cannot be asked: {why}") if status.running else status

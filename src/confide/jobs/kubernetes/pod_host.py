@@ -1,0 +1,153 @@
+"""The host of a driver in a pod: the cluster, through its API server and the driver's own service account.
+
+The driver creates its workers' pods as the client rendered them, and has no rights but that and to keep the run's result.  Whoever
+changes those pods gets nodes with other evidence, which the driver refuses.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import io
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from confide.canonical import Json, canonical, parse_object
+from confide.errors import ConfideError, ConfigError, ProtocolError
+from confide.ids import NodeId
+from confide.jobs.kubernetes.condition import condition_of
+from confide.jobs.kubernetes.objects import RESULT_SUFFIX
+from confide.jobs.kubernetes.pods import NODE_LABEL, RUN_LABEL
+
+if TYPE_CHECKING:
+    from confide.ids import RunId
+    from confide.jobs.kubernetes.api import Api, Changes
+    from confide.node.host import Ended, Heard
+    from confide.node.spec import Announcement
+
+_log = logging.getLogger(__name__)
+ANNOUNCEMENT, RESULT = "announcement", "result"
+"""What of a run's result object holds the driver's address, and how the run ended (canonical JSON, gzip)."""
+
+
+class PodHost:
+    """See the module.  ``workers``: the pods to create, by node; ``pod``: the driver's own."""
+
+    goes_on_alone = True
+
+    def __init__(self, api: Api, run: RunId, pod: str, workers: Mapping[NodeId, Json]) -> None:
+        self._api = api
+        self._run = run
+        self._pod = pod
+        self._workers = workers
+        self._created: list[str] = []
+        self._changes: Changes | None = None
+
+    def announce(self, said: Announcement) -> None:
+        """Say in the run's result object where the driver listens.
+
+        Raises:
+            ConfideError: the API server does not take it.
+        """
+        text = canonical(said.model_dump(mode="json")).decode()
+        self._api.patch("ConfigMap", f"{self._run}-{RESULT_SUFFIX}", {"data": {ANNOUNCEMENT: text}})
+
+    def start_workers(self, nodes: Sequence[NodeId], *, heard: Heard, ended: Ended) -> bool:
+        """Create the workers' pods, and watch them from now on.
+
+        Raises:
+            ConfigError: the client rendered no pod for one of them.
+            ConfideError: the API server does not take one.
+        """
+        missing = [node for node in nodes if node not in self._workers]
+        if missing:
+            raise ConfigError("there is no pod for a worker", node=missing[0])
+        own = self._api.get("Pod", self._pod) or {}
+        owners = own.get("metadata", {}).get("ownerReferences", [])
+        for node in nodes:
+            pod = self._workers[node]
+            made = self._api.create({**pod, "metadata": {**pod["metadata"], "ownerReferences": _plain(owners)}})
+            name = str(made.get("metadata", {}).get("name"))
+            self._created.append(name)
+            heard("node-started", node, {"role": "worker", "process": name})
+        self._changes = self._api.watch("Pod", label_selector=f"{RUN_LABEL}={self._run}")
+        threading.Thread(target=self._watch, args=(self._changes, heard, ended), name="confide-worker-pods", daemon=True).start()
+        return True
+
+    def _watch(self, changes: Changes, heard: Heard, ended: Ended) -> None:
+        told: dict[NodeId, str] = {}
+        gone: set[NodeId] = set()
+        try:
+            for kind, pod in changes:
+                about = pod.get("metadata", {})
+                node = NodeId(str(about.get("labels", {}).get(NODE_LABEL)))
+                if about.get("name") not in self._created or node in gone:
+                    continue
+                condition = condition_of(pod)
+                if condition.message and told.get(node) != condition.message:
+                    told[node] = condition.message
+                    heard("node-waiting" if not condition.final else "node-ended", node, condition.to_json())
+                if condition.final or kind == "DELETED":
+                    gone.add(node)
+                    ended(node)
+        except ConfideError as error:  # workers that join or leave are noticed by their channels; what pods say is a hint
+            _log.warning("the workers' pods cannot be watched any more: %s: %s", error.code, error.message)
+
+    def keep(self, result: Json) -> None:
+        """Put the result into the run's result object.
+
+        Raises:
+            ConfideError: the API server does not take it.
+        """
+        self._api.patch("ConfigMap", f"{self._run}-{RESULT_SUFFIX}", {"binaryData": {RESULT: pack_result(result)}})
+
+    def close(self) -> None:
+        """Delete the workers' pods."""
+        if self._changes is not None:
+            self._changes.close()
+        for name in self._created:
+            with suppress(ConfideError):  # their owner's end takes them along
+                self._api.delete("Pod", name)
+
+
+def load_workers(path: Path) -> dict[NodeId, Json]:
+    """The workers' pods that a driver's config map has.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        found = parse_object(path.read_bytes())
+    except (OSError, ConfideError) as cause:
+        raise ConfigError("cannot read the workers' pods", path=str(path)) from cause
+    return {NodeId(node): pod for node, pod in found.items()}
+
+
+def pack_result(result: Json) -> str:
+    """A run's result as the binary data of a config map."""
+    return base64.b64encode(gzip.compress(canonical(result), mtime=0)).decode()
+
+
+def unpack_result(text: str, *, most: int = 64 * 1024 * 1024) -> Json:
+    """The inverse of :func:`pack_result`, for at most ``most`` bytes.  Whoever wrote it may be anybody.
+
+    Raises:
+        ProtocolError: it is no result.
+    """
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(base64.b64decode(text, validate=True))) as file:
+            data = file.read(most + 1)
+    except (OSError, ValueError, EOFError) as cause:
+        raise ProtocolError("the run's result object holds no result") from cause
+    if len(data) > most:
+        raise ProtocolError("the run's result is too large", most=most)
+    return parse_object(data)
+
+
+def _plain(owners: Sequence[Json]) -> list[Json]:
+    """The driver's owner as that of the workers, whom it does not control."""
+    return [{name: owner[name] for name in ("apiVersion", "kind", "name", "uid")} for owner in owners]

@@ -1,0 +1,67 @@
+"""A simulated node's process in a pod, ``python -I -m confide.jobs.local.pod``, which protects nothing.
+
+The pod finds the simulated TEE's installation in a config map.  A real TEE measures how a program is started; the simulated one adds it
+to its measurement, so that a pod with an argument, a variable or a preloaded library of its own is refused as a real one would be.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from confide.canonical import parse_object
+from confide.errors import ConfigError
+from confide.jobs.kubernetes.pod import run_pod
+from confide.jobs.kubernetes.shapes import SIMULATION_DIR, SIMULATION_FILE
+from confide.jobs.local.simulation import SimulatedTee, require_simulated
+
+if TYPE_CHECKING:
+    from confide.attest.collect import Attester
+    from confide.attest.verify import Verifier
+    from confide.node.spec import NodeSpec
+
+INSTALLATION_FILE = Path(SIMULATION_DIR, SIMULATION_FILE)
+MEASURED_FILE = Path("/opt/confide/measured.json")
+"""Where an image may have the digests of its files, so that a node need not read them all before it can say what it runs."""
+ENTRY = ("-I", "-m", "confide.jobs.local.pod")
+"""The arguments of the interpreter that simulated images have."""
+_EXPECTED = frozenset({"PATH", "HOSTNAME", "HOME", "TERM", "LANG", "LC_CTYPE", "JAVA_HOME", "container"})
+"""Variables that images and runtimes set; nothing of the node's code is found by them but Java, which nothing measures here."""
+_OF_SERVICES = ("_SERVICE_HOST", "_SERVICE_PORT", "_PORT", "_TCP", "_PROTO", "_ADDR")
+"""Ends of the names that the kubelet sets for the API server's service."""
+
+
+def main() -> int:
+    """Run the node of this pod; its exit status."""
+    return run_pod(_simulated)
+
+
+def _simulated(spec: NodeSpec) -> tuple[Attester, Verifier]:
+    folder = require_simulated(spec).dir
+    try:
+        packed = INSTALLATION_FILE.read_bytes()
+    except OSError as cause:
+        raise ConfigError("the pod has no simulated TEE", path=str(cause.filename)) from cause
+    tee = SimulatedTee.unpacked(parse_object(packed), folder, measured=MEASURED_FILE)
+    attester = tee.attester(spec, started_by=unexpected(sys.orig_argv, os.environ))
+    return attester, tee.verifier(spec.services.intel, spec.services.ca_file)
+
+
+def unexpected(argv: list[str], environ: os._Environ[str] | dict[str, str]) -> list[str]:
+    """What of how this process was started is not as the image starts it: arguments, variables, and libraries loaded before all others."""
+    found = [] if tuple(argv[1:]) == ENTRY else [f"argument {text}" for text in argv[1:]]
+    found += [f"variable {name}={value}" for name, value in sorted(environ.items()) if not _is_expected(name)]
+    preload = Path("/etc/ld.so.preload")
+    if preload.exists():
+        found.append(f"preloaded {preload.read_text(encoding='utf-8', errors='replace')}")
+    return found
+
+
+def _is_expected(name: str) -> bool:
+    return name in _EXPECTED or (name.startswith("KUBERNETES_") and name.endswith(_OF_SERVICES))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""A namespace's API server in memory: objects with uids and owners, labels, watches, logs, and forwarded ports; pods run when told."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import queue
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from confide.errors import UnavailableError
+
+Json = dict[str, Any]
+
+
+class Refused(UnavailableError):
+    """What the server does not take."""
+
+    code = "refused"
+
+
+class Queue(Iterator[Any]):
+    """A stream of values that any thread may close."""
+
+    def __init__(self) -> None:
+        self._values: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def put(self, value: Any) -> None:
+        self._values.put(value)
+
+    def close(self) -> None:
+        self._values.put(None)
+
+    def __next__(self) -> Any:
+        value = self._values.get()
+        if value is None:
+            raise StopIteration
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+
+class InMemoryApi:
+    """See the module.  ``refuse`` maps a kind to the error that its creation meets."""
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[str, str], Json] = {}
+        self.refuse: dict[str, UnavailableError] = {}
+        self.calls: list[tuple[str, str, str]] = []
+        self.logs: dict[str, Queue] = {}
+        self.ports: dict[int, tuple[str, int]] = {}
+        self._uids = itertools.count(1)
+        self._watches: list[tuple[str, str, Queue]] = []
+        self._lock = threading.RLock()
+
+    def create(self, found: Json, /) -> Json:
+        with self._lock:
+            kind, name = found["kind"], found["metadata"]["name"]
+            self.calls.append(("create", kind, name))
+            if kind in self.refuse:
+                raise self.refuse[kind]
+            if (kind, name) in self.objects:
+                raise Refused(f"{kind} {name} exists")
+            made = copy.deepcopy(found)
+            made["metadata"]["uid"] = f"uid-{next(self._uids)}"
+            self.objects[kind, name] = made
+            self._tell("ADDED", made)
+            return copy.deepcopy(made)
+
+    def get(self, kind: str, name: str) -> Json | None:
+        with self._lock:
+            return copy.deepcopy(self.objects.get((kind, name)))
+
+    def list(self, kind: str, label_selector: str = "") -> list[Json]:
+        with self._lock:
+            return [copy.deepcopy(each) for (of, _), each in self.objects.items() if of == kind and _has(each, label_selector)]
+
+    def patch(self, kind: str, name: str, patch: Json) -> Json:
+        with self._lock:
+            self.calls.append(("patch", kind, name))
+            if (kind, name) not in self.objects:
+                raise Refused(f"{kind} {name} is not there")
+            _merge(self.objects[kind, name], patch)
+            self._tell("MODIFIED", self.objects[kind, name])
+            return copy.deepcopy(self.objects[kind, name])
+
+    def delete(self, kind: str, name: str) -> None:
+        with self._lock:
+            self.calls.append(("delete", kind, name))
+            gone = self.objects.pop((kind, name), None)
+            if gone is None:
+                return
+            self._tell("DELETED", gone)
+            for (of, other), each in list(self.objects.items()):
+                owners = each["metadata"].get("ownerReferences", [])
+                if any(owner["uid"] == gone["metadata"]["uid"] for owner in owners) and (of, other) in self.objects:
+                    self.delete(of, other)
+
+    def watch(self, kind: str, label_selector: str = "") -> Queue:
+        with self._lock:
+            made = Queue()
+            for each in self.list(kind, label_selector):
+                made.put(("ADDED", each))
+            self._watches.append((kind, label_selector, made))
+            return made
+
+    def log_lines(self, pod: str, *, follow: bool, since_ns: int | None = None) -> Queue:
+        assert follow
+        with self._lock:
+            return self.logs.setdefault(pod, Queue())
+
+    def port_forward(self, pod: str, port: int) -> socket.socket:
+        if port not in self.ports:
+            raise Refused(f"nobody listens at {port} of {pod}")
+        return socket.create_connection(self.ports[port])
+
+    # --- what a kubelet and a scheduler say -----------------------------------------------------------------------------
+
+    def set_status(self, pod: str, status: Json) -> None:
+        with self._lock:
+            self.objects["Pod", pod]["status"] = status
+            self._tell("MODIFIED", self.objects["Pod", pod])
+
+    def break_watches(self, error: UnavailableError) -> None:
+        for _, _, made in self._watches:
+            made.put(error)
+
+    def names(self, kind: str) -> list[str]:
+        with self._lock:
+            return sorted(name for of, name in self.objects if of == kind)
+
+    def _tell(self, change: str, found: Json) -> None:
+        for kind, selector, made in self._watches:
+            if kind == found["kind"] and _has(found, selector):
+                made.put((change, copy.deepcopy(found)))
+
+
+def _has(found: Json, selector: str) -> bool:
+    labels = found["metadata"].get("labels", {})
+    wanted = [part.partition("=") for part in selector.split(",") if part]
+    return all(labels.get(name) == value for name, _, value in wanted)
+
+
+def _merge(target: Json, patch: Json) -> None:
+    for name, value in patch.items():
+        if value is None:
+            target.pop(name, None)
+        elif isinstance(value, dict) and isinstance(target.get(name), dict):
+            _merge(target[name], value)
+        else:
+            target[name] = copy.deepcopy(value)

@@ -1,0 +1,71 @@
+"""A simulated node in a pod: its TEE comes packed, and how it was started is part of what it says it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from confide.attest.measure import Measurement
+from confide.canonical import canonical, parse_object
+from confide.errors import ConfigError
+from confide.ids import ReportData
+from confide.jobs.local.pod import ENTRY, unexpected
+from confide.jobs.local.simulation import SimulatedTee
+
+ARGV = ["/usr/bin/python3", *ENTRY]
+ENVIRONMENT = {
+    "PATH": "/usr/bin",
+    "HOSTNAME": "demo-driver-x7",
+    "HOME": "/",
+    "KUBERNETES_SERVICE_HOST": "10.96.0.1",
+    "KUBERNETES_PORT_443_TCP_PROTO": "tcp",
+}
+
+
+def test_pod_that_is_started_as_its_image_says_adds_nothing() -> None:
+    assert unexpected(ARGV, ENVIRONMENT) == []
+
+
+@pytest.mark.parametrize("name", ["LD_PRELOAD", "PYTHONPATH", "JAVA_TOOL_OPTIONS", "SPARK_CONF_DIR", "KUBERNETES_EVIL"])
+def test_injected_variable_is_noticed(name: str) -> None:
+    assert unexpected(ARGV, {**ENVIRONMENT, name: "/evil"}) == [f"variable {name}=/evil"]
+
+
+@pytest.mark.parametrize("argv", [[*ARGV, "--debug"], ["/usr/bin/python3", "-m", "confide.jobs.local.pod"], ["/usr/bin/python3", "/evil.py"]])
+def test_other_arguments_are_noticed(argv: list[str]) -> None:
+    assert unexpected(argv, ENVIRONMENT) == [f"argument {text}" for text in argv[1:]]
+
+
+def test_what_was_noticed_changes_the_measurement_and_nothing_leaves_it() -> None:
+    plain = Measurement("ab" * 48, 7)
+    assert plain.after([]) == plain
+    changed = {plain.after(events).digest for events in (["a"], ["b"], ["a", "b"], ["ab"], ["a", "", "b"])}
+    assert len(changed) == 5
+    assert plain.digest not in changed
+
+
+def test_packed_installation_makes_evidence_that_the_first_accepts(tmp_path: Path) -> None:
+    here = SimulatedTee.at(tmp_path / "here")
+    there = SimulatedTee.unpacked(parse_object(canonical(here.packed())), tmp_path / "there")
+    assert there.roots == here.roots
+    assert not (tmp_path / "there" / "measured.json").exists()
+    from confide.attest.insecure import InsecureAttester
+    from confide.ids import Tee
+    from confide.node.session import utc_now
+
+    evidence = InsecureAttester(there.installation, Tee.SGX, "ab" * 32).quote(ReportData(b"r" * 64))
+    assert here.verifier().verify(evidence, utc_now()).claims.simulated
+
+
+@pytest.mark.parametrize("name", ["../root.pem", "/etc/passwd", "collateral/../../x.json", "a/b.json", "root.exe", ""])
+def test_packed_file_with_a_name_of_its_own_is_refused(tmp_path: Path, name: str) -> None:
+    packed = SimulatedTee.at(tmp_path / "here").packed()
+    with pytest.raises(ConfigError, match="none of it"):
+        SimulatedTee.unpacked({**packed, "files": {name: "x"}}, tmp_path / "there")
+
+
+@pytest.mark.parametrize("packed", [{}, {"format": "other", "files": {}}, {"format": "confide-simulated-tee-v1", "files": []}])
+def test_what_is_no_packed_installation_is_refused(tmp_path: Path, packed: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        SimulatedTee.unpacked(packed, tmp_path / "there")
