@@ -32,7 +32,7 @@ def test_injected_variable_is_noticed(name: str) -> None:
     assert unexpected(ARGV, {**ENVIRONMENT, name: "/evil"}) == [f"variable {name}=/evil"]
 
 
-@pytest.mark.parametrize("argv", [[*ARGV, "--debug"], ["/usr/bin/python3", "-m", "confide.jobs.local.pod"], ["/usr/bin/python3", "/evil.py"]])
+@pytest.mark.parametrize("argv", [[*ARGV, "--debug"], [ARGV[0], "-m", "confide.jobs.local.pod"], [ARGV[0], "/evil.py"]])
 def test_other_arguments_are_noticed(argv: list[str]) -> None:
     assert unexpected(argv, ENVIRONMENT) == [f"argument {text}" for text in argv[1:]]
 

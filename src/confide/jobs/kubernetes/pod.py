@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from confide.node.agent import DriverAgent, WorkerAgent
 
 _FOLLOW_EVERY_S = 0.5
+_RESOLVE_EVERY_S = 0.2
 
 Tee = Callable[[NodeSpec], tuple["Attester", "Verifier"]]
 """What makes a node's evidence and judges that of others."""
@@ -52,6 +53,8 @@ def _node(tee: Tee, folder: Path) -> DriverAgent | WorkerAgent:
     EngineLogs(spec.log_path.parent).start()
     attester, verifier = tee(spec)
     host = None
+    if spec.driver_host is not None and spec.driver_port is not None:
+        await_name(spec.driver_host, spec.driver_port, timeout_s=spec.timing.start_timeout_s)
     if spec.role is Role.DRIVER:
         host = PodHost(Cluster.in_pod(), spec.run_id, os.uname().nodename, load_workers(folder / WORKERS_FILE))
     return agent(spec, attester=attester, verifier=verifier, host=host)
@@ -68,6 +71,18 @@ def own_address() -> str:
     except OSError as cause:
         raise ConfigError("this pod does not know its address", host=socket.gethostname()) from cause
     return str(found[0][4][0])
+
+
+def await_name(host: str, port: int, *, timeout_s: float) -> None:
+    """Wait until a name is known: a cluster's names may come later than what they are of.  One that never comes is told by who connects."""
+    until = time.monotonic() + timeout_s
+    while time.monotonic() < until:
+        try:
+            socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError:
+            time.sleep(_RESOLVE_EVERY_S)
+        else:
+            return
 
 
 class EngineLogs:

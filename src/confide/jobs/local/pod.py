@@ -6,7 +6,9 @@ to its measurement, so that a pod with an argument, a variable or a preloaded li
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from confide.attest.verify import Verifier
     from confide.node.spec import NodeSpec
 
+_log = logging.getLogger("confide.node")
 INSTALLATION_FILE = Path(SIMULATION_DIR, SIMULATION_FILE)
 MEASURED_FILE = Path("/opt/confide/measured.json")
 """Where an image may have the digests of its files, so that a node need not read them all before it can say what it runs."""
@@ -29,8 +32,8 @@ ENTRY = ("-I", "-m", "confide.jobs.local.pod")
 """The arguments of the interpreter that simulated images have."""
 _EXPECTED = frozenset({"PATH", "HOSTNAME", "HOME", "TERM", "LANG", "LC_CTYPE", "JAVA_HOME", "container"})
 """Variables that images and runtimes set; nothing of the node's code is found by them but Java, which nothing measures here."""
-_OF_SERVICES = ("_SERVICE_HOST", "_SERVICE_PORT", "_PORT", "_TCP", "_PROTO", "_ADDR")
-"""Ends of the names that the kubelet sets for the API server's service."""
+_OF_THE_API_SERVER = re.compile(r"KUBERNETES_(SERVICE_(HOST|PORT|PORT_HTTPS)|PORT|PORT_443_TCP(_(PROTO|PORT|ADDR))?)")
+"""Variables that a kubelet sets in every container: where the API server's service is.  Nothing here reads them."""
 
 
 def main() -> int:
@@ -45,7 +48,10 @@ def _simulated(spec: NodeSpec) -> tuple[Attester, Verifier]:
     except OSError as cause:
         raise ConfigError("the pod has no simulated TEE", path=str(cause.filename)) from cause
     tee = SimulatedTee.unpacked(parse_object(packed), folder, measured=MEASURED_FILE)
-    attester = tee.attester(spec, started_by=unexpected(sys.orig_argv, os.environ))
+    found = unexpected(sys.orig_argv, os.environ)
+    for each in found:
+        _log.warning("this node was not started as its image says, and its measurement shows it: %s", each.partition("=")[0])
+    attester = tee.attester(spec, started_by=found)
     return attester, tee.verifier(spec.services.intel, spec.services.ca_file)
 
 
@@ -60,7 +66,7 @@ def unexpected(argv: list[str], environ: os._Environ[str] | dict[str, str]) -> l
 
 
 def _is_expected(name: str) -> bool:
-    return name in _EXPECTED or (name.startswith("KUBERNETES_") and name.endswith(_OF_SERVICES))
+    return name in _EXPECTED or _OF_THE_API_SERVER.fullmatch(name) is not None
 
 
 if __name__ == "__main__":

@@ -1,0 +1,98 @@
+"""One cluster for all tests of this folder, a namespace for each, and a stage whose broker pods can reach."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster.kubernetes import HOST, TestCluster
+from cluster.kubernetes import cluster as running
+from cluster.node_image import NODE_IMAGE, code_volumes, write_node_image
+from support.stage import Stage
+
+from confide.jobs.kubernetes.client import Cluster
+from confide.jobs.kubernetes.profile import ClusterProfile
+from confide.jobs.kubernetes.target import KubernetesTarget
+from confide.keys.server import BrokerServer
+
+
+class ClusterStage(Stage):
+    """A broker at the cluster's address, and folders that pods share with this machine."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.server = BrokerServer(self.broker, host=HOST)
+
+    def shared(self) -> None:
+        """Let the pods' user read and write the stage's datasets, and nothing else of it."""
+        self.root.chmod(0o711)
+        for name in self.owners:
+            for path in (self.root / name, *(self.root / name).rglob("*")):
+                path.chmod(0o755 if path.is_dir() else 0o644)
+
+    def place(self) -> Path:
+        """A new folder for outputs."""
+        made = self.root / f"out-{secrets.token_hex(4)}"
+        made.mkdir()
+        made.chmod(0o777)
+        return made
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[TestCluster]:
+    with running() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def stage(cluster: TestCluster) -> Iterator[ClusterStage]:
+    root = Path(tempfile.mkdtemp(prefix="confide-stage-", dir="/var/tmp"))  # noqa: S108  a folder of its own in it
+    made = ClusterStage(root)
+    try:
+        made.tee.measurement()
+        archive = root / "node.tar"
+        write_node_image(archive, made.settings.simulation_dir / "measured.json")
+        cluster.load(archive)
+        made.open()
+        made.shared()
+        yield made
+        made.close()
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture
+def api(cluster: TestCluster) -> Iterator[Cluster]:
+    """A namespace of this test's own."""
+    name = f"test-{secrets.token_hex(4)}"
+    with Cluster.connect("test", namespace=name, kubeconfig=cluster.kubeconfig) as found:
+        found.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        yield found
+        found.delete("Namespace", name)
+
+
+@pytest.fixture
+def profile(stage: ClusterStage, api: Cluster) -> dict[str, Any]:
+    """The profile of the test cluster, as a table."""
+    data = {"mount": str(stage.root), "host_path": str(stage.root)}
+    return {
+        "image": NODE_IMAGE,
+        "allow_tag": True,
+        "shape": "simulated",
+        "namespace": api.namespace,
+        "insecure_host_path": True,
+        "volumes": [*code_volumes(), data],
+        "cpu_request": 0.1,
+        "shm_mb": 512,
+        "ttl_s": 60,
+    }
+
+
+@pytest.fixture
+def target(api: Cluster, profile: dict[str, Any]) -> KubernetesTarget:
+    return KubernetesTarget(api, ClusterProfile.from_json(profile), context="test")
