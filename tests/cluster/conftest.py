@@ -51,7 +51,7 @@ def cluster() -> Iterator[TestCluster]:
 
 @pytest.fixture(scope="session")
 def stage(cluster: TestCluster) -> Iterator[ClusterStage]:
-    root = Path(tempfile.mkdtemp(prefix="confide-stage-", dir="/var/tmp"))  # noqa: S108  a folder of its own in it
+    root = Path(tempfile.mkdtemp(prefix="confide-stage-", dir="/var/tmp"))
     made = ClusterStage(root)
     try:
         made.tee.measurement()

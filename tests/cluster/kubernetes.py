@@ -70,7 +70,7 @@ def cluster() -> Iterator[TestCluster]:
     binaries = servers()
     before = {name: Path("/proc/sys", name).read_text() for name in _SYSCTLS}
     own_network = os.open("/proc/self/ns/net", os.O_RDONLY)
-    folder = Path(tempfile.mkdtemp(prefix="confide-cluster-", dir="/var/tmp"))  # noqa: S108  a folder of its own in it
+    folder = Path(tempfile.mkdtemp(prefix="confide-cluster-", dir="/var/tmp"))
     process = None
     try:
         (folder / "images").mkdir()

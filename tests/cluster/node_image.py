@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import oci
+
 from confide.jobs.local.pod import ENTRY, MEASURED_FILE
 
 NODE_IMAGE = "localhost/confide-node:test"

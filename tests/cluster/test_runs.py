@@ -1,36 +1,116 @@
-"""The main job on a real cluster: client attests driver, driver creates and attests workers, keys, Spark, encrypted output, receipt."""
+"""Runs on a real cluster: client attests driver, driver creates and attests workers, keys, engine, encrypted output, receipt."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import pytest
 from cluster.conftest import ClusterStage
+from cluster.kubernetes import TestCluster
+from cluster.runs import WAITS, Told, left_of, polars_job, run, spark_job, written
+from support.stage import CANARY
 
+from confide.attest.insecure import Fault
+from confide.errors import NodeLostError, RunNotFoundError
+from confide.jobs.attach import attach, launch
 from confide.jobs.kubernetes.client import Cluster
 from confide.jobs.kubernetes.target import KubernetesTarget
-from confide.jobs.result import RunEvent
-from confide.jobs.submit import submit
+from confide.jobs.receipt import verify
+from confide.jobs.store import RunStore
 
-LEFT = ("Job", "Pod", "ConfigMap", "Service", "ServiceAccount", "Role", "RoleBinding", "NetworkPolicy")
-
-
-def left_of(api: Cluster, run: str) -> list[str]:
-    """What there is of a run in its namespace."""
-    return [f"{kind}/{each['metadata']['name']}" for kind in LEFT for each in api.list(kind, f"confide.dev/run={run}")]
+pytestmark = pytest.mark.timeout(400)
 
 
-def test_main_job_runs_on_the_cluster(stage: ClusterStage, api: Cluster, target: KubernetesTarget) -> None:
-    place = stage.place()
-    outputs = {name: {"path": str(place / name), "recipients": ["analyst"]} for name in ("summary", "names")}
-    job = stage.job(outputs=("summary", "names")).model_copy()
-    job = type(job).build({**job.model_dump(), "outputs": outputs, "resources": {"workers": 3, "memory_mb": 700, "driver_memory_mb": 700}})
-    stage.grant(job)
-    events: list[RunEvent] = []
-    try:
-      result = submit(job, simulate=True, settings=stage.settings, on=target, on_event=lambda e: (events.append(e), print(e.at, e.type, e.node, dict(e.fields), flush=True))[0])
-    finally:
-      for p in stage.settings.runs_dir.glob("*/logs/*.log"):
-        print("=====", p.name); print(p.read_text()[-3000:])
-    print(result.seconds)
-    assert [(row.name, row.path) for row in result.outputs] == [(name, Path(spec["path"])) for name, spec in outputs.items()]
+def test_main_job_runs_with_workers_that_the_driver_attested_and_without_the_one_that_it_refused(
+    stage: ClusterStage, api: Cluster, target: KubernetesTarget
+) -> None:
+    job, told = spark_job(stage, workers=3), Told()
+    result = run(stage, target, job, told, faults={"worker-2": Fault.DEBUG.value})
+    assert written(job) == ["names", "summary"]
+    assert {row["node"] for row in told.of("worker-accepted")} == {"worker-1", "worker-3"}
+    assert [row["node"] for row in told.of("worker-refused")] == ["worker-2"]
+    assert verify(result.receipt, settings=stage.settings).require().run == result.run
     assert left_of(api, result.run) == []
+
+
+def test_a_job_without_workers_runs_in_the_driver_alone(stage: ClusterStage, api: Cluster, target: KubernetesTarget) -> None:
+    job, told = polars_job(stage), Told()
+    result = run(stage, target, job, told)
+    assert written(job) == ["summary"]
+    assert told.of("node-started") == [{"node": "driver", "role": "driver", "tee": "sgx", "simulated": True, "process": f"job/{result.run}"}]
+    assert "SIMULATED TEE" in (result.folder / "logs" / "driver.log").read_text()
+    assert left_of(api, result.run) == []
+
+
+def test_a_run_goes_on_without_its_client_who_comes_back(stage: ClusterStage, api: Cluster, target: KubernetesTarget) -> None:
+    job, told = polars_job(stage, WAITS.replace(b"SECONDS", b"4")), Told()
+    folder = launch(job, target, simulate=True, settings=stage.settings, on_event=told)
+    assert folder.summary().status == "detached"
+    assert told.types()[-1] == "driver-attested"
+    again = Told()
+    result = attach(folder.run, job, target, simulate=True, settings=stage.settings, on_event=again)
+    assert "driver-attested" in again.types()
+    assert again.types()[-2:] == ["receipt-verified", "run-ended"]
+    assert result.run == folder.run
+    assert written(job) == ["summary"]
+    assert left_of(api, folder.run) == []
+
+
+def test_the_receipt_of_a_run_that_ended_alone_is_found_from_another_machine(
+    stage: ClusterStage, api: Cluster, target: KubernetesTarget, tmp_path: Path
+) -> None:
+    job = polars_job(stage)
+    folder = launch(job, target, simulate=True, settings=stage.settings)
+    until_kept(api, folder.run)
+    key = tmp_path / "key.pem"
+    key.write_bytes(folder.client_key.read_bytes())
+    key.chmod(0o600)
+    elsewhere = RunStore(stage.settings.runs_dir).path
+    elsewhere.rename(elsewhere.with_name("runs-of-the-first-machine"))
+    result = attach(folder.run, job, target, simulate=True, client_key=key, settings=stage.settings)
+    assert verify(result.receipt, settings=stage.settings).require().run == folder.run
+    with pytest.raises(RunNotFoundError, match="has ended"):
+        attach(folder.run, job, target, simulate=True, settings=stage.settings)
+
+
+def until_kept(api: Cluster, name: str) -> None:
+    for kind, found in (watch := api.watch("ConfigMap", f"confide.dev/run={name}")):
+        if kind != "DELETED" and found["metadata"]["name"] == f"{name}-result" and "binaryData" in found:
+            watch.close()
+            return
+
+
+def test_no_canary_and_no_key_is_in_anything_that_the_control_plane_has(
+    stage: ClusterStage, cluster: TestCluster, api: Cluster, target: KubernetesTarget
+) -> None:
+    """Of a run of the whole namespace: etcd's files, every request and answer of the API server, and every server's log."""
+    job = polars_job(stage)
+    result = run(stage, target, job)
+    hidden = [CANARY.encode(), *(secret.reveal() for secret in stage.dataset_keys.values())]
+    hidden += [secret.hex().encode() for secret in hidden[1:]]
+    looked = 0
+    for place in ("etcd", "logs", "containerd"):
+        for path in (cluster.folder / place).rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                data = path.read_bytes()
+                looked += len(data)
+                assert not any(secret in data for secret in hidden), path
+    assert looked > 1_000_000
+    said = [json.loads(line) for line in cluster.audit_log.read_text().splitlines()]
+    assert any(each.get("objectRef", {}).get("name") == f"{result.run}-driver" for each in said)
+
+
+def test_a_driver_that_is_lost_is_told_and_leaves_nothing(stage: ClusterStage, api: Cluster, target: KubernetesTarget) -> None:
+    job = polars_job(stage, WAITS.replace(b"SECONDS", b"60"))
+
+    def kill(event: object) -> None:
+        if getattr(event, "type", "") == "program-started":
+            (pod,) = api.list("Pod", f"confide.dev/run={told.run},confide.dev/node=driver")
+            api.delete("Pod", pod["metadata"]["name"], grace_s=0)
+
+    told = Told(kill)
+    with pytest.raises(NodeLostError):
+        run(stage, target, job, told)
+    assert written(job) == []
+    assert left_of(api, told.run) == []

@@ -78,6 +78,7 @@ def launch(job: Job, on: Target, *, simulate: bool = False, settings: Settings |
     with termination_is_interruption():
         drive(start, follower, folder, {}, report)
     lasting.leave()
+    folder.release()
     return folder
 
 

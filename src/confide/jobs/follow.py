@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from confide.canonical import Json
-from confide.errors import AttestationError, ConfideError, NodeLostError, ProtocolError, ReceiptError, error_from_json
+from confide.errors import AttestationError, ConfideError, InterruptedRunError, NodeLostError, ProtocolError, ReceiptError, error_from_json
 from confide.ids import NodeId, Role
 from confide.jobs import state as run_state
 from confide.jobs.backend import NodeHandle, NodeStatus
@@ -225,9 +225,17 @@ class Follower:
             case Kind.RESULT:
                 with suppress(ConfideError):  # what ended the run is more than what is left of it
                     self._remains = self._remains.and_of(Remains.from_json(frame.get("evidence")))
-                self._happen(run_state.Failed(error_from_json(frame.get("error"))))
+                self._happen(run_state.Failed(self._ended_by(error_from_json(frame.get("error")))))
             case kind:
                 raise ProtocolError("the driver sent a frame that is not allowed here", got=str(kind)[:80])
+
+    def _ended_by(self, error: ConfideError) -> ConfideError:
+        """The driver's error; one that was asked to end, and not by this client, is lost to the run."""
+        if not isinstance(error, InterruptedRunError):
+            return error
+        hint = "whoever runs the node ended it: a machine that is drained or needs the memory, or a person"
+        driver = str(self._plan.driver.node_id)
+        return NodeLostError("the driver was asked to end by somebody else", hint=hint, node=driver, reason=error.message)
 
     def _take_event(self, frame: Json) -> None:
         kind, node = field(frame, "type", str), NodeId(field(frame, "node", str))

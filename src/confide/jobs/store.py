@@ -175,6 +175,11 @@ class RunDir:
         """Record that this process drives the run."""
         self.write("client.json", {"pid": os.getpid(), "start": _start_time(os.getpid())})
 
+    def release(self) -> None:
+        """Record that this process drives the run no more: it goes on by itself."""
+        with _file_system(self.path):
+            (self.path / "client.json").unlink(missing_ok=True)
+
     def driving_process(self) -> int | None:
         """The process that drives the run, if it still lives (process ids are reused: the start time must match)."""
         try:

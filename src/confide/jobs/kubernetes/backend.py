@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _GONE_S = 60.0
-"""How long a run's pods may take to be gone after their run was ended: their grace period, and a busy kubelet."""
+"""How long a run's pods may take to end after their run was ended: their grace period, and a busy kubelet."""
 _POLL_S = 0.2
 _KINDS = ("Job", "Pod", "NetworkPolicy", "RoleBinding", "Role", "ServiceAccount", "Service", "ConfigMap")
 """What a run may leave, in the order in which it is removed."""
@@ -185,7 +185,7 @@ class KubernetesBackend:
         return self._logs / f"{handle.node}.log"
 
     def stop(self, handles: Iterable[NodeHandle]) -> None:
-        """End the run: remove its objects, and wait until its pods are gone."""
+        """End the run: remove its objects, and wait until none of its processes runs."""
         if not list(handles):
             return
         for log in list(self._copied.values()):
@@ -202,10 +202,16 @@ class KubernetesBackend:
         until = time.monotonic() + _GONE_S
         while time.monotonic() < until:
             with suppress(ConfideError):
-                if not self._api.list("Pod", label_selector=self._selector):
+                pods = self._api.list("Pod", label_selector=self._selector)
+                if not any(_runs(pod) for pod in pods):
                     return
             time.sleep(_POLL_S)
         _log.warning("pods of run %s are still ending", self._run)
+
+
+def _runs(pod: Json) -> bool:
+    """Whether a process of the pod may still run; an object that only waits for its removal is no matter."""
+    return any("running" in (each.get("state") or {}) for each in (pod.get("status") or {}).get("containerStatuses") or [])
 
 
 def _lost_sight(status: NodeStatus, why: str) -> NodeStatus:

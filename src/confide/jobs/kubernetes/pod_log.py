@@ -44,7 +44,8 @@ class PodLog:
                         return
                     self._finished.wait(_AGAIN_S)
         except (ConfideError, OSError) as error:
-            _log.warning("the log of pod %s cannot be kept: %s", self._pod, error)
+            if not (self._over() or self._finished.is_set()):  # a pod that is over takes its log along
+                _log.warning("the log of pod %s cannot be kept: %s", self._pod, error)
 
     def _copy_from(self, last: int | None, file: IO[bytes]) -> int | None:
         lines = self._lines = self._api.log_lines(self._pod, follow=True, since_ns=last)
