@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 from confide.config import Settings
 from confide.crypto.sign import SigningKey
 from confide.errors import NodeLostError, RunNotFoundError, UsageError
 from confide.ids import RunId, check_name, new_run_id
-from confide.jobs.backend import Backend, NodeHandle
+from confide.jobs.backend import Backend, LastingBackend
 from confide.jobs.drive import Report, drive, termination_is_interruption
 from confide.jobs.follow import Follower
 from confide.jobs.local.simulation import SimulatedTee
@@ -29,27 +29,6 @@ if TYPE_CHECKING:
     from confide.canonical import Json
     from confide.job import Job
     from confide.jobs.target import Target
-
-
-@runtime_checkable
-class LastingBackend(Backend, Protocol):
-    """A backend whose runs go on without their client."""
-
-    def find(self) -> NodeHandle | None:
-        """The driver of a run that goes on, watched from now on; ``None`` if there is none."""
-        ...
-
-    def kept(self) -> Json | None:
-        """The result that a run left which has ended, if it left one.
-
-        Raises:
-            ProtocolError: what it left is none.
-        """
-        ...
-
-    def leave(self) -> None:
-        """Watch the run no more."""
-        ...
 
 
 def launch(job: Job, on: Target, *, simulate: bool = False, settings: Settings | None = None, on_event: OnEvent | None = None) -> RunDir:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from confide.canonical import Json
 from confide.ids import NodeId, RunId
 from confide.node.spec import NodeSpec
 
@@ -72,3 +73,24 @@ class Backend(Protocol):
 
     def stop(self, handles: Iterable[NodeHandle]) -> None:
         """End these nodes and everything they started, and wait until they are gone.  Stopping twice is fine."""
+
+
+@runtime_checkable
+class LastingBackend(Backend, Protocol):
+    """A backend whose runs go on without their client."""
+
+    def find(self) -> NodeHandle | None:
+        """The driver of a run that goes on, watched from now on; ``None`` if there is none."""
+        ...
+
+    def kept(self) -> Json | None:
+        """The result that a run left which has ended, if it left one.
+
+        Raises:
+            ProtocolError: what it left is none.
+        """
+        ...
+
+    def leave(self) -> None:
+        """Watch the run no more."""
+        ...

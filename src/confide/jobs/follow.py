@@ -11,10 +11,20 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from confide.canonical import Json
-from confide.errors import AttestationError, ConfideError, InterruptedRunError, NodeLostError, ProtocolError, ReceiptError, error_from_json
+from confide.errors import (
+    AttestationError,
+    BindingError,
+    ConfideError,
+    InterruptedRunError,
+    NodeLostError,
+    ProtocolError,
+    ReceiptError,
+    UnavailableError,
+    error_from_json,
+)
 from confide.ids import NodeId, Role
 from confide.jobs import state as run_state
-from confide.jobs.backend import NodeHandle, NodeStatus
+from confide.jobs.backend import Address, LastingBackend, NodeHandle, NodeStatus
 from confide.jobs.receipt import Verification, examine
 from confide.jobs.result import ClientEvent, OnEvent, RunEvent
 from confide.jobs.state import Phase
@@ -35,6 +45,9 @@ if TYPE_CHECKING:
     from confide.node.spec import NodeSpec
 
 _POLL_S = 0.1
+_COME_BACK_S = 60.0
+"""How long a driver that goes on alone is looked for after its channel broke: as long as an API server may take to restart."""
+_AGAIN_S = 1.0
 _EXIT_GRACE_S = 1.0
 """How long the exit status of a driver whose channel broke is waited for, and a channel's last frames after the driver's exit."""
 
@@ -66,6 +79,7 @@ class Follower:
         self._handles: dict[NodeId, NodeHandle] = {}
         self._ended: set[NodeId] = set()
         self._waits_for: dict[NodeId, str] = {}
+        self._heard: set[tuple[str, NodeId, str]] = set()
         self._driver: DriverClient | None = None
         self._refused: list[EvidenceRecord] = []
         self._remains = Remains()
@@ -203,7 +217,8 @@ class Follower:
             self._happen(run_state.Failed(error))
             return
         except ConfideError as error:
-            self._happen(self._loss(error))
+            if not self._came_back():
+                self._happen(self._loss(error))
             return
         if frame is None:
             return
@@ -211,6 +226,44 @@ class Follower:
             self._take(frame)
         except ConfideError as error:
             self._happen(run_state.Failed(error))
+
+    def _came_back(self) -> bool:
+        """Whether the driver, whose channel broke, was found again, or the result that it left: of runs that go on without their client."""
+        backend, before = self._backend, self._driver
+        if self._identity is None or before is None or not isinstance(backend, LastingBackend):
+            return False
+        handle = self._handles[self._plan.driver.node_id]
+        until = time.monotonic() + _COME_BACK_S
+        while time.monotonic() < until:
+            with suppress(UnavailableError):
+                kept = backend.kept()
+                if kept is not None:
+                    self._take({**kept, "kind": str(Kind.RESULT)})
+                    return True
+            if not backend.poll(handle).running:
+                return False
+            try:
+                self._rejoin(backend.announced(handle), before)
+            except AttestationError as error:
+                self._note_refused(error)
+                self._happen(run_state.Failed(error))
+                return True
+            except ConfideError:
+                time.sleep(_AGAIN_S)
+            else:
+                return True
+        return False
+
+    def _rejoin(self, address: Address | None, before: DriverClient) -> None:
+        """Attest the driver on a new channel: it has to be the very same one."""
+        if address is None:
+            raise UnavailableError("the driver is not reached")
+        driver = self._attested(address.host, address.port)
+        if driver.peer.spki != before.peer.spki:
+            driver.close()
+            raise BindingError("another node is in the driver's place", expected=before.peer.spki, got=driver.peer.spki)
+        driver.submit()
+        self._driver = driver
 
     def _take(self, frame: Json) -> None:
         match frame["kind"]:
@@ -239,8 +292,11 @@ class Follower:
 
     def _take_event(self, frame: Json) -> None:
         kind, node = field(frame, "type", str), NodeId(field(frame, "node", str))
-        fields = field(frame, "fields", dict)
-        self._on_event(RunEvent(kind, node, fields, field(frame, "at", str)))
+        fields, at = field(frame, "fields", dict), field(frame, "at", str)
+        if (kind, node, at) in self._heard:  # told again to a client that came back
+            return
+        self._heard.add((kind, node, at))
+        self._on_event(RunEvent(kind, node, fields, at))
         if kind == EventType.WORKER_ACCEPTED:
             self._happen(run_state.WorkerAccepted(node))
         elif kind == EventType.WORKER_REFUSED:
@@ -290,19 +346,22 @@ class Follower:
         self._on_event(RunEvent(ClientEvent.NODE_STARTED, spec.node_id, fields))
         self._happen(run_state.NodeStarted(spec.node_id, Role(spec.role)))
 
+    def _attested(self, host: str, port: int) -> DriverClient:
+        return DriverClient.attest(
+            host,
+            port,
+            job=self._job,
+            run=self._plan.run,
+            node=self._plan.driver.node_id,
+            verifier=self._verifier,
+            identity=self._identity,
+            timing=self._plan.driver.timing,
+            on_refused=self._refused.append,
+        )
+
     def _attest(self, host: str, port: int) -> None:
         try:
-            driver = DriverClient.attest(
-                host,
-                port,
-                job=self._job,
-                run=self._plan.run,
-                node=self._plan.driver.node_id,
-                verifier=self._verifier,
-                identity=self._identity,
-                timing=self._plan.driver.timing,
-                on_refused=self._refused.append,
-            )
+            driver = self._attested(host, port)
         except AttestationError as error:
             self._note_refused(error)
             raise

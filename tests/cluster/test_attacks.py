@@ -1,0 +1,198 @@
+"""What a control plane may do to a run's pods, each refused: what a node is and how it was started, its evidence says.
+
+The simulated TEE measures what a real one does of these: files, arguments and variables (docs/security/threat-model.md says which attacks
+real hardware sees in another way).  The attacker is the API server itself: it stores other objects than the client and the driver send.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from typing import Any
+
+import kubernetes
+import pytest
+from cluster.conftest import ClusterStage
+from cluster.kubernetes import TestCluster
+from cluster.node_image import ROOT, write_node_image
+from cluster.runs import Told, left_of, polars_job, run, spark_job, written
+
+from confide.errors import AppraisalError, AttestationError, BindingError, ConfideError
+from confide.jobs.kubernetes.client import Cluster
+from confide.jobs.kubernetes.profile import ClusterProfile
+from confide.jobs.kubernetes.target import KubernetesTarget
+from confide.jobs.result import RunEvent
+
+pytestmark = pytest.mark.timeout(400)
+Json = dict[str, Any]
+Change = Callable[[Json], None]
+
+
+class HostileApi:
+    """The API server as an attacker runs it: every object is changed on its way in."""
+
+    def __init__(self, api: Cluster, change: Change) -> None:
+        self._api = api
+        self._change = change
+
+    def create(self, found: Json, /) -> Json:
+        changed = copy.deepcopy(found)
+        self._change(changed)
+        return self._api.create(changed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._api, name)
+
+
+def container_of(found: Json) -> Json | None:
+    """The container of an object that has one."""
+    spec = found["spec"]["template"]["spec"] if found["kind"] == "Job" else found.get("spec", {}) if found["kind"] == "Pod" else None
+    return None if spec is None else spec["containers"][0]
+
+
+def with_variable(name: str, value: str) -> Change:
+    def change(found: Json) -> None:
+        container = container_of(found)
+        if container is not None:
+            container.setdefault("env", []).append({"name": name, "value": value})
+
+    return change
+
+
+def with_argument(found: Json) -> None:
+    container = container_of(found)
+    if container is not None:
+        container["args"] = ["--verbose"]
+
+
+def with_another_command(found: Json) -> None:
+    container = container_of(found)
+    if container is not None:
+        container["command"] = ["/usr/bin/env", "LD_PRELOAD=", str(ROOT / ".venv/bin/python"), "-I", "-m", "confide.jobs.local.pod"]
+
+
+def with_a_file_over_code(found: Json) -> None:
+    """One module of the agent is another file: a config map of the attacker's, mounted over it."""
+    container = container_of(found)
+    if container is None:
+        return
+    spec = found["spec"]["template"]["spec"] if found["kind"] == "Job" else found["spec"]
+    spec["volumes"].append({"name": "evil", "configMap": {"name": "evil"}})
+    place = f"{ROOT}/src/confide/node/roster.py"
+    container["volumeMounts"].append({"name": "evil", "mountPath": place, "subPath": "roster.py", "readOnly": True})
+
+
+def with_another_image(found: Json) -> None:
+    container = container_of(found)
+    if container is not None:
+        container["image"] = "localhost/confide-node:evil"
+
+
+def with_another_job(found: Json) -> None:
+    """The spec that the driver finds names another job: one that the attacker would like to be given this job's data."""
+    if found["kind"] == "ConfigMap" and "spec.json" in found.get("data", {}):
+        spec = json.loads(found["data"]["spec.json"])
+        found["data"]["spec.json"] = json.dumps({**spec, "job_digest": "0" * 96})
+
+
+def hostile(api: Cluster, profile: Json, change: Change) -> KubernetesTarget:
+    return KubernetesTarget(HostileApi(api, change), ClusterProfile.from_json(profile), context="test")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "refused"),
+    [
+        (with_variable("LD_PRELOAD", "/usr/lib/x86_64-linux-gnu/libSegFault.so"), AppraisalError),
+        (with_variable("PYTHONPATH", "/data/evil"), AppraisalError),
+        (with_variable("JAVA_TOOL_OPTIONS", "-javaagent:/data/evil.jar"), AppraisalError),
+        (with_argument, AppraisalError),
+        (with_another_command, AppraisalError),
+        (with_a_file_over_code, AppraisalError),
+        (with_another_image, AppraisalError),
+        (with_another_job, BindingError),
+    ],
+    ids=["LD_PRELOAD", "PYTHONPATH", "JAVA_TOOL_OPTIONS", "argument", "command", "file over code", "image tag", "config map"],
+)
+def test_driver_whose_pod_was_changed_is_refused_and_gets_no_job(
+    stage: ClusterStage, cluster: TestCluster, api: Cluster, profile: Json, change: Change, refused: type[AttestationError]
+) -> None:
+    evil = (ROOT / "src/confide/node/roster.py").read_text() + "\nKEYS_GO_TO = 'somebody else'\n"
+    api.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "evil"}, "data": {"roster.py": evil}})
+    archive = stage.root / "evil.tar"
+    measured = stage.settings.simulation_dir / "measured.json"
+    write_node_image(archive, measured, name="localhost/confide-node:evil", environment={"JAVA_TOOL_OPTIONS": "-javaagent:/evil.jar"})
+    cluster.load(archive)
+    job, told = polars_job(stage), Told()
+    with pytest.raises(refused):
+        run(stage, hostile(api, profile, change), job, told)
+    assert "driver-attested" not in told.types()
+    assert written(job) == []
+    assert left_of(api, told.run) == []
+
+
+def test_workers_whose_pods_were_changed_get_no_certificate_and_no_key(stage: ClusterStage, api: Cluster, profile: Json) -> None:
+    """The driver's pod is left alone; what it is to create is changed in its config map."""
+
+    def change(found: Json) -> None:
+        if found["kind"] == "ConfigMap" and "workers.json" in found.get("data", {}):
+            pods = json.loads(found["data"]["workers.json"])
+            with_variable("LD_PRELOAD", "/evil.so")(pods["worker-1"])
+            found["data"]["workers.json"] = json.dumps(pods)
+
+    job, told = spark_job(stage), Told()
+    job = type(job).build({**job.model_dump(), "resources": {**job.resources.model_dump(), "refused_worker": "fail"}})
+    stage.grant(job)
+    with pytest.raises(ConfideError):
+        run(stage, hostile(api, profile, change), job, told)
+    refused = told.of("worker-refused")
+    assert [(row["node"], row["code"]) for row in refused] == [("worker-1", "appraisal-refused")]
+    assert "worker-1" not in {row["node"] for row in told.of("key-opened")}
+    assert left_of(api, told.run) == []
+
+
+def test_a_pod_that_copies_anothers_identity_is_refused(stage: ClusterStage, api: Cluster, profile: Json) -> None:
+    """A second pod with a worker's spec comes to the driver: one of the two gets in, and the other none of its keys."""
+    job, copied = spark_job(stage), list[str]()
+
+    def copy_worker(event: RunEvent) -> None:
+        if event.type == "node-started" and event.node == "worker-1" and not copied:
+            pod = api.get("Pod", str(event.fields["process"]))
+            assert pod is not None
+            about = {"name": f"{pod['metadata']['name']}-copy", "labels": pod["metadata"]["labels"]}
+            spec = {name: value for name, value in pod["spec"].items() if name != "nodeName"}
+            copied.append(api.create({"apiVersion": "v1", "kind": "Pod", "metadata": about, "spec": spec})["metadata"]["name"])
+
+    told = Told(copy_worker)
+    run(stage, KubernetesTarget(api, ClusterProfile.from_json(profile), context="test"), job, told)
+    assert copied
+    refused = [row for row in told.of("worker-refused") if row["code"] == "binding-mismatch"]
+    assert [row["node"] for row in refused] == ["worker-1"]
+    assert len(told.of("worker-accepted")) == 2
+    assert left_of(api, told.run) == []
+
+
+def test_drivers_service_account_may_do_what_it_must_and_no_more(
+    stage: ClusterStage, cluster: TestCluster, api: Cluster, target: KubernetesTarget
+) -> None:
+    """Asked of the API server itself, about that account, while its run goes on."""
+    asked = [("create", "pods"), ("delete", "pods"), ("get", "secrets"), ("list", "configmaps"), ("create", "pods/exec"), ("get", "nodes")]
+    seen: list[bool] = []
+
+    def ask(event: RunEvent) -> None:
+        if event.type == "program-started":
+            account = f"system:serviceaccount:{api.namespace}:{told.run}"
+            seen.extend(allowed(cluster, api.namespace, account, verb, resource) for verb, resource in asked)
+
+    told = Told(ask)
+    run(stage, target, polars_job(stage), told)
+    assert seen == [True, True, False, False, False, False]
+
+
+def allowed(cluster: TestCluster, namespace: str, user: str, verb: str, resource: str) -> bool:
+    name, _, part = resource.partition("/")
+    attributes = {"namespace": namespace, "verb": verb, "resource": name, "subresource": part}
+    with kubernetes.config.new_client_from_config(str(cluster.kubeconfig)) as client:
+        review = {"spec": {"user": user, "resourceAttributes": attributes}}
+        answer = kubernetes.client.AuthorizationV1Api(client).create_subject_access_review(review)
+    return bool(answer.status.allowed)

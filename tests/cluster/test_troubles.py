@@ -1,0 +1,133 @@
+"""What goes wrong in clusters every day: each is told in the cluster's own words, ends the run or does not, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+from cluster.conftest import ClusterStage
+from cluster.kubernetes import TestCluster
+from cluster.runs import WAITS, Told, left_of, polars_job, run, spark_job, written
+
+from confide.errors import ClusterRefusedError, ConfideError, InterruptedRunError, NodeLostError
+from confide.jobs.kubernetes.client import Cluster
+from confide.jobs.kubernetes.profile import ClusterProfile
+from confide.jobs.kubernetes.target import KubernetesTarget
+from confide.jobs.result import RunEvent
+
+pytestmark = pytest.mark.timeout(400)
+Profile = dict[str, Any]
+
+
+def on(api: Cluster, profile: Profile, **changes: Any) -> KubernetesTarget:
+    return KubernetesTarget(api, ClusterProfile.from_json({**profile, **changes}), context="test")
+
+
+def test_a_driver_that_fits_nowhere_waits_in_the_schedulers_words(stage: ClusterStage, api: Cluster, profile: Profile) -> None:
+    told = Told()
+    with pytest.raises(NodeLostError, match="did not start in time.*nodes are available.*didn't match"):
+        run(stage, on(api, profile, node_selector={"pool": "confidential"}, start_timeout_s=5), polars_job(stage), told)
+    assert "nodes are available" in told.of("node-waiting")[0]["message"]
+    assert left_of(api, told.run) == []
+
+
+def test_an_image_that_is_nowhere_is_told(stage: ClusterStage, api: Cluster, profile: Profile) -> None:
+    told = Told()
+    with pytest.raises(NodeLostError, match="Image"):
+        run(stage, on(api, profile, image="localhost/confide-node:nowhere", start_timeout_s=20), polars_job(stage), told)
+    assert left_of(api, told.run) == []
+
+
+def test_a_priority_class_that_is_not_there_is_told(stage: ClusterStage, api: Cluster, profile: Profile) -> None:
+    told = Told()
+    with pytest.raises(ConfideError):
+        run(stage, on(api, profile, priority_class="nobody-made-it", start_timeout_s=10), polars_job(stage), told)
+    assert left_of(api, told.run) == []
+
+
+def test_a_quota_that_workers_exceed_is_told_by_its_name(stage: ClusterStage, api: Cluster, target: KubernetesTarget) -> None:
+    hard = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "small"}, "spec": {"hard": {"pods": "2"}}}
+    api.create(hard)
+    told = Told()
+    with pytest.raises(ClusterRefusedError, match="exceeded quota: small"):
+        run(stage, target, spark_job(stage), told)
+    assert left_of(api, told.run) == []
+
+
+def test_a_runtime_class_that_is_not_there_is_told(stage: ClusterStage, api: Cluster, profile: Profile) -> None:
+    told = Told()
+    with pytest.raises(ConfideError):
+        run(stage, on(api, profile, runtime_class="kata-qemu-nowhere", start_timeout_s=10), polars_job(stage), told)
+    assert left_of(api, told.run) == []
+
+
+def test_a_run_goes_on_when_a_worker_is_drained(stage: ClusterStage, api: Cluster, target: KubernetesTarget) -> None:
+    """Its pod is deleted in the middle of the work; the job asks for one worker at least, and Spark runs its tasks again."""
+    job = spark_job(stage)
+    job = type(job).build({**job.model_dump(), "resources": {**job.resources.model_dump(), "min_workers": 1}})
+    stage.grant(job)
+
+    def drain(event: RunEvent) -> None:
+        if event.type == "program-started":
+            api.delete("Pod", f"{told.run}-worker-1")
+
+    told = Told(drain)
+    result = run(stage, target, job, told)
+    assert {row["node"] for row in (*told.of("worker-lost"), *told.of("worker-failed"))} == {"worker-1"}
+    assert written(job) == ["names", "summary"]
+    assert left_of(api, result.run) == []
+
+
+def test_a_run_outlives_a_restart_of_the_api_server(
+    stage: ClusterStage, cluster: TestCluster, api: Cluster, target: KubernetesTarget
+) -> None:
+    """The session with the driver goes through the API server: it breaks, and the client comes back to the run."""
+    job = polars_job(stage, WAITS.replace(b"SECONDS", b"10"))
+    restarted = threading.Event()
+
+    def restart(event: RunEvent) -> None:
+        if event.type == "program-started" and not restarted.is_set():
+            restarted.set()
+            cluster.restart_api_server()
+
+    told = Told(restart)
+    result = run(stage, target, job, told)
+    assert written(job) == ["summary"]
+    assert left_of(api, result.run) == []
+
+
+def test_ctrl_c_leaves_nothing(stage: ClusterStage, api: Cluster, target: KubernetesTarget) -> None:
+    def interrupt(event: RunEvent) -> None:
+        if event.type == "program-started":
+            raise KeyboardInterrupt
+
+    told, job = Told(interrupt), polars_job(stage, WAITS.replace(b"SECONDS", b"60"))
+    with pytest.raises(InterruptedRunError):
+        run(stage, target, job, told)
+    assert written(job) == []
+    assert left_of(api, told.run) == []
+
+
+def test_two_runs_at_once_do_not_meet(stage: ClusterStage, api: Cluster, target: KubernetesTarget) -> None:
+    jobs = [polars_job(stage, WAITS.replace(b"SECONDS", b"2")) for _ in range(2)]
+    ended: list[str] = []
+    threads = [threading.Thread(target=lambda job=job: ended.append(run(stage, target, job).run)) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(ended)) == 2
+    assert [written(job) for job in jobs] == [["summary"], ["summary"]]
+
+
+def test_a_finished_job_is_removed_by_its_time_to_live(stage: ClusterStage, api: Cluster, profile: Profile) -> None:
+    """Of a run whose client never comes back: nothing of it stays."""
+    from confide.jobs.attach import launch
+
+    folder = launch(polars_job(stage), on(api, profile, ttl_s=60), simulate=True, settings=stage.settings)
+    until = time.monotonic() + 150
+    while api.list("Job", f"confide.dev/run={folder.run}") and time.monotonic() < until:
+        time.sleep(1)
+    assert left_of(api, folder.run) == []
