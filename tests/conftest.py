@@ -12,7 +12,7 @@ pytest_plugins = ["support.fixtures", "support.measuring", "support.parallel", "
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--update-snapshots", action="store_true", help="write tests/cli/snapshots anew instead of comparing")
+    parser.addoption("--update-snapshots", action="store_true", help="write snapshots anew instead of comparing")
     parser.addoption("--kbs-url", help="conformance tests: https://HOST:PORT of a key broker service [default: our own]")
     parser.addoption("--kbs-ca", help="conformance tests: file with the certificates (PEM) that the service's goes back to")
     parser.addoption("--kbs-resource", help="conformance tests: a resource that guests of kind `sample` may have")

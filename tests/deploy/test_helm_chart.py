@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 import yaml
 from helm_python import chart as helm
 from helm_python.errors import HelmError
+from support.charts import merged, one, rendered
 
 from confide.canonical import parse_toml
 
@@ -58,14 +58,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 KUBERNETES = ["1.25.0", kubernetes_validate.latest_version()]
 
 
-def _merged(*tables: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for table in copy.deepcopy(tables):
-        for name, value in table.items():
-            found[name] = _merged(found[name], value) if isinstance(value, dict) and isinstance(found.get(name), dict) else value
-    return found
-
-
 @pytest.fixture(scope="module")
 def folder() -> Path:
     return Path(__file__).resolve().parents[2] / "deploy" / "helm" / "confide-broker"
@@ -77,26 +69,19 @@ def chart(folder: Path) -> helm.Chart:
 
 
 def _render(chart: helm.Chart, values: dict[str, Any]) -> list[dict[str, Any]]:
-    files = chart.render(_merged(LEAST, values), name="keys", namespace="confide")
-    texts = [text for name, text in files.items() if name.endswith(".yaml")]
-    return [found for text in texts for found in yaml.safe_load_all(text) if found]
-
-
-def _one(made: list[dict[str, Any]], *kinds: str) -> dict[str, Any]:
-    (found,) = [one for one in made if one["kind"] in kinds]
-    return found
+    return rendered(chart, merged(LEAST, values), name="keys", namespace="confide")
 
 
 def _pod(made: list[dict[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = _one(made, "StatefulSet", "Deployment")["spec"]["template"]["spec"]
+    found: dict[str, Any] = one(made, "StatefulSet", "Deployment")["spec"]["template"]["spec"]
     return found
 
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
 def test_helm_finds_no_fault(folder: Path, name: str) -> None:
-    found = helm.lint(str(folder), values=_merged(LEAST, VARIANTS[name]))
+    found = helm.lint(str(folder), values=merged(LEAST, VARIANTS[name]))
     messages = found["messages"] if isinstance(found, dict) else found
-    bad = [one for one in messages if str(one.get("severity", "")).upper() not in {"INFO", "1"}]
+    bad = [each for each in messages if str(each.get("severity", "")).upper() not in {"INFO", "1"}]
     assert bad == []
 
 
@@ -105,10 +90,10 @@ def test_helm_finds_no_fault(folder: Path, name: str) -> None:
 def test_what_is_made_is_what_kubernetes_takes(chart: helm.Chart, name: str, version: str) -> None:
     made = _render(chart, VARIANTS[name])
     assert len(made) >= 4
-    for one in made:
-        if one["kind"] != "ServiceMonitor":  # of the Prometheus operator, no part of Kubernetes
-            kubernetes_validate.validate(one, version, strict=True)
-    assert len({(one["kind"], one["metadata"]["name"]) for one in made}) == len(made)
+    for each in made:
+        if each["kind"] != "ServiceMonitor":  # of the Prometheus operator, no part of Kubernetes
+            kubernetes_validate.validate(each, version, strict=True)
+    assert len({(each["kind"], each["metadata"]["name"]) for each in made}) == len(made)
 
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
@@ -134,7 +119,7 @@ def test_pod_meets_the_standard_restricted_and_more(chart: helm.Chart, name: str
 @pytest.mark.parametrize("name", sorted(VARIANTS))
 def test_secrets_are_named_and_never_in_what_is_made(chart: helm.Chart, name: str) -> None:
     made = _render(chart, VARIANTS[name])
-    assert "Secret" not in {one["kind"] for one in made}
+    assert "Secret" not in {each["kind"] for each in made}
     pod = _pod(made)
     (broker,) = pod["containers"]
     assert not any(volume.startswith(("custody", "database", "certificate")) for volume in (m["name"] for m in broker["volumeMounts"]))
@@ -146,26 +131,26 @@ def test_end_probes_and_listening_fit_the_broker(chart: helm.Chart, name: str) -
     made = _render(chart, VARIANTS[name])
     pod = _pod(made)
     (broker,) = pod["containers"]
-    settings = parse_toml(_one(made, "ConfigMap")["data"]["config.toml"])
+    settings = parse_toml(one(made, "ConfigMap")["data"]["config.toml"])
     assert pod["terminationGracePeriodSeconds"] >= settings["drain_s"] + 15
     paths = {probe: broker[probe]["httpGet"]["path"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")}
     assert paths == {"startupProbe": "/livez", "readinessProbe": "/healthz", "livenessProbe": "/livez"}
     assert broker["args"][:6] == ["--home", "/var/lib/confide", "broker", "serve", "--listen", "0.0.0.0:7600"]
     assert ("--simulate" in broker["args"]) == (name == "everything")
-    labels = _one(made, "StatefulSet", "Deployment")["spec"]["template"]["metadata"]["labels"]
-    assert _one(made, "Service")["spec"]["selector"].items() <= labels.items()
+    labels = one(made, "StatefulSet", "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert one(made, "Service")["spec"]["selector"].items() <= labels.items()
 
 
 def test_settings_and_custody_are_files_that_the_broker_reads(chart: helm.Chart, tmp_path: Path) -> None:
     from confide.config import Settings
     from confide.keys.custody.settings import load
 
-    data = _one(_render(chart, VARIANTS["everything"]), "ConfigMap")["data"]
+    data = one(_render(chart, VARIANTS["everything"]), "ConfigMap")["data"]
     (tmp_path / "config.toml").write_text(data["config.toml"])
     settings = Settings.load(environ={}, home=tmp_path)
     assert (settings.database, str(settings.database_ca_file)) == ("postgresql://confide@db.example:5432/keys", "/run/confide/database.ca")
     assert (settings.traces, settings.drain_s) == ("https://collector:4318", 20.0)
-    custody = _one(_render(chart, VARIANTS["service"]), "ConfigMap")["data"]["custody.toml"]
+    custody = one(_render(chart, VARIANTS["service"]), "ConfigMap")["data"]["custody.toml"]
     (tmp_path / "custody.toml").write_text(custody)
     assert load(tmp_path / "custody.toml").kind == "vault"
 
@@ -181,9 +166,9 @@ def test_arguments_are_those_of_the_program(chart: helm.Chart) -> None:
 
 def test_storage_decides_the_kind_and_how_it_is_rolled(chart: helm.Chart) -> None:
     lite, pg = _render(chart, {}), _render(chart, POSTGRES)
-    assert _one(lite, "StatefulSet")["spec"]["volumeClaimTemplates"][0]["metadata"]["name"] == "home"
-    assert _one(pg, "Deployment")["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
-    ports = [rule["ports"][0]["port"] for rule in _one(pg, "NetworkPolicy")["spec"]["egress"]]
+    assert one(lite, "StatefulSet")["spec"]["volumeClaimTemplates"][0]["metadata"]["name"] == "home"
+    assert one(pg, "Deployment")["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    ports = [rule["ports"][0]["port"] for rule in one(pg, "NetworkPolicy")["spec"]["egress"]]
     assert ports == [53, 5432, 443]
 
 
@@ -198,13 +183,13 @@ def test_tees_ask_for_their_nodes(chart: helm.Chart) -> None:
 
 
 def test_nobody_may_connect_but_who_is_named(chart: helm.Chart) -> None:
-    policy = _one(_render(chart, {}), "NetworkPolicy")["spec"]
+    policy = one(_render(chart, {}), "NetworkPolicy")["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     assert [rule["from"] for rule in policy["ingress"]] == [[{"podSelector": {}}]]
 
 
 def test_notes_name_the_danger_of_simulation(chart: helm.Chart) -> None:
-    notes = chart.render(_merged(LEAST, VARIANTS["everything"]), name="keys", namespace="confide")["confide-broker/templates/NOTES.txt"]
+    notes = chart.render(merged(LEAST, VARIANTS["everything"]), name="keys", namespace="confide")["confide-broker/templates/NOTES.txt"]
     assert "protect nothing" in notes
     assert "deployment/keys-confide-broker" in notes
 
@@ -232,7 +217,7 @@ def test_notes_name_the_danger_of_simulation(chart: helm.Chart) -> None:
 )
 def test_values_that_are_wrong_or_unsafe_are_refused(chart: helm.Chart, values: dict[str, Any]) -> None:
     with pytest.raises(HelmError):
-        chart.render(_merged(LEAST, values), name="keys", namespace="confide")
+        chart.render(merged(LEAST, values), name="keys", namespace="confide")
 
 
 def test_each_value_is_explained(folder: Path) -> None:
