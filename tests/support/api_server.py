@@ -32,7 +32,10 @@ def status(code: int, reason: str, message: str) -> dict[str, Any]:
 
 
 class ApiServer:
-    """``asked`` has each request (method, path with query, headers, body); ``faults`` the answers to give before any other."""
+    """``asked`` has each request (method, path with query, headers, body).
+
+    ``faults`` has the answers to give before any other, ``refused`` the collections in which nothing can be created.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.ca = folder, Authority("cluster")
@@ -43,6 +46,7 @@ class ApiServer:
         self.logs: dict[str, list[tuple[str, str]]] = {}
         self.logs_end = True
         self.allowed: set[tuple[str, str, str]] | None = None
+        self.refused: dict[str, dict[str, Any]] = {}
         self.events_before_cut: int | None = None
         self.oldest, self.version, self.page, self.port = 0, 100, 0, 0
         self.changed = threading.Condition()
@@ -188,6 +192,9 @@ class _Handler(BaseHTTPRequestHandler):
             part = f"/{asked['subresource']}" if asked["subresource"] else ""
             right = (asked["verb"], asked["resource"] + part, asked["namespace"])
             self._say(201, {**body, "status": {"allowed": api.allowed is None or right in api.allowed}})
+        elif self.command == "POST" and path.rpartition("/")[2] in api.refused:
+            refusal = api.refused[path.rpartition("/")[2]]
+            self._say(refusal["code"], refusal)
         elif self.command == "POST":
             if (path, body["metadata"]["name"]) in api.objects:
                 self._say(409, status(409, "AlreadyExists", f'{body["metadata"]["name"]} already exists'))

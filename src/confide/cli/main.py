@@ -37,7 +37,7 @@ COMMANDS = {
     "broker": "Serve keys to attested nodes, and enrol owners.",
     "kbs": "Keep resources for confidential guests, and take one as a guest.",
     "audit": "Read and check the broker's audit log.",
-    "doctor": "Check that this machine has what Confide needs.",
+    "doctor": "Check that this machine, or a cluster, has what Confide needs.",
 }
 
 

@@ -84,6 +84,8 @@ class Wanted:
     queue: str | None = None
     pull_secrets: tuple[str, ...] = ()
     claims: tuple[str, ...] = ()
+    quotes_itself: bool = True
+    """Whether an SGX node asks for its quote by itself, for which it needs the provisioning key; else AESM does."""
 
 
 def examine(cluster: Looks, wanted: Wanted, pod: Json, now: Callable[[], datetime]) -> list[Finding]:
@@ -167,7 +169,7 @@ def _nodes(cluster: Looks, wanted: Wanted) -> Iterator[Finding]:
     hint = "see `kubectl get nodes`; the profile's node_selector must fit some of them"
     yield Finding("nodes", bool(usable), f"{len(usable)} ready{chosen}", hint)
     if wanted.shape in {"", "sgx"}:
-        yield _sgx(usable, needed=bool(wanted.shape))
+        yield _sgx(usable, _SGX if wanted.quotes_itself else _SGX[:2], needed=bool(wanted.shape))
     for shape in _VM_LABELS:
         if wanted.shape in {"", shape}:
             yield _confidential(usable, shape, needed=bool(wanted.shape))
@@ -181,13 +183,13 @@ def _labels(node: Json) -> Json:
     return _table(node, "metadata", "labels")
 
 
-def _sgx(nodes: Sequence[Json], *, needed: bool) -> Finding:
-    amounts = [[_amount(_table(node, "status", "allocatable"), name) for name in _SGX] for node in nodes]
+def _sgx(nodes: Sequence[Json], resources: Sequence[str], *, needed: bool) -> Finding:
+    amounts = [[_amount(_table(node, "status", "allocatable"), name) for name in resources] for node in nodes]
     having = [each for each in amounts if all(each)]
     hint = "install Intel's device plugin for SGX and Node Feature Discovery (which tells the EPC)"
     if not having:
-        lacking = [name for at, name in enumerate(_SGX) if not any(each[at] for each in amounts)]
-        return Finding("sgx", ok=False, found=f"no node has {' and '.join(lacking or _SGX)}", hint=hint, needed=needed)
+        lacking = [name for at, name in enumerate(resources) if not any(each[at] for each in amounts)]
+        return Finding("sgx", ok=False, found=f"no node has {' and '.join(lacking or resources)}", hint=hint, needed=needed)
     enclaves, epc = sum(each[0] for each in having), max(each[1] for each in having)
     return Finding("sgx", ok=True, found=f"{len(having)} nodes, {enclaves} enclaves, at most {show_bytes(epc)} of EPC each", needed=needed)
 
