@@ -45,12 +45,12 @@ def _rules(run: str) -> list[Json]:
 def _network(run: str, profile: ClusterProfile) -> Json:
     """Pods of the run take connections of each other only; the client comes through the kubelet's port-forward, which is none of these."""
     ours = {"podSelector": {"matchLabels": {RUN_LABEL: run}}}
-    policy: Json = {**ours, "policyTypes": ["Ingress"], "ingress": [{"from": [ours]}]}
-    if profile.egress is None:
-        return policy
+    policy: Json = {**ours, "policyTypes": ["Ingress", "Egress"], "ingress": [{"from": [ours]}]}
+    if profile.egress is None:  # said, because a namespace may deny what no policy allows
+        return {**policy, "egress": [{}]}
     names = [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]
     networks = [{"ipBlock": {"cidr": network}} for network in profile.egress]
-    return {**policy, "policyTypes": ["Ingress", "Egress"], "egress": [{"to": [ours]}, {"ports": names}, {"to": networks}]}
+    return {**policy, "egress": [{"to": [ours]}, {"ports": names}, {"to": networks}]}
 
 
 def _service(run: str, ports: Mapping[str, int]) -> Json:

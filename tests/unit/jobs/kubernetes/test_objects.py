@@ -143,7 +143,7 @@ def test_a_queue_counts_the_driver_and_its_workers() -> None:
 def test_pods_of_a_run_take_connections_of_each_other_only() -> None:
     spec = found(rendered(Shape.SGX), "NetworkPolicy")["spec"]
     ours = {"podSelector": {"matchLabels": {"confide.dev/run": RUN}}}
-    assert spec == {**ours, "policyTypes": ["Ingress"], "ingress": [{"from": [ours]}]}
+    assert spec == {**ours, "policyTypes": ["Ingress", "Egress"], "ingress": [{"from": [ours]}], "egress": [{}]}
 
 
 def test_a_profile_narrows_where_pods_may_go() -> None:
