@@ -30,7 +30,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "priorityClasses": {"create": True},
         "imagePullSecrets": [{"name": "registry"}, {"name": "mirror.example"}],
         "queue": {"enabled": True, "clusterQueue": "analytics"},
-        "insecureSimulation": {"enabled": True, "files": {"root.pem": "-----BEGIN\nx: {{ y }}\n", "installation.json": "{}"}},
     },
 }
 KUBERNETES = ["1.25.0", kubernetes_validate.latest_version()]
@@ -150,13 +149,6 @@ def test_interactive_runs_come_before_batch_which_evicts_nothing(chart: helm.Cha
     assert not any(each["globalDefault"] for each in classes.values())
 
 
-def test_simulation_is_what_was_given_and_the_notes_warn_loudly(chart: helm.Chart) -> None:
-    given = VARIANTS["everything"]["insecureSimulation"]["files"]
-    assert one(_render(chart, VARIANTS["everything"]), "ConfigMap")["data"] == given
-    assert "PROTECTS NOTHING" in _notes(chart, VARIANTS["everything"])
-    assert "PROTECTS NOTHING" not in _notes(chart, VARIANTS["people"])
-
-
 def test_profile_in_the_notes_is_toml_with_what_was_given(chart: helm.Chart) -> None:
     import tomllib
 
@@ -189,8 +181,6 @@ def test_profile_in_the_notes_is_toml_with_what_was_given(chart: helm.Chart) -> 
         {"imagePullSecrets": [{"name": "x", "password": "y"}]},
         {"imagePullSecrets": ["x"]},
         {"queue": {"enabled": True}},
-        {"insecureSimulation": {"enabled": True}},
-        {"insecureSimulation": {"enabled": True, "files": {"a/b": "x"}}},
         {"simulation": {"enabled": True}},
         {"networkPolicy": {"from": []}},
     ],
