@@ -13,8 +13,8 @@ import pytest
 from support.api_server import ApiServer, status
 from support.raw_server import RawServer
 
+from confide.config import Settings
 from confide.errors import ConfigError
-from confide.ids import RunId
 from confide.jobs.kubernetes.init_data import JOB_DIGEST_NAME
 from confide.jobs.kubernetes.probe import probe_pod
 from confide.jobs.kubernetes.profile import ClusterProfile
@@ -190,7 +190,16 @@ def test_broker_is_known_by_its_key(confide: Any, owners: Path, api: ApiServer) 
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--on", "test"), ("--on", "k8s:"), ("--on", ""), ("--namespace", "runs"), ("--on", "k8s:test", "--cluster", "bad.toml")]
+    "arguments",
+    [
+        ("--on", "test"),
+        ("--on", "k8s:"),
+        ("--on", ""),
+        ("--namespace", "runs"),
+        ("--probe",),
+        ("--on", "k8s:test", "--probe"),
+        ("--on", "k8s:test", "--cluster", "bad.toml"),
+    ],
 )
 def test_wrong_options_are_mistakes(confide: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]) -> None:
     monkeypatch.chdir(tmp_path)
@@ -200,18 +209,38 @@ def test_wrong_options_are_mistakes(confide: Any, tmp_path: Path, monkeypatch: p
     assert "hint:" in said.err
 
 
+def test_probe_creates_a_node_and_removes_all_of_it(confide: Any, api: ApiServer, here: Path, profile: Path) -> None:
+    before = set(api.objects)
+    profile.write_text(profile.read_text().replace('"sgx"', '"simulated"') + "start_timeout_s = 1\n")
+    (here / "config.toml").write_text((here / "config.toml").read_text() + "node_start_timeout_s = 1\n")
+    said = confide("--home", here, "doctor", "--on", "k8s:test", "--cluster", profile, "--probe", "--json")
+    checks = _checks(said)
+    assert said.status == 1
+    assert "did not listen in time" in checks["probe node"]["found"]  # there is no kubelet
+    made = {asked[3]["kind"] for asked in api.asked if asked[0] == "POST" and "dryRun" not in asked[1] and "selfsubject" not in asked[1]}
+    assert {"Job", "ConfigMap", "NetworkPolicy", "Role", "RoleBinding", "Service", "ServiceAccount"} <= made
+    assert set(api.objects) == before
+
+
+def test_nothing_is_started_where_something_needed_is_missing(confide: Any, api: ApiServer, here: Path, profile: Path) -> None:
+    api.remove("/api/v1/namespaces/runs/secrets", "registry")
+    checks = _checks(confide("--home", here, "doctor", "--on", "k8s:test", "--cluster", profile, "--probe", "--json"))
+    assert not checks["pull secret registry"]["ok"]
+    assert "probe node" not in checks
+    assert not [asked for asked in api.asked if asked[1].endswith("/jobs")]
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_probe_is_a_pod_as_kubernetes_takes_it_and_of_no_job(shape: str) -> None:
     profile = ClusterProfile.from_json({"image": IMAGE, "shape": shape, "namespace": "runs"})
-    pod = probe_pod(profile, RunId("probe-1"))
+    pod = probe_pod(profile, Settings(home=Path("/home/ann/.confide")))
     kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
     assert pod["spec"]["serviceAccountName"] == "default"
     assert pod["spec"]["automountServiceAccountToken"] is False
-    assert pod["metadata"]["annotations"]["confide.dev/job-digest"] == "0" * 96
     assert pod["metadata"]["namespace"] == "runs"
 
 
 def test_probe_with_wrong_init_data_is_refused() -> None:
     profile = ClusterProfile.from_json({"image": IMAGE, "shape": "tdx", "init_data": {JOB_DIGEST_NAME: "x"}})
     with pytest.raises(ConfigError):
-        probe_pod(profile, RunId("probe-1"))
+        probe_pod(profile, Settings(home=Path("/home/ann/.confide")))

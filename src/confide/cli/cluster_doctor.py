@@ -32,16 +32,20 @@ def context_of(place: str) -> str:
     return context
 
 
-def cluster_findings(settings: Settings, place: str, namespace: str | None, profile_file: Path | None) -> list[Finding]:
-    """All findings of a cluster and of the services that runs in it ask.
+def cluster_findings(
+    settings: Settings, place: str, namespace: str | None, profile_file: Path | None, *, start: bool = False
+) -> list[Finding]:
+    """All findings of a cluster and of the services that runs in it ask.  ``start``: start a node, too, and ask it for evidence.
 
     Raises:
-        UsageError: ``place`` is no cluster, or the profile is none.
+        UsageError: ``place`` is no cluster, or the profile is none, or missing where a node is to be started.
     """
     from confide.jobs.kubernetes.client import Cluster
     from confide.jobs.kubernetes.profile import ClusterProfile
 
     context = context_of(place)
+    if start and profile_file is None:
+        raise UsageError("a node is started from a profile's image, in its shape", hint="add --cluster PROFILE.toml")
     profile = ClusterProfile.load(profile_file) if profile_file is not None else None
     shape = str(profile.shape) if profile is not None else ""
     services = [*_collateral(settings, shape), *_brokers(settings)]
@@ -50,20 +54,42 @@ def cluster_findings(settings: Settings, place: str, namespace: str | None, prof
     except ConfideError as error:
         return [Finding("kubeconfig", ok=False, found=error.message, hint=error.hint or ""), *services]
     with cluster:
-        return [*_examined(cluster, profile), *services]
+        found = _examined(cluster, profile, settings)
+        if start and profile is not None and all(each.ok or not each.needed for each in found):
+            found += _started(cluster, profile, settings)
+        return [*found, *services]
 
 
-def _examined(cluster: Cluster, profile: ClusterProfile | None) -> list[Finding]:
+def _started(cluster: Cluster, profile: ClusterProfile, settings: Settings) -> list[Finding]:
+    import tempfile
+
+    from confide.ids import RunId
+    from confide.jobs.kubernetes.probe import probe, probe_plan
+    from confide.jobs.kubernetes.target import KubernetesTarget
+    from confide.jobs.local.simulation import SimulatedTee
+    from confide.jobs.store import RunDir
+    from confide.jobs.submit import trusted
+
+    there = profile.model_copy(update={"namespace": cluster.namespace})
+    job, plan = probe_plan(there, settings)
+    tee = SimulatedTee.at(settings.simulation_dir) if plan.simulated else None
+    with tempfile.TemporaryDirectory(prefix="confide-probe-") as folder:
+        (Path(folder) / RunId(plan.run) / "logs").mkdir(parents=True)
+        target = KubernetesTarget(cluster, there, context="probe")
+        backend = target.backend(plan, RunDir(Path(folder) / plan.run), tee.packed() if tee is not None else None)
+        return probe(backend, job, plan, trusted(tee, settings)[0])
+
+
+def _examined(cluster: Cluster, profile: ClusterProfile | None, settings: Settings) -> list[Finding]:
     from datetime import UTC, datetime
 
-    from confide.ids import new_run_id
     from confide.jobs.kubernetes.doctor import Wanted, examine
     from confide.jobs.kubernetes.probe import probe_pod
     from confide.jobs.kubernetes.profile import ClusterProfile
 
     bare = {"image": "confide-node", "allow_tag": True, "shape": "simulated"}
     chosen = ClusterProfile.from_json(bare) if profile is None else profile
-    pod = probe_pod(chosen.model_copy(update={"namespace": cluster.namespace}), new_run_id("probe"))
+    pod = probe_pod(chosen.model_copy(update={"namespace": cluster.namespace}), settings)
     wanted = Wanted(
         cluster.namespace,
         str(profile.shape) if profile is not None else "",

