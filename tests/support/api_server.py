@@ -276,7 +276,7 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(0.02)
 
     def _forward(self) -> None:
-        """Send back in capitals what comes; a port of 1 is closed."""
+        """Send back in capitals what comes; port 1 is closed, port 2 speaks first."""
         key = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
         self.send_response(101)
         accept = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
@@ -285,17 +285,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Sec-WebSocket-Protocol", "v4.channel.k8s.io")
         self.end_headers()
         port = int(parse_qs(urlsplit(self.path).query)["ports"][0])
-        for channel in (0, 1):
-            self._frame(bytes([channel]) + port.to_bytes(2, "little"))
+        # All at once: several messages in one TLS record.
+        begun = b"".join(_framed(bytes([channel]) + port.to_bytes(2, "little")) for channel in (0, 1))
+        self.wfile.write(begun + (_framed(b"\x00hello") if port == 2 else b""))
         if port == 1:
             self._frame(b"\x01" + b"connection refused")
         while (data := self._unframe()) is not None:
             self._frame(b"\x00" + data[1:].upper())
 
     def _frame(self, data: bytes) -> None:
-        length = bytes([len(data)]) if len(data) < 126 else b"\x7e" + len(data).to_bytes(2, "big")
-        self.wfile.write(b"\x82" + length + data)
-        self.wfile.flush()
+        self.wfile.write(_framed(data))
 
     def _unframe(self) -> bytes | None:
         head = self.rfile.read(2)
@@ -305,6 +304,11 @@ class _Handler(BaseHTTPRequestHandler):
         length = int.from_bytes(self.rfile.read(2), "big") if length == 126 else length
         mask = self.rfile.read(4)
         return bytes(byte ^ mask[i % 4] for i, byte in enumerate(self.rfile.read(length)))
+
+
+def _framed(data: bytes) -> bytes:
+    length = bytes([len(data)]) if len(data) < 126 else b"\x7e" + len(data).to_bytes(2, "big")
+    return b"\x82" + length + data
 
 
 def _merge(old: Any, patch: Any) -> Any:

@@ -24,7 +24,7 @@ from confide.errors import (
     UnavailableError,
     UsageError,
 )
-from confide.jobs.kubernetes import client, following
+from confide.jobs.kubernetes import changes, client, following
 from confide.jobs.kubernetes.client import Cluster
 
 PODS = "/api/v1/namespaces/runs/pods"
@@ -237,7 +237,7 @@ def test_server_of_another_name_is_refused(api: ApiServer) -> None:
     [
         ({"insecure-skip-tls-verify": True}, None, "does not check who"),
         ({"server": "http://localhost:1"}, None, "no https"),
-        ({}, {"auth-provider": {"name": "oidc", "config": {}}}, "auth-provider"),
+        ({}, {"auth-provider": {"name": "gcp", "config": {"access-token": TOKEN}}}, "credential of an auth-provider"),
         ({}, {}, "gives no credential"),
         ({}, {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "/bin/false"}}, "gives no credential"),
         ({}, {"client-certificate": "nowhere.pem", "client-key": "nowhere.pem"}, "cannot use the context"),
@@ -439,6 +439,12 @@ def test_port_of_a_pod_is_a_socket(cluster: Cluster) -> None:
         assert found == sent.upper()
 
 
+def test_first_words_of_a_port_that_came_with_the_handshake_are_not_held_back(cluster: Cluster) -> None:
+    with cluster.port_forward("a", 2) as peer:
+        peer.settimeout(5)
+        assert peer.recv(10) == b"hello"
+
+
 def test_port_that_nothing_listens_at_is_closed(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
     with cluster.port_forward("a", 1) as peer:
         peer.settimeout(5)
@@ -466,3 +472,19 @@ def test_forward_that_is_refused_says_why(api: ApiServer, cluster: Cluster) -> N
     api.stop()
     with pytest.raises(UnavailableError, match="cannot be reached"):
         cluster.port_forward("a", 7443)
+
+
+def test_line_without_end_is_refused(api: ApiServer, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changes, "_MOST_LINE", 1000)
+    monkeypatch.setattr("support.api_server._Handler._watch", lambda self, *_: (self._begin(), self._piece(b"x" * 5000), self._piece(b"")))
+    with cluster.watch("Pod", patience_s=0.1) as found, pytest.raises(ProtocolError, match="longer than any object"):
+        next(found)
+
+
+NO_EVENTS = [b"x", b"[]", b"{}", b'{"type": "ADDED"}', b'{"type": "NEW", "object": {}}', b'{"type": "ADDED", "object": []}']
+
+
+@pytest.mark.parametrize("line", NO_EVENTS)
+def test_event_that_is_none_is_refused(line: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        changes.parse_event(line, "watch")
