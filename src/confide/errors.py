@@ -65,6 +65,12 @@ class OutputExistsError(UsageError):
     default_hint = "choose another output path, or remove the folder"
 
 
+class ImageError(UsageError):
+    """An image of nodes cannot be built, signed or used as it is.  Nothing was written."""
+
+    code = "image-refused"
+
+
 # --- parsing (exit 5: bytes that are not what they claim to be) ---------------------------------------------------
 
 

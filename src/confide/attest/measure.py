@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import confide
 from confide.attest.collateral_sources import write_atomic
@@ -53,8 +54,24 @@ class Measurement:
         return Measurement(total.hexdigest(), self.files)
 
 
-def measure(*, cache: Path | None = None, extra: Sequence[Path] = ()) -> Measurement:
-    """Measure this process's interpreter, packages and ``confide``, and the files and folders in ``extra`` under their own names.
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """Where what is measured lies: of this process (:meth:`here`), or of a tree that another will run from."""
+
+    interpreter: Path
+    package: Path
+    site: tuple[Path, ...]
+    stdlib: tuple[Path, ...]
+
+    @classmethod
+    def here(cls) -> Self:
+        """This process's."""
+        site, stdlib = _folders("purelib", "platlib"), _folders("stdlib", "platstdlib")
+        return cls(Path(sys.executable).resolve(), Path(confide.__file__).resolve().parent, site, stdlib)
+
+
+def measure(installed: Installed | None = None, *, cache: Path | None = None, extra: Sequence[Path] = ()) -> Measurement:
+    """Measure interpreter, packages and ``confide`` (this process's, if not told otherwise), and what is in ``extra`` under its own names.
 
     ``cache`` keeps file digests by path, size, times and inode, so that a second measurement takes a fraction of a second.  Whoever can
     write the cache can lie, so it belongs into a folder of the user's own.
@@ -65,7 +82,7 @@ def measure(*, cache: Path | None = None, extra: Sequence[Path] = ()) -> Measure
     known = _load(cache)
     found: dict[str, list[int | str]] = {}
     lines = []
-    for name, path in _files(extra):
+    for name, path in _files(installed or Installed.here(), extra):
         digest = _digest(path, known, found)
         lines.append(f"{name}\0{digest}\n")
     total = hashlib.sha384(f"{_LABEL}\n".encode())
@@ -78,15 +95,15 @@ def measure(*, cache: Path | None = None, extra: Sequence[Path] = ()) -> Measure
     return Measurement(total.hexdigest(), len(lines))
 
 
-def _files(extra: Sequence[Path]) -> Iterator[tuple[str, Path]]:
-    package = Path(confide.__file__).resolve().parent
-    yield "interpreter", Path(sys.executable).resolve()
+def _files(installed: Installed, extra: Sequence[Path]) -> Iterator[tuple[str, Path]]:
+    package = installed.package
+    yield "interpreter", installed.interpreter
     yield from _walk("confide", package, set())
-    for name, folder in _folders("site", ("purelib", "platlib")):
+    for number, folder in enumerate(installed.site):
         # The package is measured where it was imported from; an installed copy that is not in use must not count as well.
-        yield from _walk(name, folder, {package, folder / "confide"})
-    for name, folder in _folders("stdlib", ("stdlib", "platstdlib")):
-        yield from _walk(name, folder, {folder / part for part in _SKIPPED})
+        yield from _walk(f"site{number}", folder, {package, folder / "confide"})
+    for number, folder in enumerate(installed.stdlib):
+        yield from _walk(f"stdlib{number}", folder, {folder / part for part in _SKIPPED})
     for path in extra:
         if path.is_dir():
             yield from _walk(f"extra/{path.name}", path, set())
@@ -94,10 +111,8 @@ def _files(extra: Sequence[Path]) -> Iterator[tuple[str, Path]]:
             yield f"extra/{path.name}", path
 
 
-def _folders(label: str, keys: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
-    unique = dict.fromkeys(Path(sysconfig.get_path(key)).resolve() for key in keys)
-    for number, folder in enumerate(unique):
-        yield f"{label}{number}", folder
+def _folders(*keys: str) -> tuple[Path, ...]:
+    return tuple(dict.fromkeys(Path(sysconfig.get_path(key)).resolve() for key in keys))
 
 
 def _walk(name: str, folder: Path, skipped: set[Path]) -> Iterator[tuple[str, Path]]:

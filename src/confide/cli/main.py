@@ -36,6 +36,7 @@ COMMANDS = {
     "data": "Encrypt, decrypt, import, look at, verify, re-wrap and clean datasets.",
     "broker": "Serve keys to attested nodes, and enrol owners.",
     "kbs": "Keep resources for confidential guests, and take one as a guest.",
+    "image": "Build, sign and check images of nodes.",
     "audit": "Read and check the broker's audit log.",
     "doctor": "Check that this machine, or a cluster, has what Confide needs.",
 }

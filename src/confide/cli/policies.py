@@ -66,7 +66,7 @@ def new(context: Context, file: Path | None, build: Path | None, judging: Judgin
         from confide.attest.policy_draft import to_toml
 
         if out is None:
-            _say_lines(to_toml(policy))
+            say_lines(to_toml(policy))
         else:
             say(f"policy written: {out}")
 
@@ -242,9 +242,10 @@ def schema(context: Context) -> None:
     from confide.attest.policy import json_schema
 
     found = json_schema()
-    context.answer(found, lambda: _say_lines(json.dumps(found, indent=2, sort_keys=True)))
+    context.answer(found, lambda: say_lines(json.dumps(found, indent=2, sort_keys=True)))
 
 
-def _say_lines(text: str) -> None:
+def say_lines(text: str) -> None:
+    """Print a text, each line :func:`plain`."""
     for line in text.splitlines():
         say(line)

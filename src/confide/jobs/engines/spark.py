@@ -126,15 +126,25 @@ def find_runtime(*, with_archive: bool = True) -> JavaRuntime:
     spec = find_spec("pyspark")
     if spec is None or spec.origin is None:
         raise ExtraMissingError("PySpark is not installed", hint="pip install 'confide[spark]'")
-    java = shutil.which("java")
-    if java is None:
-        raise ExtraMissingError("there is no Java", hint="install OpenJDK 17 (Debian and Ubuntu: openjdk-17-jre-headless)")
+    java = find_java()
     jar = jar_path()
     if not jar.is_file():
         raise ExtraMissingError("Confide's Spark jar is not built", hint="run `make jar`", path=str(jar))
     archive = archive_path()
     classpath = (jar, *spark_jars(Path(spec.origin).parent / "jars"))
-    return JavaRuntime(Path(java).resolve(), classpath, archive if with_archive and archive.is_file() else None)
+    return JavaRuntime(java, classpath, archive if with_archive and archive.is_file() else None)
+
+
+def find_java() -> Path:
+    """The Java of this machine.
+
+    Raises:
+        ExtraMissingError: there is none.
+    """
+    java = shutil.which("java")
+    if java is None:
+        raise ExtraMissingError("there is no Java", hint="install OpenJDK 17 (Debian and Ubuntu: openjdk-17-jre-headless)")
+    return Path(java).resolve()
 
 
 def jar_path() -> Path:
