@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Makes sure that what the broker's image is built with in tests is there: buildah, and a Python with venv for the image's base.
+# Makes sure that what images are built and run with in tests is there: buildah, runc, and a Python with venv for the broker's base.
 set -euo pipefail
 
-if command -v buildah >/dev/null && /usr/bin/python3 -c 'import ensurepip' 2>/dev/null; then
+if command -v buildah >/dev/null && [ -x /usr/sbin/runc ] && /usr/bin/python3 -c 'import ensurepip' 2>/dev/null; then
     exit 0
 fi
-"$(dirname "$0")/install_debian.sh" "buildah, and Python with venv" buildah crun python3 python3-venv
+"$(dirname "$0")/install_debian.sh" "buildah, runc, and Python with venv" buildah crun runc python3 python3-venv

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.buildah import Buildah
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGEST = f"sha256:{'ab' * 32}"
@@ -77,25 +77,15 @@ def test_base_that_is_not_named_by_its_digest_is_refused(base: str) -> None:
 # --- a real build --------------------------------------------------------------------------------------------------
 
 
-class Builder:
-    """buildah with a store of its own, and a base that is this machine's /usr: read-only, and no part of what is built."""
+class Builder(Buildah):
+    """buildah with a base that is this machine's /usr: read-only, and no part of what is built."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        # Its steps run in a chroot, which needs no rights that a test machine may lack.
-        self.environ = {**os.environ, "BUILDAH_ISOLATION": "chroot"}
+        super().__init__(folder)
         config = subprocess.run([sys.executable, "-m", "pip", "config", "debug"], capture_output=True, text=True, check=True).stdout
         files = {Path(path) for path in re.findall(r"(/\S+), exists: True", config)}
         shared = {Path("/usr"), Path("/etc/ssl"), *(file.parent if file.parent.name == "pip" else file for file in files)}
         self.mounts = [word for path in sorted(shared) for word in ("--volume", f"{path}:{path}:ro")]
-
-    def __call__(self, *words: str) -> str:
-        done = subprocess.run(["buildah", *self._place(), *words], env=self.environ, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-        return done.stdout.strip()
-
-    def _place(self) -> list[str]:
-        return ["--root", str(self.folder / "root"), "--runroot", str(self.folder / "run")]
 
     def base(self) -> str:
         """A base image, by its digest."""
@@ -108,11 +98,11 @@ class Builder:
         container = self("from", "scratch")
         self("copy", container, str(tree), "/")
         self("commit", container, "localhost/base")
-        return f"localhost/base@{self('images', '--format', '{{.Digest}}', 'localhost/base')}"
+        return f"localhost/base@{self.digest('localhost/base')}"
 
     def build(self, base: str) -> str:
         wrapper = self.folder / "buildah"
-        wrapper.write_text(f'#!/bin/sh\nexec buildah {" ".join(self._place())} "$@"\n')
+        wrapper.write_text(f'#!/bin/sh\nexec buildah {" ".join(self.place())} "$@"\n')
         wrapper.chmod(0o755)
         environ = {**self.environ, "BUILDER": str(wrapper)}
         command = [str(ROOT / "deploy" / "container" / "build.sh"), base, "localhost/broker", "--", *self.mounts]
@@ -128,10 +118,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Builder, s
     builder = Builder(folder)
     image = builder.build(builder.base())
     yield builder, builder("from", "--pull-never", image)
-    builder("umount", "--all")
-    builder("rm", "--all")
-    subprocess.run(["umount", str(folder / "root" / "overlay")], capture_output=True, check=False)  # buildah keeps its store mounted
-    shutil.rmtree(folder, ignore_errors=True)
+    builder.close()
 
 
 @pytest.mark.slow

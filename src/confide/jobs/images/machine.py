@@ -38,7 +38,7 @@ _TEXTS: Final = {
     "/etc/group": f"root:x:0:\nconfide:x:{UID}:\n",
     "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
 }
-_FOLDERS: Final = ("/dev/shm", "/etc/confide/node", "/etc/confide/simulation", "/proc", "/run", "/sys", SCRATCH)  # noqa: S108
+_FOLDERS: Final = ("/dev/shm", "/etc/confide/node", "/etc/confide/simulation", "/proc", "/run", "/sys")  # noqa: S108
 
 
 def add_system(tree: Tree) -> None:
@@ -47,7 +47,8 @@ def add_system(tree: Tree) -> None:
         tree.write(path, text.encode())
     for path in _FOLDERS:
         tree.folder(path)
-    tree.shared_folder("/tmp")  # noqa: S108
+    for path in ("/tmp", SCRATCH):  # noqa: S108 -- memory that is mounted there gets the rights that are there
+        tree.shared_folder(path)
     for name in ("lib", "lib64"):
         tree.folder(f"/usr/{name}")
         tree.link(f"/{name}", f"usr/{name}")

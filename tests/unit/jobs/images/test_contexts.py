@@ -42,7 +42,7 @@ def test_image_has_no_shell_no_installer_no_link_out_and_nothing_that_only_its_u
     entries = {entry.path: entry for entry in built(Shape.SIMULATED).tree.entries()}
     assert not [path for path in entries if re.search(r"/(ba|da|)sh$|/pip/|ensurepip|/busybox$|/ld\.so\.preload$", path)]
     assert not [path for path, entry in entries.items() if entry.link.startswith("/")]
-    assert [path for path, entry in entries.items() if entry.mode & 0o022 and not entry.link] == ["/tmp"]
+    assert [path for path, entry in entries.items() if entry.mode & 0o022 and not entry.link] == ["/tmp", "/var/confide"]
     site = f"/opt/confide/lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
     assert {path for path in entries if path.startswith(f"{site}/confide/") and path.endswith(".pyc")}, "byte code"
     assert not any(str(Path.home()) in entry.link for entry in entries.values())
