@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from support.sigstruct import signing_key
+from support.small_images import Shelf
 
 from confide.attest.launch import manifest_lint
+from confide.attest.policy import Policy
 
 ROOT = Path(__file__).parents[2]
 MANIFEST = """
@@ -105,3 +109,32 @@ def test_folder_without_an_image_is_refused(
     assert "there is no image here" in said.err
     (tmp_path / "image.json").write_text('{"format": "confide-image-v9"}')
     assert "of another version" in confide("image", command[0], tmp_path, *command[1:]).err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_image_is_built_shown_signed_and_shown_with_what_its_nodes_will_prove(confide: Any, tmp_path: Path) -> None:
+    shelf, out, policy, key = Shelf.fill(tmp_path), tmp_path / "image", tmp_path / "policy.toml", tmp_path / "enclave.pem"
+    key.write_bytes(signing_key().private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()))
+    asked = ("--shape", "sgx", "--gramine", shelf.gramine, "--enclave-size", "64M", "--max-threads", 8, "--edmm", "--isv-prod-id", 3)
+    built = confide("image", "build", out, *shelf.words(), *asked)
+    assert built.status == 0
+    assert "-> byte code" in built.err
+    assert f"not signed: `confide image sign {out} --key KEY`" in built.err
+    manifest = (out / "node.manifest").read_text()
+    assert [line for line in ('sgx.enclave_size = "64M"', "sgx.max_threads = 8", "sgx.edmm_enable = true") if line not in manifest] == []
+    assert confide("image", "show", out, "--json").json["policy"] is None
+    assert "sign the image first" in confide("image", "show", out, "--policy-out", policy).err
+
+    signed = confide("image", "sign", out, "--key", key, "--signer", shelf.signer(), "--policy-out", policy, "--json")
+    assert signed.status == 0
+    reference = signed.json["reference"]
+    assert (sorted(reference), reference["isv_prod_id"]) == (["isv_prod_id", "isv_svn", "mrenclave", "mrsigner", "tee"], 3)
+    shown = confide("image", "show", out)
+    assert f'sgx = ["{reference["mrenclave"]}"]' in shown.out
+    assert Policy.load(policy).to_json() == signed.json["policy"] == confide("image", "show", out, "--json").json["policy"]
+    lint = confide("image", "lint", out / "rootfs/opt/confide/node.manifest.sgx", "--json").json
+    assert (lint["ok"], [finding["code"] for finding in lint["findings"]]) == (True, ["allowed-file"] * 5)
+
+    next(out.glob("rootfs/opt/python/lib/*/os.py")).write_text("import evil")
+    assert "not those that were built" in confide("image", "show", out).err

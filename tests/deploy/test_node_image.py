@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.buildah import Buildah, Container
-from support.wheels import lock_of, make_wheel
+from support.small_images import Shelf
 
 from confide.jobs.images.context import Context
 
@@ -43,7 +43,7 @@ print(json.dumps({
 
 def build(out: Path, *words: str | Path, **environ: str) -> Context:
     """Run ``confide image build`` as a program of its own."""
-    command = [sys.executable, "-m", "confide.cli.main", "image", "build", str(out), "--engine", "polars", *map(str, words)]
+    command = [sys.executable, "-m", "confide.cli.main", "image", "build", str(out), *map(str, words)]
     done = subprocess.run(command, env={**os.environ, **environ}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return Context.load(out)
@@ -66,13 +66,8 @@ def test_image_that_is_built_twice_has_one_digest_and_runs_as_nobody_on_a_root_t
     stores: tuple[Buildah, Buildah], tmp_path: Path
 ) -> None:
     """A small one: this machine's interpreter, and a module that stands where the node does and says what it sees."""
-    packages = tmp_path / "packages"
-    packages.mkdir()
-    metadata = "Provides-Extra: k8s\nProvides-Extra: polars\nRequires-Dist: polars; extra == 'polars'\n"
-    modules = {f"confide/jobs/{name}": text.encode() for name, text in (("__init__.py", ""), ("kubernetes/node.py", NODE))}
-    own = make_wheel(tmp_path, "confide", "9.9", files=modules, metadata=metadata)
-    (tmp_path / "lock").write_text(lock_of(make_wheel(packages, "polars")))
-    words = ("--wheel", own, "--lock", tmp_path / "lock", "--packages", packages)
+    (tmp_path / "shelf").mkdir()
+    words = Shelf.fill(tmp_path / "shelf", NODE.encode()).words()
     other = {"TMPDIR": str(tmp_path), "PYTHONHASHSEED": "1", "TZ": "Asia/Tokyo"}
     first, second = build(tmp_path / "a", *words), build(tmp_path / "b", *words, **other)
     digest = packed(stores[0], first.folder)
@@ -99,7 +94,7 @@ def test_image_that_is_built_twice_has_one_digest_and_runs_as_nobody_on_a_root_t
 def test_nodes_of_an_image_report_the_measurement_that_was_printed(stores: tuple[Buildah, Buildah], tmp_path: Path) -> None:
     """A whole one, of the project's own lock: what its container measures of itself is what the build said."""
     store, policy = stores[0], tmp_path / "policy.json"
-    image = build(tmp_path / "image", "--policy-out", policy)
+    image = build(tmp_path / "image", "--engine", "polars", "--policy-out", policy)
     packed(store, image.folder)
     shutil.rmtree(image.folder / "rootfs")  # half a gigabyte, and in the store by now
     container = Container(store, IMAGE, tmp_path)

@@ -58,10 +58,11 @@ def needed(locked: Mapping[str, Locked], wanted: Iterable[str]) -> dict[str, Loc
     Raises:
         ParseError: one that is wanted is not in the lock.
     """
-    missing = sorted(set(map(normal, wanted)) - set(locked))
+    open_ones = [normal(name) for name in wanted]
+    missing = sorted(set(open_ones) - set(locked))
     if missing:
         raise ParseError(f"the lock does not have {', '.join(missing)}", hint="make the lock for the extras that the image is to have")
-    found, open_ones = {}, [normal(name) for name in wanted]
+    found = {}
     while open_ones:
         name = open_ones.pop()
         if name not in found:
@@ -84,8 +85,13 @@ def requirements(metadata: str, extras: Iterable[str]) -> list[str]:
     for line in re.findall(r"^Requires-Dist: (.+)$", metadata, flags=re.MULTILINE):
         extra = _EXTRA.search(line)
         if extra is None or extra[1] in chosen:
-            found.append(normal(re.split(r"[\[<>=!~;( ]", line.strip(), maxsplit=1)[0]))
+            found.append(requirement_name(line))
     return sorted(set(found))
+
+
+def requirement_name(text: str) -> str:
+    """Whose a requirement is (PyPA, "Dependency specifiers")."""
+    return normal(re.split(r"[\[<>=!~;( ]", text.strip(), maxsplit=1)[0])
 
 
 def normal(name: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from support.sigstruct import signing_key
+from support.small_images import Shelf
 from support.wheels import make_wheel
 
 from confide.attest.launch.manifest_lint import lint
@@ -28,7 +29,7 @@ KEY = signing_key().private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL
 Built = Callable[[Shape], Context]
 
 
-def test_two_builds_are_the_same_byte_by_byte(built: Built, shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_builds_are_the_same_byte_by_byte(built: Built, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("PYTHONHASHSEED", "7")
     first, second = built(Shape.SIMULATED), build(tmp_path / "again", shelf.request(), lambda _: None)
@@ -91,7 +92,7 @@ def test_file_that_was_added_removed_or_given_rights_is_found(own_copy: Built, c
     assert "/opt/confide/" in str(refused.value.facts["path"])
 
 
-def test_private_key_in_a_given_wheel_is_refused_and_nothing_is_left(shelf, tmp_path: Path) -> None:
+def test_private_key_in_a_given_wheel_is_refused_and_nothing_is_left(shelf: Shelf, tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path, "rules", files={"rules/settings.py": b"KEY = '''" + KEY + b"'''\n"})
     request = shelf.request()
     with pytest.raises(ImageError, match=r"private key.*rules/settings\.py"):
@@ -99,15 +100,15 @@ def test_private_key_in_a_given_wheel_is_refused_and_nothing_is_left(shelf, tmp_
     assert list(tmp_path.iterdir()) == [wheel]
 
 
-def test_private_key_in_gramines_folder_is_refused(shelf, tmp_path: Path) -> None:
+def test_private_key_in_gramines_folder_is_refused(shelf: Shelf, tmp_path: Path) -> None:
     gramine = tmp_path / "gramine"
-    shutil.copytree(shelf.folder / "gramine", gramine)
+    shutil.copytree(shelf.gramine, gramine)
     (gramine / "runtime" / "enclave-key.pem").write_bytes(KEY)
     with pytest.raises(ImageError, match="private key"):
         build(tmp_path / "image", shelf.request(Shape.SGX, gramine=gramine), lambda _: None)
 
 
-def test_build_that_is_stopped_leaves_nothing(shelf, tmp_path: Path) -> None:
+def test_build_that_is_stopped_leaves_nothing(shelf: Shelf, tmp_path: Path) -> None:
     def stop(_: str) -> None:
         raise KeyboardInterrupt
 
@@ -116,7 +117,7 @@ def test_build_that_is_stopped_leaves_nothing(shelf, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_folder_that_cannot_be_made_is_refused(shelf, tmp_path: Path) -> None:
+def test_folder_that_cannot_be_made_is_refused(shelf: Shelf, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ImageError, match="cannot write"):
         build(tmp_path / "file" / "image", shelf.request(), lambda _: None)
@@ -124,7 +125,7 @@ def test_folder_that_cannot_be_made_is_refused(shelf, tmp_path: Path) -> None:
         build(tmp_path / "file", shelf.request(), lambda _: None)
 
 
-def test_lock_that_lacks_a_package_and_package_given_twice_are_refused(shelf, tmp_path: Path) -> None:
+def test_lock_that_lacks_a_package_and_package_given_twice_are_refused(shelf: Shelf, tmp_path: Path) -> None:
     short = tmp_path / "lock"
     short.write_text((shelf.folder / "lock").read_text().replace("needed_one", "something"))
     with pytest.raises(ParseError, match="does not have needed-one"):
@@ -146,17 +147,12 @@ def key(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def signer(tmp_path: Path) -> str:
-    """A program with the command line of Gramine's."""
-    script = Path(__file__).parents[3] / "support" / "gramine_sgx_sign.py"
-    path = tmp_path / "gramine-sgx-sign"
-    path.write_text(f'#!/bin/sh\nexec {sys.executable} {script} "$@"\n')
-    path.chmod(0o755)
-    return str(path)
+def signer(shelf: Shelf) -> str:
+    return shelf.signer()
 
 
 @pytest.fixture
-def image(shelf, built: Built, own_copy: Built, monkeypatch: pytest.MonkeyPatch) -> Context:
+def image(own_copy: Built) -> Context:
     return own_copy(Shape.SGX)
 
 
