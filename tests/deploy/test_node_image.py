@@ -79,8 +79,8 @@ def test_image_that_is_built_twice_has_one_digest_and_runs_as_nobody_on_a_root_t
     assert said.returncode == 0, said.stderr
     seen = json.loads(said.stdout)
     assert (seen["uid"], seen["gid"], seen["flags"], seen["cwd"]) == (10001, 10001, [True, 1], "/var/confide")
-    assert seen["arguments"] == ["/opt/confide/bin/python", "-P", "-s", "-m", "confide.jobs.kubernetes.node"]
-    assert set(seen["environment"]) == {"HOME", "LANG", "PATH", "PYTHONDONTWRITEBYTECODE", "TMPDIR"}
+    assert seen["arguments"] == ["/opt/confide/bin/python", "-I", "-B", "-m", "confide.jobs.local.pod"]
+    assert set(seen["environment"]) == {"HOME", "LANG", "PATH", "TMPDIR"}
     assert seen["writable"] == ["/tmp", "/var/confide"]
     assert seen["shells"] == []
     assert set(seen["rights"]) == {"0" * 16}

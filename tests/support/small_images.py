@@ -26,7 +26,7 @@ class Shelf:
     def fill(cls, folder: Path, node: bytes = b"print('node')\n") -> Shelf:
         """Put them there.  ``node``: the module that the image runs."""
         (folder / "packages").mkdir()
-        modules = {"confide/jobs/__init__.py": b"", "confide/jobs/kubernetes/node.py": node}
+        modules = {"confide/jobs/__init__.py": b"", "confide/jobs/kubernetes/node.py": node, "confide/jobs/local/pod.py": node}
         make_wheel(folder, "confide", "9.9", files=modules, metadata=METADATA)
         packages = [make_wheel(folder / "packages", name) for name in ("needed_one", "polars")]
         (folder / "lock").write_text(lock_of(*packages))

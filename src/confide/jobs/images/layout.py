@@ -19,13 +19,14 @@ JAVA: Final = "/opt/java"
 GRAMINE: Final = "/opt/gramine"
 SCRATCH: Final = "/var/confide"
 PROGRAM: Final = f"{HOME}/bin/python"
-ARGUMENTS: Final = (PROGRAM, "-P", "-s", "-m", "confide.jobs.kubernetes.node")
-"""What a node runs, whatever a pod says.  -P: no module from the current folder; -s: none from a user's own."""
+ARGUMENTS: Final = (PROGRAM, "-I", "-B", "-m", "confide.jobs.kubernetes.node")
+"""What a node runs, whatever a pod says.  -I: no variable, current folder or user's own folder names a module; -B: writes no byte code."""
+SIMULATED_ARGUMENTS: Final = (*ARGUMENTS[:-1], "confide.jobs.local.pod")
+"""What a simulated node runs: the program of real nodes cannot make simulated evidence."""
 ENVIRONMENT: Final = {
     "HOME": SCRATCH,
     "LANG": "C.UTF-8",
     "PATH": f"{HOME}/bin:{JAVA}/bin",
-    "PYTHONDONTWRITEBYTECODE": "1",
     "TMPDIR": "/tmp",  # noqa: S108 -- the node's own, in memory
 }
 """All of a node's environment."""
@@ -45,7 +46,7 @@ def entrypoint(shape: Shape) -> tuple[str, ...]:
     """What the container starts: the node, or Gramine's loader, whose manifest says what the node is."""
     if shape is Shape.SGX:
         return (f"{GRAMINE}/sgx/loader", f"{GRAMINE}/sgx/libpal.so", "init", MANIFEST)
-    return ARGUMENTS
+    return SIMULATED_ARGUMENTS if shape is Shape.SIMULATED else ARGUMENTS
 
 
 def installed(root: Path) -> Installed:

@@ -1,4 +1,4 @@
-"""A node's process in a pod with a real TEE: ``python -I -m confide.jobs.kubernetes.node``.  It cannot make simulated evidence."""
+"""A node's process in a pod with a real TEE: ``python -I -B -m confide.jobs.kubernetes.node``.  It cannot make simulated evidence."""
 
 from __future__ import annotations
 

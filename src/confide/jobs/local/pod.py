@@ -1,4 +1,4 @@
-"""A simulated node's process in a pod, ``python -I -m confide.jobs.local.pod``, which protects nothing.
+"""A simulated node's process in a pod, ``python -I -B -m confide.jobs.local.pod``, which protects nothing.
 
 The pod finds the simulated TEE's installation in a config map.  A real TEE measures how a program is started; the simulated one adds it
 to its measurement, so that a pod with an argument, a variable or a preloaded library of its own is refused as a real one would be.
@@ -28,9 +28,9 @@ _log = logging.getLogger("confide.node")
 INSTALLATION_FILE = Path(SIMULATION_DIR, SIMULATION_FILE)
 MEASURED_FILE = Path("/opt/confide/measured.json")
 """Where an image may have the digests of its files, so that a node need not read them all before it can say what it runs."""
-ENTRY = ("-I", "-m", "confide.jobs.local.pod")
+ENTRY = ("-I", "-B", "-m", "confide.jobs.local.pod")
 """The arguments of the interpreter that simulated images have."""
-_EXPECTED = frozenset({"PATH", "HOSTNAME", "HOME", "TERM", "LANG", "LC_CTYPE", "JAVA_HOME", "container"})
+_EXPECTED = frozenset({"PATH", "HOSTNAME", "HOME", "TERM", "LANG", "LC_CTYPE", "JAVA_HOME", "TMPDIR", "container"})
 """Variables that images and runtimes set; nothing of the node's code is found by them but Java, which nothing measures here."""
 _OF_THE_API_SERVER = re.compile(r"KUBERNETES_(SERVICE_(HOST|PORT|PORT_HTTPS)|PORT|PORT_443_TCP(_(PROTO|PORT|ADDR))?)")
 """Variables that a kubelet sets in every container: where the API server's service is.  Nothing here reads them."""

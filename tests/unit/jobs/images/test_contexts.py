@@ -21,8 +21,9 @@ from confide.attest.launch.manifest_lint import lint
 from confide.attest.measure import measure
 from confide.errors import AppraisalError, EvidenceInvalidError, ImageError, OutputExistsError, ParseError
 from confide.jobs.images.context import Context, build, recipe
-from confide.jobs.images.layout import ARGUMENTS, Shape, installed
+from confide.jobs.images.layout import ARGUMENTS, SIMULATED_ARGUMENTS, Shape, installed
 from confide.jobs.images.signing import SIGNED, sign, signed_values
+from confide.jobs.local.pod import ENTRY
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 KEY = signing_key().private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
@@ -55,8 +56,9 @@ def test_recipe_copies_and_sets_who_runs_what_and_nothing_else() -> None:
         assert [line.split()[0] for line in lines] == ["FROM", "COPY", "ENV", "USER", "WORKDIR", "STOPSIGNAL", "ENTRYPOINT"]
         assert lines[0] == "FROM scratch"
         assert "USER 10001:10001" in lines
-    assert recipe(Shape.SIMULATED).endswith(f"ENTRYPOINT {json.dumps(list(ARGUMENTS))}\n")
-    assert recipe(Shape.VM) == recipe(Shape.SIMULATED)
+    assert recipe(Shape.SIMULATED).endswith(f"ENTRYPOINT {json.dumps(list(SIMULATED_ARGUMENTS))}\n")
+    assert recipe(Shape.VM).endswith(f"ENTRYPOINT {json.dumps(list(ARGUMENTS))}\n")
+    assert SIMULATED_ARGUMENTS[1:] == ENTRY
     assert recipe(Shape.SGX).endswith('["/opt/gramine/sgx/loader", "/opt/gramine/sgx/libpal.so", "init", "/opt/confide/node"]\n')
 
 

@@ -47,7 +47,7 @@ def test_host_chooses_five_files_and_nothing_else() -> None:
 
 def test_what_runs_as_whom_and_with_what_is_fixed() -> None:
     manifest = tomllib.loads(render(ENTRIES, Enclave("16G", 64, edmm=True, isv_prod_id=3, isv_svn=7)))
-    assert manifest["loader"]["argv"] == ["/opt/confide/bin/python", "-P", "-s", "-m", "confide.jobs.kubernetes.node"] == list(ARGUMENTS)
+    assert manifest["loader"]["argv"] == ["/opt/confide/bin/python", "-I", "-B", "-m", "confide.jobs.kubernetes.node"] == list(ARGUMENTS)
     assert (manifest["loader"]["uid"], manifest["loader"]["gid"]) == (UID, UID) == (10001, 10001)
     assert all(isinstance(value, str) for value in manifest["loader"]["env"].values())
     assert manifest["loader"]["env"]["LD_LIBRARY_PATH"] == "/lib:/usr/lib/x86_64-linux-gnu"
