@@ -11,14 +11,15 @@ from typing import Final
 
 from confide.errors import UsageError
 
-LABEL: Final = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
-SUBDOMAIN: Final = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$"
-VALUE: Final = r"^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$"
+# The ends are \Z: $ would match before a line's end, too.
+LABEL: Final = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z"
+SUBDOMAIN: Final = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*\Z"
+VALUE: Final = r"^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?\Z"
 _QUALIFIED: Final = r"([A-Za-z0-9][A-Za-z0-9._-]{0,61})?[A-Za-z0-9]"
 _PREFIX: Final = r"(?=[^/]{1,253}/)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*/"
-KEY: Final = rf"^({_PREFIX})?{_QUALIFIED}$"
-KEY_OR_NONE: Final = rf"^(({_PREFIX})?{_QUALIFIED})?$"
-RESOURCE: Final = rf"^{_PREFIX}{_QUALIFIED}$"
+KEY: Final = rf"^({_PREFIX})?{_QUALIFIED}\Z"
+KEY_OR_NONE: Final = rf"^(({_PREFIX})?{_QUALIFIED})?\Z"
+RESOURCE: Final = rf"^{_PREFIX}{_QUALIFIED}\Z"
 MAX_NAME: Final = 63
 """Longer names of pods would do, but a Job's name is a label of its pods, and a Service's is a DNS label."""
 

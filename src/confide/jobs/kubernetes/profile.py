@@ -16,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StrictBool,
+    StrictFloat,
     StrictInt,
     StringConstraints,
     ValidationError,
@@ -44,7 +45,7 @@ _OWN_KEYS: Final = frozenset({"app.kubernetes.io/name", "app.kubernetes.io/manag
 
 Name = Annotated[str, StringConstraints(pattern=names.SUBDOMAIN, max_length=253)]
 Label = Annotated[str, StringConstraints(pattern=names.LABEL, max_length=63)]
-Quantity = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,14}(Ki|Mi|Gi|Ti)?$")]
+Quantity = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,14}(Ki|Mi|Gi|Ti)?\Z")]
 
 
 class Shape(StrEnum):
@@ -125,7 +126,7 @@ class ClusterProfile(_Value):
     tolerations: tuple[Toleration, ...] = ()
     priority_class: Name | None = None
     queue: Label | None = None
-    start_timeout_s: float = Field(default=300.0, gt=0, le=3600)
+    start_timeout_s: StrictFloat = Field(default=300.0, gt=0, le=3600)
     ttl_s: StrictInt = Field(default=3600, ge=60, le=30 * 24 * 3600)
     labels: dict[str, str] = Field(default_factory=dict)
     annotations: dict[str, str] = Field(default_factory=dict)
@@ -139,7 +140,7 @@ class ClusterProfile(_Value):
     service_account_annotations: dict[str, str] = Field(default_factory=dict)
     egress: tuple[str, ...] | None = None
     shm_mb: StrictInt = Field(default=512, ge=256, le=1024 * 1024)
-    cpu_request: float = Field(default=1.0, ge=0.01, le=1.0)
+    cpu_request: StrictFloat = Field(default=1.0, ge=0.01, le=1.0)
     init_data: dict[str, str] = Field(default_factory=dict, repr=False)
 
     @field_validator("node_selector", "labels")
@@ -232,7 +233,7 @@ class ClusterProfile(_Value):
         except ParseError as cause:
             raise ConfigError(f"{path} is not TOML: {cause}", path=str(path)) from cause
         match table.get("init_data"):
-            case dict(files) if all(isinstance(file, str) and "\0" not in file for file in files.values()):
+            case dict(files) if all(isinstance(file, str) for file in files.values()):
                 table = {**table, "init_data": {name: _text(path.parent / file, _MAX_INIT_DATA) for name, file in files.items()}}
         return cls.from_json(table)
 
@@ -250,7 +251,7 @@ def _overlaps(one: str, other: str) -> bool:
 def _text(path: Path, limit: int) -> str:
     try:
         return read_regular(path, limit).decode("utf-8")
-    except (OSError, UnicodeDecodeError) as cause:
+    except (OSError, ValueError) as cause:  # not UTF-8, or a path with a zero byte
         raise ConfigError(f"cannot read {path}: {cause}", path=str(path)) from cause
 
 

@@ -64,17 +64,18 @@ class InitData:
         Raises:
             BindingError: it holds another, or none.
         """
-        if not hmac.compare_digest(bound_init_data(verified), self._field(verified.claims.tee)):
+        if not hmac.compare_digest(bound_init_data(verified), self.bound_value(verified.claims.tee)):
             raise BindingError("the init-data is not what the guest was started with", hint="the host changed it, or gave none at launch")
+
+    def bound_value(self, tee: Tee) -> bytes:
+        """What the field of evidence of that kind holds of a guest that was started with this document."""
+        size = _FIELD_BYTES[tee]
+        value = self.digest[:size].ljust(size, b"\0")
+        return hashlib.sha256(bytes(32) + value).digest() if tee is Tee.TPM else value
 
     def to_json(self) -> Json:
         """The message's member."""
         return {"format": self.format, "body": self.body}
-
-    def _field(self, tee: Tee) -> bytes:
-        size = _FIELD_BYTES[tee]
-        value = self.digest[:size].ljust(size, b"\0")
-        return hashlib.sha256(bytes(32) + value).digest() if tee is Tee.TPM else value
 
 
 def bound_init_data(verified: VerifiedEvidence) -> bytes:
