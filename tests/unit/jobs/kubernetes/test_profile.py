@@ -184,3 +184,9 @@ def test_a_file_that_is_no_toml_or_cannot_be_read_is_refused(tmp_path: Path) -> 
 def test_whatever_a_file_says_is_a_profile_or_refused(table) -> None:
     with suppress(ConfigError):
         ClusterProfile.from_json({**GOOD, **table})
+
+
+def test_every_field_and_shape_is_documented() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "reference" / "cluster-profile.md").read_text(encoding="utf-8")
+    for name in (*ClusterProfile.model_fields, *Shape):
+        assert f"`{name}`" in page
