@@ -16,7 +16,6 @@ import org.apache.hadoop.fs.FileAlreadyExistsException;
 import org.apache.hadoop.fs.FileStatus;
 import org.apache.hadoop.fs.FileSystem;
 import org.apache.hadoop.fs.Path;
-import org.apache.hadoop.fs.RawLocalFileSystem;
 import org.apache.hadoop.fs.permission.FsPermission;
 import org.apache.hadoop.util.Progressable;
 
@@ -32,7 +31,7 @@ public final class ConfideFileSystem extends FileSystem {
     /** The dataset's manifest (confide.data.manifest) is not a data file and not a container. */
     private static final String MANIFEST = "_confide.json";
 
-    private final RawLocalFileSystem local = new RawLocalFileSystem();
+    private final LocalFiles local = new LocalFiles();
 
     @Override
     public String getScheme() {

@@ -7,7 +7,6 @@ import org.apache.hadoop.fs.FSDataInputStream;
 import org.apache.hadoop.fs.FileStatus;
 import org.apache.hadoop.fs.LocalFileSystem;
 import org.apache.hadoop.fs.Path;
-import org.apache.hadoop.fs.RawLocalFileSystem;
 import org.apache.hadoop.fs.permission.FsPermission;
 
 /**
@@ -25,7 +24,7 @@ public final class EncryptedOnlyFileSystem extends LocalFileSystem {
         setVerifyChecksum(false);
     }
 
-    private static final class Guarded extends RawLocalFileSystem {
+    private static final class Guarded extends LocalFiles {
         private static final String LOCAL_DIRS = System.getenv("SPARK_LOCAL_DIRS");
 
         /** Every way to create or append to a file ends here. */
