@@ -109,6 +109,8 @@ def test_folder_without_an_image_is_refused(
     assert "there is no image here" in said.err
     (tmp_path / "image.json").write_text('{"format": "confide-image-v9"}')
     assert "of another version" in confide("image", command[0], tmp_path, *command[1:]).err
+    (tmp_path / "image.json").write_text('{"format": "confide-image-v1", "shape": "sgx", "entries": [1]}')
+    assert "is damaged" in confide("image", command[0], tmp_path, *command[1:]).err
 
 
 @pytest.mark.slow

@@ -190,6 +190,21 @@ def _parquet_footers() -> list[bytes]:
     return [data[-8 - int.from_bytes(data[-8:-4], "little") : -8], b"\x1c\x1c\x28\x08uniquely\x00\x00\x00"]
 
 
+_LINTED = b"""loader.env = { TZ = { passthrough = true }, LD_PRELOAD = "x" }
+loader.argv_src_file = "file:args"
+fs.mounts = [{ type = "encrypted", path = "/lib", uri = "file:/a//../b/", key_name = "_sgx_mrsigner" }]
+sgx.allowed_files = ["file:/etc/", "file:a.py", "dev:tty"]
+sgx.trusted_files = ["file:/usr/lib/"]
+"""
+_HASH = b"--hash=sha256:" + b"ab" * 32
+_LOCK = b"App==1.0 \\\n    %s\n    # via\n    #   confide (pyproject.toml)\nb==2 %s\n    # via app\n" % (_HASH, _HASH)
+_IMAGE = {
+    "format": "confide-image-v1", "shape": "sgx", "tree": "ab" * 32, "entries": [{"path": "/a", "mode": "0644", "sha256": "ab" * 32}],
+    "engines": ["spark"], "confide": "0.1.0", "python": "3.11", "files": 1, "packages": [], "not_linked": [],
+}
+_METADATA = b"Provides-Extra: spark\nRequires-Dist: a-b[c] (>=1)\nRequires-Dist: pyspark; extra == 'spark'\n"
+
+
 def seeds_with(statement: Statement, envelope: Json, evidence: Json, sets: list[Json]) -> dict[str, Callable[[], list[bytes]]]:
     """The seeds of every target; what other seeds are made of too is given."""
     return {
@@ -197,6 +212,9 @@ def seeds_with(statement: Statement, envelope: Json, evidence: Json, sets: list[
         "elf": lambda: [gramine.libpal()],
         "sigstruct": lambda: [sigstruct.sign(b"\x5a" * 32), bytes(64) + sigstruct.sign(b"\x5a" * 32)],
         "gramine-files": lambda: [gramine.MANIFEST.replace('/usr/bin/python3", sha', 'trusted", sha').replace("0" * 64, EMPTY).encode()],
+        "gramine-lint": lambda: [gramine.MANIFEST.encode(), _LINTED],
+        "package-lock": lambda: [_LOCK, _METADATA],
+        "image-folder": lambda: [_dump(_IMAGE)],
         "ratls": _ratls,
         "token-claims": _token_claims,
         "key-set": _key_sets,

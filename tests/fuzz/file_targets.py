@@ -25,6 +25,7 @@ from confide.attest.ear import EarReader
 from confide.attest.launch.elf import SharedObject
 from confide.attest.launch.firmware import Firmware
 from confide.attest.launch.gramine import from_files
+from confide.attest.launch.manifest_lint import lint
 from confide.attest.launch.sigstruct import Sigstruct
 from confide.attest.policy_draft import of_reference
 from confide.attest.ratls import RatlsCertificate
@@ -47,6 +48,9 @@ from confide.data.s3 import S3Access
 from confide.data.snapshots import load_manifest
 from confide.ids import KeyRef
 from confide.job import Job
+from confide.jobs.images import lock
+from confide.jobs.images.context import Context as ImageContext
+from confide.jobs.images.private_keys import holds_private_key
 from confide.jobs.receipt import examine, load_bundle
 from confide.jobs.statement import ReceiptBundle
 from confide.keys.custody import settings as custody_settings
@@ -88,6 +92,11 @@ def gramine_files(data: bytes) -> None:
     (root / "manifest").write_bytes(data)
     (root / "libpal").write_bytes(LIBPAL)
     from_files(root / "manifest", root / "libpal", root)
+
+
+def package_lock(data: bytes) -> None:
+    text = data.decode("utf-8", "replace")
+    each(lambda: lock.needed(lock.parse(text), ["app"]), lambda: lock.requirements(text, ["spark"]), lambda: holds_private_key(data))
 
 
 def ratls_certificate(data: bytes) -> None:
@@ -142,6 +151,11 @@ def folder(name: str, *readers: Callable[[Path], object], mode: int = 0o644) -> 
     return target
 
 
+def _image(path: Path) -> None:
+    image = ImageContext.load(path.parent)
+    each(lambda: image.shape, image.check)
+
+
 def _dataset(path: Path) -> None:
     found = load_manifest(path.parent)
     verify_manifest(found.envelope, found.signer)
@@ -187,6 +201,9 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
     "elf": elf,
     "sigstruct": sigstruct,
     "gramine-files": gramine_files,
+    "gramine-lint": lint,
+    "package-lock": package_lock,
+    "image-folder": folder("image/image.json", _image),
     "ratls": ratls_certificate,
     "token-claims": token_claims,
     "key-set": key_set,

@@ -226,7 +226,7 @@ def _options(manifest: _Manifest) -> Iterator[ManifestFinding]:
             message = _INSECURE.get(name, "Gramine itself calls this option insecure")
             yield _error("insecure-option", name, message, f"remove {name}")
     level = manifest.options.get("loader.log_level", "error")
-    if level not in {"none", "error"}:
+    if level not in ("none", "error"):
         message = f"log level {level} writes what the program does where the host reads it"
         make = _warning if level == "warning" else _error
         yield make("verbose-log", "loader.log_level", message, 'set loader.log_level = "error"')

@@ -36,6 +36,7 @@ ROOT, RECIPE, LIST, UNSIGNED = "rootfs", "Containerfile", "image.json", "node.ma
 ENGINES: Final = ("spark", "polars", "duckdb")
 _MAX_LIST: Final = 64 << 20
 _MAX_LOCK: Final = 16 << 20
+_FACTS: Final = ("engines", "confide", "python", "tree", "files", "packages", "not_linked")
 _NODE_EXTRA: Final = "k8s"
 """What every node of a cluster needs of Confide's extras: a driver asks for its workers."""
 
@@ -74,6 +75,10 @@ class Context:
             raise ImageError("there is no image here", path=str(folder), hint="`confide image build` makes one") from cause
         if facts.get("format") != FORMAT:
             raise ImageError("the image in this folder is of another version", path=str(folder))
+        entries = facts.get("entries")
+        whole = isinstance(entries, list) and all(isinstance(entry, dict) and isinstance(entry.get("path"), str) for entry in entries)
+        if not whole or facts.get("shape") not in list(Shape) or any(name not in facts for name in _FACTS):
+            raise ImageError("the list of the image's files is damaged", path=str(folder), hint="build it anew")
         return cls(folder, facts)
 
     @property
