@@ -138,9 +138,8 @@ class KubernetesBackend:
     def _hear_pod(self, kind: str, pod: Json) -> None:
         about = pod.get("metadata", {})
         node, name = NodeId(str(about.get("labels", {}).get(NODE_LABEL))), str(about.get("name"))
-        condition = condition_of(pod)
-        over = condition.final or kind == "DELETED"
-        words = condition.message or ("its pod was deleted" if kind == "DELETED" else "")
+        condition = condition_of(pod, gone=kind == "DELETED")
+        over, words = condition.final or kind == "DELETED", condition.words
         with self._lock:
             self._pods[node] = name
             if self._seen.get(node, NodeStatus(running=True)).running:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from confide.canonical import Json, canonical, parse_object
-from confide.errors import ConfideError, ConfigError, ProtocolError
+from confide.errors import ConfideError, ConfigError, NodeLostError, ProtocolError
 from confide.ids import NodeId
 from confide.jobs.kubernetes.condition import condition_of
 from confide.jobs.kubernetes.objects import RESULT_SUFFIX
@@ -51,8 +51,12 @@ class PodHost:
         """Say in the run's result object where the driver listens.
 
         Raises:
+            NodeLostError: a driver of this run has said so before: the cluster has started another one in its place.
             ConfideError: the API server does not take it.
         """
+        found = self._api.get("ConfigMap", f"{self._run}-{RESULT_SUFFIX}") or {}
+        if ANNOUNCEMENT in (found.get("data") or {}):
+            raise NodeLostError("this run's driver is gone, and another one cannot take its place", run=self._run)
         text = canonical(said.model_dump(mode="json")).decode()
         self._api.patch("ConfigMap", f"{self._run}-{RESULT_SUFFIX}", {"data": {ANNOUNCEMENT: text}})
 
@@ -87,7 +91,7 @@ class PodHost:
                 node = NodeId(str(about.get("labels", {}).get(NODE_LABEL)))
                 if about.get("name") not in self._created or node in gone:
                     continue
-                condition = condition_of(pod)
+                condition = condition_of(pod, gone=kind == "DELETED")
                 if condition.message and told.get(node) != condition.message:
                     told[node] = condition.message
                     heard("node-waiting" if not condition.final else "node-ended", node, condition.to_json())
