@@ -13,6 +13,7 @@ from confide.errors import UsageError
 if TYPE_CHECKING:
     from confide.cli.output import Context
     from confide.job import Job
+    from confide.jobs.kubernetes.client import Cluster
     from confide.jobs.kubernetes.target import KubernetesTarget
 
 _SCHEME = "k8s:"
@@ -57,6 +58,21 @@ def chosen_target(place: str | None, profile_file: Path | None) -> KubernetesTar
     profile = ClusterProfile.load(profile_file)
     context = place.removeprefix(_SCHEME)
     return KubernetesTarget(Cluster.connect(context, namespace=profile.namespace), profile, context=context)
+
+
+def cluster_of(place: str) -> Cluster:
+    """The cluster that a run's plan names: ``k8s:CONTEXT/NAMESPACE``.
+
+    Raises:
+        UsageError: it names none.
+        ConfigError: the kubeconfig has no such context.
+    """
+    from confide.jobs.kubernetes.client import Cluster
+
+    context, separator, namespace = place.removeprefix(_SCHEME).rpartition("/")
+    if not place.startswith(_SCHEME) or not separator:
+        raise UsageError(f"the run is in no cluster: {place[:80]!r}")
+    return Cluster.connect(context, namespace=namespace)
 
 
 def print_objects(context: Context, job: Job, target: KubernetesTarget, *, simulate: bool, faults: Mapping[str, str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -202,6 +202,21 @@ def attach(
 @click.argument("run")
 @answers
 def stop(context: Context, run: str) -> None:
-    """End a run that is under way: its nodes, their engines and whatever they staged."""
-    summary = _store(context).stop(run).to_json()
+    """End a run that is under way: its nodes, their engines and whatever they staged; of one that was detached, all in its cluster."""
+    store = _store(context)
+    if store.open(run).summary().status == "detached":
+        _stop_in_cluster(store.open(run))
+    summary = store.stop(run).to_json()
     context.answer(summary, lambda: say(f"{summary['run']}: {summary['status']}"))
+
+
+def _stop_in_cluster(found: RunDir) -> None:
+    from confide.cli.on_cluster import cluster_of
+    from confide.errors import InterruptedRunError, UnavailableError
+    from confide.jobs.kubernetes.backend import remove_run
+
+    with cluster_of(str(found.read("plan.json").get("on"))) as api:
+        if not remove_run(api, found.run):
+            raise UnavailableError(f"pods of run {found.run} are still ending", hint="the cluster removes them; see `kubectl get pods`")
+    error = InterruptedRunError("the run was stopped").to_json()
+    found.write("result.json", {"status": "interrupted", "ended": datetime.now(UTC).isoformat(), "outputs": {}, "error": error})

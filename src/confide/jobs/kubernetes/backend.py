@@ -193,19 +193,25 @@ class KubernetesBackend:
         self._remove()
 
     def _remove(self) -> None:
-        for kind in _KINDS:
-            with suppress(ConfideError):  # what its owner's end has removed is gone already
-                for found in self._api.list(kind, label_selector=self._selector):
-                    with suppress(ConfideError):
-                        self._api.delete(kind, found["metadata"]["name"])
-        until = time.monotonic() + _GONE_S
-        while time.monotonic() < until:
-            with suppress(ConfideError):
-                pods = self._api.list("Pod", label_selector=self._selector)
-                if not any(_runs(pod) for pod in pods):
-                    return
-            time.sleep(_POLL_S)
-        _log.warning("pods of run %s are still ending", self._run)
+        if not remove_run(self._api, self._run):
+            _log.warning("pods of run %s are still ending", self._run)
+
+
+def remove_run(api: Api, run: RunId) -> bool:
+    """Remove every object of a run; whether none of its processes runs any more when this returns, after a minute at most."""
+    selector = f"{RUN_LABEL}={run}"
+    for kind in _KINDS:
+        with suppress(ConfideError):  # what its owner's end has removed is gone already
+            for found in api.list(kind, label_selector=selector):
+                with suppress(ConfideError):
+                    api.delete(kind, found["metadata"]["name"])
+    until = time.monotonic() + _GONE_S
+    while time.monotonic() < until:
+        with suppress(ConfideError):
+            if not any(_runs(pod) for pod in api.list("Pod", label_selector=selector)):
+                return True
+        time.sleep(_POLL_S)
+    return False
 
 
 def _runs(pod: Json) -> bool:
