@@ -9,7 +9,7 @@ ARCHIVE := src/confide/data/confide-spark.jsa
 JAVA_SOURCES := $(shell find java -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-packages jar demo test quick-test fuzz mutation dataset-mutations dataset-kills run-kills lint docs-check tpch bench lock clean
+.PHONY: help setup test-packages jar demo test test-cluster quick-test fuzz mutation dataset-mutations dataset-kills run-kills lint docs-check tpch bench lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,11 @@ demo: setup ## the whole story on real data in under a minute
 test: setup test-packages ## every test, with branch coverage of everything that runs (command line and child processes included)
 	$(BIN)/coverage erase
 	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadgroup --cov --cov-report=term:skip-covered
+
+test-cluster: setup test-packages ## runs on a real Kubernetes of the tests' own (root; builds it first: minutes, once)
+	scripts/install_cluster.sh
+	cd tests && ../$(BIN)/python -m cluster.servers
+	$(BIN)/pytest -n 0 tests/cluster
 
 quick-test: setup test-packages ## the tests that start no Java and no run
 	$(BIN)/pytest -m 'not spark and not run and not slow'

@@ -1,42 +1,36 @@
-"""A real Kubernetes of one node for tests: up, down, images, and this process in its network.
+"""A real Kubernetes of two nodes for tests: up, down, images, and this process in its network.
 
-All of it is in namespaces of its own (:mod:`cluster.machine`): no route, rule, mount or process of the host's is touched, and when the
-process that started it ends, even by SIGKILL, the kernel ends everything.  What the kernel leaves is put back: cgroups and sysctls.
+All of it is in namespaces of its own (:mod:`cluster.machine`): no route, rule, mount, sysctl or process of the host's is touched, and when
+the process that started it ends, even by SIGKILL, the kernel ends everything.  What the kernel leaves, a folder and empty cgroups, is
+removed at the end; after a SIGKILL, by the next start.
 """
 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cluster import oci
-from cluster.machine import HOST, PAUSE_IMAGE
-from cluster.servers import servers
+from cluster.asking import Asking
+from cluster.pki import kubeconfig
+from cluster.plan import HOST, PAUSE_IMAGE
+from cluster.servers import PAUSE, servers
 
 __all__ = ["HOST", "TestCluster", "cluster"]
 _PR_SET_PDEATHSIG = 1
 _CLONE_NEWNET = 0x40000000
-_PAUSE = """
-#include <unistd.h>
-#include <signal.h>
-#include <sys/wait.h>
-#include <stdlib.h>
-static void bury(int s) { while (waitpid(-1, 0, WNOHANG) > 0); }
-static void leave(int s) { exit(0); }
-int main() { signal(SIGCHLD, bury); signal(SIGTERM, leave); signal(SIGINT, leave); for (;;) pause(); }
-"""
-_SYSCTLS = ("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops", "kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes")
-"""What a kubelet sets for the whole machine."""
-
-
+_PLACE, _PREFIX, _LOCK = Path("/var/tmp"), "confide-cluster-", "lock"
+_ENDING_S = 30.0
 class TestCluster:
     """A running cluster.  ``kubeconfig``: of its administrator, context ``test``."""
 
@@ -51,6 +45,14 @@ class TestCluster:
     def load(self, archive: Path) -> None:
         """Give the node an image (an OCI archive)."""
         self._tell(f"import {archive}")
+
+    def kubeconfig_of(self, namespace: str, account: str) -> Path:
+        """A kubeconfig of a service account, with a token that the API server made for it."""
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
+        token = Asking(self.kubeconfig).post(path, {"spec": {"audiences": ["https://kubernetes.default.svc"]}})["status"]["token"]
+        made = self.folder / f"{namespace}-{account}.conf"
+        made.write_text(kubeconfig(f"https://{HOST}:6443", self.folder / "pki" / "ca.crt", token, namespace=namespace))
+        return made
 
     def restart_api_server(self) -> None:
         """End the API server and start it again."""
@@ -68,13 +70,14 @@ class TestCluster:
 def cluster() -> Iterator[TestCluster]:
     """Bring a cluster up, and take it down whatever happens.  This process, and what it starts, is in the cluster's network meanwhile."""
     binaries = servers()
-    before = {name: Path("/proc/sys", name).read_text() for name in _SYSCTLS}
+    remove_left()
     own_network = os.open("/proc/self/ns/net", os.O_RDONLY)
-    folder = Path(tempfile.mkdtemp(prefix="confide-cluster-", dir="/var/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_PLACE))
+    lock = (folder / _LOCK).open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
     process = None
     try:
-        (folder / "images").mkdir()
-        _pause_image(folder / "images" / "pause.tar")
+        oci.write_image(folder / "pause.tar", PAUSE_IMAGE, files={"pause": (binaries / PAUSE).read_bytes()}, entrypoint=["/pause"])
         process = _start(folder, binaries)
         _enter(_network_of(process))
         yield TestCluster(folder, process)
@@ -84,19 +87,19 @@ def cluster() -> Iterator[TestCluster]:
         if process is not None:
             process.kill()
             process.wait()
-        for name, value in before.items():
-            Path("/proc/sys", name).write_text(value)
-        _remove_cgroups()
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
+        lock.close()
 
 
 def _start(folder: Path, binaries: Path) -> subprocess.Popen[str]:
     words = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc", "--propagation", "private"]
     tests = Path(__file__).parents[1]
-    process = subprocess.Popen(
-        [*words, sys.executable, "-m", "cluster.machine", str(folder), str(binaries)],
-        cwd=tests, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=_end_with_parent,  # noqa: PLW1509
-    )  # fmt: skip
+    (folder / "logs").mkdir()
+    with (folder / "logs" / "machine.log").open("w") as log:
+        process = subprocess.Popen(
+            [*words, sys.executable, "-m", "cluster.machine", str(folder), str(binaries)],
+            cwd=tests, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, preexec_fn=_end_with_parent,  # noqa: PLW1509
+        )  # fmt: skip
     assert process.stdout is not None
     said = process.stdout.readline()
     if said != "ready\n":
@@ -122,24 +125,29 @@ def _enter(network: int) -> None:
         raise OSError(ctypes.get_errno(), "setns")
 
 
-def _pause_image(target: Path) -> None:
-    with tempfile.TemporaryDirectory() as work:
-        source, made = Path(work, "pause.c"), Path(work, "pause")
-        source.write_text(_PAUSE)
-        subprocess.run(["gcc", "-static", "-Os", "-o", made, source], check=True)
-        oci.write_image(target, PAUSE_IMAGE, files={"pause": made.read_bytes()}, entrypoint=["/pause"])
+def remove_left() -> None:
+    """Remove what is left of clusters whose process was killed.  Those that run hold a lock."""
+    for folder in _PLACE.glob(f"{_PREFIX}*"):
+        with suppress(OSError), (folder / _LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(folder)
 
 
-def _remove_cgroups() -> None:
-    for top in ("kubepods", "k8s.io"):
-        for folder in sorted(Path("/sys/fs/cgroup").glob(f"*/{top}"), reverse=True):
-            for path in sorted((each for each in folder.rglob("*") if each.is_dir()), key=lambda each: len(each.parts), reverse=True):
-                _rmdir(path)
-            _rmdir(folder)
+def _remove(folder: Path) -> None:
+    """Remove a cluster's folder and its cgroups.  Its last processes may still be ending."""
+    until = time.monotonic() + _ENDING_S
+    while left := [each for each in Path("/sys/fs/cgroup").glob(f"**/{folder.name}") if not _remove_cgroup(each)]:
+        if time.monotonic() > until:
+            raise RuntimeError(f"processes of a test cluster do not end: {left}")
+        time.sleep(0.1)
+    shutil.rmtree(folder)
 
 
-def _rmdir(path: Path) -> None:
-    try:
-        path.rmdir()
-    except OSError:
-        return  # its last process is still ending: an empty cgroup harms nobody
+def _remove_cgroup(top: Path) -> bool:
+    """Remove a cgroup and those below; False when a process is in one of them."""
+    for folder, _, _ in os.walk(top, topdown=False):
+        try:
+            Path(folder).rmdir()
+        except OSError:
+            return False
+    return True

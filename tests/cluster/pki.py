@@ -1,9 +1,10 @@
-"""Certificates and tokens of a test cluster: one authority for a few hours, one certificate for the API server, one token a component."""
+"""Certificates and tokens of a test cluster: one authority for a day, a certificate for each server, a token for each component."""
 
 from __future__ import annotations
 
 import ipaddress
 import secrets
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,55 +13,57 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-USERS = {
+_USERS = {
     "admin": ("admin", "system:masters"),
-    "kubelet": ("system:node:node1", "system:nodes"),
+    "machine": ("machine", "system:masters"),
     "controller-manager": ("system:kube-controller-manager", ""),
     "scheduler": ("system:kube-scheduler", ""),
     "proxy": ("system:kube-proxy", ""),
-    "dns": ("dns", "system:masters"),
 }
 _LIFE = timedelta(days=1)
 
 
-def make(folder: Path, host: str, service: str) -> None:
-    """Write ``ca.crt``, the API server's pair, the service accounts' key, ``tokens.csv`` and a kubeconfig for each of ``USERS``."""
+def make(folder: Path, host: str, service: str, nodes: Mapping[str, str]) -> None:
+    """Write keys and certificates of all servers, ``tokens.csv``, and a kubeconfig for each user.  ``nodes``: their addresses, by name."""
     folder.mkdir(parents=True, exist_ok=True)
-    authority_key, authority = _certificate("test cluster", None, None)
+    authority = _certificate("test cluster", None, [])
+    (folder / "ca.crt").write_bytes(authority[1].public_bytes(Encoding.PEM))
     names: list[x509.GeneralName] = [x509.DNSName(f"kubernetes{part}") for part in ("", ".default", ".default.svc")]
     names += [x509.IPAddress(ipaddress.ip_address(each)) for each in ("127.0.0.1", host, service)]
-    key, certificate = _certificate("kube-apiserver", (authority_key, authority), names)
-    (folder / "ca.crt").write_bytes(authority.public_bytes(Encoding.PEM))
-    (folder / "api.crt").write_bytes(certificate.public_bytes(Encoding.PEM))
-    (folder / "api.key").write_bytes(_pem(key))
+    _write(folder / "api", _certificate("kube-apiserver", authority, names))
+    _write(folder / "kubelet-client", _certificate("kube-apiserver", authority, [], group="system:masters"))
+    for node, address in nodes.items():
+        _write(folder / node, _certificate(node, authority, [x509.DNSName(node), x509.IPAddress(ipaddress.ip_address(address))]))
     (folder / "sa.key").write_bytes(_pem(rsa.generate_private_key(65537, 2048)))
     rows = []
-    for user, (name, group) in USERS.items():
+    for user, (name, group) in {**_USERS, **{node: (f"system:node:{node}", "system:nodes") for node in nodes}}.items():
         token = secrets.token_urlsafe(24)
         rows.append(f'{token},{name},{user},"{group}"\n')
         (folder / f"{user}.conf").write_text(kubeconfig(f"https://{host}:6443", folder / "ca.crt", token))
     (folder / "tokens.csv").write_text("".join(rows))
 
 
-def kubeconfig(server: str, authority: Path, token: str, *, context: str = "test") -> str:
-    """A kubeconfig with one context."""
+def kubeconfig(server: str, authority: Path, token: str, *, namespace: str = "default") -> str:
+    """A kubeconfig with one context, ``test``."""
     return yaml.safe_dump({
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{"name": "test", "cluster": {"server": server, "certificate-authority": str(authority)}}],
         "users": [{"name": "test", "user": {"token": token}}],
-        "contexts": [{"name": context, "context": {"cluster": "test", "user": "test"}}],
-        "current-context": context,
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": namespace}}],
+        "current-context": "test",
     })  # fmt: skip
 
 
-def _certificate(
-    name: str, issuer: tuple[ec.EllipticCurvePrivateKey, x509.Certificate] | None, names: list[x509.GeneralName] | None
-) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+_Pair = tuple[ec.EllipticCurvePrivateKey, x509.Certificate]
+
+
+def _certificate(name: str, issuer: _Pair | None, names: list[x509.GeneralName], *, group: str = "") -> _Pair:
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    parts = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group)] if group else []
+    subject = x509.Name([*parts, x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)
     builder = (
         x509.CertificateBuilder()
@@ -72,9 +75,17 @@ def _certificate(
         .not_valid_after(now + _LIFE)
         .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
     )
+    if issuer is not None:
+        usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     return key, builder.sign(key if issuer is None else issuer[0], SHA256())
+
+
+def _write(path: Path, pair: _Pair) -> None:
+    path.with_suffix(".key").write_bytes(_pem(pair[0]))
+    path.with_suffix(".crt").write_bytes(pair[1].public_bytes(Encoding.PEM))
 
 
 def _pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:

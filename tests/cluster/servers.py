@@ -6,6 +6,7 @@ needed: the vendored reflect2 does not work with this Go, and Spark's client nee
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -13,31 +14,67 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 NAMES = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
+PAUSE = "pause"
+"""What holds a pod's namespaces while its containers come and go."""
 VERSION = "v1.20.2"
 _GO = Path("/usr/lib/go-1.19")
 _REFLECT = Path("/usr/share/gocode/src/github.com/modern-go/reflect2")
+_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _TYPES = "staging/src/k8s.io/api/core/v1/types.go"
 _PROTOCOL = (
     '\t// Default is TCP.\n\t// +optional\n\tProtocol Protocol `json:"protocol,omitempty" protobuf:"bytes,2,opt,name=protocol,casttype=Protocol"`'
 )
 _DEFAULTED = _PROTOCOL.replace("\t// +optional", '\t// +default="TCP"\n\t// +optional')
+_PAUSE_GO = """package main
+
+import (
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	said := make(chan os.Signal, 8)
+	signal.Notify(said, syscall.SIGCHLD, syscall.SIGINT, syscall.SIGTERM)
+	for each := range said {
+		if each != syscall.SIGCHLD {
+			return
+		}
+		for pid := 1; pid > 0; { // the pod's orphans
+			pid, _ = syscall.Wait4(-1, nil, syscall.WNOHANG, nil)
+		}
+	}
+}
+"""
 
 
 def servers() -> Path:
     """The folder of the servers; builds them first, which takes minutes, if this machine has none of this very recipe."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "confide" / "cluster-servers"
     kept = base / hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
-    if all((kept / name).exists() for name in NAMES):
+    if kept.exists():
         return kept
     base.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=base, prefix="building-") as work:
-        made = _build(Path(work))
-        shutil.rmtree(kept, ignore_errors=True)
-        made.rename(kept)
+    with _alone(base):
+        if not kept.exists():  # nobody built them meanwhile
+            with tempfile.TemporaryDirectory(dir=base, prefix="building-") as work:
+                _build(Path(work)).rename(kept)
     return kept
+
+
+@contextmanager
+def _alone(base: Path) -> Iterator[None]:
+    """One build at a time; what builds that were killed left is removed."""
+    with (base / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in base.glob("building-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
 
 
 def _build(work: Path) -> Path:
@@ -71,6 +108,8 @@ def _build(work: Path) -> Path:
     for name in NAMES:
         told(name)
         go("build", "-tags", "providerless,dockerless", "-ldflags", f"-s -w {_version_flags()}", "-o", str(made / name), f"./cmd/{name}")
+    (work / "pause.go").write_text(_PAUSE_GO)
+    go("build", "-ldflags", "-s -w", "-o", str(made / PAUSE), str(work / "pause.go"))
     told("done")
     return made
 
@@ -80,8 +119,7 @@ def _source(work: Path) -> Path:
     state = work / "apt"
     for folder in ("lists/partial", "archives/partial", "sources"):
         (state / folder).mkdir(parents=True)
-    sources = "".join(_as_source(path.read_text()) for path in sorted(Path("/etc/apt/sources.list.d").glob("*.sources")))
-    (state / "sources" / "debian.sources").write_text(sources)
+    (state / "sources" / "debian.list").write_text(_debian_sources())
     options = {
         "Dir::State::lists": state / "lists",
         "Dir::Cache::archives": state / "archives",
@@ -100,9 +138,14 @@ def _source(work: Path) -> Path:
     return unpacked.rename(place / "kubernetes")
 
 
-def _as_source(text: str) -> str:
-    lines = ["Types: deb-src" if line.startswith("Types:") else line for line in text.splitlines()]
-    return "\n".join(lines) + "\n\n"
+def _debian_sources() -> str:
+    """Where this machine gets Debian's packages from, as the places of their sources: nothing that others sell is asked."""
+    form = f"deb-src [signed-by={_KEYRING}] $(REPO_URI) $(RELEASE) $(COMPONENT)"
+    words = ["apt-get", "indextargets", "--format", form, "Created-By: Packages", "Origin: Debian"]
+    lines = set(subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines())
+    if not lines:
+        raise RuntimeError("this machine's package sources are not Debian's, whose source package of Kubernetes is built: use Debian 12")
+    return "".join(f"{line}\n" for line in sorted(lines))
 
 
 def _patch(tree: Path) -> None:
