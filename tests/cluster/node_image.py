@@ -35,7 +35,7 @@ def write_node_image(target: Path, measured: Path, *, name: str = NODE_IMAGE, en
         links={"bin": "usr/bin", "lib": "usr/lib", "lib64": "usr/lib64"},
         folders=_FOLDERS,
         entrypoint=[sys.executable, *ENTRY],
-        environment={"PATH": f"{_java()}/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "JAVA_HOME": str(_java()), **(environment or {})},
+        environment={"PATH": f"{_java()}/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", **(environment or {})},
     )
 
 

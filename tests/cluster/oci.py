@@ -26,10 +26,11 @@ def write_image(
 ) -> str:
     """Write an image called ``name`` as an archive; its manifest's digest (``sha256:...``)."""
     layer = _layer(files, links or {}, folders)
+    variables = [f"{key}={value}" for key, value in (environment or {}).items()]
     config = json.dumps({
         "architecture": "amd64",
         "os": "linux",
-        "config": {"Entrypoint": list(entrypoint), "Env": [f"{key}={value}" for key, value in (environment or {}).items()], "User": "10001"},
+        "config": {"Entrypoint": list(entrypoint), "Env": variables, "User": "10001"},
         "rootfs": {"type": "layers", "diff_ids": [_digest(layer)]},
     }).encode()  # fmt: skip
     manifest = json.dumps({

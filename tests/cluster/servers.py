@@ -27,7 +27,8 @@ _REFLECT = Path("/usr/share/gocode/src/github.com/modern-go/reflect2")
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _TYPES = "staging/src/k8s.io/api/core/v1/types.go"
 _PROTOCOL = (
-    '\t// Default is TCP.\n\t// +optional\n\tProtocol Protocol `json:"protocol,omitempty" protobuf:"bytes,2,opt,name=protocol,casttype=Protocol"`'
+    "\t// Default is TCP.\n\t// +optional\n"
+    '\tProtocol Protocol `json:"protocol,omitempty" protobuf:"bytes,2,opt,name=protocol,casttype=Protocol"`'
 )
 _DEFAULTED = _PROTOCOL.replace("\t// +optional", '\t// +default="TCP"\n\t// +optional')
 _PAUSE_GO = """package main

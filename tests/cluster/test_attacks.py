@@ -114,7 +114,7 @@ def hostile(api: Cluster, profile: Json, change: Change) -> KubernetesTarget:
     ],
     ids=["LD_PRELOAD", "PYTHONPATH", "JAVA_TOOL_OPTIONS", "argument", "command", "file over code", "image tag", "config map"],
 )
-def test_driver_whose_pod_was_changed_is_refused_and_gets_no_job(
+def test_driver_whose_pod_was_changed_is_refused_and_gets_no_job(  # noqa: PLR0917  the fixtures of one attack
     stage: ClusterStage, cluster: TestCluster, api: Cluster, profile: Json, change: Change, refused: type[AttestationError]
 ) -> None:
     evil = (ROOT / "src/confide/node/roster.py").read_text() + "\nKEYS_GO_TO = 'somebody else'\n"

@@ -27,7 +27,7 @@ def on(api: Cluster, profile: Profile, **changes: Any) -> KubernetesTarget:
 
 def test_a_driver_that_fits_nowhere_waits_in_the_schedulers_words(stage: ClusterStage, api: Cluster, profile: Profile) -> None:
     told = Told()
-    with pytest.raises(NodeLostError, match="did not start in time.*nodes are available.*didn't match"):
+    with pytest.raises(NodeLostError, match=r"did not start in time.*nodes are available.*didn't match"):
         run(stage, on(api, profile, node_selector={"pool": "confidential"}, start_timeout_s=5), polars_job(stage), told)
     assert "nodes are available" in told.of("node-waiting")[0]["message"]
     assert left_of(api, told.run) == []
