@@ -22,6 +22,7 @@ from confide.jobs.result import ClientEvent, OnEvent, RunEvent, RunResult
 from confide.jobs.state import Phase
 from confide.jobs.store import RunDir, RunStore
 from confide.jobs.submit import client_identity, pin_datasets, planned, result_of, trusted
+from confide.node.kept_result import open_result
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -97,7 +98,7 @@ def attach(
         kept = lasting.kept()
         driver = lasting.find()
         if kept is not None:
-            follower.take_kept(kept)
+            follower.take_kept(open_result(kept, identity.key, name))
         elif driver is not None:
             follower.rejoin(driver)
         else:

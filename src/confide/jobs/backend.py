@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from confide.canonical import Json
 from confide.ids import NodeId, RunId
 from confide.node.spec import NodeSpec
 
@@ -83,12 +82,8 @@ class LastingBackend(Backend, Protocol):
         """The driver of a run that goes on, watched from now on; ``None`` if there is none."""
         ...
 
-    def kept(self) -> Json | None:
-        """The result that a run left which has ended, if it left one.
-
-        Raises:
-            ProtocolError: what it left is none.
-        """
+    def kept(self) -> str | None:
+        """The result that a run left which has ended, sealed to its client, if it left one."""
         ...
 
     def leave(self) -> None:

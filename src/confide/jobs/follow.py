@@ -31,6 +31,7 @@ from confide.jobs.state import Phase
 from confide.jobs.statement import ReceiptBundle
 from confide.node.client import DriverClient
 from confide.node.control import EventType, Kind, field
+from confide.node.kept_result import open_result
 from confide.node.remains import Remains
 
 if TYPE_CHECKING:
@@ -238,7 +239,7 @@ class Follower:
             with suppress(UnavailableError):
                 kept = backend.kept()
                 if kept is not None:
-                    self._take({**kept, "kind": str(Kind.RESULT)})
+                    self._take({**open_result(kept, self._identity.key, self._plan.run), "kind": str(Kind.RESULT)})
                     return True
             if not backend.poll(handle).running:
                 return False

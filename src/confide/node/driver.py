@@ -23,6 +23,7 @@ from confide.job import Job
 from confide.node.control import PROTOCOL, EventType, Kind, Link, field, read
 from confide.node.host import ClientHost
 from confide.node.jobca import JobCa
+from confide.node.kept_result import seal_result
 from confide.node.mailbox import Mailbox
 from confide.node.private_dir import PrivateDir
 from confide.node.reattest import Presenter
@@ -295,7 +296,8 @@ class DriverAgent:
     def _conclude(self, result: Json) -> None:
         """Keep the result where a client finds it that comes later, and tell the one that is here."""
         try:
-            self._host.keep(result)
+            if self._host.goes_on_alone and self._client.key is not None:
+                self._host.keep(seal_result(result, self._client.key, self._spec.run_id))
         except ConfideError as error:  # the client that is here gets it all the same
             _log.warning("the result cannot be kept: %s: %s %s", error.code, error.message, error.facts)
         self._client.tell(Kind.RESULT, **result)

@@ -42,8 +42,8 @@ class DriverHost(Protocol):
         """
         ...
 
-    def keep(self, result: Json) -> None:
-        """Keep how the run ended, for a client that comes later.
+    def keep(self, result: str) -> None:
+        """Keep how the run ended, for its client that comes later: a text that only that client can read.
 
         Raises:
             ConfideError: it cannot be kept.
@@ -72,7 +72,7 @@ class ClientHost:
         del nodes, heard, ended
         return False
 
-    def keep(self, result: Json) -> None:
+    def keep(self, result: str) -> None:
         """Nothing: without its client the run has ended."""
 
     def close(self) -> None:

@@ -45,6 +45,11 @@ class RunClient:
         return self._key is not None
 
     @property
+    def key(self) -> bytes | None:
+        """The client's key: SubjectPublicKeyInfo, DER."""
+        return self._key
+
+    @property
     def here(self) -> bool:
         """Whether it is connected."""
         return self._link is not None

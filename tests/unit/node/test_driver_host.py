@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from support.node_stage import Stage, private_folders, wait_for
@@ -12,6 +12,7 @@ from confide.crypto.identity import Identity
 from confide.errors import ConfideError, NodeLostError, UnavailableError
 from confide.ids import NodeId
 from confide.node.control import Kind
+from confide.node.kept_result import open_result
 
 if TYPE_CHECKING:
     from confide.canonical import Json
@@ -30,7 +31,8 @@ class Cluster:
         self.dead: Sequence[str] = ()
         self.fails: ConfideError | None = None
         self.keeps = True
-        self.kept: list[Json] = []
+        self.sealed: list[str] = []
+        self.client = Identity.generate("client")
         self.closed = 0
 
     def announce(self, said: Announcement) -> None:
@@ -47,10 +49,14 @@ class Cluster:
             ended(NodeId(node))
         return True
 
-    def keep(self, result: Json) -> None:
+    def keep(self, result: str) -> None:
         if not self.keeps:
             raise UnavailableError("no place")
-        self.kept.append(result)
+        self.sealed.append(result)
+
+    @property
+    def kept(self) -> list[Json]:
+        return [open_result(text, self.client.key, self.stage.specs.run) for text in self.sealed]
 
     def close(self) -> None:
         self.closed += 1
@@ -62,9 +68,11 @@ def cluster(stage: Stage) -> Cluster:
     return made
 
 
-def begin(stage: Stage, **changes: Any) -> None:
+def begin(stage: Stage) -> None:
+    """The client of the cluster starts a run."""
+    assert isinstance(stage.host, Cluster)
     stage.start_driver()
-    stage.attest(**changes).submit()
+    stage.attest(identity=stage.host.client).submit()
 
 
 def come_back(stage: Stage, identity: Identity) -> None:
@@ -98,8 +106,8 @@ def test_run_goes_on_when_its_client_is_gone(stage: Stage, cluster: Cluster) -> 
 
 
 def test_client_that_comes_back_hears_what_it_missed_and_the_rest(stage: Stage, cluster: Cluster) -> None:
-    identity = Identity.generate("client")
-    begin(stage, identity=identity)
+    identity = cluster.client
+    begin(stage)
     stage.until("event", event="program-started")
     before = stage.events()
     stage.leave()
@@ -121,8 +129,8 @@ def test_another_client_is_refused_while_the_run_has_none(stage: Stage, cluster:
 
 
 def test_the_same_client_is_refused_while_it_is_still_here(stage: Stage, cluster: Cluster) -> None:
-    identity = Identity.generate("client")
-    begin(stage, identity=identity)
+    identity = cluster.client
+    begin(stage)
     first = stage.client
     with pytest.raises(ConfideError, match="has its client already"):
         stage.attest(identity=identity).submit()
@@ -132,8 +140,8 @@ def test_the_same_client_is_refused_while_it_is_still_here(stage: Stage, cluster
 
 
 def test_client_that_came_back_can_stop_the_run(stage: Stage, cluster: Cluster) -> None:
-    identity = Identity.generate("client")
-    begin(stage, identity=identity)
+    identity = cluster.client
+    begin(stage)
     stage.until("event", event="program-started")
     stage.leave()
     come_back(stage, identity)
@@ -144,8 +152,8 @@ def test_client_that_came_back_can_stop_the_run(stage: Stage, cluster: Cluster) 
 
 
 def test_client_that_came_back_attests_the_driver_again(stage: Stage, cluster: Cluster) -> None:
-    identity = Identity.generate("client")
-    begin(stage, identity=identity)
+    identity = cluster.client
+    begin(stage)
     stage.until("event", event="program-started")
     asked = stage.attesters["driver"].asked
     stage.leave()

@@ -20,7 +20,7 @@ from confide.jobs.backend import Address, NodeHandle, NodeStatus
 from confide.jobs.kubernetes.condition import condition_of
 from confide.jobs.kubernetes.forward import HOST, Forward
 from confide.jobs.kubernetes.objects import RESULT_SUFFIX
-from confide.jobs.kubernetes.pod_host import ANNOUNCEMENT, RESULT, unpack_result
+from confide.jobs.kubernetes.pod_host import ANNOUNCEMENT, RESULT
 from confide.jobs.kubernetes.pod_log import PodLog
 from confide.jobs.kubernetes.pods import NODE_LABEL, RUN_LABEL
 from confide.jobs.plan import DRIVER
@@ -99,15 +99,11 @@ class KubernetesBackend:
         self._watch()
         return NodeHandle(self._run, DRIVER, f"job/{self._run}")
 
-    def kept(self) -> Json | None:
-        """The result that the run left, if it left one.
-
-        Raises:
-            ProtocolError: what it left is none.
-        """
+    def kept(self) -> str | None:
+        """The sealed result that the run left, if it left one."""
         found = self._api.get("ConfigMap", f"{self._run}-{RESULT_SUFFIX}") or {}
-        text = found.get("binaryData", {}).get(RESULT)
-        return None if text is None else unpack_result(str(text))
+        text = (found.get("data") or {}).get(RESULT)
+        return None if text is None else str(text)
 
     def leave(self) -> None:
         """Watch the run no more."""

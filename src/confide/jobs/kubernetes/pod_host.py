@@ -6,9 +6,6 @@ changes those pods gets nodes with other evidence, which the driver refuses.
 
 from __future__ import annotations
 
-import base64
-import gzip
-import io
 import logging
 import threading
 from collections.abc import Mapping, Sequence
@@ -17,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from confide.canonical import Json, canonical, parse_object
-from confide.errors import ConfideError, ConfigError, NodeLostError, ProtocolError
+from confide.errors import ConfideError, ConfigError, NodeLostError
 from confide.ids import NodeId
 from confide.jobs.kubernetes.condition import condition_of
 from confide.jobs.kubernetes.objects import RESULT_SUFFIX
@@ -31,7 +28,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 ANNOUNCEMENT, RESULT = "announcement", "result"
-"""What of a run's result object holds the driver's address, and how the run ended (canonical JSON, gzip)."""
+"""What of a run's result object holds the driver's address, and how the run ended, sealed to the client."""
 
 
 class PodHost:
@@ -101,13 +98,13 @@ class PodHost:
         except ConfideError as error:  # workers that join or leave are noticed by their channels; what pods say is a hint
             _log.warning("the workers' pods cannot be watched any more: %s: %s", error.code, error.message)
 
-    def keep(self, result: Json) -> None:
-        """Put the result into the run's result object.
+    def keep(self, result: str) -> None:
+        """Put the sealed result into the run's result object.
 
         Raises:
             ConfideError: the API server does not take it.
         """
-        self._api.patch("ConfigMap", f"{self._run}-{RESULT_SUFFIX}", {"binaryData": {RESULT: pack_result(result)}})
+        self._api.patch("ConfigMap", f"{self._run}-{RESULT_SUFFIX}", {"data": {RESULT: result}})
 
     def close(self) -> None:
         """Delete the workers' pods."""
@@ -129,27 +126,6 @@ def load_workers(path: Path) -> dict[NodeId, Json]:
     except (OSError, ConfideError) as cause:
         raise ConfigError("cannot read the workers' pods", path=str(path)) from cause
     return {NodeId(node): pod for node, pod in found.items()}
-
-
-def pack_result(result: Json) -> str:
-    """A run's result as the binary data of a config map."""
-    return base64.b64encode(gzip.compress(canonical(result), mtime=0)).decode()
-
-
-def unpack_result(text: str, *, most: int = 64 * 1024 * 1024) -> Json:
-    """The inverse of :func:`pack_result`, for at most ``most`` bytes.  Whoever wrote it may be anybody.
-
-    Raises:
-        ProtocolError: it is no result.
-    """
-    try:
-        with gzip.GzipFile(fileobj=io.BytesIO(base64.b64decode(text, validate=True))) as file:
-            data = file.read(most + 1)
-    except (OSError, ValueError, EOFError) as cause:
-        raise ProtocolError("the run's result object holds no result") from cause
-    if len(data) > most:
-        raise ProtocolError("the run's result is too large", most=most)
-    return parse_object(data)
 
 
 def _plain(owners: Sequence[Json]) -> list[Json]:
