@@ -35,7 +35,7 @@ def test_a_driver_that_fits_nowhere_waits_in_the_schedulers_words(stage: Cluster
 
 def test_an_image_that_is_nowhere_is_told(stage: ClusterStage, api: Cluster, profile: Profile) -> None:
     told = Told()
-    with pytest.raises(NodeLostError, match="Image"):
+    with pytest.raises(NodeLostError, match=r"(?i)image"):
         run(stage, on(api, profile, image="localhost/confide-node:nowhere", start_timeout_s=20), polars_job(stage), told)
     assert left_of(api, told.run) == []
 

@@ -30,11 +30,13 @@ from confide.attest.ratls import GRAMINE_OID, TCG_OID
 from confide.canonical import Json, b64url, digest_of, parse_object
 from confide.crypto.identity import Identity
 from confide.crypto.sign import SigningKey, dsse_sign
+from confide.ids import RunId
 from confide.jobs.statement import PAYLOAD_TYPE, DatasetEntry, ReceiptBundle, Statement
 from confide.keys.custody.local import KeyFile
 from confide.keys.storage.backup import backup
 from confide.keys.storage.locations import SqliteFile
 from confide.keys.store import Store
+from confide.node.kept_result import seal_result
 from confide.node.record import EvidenceRecord
 
 from .file_targets import AUDIENCE, ISSUER, NOW, TOKEN_KEY
@@ -202,6 +204,13 @@ _IMAGE = {
     "format": "confide-image-v1", "shape": "sgx", "tree": "ab" * 32, "entries": [{"path": "/a", "mode": "0644", "sha256": "ab" * 32}],
     "engines": ["spark"], "confide": "0.1.0", "python": "3.11", "files": 1, "packages": [], "not_linked": [],
 }
+_PROFILE = b"""image = "registry.example/node@sha256:%s"
+shape = "tdx"
+tolerations = [{ key = "tee", operator = "Exists", effect = "NoExecute", toleration_seconds = 60 }]
+volumes = [{ mount = "/data", claim = "flights", read_only = true }]
+egress = ["10.0.0.0/8"]
+init_data = { "policy.rego" = "policy.rego" }
+""" % (b"12" * 32)
 _METADATA = b"Provides-Extra: spark\nRequires-Dist: a-b[c] (>=1)\nRequires-Dist: pyspark; extra == 'spark'\n"
 
 
@@ -215,6 +224,14 @@ def seeds_with(statement: Statement, envelope: Json, evidence: Json, sets: list[
         "gramine-lint": lambda: [gramine.MANIFEST.encode(), _LINTED],
         "package-lock": lambda: [_LOCK, _METADATA],
         "image-folder": lambda: [_dump(_IMAGE)],
+        "cluster-profile": lambda: [_PROFILE, _PROFILE[: _PROFILE.index(b"init_data")]],
+        "cluster-words": lambda: [
+            _dump({"type": "ADDED", "object": {"kind": "Pod", "metadata": {"uid": "u", "resourceVersion": "7"}}}),
+            _dump({"type": "ERROR", "object": {"code": 410, "reason": "Expired"}}),
+            b"2026-11-28T10:00:00.123456789Z the agent says", b"64Gi", b"1500m",
+            seal_result({"ok": True}, KEY.spki_der, RunId("demo-1")).encode(),
+        ],
+        "worker-pods": lambda: [_dump({"worker-1": {"kind": "Pod"}})],
         "ratls": _ratls,
         "token-claims": _token_claims,
         "key-set": _key_sets,

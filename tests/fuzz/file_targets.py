@@ -46,17 +46,23 @@ from confide.data.parquet_footer import Footer
 from confide.data.parquet_modules import file_unique
 from confide.data.s3 import S3Access
 from confide.data.snapshots import load_manifest
-from confide.ids import KeyRef
+from confide.ids import KeyRef, RunId
 from confide.job import Job
 from confide.jobs.images import lock
 from confide.jobs.images.context import Context as ImageContext
 from confide.jobs.images.private_keys import holds_private_key
+from confide.jobs.kubernetes.changes import parse_event
+from confide.jobs.kubernetes.following import parse_log_line
+from confide.jobs.kubernetes.pod_host import load_workers
+from confide.jobs.kubernetes.profile import ClusterProfile
+from confide.jobs.kubernetes.quantity import parse_quantity
 from confide.jobs.receipt import examine, load_bundle
 from confide.jobs.statement import ReceiptBundle
 from confide.keys.custody import settings as custody_settings
 from confide.keys.kbs.certificate import kept_identity
 from confide.keys.storage.backup import restore
 from confide.keys.storage.locations import SqliteFile
+from confide.node.kept_result import open_result
 from confide.node.spec import Announcement, NodeSpec
 
 from .peer_targets import each
@@ -196,6 +202,17 @@ def _parquet_footer(data: bytes) -> object:
     return each(lambda: Footer.parse(data), lambda: file_unique(data))
 
 
+def cluster_words(data: bytes) -> object:
+    """What an API server says: a watch's line, a log's line, a quantity, and what was kept of a run."""
+    text = data.decode("utf-8", "replace")
+    return each(
+        lambda: parse_event(data, "look"),
+        lambda: parse_log_line(data),
+        lambda: parse_quantity(text),
+        lambda: open_result(text, SigningKey(TOKEN_KEY), RunId("demo-1")),
+    )
+
+
 TARGETS: dict[str, Callable[[bytes], object]] = {
     "firmware": firmware,
     "elf": elf,
@@ -204,6 +221,9 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
     "gramine-lint": lint,
     "package-lock": package_lock,
     "image-folder": folder("image/image.json", _image),
+    "cluster-profile": folder("profile.toml", ClusterProfile.load),
+    "cluster-words": cluster_words,
+    "worker-pods": folder("workers.json", load_workers),
     "ratls": ratls_certificate,
     "token-claims": token_claims,
     "key-set": key_set,

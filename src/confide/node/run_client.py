@@ -6,6 +6,7 @@ what it has missed.  Used on the thread that drives the node; frames and losses 
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -37,6 +38,7 @@ class RunClient:
         self._key: bytes | None = None
         self._link: Link | None = None
         self._events: deque[Json] = deque(maxlen=_MOST_KEPT if comes_back else 0)
+        self._telling = threading.Lock()
         self.presenter: Presenter | None = None
 
     @property
@@ -75,15 +77,17 @@ class RunClient:
         )
         made = presenter(link)
         link.send(Kind.ACCEPTED)
-        for event in self._events:
-            link.send(Kind.EVENT, **event)
-        self._key, self._link, self.presenter = channel.peer_spki, link, made
+        with self._telling:  # what is emitted meanwhile comes after what it has missed
+            for event in self._events:
+                link.send(Kind.EVENT, **event)
+            self._key, self._link, self.presenter = channel.peer_spki, link, made
         link.start()
 
     def emit(self, **event: object) -> None:
-        """Tell an event, and keep it for a client that comes back."""
-        self._events.append(event)
-        self.tell(Kind.EVENT, **event)
+        """Tell an event, and keep it for a client that comes back.  Safe to call from any thread."""
+        with self._telling:
+            self._events.append(event)
+            self.tell(Kind.EVENT, **event)
 
     def tell(self, kind: Kind, **fields: object) -> None:
         """Send a frame, if the client is here."""

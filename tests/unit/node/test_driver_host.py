@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -102,7 +103,7 @@ def test_run_goes_on_when_its_client_is_gone(stage: Stage, cluster: Cluster) -> 
     stage.engine.release.set()
     assert stage.driver.join() is None
     assert [result["ok"] for result in cluster.kept] == [True]
-    assert private_folders(stage.specs.run) == []
+    wait_for(lambda: private_folders(stage.specs.run) == [])
 
 
 def test_client_that_comes_back_hears_what_it_missed_and_the_rest(stage: Stage, cluster: Cluster) -> None:
@@ -192,3 +193,28 @@ def test_client_that_leaves_a_driver_on_its_own_machine_ends_the_run(stage: Stag
     stage.until("event", event="program-started")
     stage.leave()
     assert isinstance(stage.driver.join(), NodeLostError)
+
+
+def test_client_that_comes_back_while_others_speak_misses_nothing_and_breaks_nothing(stage: Stage, cluster: Cluster) -> None:
+    begin(stage)
+    stage.until("event", event="program-started")
+    stage.leave()
+    wait_for(lambda: not stage.driver.agent._client.here)  # type: ignore[union-attr]
+    over = threading.Event()
+
+    def speak() -> None:
+        number = 0
+        while not over.is_set():
+            number += 1
+            stage.engine.services.emit("counted", number=number)  # type: ignore[union-attr]
+
+    speaker = threading.Thread(target=speak, daemon=True)
+    speaker.start()
+    wait_for(lambda: len(stage.driver.agent._client._events) > 2000)  # type: ignore[union-attr]
+    come_back(stage, cluster.client)
+    over.set()
+    speaker.join()
+    stage.engine.release.set()
+    assert stage.until("result")["ok"] is True
+    counted = [frame["fields"]["number"] for frame in stage.frames if frame.get("type") == "counted"]
+    assert counted == list(range(counted[0], counted[0] + len(counted)))

@@ -204,7 +204,11 @@ def remove_run(api: Api, run: RunId) -> bool:
     until = time.monotonic() + _GONE_S
     while time.monotonic() < until:
         with suppress(ConfideError):
-            if not any(_runs(pod) for pod in api.list("Pod", label_selector=selector)):
+            pods = api.list("Pod", label_selector=selector)
+            for pod in pods:  # one that was created in the place of one that was deleted, before its Job was
+                if "deletionTimestamp" not in pod["metadata"]:
+                    api.delete("Pod", pod["metadata"]["name"])
+            if not any(_runs(pod) for pod in pods):
                 return True
         time.sleep(_POLL_S)
     return False
