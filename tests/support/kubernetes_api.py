@@ -10,15 +10,9 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from confide.errors import UnavailableError
+from confide.errors import ClusterRefusedError, UnavailableError
 
 Json = dict[str, Any]
-
-
-class RefusedError(UnavailableError):
-    """What the server does not take."""
-
-    code = "refused"
 
 
 class Queue(Iterator[Any]):
@@ -62,7 +56,7 @@ class InMemoryApi:
             if kind in self.refuse:
                 raise self.refuse[kind]
             if (kind, name) in self.objects:
-                raise RefusedError(f"{kind} {name} exists")
+                raise ClusterRefusedError(f"{kind} {name} exists")
             made = copy.deepcopy(found)
             made["metadata"]["uid"] = f"uid-{next(self._uids)}"
             self.objects[kind, name] = made
@@ -81,7 +75,7 @@ class InMemoryApi:
         with self._lock:
             self.calls.append(("patch", kind, name))
             if (kind, name) not in self.objects:
-                raise RefusedError(f"{kind} {name} is not there")
+                raise ClusterRefusedError(f"{kind} {name} is not there")
             _merge(self.objects[kind, name], patch)
             self._tell("MODIFIED", self.objects[kind, name])
             return copy.deepcopy(self.objects[kind, name])
@@ -113,7 +107,7 @@ class InMemoryApi:
 
     def port_forward(self, pod: str, port: int) -> socket.socket:
         if port not in self.ports:
-            raise RefusedError(f"nobody listens at {port} of {pod}")
+            raise ClusterRefusedError(f"nobody listens at {port} of {pod}")
         return socket.create_connection(self.ports[port])
 
     # --- what a kubelet and a scheduler say -----------------------------------------------------------------------------

@@ -16,11 +16,12 @@ from confide.crypto.sign import SigningKey
 from confide.errors import AttestationError, BrokerError, ManifestError, NodeLostError, OutputExistsError, UnavailableError, UsageError
 from confide.ids import DatasetId, RunId
 from confide.job import Job
+from confide.jobs.drive import Report, drive
 from confide.jobs.local.backend import TAMPERED
 from confide.jobs.local.simulation import FALLS_BEHIND, FAULTS, SimulatedTee
 from confide.jobs.result import RunEvent
 from confide.jobs.store import RunStore
-from confide.jobs.submit import _drive, _Report, pin_datasets, submit
+from confide.jobs.submit import pin_datasets, submit
 from confide.node.child import session_members
 from confide.node.remains import Remains
 
@@ -144,6 +145,7 @@ class Done:
     """Follows a run that has ended well."""
 
     succeeded = True
+    left = False
     error = None
     remains = Remains
 
@@ -159,7 +161,7 @@ def test_a_run_whose_end_cannot_be_kept_has_failed_and_shows_no_output(settings:
     (run.path / f".result.json.{os.getpid()}.tmp").symlink_to(FULL)
     events: list[RunEvent] = []
     with pytest.raises(UnavailableError, match="No space left on device"):
-        _drive(cast(Any, Done()), run, outputs, _Report(run, events.append))
+        drive(lambda: None, cast(Any, Done()), run, outputs, Report(run, events.append))
     assert [event.fields["status"] for event in events] == ["failed"]
     assert list(tmp_path.iterdir()) == []
 
@@ -170,7 +172,7 @@ def test_a_snapshot_that_was_committed_is_not_taken_back(settings: Settings, tmp
     outputs = {name: dataset(tmp_path / name, SigningKey.generate(), run=run.run) for name in ("late", "more")}
     (run.path / f".result.json.{os.getpid()}.tmp").symlink_to(FULL)
     with pytest.raises(UnavailableError) as caught:
-        _drive(cast(Any, Done()), run, outputs, _Report(run, None), further={"more"})
+        drive(lambda: None, cast(Any, Done()), run, outputs, Report(run, None), further={"more"})
     assert [path.name for path in tmp_path.iterdir()] == ["more"]
     assert caught.value.facts["committed"] == "more"
 

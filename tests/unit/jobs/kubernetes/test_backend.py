@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from support.cluster_plans import RUN, profile_for, tee_of
 from support.cluster_plans import plan_for as planned
-from support.kubernetes_api import InMemoryApi, RefusedError
+from support.kubernetes_api import InMemoryApi
 
-from confide.errors import ConfigError, NodeLostError, ProtocolError, UnavailableError
+from confide.errors import ClusterRefusedError, ConfigError, NodeLostError, ProtocolError, UnavailableError
 from confide.ids import NodeId, RunId
 from confide.jobs.backend import LastingBackend, NodeHandle
 from confide.jobs.kubernetes.backend import KubernetesBackend
@@ -81,8 +81,8 @@ def test_everything_is_there_before_the_driver_and_belongs_to_it(api: InMemoryAp
 
 
 def test_a_run_that_cannot_be_started_whole_leaves_nothing(api: InMemoryApi, backend: KubernetesBackend) -> None:
-    api.refuse["Job"] = RefusedError("no right to create jobs")
-    with pytest.raises(RefusedError):
+    api.refuse["Job"] = ClusterRefusedError("no right to create jobs")
+    with pytest.raises(ClusterRefusedError):
         backend.start(PLAN.driver)
     assert api.objects == {}
 
@@ -225,8 +225,8 @@ def test_a_worker_without_a_pod_is_refused_before_any_is_created(api: InMemoryAp
 
 
 def test_a_quota_ends_the_start_of_workers(api: InMemoryApi, host: PodHost) -> None:
-    api.refuse["Pod"] = RefusedError("exceeded quota: small")
-    with pytest.raises(RefusedError, match="exceeded quota"):
+    api.refuse["Pod"] = ClusterRefusedError("exceeded quota: small")
+    with pytest.raises(ClusterRefusedError, match="exceeded quota"):
         host.start_workers([NodeId("worker-1")], heard=lambda *_: None, ended=lambda _: None)
 
 
