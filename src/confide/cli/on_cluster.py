@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from confide.cli.output import say
 from confide.errors import UsageError
 
 if TYPE_CHECKING:
@@ -84,4 +85,9 @@ def print_objects(context: Context, job: Job, target: KubernetesTarget, *, simul
     backend = rehearse(job, target, simulate=simulate, settings=context.settings, faults=faults)
     if isinstance(backend, KubernetesBackend):
         objects = backend.objects.applied
-        context.answer({"objects": list(objects)}, lambda: click.echo(as_yaml(objects), nl=False))
+
+        def text() -> None:
+            for line in as_yaml(objects).splitlines():
+                say(line)
+
+        context.answer({"objects": list(objects)}, text)
