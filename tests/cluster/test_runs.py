@@ -76,7 +76,7 @@ def test_the_receipt_of_a_run_that_ended_alone_is_found_from_another_machine(
 
 def until_kept(api: Cluster, name: str) -> None:
     for kind, found in (watch := api.watch("ConfigMap", f"confide.dev/run={name}")):
-        if kind != "DELETED" and found["metadata"]["name"] == f"{name}-result" and "binaryData" in found:
+        if kind != "DELETED" and found["metadata"]["name"] == f"{name}-result" and "result" in (found.get("data") or {}):
             watch.close()
             return
 
