@@ -124,6 +124,6 @@ def parse_event(line: bytes, doing: str) -> tuple[ChangeType | None, Json]:
         raise refusal(code if isinstance(code, int) else GONE, json.dumps(found).encode(), doing)
     if kind == "BOOKMARK":
         return None, found
-    if kind not in {"ADDED", "MODIFIED", "DELETED"}:
+    if kind not in ("ADDED", "MODIFIED", "DELETED"):  # no set: a hostile server's type may be a list
         raise ProtocolError("the API server sent a watch event of an unknown type")
     return kind, found

@@ -134,7 +134,7 @@ def job_condition(job: Json, events: Sequence[Json] = ()) -> Condition:
     for found in map(_dict, _list(status.get("conditions"))):
         if found.get("type") == "Complete" and found.get("status") == "True":
             return Condition(Phase.ENDED, Code.SUCCEEDED, "", exit_status=0, final=True)
-        if found.get("type") in {"Failed", "FailureTarget"} and found.get("status") == "True":
+        if found.get("type") in ("Failed", "FailureTarget") and found.get("status") == "True":
             late = found.get("reason") == "DeadlineExceeded"
             return _end(Code.TOO_LONG if late else Code.UNKNOWN, _said(found) or "the Job has failed, and does not say why")
     if spec.get("suspend") is True:
