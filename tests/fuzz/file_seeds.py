@@ -211,6 +211,20 @@ volumes = [{ mount = "/data", claim = "flights", read_only = true }]
 egress = ["10.0.0.0/8"]
 init_data = { "policy.rego" = "policy.rego" }
 """ % (b"12" * 32)
+_POD_STATUS = {
+    "phase": "Failed", "reason": "Evicted", "message": "low on memory", "conditions": [{"type": "DisruptionTarget", "status": "True"}],
+    "containerStatuses": [{"name": "node", "state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}, "lastState": {}}],
+}  # fmt: skip
+_METADATA_OF_POD = {"name": "demo-1", "uid": "u", "deletionTimestamp": "2026-11-28T10:00:00Z", "deletionGracePeriodSeconds": 10}
+_EVENT = {
+    "metadata": {"name": "demo-1.17"}, "involvedObject": {"name": "demo-1", "uid": "u"}, "type": "Warning", "reason": "FailedScheduling",
+    "message": "0/2 nodes are available", "lastTimestamp": "2026-11-28T10:00:00Z", "series": {"count": 2},
+}  # fmt: skip
+_FAILED_JOB = {"spec": {"suspend": True}, "status": {"conditions": [{"type": "Failed", "status": "True", "reason": "DeadlineExceeded"}]}}
+_CLUSTER_OBJECTS: list[Json] = [
+    {"object": {"metadata": _METADATA_OF_POD, "status": _POD_STATUS}, "events": [_EVENT]},
+    {"object": {"metadata": {"name": "demo-1"}, **_FAILED_JOB}, "events": [{**_EVENT, "reason": "FailedCreate"}]},
+]
 _METADATA = b"Provides-Extra: spark\nRequires-Dist: a-b[c] (>=1)\nRequires-Dist: pyspark; extra == 'spark'\n"
 
 
@@ -231,6 +245,7 @@ def seeds_with(statement: Statement, envelope: Json, evidence: Json, sets: list[
             b"2026-11-28T10:00:00.123456789Z the agent says", b"64Gi", b"1500m",
             seal_result({"ok": True}, KEY.spki_der, RunId("demo-1")).encode(),
         ],
+        "cluster-objects": lambda: [_dump(each) for each in _CLUSTER_OBJECTS],
         "worker-pods": lambda: [_dump({"worker-1": {"kind": "Pod"}})],
         "ratls": _ratls,
         "token-claims": _token_claims,

@@ -52,6 +52,7 @@ from confide.jobs.images import lock
 from confide.jobs.images.context import Context as ImageContext
 from confide.jobs.images.private_keys import holds_private_key
 from confide.jobs.kubernetes.changes import parse_event
+from confide.jobs.kubernetes.condition import condition_of, job_condition
 from confide.jobs.kubernetes.following import parse_log_line
 from confide.jobs.kubernetes.pod_host import load_workers
 from confide.jobs.kubernetes.profile import ClusterProfile
@@ -213,6 +214,17 @@ def cluster_words(data: bytes) -> object:
     )
 
 
+def cluster_objects(data: bytes) -> None:
+    """A pod or a Job and its events, as an API server has them: whatever they are, they are words about a state."""
+    found = parse_object(data)
+    about, events = found.get("object"), found.get("events")
+    if isinstance(about, dict) and isinstance(events, list):
+        told = [each for each in events if isinstance(each, dict)]
+        condition_of(about, told)
+        condition_of(about, told, gone=True)
+        job_condition(about, told)
+
+
 TARGETS: dict[str, Callable[[bytes], object]] = {
     "firmware": firmware,
     "elf": elf,
@@ -223,6 +235,7 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
     "image-folder": folder("image/image.json", _image),
     "cluster-profile": folder("profile.toml", ClusterProfile.load),
     "cluster-words": cluster_words,
+    "cluster-objects": cluster_objects,
     "worker-pods": folder("workers.json", load_workers),
     "ratls": ratls_certificate,
     "token-claims": token_claims,

@@ -215,7 +215,7 @@ def _cause(pod: Json, status: Json, events: Sequence[Json], ended: Json, *, gone
         return Code.NODE_LOST, _said(status) or "its cluster node does not answer"
     if not going or ((ended or failed) and left is None):
         return None
-    told = next((e for e in reversed(events) if e.get("reason") in _LAST_EVENTS), None)
+    told = next((e for e in reversed(events) if _text(e.get("reason")) in _LAST_EVENTS), None)
     return (Code.DELETED, "the pod was deleted") if told is None else (_LAST_EVENTS[_text(told.get("reason"))], _text(told.get("message")))
 
 
