@@ -41,8 +41,8 @@ class TokenIssuer(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _usual_algorithms(cls, data: Any) -> Any:
-        known = isinstance(data, dict) and data.get("kind") in _ALGORITHMS and not data.get("algorithms")
-        return {**data, "algorithms": _ALGORITHMS[data["kind"]]} if known else data
+        kind = data.get("kind") if isinstance(data, dict) and not data.get("algorithms") else None
+        return {**data, "algorithms": _ALGORITHMS[kind]} if isinstance(kind, str) and kind in _ALGORITHMS else data
 
     @field_validator("algorithms", mode="after")
     @classmethod

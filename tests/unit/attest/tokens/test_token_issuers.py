@@ -227,7 +227,7 @@ def test_certificates_of_keys_are_verified_where_the_owner_wants_it(binding: Ses
 @pytest.mark.parametrize("changes", [
     {"kind": "maa", "issuer": "Intel Trust Authority"}, {"issuer": "Intel trust authority"},
     {"jwks": None}, {"jwks_url": "https://keys"}, {"jwks": None, "jwks_url": "http://keys.example"}, {"issuer": "portal"},
-    {"kind": "other"},
+    {"kind": "other"}, {"kind": []},
     {"algorithms": ("HS256",)}, {"algorithms": ("none",)}, {"x5c_root": "aa"}, {"audience": ""}, {"unknown": 1},
 ])  # fmt: skip
 def test_an_issuer_that_is_not_well_formed_makes_no_policy(changes: dict[str, Any]) -> None:
