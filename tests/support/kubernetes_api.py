@@ -37,11 +37,15 @@ class Queue(Iterator[Any]):
 
 
 class InMemoryApi:
-    """See the module.  ``refuse`` maps a kind to the error that its creation meets."""
+    """See the module.  ``refuse`` maps a kind to the error that its creation meets.
+
+    With ``keeps_ending_pods``, a pod that is deleted stays, as long as its kubelet would like: until it is deleted without grace.
+    """
 
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str], Json] = {}
         self.refuse: dict[str, UnavailableError] = {}
+        self.keeps_ending_pods = False
         self.calls: list[tuple[str, str, str]] = []
         self.logs: dict[str, Queue] = {}
         self.ports: dict[int, tuple[str, int]] = {}
@@ -80,9 +84,12 @@ class InMemoryApi:
             self._tell("MODIFIED", self.objects[kind, name])
             return copy.deepcopy(self.objects[kind, name])
 
-    def delete(self, kind: str, name: str) -> None:
+    def delete(self, kind: str, name: str, *, grace_s: int | None = None) -> None:
         with self._lock:
             self.calls.append(("delete", kind, name))
+            if kind == "Pod" and self.keeps_ending_pods and grace_s != 0 and (kind, name) in self.objects:
+                self.patch(kind, name, {"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}})
+                return
             gone = self.objects.pop((kind, name), None)
             if gone is None:
                 return

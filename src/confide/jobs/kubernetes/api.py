@@ -73,8 +73,11 @@ class Api(Protocol):
         """Merge a patch (RFC 7386) into an object; as it is now."""
         ...
 
-    def delete(self, kind: str, name: str) -> None:
-        """Delete an object, if there is one of that name, and in time all that it owns."""
+    def delete(self, kind: str, name: str, *, grace_s: int | None = None) -> None:
+        """Delete an object, if there is one of that name, and in time all that it owns.
+
+        ``grace_s``: how long a pod's processes may take to end, if not as the pod says; 0: the pod has ended.
+        """
         ...
 
     def watch(self, kind: str, label_selector: str = "") -> Changes:

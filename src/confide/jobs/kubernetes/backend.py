@@ -35,6 +35,9 @@ _log = logging.getLogger(__name__)
 _GONE_S = 60.0
 """How long a run's pods may take to end after their run was ended: their grace period, and a busy kubelet."""
 _POLL_S = 0.2
+_LAST_LINES_S = 2.0
+"""How long what pods wrote last may be on its way."""
+_OVER = ("Succeeded", "Failed")
 _KINDS = ("Job", "Pod", "NetworkPolicy", "RoleBinding", "Role", "ServiceAccount", "Service", "ConfigMap")
 """What a run may leave, in the order in which it is removed."""
 
@@ -183,24 +186,45 @@ class KubernetesBackend:
         """End the run: remove its objects, and wait until none of its processes runs."""
         if not list(handles):
             return
-        for log in list(self._copied.values()):
-            log.finish()
-        self.leave()
+        self._finish_logs(ended=True)  # a pod that has ended takes its log along when it is removed
         self._remove()
+        self.leave()
 
     def _remove(self) -> None:
-        if not remove_run(self._api, self._run):
+        if not remove_run(self._api, self._run, last_look=self._finish_logs):
             _log.warning("pods of run %s are still ending", self._run)
 
+    def _finish_logs(self, *, ended: bool = False) -> None:
+        """Take the last lines of every log, or of those only whose pods are known to have ended."""
+        with self._lock:
+            logs = [log for log in self._copied.values() if log.over or not ended]
+        until = time.monotonic() + _LAST_LINES_S
+        for log in logs:
+            log.finish(max(0.0, until - time.monotonic()))
 
-def remove_run(api: Api, run: RunId) -> bool:
-    """Remove every object of a run; whether none of its processes runs any more when this returns, after a minute at most."""
+
+def remove_run(api: Api, run: RunId, *, last_look: Callable[[], None] = lambda: None) -> bool:
+    """Remove every object of a run; whether none of its processes runs any more when this returns, after a minute at most.
+
+    ``last_look`` is called when none does, while the objects of pods that ran are still there, and their logs.
+    """
     selector = f"{RUN_LABEL}={run}"
     for kind in _KINDS:
         with suppress(ConfideError):  # what its owner's end has removed is gone already
             for found in api.list(kind, label_selector=selector):
                 with suppress(ConfideError):
                     api.delete(kind, found["metadata"]["name"])
+    ended = _await_end(api, selector)
+    last_look()
+    with suppress(ConfideError):
+        for pod in api.list("Pod", label_selector=selector):
+            if _is_over(pod):
+                api.delete("Pod", pod["metadata"]["name"], grace_s=0)
+    return ended
+
+
+def _await_end(api: Api, selector: str) -> bool:
+    """Whether the processes of deleted pods have ended in time."""
     until = time.monotonic() + _GONE_S
     while time.monotonic() < until:
         with suppress(ConfideError):
@@ -212,6 +236,15 @@ def remove_run(api: Api, run: RunId) -> bool:
                 return True
         time.sleep(_POLL_S)
     return False
+
+
+def _is_over(pod: Json) -> bool:
+    """Whether nothing is left of a pod but its object.
+
+    A kubelet removes the object of a pod that was deleted while it ran in one of its next rounds, ten seconds later, and, if the pod ended
+    by itself at that very moment, after a minute or more.  Whoever has seen it end may do so at once.
+    """
+    return (pod.get("status") or {}).get("phase") in _OVER and not _runs(pod)
 
 
 def _runs(pod: Json) -> bool:

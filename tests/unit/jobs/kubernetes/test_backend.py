@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -171,6 +172,22 @@ def test_the_end_removes_everything(api: InMemoryApi, backend: KubernetesBackend
     handle = start(api, backend)
     backend.stop([handle])
     backend.stop([handle])
+    assert api.objects == {}
+
+
+def test_the_end_waits_for_pods_to_end_and_not_for_a_kubelet_to_remove_them(api: InMemoryApi, backend: KubernetesBackend) -> None:
+    handle = start(api, backend)
+    api.set_status(POD, running())
+    api.keeps_ending_pods = True
+    stopping = threading.Thread(target=backend.stop, args=([handle],))
+    stopping.start()
+    until(lambda: api.names("Job") == [])
+    stopping.join(0.5)
+    assert stopping.is_alive()
+    assert api.names("Pod") == [POD]
+    api.set_status(POD, ended(0))
+    stopping.join(5)
+    assert not stopping.is_alive()
     assert api.objects == {}
 
 
