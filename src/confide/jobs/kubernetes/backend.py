@@ -37,6 +37,8 @@ _GONE_S = 60.0
 _POLL_S = 0.2
 _LAST_LINES_S = 2.0
 """How long what pods wrote last may be on its way."""
+_STARTING_S = 5.0
+"""How long a kubelet may take to hear that a pod which it starts is deleted."""
 _OVER = ("Succeeded", "Failed")
 _KINDS = ("Job", "Pod", "NetworkPolicy", "RoleBinding", "Role", "ServiceAccount", "Service", "ConfigMap")
 """What a run may leave, in the order in which it is removed."""
@@ -218,38 +220,40 @@ def remove_run(api: Api, run: RunId, *, last_look: Callable[[], None] = lambda: 
     last_look()
     with suppress(ConfideError):
         for pod in api.list("Pod", label_selector=selector):
-            if _is_over(pod):
+            if not _runs(pod):
                 api.delete("Pod", pod["metadata"]["name"], grace_s=0)
     return ended
 
 
 def _await_end(api: Api, selector: str) -> bool:
     """Whether the processes of deleted pods have ended in time."""
-    until = time.monotonic() + _GONE_S
-    while time.monotonic() < until:
+    begun = time.monotonic()
+    while (waited := time.monotonic() - begun) < _GONE_S:
         with suppress(ConfideError):
             pods = api.list("Pod", label_selector=selector)
             for pod in pods:  # one that was created in the place of one that was deleted, before its Job was
                 if "deletionTimestamp" not in pod["metadata"]:
                     api.delete("Pod", pod["metadata"]["name"])
-            if not any(_runs(pod) for pod in pods):
+            if not any(_runs(pod) or (waited < _STARTING_S and _is_starting(pod)) for pod in pods):
                 return True
         time.sleep(_POLL_S)
     return False
 
 
-def _is_over(pod: Json) -> bool:
-    """Whether nothing is left of a pod but its object.
-
-    A kubelet removes the object of a pod that was deleted while it ran in one of its next rounds, ten seconds later, and, if the pod ended
-    by itself at that very moment, after a minute or more.  Whoever has seen it end may do so at once.
-    """
-    return (pod.get("status") or {}).get("phase") in _OVER and not _runs(pod)
-
-
 def _runs(pod: Json) -> bool:
-    """Whether a process of the pod may still run; an object that only waits for its removal is no matter."""
+    """Whether a process of the pod may still run.
+
+    An object that only waits for its removal is no matter.  A kubelet does that in one of its next rounds, ten seconds later, or, if the
+    pod ended by itself when it was deleted or never got its image, after a minute; whoever has seen that nothing runs may do it at once.
+    """
     return any("running" in (each.get("state") or {}) for each in (pod.get("status") or {}).get("containerStatuses") or [])
+
+
+def _is_starting(pod: Json) -> bool:
+    """Whether a cluster node may be about to start the pod, and not have heard that it is deleted."""
+    states = [(each.get("state") or {}).get("waiting") for each in (pod.get("status") or {}).get("containerStatuses") or [{}]]
+    scheduled, over = "nodeName" in pod.get("spec", {}), (pod.get("status") or {}).get("phase") in _OVER
+    return scheduled and not over and any((state or {}).get("reason") in {"ContainerCreating", "PodInitializing", None} for state in states)
 
 
 def _lost_sight(status: NodeStatus, why: str) -> NodeStatus:

@@ -17,6 +17,7 @@ from support.kubernetes_api import InMemoryApi
 from confide.errors import ClusterRefusedError, ConfigError, NodeLostError, ProtocolError, UnavailableError
 from confide.ids import NodeId, RunId
 from confide.jobs.backend import LastingBackend, NodeHandle
+from confide.jobs.kubernetes import backend as backend_module
 from confide.jobs.kubernetes.backend import KubernetesBackend
 from confide.jobs.kubernetes.objects import RunObjects, render
 from confide.jobs.kubernetes.pod_host import PodHost, load_workers
@@ -189,6 +190,21 @@ def test_the_end_waits_for_pods_to_end_and_not_for_a_kubelet_to_remove_them(api:
     stopping.join(5)
     assert not stopping.is_alive()
     assert api.objects == {}
+
+
+@pytest.mark.parametrize(("reason", "patient"), [("ImagePullBackOff", False), ("ContainerCreating", True)])
+def test_the_end_waits_for_a_pod_only_that_may_be_about_to_start(
+    api: InMemoryApi, backend: KubernetesBackend, reason: str, *, patient: bool
+) -> None:
+    handle = start(api, backend)
+    api.patch("Pod", POD, {"spec": {"nodeName": "node1"}})
+    waiting = {"phase": "Pending", "containerStatuses": [{"name": "node", "state": {"waiting": {"reason": reason}}}]}
+    api.set_status(POD, waiting)
+    api.keeps_ending_pods = True
+    begun = time.monotonic()
+    backend.stop([handle])
+    assert api.objects == {}
+    assert (time.monotonic() - begun > backend_module._STARTING_S) is patient
 
 
 def test_a_run_that_goes_on_is_found_with_its_result(
