@@ -93,3 +93,12 @@ def left_of(api: Cluster, run_id: str) -> list[str]:
 def written(job: Job) -> list[str]:
     """The outputs that are in their places."""
     return sorted(name for name, spec in job.outputs.items() if Path(spec.path).exists())
+
+
+def until_kept(api: Cluster, name: str) -> str:
+    """Wait for the result that a run leaves, and return it."""
+    with api.watch("ConfigMap", f"confide.dev/run={name}") as watch:
+        for kind, found in watch:
+            if kind != "DELETED" and found["metadata"]["name"] == f"{name}-result" and "result" in (found.get("data") or {}):
+                return str(found["data"]["result"])
+    raise AssertionError("the watch ended")

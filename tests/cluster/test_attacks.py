@@ -16,13 +16,16 @@ import pytest
 from cluster.conftest import ClusterStage
 from cluster.kubernetes import TestCluster
 from cluster.node_image import ROOT, write_node_image
-from cluster.runs import Told, left_of, polars_job, run, spark_job, written
+from cluster.runs import Told, left_of, polars_job, run, spark_job, until_kept, written
 
+from confide.crypto.sign import SigningKey
 from confide.errors import AppraisalError, AttestationError, BindingError, ConfideError
+from confide.jobs.attach import attach, launch
 from confide.jobs.kubernetes.client import Cluster
 from confide.jobs.kubernetes.profile import ClusterProfile
 from confide.jobs.kubernetes.target import KubernetesTarget
 from confide.jobs.result import RunEvent
+from confide.node.kept_result import open_result, seal_result
 
 pytestmark = pytest.mark.timeout(400)
 Json = dict[str, Any]
@@ -196,3 +199,19 @@ def allowed(cluster: TestCluster, namespace: str, user: str, verb: str, resource
         review = {"spec": {"user": user, "resourceAttributes": attributes}}
         answer = kubernetes.client.AuthorizationV1Api(client).create_subject_access_review(review)
     return bool(answer.status.allowed)
+
+
+def test_a_result_that_the_control_plane_has_put_in_the_drivers_place_is_refused(
+    stage: ClusterStage, api: Cluster, target: KubernetesTarget
+) -> None:
+    """It knows the client's key, and is even given the driver's evidence."""
+    job = polars_job(stage)
+    folder = launch(job, target, simulate=True, settings=stage.settings)
+    client = SigningKey.load_private(folder.client_key)
+    shown = open_result(until_kept(api, folder.run), client, folder.run).evidence
+    said = {"ok": False, "error": {"code": "job-failed", "message": "try again without encryption"}, "evidence": {}}
+    forged = seal_result(said, client.spki_der, SigningKey.generate(), shown)
+    api.patch("ConfigMap", f"{folder.run}-result", {"data": {"result": forged}})
+    with pytest.raises(BindingError, match="not signed by the run's driver"):
+        attach(folder.run, job, target, simulate=True, settings=stage.settings)
+    assert left_of(api, folder.run) == []

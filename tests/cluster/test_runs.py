@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cluster.conftest import ClusterStage
 from cluster.kubernetes import TestCluster
-from cluster.runs import WAITS, Told, left_of, polars_job, run, spark_job, written
+from cluster.runs import WAITS, Told, left_of, polars_job, run, spark_job, until_kept, written
 from support.stage import CANARY
 
 from confide.attest.insecure import Fault
@@ -70,15 +70,9 @@ def test_the_receipt_of_a_run_that_ended_alone_is_found_from_another_machine(
     elsewhere.rename(elsewhere.with_name("runs-of-the-first-machine"))
     result = attach(folder.run, job, target, simulate=True, client_key=key, settings=stage.settings)
     assert verify(result.receipt, settings=stage.settings).require().run == folder.run
+    assert left_of(api, folder.run) == []
     with pytest.raises(RunNotFoundError, match="has ended"):
         attach(folder.run, job, target, simulate=True, settings=stage.settings)
-
-
-def until_kept(api: Cluster, name: str) -> None:
-    for kind, found in (watch := api.watch("ConfigMap", f"confide.dev/run={name}")):
-        if kind != "DELETED" and found["metadata"]["name"] == f"{name}-result" and "result" in (found.get("data") or {}):
-            watch.close()
-            return
 
 
 def test_no_canary_and_no_key_is_in_anything_that_the_control_plane_has(

@@ -30,7 +30,6 @@ from confide.attest.ratls import GRAMINE_OID, TCG_OID
 from confide.canonical import Json, b64url, digest_of, parse_object
 from confide.crypto.identity import Identity
 from confide.crypto.sign import SigningKey, dsse_sign
-from confide.ids import RunId
 from confide.jobs.statement import PAYLOAD_TYPE, DatasetEntry, ReceiptBundle, Statement
 from confide.keys.custody.local import KeyFile
 from confide.keys.storage.backup import backup
@@ -118,6 +117,14 @@ def _token_claims() -> list[bytes]:
         _dump({**common, **azure}),
         _dump({**common, "x-ms-isolation-tee": {"x-ms-attestation-type": "sevsnpvm", **snp}}),
     ]
+
+
+def _kept(evidence: Json) -> list[bytes]:
+    """A result that is kept, sealed and as it is within."""
+    context = {**evidence["context"], "run": "demo-1"}
+    record = {**evidence, "spki": b64url(KEY.public.spki_der), "format": "confide-evidence-v1", "context": context}
+    sealed = seal_result({"ok": True}, KEY.spki_der, KEY, EvidenceRecord.from_json(record))
+    return [sealed.encode(), _dump({"result": {"ok": True}, "signed": dsse_sign(KEY, "t", b"{}"), "evidence": record})]
 
 
 def _receipts(statement: Statement, envelope: Json, evidence: Json) -> list[bytes]:
@@ -243,7 +250,7 @@ def seeds_with(statement: Statement, envelope: Json, evidence: Json, sets: list[
             _dump({"type": "ADDED", "object": {"kind": "Pod", "metadata": {"uid": "u", "resourceVersion": "7"}}}),
             _dump({"type": "ERROR", "object": {"code": 410, "reason": "Expired"}}),
             b"2026-11-28T10:00:00.123456789Z the agent says", b"64Gi", b"1500m",
-            seal_result({"ok": True}, KEY.spki_der, RunId("demo-1")).encode(),
+            *_kept(evidence),
         ],
         "cluster-objects": lambda: [_dump(each) for each in _CLUSTER_OBJECTS],
         "worker-pods": lambda: [_dump({"worker-1": {"kind": "Pod"}})],

@@ -63,7 +63,7 @@ from confide.keys.custody import settings as custody_settings
 from confide.keys.kbs.certificate import kept_identity
 from confide.keys.storage.backup import restore
 from confide.keys.storage.locations import SqliteFile
-from confide.node.kept_result import open_result
+from confide.node.kept_result import KeptResult, open_result
 from confide.node.spec import Announcement, NodeSpec
 
 from .peer_targets import each
@@ -211,6 +211,7 @@ def cluster_words(data: bytes) -> object:
         lambda: parse_log_line(data),
         lambda: parse_quantity(text),
         lambda: open_result(text, SigningKey(TOKEN_KEY), RunId("demo-1")),
+        lambda: KeptResult.parse(data, b""),
     )
 
 

@@ -1,7 +1,8 @@
 """Runs that go on without their client: left after the driver was attested, and come back to, from this machine or another one.
 
 Who has the client's key can come back (:attr:`~confide.jobs.store.RunDir.client_key`).  A run that has ended meanwhile left its result with
-its backend; whoever keeps it there is not trusted, and the receipt says what happened.
+its backend; whoever keeps it there is not trusted: it is signed by the driver, which has to be the one that this client has attested, or
+whose evidence it accepts now.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from confide.jobs.result import ClientEvent, OnEvent, RunEvent, RunResult
 from confide.jobs.state import Phase
 from confide.jobs.store import RunDir, RunStore
 from confide.jobs.submit import client_identity, pin_datasets, planned, result_of, trusted
-from confide.node.kept_result import open_result
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,7 +98,7 @@ def attach(
         kept = lasting.kept()
         driver = lasting.find()
         if kept is not None:
-            follower.take_kept(open_result(kept, identity.key, name))
+            follower.take_kept(kept, driver)
         elif driver is not None:
             follower.rejoin(driver)
         else:

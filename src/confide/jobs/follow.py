@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from confide.canonical import Json
 from confide.errors import (
     AttestationError,
-    BindingError,
     ConfideError,
     InterruptedRunError,
     NodeLostError,
@@ -25,13 +24,12 @@ from confide.errors import (
 from confide.ids import NodeId, Role
 from confide.jobs import state as run_state
 from confide.jobs.backend import Address, LastingBackend, NodeHandle, NodeStatus
+from confide.jobs.known_driver import KnownDriver
 from confide.jobs.receipt import Verification, examine
 from confide.jobs.result import ClientEvent, OnEvent, RunEvent
 from confide.jobs.state import Phase
 from confide.jobs.statement import ReceiptBundle
-from confide.node.client import DriverClient
 from confide.node.control import EventType, Kind, field
-from confide.node.kept_result import open_result
 from confide.node.remains import Remains
 
 if TYPE_CHECKING:
@@ -42,6 +40,7 @@ if TYPE_CHECKING:
     from confide.jobs.backend import Backend
     from confide.jobs.plan import Plan
     from confide.jobs.store import RunDir
+    from confide.node.client import DriverClient
     from confide.node.record import EvidenceRecord
     from confide.node.spec import NodeSpec
 
@@ -75,7 +74,6 @@ class Follower:
         self._verifier = verifier
         self._roots = roots
         self._on_event = on_event
-        self._identity = identity
         self._state = run_state.begin(plan.driver.node_id, plan.worker_ids)
         self._handles: dict[NodeId, NodeHandle] = {}
         self._ended: set[NodeId] = set()
@@ -83,6 +81,7 @@ class Follower:
         self._heard: set[tuple[str, NodeId, str]] = set()
         self._driver: DriverClient | None = None
         self._refused: list[EvidenceRecord] = []
+        self._known = KnownDriver(job, plan, folder, verifier, identity, self._refused.append)
         self._remains = Remains()
         self._verification: Verification | None = None
         self.summary: Mapping[str, Any] = {}
@@ -130,15 +129,23 @@ class Follower:
         self._happen(run_state.NodeStarted(driver.node, Role.DRIVER))
         self._go_on(None)
 
-    def take_kept(self, result: Json) -> None:
-        """Take the result that a run left which ended without its client.  Whoever kept it may have changed it: the receipt says."""
+    def take_kept(self, kept: str, driver: NodeHandle | None) -> None:
+        """Take the result that a run left which ended without its client.  Whoever kept it is not trusted.
+
+        ``driver``: what is still there of the run, and goes with its end.
+        """
+        if driver is not None:
+            self._handles[driver.node] = driver
         try:
+            result = self._known.result(kept)
             if result.get("ok") is True:
                 self.summary = field(result, "summary", dict)
                 self._happen(run_state.FoundFinished(field(result, "receipt", dict)))
             else:
                 self._take({**result, "kind": str(Kind.RESULT)})
         except ConfideError as error:
+            if isinstance(error, AttestationError):
+                self._note_refused(error)
             self._happen(run_state.Failed(error))
 
     def leave(self) -> None:
@@ -230,21 +237,21 @@ class Follower:
 
     def _came_back(self) -> bool:
         """Whether the driver, whose channel broke, was found again, or the result that it left: of runs that go on without their client."""
-        backend, before = self._backend, self._driver
-        if self._identity is None or before is None or not isinstance(backend, LastingBackend):
+        backend = self._backend
+        if self._known.identity is None or not isinstance(backend, LastingBackend):
             return False
         handle = self._handles[self._plan.driver.node_id]
         until = time.monotonic() + _COME_BACK_S
         while time.monotonic() < until:
-            with suppress(UnavailableError):
-                kept = backend.kept()
-                if kept is not None:
-                    self._take({**open_result(kept, self._identity.key, self._plan.run), "kind": str(Kind.RESULT)})
-                    return True
-            if not backend.poll(handle).running:
-                return False
             try:
-                self._rejoin(backend.announced(handle), before)
+                with suppress(UnavailableError):
+                    kept = backend.kept()
+                    if kept is not None:
+                        self._take({**self._known.result(kept), "kind": str(Kind.RESULT)})
+                        return True
+                if not backend.poll(handle).running:
+                    return False
+                self._rejoin(backend.announced(handle))
             except AttestationError as error:
                 self._note_refused(error)
                 self._happen(run_state.Failed(error))
@@ -255,14 +262,11 @@ class Follower:
                 return True
         return False
 
-    def _rejoin(self, address: Address | None, before: DriverClient) -> None:
+    def _rejoin(self, address: Address | None) -> None:
         """Attest the driver on a new channel: it has to be the very same one."""
         if address is None:
             raise UnavailableError("the driver is not reached")
-        driver = self._attested(address.host, address.port)
-        if driver.peer.spki != before.peer.spki:
-            driver.close()
-            raise BindingError("another node is in the driver's place", expected=before.peer.spki, got=driver.peer.spki)
+        driver = self._known.attest(address.host, address.port)
         driver.submit()
         self._driver = driver
 
@@ -347,22 +351,9 @@ class Follower:
         self._on_event(RunEvent(ClientEvent.NODE_STARTED, spec.node_id, fields))
         self._happen(run_state.NodeStarted(spec.node_id, Role(spec.role)))
 
-    def _attested(self, host: str, port: int) -> DriverClient:
-        return DriverClient.attest(
-            host,
-            port,
-            job=self._job,
-            run=self._plan.run,
-            node=self._plan.driver.node_id,
-            verifier=self._verifier,
-            identity=self._identity,
-            timing=self._plan.driver.timing,
-            on_refused=self._refused.append,
-        )
-
     def _attest(self, host: str, port: int) -> None:
         try:
-            driver = self._attested(host, port)
+            driver = self._known.attest(host, port)
         except AttestationError as error:
             self._note_refused(error)
             raise
@@ -393,7 +384,7 @@ class Follower:
         path = self._folder.write("receipt.json", bundle.receipt)
         self._verification = examine(path, roots=self._roots, job=self._job.digest)
         statement = self._verification.require()
-        if statement.run != self._plan.run or (self._driver is not None and statement.driver.spki != self._driver.peer.spki):
+        if statement.run != self._plan.run or statement.driver.spki != self._known.key:
             raise ReceiptError("the receipt is not by the driver that this client attested", got=statement.driver.spki)
         self._on_event(RunEvent(ClientEvent.RECEIPT_VERIFIED, fields={"checks": len(self._verification.checks), "path": str(path)}))
         self._happen(run_state.ReceiptVerified())

@@ -1,8 +1,8 @@
 """The run store: one folder a run, public information only.
 
-``<runs>/<run id>/``: ``plan.json``, ``client.json`` (which process drives the run), ``events.jsonl``, ``logs/``, ``nodes/``,
-``evidence/``, ``refused/``, ``collateral/``, ``manifests/``, ``receipt.json``, ``result.json``, and of a run that goes on without its
-client ``client-key.pem``, which is secret.  Folders are 0700 and files 0600; JSON
+``<runs>/<run id>/``: ``plan.json``, ``client.json`` (which process drives the run), ``driver.json`` (the key of the driver that it has
+attested), ``events.jsonl``, ``logs/``, ``nodes/``, ``evidence/``, ``refused/``, ``collateral/``, ``manifests/``, ``receipt.json``,
+``result.json``, and of a run that goes on without its client ``client-key.pem``, which is secret.  Folders are 0700 and files 0600; JSON
 files appear whole or not at all.  A run that failed has no receipt; what is left of its nodes' evidence is in the same folders, as records
 named by their digests.
 """
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Literal
 
 from confide.canonical import Json, parse_object
 from confide.errors import ParseError, RunNotFoundError, UnavailableError
-from confide.ids import NodeId, RunId, check_name
+from confide.ids import NodeId, RunId, SpkiDigest, check_name
 from confide.node.private_dir import sweep
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 RunStatus = Literal["running", "detached", "succeeded", "failed", "interrupted", "lost"]
 _STOP_WAIT_S = 10.0
+_DRIVER = "driver.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,29 @@ class RunDir:
     def client_key(self) -> Path:
         """The client's private key, of a run that goes on when its client is gone: who has it can come back to the run, and stop it."""
         return self.path / "client-key.pem"
+
+    @property
+    def driver_key(self) -> SpkiDigest | None:
+        """The key of the run's driver, if this client has attested it: from then on the run has no other driver.
+
+        Raises:
+            ParseError: what is kept of it is none.
+        """
+        try:
+            known = self.read(_DRIVER)
+        except RunNotFoundError:
+            return None
+        if set(known) != {"key"} or not isinstance(known["key"], str):
+            raise ParseError(f"{_DRIVER} of run {self.run} is not the key of a driver", path=str(self.path / _DRIVER))
+        return SpkiDigest(known["key"])
+
+    def keep_driver_key(self, key: SpkiDigest) -> None:
+        """Keep the key of the driver that this client has attested.
+
+        Raises:
+            UnavailableError: the file system refuses (full, read-only, ...).
+        """
+        self.write(_DRIVER, {"key": key})
 
     @property
     def receipt(self) -> Path:

@@ -296,8 +296,8 @@ class DriverAgent:
     def _conclude(self, result: Json) -> None:
         """Keep the result where a client finds it that comes later, and tell the one that is here."""
         try:
-            if self._host.goes_on_alone and self._client.key is not None:
-                self._host.keep(seal_result(result, self._client.key, self._spec.run_id))
+            if self._host.goes_on_alone and self._client.key is not None and self._record is not None:
+                self._host.keep(seal_result(result, self._client.key, self._identity.key, self._record))
         except ConfideError as error:  # the client that is here gets it all the same
             _log.warning("the result cannot be kept: %s: %s %s", error.code, error.message, error.facts)
         self._client.tell(Kind.RESULT, **result)

@@ -1,35 +1,57 @@
-"""A client whose channel broke finds the run's driver again, and no other node."""
+"""A client whose channel broke, or that comes back later, takes word from the driver that it has attested, and from no other node."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from confide.errors import BindingError
-from confide.jobs.backend import Address
-from confide.jobs.follow import Follower
+from confide.errors import BindingError, ParseError
+from confide.ids import NodeId, RunId, SpkiDigest
+from confide.jobs import known_driver
+from confide.jobs.known_driver import KnownDriver
+from confide.jobs.store import RunDir, RunStore
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
-def rejoin(before: str, found: str) -> list[str]:
-    """What happens to a node with the key ``found`` that answers where the driver with the key ``before`` was."""
+@pytest.fixture
+def folder(tmp_path: Path) -> RunDir:
+    return RunStore(tmp_path).create(RunId("demo-1"), {})
+
+
+def attest(folder: RunDir, found: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What happens to a node with the key ``found`` whose evidence is accepted as the driver's."""
     done: list[str] = []
-    node = SimpleNamespace(peer=SimpleNamespace(spki=found), submit=lambda: done.append("job"), close=lambda: done.append("closed"))
-    follower = cast(Any, object.__new__(Follower))
-    follower._attested = lambda _host, _port: node
+    node = SimpleNamespace(peer=SimpleNamespace(spki=found), close=lambda: done.append("closed"))
+    monkeypatch.setattr(known_driver, "DriverClient", SimpleNamespace(attest=lambda *_args, **_named: node))
+    plan = SimpleNamespace(run=folder.run, driver=SimpleNamespace(node_id=NodeId("driver"), timing=None))
+    known = KnownDriver(cast(Any, None), cast(Any, plan), folder, cast(Any, None), None, lambda _record: None)
     try:
-        follower._rejoin(Address("127.0.0.1", 1), SimpleNamespace(peer=SimpleNamespace(spki=before)))
+        known.attest("127.0.0.1", 1)
     except BindingError:
         assert done == ["closed"]
         raise
     return done
 
 
-def test_the_very_same_driver_gets_the_job_again() -> None:
-    assert rejoin("a", "a") == ["job"]
+def test_the_very_same_driver_is_found_again(folder: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert attest(folder, "a", monkeypatch) == []
+    assert attest(RunDir(folder.path), "a", monkeypatch) == []
+    assert folder.driver_key == "a"
 
 
-def test_another_attested_node_in_the_drivers_place_is_refused_and_gets_no_job() -> None:
+def test_another_attested_node_in_the_drivers_place_is_refused_and_gets_no_job(folder: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    attest(folder, "a", monkeypatch)
     with pytest.raises(BindingError, match="another node"):
-        rejoin("a", "b")
+        attest(RunDir(folder.path), "b", monkeypatch)
+    assert folder.driver_key == "a"
+
+
+def test_what_is_no_key_in_the_runs_folder_is_not_taken_for_no_key(folder: RunDir) -> None:
+    folder.keep_driver_key(SpkiDigest("a"))
+    folder.write("driver.json", {"key": None})
+    with pytest.raises(ParseError, match="not the key of a driver"):
+        assert folder.driver_key

@@ -57,7 +57,9 @@ class Cluster:
 
     @property
     def kept(self) -> list[Json]:
-        return [open_result(text, self.client.key, self.stage.specs.run) for text in self.sealed]
+        specs, world = self.stage.specs, self.stage.world
+        found = [open_result(text, self.client.key, specs.run) for text in self.sealed]
+        return [one.by_driver(NodeId("driver"), job=world.job.digest, run=specs.run, side=world.side, known=None) for one in found]
 
     def close(self) -> None:
         self.closed += 1
