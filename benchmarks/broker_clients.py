@@ -21,7 +21,8 @@ from confide.attest.evidence import NodeContext
 from confide.attest.insecure import InsecureAttester, Installation
 from confide.canonical import Json
 from confide.crypto.derive import KEY_BYTES
-from confide.crypto.http import Response, request
+from confide.crypto.http import request
+from confide.crypto.http_messages import Response
 from confide.crypto.seal import SealKey
 from confide.crypto.tls import AnyKeyUntilAttested, Channel, Identity, PinnedSpki, connect
 from confide.ids import NodeId, Purpose, Role, RunId, Tee

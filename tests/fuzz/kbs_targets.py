@@ -18,7 +18,7 @@ from jwcrypto.jws import JWS
 
 from confide.attest.evidence import Evidence
 from confide.canonical import Json, b64url, canonical, parse_object
-from confide.crypto.http import Request, Response
+from confide.crypto.http_messages import Request, Response
 from confide.crypto.tls import PinnedSpki
 from confide.errors import ConfideError, ParseError
 from confide.ids import SpkiDigest, Tee

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from confide.canonical import Json
-from confide.crypto.http import JSON_TYPE, PROBLEM_TYPE, Request
+from confide.crypto.http_messages import JSON_TYPE, PROBLEM_TYPE, Request
 from confide.errors import ConfideError, GrantError
 
 from .peer_targets import JOB, NO_CHANNEL, doors, grant_request

@@ -21,7 +21,7 @@ from confide.attest.policy import Rules
 from confide.attest.roots import TrustRoots
 from confide.attest.verify import Verifier
 from confide.canonical import Json, b64url, canonical, from_b64url, parse_object
-from confide.crypto import http
+from confide.crypto.http_messages import Request, Response
 from confide.crypto.seal import SealKey
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey, dsse_sign
@@ -126,7 +126,7 @@ def broker_routes(data: bytes) -> None:
     headers = {"cookie": session.replace("SESSION", f"{COOKIE}={found.cookie}")} if session else {}
     for routes in found.routes(path):
         try:
-            routes.handle(http.Request(method, path, headers, body, NO_CHANNEL))
+            routes.handle(Request(method, path, headers, body, NO_CHANNEL))
         except ConfideError:
             continue
 
@@ -135,7 +135,7 @@ def broker_answer(data: bytes) -> None:
     """What clients of the broker make of an answer: its status, headers, body, and each field that any of them reads."""
     match parse_object(data):
         case {"status": int(status), "type": str(kind), "cookie": str(cookie), "body": dict(body)}:
-            answered = http.Response(status, {"content-type": kind, "set-cookie": cookie}, body)
+            answered = Response(status, {"content-type": kind, "set-cookie": cookie}, body)
         case _:
             raise ParseError("not an answer")
     answer, dataset = Answer(_expect(answered)), DatasetId("ab" * 16)

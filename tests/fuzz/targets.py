@@ -39,6 +39,7 @@ from confide.canonical import parse_object
 from confide.crypto import http
 from confide.crypto.channel import Channel
 from confide.crypto.container import ContainerReader
+from confide.crypto.http_messages import Response
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import PublicKey, dsse_verify
 from confide.data.manifest import Manifest, verify_manifest
@@ -175,7 +176,7 @@ def _file(name: str, *readers: Callable[[Path], object]) -> Callable[[bytes], No
 
 
 def _http_request(data: bytes) -> None:
-    http.serve_connection(BytesChannel(data), lambda asked: http.Response(200, {}, {"path": asked.path, "query": dict(asked.query)}))
+    http.serve_connection(BytesChannel(data), lambda asked: Response(200, {}, {"path": asked.path, "query": dict(asked.query)}))
 
 
 def _answer(data: bytes) -> None:

@@ -11,7 +11,8 @@ from support.broker_world import JOB, Node, World, policy
 from confide.attest.binding import report_data
 from confide.attest.evidence import NodeContext
 from confide.canonical import Json, b64url, from_b64url
-from confide.crypto.http import Response, request
+from confide.crypto.http import request
+from confide.crypto.http_messages import Response
 from confide.crypto.tls import Channel, PinnedSpki, connect
 from confide.ids import Nonce
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from confide.attest.evidence import Evidence
 from confide.canonical import Json, canonical
-from confide.crypto.http import Response, request
+from confide.crypto.http import request
+from confide.crypto.http_messages import Response
 from confide.crypto.tls import Channel, PinnedSpki, connect
 from confide.ids import ReportData
 from confide.keys.kbs.messages import AttestRequest, report_data

@@ -9,7 +9,8 @@ from support.kbs_guest import Guest, encoded
 
 from confide.attest.insecure import InsecureAttester
 from confide.canonical import Json
-from confide.crypto.http import Response, request
+from confide.crypto.http import request
+from confide.crypto.http_messages import Response
 from confide.crypto.tls import PinnedSpki, connect
 from confide.ids import Tee
 

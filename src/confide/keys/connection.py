@@ -18,7 +18,8 @@ from confide.attest.policy import Policy
 from confide.canonical import Json, from_b64url
 from confide.crypto.derive import KEY_BYTES, check_dataset_id
 from confide.crypto.envelope import WrappedKey
-from confide.crypto.http import JSON_TYPE, PROBLEM_TYPE, Response, request
+from confide.crypto.http import request
+from confide.crypto.http_messages import JSON_TYPE, PROBLEM_TYPE, Response
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import PublicKey
 from confide.crypto.tls import Channel, Identity, PinnedSpki, connect

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from confide.canonical import Json
-from confide.crypto.http import Request
+from confide.crypto.http_messages import Request
 from confide.errors import ParseError
 from confide.keys.broker import Broker
 from confide.keys.escrow import MAX_TRUSTEES

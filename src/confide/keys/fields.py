@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from confide.canonical import Json
-from confide.crypto.http import Request
+from confide.crypto.http_messages import Request
 from confide.errors import ParseError
 
 T = TypeVar("T")

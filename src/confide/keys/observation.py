@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
-from confide.crypto.http import problem
+from confide.crypto.http_messages import problem
 from confide.errors import ConfideError
 from confide.keys.roles import ROUTES
 

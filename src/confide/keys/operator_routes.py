@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Final
 
 from confide.canonical import Json
-from confide.crypto.http import Request
+from confide.crypto.http_messages import Request
 from confide.keys.broker import Broker
 from confide.keys.fields import flag, object_, text
 from confide.keys.sessions import Peer

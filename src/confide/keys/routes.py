@@ -58,7 +58,7 @@ from collections.abc import Callable
 from typing import Final
 
 from confide.canonical import Json
-from confide.crypto.http import Request, Response, problem
+from confide.crypto.http_messages import Request, Response, problem
 from confide.errors import ParseError, ProtocolError, QuotaError, RateLimitedError
 from confide.ids import DatasetId, Purpose
 from confide.keys.broker import Broker

@@ -11,7 +11,8 @@ import socket
 import threading
 from typing import Final, Self
 
-from confide.crypto.http import Request, Response, problem, serve_connection
+from confide.crypto.http import serve_connection
+from confide.crypto.http_messages import Request, Response, problem
 from confide.crypto.tls import AnyClientKey, Channel, Identity, Listener
 from confide.errors import ChannelError, ChannelTimeoutError, ConfideError, SealedError
 

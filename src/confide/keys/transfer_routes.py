@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Final
 
 from confide.canonical import Json
-from confide.crypto.http import Request
+from confide.crypto.http_messages import Request
 from confide.errors import ParseError
 from confide.keys.broker import Broker
 from confide.keys.fields import body, number, object_, text

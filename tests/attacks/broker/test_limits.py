@@ -11,7 +11,8 @@ from support.broker_attacks import Granted
 from support.broker_world import JOB, World, manifest, policy
 from support.kbs_world import SECRET, Kbs
 
-from confide.crypto.http import Response, request
+from confide.crypto.http import request
+from confide.crypto.http_messages import Response
 from confide.crypto.tls import PinnedSpki, connect
 from confide.errors import CredentialError, QuotaError, RateLimitedError, UsageError
 from confide.ids import Purpose, Role

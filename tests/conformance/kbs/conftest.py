@@ -15,7 +15,8 @@ from support.kbs_world import Kbs
 
 from confide.attest.insecure import Installation
 from confide.canonical import Json
-from confide.crypto.http import Response, request
+from confide.crypto.http import request
+from confide.crypto.http_messages import Response
 from confide.keys.kbs.messages import report_data
 from confide.keys.kbs.tee_key import KeyKind, TeeKey
 from confide.keys.kbs.transport import PinnedCa, open_channel

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from confide.crypto.http import MAX_BODY_BYTES, PROBLEM_TYPE, Request, Response, problem, request, serve_connection
+from confide.crypto.http import MAX_BODY_BYTES, request, serve_connection
+from confide.crypto.http_messages import PROBLEM_TYPE, Request, Response, problem
 from confide.crypto.tls import Channel, Identity
 from confide.errors import (
     AppraisalError,

@@ -10,7 +10,8 @@ import pytest
 from support.broker_world import JOB, World, policy
 
 from confide.canonical import Json, b64url, canonical
-from confide.crypto.http import PROBLEM_TYPE, Request, Response, serve_connection
+from confide.crypto.http import serve_connection
+from confide.crypto.http_messages import PROBLEM_TYPE, Request, Response
 from confide.crypto.sign import SigningKey, dsse_sign
 from confide.crypto.tls import AnyClientKey, Identity, Listener
 from confide.errors import AuditError, BrokerError, ChannelError, ConfideError, CredentialError, GrantError, UnwrapError, UsageError

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pytest
 from support.broker_world import World
 
-from confide.crypto.http import PROBLEM_TYPE, Response, request
+from confide.crypto.http import request
+from confide.crypto.http_messages import PROBLEM_TYPE, Response
 from confide.crypto.tls import Channel, Identity, PinnedSpki, connect
 from confide.errors import ChannelError, ProtocolError, StoreError
 from confide.keys.server import BrokerServer

@@ -12,7 +12,8 @@ from support.broker_world import JOB, World, policy
 from support.kbs_guest import encoded
 
 from confide.attest.insecure import Installation
-from confide.crypto.http import Response, request
+from confide.crypto.http import request
+from confide.crypto.http_messages import Response
 from confide.crypto.tls import PinnedSpki, connect
 from confide.errors import CredentialError
 from confide.keys import roles

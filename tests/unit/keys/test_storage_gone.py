@@ -11,7 +11,8 @@ from support.broker_world import JOB, World, policy
 from support.databases import PostgresServer, postgres
 
 from confide.attest.insecure import Installation
-from confide.crypto.http import Response, request
+from confide.crypto.http import request
+from confide.crypto.http_messages import Response
 from confide.crypto.tls import Identity, PinnedSpki, connect
 from confide.errors import BrokerError, ConfideError, GrantError
 from confide.keys.observation import ENDPOINTS, endpoint_of

@@ -16,7 +16,8 @@ from typing import Final, Self, TypeVar
 
 from confide.attest.collect import Attester
 from confide.canonical import Json
-from confide.crypto.http import Duplex, Response, request
+from confide.crypto.http import request
+from confide.crypto.http_messages import Duplex, Response
 from confide.crypto.retry_after import pause_asked
 from confide.crypto.secret import SecretBytes
 from confide.errors import (

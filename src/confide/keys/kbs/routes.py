@@ -29,7 +29,7 @@ from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Final
 
 from confide.canonical import Json
-from confide.crypto.http import PROBLEM_TYPE, Request, Response, problem
+from confide.crypto.http_messages import PROBLEM_TYPE, Request, Response, problem
 from confide.errors import (
     AttestationError,
     AuditError,

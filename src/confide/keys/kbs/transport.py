@@ -11,7 +11,7 @@ import ssl
 from dataclasses import dataclass, field
 from typing import Self
 
-from confide.crypto.http import Duplex
+from confide.crypto.http_messages import Duplex
 from confide.crypto.tls import PinnedSpki, connect
 from confide.crypto.wire import Deadline
 from confide.errors import ChannelError, ChannelTimeoutError, UsageError

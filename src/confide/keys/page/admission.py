@@ -14,7 +14,7 @@ from hmac import compare_digest
 from http.cookies import CookieError, SimpleCookie
 from typing import Final
 
-from confide.crypto.http import Request
+from confide.crypto.http_messages import Request
 from confide.errors import CredentialError
 
 COOKIE: Final = "confide-page"

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
 
-from confide.crypto.http import Request, Response, problem
+from confide.crypto.http_messages import Request, Response, problem
 from confide.errors import ConfideError, CredentialError, ResourceMissingError, UsageError
 from confide.keys.audit import AuditHead
 from confide.keys.audit_table import csv_lines, row_of

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from confide.crypto.http import Request, Response, serve_connection
+from confide.crypto.http import serve_connection
+from confide.crypto.http_messages import Request, Response
 from confide.errors import ChannelError, ChannelTimeoutError
 
 HOST: Final = "127.0.0.1"

@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
-from confide.crypto.http import Response
+from confide.crypto.http_messages import Response
 from confide.errors import ExtraMissingError
 from confide.keys.connection import HTML_TYPE
 

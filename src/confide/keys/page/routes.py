@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from confide.crypto.http import Request, Response, problem
+from confide.crypto.http_messages import Request, Response, problem
 from confide.errors import ConfideError, CredentialError, ResourceMissingError
 from confide.keys.page.pages import OWN_KEY, Pages
 from confide.keys.page.render import STYLE, Page, render, style

@@ -19,7 +19,7 @@ from support.custody.transit import NAMESPACE, TransitServer
 
 from confide.attest.insecure import Installation
 from confide.canonical import b64url
-from confide.crypto.http import Response
+from confide.crypto.http_messages import Response
 from confide.crypto.secret import SecretBytes
 from confide.crypto.tls import PinnedSpki, connect
 from confide.errors import ConfideError, CustodyError, CustodyOfflineError, StoreError

@@ -7,7 +7,8 @@ import sys
 import pytest
 from support.page_world import Office
 
-from confide.crypto.http import Response, request
+from confide.crypto.http import request
+from confide.crypto.http_messages import Response
 from confide.crypto.tls import Identity, PinnedSpki, connect
 from confide.errors import UsageError
 from confide.keys.page import render
