@@ -11,11 +11,11 @@ from typing import Any
 from support.kbs_guest import INIT_DATA
 
 from confide.attest.evidence import Evidence
+from confide.attest.init_data import InitData
 from confide.canonical import Json
 from confide.crypto.secret import SecretBytes
 from confide.errors import ResourceDeniedError
 from confide.ids import Tee
-from confide.keys.kbs.init_data import InitData
 from confide.keys.kbs.messages import AttestRequest, AuthRequest, GuestTee, report_data
 from confide.keys.kbs.snp_json import json_of_report
 from confide.keys.kbs.tee_evidence import json_of_evidence

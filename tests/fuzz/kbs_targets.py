@@ -17,6 +17,7 @@ from jwcrypto.jwk import JWK
 from jwcrypto.jws import JWS
 
 from confide.attest.evidence import Evidence
+from confide.attest.init_data import InitData
 from confide.canonical import Json, b64url, canonical, parse_object
 from confide.crypto.http_messages import Request, Response
 from confide.crypto.tls import PinnedSpki
@@ -24,7 +25,6 @@ from confide.errors import ConfideError, ParseError
 from confide.ids import SpkiDigest, Tee
 from confide.keys.connection import Answer
 from confide.keys.kbs import client
-from confide.keys.kbs.init_data import InitData
 from confide.keys.kbs.messages import AttestRequest, AuthRequest, GuestTee, report_data
 from confide.keys.kbs.resources import Pattern, ResourceName, Rule
 from confide.keys.kbs.snp_json import json_of_report, report_of_json

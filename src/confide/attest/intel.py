@@ -61,6 +61,8 @@ _MAX_KNOWN: Final = 1000
 """How many quoting enclaves, and how many platforms under a set of collateral, are remembered.  Only genuine ones are."""
 _K = TypeVar("_K")
 _V = TypeVar("_V")
+_CONFIG_ID: Final = slice(32, 96)
+"""CONFIGID within the bytes between MRSIGNER and ISVPRODID (Intel SDM volume 3D, table "REPORT")."""
 _KNOWN_CRITICAL: Final = {x509.BasicConstraints.oid, x509.KeyUsage.oid}
 
 
@@ -331,6 +333,7 @@ def _claims(parts: Parts, vouched: _Vouched, collateral: Collateral, rating: Rat
 
 def _sgx_values(body: SgxBody) -> tuple[str, str, dict[str, str], Json]:
     vendor: Json = {"isv_prod_id": body.isv_prod_id, "isv_svn": body.isv_svn, "attributes": body.attributes.hex()}
+    vendor["config_id"] = body.reserved3[_CONFIG_ID].hex()
     return body.mr_enclave.hex(), body.mr_signer.hex(), {}, vendor
 
 

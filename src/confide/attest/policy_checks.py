@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
+from confide.attest.init_data import JOB_ALGORITHMS, held_init_data, job_init_data
 from confide.attest.policy_values import SgxSigner, SnpSigner, Switch, day_of, tee_of_register
 from confide.attest.tokens.verified import VerifiedToken
 from confide.ids import Role, Tee
@@ -54,7 +55,7 @@ def checks_of(
         checks.append(Check("rules", "a kind of TEE that policies have rules for", str(claims.tee), ok=False))
     else:
         checks += vendors(rules, claims, now)
-    checks += [*_machine(rules, claims), *_freshness(rules, verified, now)]
+    checks += [*_init_data(rules, claims, job), *_machine(rules, claims), *_freshness(rules, verified, now)]
     if rules.jobs:
         checks.append(_one_of("job", rules.jobs, job or "unknown outside a session"))
     return checks if role is None else [*checks, _one_of("role", rules.roles, role)]
@@ -134,6 +135,19 @@ def _registers(rules: RuleFields, claims: Claims) -> list[Check]:
 
 def _register(claims: Claims, name: str) -> str:
     return claims.registers.get(name) or str(claims.vendor.get(name, ""))
+
+
+def _init_data(rules: RuleFields, claims: Claims, job: JobDigest | None) -> list[Check]:
+    """What the guest was started with: one of the given documents, or that of its job, which only a session tells."""
+    held = held_init_data(claims)
+    if rules.init_data:
+        return [_one_of("init-data", rules.init_data.get(claims.tee, ()), held or "none")]
+    if not rules.job_init_data:
+        return []
+    if job is None or claims.tee not in JOB_ALGORITHMS:
+        return [Check("init-data", "of its job", held or "none", ok=False)]
+    wanted = job_init_data(job, claims.tee, rules.job_init_data).bound_value(claims.tee).hex()
+    return [Check("init-data", f"of job {job[:16]}: {wanted}", held or "none", ok=held == wanted)]
 
 
 def _snp(rules: RuleFields, claims: Claims, now: datetime) -> list[Check]:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from confide.attest.policy_tree import AllOf, AnyOf, Rules
 from confide.attest.policy_values import tee_of_register
+from confide.canonical import sha256_hex
 from confide.ids import Tee
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from confide.attest.policy_tree import Policy
     from confide.canonical import Json
@@ -74,6 +75,14 @@ def _rules(old: Rules, new: Rules, path: str) -> Iterator[Change]:
         least, now = bounds(old), bounds(new)
         for field in sorted(least.keys() & now.keys()):
             yield from _bound_change(f"{path}{field}", least[field], now[field], higher_is_stricter=higher_is_stricter)
+    if old.job_init_data != new.job_init_data:
+        asked = bool(old.job_init_data), bool(new.job_init_data)
+        direction: Direction = "changed" if all(asked) else "stricter" if asked[1] else "laxer"
+        yield Change(f"{path}job_init_data", direction, _entries(old.job_init_data), _entries(new.job_init_data))
+
+
+def _entries(more: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {sha256_hex(text.encode())[:16]}" for name, text in sorted(more.items())) or "not asked"
 
 
 def _lists(rules: Rules, shared: set[Tee]) -> dict[str, Any]:
@@ -87,6 +96,7 @@ def _lists(rules: Rules, shared: set[Tee]) -> dict[str, Any]:
     optional |= {f"measurements.{tee}": values for tee, values in rules.measurements.items() if tee in shared}
     optional |= {f"signers.{tee}": tuple(map(repr, rules.signers.of(tee))) for tee in shared}
     optional |= {f"registers.{name}": values for name, values in rules.registers.items() if tee_of_register(name) in shared}
+    optional |= {f"init_data.{tee}": values for tee, values in rules.init_data.items() if tee in shared}
     if shared & {Tee.SGX, Tee.TDX}:
         optional |= {"platforms.fmspc": platforms.fmspc, "platforms.ppid": platforms.ppid, "platforms.piid": platforms.piid}
     if Tee.SNP in shared:

@@ -7,9 +7,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from confide.attest.amd_certs import Product
+from confide.attest.init_data import INIT_DATA_CHARACTERS, JOB_ALGORITHMS, JOB_DIGEST_NAME
 from confide.attest.policy_values import (
     MEASUREMENT_CHARACTERS,
     OLD_STATUSES,
@@ -25,11 +35,14 @@ from confide.attest.policy_values import (
     tee_of_register,
 )
 from confide.attest.tokens.issuers import TokenIssuer
+from confide.canonical import Json
 from confide.errors import PolicyError, UsageError
 from confide.ids import Role, Tee, check_name
 
 _COMPONENTS = {"bootloader", "tee", "snp", "microcode"}
 _INTEL = {Tee.SGX, Tee.TDX}
+_LATER = frozenset({"init_data", "job_init_data"})
+"""Fields that are not written where they ask nothing."""
 
 
 def plain_name(name: str) -> str:
@@ -63,6 +76,12 @@ class RuleFields(BaseModel):
     measurements: dict[Tee, tuple[Hex, ...]] = Field(default_factory=dict, description="MRENCLAVE, MRTD or MEASUREMENT by kind.")
     signers: Signers = Field(default=Signers(), description="Whose signed software is accepted, from which version on.")
     registers: dict[Register, tuple[Hex, ...]] = Field(default_factory=dict, description="Further measurements of a TD, and a TPM's PCRs.")
+    init_data: dict[Tee, tuple[Hex, ...]] = Field(
+        default_factory=dict, description="Init-data that guests may be started with: CONFIGID, MRCONFIGID, HOST_DATA or PCR 8 by kind."
+    )
+    job_init_data: dict[str, str] = Field(
+        default_factory=dict, description="Guests must be started with init-data of their job: its digest, and these entries, whole."
+    )
     statuses: tuple[TcbStatus, ...] = Field(default=("UpToDate",), description="Intel's ratings that are accepted.")
     statuses_until: dict[TcbStatus, Day] = Field(default_factory=dict, description="The last day that a status is accepted on.")
     min_tcb_eval: int | None = Field(
@@ -107,7 +126,13 @@ class RuleFields(BaseModel):
     def _sorted(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(sorted(set(values)))
 
-    @field_validator("measurements", "registers", mode="after")
+    @model_serializer(mode="wrap")
+    def _without_what_is_new_and_not_asked(self, every: SerializerFunctionWrapHandler) -> Json:
+        """Policies that ask nothing of init-data have the digests that they had before there was such a field."""
+        found: Json = every(self)
+        return {name: value for name, value in found.items() if value or name not in _LATER}
+
+    @field_validator("measurements", "registers", "init_data", mode="after")
     @classmethod
     def _sorted_lists(cls, table: dict[Any, tuple[str, ...]]) -> dict[Any, tuple[str, ...]]:
         return {name: tuple(sorted(set(table[name]))) for name in sorted(table)}
@@ -185,6 +210,20 @@ class RuleFields(BaseModel):
                 Tee.TPM not in self.tees or Tee.TPM in registers_of,
                 "a policy for a TPM must pin registers (pcr0 to pcr23): which ones a quote selects is the node's choice otherwise",
             ),
+        )
+        return self
+
+    @model_validator(mode="after")
+    def _asks_what_can_be_held(self) -> Self:
+        sizes = {tee: {len(value) for value in values} for tee, values in self.init_data.items()}
+        lengths = all(found == {INIT_DATA_CHARACTERS.get(tee)} for tee, found in sizes.items())
+        kinds = " and ".join(JOB_ALGORITHMS)
+        _require(
+            (lengths, "init_data is hex characters: 128 for sgx, 96 for tdx, 64 for snp and tpm, at least one for each kind"),
+            (set(self.init_data) <= set(self.tees), "init_data of a kind of TEE that the policy does not accept: nothing checks it"),
+            (not self.job_init_data or set(self.tees) <= set(JOB_ALGORITHMS), f"init-data of jobs is for {kinds} only"),
+            (JOB_DIGEST_NAME not in self.job_init_data, f"{JOB_DIGEST_NAME} is the job's own: leave it out of job_init_data"),
+            (not (self.job_init_data and self.init_data), "init_data or job_init_data: a guest is started with one document"),
         )
         return self
 

@@ -48,9 +48,9 @@ def get(
     simulate: bool,
 ) -> None:
     """Take the resource URI (kbs://HOST:PORT/repository/type/tag) from a key broker service, as the guest that this process runs in."""
+    from confide.attest.init_data import InitData
     from confide.crypto.sign import write_private_file
     from confide.keys.kbs.client import KbsClient, resource_of_uri
-    from confide.keys.kbs.init_data import InitData
     from confide.keys.kbs.tee_key import KeyKind
 
     url, name = resource_of_uri(uri)

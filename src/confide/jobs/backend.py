@@ -45,10 +45,14 @@ class Address:
 
 
 class Backend(Protocol):
-    """Starts, watches, logs and stops nodes."""
+    """Starts, watches, logs and stops nodes.
+
+    ``init_data``: what the evidence of its nodes holds, in hex, if it starts them with init-data that only the run's nodes have.
+    """
 
     name: str
     simulated: bool
+    init_data: str | None
 
     def start(self, spec: NodeSpec) -> NodeHandle:
         """Start one node.

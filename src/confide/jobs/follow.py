@@ -81,7 +81,7 @@ class Follower:
         self._heard: set[tuple[str, NodeId, str]] = set()
         self._driver: DriverClient | None = None
         self._refused: list[EvidenceRecord] = []
-        self._known = KnownDriver(job, plan, folder, verifier, identity, self._refused.append)
+        self._known = KnownDriver(job, plan, folder, verifier, identity, backend.init_data, self._refused.append)
         self._remains = Remains()
         self._verification: Verification | None = None
         self.summary: Mapping[str, Any] = {}

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 class KnownDriver:
     """See the module.  ``identity``: the key by which the run's client is known, if the run goes on without it.
 
+    ``init_data``: what its evidence and its workers' has to hold of the init-data that the backend starts nodes with, in hex, if it does.
     ``on_refused`` gets the evidence of a driver that is refused.
     """
 
@@ -38,6 +39,7 @@ class KnownDriver:
     folder: RunDir
     verifier: Verifier
     identity: Identity | None
+    init_data: str | None
     on_refused: Callable[[EvidenceRecord], None]
 
     @property
@@ -64,6 +66,7 @@ class KnownDriver:
             identity=self.identity,
             timing=plan.driver.timing,
             on_refused=self.on_refused,
+            init_data=self.init_data,
         )
         known, found = self.key, driver.peer.spki
         if known not in {None, found}:
@@ -83,7 +86,7 @@ class KnownDriver:
         if self.identity is None:
             raise UnavailableError("this client has no key to open the run's result with")
         found = open_result(kept, self.identity.key, self.plan.run)
-        side = VerifierSide(self.verifier, Policy.from_json(self.job.policy))
+        side = VerifierSide(self.verifier, Policy.from_json(self.job.policy), init_data=self.init_data)
         try:
             result = found.by_driver(self.plan.driver.node_id, job=self.job.digest, run=self.plan.run, side=side, known=self.key)
         except AttestationError:

@@ -78,12 +78,14 @@ class DriverClient:
         now: Callable[[], float] = time.monotonic,
         timing: Timing | None = None,
         on_refused: Callable[[EvidenceRecord], None] | None = None,
+        init_data: str | None = None,
     ) -> Self:
         """Connect to whoever listens at ``host:port`` and attest it as driver ``node`` of ``run`` for ``job``.
 
         ``policy`` defaults to the job's own.  Nothing of the job is sent.  ``on_refused`` gets the evidence of a driver that is refused,
         now or when it attests itself again.  ``identity``: a key of the client's to be known by when it comes back to a run that goes on
-        without it; a new one by default.
+        without it; a new one by default.  ``init_data``: what the evidence of the run's nodes, workers too, has to hold of the init-data
+        that they were started with, in hex.
 
         Raises:
             AttestationError: it is not that driver.
@@ -91,7 +93,8 @@ class DriverClient:
         """
         timing = Timing() if timing is None else timing
         nonces = NonceBook(timedelta(seconds=timing.nonce_ttl_s))
-        side = VerifierSide(verifier, Policy.from_json(job.policy) if policy is None else policy, clock=clock, nonces=nonces)
+        asked = Policy.from_json(job.policy) if policy is None else policy
+        side = VerifierSide(verifier, asked, clock=clock, nonces=nonces, init_data=init_data)
         known_by = Identity.generate("client") if identity is None else identity
         channel = connect(host, port, known_by, trust=AnyKeyUntilAttested(), timeout=timing.start_timeout_s)
         try:
@@ -109,7 +112,8 @@ class DriverClient:
         Raises:
             ConfideError: the leaf with which the driver refused the job.
         """
-        self._channel.send_frame({"kind": str(Kind.BUNDLE), "job": self._job.to_json()})
+        asked = {} if self._side.init_data is None else {"init_data": self._side.init_data}
+        self._channel.send_frame({"kind": str(Kind.BUNDLE), "job": self._job.to_json(), **asked})
         read(self._channel.recv_frame(), Kind.ACCEPTED)
         link = self._link = Link(
             self._channel,

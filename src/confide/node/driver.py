@@ -90,6 +90,7 @@ class DriverAgent:
         )
         self._record: EvidenceRecord | None = None
         self._job: Job | None = None
+        self._init_data: str | None = None
         self._workers: Workers | None = None
         self._services: NodeServices | None = None
         self._engine: Json | None = None
@@ -151,19 +152,21 @@ class DriverAgent:
         """
         record = present(channel, attester=self._attester, role=Role.DRIVER, context=self._context, clock=self._clock)
         try:
-            job = Job.from_json(field(read(channel.recv_frame(), Kind.BUNDLE), "job", dict))
+            bundle = read(channel.recv_frame(), Kind.BUNDLE)
+            job = Job.from_json(field(bundle, "job", dict))
             if job.digest != self._spec.job_digest:
                 raise BindingError(
                     "the bundle is not the job that this driver was started for", expected=self._spec.job_digest, got=job.digest
                 )
             Policy.from_json(job.policy)
-            self._mail.ask(lambda: self._take_client(channel, record, job))
+            asked = field(bundle, "init_data", str) if "init_data" in bundle else None
+            self._mail.ask(lambda: self._take_client(channel, record, job, asked))
         except ConfideError as error:
             with suppress(ConfideError):
                 channel.send_frame({"kind": str(Kind.ERROR), "error": error.to_json()})
             raise
 
-    def _take_client(self, channel: Channel, record: EvidenceRecord, job: Job) -> None:
+    def _take_client(self, channel: Channel, record: EvidenceRecord, job: Job, init_data: str | None) -> None:
         def presenter(link: Link) -> Presenter:
             return Presenter(
                 channel, attester=self._attester, role=Role.DRIVER, context=self._context, send=link.send, clock=self._clock
@@ -171,7 +174,7 @@ class DriverAgent:
 
         self._client.take(channel, presenter)
         if self._job is None:  # what the receipt shows of this node is what its first client saw
-            self._record, self._job = record, job
+            self._record, self._job, self._init_data = record, job, init_data
 
     # --- decisions (on the thread of run) ------------------------------------------------------------------------------
 
@@ -271,6 +274,7 @@ class DriverAgent:
             emit=self._emit,
             tell=lambda report: self._workload.heard(spec.node_id, report),
             fail=self._mail.post_error,
+            init_data=self._init_data,
         )
 
     def _certify(self, identity: Identity) -> bytes:

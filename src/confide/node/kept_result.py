@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+from confide.attest.init_data import require_init_data
 from confide.canonical import Json, b64url, canonical, digest_of, from_b64url, parse_object, sha256_hex
 from confide.crypto.jwe import public_jwk
 from confide.crypto.seal import SealKey, seal
@@ -105,7 +106,9 @@ class KeptResult:
             if got != expected:
                 raise BindingError(f"the result that is kept is by another {what}", check=what, expected=expected, got=got[:120])
         if known is None:
-            shown.recheck(side.verifier, side.policy, side.clock())
+            claims = shown.recheck(side.verifier, side.policy, side.clock()).claims
+            if side.init_data is not None:
+                require_init_data(claims, side.init_data)
         try:
             said = dsse_verify(self.signed, PublicKey.from_spki(shown.spki), PAYLOAD_TYPE)
         except (IntegrityError, ParseError) as cause:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from confide.attest.binding import NONCE_BYTES, NonceBook, SessionBinding, report_data
 from confide.attest.evidence import Evidence, NodeContext
+from confide.attest.init_data import require_init_data
 from confide.attest.policy import appraise
 from confide.canonical import Json, b64url, from_b64url
 from confide.errors import AttestationError, BindingError, ConfideError, ProtocolError, leaf_of
@@ -49,9 +50,22 @@ def utc_now() -> datetime:
 
 
 class VerifierSide:
-    """What one verifier needs for all its sessions: how to verify, what to accept, the time, and its nonces."""
+    """What one verifier needs for all its sessions: how to verify, what to accept, the time, and its nonces.
 
-    def __init__(self, verifier: Verifier, policy: Policy, *, clock: Clock = utc_now, nonces: NonceBook | None = None) -> None:
+    ``init_data``: what evidence has to hold of the init-data that its guest was started with, in hex; ``None`` asks nothing of it beyond
+    the policy.
+    """
+
+    def __init__(
+        self,
+        verifier: Verifier,
+        policy: Policy,
+        *,
+        clock: Clock = utc_now,
+        nonces: NonceBook | None = None,
+        init_data: str | None = None,
+    ) -> None:
+        self.init_data = init_data
         self.verifier = verifier
         self.policy = policy
         self.clock = clock
@@ -136,6 +150,7 @@ def judge(
     3. Role, job, run and node are the expected ones.
     4. The evidence is genuine (``Verifier.verify``).
     5. It is what the policy asks for, and its report data holds this session's exporter, nonce, key, role and context (``appraise``).
+    6. Its guest was started with the init-data that this side asks for.
 
     ``exporter`` and ``peer_spki`` must be this verifier's own observations of the channel.
 
@@ -155,6 +170,8 @@ def judge(
     binding = SessionBinding(role=presented.role, exporter=exporter, nonce=nonce, spki=peer_spki, context=context)
     verified = side.verifier.verify(presented.evidence, now)
     result = appraise(verified, side.policy, binding, now=now)
+    if side.init_data is not None:
+        require_init_data(result.claims, side.init_data)
     record = EvidenceRecord(presented.role, context, verified.evidence, exporter, nonce, peer_spki, now)
     return AttestedPeer(result, context, binding.spki_digest, record, verified.collateral)
 

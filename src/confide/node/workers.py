@@ -71,7 +71,7 @@ class Workers:
         self._ca = ca
         self._clock = clock
         nonces = NonceBook(timedelta(seconds=services.spec.timing.nonce_ttl_s))
-        self._side = VerifierSide(services.verifier, services.policy, clock=clock, nonces=nonces)
+        self._side = VerifierSide(services.verifier, services.policy, clock=clock, nonces=nonces, init_data=services.init_data)
         self._resources = services.job.resources
         self.roster = Roster.of(NodeId(f"worker-{n}") for n in range(1, self._resources.workers + 1))
         self._peers: dict[NodeId, AttestedPeer] = {}

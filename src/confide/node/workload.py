@@ -75,6 +75,8 @@ class NodeServices:
     """End this node, and on the driver the run, with that error.  Safe to call from any thread."""
     driver: EvidenceRecord | None = None
     """The driver's evidence as this worker accepted it; ``None`` on the driver itself."""
+    init_data: str | None = None
+    """On the driver: what the evidence of its workers has to hold of the init-data that they were started with, if the client asks it."""
     stopping: threading.Event = field(default_factory=threading.Event)
 
     @property

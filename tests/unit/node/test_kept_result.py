@@ -232,3 +232,10 @@ def test_a_driver_that_the_policy_would_refuse_is_refused(world: Any) -> None:
 def test_a_driver_in_debug_mode_is_refused_by_a_client_that_did_not_attest_it(world: Any) -> None:
     with pytest.raises(AppraisalError):
         take(Driver(world, fault=Fault.DEBUG).seal(), world)
+
+
+def test_a_driver_with_other_init_data_is_refused_by_a_client_that_did_not_attest_it(world: Any, driver: Driver) -> None:
+    found = open_result(driver.seal(), CLIENT, RUN)
+    side = VerifierSide(world.verifier, world.policy, init_data="11" * 64)
+    with pytest.raises(AppraisalError, match="init-data"):
+        found.by_driver(NODE, job=world.job.digest, run=RUN, side=side, known=None)

@@ -51,6 +51,7 @@ class KubernetesBackend:
 
     def __init__(self, api: Api, run: RunId, objects: RunObjects, logs: Path, *, simulated: bool) -> None:
         self.simulated = simulated
+        self.init_data = objects.init_data
         self._api = api
         self._run = run
         self.objects = objects

@@ -18,7 +18,7 @@ from confide.jobs.kubernetes.limits import check_object
 from confide.jobs.kubernetes.names import check_object_name
 from confide.jobs.kubernetes.pods import NODE_FILE, annotations_of, labels_of, pod_template
 from confide.jobs.kubernetes.profile import QUEUE_KEY, ClusterProfile, Shape
-from confide.jobs.kubernetes.shapes import SIMULATION_FILE, SIMULATION_SUFFIX
+from confide.jobs.kubernetes.shapes import SIMULATION_FILE, SIMULATION_SUFFIX, init_data_of
 from confide.jobs.plan import AGENT_PORT, Plan
 from confide.node.spec import NodeSpec
 
@@ -32,6 +32,8 @@ WORKERS_FILE: Final = "workers.json"
 class RunObjects:
     """The objects of one run.  ``base`` is created first, in this order, then ``driver_job``; the driver creates ``workers``.
 
+    ``init_data``: what the evidence of guests that were started from these objects holds, in hex, if their shape gives them init-data.
+
     Each of ``adopted`` then gets the Job as its owner, so that what ends the Job removes them.
     """
 
@@ -40,6 +42,7 @@ class RunObjects:
     base: tuple[Json, ...]
     driver_job: Json
     workers: Mapping[NodeId, Json]
+    init_data: str | None
 
     @property
     def adopted(self) -> tuple[Json, ...]:
@@ -79,10 +82,15 @@ def render(plan: Plan, profile: ClusterProfile, *, simulated_tee: Json | None = 
         _config_map(plan, profile, plan.driver.node_id, driver_files, spec=plan.driver),
         *(_config_map(plan, profile, spec.node_id, {NODE_FILE: spec.to_json()}, spec=spec) for spec in specs),
     )
-    made = RunObjects(str(plan.run), profile.namespace, base, _driver_job(plan, profile), workers)
+    made = RunObjects(str(plan.run), profile.namespace, base, _driver_job(plan, profile), workers, _held(plan, profile))
     for found in (*made.applied, *made.workers.values()):
         check_object(found)
     return made
+
+
+def _held(plan: Plan, profile: ClusterProfile) -> str | None:
+    document = init_data_of(profile, plan.driver.tee, plan.digest)
+    return None if document is None else document.bound_value(plan.driver.tee).hex()
 
 
 def _check_simulation(plan: Plan, profile: ClusterProfile, simulated_tee: Json | None) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from confide.attest.init_data import InitData
 from confide.canonical import Json
 from confide.errors import UsageError
 from confide.ids import JobDigest, RunId, Tee
@@ -69,11 +70,25 @@ def additions(profile: ClusterProfile, run: RunId, tee: Tee, digest: JobDigest, 
         raise UsageError(f"a node of this run is to be in {tee}, and the profile's shape is {shape}", hint=hint)
     if shape is Shape.SGX:
         return _sgx(profile, memory_mb)
-    if shape in KATA:
-        document = render_init_data(digest, tee, profile.init_data)
+    document = init_data_of(profile, tee, digest)
+    if document is not None:
         return Additions(annotations={INIT_DATA_KEY: annotation(document)}, runtime_class=runtime_class, memory_volumes=True)
     limits = {profile.tee_resource: "1"} if profile.tee_resource else {}
     return Additions(limits=limits, runtime_class=runtime_class, affinity=_on_nodes_labelled(_VM_LABELS[shape]))
+
+
+def tee_of(shape: Shape) -> Tee | None:
+    """The kind of TEE that nodes of a shape are in; ``None`` of a simulated one, which may be any."""
+    return _TEES.get(shape)
+
+
+def init_data_of(profile: ClusterProfile, tee: Tee, digest: JobDigest) -> InitData | None:
+    """The init-data of a run's guests: of the shapes whose guests get one.
+
+    Raises:
+        ConfigError: the profile's init-data is none.
+    """
+    return render_init_data(digest, tee, profile.init_data) if profile.shape in KATA else None
 
 
 def _sgx(profile: ClusterProfile, memory_mb: int) -> Additions:

@@ -38,6 +38,7 @@ class LocalBackend:
 
     name = "local"
     simulated = True
+    init_data: str | None = None
 
     def __init__(self, folder: Path, *, entry: Sequence[str] = ("-m", "confide.jobs.local.node")) -> None:
         self._nodes = folder / "nodes"

@@ -15,6 +15,7 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Final, Self, TypeVar
 
 from confide.attest.collect import Attester
+from confide.attest.init_data import InitData
 from confide.canonical import Json
 from confide.crypto.http import request
 from confide.crypto.http_messages import Duplex, Response
@@ -33,7 +34,6 @@ from confide.errors import (
     UnwrapError,
 )
 from confide.keys.connection import https_address
-from confide.keys.kbs.init_data import InitData
 from confide.keys.kbs.messages import COOKIE, ERRORS, AttestRequest, AuthRequest, GuestTee, report_data
 from confide.keys.kbs.resources import ResourceName
 from confide.keys.kbs.tee_evidence import json_of_evidence

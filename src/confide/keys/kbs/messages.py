@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Self
 
+from confide.attest.init_data import InitData
 from confide.canonical import Json, canonical, parse_object
 from confide.errors import ParseError, ProtocolError
 from confide.ids import ReportData, Tee
-from confide.keys.kbs.init_data import InitData
 from confide.keys.kbs.tee_key import TeePublicKey
 
 VERSION: Final = "0.4.0"

@@ -17,11 +17,11 @@ from typing import ClassVar, Final, Self
 
 from confide.attest.binding import NONCE_BYTES
 from confide.attest.evidence import Evidence
+from confide.attest.init_data import InitData
 from confide.attest.verify import VerifiedEvidence, Verifier
 from confide.canonical import Json, b64url, from_b64url
 from confide.errors import BindingError, ParseError
 from confide.ids import Nonce
-from confide.keys.kbs.init_data import InitData
 from confide.keys.kbs.messages import AttestRequest, GuestTee, from_base64
 from confide.keys.kbs.tee_evidence import SampleEvidence, evidence_of_json
 from confide.keys.kbs.tee_key import TeePublicKey

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.cluster_plans import plan_for, rendered
 
+from confide.attest.init_data import MAX_BYTES, InitData
 from confide.errors import ConfigError
 from confide.ids import JobDigest, Tee
 from confide.jobs.kubernetes.init_data import JOB_DIGEST_NAME, annotation, render_init_data
 from confide.jobs.kubernetes.profile import Shape
-from confide.keys.kbs.init_data import MAX_BYTES, InitData
 
 DIGEST = JobDigest("0123456789abcdef" * 6)
 KEY = "io.katacontainers.config.hypervisor.cc_init_data"
@@ -87,3 +87,17 @@ def test_every_text_comes_back_from_the_document_and_the_same_input_gives_the_sa
 def test_a_text_that_has_no_utf_8_form_is_refused() -> None:
     with pytest.raises(ConfigError, match="init_data"):
         render_init_data(DIGEST, Tee.TDX, {"a": "\ud800"})
+
+
+@pytest.mark.parametrize(("shape", "tee"), [(Shape.TDX, Tee.TDX), (Shape.SNP, Tee.SNP)])
+def test_the_client_asks_every_node_for_what_the_pods_carry(shape, tee) -> None:
+    made = rendered(shape, init_data={"aa.toml": "x"})
+    metadata = made.driver_job["spec"]["template"]["metadata"]
+    body = gzip.decompress(base64.b64decode(metadata["annotations"][KEY], validate=True)).decode()
+    assert made.init_data == InitData.parse(body).bound_value(tee).hex()
+    assert {pod["metadata"]["annotations"][KEY] for pod in made.workers.values()} == {metadata["annotations"][KEY]}
+
+
+@pytest.mark.parametrize("shape", [Shape.SGX, Shape.TDX_VM, Shape.SNP_VM, Shape.SIMULATED])
+def test_nothing_is_asked_of_nodes_that_are_given_none(shape) -> None:
+    assert rendered(shape).init_data is None

@@ -12,13 +12,13 @@ import pytest
 from support.false_kbs import CHALLENGE, FalseKbs, encrypting, http
 from support.kbs_guest import INIT_DATA
 
+from confide.attest.init_data import InitData
 from confide.attest.insecure import InsecureAttester
 from confide.crypto.secret import SecretBytes
 from confide.crypto.tls import PinnedSpki
 from confide.errors import AttestationError, KbsError, ParseError, ResourceDeniedError, ResourceMissingError, UsageError
 from confide.ids import SpkiDigest, Tee
 from confide.keys.kbs.client import KbsClient, resource_of_uri
-from confide.keys.kbs.init_data import InitData
 from confide.keys.kbs.resources import ResourceName
 from confide.keys.kbs.tee_key import KeyKind
 from confide.keys.kbs.transport import PinnedCa

@@ -16,11 +16,11 @@ from jwcrypto.jwe import JWE
 from jwcrypto.jwk import JWK
 
 from confide.attest.evidence import Evidence
+from confide.attest.init_data import InitData
 from confide.canonical import b64url, canonical, from_b64url
 from confide.crypto.secret import SecretBytes
 from confide.errors import BindingError, ConfideError, EvidenceInvalidError, ParseError, SecretLeakError, UnwrapError
 from confide.ids import Tee
-from confide.keys.kbs.init_data import InitData
 from confide.keys.kbs.messages import AttestRequest, AuthRequest, GuestTee, report_data
 from confide.keys.kbs.resources import Pattern, ResourceName
 from confide.keys.kbs.snp_json import json_of_report, report_of_json
