@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from confide.data.failure import failure_in
 from confide.data.places import RemoteFolder, remote_folder
 from confide.data.s3 import S3Access, s3_client
 from confide.errors import ConfideError, DataError, IntegrityError, UnavailableError
+from confide.jobs.input_ranges import input_range
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -212,6 +214,23 @@ def test_a_file_that_is_replaced_while_the_job_runs_is_refused(storage: Storage,
     assert isinstance(found, DataError)
     assert "changed while it was read" in found.message
     assert found.hint == "do it again"
+
+
+@pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"x"], ids=["shorter", "longer"])
+def test_an_answer_that_is_not_the_range_that_was_asked_for_is_refused(
+    world: SparkWorld, monkeypatch: pytest.MonkeyPatch, change: Callable[[bytes], bytes]
+) -> None:
+    def answer(inputs: Any, request: Json) -> Json:
+        return {"data": base64.b64encode(change(base64.b64decode(input_range(inputs, request)["data"]))).decode()}
+
+    monkeypatch.setattr("support.spark_world.input_range", answer)
+    source = """
+try:
+    result(ctx.read("flights").selectExpr("min(wide)").collect()[0][0])
+except Exception as error:
+    result("the agent's answer is no range of" in str(error))
+"""
+    assert world.result(source) is True
 
 
 def test_throttling_is_waited_for_and_a_refusal_is_told_with_its_hint(

@@ -4,7 +4,6 @@ import java.io.EOFException;
 import java.io.IOException;
 import java.util.Arrays;
 import org.apache.hadoop.fs.FSDataInputStream;
-import org.apache.hadoop.fs.FSInputStream;
 
 /**
  * Reads a container at plaintext offsets (docs/formats/container.md, section 5).
@@ -12,7 +11,7 @@ import org.apache.hadoop.fs.FSInputStream;
  * <p>The constructor opens the final chunk, so that the length is authenticated before the first byte is returned. After a failure
  * nothing more is returned.
  */
-final class ContainerInput extends FSInputStream {
+final class ContainerInput extends SizedInput {
     private final FSDataInputStream file;
     private final String path;
     private final Container container;
@@ -22,7 +21,6 @@ final class ContainerInput extends FSInputStream {
     private final byte[] plain = new byte[Container.CHUNK];
     private long current = -1;
     private int filled;
-    private long position;
     private boolean failed;
 
     ContainerInput(FSDataInputStream file, long size, String path) throws IOException {
@@ -64,48 +62,17 @@ final class ContainerInput extends FSInputStream {
     }
 
     @Override
-    public synchronized int read() throws IOException {
-        byte[] one = new byte[1];
-        return read(one, 0, 1) < 0 ? -1 : one[0] & 0xff;
+    long length() {
+        return length;
     }
 
     @Override
-    public synchronized int read(byte[] buffer, int offset, int wanted) throws IOException {
-        if (wanted == 0) {
-            return 0;
-        }
-        if (position >= length) {
-            return -1;
-        }
+    int readAt(long position, byte[] buffer, int offset, int wanted) throws IOException {
         load(position / Container.CHUNK);
         int start = (int) (position % Container.CHUNK);
         int count = Math.min(wanted, filled - start);
         System.arraycopy(plain, start, buffer, offset, count);
-        position += count;
         return count;
-    }
-
-    @Override
-    public synchronized void seek(long target) throws IOException {
-        if (target < 0 || target > length) {
-            throw new EOFException("cannot seek to " + target + " in a file of " + length + " bytes");
-        }
-        position = target;
-    }
-
-    @Override
-    public synchronized long getPos() {
-        return position;
-    }
-
-    @Override
-    public synchronized int available() {
-        return (int) Math.min(Integer.MAX_VALUE, length - position);
-    }
-
-    @Override
-    public boolean seekToNewSource(long target) {
-        return false;
     }
 
     @Override

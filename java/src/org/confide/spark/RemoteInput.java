@@ -1,9 +1,7 @@
 package org.confide.spark;
 
-import java.io.EOFException;
 import java.io.IOException;
 import java.util.Map;
-import org.apache.hadoop.fs.FSInputStream;
 import org.apache.hadoop.fs.FileSystem;
 
 /**
@@ -13,7 +11,7 @@ import org.apache.hadoop.fs.FileSystem;
  * does a local file. How much is asked for at one time is by how it is read: a footer's place brings the file's end, a jump a little more
  * than was wanted, and reading on ever more, so that neither a column of a table nor a long text waits for each 64 KiB.
  */
-final class RemoteInput extends FSInputStream {
+final class RemoteInput extends SizedInput {
     /** Bytes of one question. Its answer is base64, and is held here as text for a moment. */
     static final int MOST = 4 << 20;
     /** Files up to this length are fetched as a whole. */
@@ -30,7 +28,6 @@ final class RemoteInput extends FSInputStream {
     /** Where {@code held} begins in the file. */
     private long from;
     private int window = FIRST;
-    private long position;
     private boolean closed;
 
     /** @param size the length that the verified manifest has: the agent gives ranges of a file of that length only. */
@@ -41,36 +38,28 @@ final class RemoteInput extends FSInputStream {
     }
 
     @Override
-    public synchronized int read() throws IOException {
-        byte[] one = new byte[1];
-        return read(one, 0, 1) < 0 ? -1 : one[0] & 0xff;
+    long length() {
+        return size;
     }
 
     @Override
-    public synchronized int read(byte[] buffer, int offset, int wanted) throws IOException {
+    int readAt(long position, byte[] buffer, int offset, int wanted) throws IOException {
         if (closed) {
             throw new IOException("confide: " + path + " is closed");
         }
-        if (wanted == 0) {
-            return 0;
-        }
-        if (position >= size) {
-            return -1;
-        }
         if (position < from || position >= from + held.length) {
-            fetch(wanted);
+            fetch(position, wanted);
         }
         int start = (int) (position - from);
         int count = Math.min(wanted, held.length - start);
         System.arraycopy(held, start, buffer, offset, count);
-        position += count;
         if (statistics != null) {
             statistics.incrementBytesRead(count); // what a task got, as of a local file: not what was read ahead
         }
         return count;
     }
 
-    private void fetch(int wanted) throws IOException {
+    private void fetch(long position, int wanted) throws IOException {
         boolean on = held.length > 0 && position == from + held.length;
         window = on ? Math.min(MOST, 2 * window) : FIRST;
         long start = position;
@@ -91,29 +80,6 @@ final class RemoteInput extends FSInputStream {
         }
         held = data;
         from = start;
-    }
-
-    @Override
-    public synchronized void seek(long target) throws IOException {
-        if (target < 0 || target > size) {
-            throw new EOFException("cannot seek to " + target + " in a file of " + size + " bytes");
-        }
-        position = target;
-    }
-
-    @Override
-    public synchronized long getPos() {
-        return position;
-    }
-
-    @Override
-    public synchronized int available() {
-        return (int) Math.min(Integer.MAX_VALUE, size - position);
-    }
-
-    @Override
-    public boolean seekToNewSource(long target) {
-        return false;
     }
 
     @Override
