@@ -150,7 +150,9 @@ class DriverAgent:
 
         Clients are not attested and need no account: the job digest in this node's evidence decides what can be run here.
         """
+        begun = self._now()
         record = present(channel, attester=self._attester, role=Role.DRIVER, context=self._context, clock=self._clock)
+        _log.info("a client has attested this node: %.3f s", self._now() - begun)
         try:
             bundle = read(channel.recv_frame(), Kind.BUNDLE)
             job = Job.from_json(field(bundle, "job", dict))

@@ -133,6 +133,7 @@ class WorkerAgent:
         """Attest both ways on a fresh channel, then come back with the job CA's certificate."""
         host, port = self._driver
         timeout = self._spec.timing.start_timeout_s
+        begun = self._now()
         sides: list[VerifierSide] = []
         nonces = NonceBook(timedelta(seconds=self._spec.timing.nonce_ttl_s))
         with connect(host, port, self._identity, trust=AnyKeyUntilAttested(), timeout=timeout) as channel:
@@ -157,6 +158,7 @@ class WorkerAgent:
         control = connect(host, field(frame, "control_port", int), identity, trust=trust, timeout=timeout)
         _check_same_node(control, driver)
         control.settimeout(timeout)
+        _log.info("this node and the driver have attested each other, and it is certified: %.3f s", self._now() - begun)
         return _Joined(control, identity, field(frame, "engine_certificate", str).encode(), driver, sides[0])
 
     def _side_from(self, channel: Channel, nonces: NonceBook, kept: list[VerifierSide]) -> VerifierSide:

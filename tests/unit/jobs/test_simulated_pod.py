@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,3 +71,9 @@ def test_packed_file_with_a_name_of_its_own_is_refused(tmp_path: Path, name: str
 def test_what_is_no_packed_installation_is_refused(tmp_path: Path, packed: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         SimulatedTee.unpacked(packed, tmp_path / "there")
+
+
+def test_a_workers_agent_does_without_what_drivers_make_results_with() -> None:
+    """There are many workers: Arrow and NumPy would make each start later, and take half of its memory."""
+    code = "import sys, confide.jobs.local.pod, confide.jobs.spark_worker; print(sorted({'numpy', 'polars', 'pyarrow'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
