@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -77,3 +79,20 @@ def test_a_workers_agent_does_without_what_drivers_make_results_with() -> None:
     """There are many workers: Arrow and NumPy would make each start later, and take half of its memory."""
     code = "import sys, confide.jobs.local.pod, confide.jobs.spark_worker; print(sorted({'numpy', 'polars', 'pyarrow'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("module", ["confide.jobs.local.pod", "confide.jobs.kubernetes.node"])
+def test_a_pods_process_ends_at_once_when_it_is_told_to_while_it_starts(module: str) -> None:
+    """As a container's first process it would not hear it: those have no signals but the ones that they ask for (pid_namespaces(7))."""
+    process = subprocess.Popen([sys.executable, "-I", "-B", "-m", module], stderr=subprocess.DEVNULL)
+    status = Path(f"/proc/{process.pid}/status")
+    while process.poll() is None and not hears(status.read_text(), signal.SIGTERM):
+        time.sleep(0.001)
+    process.terminate()
+    assert process.wait(10) == 128 + signal.SIGTERM
+
+
+def hears(status: str, number: signal.Signals) -> bool:
+    """Whether a process has a handler of a signal (proc(5))."""
+    caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught, 16) >> (number - 1) & 1)
