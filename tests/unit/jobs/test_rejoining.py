@@ -28,7 +28,7 @@ def attest(folder: RunDir, found: str, monkeypatch: pytest.MonkeyPatch) -> list[
     node = SimpleNamespace(peer=SimpleNamespace(spki=found), close=lambda: done.append("closed"))
     monkeypatch.setattr(known_driver, "DriverClient", SimpleNamespace(attest=lambda *_args, **_named: node))
     plan = SimpleNamespace(run=folder.run, driver=SimpleNamespace(node_id=NodeId("driver"), timing=None))
-    known = KnownDriver(cast(Any, None), cast(Any, plan), folder, cast(Any, None), None, lambda _record: None)
+    known = KnownDriver(cast(Any, None), cast(Any, plan), folder, cast(Any, None), None, None, lambda _record: None)
     try:
         known.attest("127.0.0.1", 1)
     except BindingError:
