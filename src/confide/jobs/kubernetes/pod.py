@@ -21,7 +21,8 @@ from confide.ids import Role
 from confide.jobs.kubernetes.client import Cluster
 from confide.jobs.kubernetes.objects import WORKERS_FILE
 from confide.jobs.kubernetes.pod_host import PodHost, load_workers
-from confide.jobs.kubernetes.pods import NODE_DIR, NODE_FILE
+from confide.jobs.kubernetes.pod_places import NODE_DIR
+from confide.jobs.kubernetes.pods import NODE_FILE
 from confide.jobs.node_main import agent, live
 from confide.node.spec import NodeSpec
 

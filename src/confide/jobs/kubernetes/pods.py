@@ -8,6 +8,7 @@ from typing import Final
 
 from confide.canonical import Json
 from confide.ids import Role
+from confide.jobs.kubernetes.pod_places import CONTAINER, NODE_DIR, SHM_DIR, STATE_DIR, TMP_DIR, USER
 from confide.jobs.kubernetes.profile import ClusterProfile, Toleration
 from confide.jobs.kubernetes.shapes import Additions, additions
 from confide.jobs.plan import Plan
@@ -18,12 +19,7 @@ NODE_LABEL: Final = "confide.dev/node"
 ROLE_LABEL: Final = "confide.dev/role"
 OWN_LABELS: Final[Mapping[str, str]] = {"app.kubernetes.io/name": "confide", "app.kubernetes.io/managed-by": "confide"}
 DRIVER_LABELS: Final[Mapping[str, str]] = {ROLE_LABEL: str(Role.DRIVER)}
-CONTAINER: Final = "node"
-USER: Final = 10001
-"""User and group of the container, as the image has them (``confide image build``)."""
-NODE_DIR: Final = "/etc/confide/node"
 NODE_FILE: Final = "spec.json"
-STATE_DIR: Final = "/var/confide"
 GRACE_S: Final = 10
 AGENT_MB: Final = 128
 """The agent's own process: 46 MiB with all its modules, 15 MiB more with 1,000 workers (docs/benchmarks.md), and what Arrow maps."""
@@ -31,7 +27,7 @@ _LEAST_OVERHEAD_MB: Final = 384
 _OVERHEAD_FACTOR: Final = 0.4
 """Beside the JVM's heap, for its own memory and Python's: Spark's figures for Python jobs (spark.kubernetes.memoryOverheadFactor)."""
 _SCRATCH_MB: Final = 128
-_SCRATCH: Final = {"tmp": "/tmp", "state": STATE_DIR}  # noqa: S108  paths within the pod
+_SCRATCH: Final = {"tmp": TMP_DIR, "state": STATE_DIR}
 
 
 def labels_of(plan: Plan, profile: ClusterProfile, spec: NodeSpec | None) -> dict[str, str]:
@@ -140,7 +136,7 @@ def _volume(index: int, profile: ClusterProfile) -> Json:
 def _mounts(profile: ClusterProfile, shape: Additions) -> list[Json]:
     return [
         {"name": "node", "mountPath": NODE_DIR, "readOnly": True},
-        {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108  paths within the pod
+        {"name": "shm", "mountPath": SHM_DIR},
         *({"name": name, "mountPath": path} for name, path in _SCRATCH.items()),
         *shape.mounts,
         *({"name": f"data-{i}", "mountPath": volume.mount, "readOnly": volume.read_only} for i, volume in enumerate(profile.volumes)),

@@ -142,6 +142,7 @@ class ClusterProfile(_Value):
     shm_mb: StrictInt = Field(default=512, ge=256, le=1024 * 1024)
     cpu_request: StrictFloat = Field(default=1.0, ge=0.01, le=1.0)
     init_data: dict[str, str] = Field(default_factory=dict, repr=False)
+    guest_logs: StrictBool = True
 
     @field_validator("node_selector", "labels")
     @classmethod
@@ -199,6 +200,7 @@ class ClusterProfile(_Value):
             "sgx_quote": (self.sgx_quote != "in-process", {Shape.SGX}),
             "tee_resource": (self.tee_resource is not None, {Shape.TDX_VM, Shape.SNP_VM}),
             "init_data": (bool(self.init_data), KATA),
+            "guest_logs": (not self.guest_logs, KATA),
         }
         for name, (said, shapes) in fields.items():
             if said and self.shape not in shapes:

@@ -13,6 +13,7 @@ from confide.attest.init_data import InitData
 from confide.canonical import Json
 from confide.errors import UsageError
 from confide.ids import JobDigest, RunId, Tee
+from confide.jobs.kubernetes.agent_policy import POLICY_NAME, agent_policy
 from confide.jobs.kubernetes.init_data import annotation, render_init_data
 from confide.jobs.kubernetes.profile import INIT_DATA_KEY, KATA, ClusterProfile, Shape
 
@@ -83,12 +84,15 @@ def tee_of(shape: Shape) -> Tee | None:
 
 
 def init_data_of(profile: ClusterProfile, tee: Tee, digest: JobDigest) -> InitData | None:
-    """The init-data of a run's guests: of the shapes whose guests get one.
+    """The init-data of a run's guests: of the shapes whose guests get one.  The agent's policy is ours, unless the profile has its own.
 
     Raises:
-        ConfigError: the profile's init-data is none.
+        ConfigError: the profile's init-data is none, or its image has no digest.
     """
-    return render_init_data(digest, tee, profile.init_data) if profile.shape in KATA else None
+    if profile.shape not in KATA:
+        return None
+    own = {} if POLICY_NAME in profile.init_data else {POLICY_NAME: agent_policy(profile)}
+    return render_init_data(digest, tee, {**profile.init_data, **own})
 
 
 def _sgx(profile: ClusterProfile, memory_mb: int) -> Additions:

@@ -10,11 +10,12 @@ import tomllib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.cluster_plans import plan_for, rendered
+from support.cluster_plans import plan_for, profile_for, rendered
 
 from confide.attest.init_data import MAX_BYTES, InitData
 from confide.errors import ConfigError
 from confide.ids import JobDigest, Tee
+from confide.jobs.kubernetes.agent_policy import POLICY_NAME, agent_policy
 from confide.jobs.kubernetes.init_data import JOB_DIGEST_NAME, annotation, render_init_data
 from confide.jobs.kubernetes.profile import Shape
 
@@ -44,8 +45,9 @@ def test_pods_carry_it_as_kata_containers_takes_it(shape, tee) -> None:
     made = rendered(shape)
     for metadata in (made.driver_job["spec"]["template"]["metadata"], *(pod["metadata"] for pod in made.workers.values())):
         body = gzip.decompress(base64.b64decode(metadata["annotations"][KEY], validate=True)).decode()
-        assert tomllib.loads(body)["data"] == {JOB_DIGEST_NAME: plan_for(shape).digest}
-        assert InitData.parse(body).bound_value(tee) == render_init_data(plan_for(shape).digest, tee, {}).bound_value(tee)
+        policy = {POLICY_NAME: agent_policy(profile_for(shape))}
+        assert tomllib.loads(body)["data"] == {JOB_DIGEST_NAME: plan_for(shape).digest, **policy}
+        assert InitData.parse(body).bound_value(tee) == render_init_data(plan_for(shape).digest, tee, policy).bound_value(tee)
 
 
 @pytest.mark.parametrize("shape", [Shape.SGX, Shape.TDX_VM, Shape.SNP_VM, Shape.SIMULATED])

@@ -211,7 +211,7 @@ def test_a_worker_whose_pods_name_is_too_long_is_refused() -> None:
 def test_fifty_workers_fit_into_a_config_map() -> None:
     made = rendered(Shape.TDX, workers=50, **FULL)
     assert len(made.workers) == 50
-    assert len(found(made, "ConfigMap", "-driver")["data"]["workers.json"]) < 256 * 1024
+    assert len(found(made, "ConfigMap", "-driver")["data"]["workers.json"]) < 384 * 1024
 
 
 def test_more_workers_than_a_config_map_takes_are_refused() -> None:
