@@ -50,7 +50,7 @@ class InMemoryApi:
         self.logs: dict[str, Queue] = {}
         self.ports: dict[int, tuple[str, int]] = {}
         self._uids = itertools.count(1)
-        self._watches: list[tuple[str, str, Queue]] = []
+        self._watches: list[tuple[str, str, str, Queue]] = []
         self._lock = threading.RLock()
 
     def create(self, found: Json, /) -> Json:
@@ -99,12 +99,13 @@ class InMemoryApi:
                 if any(owner["uid"] == gone["metadata"]["uid"] for owner in owners) and (of, other) in self.objects:
                     self.delete(of, other)
 
-    def watch(self, kind: str, label_selector: str = "") -> Queue:
+    def watch(self, kind: str, label_selector: str = "", *, field_selector: str = "") -> Queue:
         with self._lock:
             made = Queue()
             for each in self.list(kind, label_selector):
-                made.put(("ADDED", each))
-            self._watches.append((kind, label_selector, made))
+                if _is(each, field_selector):
+                    made.put(("ADDED", each))
+            self._watches.append((kind, label_selector, field_selector, made))
             return made
 
     def log_lines(self, pod: str, *, follow: bool, since_ns: int | None = None) -> Queue:
@@ -125,7 +126,7 @@ class InMemoryApi:
             self._tell("MODIFIED", self.objects["Pod", pod])
 
     def break_watches(self, error: UnavailableError) -> None:
-        for _, _, made in self._watches:
+        for _, _, _, made in self._watches:
             made.put(error)
 
     def names(self, kind: str) -> list[str]:
@@ -133,8 +134,8 @@ class InMemoryApi:
             return sorted(name for of, name in self.objects if of == kind)
 
     def _tell(self, change: str, found: Json) -> None:
-        for kind, selector, made in self._watches:
-            if kind == found["kind"] and _has(found, selector):
+        for kind, selector, fields, made in self._watches:
+            if kind == found["kind"] and _has(found, selector) and _is(found, fields):
                 made.put((change, copy.deepcopy(found)))
 
 
@@ -142,6 +143,11 @@ def _has(found: Json, selector: str) -> bool:
     labels = found["metadata"].get("labels", {})
     wanted = [part.partition("=") for part in selector.split(",") if part]
     return all(labels.get(name) == value for name, _, value in wanted)
+
+
+def _is(found: Json, selector: str) -> bool:
+    """Whether an event is about the object that a selector names."""
+    return not selector or found.get("involvedObject", {}).get("name") == selector.removeprefix("involvedObject.name=")
 
 
 def _merge(target: Json, patch: Json) -> None:

@@ -80,8 +80,8 @@ class Api(Protocol):
         """
         ...
 
-    def watch(self, kind: str, label_selector: str = "") -> Changes:
-        """All objects of a kind with these labels, and what becomes of them."""
+    def watch(self, kind: str, label_selector: str = "", *, field_selector: str = "") -> Changes:
+        """All objects of a kind with these labels and fields, and what becomes of them."""
         ...
 
     def log_lines(self, pod: str, *, follow: bool, since_ns: int | None = None) -> Lines:

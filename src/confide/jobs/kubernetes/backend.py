@@ -17,8 +17,8 @@ from confide.canonical import Json, parse_object
 from confide.errors import ConfideError, ProtocolError, UnavailableError
 from confide.ids import NodeId, RunId
 from confide.jobs.backend import Address, NodeHandle, NodeStatus
-from confide.jobs.kubernetes.condition import condition_of
 from confide.jobs.kubernetes.forward import HOST, Forward
+from confide.jobs.kubernetes.heard import Heard
 from confide.jobs.kubernetes.objects import RESULT_SUFFIX
 from confide.jobs.kubernetes.pod_host import ANNOUNCEMENT, RESULT
 from confide.jobs.kubernetes.pod_log import PodLog
@@ -57,6 +57,7 @@ class KubernetesBackend:
         self.objects = objects
         self._logs = logs
         self._lock = threading.Lock()
+        self._heard = Heard()
         self._pods: dict[NodeId, str] = {}
         self._seen: dict[NodeId, NodeStatus] = {}
         self._announcement: str | None = None
@@ -121,33 +122,68 @@ class KubernetesBackend:
     # --- watching ------------------------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        heard: dict[str, Callable[[str, Json], None]] = {"Pod": self._hear_pod, "ConfigMap": self._hear_config_map}
-        for kind, hear in heard.items():
-            changes = self._api.watch(kind, label_selector=self._selector)
-            self._watches.append(changes)
-            threading.Thread(target=self._follow, args=(changes, hear), name=f"confide-watch-{kind}", daemon=True).start()
+        self._follow(self._api.watch("Pod", self._selector), self._hear_pod, self._lost_sight)
+        self._follow(self._api.watch("ConfigMap", self._selector), self._hear_config_map, self._lost_sight)
+        self._follow(self._api.watch("Job", self._selector), self._hear_job, self._lost_words)
+        self._watch_events(str(self._run))
 
-    def _follow(self, changes: Changes, hear: Callable[[str, Json], None]) -> None:
-        try:
-            for kind, found in changes:
-                hear(kind, found)
-        except ConfideError as error:
-            _log.warning("the run's objects cannot be watched any more: %s: %s", error.code, error.message)
-            with self._lock:
-                self._seen.setdefault(DRIVER, NodeStatus(running=True))
-                self._seen = {node: _lost_sight(status, error.message) for node, status in self._seen.items()}
+    def _watch_events(self, name: str) -> None:
+        """Events of an object of the run: of its Job, and of the driver's pod."""
+        events = self._api.watch("Event", field_selector=f"involvedObject.name={name}")
+        self._follow(events, self._hear_event, self._lost_words)
+
+    def _follow(self, changes: Changes, hear: Callable[[str, Json], None], lost: Callable[[ConfideError], None]) -> None:
+        self._watches.append(changes)
+
+        def follow() -> None:
+            try:
+                for change, found in changes:
+                    hear(change, found)
+            except ConfideError as error:
+                lost(error)
+
+        threading.Thread(target=follow, name="confide-watch", daemon=True).start()
+
+    def _lost_sight(self, error: ConfideError) -> None:
+        """Nodes that nothing more will be heard of go on running, as far as anybody knows."""
+        _log.warning("the run's objects cannot be watched any more: %s: %s", error.code, error.message)
+        unknown = NodeStatus(running=True, condition=f"the cluster cannot be asked: {error.message}")
+        with self._lock:
+            self._seen.setdefault(DRIVER, unknown)
+            self._seen = {node: unknown if status.running else status for node, status in self._seen.items()}
+
+    def _lost_words(self, error: ConfideError) -> None:
+        _log.info("why the run waits may not be told: %s: %s", error.code, error.message)
 
     def _hear_pod(self, kind: str, pod: Json) -> None:
         about = pod.get("metadata", {})
         node, name = NodeId(str(about.get("labels", {}).get(NODE_LABEL))), str(about.get("name"))
-        condition = condition_of(pod, gone=kind == "DELETED")
-        over, words = condition.final or kind == "DELETED", condition.words
         with self._lock:
+            self._heard.pod(node, pod)
+            condition = self._heard.condition(node, gone=kind == "DELETED")
+            over, words = condition.final or kind == "DELETED", condition.words
+            if node == DRIVER and self._pods.get(node) != name:
+                self._watch_events(name)
             self._pods[node] = name
             if self._seen.get(node, NodeStatus(running=True)).running:
                 self._seen[node] = NodeStatus(running=not over, exit_status=condition.exit_status if over else None, condition=words)
             if name not in self._copied and (condition.started or over) and kind != "DELETED":
                 self._copied[name] = PodLog(self._api, name, self._logs / f"{node}.log", over=lambda: not self._seen[node].running)
+
+    def _hear_job(self, _kind: str, job: Json) -> None:
+        with self._lock:
+            self._heard.job(job)
+            self._say_why()
+
+    def _hear_event(self, _kind: str, event: Json) -> None:
+        with self._lock:
+            self._heard.event(event)
+            self._say_why()
+
+    def _say_why(self) -> None:
+        """Of a driver that has not ended: what else than its pod says why it waits.  That it has ended, its pod alone says."""
+        if self._seen.get(DRIVER, NodeStatus(running=True)).running:
+            self._seen[DRIVER] = NodeStatus(running=True, condition=self._heard.condition(DRIVER).words)
 
     def _hear_config_map(self, _kind: str, found: Json) -> None:
         if found.get("metadata", {}).get("name") == f"{self._run}-{RESULT_SUFFIX}":
@@ -254,9 +290,4 @@ def _is_starting(pod: Json) -> bool:
     """Whether a cluster node may be about to start the pod, and not have heard that it is deleted."""
     states = [(each.get("state") or {}).get("waiting") for each in (pod.get("status") or {}).get("containerStatuses") or [{}]]
     scheduled, over = "nodeName" in pod.get("spec", {}), (pod.get("status") or {}).get("phase") in _OVER
-    return scheduled and not over and any((state or {}).get("reason") in {"ContainerCreating", "PodInitializing", None} for state in states)
-
-
-def _lost_sight(status: NodeStatus, why: str) -> NodeStatus:
-    """A node that nothing more will be heard of goes on running, as far as anybody knows."""
-    return NodeStatus(running=True, condition=f"the cluster cannot be asked: {why}") if status.running else status
+    return scheduled and not over and any((state or {}).get("reason") in ("ContainerCreating", "PodInitializing", None) for state in states)

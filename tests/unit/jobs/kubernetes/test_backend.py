@@ -71,6 +71,42 @@ def ended(code: int) -> dict[str, Any]:
     return {"phase": "Failed", "containerStatuses": [{"name": "node", "state": {"terminated": {"exitCode": code, "reason": "Error"}}}]}
 
 
+def event(about: str, uid: str, reason: str, message: str) -> dict[str, Any]:
+    return {
+        "kind": "Event", "metadata": {"name": f"{about}.{reason}", "uid": f"event-{about}-{reason}"}, "reason": reason, "message": message,
+        "involvedObject": {"name": about, "uid": uid}, "lastTimestamp": "2026-11-28T12:00:00Z",
+    }  # fmt: skip
+
+
+def test_driver_whose_pod_is_refused_waits_in_the_words_of_its_jobs_controller(api: InMemoryApi, backend: KubernetesBackend) -> None:
+    handle = backend.start(PLAN.driver)
+    refused = 'pods "x" is forbidden: maximum memory usage per Container is 6Gi, but limit is 8Gi'
+    api.create(event(RUN, api.objects["Job", RUN]["metadata"]["uid"], "FailedCreate", f"Error creating: {refused}"))
+    api.create(event("another", "uid-999", "FailedCreate", "Error creating: another's"))
+    assert "maximum memory usage per Container is 6Gi" in until(lambda: backend.poll(handle).condition)
+    assert backend.poll(handle).running
+    backend.stop([handle])
+
+
+def test_driver_in_a_queue_is_told_to_wait_there(api: InMemoryApi, backend: KubernetesBackend) -> None:
+    handle = backend.start(PLAN.driver)
+    api.patch("Job", RUN, {"spec": {"suspend": True}})
+    assert "queue" in until(lambda: backend.poll(handle).condition)
+    api.patch("Job", RUN, {"spec": {"suspend": None}})
+    until(lambda: not backend.poll(handle).condition)
+    backend.stop([handle])
+
+
+def test_driver_whose_volume_cannot_be_mounted_waits_in_the_kubelets_words(api: InMemoryApi, backend: KubernetesBackend) -> None:
+    """Which it says in an event alone."""
+    handle = start(api, backend)
+    api.create(event(POD, api.objects["Pod", POD]["metadata"]["uid"], "FailedMount", 'persistentvolumeclaim "flights" not found'))
+    assert 'persistentvolumeclaim "flights" not found' in until(lambda: backend.poll(handle).condition)
+    api.set_status(POD, running())
+    until(lambda: not backend.poll(handle).condition)
+    backend.stop([handle])
+
+
 def test_everything_is_there_before_the_driver_and_belongs_to_it(api: InMemoryApi, backend: KubernetesBackend, objects: RunObjects) -> None:
     start(api, backend)
     created = [name for verb, kind, name in api.calls if verb == "create" and kind != "Pod"]
