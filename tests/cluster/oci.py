@@ -24,7 +24,7 @@ def write_image(
     entrypoint: Sequence[str],
     environment: Mapping[str, str] | None = None,
 ) -> str:
-    """Write an image called ``name`` as an archive; its manifest's digest (``sha256:...``)."""
+    """Write an image as an archive; its manifest's digest (``sha256:...``), which is added to a ``name`` that ends with ``@``."""
     layer = _layer(files, links or {}, folders)
     variables = [f"{key}={value}" for key, value in (environment or {}).items()]
     config = json.dumps({
@@ -40,7 +40,7 @@ def write_image(
         "layers": [_described("application/vnd.oci.image.layer.v1.tar", layer)],
     }).encode()  # fmt: skip
     entry = _described("application/vnd.oci.image.manifest.v1+json", manifest)
-    entry["annotations"] = {"io.containerd.image.name": name}
+    entry["annotations"] = {"io.containerd.image.name": name + _digest(manifest) if name.endswith("@") else name}
     parts = {f"blobs/sha256/{hashlib.sha256(blob).hexdigest()}": blob for blob in (layer, config, manifest)}
     parts["oci-layout"] = b'{"imageLayoutVersion": "1.0.0"}'
     parts["index.json"] = json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode()
