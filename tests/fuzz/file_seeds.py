@@ -169,6 +169,14 @@ url = "https://127.0.0.1:1"
 spki = "{"cd" * 32}"
 """.encode()
 _SETTINGS = b'runs = "runs"\nintel_service = "https://127.0.0.1:1"\nheartbeat_s = 2\nnonce_ttl_s = 30.5\n'
+_LEFT = {
+    "name": "j",
+    "program": "main.py",
+    "files": {"main.py": b64url(b"pass\n")},
+    "policy": {"name": "p", "measurements": {"sgx": ["ab" * 32]}},
+    "inputs": {"a": {"path": "/data/a"}},
+    "broker": {"url": "https://127.0.0.1:1", "spki": "cd" * 32},
+}
 _SPEC = {
     "format": "confide-node-v1", "run_id": "r-1", "node_id": "worker-1", "role": "worker", "job_digest": "ab" * 48, "tee": "sgx",
     "driver_host": "127.0.0.1", "driver_port": 1, "log_path": "log", "work_dir": "work", "timing": {"heartbeat_s": 1},
@@ -253,6 +261,7 @@ def seeds_with(statement: Statement, envelope: Json, evidence: Json, sets: list[
             *_kept(evidence),
         ],
         "cluster-objects": lambda: [_dump(each) for each in _CLUSTER_OBJECTS],
+        "left-job": lambda: [_dump({"format": "confide-left-job-v1", "job": _LEFT, "owner": b64url(KEY.public.spki_der)})],
         "worker-pods": lambda: [_dump({"worker-1": {"kind": "Pod"}})],
         "ratls": _ratls,
         "token-claims": _token_claims,

@@ -54,6 +54,7 @@ from confide.jobs.images.private_keys import holds_private_key
 from confide.jobs.kubernetes.changes import parse_event
 from confide.jobs.kubernetes.condition import condition_of, job_condition
 from confide.jobs.kubernetes.following import parse_log_line
+from confide.jobs.kubernetes.pod import load_left
 from confide.jobs.kubernetes.pod_host import load_workers
 from confide.jobs.kubernetes.profile import ClusterProfile
 from confide.jobs.kubernetes.quantity import parse_quantity
@@ -238,6 +239,7 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
     "cluster-words": cluster_words,
     "cluster-objects": cluster_objects,
     "worker-pods": folder("workers.json", load_workers),
+    "left-job": folder("left.json", load_left),
     "ratls": ratls_certificate,
     "token-claims": token_claims,
     "key-set": key_set,

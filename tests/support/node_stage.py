@@ -22,6 +22,7 @@ from confide.ids import NodeId, ReportData, Role, Tee
 from confide.node.agent import DriverAgent, NodeReport, NodeServices, Refusal, WorkerAgent
 from confide.node.client import DriverClient
 from confide.node.host import DriverHost
+from confide.node.left_job import LeftJob
 from confide.node.reattest import Watch
 from confide.node.record import EvidenceRecord
 from confide.node.spec import Announcement
@@ -161,6 +162,7 @@ class Stage:
     def __init__(self, world: Any, specs: Any) -> None:
         self.world, self.specs, self.job = world, specs, world.job
         self.host: DriverHost | None = None
+        self.left: LeftJob | None = None
         self.engine = Engine()
         self.workers: dict[str, tuple[Running, Executor]] = {}
         self.frames: list[Json] = []
@@ -175,9 +177,8 @@ class Stage:
     def start_driver(self, fault: Fault | None = None, **changes: object) -> None:
         self.spec = self.specs.make(self.job, Role.DRIVER, "driver", **changes)
         attester = self.attester("driver", fault)
-        self.driver = Running(
-            DriverAgent(self.spec, self.engine, attester=attester, verifier=self.world.verifier, host=self.host, now=self.seconds)
-        )
+        options = {"verifier": self.world.verifier, "host": self.host, "left": self.left, "now": self.seconds}
+        self.driver = Running(DriverAgent(self.spec, self.engine, attester=attester, **options))
         wait_for(lambda: self.specs.folder.joinpath("announce.json").exists())
         self.address = Announcement.load(self.specs.folder / "announce.json")
 

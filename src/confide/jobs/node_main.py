@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from confide.attest.collect import Attester
     from confide.attest.verify import Verifier
     from confide.node.host import DriverHost
+    from confide.node.left_job import LeftJob
     from confide.node.spec import NodeSpec
 
 _log = logging.getLogger("confide.node")
@@ -41,8 +42,12 @@ def live(node: Callable[[], DriverAgent | WorkerAgent]) -> int:
     return 0
 
 
-def agent(spec: NodeSpec, *, attester: Attester, verifier: Verifier, host: DriverHost | None = None) -> DriverAgent | WorkerAgent:
+def agent(
+    spec: NodeSpec, *, attester: Attester, verifier: Verifier, host: DriverHost | None = None, left: LeftJob | None = None
+) -> DriverAgent | WorkerAgent:
     """The agent that the spec asks for; from now on SIGTERM and SIGINT end it in order.
+
+    ``left``: the job of a driver whose run no client accompanies.
 
     Raises:
         UsageError: a job has no node of that role.
@@ -52,7 +57,7 @@ def agent(spec: NodeSpec, *, attester: Attester, verifier: Verifier, host: Drive
     if spec.role is Role.DRIVER:
         from confide.jobs.workload import JobDriver  # noqa: PLC0415
 
-        made = DriverAgent(spec, JobDriver(), attester=attester, verifier=verifier, host=host)
+        made = DriverAgent(spec, JobDriver(), attester=attester, verifier=verifier, host=host, left=left)
     elif spec.role is Role.WORKER:
         from confide.jobs.spark_worker import SparkWorker  # noqa: PLC0415
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from confide.canonical import Json
     from confide.crypto.tls import Channel
     from confide.node.host import DriverHost
+    from confide.node.left_job import LeftJob
     from confide.node.record import EvidenceRecord
     from confide.node.spec import NodeSpec
     from confide.node.workload import DriverWorkload
@@ -61,20 +62,24 @@ class DriverAgent:
         attester: Attester,
         verifier: Verifier,
         host: DriverHost | None = None,
+        left: LeftJob | None = None,
         clock: Clock = utc_now,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``host`` runs the node; without one, the client does.
+        """``host`` runs the node; without one, the client does.  ``left``: the job, of a run that no client accompanies.
 
         ``clock`` tells the date, ``now`` counts seconds and never goes back, so that setting a date does not put off re-attestation.
         """
         if spec.role is not Role.DRIVER or spec.announce_path is None:
             raise ConfigError("not a driver's spec", role=str(spec.role))
         self._host: DriverHost = ClientHost(spec.announce_path) if host is None else host
+        if left is not None and not self._host.goes_on_alone:
+            raise ConfigError("a job can be left with a driver only whose run goes on without a client")
         self._spec = spec
         self._workload = workload
         self._attester = attester
         self._verifier = verifier
+        self._left = left
         self._clock = clock
         self._now = now
         self._mail = Mailbox()
@@ -87,6 +92,7 @@ class DriverAgent:
             on_frame=lambda frame: self._mail.post(lambda: self._on_client_frame(frame)),
             on_lost=lambda link, error: self._mail.post(lambda: self._on_client_lost(link, error)),
             comes_back=self._host.goes_on_alone,
+            left=left,
         )
         self._record: EvidenceRecord | None = None
         self._job: Job | None = None
@@ -115,6 +121,9 @@ class DriverAgent:
             try:
                 bootstrap.start()
                 self._host.announce(Announcement(run_id=spec.run_id, node_id=spec.node_id, host=spec.reached_at, port=bootstrap.port))
+                if self._left is not None:
+                    bring = partial(self._left.bring, spec, bootstrap.port, verifier=self._verifier, clock=self._clock)
+                    self._mail.background(bring, lambda _: None, name="left-job")
                 if not self._mail.pump(lambda: self._client.known, timeout_s=spec.timing.start_timeout_s):
                     raise NodeLostError("no client came with the job in time", timeout_s=spec.timing.start_timeout_s)
                 result = self._run_job(private, bootstrap)

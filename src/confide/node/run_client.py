@@ -1,7 +1,9 @@
 """The driver's end of the channel to its client: the first client that brought the right job, and nobody else from then on.
 
-Where a run goes on without its client (:class:`~confide.node.host.DriverHost`), the holder of the same key may come back, and hears first
-what it has missed.  Used on the thread that drives the node; frames and losses are passed on as letters by the caller's functions.
+A job that was left with the driver (:class:`~confide.node.left_job.LeftJob`) comes from its own process, and the run's client is
+whom it was left by.  Where a run goes on without its client (:class:`~confide.node.host.DriverHost`), the holder of the same key may
+come back, and hears first what it has missed.  Used on the thread that drives the node; frames and losses are passed on as letters by the
+caller's functions.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from confide.node.control import Kind, Link
 if TYPE_CHECKING:
     from confide.canonical import Json
     from confide.crypto.tls import Channel
+    from confide.node.left_job import LeftJob
     from confide.node.reattest import Presenter
     from confide.node.spec import Timing
 
@@ -29,12 +32,19 @@ class RunClient:
     """The run's client.  ``here``: whether it listens just now."""
 
     def __init__(
-        self, timing: Timing, *, on_frame: Callable[[Json], None], on_lost: Callable[[Link, ConfideError], None], comes_back: bool
+        self,
+        timing: Timing,
+        *,
+        on_frame: Callable[[Json], None],
+        on_lost: Callable[[Link, ConfideError], None],
+        comes_back: bool,
+        left: LeftJob | None = None,
     ) -> None:
         self._timing = timing
         self._on_frame = on_frame
         self._on_lost = on_lost
         self._comes_back = comes_back
+        self._left = left
         self._key: bytes | None = None
         self._link: Link | None = None
         self._events: deque[Json] = deque(maxlen=_MOST_KEPT if comes_back else 0)
@@ -48,8 +58,8 @@ class RunClient:
 
     @property
     def key(self) -> bytes | None:
-        """The client's key: SubjectPublicKeyInfo, DER."""
-        return self._key
+        """The client's key: SubjectPublicKeyInfo, DER.  Of a job that was left with the driver it is known from the beginning."""
+        return self._left.owner if self._key is None and self._left is not None else self._key
 
     @property
     def here(self) -> bool:
@@ -63,10 +73,15 @@ class RunClient:
             ProtocolError: the run has its client already, or this is another one.
             ChannelError: it is gone again.
         """
-        if self.here or (self.known and not (self._comes_back and channel.peer_spki == self._key)):
+        key = channel.peer_spki
+        if self.here or (self.known and not (self._comes_back and key == self._key)):
             raise ProtocolError("this run has its client already")
-        if channel.peer_spki is None:
+        if key is None:
             raise ProtocolError("the client shows no key")
+        if self._left is not None and not self.known:
+            if key != self._left.bearer.spki_der:
+                raise ProtocolError("this run's job is left with its driver, and nobody else brings one")
+            key = self._left.owner
         timing = self._timing
         link = Link(
             channel,
@@ -80,7 +95,7 @@ class RunClient:
         with self._telling:  # what is emitted meanwhile comes after what it has missed
             for event in self._events:
                 link.send(Kind.EVENT, **event)
-            self._key, self._link, self.presenter = channel.peer_spki, link, made
+            self._key, self._link, self.presenter = key, link, made
         link.start()
 
     def emit(self, **event: object) -> None:

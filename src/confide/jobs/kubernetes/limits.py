@@ -31,6 +31,7 @@ def check_object(found: Json) -> None:
     _check_size(f"annotations of {kind} {name}", metadata.get("annotations", {}), MAX_ANNOTATIONS, hint)
     if kind == "ConfigMap":
         hint = "use fewer workers, or fewer tolerations, labels, annotations and volumes in the profile: each worker's pod is in it"
+        hint += "; and so is the job, if Spark's own tools start it" if "left.json" in found["data"] else ""
         _check_size(f"config map {name}", found["data"], MAX_CONFIG_MAP, hint)
 
 

@@ -24,6 +24,8 @@ from confide.node.spec import NodeSpec
 
 CONTROL_PORT: Final = 7444
 RESULT_SUFFIX: Final = "result"
+LEFT_FILE: Final = "left.json"
+"""Within the driver's config map: the job, of a run that no client accompanies."""
 WORKERS_FILE: Final = "workers.json"
 """Within the driver's config map: the workers' whole pods, by node id, for the driver to create."""
 
@@ -60,10 +62,11 @@ def service_host(plan: Plan, profile: ClusterProfile) -> str:
     return f"{plan.run}.{profile.namespace}.svc"
 
 
-def render(plan: Plan, profile: ClusterProfile, *, simulated_tee: Json | None = None) -> RunObjects:
+def render(plan: Plan, profile: ClusterProfile, *, simulated_tee: Json | None = None, left: Json | None = None) -> RunObjects:
     """The objects of the plan's run on the profile's cluster.
 
     ``simulated_tee``: the packed installation whose evidence the nodes of a simulated run make, which protects nothing.
+    ``left``: the job (``confide.node.left_job``), of a run that no client accompanies; it is public then.
 
     Raises:
         UsageError: the plan is simulated and the shape is not, or the reverse; a node's kind of TEE is not the shape's; a name or a size
@@ -75,6 +78,7 @@ def render(plan: Plan, profile: ClusterProfile, *, simulated_tee: Json | None = 
     specs = plan.worker_specs(service_host(plan, profile), AGENT_PORT, plan.worker_ids)
     workers = {spec.node_id: _worker_pod(plan, spec, profile) for spec in specs}
     driver_files: dict[str, Json] = {NODE_FILE: plan.driver.to_json(), WORKERS_FILE: {str(node): pod for node, pod in workers.items()}}
+    driver_files |= {} if left is None else {LEFT_FILE: left}
     base = (
         *access_objects(plan, profile, ports={"agent": AGENT_PORT, "control": CONTROL_PORT}),
         _config_map(plan, profile, RESULT_SUFFIX, {}, immutable=False),

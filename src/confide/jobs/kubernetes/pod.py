@@ -1,7 +1,7 @@
 """A node's process in a pod: reads its spec, finds its address, and hands over to the agent.
 
-All that the control plane says comes in two files of a config map.  Nothing of them weakens a check: the job digest of the spec goes into
-the node's evidence, and the workers' pods are as untrusted as whoever starts them.
+All that the control plane says comes in files of a config map.  Nothing of them weakens a check: the job digest of the spec goes into the
+node's evidence, a job that was left with the driver must have it, and the workers' pods are as untrusted as whoever starts them.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from confide.errors import ConfigError
+from confide.canonical import parse_object
+from confide.errors import ConfideError, ConfigError
 from confide.ids import Role
 from confide.jobs.kubernetes.client import Cluster
-from confide.jobs.kubernetes.objects import WORKERS_FILE
+from confide.jobs.kubernetes.objects import LEFT_FILE, WORKERS_FILE
 from confide.jobs.kubernetes.pod_host import PodHost, load_workers
 from confide.jobs.kubernetes.pod_places import NODE_DIR
 from confide.jobs.kubernetes.pods import NODE_FILE
 from confide.jobs.node_main import agent, live
+from confide.node.left_job import LeftJob
 from confide.node.spec import NodeSpec
 
 if TYPE_CHECKING:
@@ -53,12 +55,27 @@ def _node(tee: Tee, folder: Path) -> DriverAgent | WorkerAgent:
         raise ConfigError(f"cannot make the node's folders: {cause.strerror}", path=str(cause.filename)) from cause
     EngineLogs(spec.log_path.parent).start()
     attester, verifier = tee(spec)
-    host = None
+    host, left = None, None
     if spec.driver_host is not None and spec.driver_port is not None:
         await_name(spec.driver_host, spec.driver_port, timeout_s=spec.timing.start_timeout_s)
     if spec.role is Role.DRIVER:
         host = PodHost(Cluster.in_pod(), spec.run_id, os.uname().nodename, load_workers(folder / WORKERS_FILE))
-    return agent(spec, attester=attester, verifier=verifier, host=host)
+        left = load_left(folder / LEFT_FILE)
+    return agent(spec, attester=attester, verifier=verifier, host=host, left=left)
+
+
+def load_left(path: Path) -> LeftJob | None:
+    """The job that was left with this driver; ``None`` if a client is to bring it.
+
+    Raises:
+        ConfigError: what is there is none.
+    """
+    try:
+        return LeftJob.from_json(parse_object(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ConfideError) as cause:
+        raise ConfigError("cannot read the job that was left here", path=str(path)) from cause
 
 
 def own_address() -> str:
