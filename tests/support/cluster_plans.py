@@ -29,14 +29,19 @@ def plan_for(
     shape: Shape, *, run: str = RUN, workers: int = 2, settings: Settings | None = None, simulate: bool | None = None, **resources: Any
 ) -> Plan:
     """A plan that the shape can run."""
-    job = Job.build({
+    simulated = shape is Shape.SIMULATED if simulate is None else simulate
+    known = settings or Settings(home=Path("/home/ann/.confide"))
+    job = job_for(shape, workers=workers, **resources)
+    return make_plan(job, run=RunId(run), site=Site.of_pods(300.0), settings=known, simulate=simulated)
+
+
+def job_for(shape: Shape, *, workers: int = 2, **resources: Any) -> Job:
+    """The job of such a plan."""
+    return Job.build({
         "name": "demo", "program": "main.py", "files": {"main.py": b"pass"}, "policy": {"name": "p", **_POLICIES[shape]},
         "broker": {"url": "https://127.0.0.1:1", "spki": "ab" * 32},
         "resources": {"workers": workers, "cores": 2, "memory_mb": 2048, **resources},
     })  # fmt: skip
-    simulated = shape is Shape.SIMULATED if simulate is None else simulate
-    known = settings or Settings(home=Path("/home/ann/.confide"))
-    return make_plan(job, run=RunId(run), site=Site.of_pods(300.0), settings=known, simulate=simulated)
 
 
 def profile_for(shape: Shape, **fields: Any) -> ClusterProfile:

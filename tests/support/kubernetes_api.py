@@ -42,6 +42,8 @@ class InMemoryApi:
     With ``keeps_ending_pods``, a pod that is deleted stays, as long as its kubelet would like: until it is deleted without grace.
     """
 
+    server = "https://cluster.example:6443"
+
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str], Json] = {}
         self.refuse: dict[str, UnavailableError] = {}

@@ -29,6 +29,7 @@ COMMANDS = {
     "demo": "Show the whole story on real data, on this machine.",
     "run": "Run a job and follow it to its receipt.",
     "job": "Sign jobs, for owners who grant by signer.",
+    "spark": "Let `spark-submit` or the Spark Operator start a run.",
     "runs": "List, show, follow and stop runs.",
     "verify": "Re-check the receipt of a run from files alone.",
     "attest": "Show and verify evidence, of a run's nodes or from a file.",

@@ -89,6 +89,7 @@ def attach(
     plan, backend = planned(job, on, store, tee, run=name, settings=settings)
     lasting = _lasting(backend)
     folder = _own_folder(store, name, {**plan.to_json(), "on": on.place}, client_key)
+    _require_started(folder, lasting)
     report = Report(folder, on_event)
     verifier, roots = trusted(tee, settings)
     identity = client_identity(folder)
@@ -113,6 +114,13 @@ def _lasting(backend: Backend) -> LastingBackend:
     if not isinstance(backend, LastingBackend):
         raise UsageError("a run on this machine ends with its client", hint="add --on k8s:CONTEXT")
     return backend
+
+
+def _require_started(folder: RunDir, backend: LastingBackend) -> None:
+    """A run that was prepared for somebody else to start may not have begun yet: that is no end of it."""
+    if folder.read("plan.json").get("left") is True and backend.kept() is None and backend.find() is None:
+        folder.release()
+        raise RunNotFoundError(f"nobody has started run {folder.run} yet, or its driver was removed", run=str(folder.run))
 
 
 def _own_folder(store: RunStore, run: RunId, plan: Json, client_key: Path | None) -> RunDir:

@@ -14,6 +14,7 @@ from confide.attest.measure import Measurement
 from confide.canonical import canonical, parse_object
 from confide.errors import ConfigError
 from confide.ids import ReportData
+from confide.jobs.kubernetes.spark_start import SPARK_ARGUMENTS
 from confide.jobs.local.pod import ENTRY, unexpected
 from confide.jobs.local.simulation import SimulatedTee
 
@@ -39,6 +40,38 @@ def test_injected_variable_is_noticed(name: str) -> None:
 @pytest.mark.parametrize("argv", [[*ARGV, "--debug"], [ARGV[0], "-m", "confide.jobs.local.pod"], [ARGV[0], "/evil.py"]])
 def test_other_arguments_are_noticed(argv: list[str]) -> None:
     assert unexpected(argv, ENVIRONMENT) == [f"argument {text}" for text in argv[1:]]
+
+
+BY_SPARK = [*ARGV, *SPARK_ARGUMENTS]
+SPARKS = {
+    "SPARK_USER": "ann",
+    "SPARK_APPLICATION_ID": "spark-" + "0" * 32,
+    "SPARK_DRIVER_BIND_ADDRESS": "10.244.0.7",
+    "SPARK_LOCAL_DIRS": "/var/data/spark-3f1a9c1e-0000-4000-8000-0123456789ab",
+    "SPARK_CONF_DIR": "/opt/spark/conf",
+}
+
+
+def test_driver_that_spark_submit_starts_adds_nothing() -> None:
+    assert unexpected(BY_SPARK, {**ENVIRONMENT, **SPARKS}) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, "/evil") for name in ("LD_PRELOAD", "PYTHONPATH", "JAVA_TOOL_OPTIONS", "SPARK_JAVA_OPT_0", "SPARK_CLASSPATH")),
+        *((name, "/evil") for name in ("SPARK_CONF_DIR", "SPARK_LOCAL_DIRS", "PYSPARK_PYTHON", "HADOOP_CONF_DIR")),
+        ("SPARK_USER", "$(evil)"),
+    ],
+)
+def test_anything_besides_is_noticed(name: str, value: str) -> None:
+    assert unexpected(BY_SPARK, {**ENVIRONMENT, **SPARKS, name: value}) == [f"variable {name}={value}"]
+
+
+@pytest.mark.parametrize("argv", [[*BY_SPARK, "--verbose"], BY_SPARK[:-1], [*BY_SPARK[:-1], "local:///evil.py"], [*ARGV, "executor"]])
+def test_other_arguments_than_sparks_make_its_variables_unexpected_too(argv: list[str]) -> None:
+    found = unexpected(argv, {**ENVIRONMENT, **SPARKS})
+    assert len(found) == len(argv) - 1 + len(SPARKS)
 
 
 def test_what_was_noticed_changes_the_measurement_and_nothing_leaves_it() -> None:

@@ -71,7 +71,9 @@ def test_another_job_than_the_specs_is_refused_and_its_owner_hears_of_it(stage: 
     other = Job.build({**stage.job.model_dump(), "arguments": ["--other"]})
     stage.left = LeftJob(other, cluster.client.spki_der)
     stage.start_driver()
-    assert isinstance(stage.driver.join(), BindingError)
+    error = stage.driver.join()
+    assert isinstance(error, BindingError)
+    assert "left here" in error.message
     assert stage.engine.services is None
     assert [result["error"]["code"] for result in cluster.kept] == ["binding-mismatch"]
 

@@ -55,7 +55,12 @@ class Stream(Protocol):
 
 
 class Api(Protocol):
-    """Objects of one namespace.  Everything raises a leaf of ``UnavailableError`` when the server refuses or does not answer."""
+    """Objects of one namespace.  Everything raises a leaf of ``UnavailableError`` when the server refuses or does not answer.
+
+    ``server``: its address, a URL.
+    """
+
+    server: str
 
     def create(self, found: Json, /) -> Json:
         """Create an object; as it is now."""

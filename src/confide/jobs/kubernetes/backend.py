@@ -64,6 +64,7 @@ class KubernetesBackend:
         self._copied: dict[str, PodLog] = {}
         self._watches: list[Changes] = []
         self._forward: Forward | None = None
+        self._is_anothers = False
 
     @property
     def _selector(self) -> str:
@@ -100,11 +101,19 @@ class KubernetesBackend:
     # --- coming back ---------------------------------------------------------------------------------------------------
 
     def find(self) -> NodeHandle | None:
-        """The driver of a run that goes on, watched from now on; ``None`` if its job is gone."""
-        if self._api.get("Job", self._run) is None:
+        """The driver of a run that goes on, watched from now on; ``None`` if it is gone.
+
+        One without a Job was started by somebody else, such as ``spark-submit``, who also removes it.
+        """
+        if self._api.get("Job", self._run) is not None:
+            self._watch_once()
+            return NodeHandle(self._run, DRIVER, f"job/{self._run}")
+        pods = self._api.list("Pod", label_selector=f"{self._selector},{NODE_LABEL}={DRIVER}")
+        if not pods:
             return None
-        self._watch()
-        return NodeHandle(self._run, DRIVER, f"job/{self._run}")
+        self._is_anothers = True
+        self._watch_once()
+        return NodeHandle(self._run, DRIVER, f"pod/{pods[0]['metadata']['name']}")
 
     def kept(self) -> str | None:
         """The sealed result that the run left, if it left one."""
@@ -120,6 +129,10 @@ class KubernetesBackend:
             self._forward.close()
 
     # --- watching ------------------------------------------------------------------------------------------------------
+
+    def _watch_once(self) -> None:
+        if not self._watches:
+            self._watch()
 
     def _watch(self) -> None:
         self._follow(self._api.watch("Pod", self._selector), self._hear_pod, self._lost_sight)
@@ -222,11 +235,12 @@ class KubernetesBackend:
         return self._logs / f"{handle.node}.log"
 
     def stop(self, handles: Iterable[NodeHandle]) -> None:
-        """End the run: remove its objects, and wait until none of its processes runs."""
+        """End the run: remove its objects, and wait until none of its processes runs.  Those that another has created are left to him."""
         if not list(handles):
             return
         self._finish_logs(ended=True)  # a pod that has ended takes its log along when it is removed
-        self._remove()
+        if not self._is_anothers:
+            self._remove()
         self.leave()
 
     def _remove(self) -> None:

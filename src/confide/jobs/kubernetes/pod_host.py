@@ -68,7 +68,7 @@ class PodHost:
         if missing:
             raise ConfigError("there is no pod for a worker", node=missing[0])
         own = self._api.get("Pod", self._pod) or {}
-        owners = own.get("metadata", {}).get("ownerReferences", [])
+        owners = own.get("metadata", {}).get("ownerReferences") or [_as_owner(own)]
         for node in nodes:
             pod = self._workers[node]
             made = self._api.create({**pod, "metadata": {**pod["metadata"], "ownerReferences": _plain(owners)}})
@@ -126,6 +126,12 @@ def load_workers(path: Path) -> dict[NodeId, Json]:
     except (OSError, ConfideError) as cause:
         raise ConfigError("cannot read the workers' pods", path=str(path)) from cause
     return {NodeId(node): pod for node, pod in found.items()}
+
+
+def _as_owner(pod: Json) -> Json:
+    """A driver's pod that belongs to nothing itself: `spark-submit` made it."""
+    about = pod.get("metadata", {})
+    return {"apiVersion": "v1", "kind": "Pod", "name": str(about.get("name")), "uid": str(about.get("uid"))}
 
 
 def _plain(owners: Sequence[Json]) -> list[Json]:

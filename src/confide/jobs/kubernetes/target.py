@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from confide.jobs.kubernetes.backend import KubernetesBackend
 from confide.jobs.kubernetes.objects import render
+from confide.jobs.kubernetes.submitted import render_submitted
 from confide.jobs.plan import Site
 
 if TYPE_CHECKING:
@@ -13,8 +14,10 @@ if TYPE_CHECKING:
     from confide.config import Settings
     from confide.jobs.kubernetes.api import Api
     from confide.jobs.kubernetes.profile import ClusterProfile
+    from confide.jobs.kubernetes.submitted import SubmittedRun
     from confide.jobs.plan import Plan
     from confide.jobs.store import RunDir
+    from confide.node.left_job import LeftJob
 
 
 class KubernetesTarget:
@@ -25,6 +28,8 @@ class KubernetesTarget:
 
     def __init__(self, api: Api, profile: ClusterProfile, *, context: str) -> None:
         self.place = f"k8s:{context}/{profile.namespace}"
+        self.context = context
+        self.server = api.server
         self._api = api
         self._profile = profile
 
@@ -41,3 +46,11 @@ class KubernetesTarget:
         """
         objects = render(plan, self._profile, simulated_tee=simulated_tee)
         return KubernetesBackend(self._api, plan.run, objects, folder.logs, simulated=plan.simulated)
+
+    def submitted(self, plan: Plan, left: LeftJob, simulated_tee: Json | None) -> SubmittedRun:
+        """What Spark's own tools are given to start the plan's run there.
+
+        Raises:
+            ConfideError: the run's objects cannot be rendered with this profile.
+        """
+        return render_submitted(plan, self._profile, left, simulated_tee=simulated_tee)

@@ -22,6 +22,7 @@ from confide.canonical import parse_object
 from confide.errors import ConfigError
 from confide.jobs.kubernetes.pod import run_pod
 from confide.jobs.kubernetes.shapes import SIMULATION_DIR, SIMULATION_FILE
+from confide.jobs.kubernetes.spark_start import SPARK_ARGUMENTS, is_of_spark
 from confide.jobs.local.simulation import SimulatedTee, require_simulated
 
 if TYPE_CHECKING:
@@ -61,9 +62,16 @@ def _simulated(spec: NodeSpec) -> tuple[Attester, Verifier]:
 
 
 def unexpected(argv: list[str], environ: os._Environ[str] | dict[str, str]) -> list[str]:
-    """What of how this process was started is not as the image starts it: arguments, variables, and libraries loaded before all others."""
-    found = [] if tuple(argv[1:]) == ENTRY else [f"argument {text}" for text in argv[1:]]
-    found += [f"variable {name}={value}" for name, value in sorted(environ.items()) if not _is_expected(name)]
+    """What of how this process was started is not as the image starts it: arguments, variables, and libraries loaded before all others.
+
+    A driver that ``spark-submit`` starts has Spark's arguments and variables besides: those, and no other.
+    """
+    arguments = tuple(argv[1:])
+    by_spark = arguments == (*ENTRY, *SPARK_ARGUMENTS)
+    found = [] if by_spark or arguments == ENTRY else [f"argument {text}" for text in arguments]
+    for name, value in sorted(environ.items()):
+        if not _is_expected(name) and not (by_spark and is_of_spark(name, value)):
+            found.append(f"variable {name}={value}")
     preload = Path("/etc/ld.so.preload")
     if preload.exists():
         found.append(f"preloaded {preload.read_text(encoding='utf-8', errors='replace')}")

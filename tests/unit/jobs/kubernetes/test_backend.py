@@ -311,3 +311,44 @@ def test_workers_pods_are_read_from_the_drivers_config_map(objects: RunObjects, 
     assert load_workers(tmp_path / "workers.json") == json.loads(json.dumps(dict(objects.workers)))
     with pytest.raises(ConfigError):
         load_workers(tmp_path / "nowhere.json")
+
+
+# --- a driver that somebody else started ------------------------------------------------------------------------------
+
+
+def submit(api: InMemoryApi, objects: RunObjects) -> str:
+    """The objects of a run and its driver's pod, as `kubectl` and `spark-submit` create them: without a Job."""
+    for each in objects.base:
+        api.create(each)
+    template = objects.driver_job["spec"]["template"]
+    name = f"{RUN}-driver"
+    api.create({"kind": "Pod", "metadata": {"name": name, **template["metadata"]}, "spec": template["spec"]})
+    return name
+
+
+def test_a_driver_without_a_job_is_found_and_its_objects_are_left_to_who_created_them(
+    api: InMemoryApi, backend: KubernetesBackend, objects: RunObjects
+) -> None:
+    name = submit(api, objects)
+    api.set_status(name, running())
+    before = set(api.objects)
+    found = backend.find()
+    assert found is not None
+    assert backend.find() == found
+    assert found.name == f"pod/{name}"
+    PodHost(api, RunId(RUN), name, objects.workers).announce(SAID)
+    until(lambda: backend.announced(found))
+    api.set_status(name, ended(0))
+    api.logs[name].close()
+    backend.stop([found])
+    assert set(api.objects) == before
+
+
+def test_its_workers_are_its_own(api: InMemoryApi, objects: RunObjects) -> None:
+    name = submit(api, objects)
+    host = PodHost(api, RunId(RUN), name, objects.workers)
+    host.start_workers([NodeId("worker-1")], heard=lambda *_: None, ended=lambda _: None)
+    (owner,) = api.objects["Pod", f"{RUN}-worker-1"]["metadata"]["ownerReferences"]
+    uid = api.objects["Pod", name]["metadata"]["uid"]
+    assert owner == {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}
+    host.close()
