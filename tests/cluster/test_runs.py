@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from support.stage import CANARY
 
 from confide.attest.insecure import Fault
 from confide.errors import NodeLostError, RunNotFoundError
+from confide.ids import RunId
 from confide.jobs.attach import attach, launch
 from confide.jobs.kubernetes.client import Cluster
+from confide.jobs.kubernetes.standing import standing_of
 from confide.jobs.kubernetes.target import KubernetesTarget
 from confide.jobs.receipt import verify
 from confide.jobs.store import RunStore
@@ -48,6 +51,7 @@ def test_a_run_goes_on_without_its_client_who_comes_back(stage: ClusterStage, ap
     folder = launch(job, target, simulate=True, settings=stage.settings, on_event=told)
     assert folder.summary().status == "detached"
     assert told.types()[-1] == "driver-attested"
+    until_said(api, folder.run, "program-started")
     again = Told()
     result = attach(folder.run, job, target, simulate=True, settings=stage.settings, on_event=again)
     assert "driver-attested" in again.types()
@@ -55,6 +59,14 @@ def test_a_run_goes_on_without_its_client_who_comes_back(stage: ClusterStage, ap
     assert result.run == folder.run
     assert written(job) == ["summary"]
     assert left_of(api, folder.run) == []
+
+
+def until_said(api: Cluster, run: RunId, word: str) -> None:
+    """Wait until the driver has said that of itself, where people see it."""
+    limit = time.monotonic() + 60
+    while [(node.node, node.said, node.phase) for node in standing_of(api, run)[0]] != [("driver", word, "running")]:
+        assert time.monotonic() < limit
+        time.sleep(0.2)
 
 
 def test_the_receipt_of_a_run_that_ended_alone_is_found_from_another_machine(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +30,12 @@ _STANDING = {
     "worker-failed": "failed",
     "worker-lost": "lost",
     "worker-cut-off": "cut off",
+}
+_WORDS = {
+    **_STANDING,
+    "job-accepted": "has the job",
+    "program-started": "runs the program",
+    "program-ended": "the program has ended",
 }
 
 
@@ -73,13 +80,16 @@ def show(context: Context, run: str) -> None:
     summary = found.summary().to_json()
     events = list(found.events())
     result = _optional(found, "result.json")
-    data = _data(found)
+    data, cluster = _data(found), _in_cluster(found, str(summary["status"]))
     value = {**summary, "nodes": _nodes(events), "data": data, "events": events, "result": result, "folder": str(found.path)}
+    value |= {} if cluster is None else {"cluster": cluster}
 
     def text() -> None:
         print_facts({name: short(value[name]) if name == "digest" else value[name] for name in (*summary, "folder")})
         for node in value["nodes"]:
             say(f"node {node['node']}: {node['standing']}" + (f" ({node['code']})" if node.get("code") else ""))
+        for line in _cluster_lines(cluster):
+            say(line)
         for row in data:
             say(f"data {row['node']}: {_did(row)}")
         for name, path in (result or {}).get("outputs", {}).items():
@@ -89,6 +99,42 @@ def show(context: Context, run: str) -> None:
             say(f"error[{error.get('code')}]: {error.get('message')}")
 
     context.answer(value, text)
+
+
+def _in_cluster(found: RunDir, status: str) -> Json | None:
+    """What the cluster says of a run there that has not ended for this client: its pods, and the driver's word on its nodes."""
+    place = str(found.read("plan.json").get("on", ""))
+    if not place.startswith("k8s:") or status not in {"detached", "running"}:
+        return None
+    from confide.cli.on_cluster import cluster_of
+    from confide.errors import ConfideError
+    from confide.jobs.kubernetes.standing import standing_of
+
+    try:
+        with cluster_of(place) as api:
+            nodes, has_result = standing_of(api, found.run)
+    except ConfideError as error:
+        return {"place": place, "reached": False, "reason": error.message}
+    return {"place": place, "reached": True, "ended": has_result, "nodes": [node.to_json() for node in nodes]}
+
+
+def _cluster_lines(cluster: Json | None) -> Iterator[str]:
+    if cluster is None:
+        return
+    if not cluster["reached"]:
+        yield f"{cluster['place']} cannot be asked: {cluster['reason']}"
+        return
+    yield f"as {cluster['place']} says, which proves nothing:"
+    for node in cluster["nodes"]:
+        said = _WORDS.get(node["said"], node["said"] or "not heard of yet") + (f" ({node['code']})" if node["code"] else "")
+        where = f" on {node['host']}" if node["host"] else ""
+        yield f"  {node['node']} ({node['shape']}): {said}; {node['pod']} {node['phase']}{where}"
+        if node["condition"]:
+            yield f"    {node['condition']}"
+    if cluster["ended"]:
+        yield "  the run has ended and left its result: `confide runs attach` takes it"
+    elif not cluster["nodes"]:
+        yield "  nothing of the run is there any more"
 
 
 def _optional(found: RunDir, name: str) -> Json | None:

@@ -297,6 +297,7 @@ class DriverAgent:
     def _emit(self, kind: str, /, *, node: str | None = None, **fields: object) -> None:
         name = self._spec.node_id if node is None else node
         self._client.emit(type=str(kind), node=name, at=self._clock().isoformat(), fields=fields)
+        self._host.tell(str(kind), NodeId(name), fields)
 
     def _heard_of(self, kind: str, node: NodeId, fields: Json) -> None:
         self._mail.post(lambda: self._emit(kind, node=node, **fields))

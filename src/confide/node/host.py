@@ -42,6 +42,10 @@ class DriverHost(Protocol):
         """
         ...
 
+    def tell(self, kind: str, node: NodeId, fields: Json) -> None:
+        """Let people who look at the run see what has happened to a node.  Public values.  Never waits, and never fails."""
+        ...
+
     def keep(self, result: str) -> None:
         """Keep how the run ended, for its client that comes later: a text that only that client can read.
 
@@ -71,6 +75,9 @@ class ClientHost:
         """Leave it to the client."""
         del nodes, heard, ended
         return False
+
+    def tell(self, kind: str, node: NodeId, fields: Json) -> None:
+        """Nothing: the client hears it itself."""
 
     def keep(self, result: str) -> None:
         """Nothing: without its client the run has ended."""

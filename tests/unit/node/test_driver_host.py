@@ -35,6 +35,7 @@ class Cluster:
         self.sealed: list[str] = []
         self.client = Identity.generate("client")
         self.closed = 0
+        self.told: list[tuple[str, NodeId]] = []
 
     def announce(self, said: Announcement) -> None:
         said.save(self.stage.specs.folder / "announce.json")
@@ -49,6 +50,9 @@ class Cluster:
         for node in self.dead:
             ended(NodeId(node))
         return True
+
+    def tell(self, kind: str, node: NodeId, fields: Json) -> None:
+        self.told.append((kind, node))
 
     def keep(self, result: str) -> None:
         if not self.keeps:
@@ -91,6 +95,7 @@ def test_host_starts_the_workers_and_keeps_the_result(stage: Stage, cluster: Clu
     result = stage.until("result")
     assert "start-workers" not in {frame["kind"] for frame in stage.frames}
     assert ("node-started", "worker-2") in stage.events()
+    assert {("job-accepted", "driver"), ("worker-accepted", "worker-1"), ("worker-accepted", "worker-2")} <= set(cluster.told)
     assert cluster.kept == [{name: value for name, value in result.items() if name != "kind"}]
     stage.leave()
     assert stage.driver.join() is None

@@ -10,15 +10,18 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from confide.canonical import Json, canonical, parse_object
 from confide.errors import ConfideError, ConfigError, NodeLostError
 from confide.ids import NodeId
+from confide.jobs.kubernetes.board import Board
 from confide.jobs.kubernetes.condition import condition_of
 from confide.jobs.kubernetes.objects import RESULT_SUFFIX
 from confide.jobs.kubernetes.pods import NODE_LABEL, RUN_LABEL
+from confide.node.control import EventType
 
 if TYPE_CHECKING:
     from confide.ids import RunId
@@ -27,8 +30,13 @@ if TYPE_CHECKING:
     from confide.node.spec import Announcement
 
 _log = logging.getLogger(__name__)
-ANNOUNCEMENT, RESULT = "announcement", "result"
-"""What of a run's result object holds the driver's address, and how the run ended, sealed to the client."""
+ANNOUNCEMENT, RESULT, STANDING = "announcement", "result", "standing"
+"""What of a run's result object holds the driver's address, how the run ended, sealed to the client, and how its nodes stand."""
+_TOLD = frozenset({
+    EventType.JOB_ACCEPTED, EventType.WORKER_ACCEPTED, EventType.WORKER_REFUSED, EventType.WORKER_STARTED, EventType.WORKER_FAILED,
+    EventType.WORKER_LOST, EventType.WORKER_CUT_OFF, EventType.PROGRAM_STARTED, EventType.PROGRAM_ENDED,
+})  # fmt: skip
+"""What is told of nodes to whoever may look at the run's objects."""
 
 
 class PodHost:
@@ -43,6 +51,7 @@ class PodHost:
         self._workers = workers
         self._created: list[str] = []
         self._changes: Changes | None = None
+        self._board = Board(partial(self._put, STANDING))
 
     def announce(self, said: Announcement) -> None:
         """Say in the run's result object where the driver listens.
@@ -55,7 +64,7 @@ class PodHost:
         if ANNOUNCEMENT in (found.get("data") or {}):
             raise NodeLostError("this run's driver is gone, and another one cannot take its place", run=self._run)
         text = canonical(said.model_dump(mode="json")).decode()
-        self._api.patch("ConfigMap", f"{self._run}-{RESULT_SUFFIX}", {"data": {ANNOUNCEMENT: text}})
+        self._put(ANNOUNCEMENT, text)
 
     def start_workers(self, nodes: Sequence[NodeId], *, heard: Heard, ended: Ended) -> bool:
         """Create the workers' pods, and watch them from now on.
@@ -98,16 +107,25 @@ class PodHost:
         except ConfideError as error:  # workers that join or leave are noticed by their channels; what pods say is a hint
             _log.warning("the workers' pods cannot be watched any more: %s: %s", error.code, error.message)
 
+    def tell(self, kind: str, node: NodeId, fields: Json) -> None:
+        """Put what happened to a node into the run's result object, soon."""
+        if kind in _TOLD:
+            self._board.note(kind, node, fields.get("code"))
+
     def keep(self, result: str) -> None:
         """Put the sealed result into the run's result object.
 
         Raises:
             ConfideError: the API server does not take it.
         """
-        self._api.patch("ConfigMap", f"{self._run}-{RESULT_SUFFIX}", {"data": {RESULT: result}})
+        self._put(RESULT, result)
+
+    def _put(self, name: str, text: str) -> None:
+        self._api.patch("ConfigMap", f"{self._run}-{RESULT_SUFFIX}", {"data": {name: text}})
 
     def close(self) -> None:
         """Delete the workers' pods."""
+        self._board.close()
         if self._changes is not None:
             self._changes.close()
         for name in self._created:
