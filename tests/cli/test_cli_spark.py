@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,20 @@ def test_commands_are_said(confide: Any, api: ApiServer, place: list[Any], tmp_p
     said = confide("--home", tmp_path / "home", "spark", "render", *place, "--for", "spark-submit", "-o", tmp_path / "out")
     lines = said.out.splitlines()
     assert [line for line in lines if line.startswith("#")] == ["# start", "# follow", "# remove"]
-    assert len(lines) == 7
+    assert len(lines) == 8
+    assert lines[-2].endswith("-driver")
+
+
+def test_signatures_beside_the_job_are_taken_along(confide: Any, api: ApiServer, place: list[Any], tmp_path: Path) -> None:
+    key = tmp_path / "key.pem"
+    SigningKey.generate().save_private(key)
+    signature = confide("job", "sign", place[0], "--key", key, "--json").json
+    assert Path(signature["path"]).exists()
+    out = tmp_path / "out"
+    run = confide("--home", tmp_path / "home", "spark", "render", *place, "--for", "spark-submit", "-o", out, "--json").json["run"]
+    objects = {each["metadata"]["name"]: each for each in yaml.safe_load_all((out / "objects.yaml").read_text())}
+    left = json.loads(objects[f"{run}-driver"]["data"][LEFT_FILE])
+    assert len(left["job"]["signatures"]) == 1
 
 
 def test_files_that_are_there_are_not_written_over(confide: Any, api: ApiServer, place: list[Any], tmp_path: Path) -> None:

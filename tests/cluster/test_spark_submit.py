@@ -10,14 +10,16 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cluster.conftest import ClusterStage
 from cluster.kubernetes import TestCluster
-from cluster.runs import polars_job, spark_job, written
+from cluster.runs import WAITS, Told, polars_job, spark_job, written
 from cluster.test_attacks import with_argument, with_variable
 from support.stage import CANARY
 
@@ -112,6 +114,27 @@ def test_spark_submit_runs_a_job_to_its_verified_receipt(
     assert sorted(node.node for node in statement.nodes) == ["driver", "worker-1", "worker-2"]
     assert rows_of(stage, job, "summary") == {("a", 40), ("b", 60)}
     assert_nothing_secret_in(stage, cluster, api, made)
+    assert remove_run(api, folder.run)
+
+
+def test_the_owner_of_a_submitted_run_follows_it_while_it_runs(submission: Submission, stage: ClusterStage, api: Cluster) -> None:
+    """And leaves its objects to whom has created them: `spark-submit` still waits for the driver's pod."""
+    job = polars_job(stage, WAITS.replace(b"SECONDS", b"15"))
+    folder, made = submission.prepare(job)
+    with ThreadPoolExecutor() as pool:
+        ended = pool.submit(submission.start, made)
+        until = time.monotonic() + 120
+        while "announcement" not in ((api.get("ConfigMap", f"{made.name}-result") or {}).get("data") or {}):
+            assert time.monotonic() < until
+            time.sleep(0.5)
+        told = Told()
+        result = attach(folder.run, job, submission.target, simulate=True, settings=stage.settings, on_event=told)
+        status, log = ended.result()
+    assert status == 0, log
+    assert "driver-attested" in told.types()
+    assert verify(result.receipt, settings=stage.settings).require().run == folder.run
+    assert written(job) == ["summary"]
+    assert api.get("ConfigMap", f"{made.name}-driver") is not None
     assert remove_run(api, folder.run)
 
 

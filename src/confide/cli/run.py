@@ -18,14 +18,22 @@ if TYPE_CHECKING:
     from confide.jobs.result import RunEvent, RunResult
 
 
+signatures = click.option(
+    "--signature",
+    "signature_files",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    multiple=True,
+    help="Signature of the job, for owners who grant by signer (repeat) [default: JOB.*.sig beside it].",
+)
+
+
 @click.command("run")
 @click.argument("job_file", metavar="JOB", type=click.Path(path_type=Path, dir_okay=False, exists=True))
 @on_cluster
 @click.option("--dry-run", is_flag=True, help="With --on: print the objects that would be created, as YAML; create nothing.")
 @click.option("--fault", "faults", multiple=True, metavar="NODE=FAULT",
               help="Let a simulated node show a fault (`worker-2=tampered`), to see it refused (repeat).")  # fmt: skip
-@click.option("--signature", "signature_files", type=click.Path(path_type=Path, dir_okay=False, exists=True), multiple=True,
-              help="Signature of the job, for owners who grant by signer (repeat) [default: JOB.*.sig beside it].")  # fmt: skip
+@signatures
 @click.option("--check", is_flag=True, help="Only check the job and print its digest; start nothing.")
 @click.option("--detach", is_flag=True, help="With --on: leave once the attested driver has the job; see `confide runs attach`.")
 @answers
@@ -53,7 +61,7 @@ def command(
     if place is None and (dry_run or detach):
         raise UsageError("--dry-run and --detach are for clusters", hint="add --on k8s:CONTEXT")
     target = chosen_target(place, profile_file)
-    job = _signed(pin_datasets(Job.load(job_file), shares_files=target is None), job_file, signature_files)
+    job = signed(pin_datasets(Job.load(job_file), shares_files=target is None), job_file, signature_files)
     if check:
         _answer_check(context, job)
         return
@@ -78,7 +86,7 @@ def _detached(context: Context, job: Job, target: KubernetesTarget, teller: Tell
     context.answer(value, lambda: say(f"run {folder.run} goes on by itself: `confide runs attach {folder.run} JOB` comes back to it"))
 
 
-def _signed(job: Job, job_file: Path, given: tuple[Path, ...]) -> Job:
+def signed(job: Job, job_file: Path, given: tuple[Path, ...]) -> Job:
     """The job with the signatures that are given, or that lie beside its file and are of it."""
     from confide.jobs.signatures import beside, load_signature, with_signatures
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 SPARK_VERSION: Final = "4.3.0"
 """What the operator is told: it is the version of the `spark` extra, and decides nothing in a node."""
 _PREFIX: Final = "spark.kubernetes"
+_POD_NAME: Final = "spark.kubernetes.driver.pod.name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,11 @@ class SubmittedRun:
     template: Json
     properties: dict[str, str]
     application: Json
+
+    @property
+    def driver_pod(self) -> str:
+        """The name of the driver's pod."""
+        return self.properties[_POD_NAME]
 
     @property
     def properties_text(self) -> str:
@@ -70,11 +76,6 @@ def render_submitted(plan: Plan, profile: ClusterProfile, left: LeftJob, *, simu
     return SubmittedRun(str(plan.run), profile.namespace, objects.base, template, _properties(plan, profile, template), application)
 
 
-def driver_pod_name(plan: Plan) -> str:
-    """The name of the driver's pod."""
-    return f"{plan.run}-{plan.driver.node_id}"
-
-
 def _properties(plan: Plan, profile: ClusterProfile, template: Json) -> dict[str, str]:
     """What ``spark-submit`` has to know to create the pod as the template has it; a node is told none of it."""
     memory, overhead, request, limit = _size(plan, template)
@@ -87,7 +88,7 @@ def _properties(plan: Plan, profile: ClusterProfile, template: Json) -> dict[str
         f"{_PREFIX}.container.image": profile.image,
         f"{_PREFIX}.container.image.pullPolicy": "IfNotPresent",
         f"{_PREFIX}.authenticate.driver.serviceAccountName": str(plan.run),
-        f"{_PREFIX}.driver.pod.name": driver_pod_name(plan),
+        _POD_NAME: f"{plan.run}-{plan.driver.node_id}",
         f"{_PREFIX}.driver.podTemplateContainerName": CONTAINER,
         f"{_PREFIX}.driver.request.cores": request,
         f"{_PREFIX}.driver.limit.cores": limit,
@@ -110,7 +111,7 @@ def _application(plan: Plan, profile: ClusterProfile, template: Json) -> Json:
         "restartPolicy": {"type": "Never"},
         "timeToLiveSeconds": profile.ttl_s,
         "driver": {
-            "podName": driver_pod_name(plan),
+            "podName": f"{plan.run}-{plan.driver.node_id}",
             "cores": plan.driver.cores,
             "coreRequest": request,
             "coreLimit": limit,
