@@ -20,7 +20,7 @@ _OPTIONS = {"broker": ("quick", "only", "sqlite", "rewraps"), "data": ("quick", 
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure, side by side with the plain counterpart.")
-    parser.add_argument("what", choices=["spine", "attest", "broker", "data"])
+    parser.add_argument("what", choices=["spine", "attest", "broker", "cluster", "data"])
     parser.add_argument("--repeat", type=int, default=3, help="whole runs of each kind, or rounds of verifications (default 3)")
     parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md; data: each section's when it is done")
     parser.add_argument("--quick", action="store_true", help="broker, data: a look at whether everything works; the figures mean nothing")

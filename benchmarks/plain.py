@@ -1,6 +1,7 @@
-"""The demo's program on plain files with plain Spark: what the spine is held against.  ``python -m benchmarks.plain PROGRAM FOLDER``.
+"""The demo's program on plain files with plain Spark: what runs are held against.  ``python -m benchmarks.plain PROGRAM FOLDER [MASTER]``.
 
-The program is the same file; only ``confide.session()`` is replaced by a session of ordinary Spark on the same number of cores.
+The program is the same file; only ``confide.session()`` is replaced by a session of ordinary Spark on the same number of cores.  Without
+``MASTER`` it is that of ``spark-submit``.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def main() -> None:
     from pyspark.sql import SparkSession
 
     program, folder = sys.argv[1], Path(sys.argv[2])
-    builder = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
+    builder = SparkSession.builder.config("spark.ui.enabled", "false")
+    if len(sys.argv) > 3:
+        builder = builder.master(sys.argv[3])
     spark = builder.config("spark.sql.session.timeZone", "UTC").getOrCreate()
     stand_in = types.ModuleType("confide")
     stand_in.session = lambda: PlainContext(folder, spark)  # type: ignore[attr-defined]

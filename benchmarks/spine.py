@@ -78,7 +78,7 @@ def measure(repeat: int) -> list[Row]:
     work = Row("from first task to end", "s")
     task.plain_is = end.plain_is = work.plain_is = "same program, plain files, Spark local[2]"
     with tempfile.TemporaryDirectory(prefix="confide-bench-") as scratch, _workspace(Path(scratch)) as demo:
-        plain = _plain_tables(Path(scratch) / "plain")
+        plain = plain_tables(Path(scratch) / "plain")
         for number in range(repeat):
             _note(f"run {number + 1} of {repeat}: Confide")
             seconds = _confide_run(demo, number)
@@ -123,14 +123,15 @@ def _workspace(scratch: Path) -> Iterator[Demo]:
     demo = Demo(folder, Story(simulated=True))
     with demo.broker():
         program = folder / "delays.py"
-        program.write_text(_instrumented(program.read_text(encoding="utf-8")), encoding="utf-8")
+        program.write_text(instrumented(program.read_text(encoding="utf-8")), encoding="utf-8")
         demo.job.write_text(re.sub(r"(?m)^workers = .*$", "workers = 2", demo.job.read_text(encoding="utf-8")), encoding="utf-8")
         demo.encrypt_tables()
         demo.grant()
         yield demo
 
 
-def _instrumented(program: str) -> str:
+def instrumented(program: str) -> str:
+    """The demo's program, telling when its first task is done."""
     before, separator, after = program.rpartition("\nmain()\n")
     if not separator:
         sys.exit("the demo's program does not end with main()")
@@ -156,10 +157,11 @@ def _confide_run(demo: Demo, number: int) -> dict[str, float]:
     )
     seen["end"] = time.time() - began
     logs = "".join(path.read_text(encoding="utf-8", errors="replace") for path in (result.folder / "logs").glob("*"))
-    return {**seen, "task": _mark(logs) - began}
+    return {**seen, "task": first_task_in(logs) - began}
 
 
-def _plain_tables(folder: Path) -> Path:
+def plain_tables(folder: Path) -> Path:
+    """The demo's tables as plain Parquet in a new folder."""
     import pyarrow.csv
     import pyarrow.parquet
 
@@ -172,14 +174,15 @@ def _plain_tables(folder: Path) -> Path:
 
 def _plain_run(demo: Demo, folder: Path) -> dict[str, float]:
     began = time.time()
-    command = [sys.executable, "-m", "benchmarks.plain", str(demo.folder / "delays.py"), str(folder)]
+    command = [sys.executable, "-m", "benchmarks.plain", str(demo.folder / "delays.py"), str(folder), "local[2]"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1], env=dict(os.environ))
     if done.returncode:
         sys.exit(f"the plain run failed:\n{done.stderr[-2000:]}")
-    return {"end": time.time() - began, "task": _mark(done.stdout) - began}
+    return {"end": time.time() - began, "task": first_task_in(done.stdout) - began}
 
 
-def _mark(text: str) -> float:
+def first_task_in(text: str) -> float:
+    """When the first task was done, in seconds since 1970, as the program has said in what it printed."""
     found = re.search(re.escape(_MARK) + r"([0-9.]+)", text)
     if found is None:
         sys.exit("the program did not say when its first task was done")

@@ -22,7 +22,14 @@ ROOT = Path(__file__).parents[2]
 _FOLDERS = ("proc", "sys", "dev", "run", "etc", "tmp", "var/confide")
 
 
-def write_node_image(target: Path, measured: Path, *, name: str = NODE_IMAGE, environment: Mapping[str, str] | None = None) -> str:
+def write_node_image(
+    target: Path,
+    measured: Path,
+    *,
+    name: str = NODE_IMAGE,
+    environment: Mapping[str, str] | None = None,
+    files: Mapping[str, bytes] | None = None,
+) -> str:
     """Write the image; its digest.  ``measured``: digests of this machine's files, so that nodes need not read them all."""
     return oci.write_image(
         target,
@@ -31,6 +38,7 @@ def write_node_image(target: Path, measured: Path, *, name: str = NODE_IMAGE, en
             str(MEASURED_FILE).lstrip("/"): measured.read_bytes(),
             "etc/passwd": b"root:x:0:0::/:/bin/false\nnode:x:10001:10001::/tmp:/bin/false\n",
             "etc/group": b"root:x:0:\nnode:x:10001:\n",
+            **(files or {}),
         },
         links={"bin": "usr/bin", "lib": "usr/lib", "lib64": "usr/lib64"},
         folders=_FOLDERS,

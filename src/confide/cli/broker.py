@@ -239,7 +239,7 @@ def _split(listen: str) -> tuple[str, int]:
 
 
 @contextmanager
-def spawn(home: Path, key_file: Path) -> Iterator[BrokerAddress]:
+def spawn(home: Path, key_file: Path, *, host: str = "127.0.0.1") -> Iterator[BrokerAddress]:
     """A broker in a process of its own that knows the simulated TEE, for the demo and benchmarks; ended with the block.
 
     Raises:
@@ -248,7 +248,7 @@ def spawn(home: Path, key_file: Path) -> Iterator[BrokerAddress]:
     from confide.config import Settings
 
     settings = Settings.load(environ={}, home=home)
-    words = ["--home", str(home), "broker", "serve", "--simulate", "--listen", "127.0.0.1:0", "--key-file", str(key_file)]
+    words = ["--home", str(home), "broker", "serve", "--simulate", "--listen", f"{host}:0", "--key-file", str(key_file)]
     with (home / "broker.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "confide.cli.main", *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True

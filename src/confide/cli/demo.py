@@ -103,13 +103,13 @@ class Demo:
         return answer
 
     @contextmanager
-    def broker(self) -> Iterator[None]:
+    def broker(self, host: str = "127.0.0.1") -> Iterator[None]:
         """The key service, as a process of its own, for as long as the block runs."""
         from confide.cli.broker import spawn
 
         key_file = self.folder / "broker-master.key"
         self.story.begin("$ confide broker serve --simulate --key-file broker-master.key &")
-        with spawn(self.folder, key_file) as address:
+        with spawn(self.folder, key_file, host=host) as address:
             self.address = address
             self.story.ok(f"broker: {address.url}, key {short(address.spki)}")
             for name in ("airline", "weather", "analyst"):
