@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from confide.errors import NodeLostError, RunNotFoundError
 from confide.ids import RunId
 from confide.jobs.attach import attach, launch
 from confide.jobs.kubernetes.client import Cluster
+from confide.jobs.kubernetes.pod_places import USER
 from confide.jobs.kubernetes.standing import standing_of
 from confide.jobs.kubernetes.target import KubernetesTarget
 from confide.jobs.receipt import verify
+from confide.jobs.staging import ABANDONED_AFTER_S, staging_path
 from confide.jobs.store import RunStore
 
 pytestmark = pytest.mark.timeout(400)
@@ -85,6 +88,21 @@ def test_the_receipt_of_a_run_that_ended_alone_is_found_from_another_machine(
     assert left_of(api, folder.run) == []
     with pytest.raises(RunNotFoundError, match="has ended"):
         attach(folder.run, job, target, simulate=True, settings=stage.settings)
+
+
+def test_what_a_killed_driver_has_staged_is_removed_by_the_next_run_with_that_output(
+    stage: ClusterStage, api: Cluster, target: KubernetesTarget
+) -> None:
+    job = polars_job(stage)
+    place = Path(job.outputs["summary"].path)
+    killed, alive = (staging_path(place, RunId(f"main-job-{name}")) for name in ("killed", "alive"))
+    for folder in (killed, alive):
+        folder.mkdir(mode=0o700)
+        os.chown(folder, USER, USER)
+    os.utime(killed, (time.time() - ABANDONED_AFTER_S - 60,) * 2)
+    run(stage, target, job)
+    assert written(job) == ["summary"]
+    assert (killed.exists(), alive.exists()) == (False, True)
 
 
 def test_no_canary_and_no_key_is_in_anything_that_the_control_plane_has(

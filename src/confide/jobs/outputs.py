@@ -25,7 +25,7 @@ from confide.data.snapshots import SignedManifest, load_manifest, write_manifest
 from confide.errors import ConfideError, DataError, JobFailedError, ProtocolError, UsageError
 from confide.jobs.ledger import FileLedger
 from confide.jobs.saves import Save
-from confide.jobs.staging import discard, drop_pending, keep_only, publish, staging_path
+from confide.jobs.staging import Presence, discard, discard_untouched, drop_pending, keep_only, publish, staging_path
 from confide.jobs.statement import DatasetEntry
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ class Outputs:
         self._renew: dict[str, Callable[[], OutputKey]] = {}
         self._staged: dict[str, _Staged] = {}
         self._refusal: DataError | None = None
+        self._presence = Presence()
 
     def hold(self, name: str, key: OutputKey, renew: Callable[[], OutputKey]) -> None:
         """Take the key of an output, to count its rows and to name it in its manifest; ``renew`` gets it again when its lease is over."""
@@ -136,6 +137,8 @@ class Outputs:
         folder = staging_path(self._places[name], self._run)
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700)
+        self._presence.add(folder)
+        discard_untouched(self._places[name], folder)
         return folder
 
     def abandon(self, name: str) -> None:
@@ -322,6 +325,7 @@ class Outputs:
         with self._lock:
             for key in self._keys.values():
                 key.secret.wipe()
+        self._presence.close()
         discard(self._places, self._run)
 
 

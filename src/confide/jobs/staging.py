@@ -1,14 +1,17 @@
 """Where outputs lie until they count.  An output is a hidden folder beside its place, and appears by one rename.
 
 A run that ends in any other way leaves nothing visible: the driver removes its folders, the client removes them after a killed driver, and
-the next run with the same output removes those of runs whose client was killed too.
+the next run with the same output removes those of runs whose client was killed too.  Where the client does not see the storage, the next
+driver does it: a driver touches its folders while it lives (:class:`Presence`), and one that nobody has touched for long is nobody's.
 """
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import shutil
+import threading
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
@@ -18,6 +21,9 @@ from confide.ids import RunId
 from confide.jobs.ledger import PENDING
 
 _MARK = ".staging-"
+TOUCH_EVERY_S = 60.0
+ABANDONED_AFTER_S = 3600.0
+"""Of the storage's own clock: many times as long as a driver's storage may hang."""
 
 
 def staging_path(output: Path, run: RunId) -> Path:
@@ -114,6 +120,43 @@ def discard_abandoned(outputs: Mapping[str, Path], ended: Callable[[RunId], bool
         for folder in path.parent.glob(f"{prefix}*"):
             if ended(RunId(folder.name.removeprefix(prefix))):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def discard_untouched(output: Path, own: Path, *, after_s: float = ABANDONED_AFTER_S) -> None:
+    """Remove what other runs have staged for an output and nobody has touched for ``after_s``.
+
+    ``own`` is a folder that was touched just now: its time is the storage's, whatever the clocks of machines say.
+    """
+    with contextlib.suppress(OSError):  # what stays is in nobody's way
+        now = own.stat().st_mtime
+        for folder in output.parent.glob(f".{glob.escape(output.name)}{_MARK}*"):
+            if folder != own and not folder.is_symlink() and now - folder.stat().st_mtime > after_s:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+class Presence:
+    """Touches this run's staging folders, so that no other driver takes them for abandoned ones."""
+
+    def __init__(self, *, every_s: float = TOUCH_EVERY_S) -> None:
+        self._every_s = every_s
+        self._folders: list[Path] = []
+        self._over = threading.Event()
+
+    def add(self, folder: Path) -> None:
+        """Touch that one too from now on."""
+        self._folders.append(folder)
+        if len(self._folders) == 1:
+            threading.Thread(target=self._touch, name="confide-staging", daemon=True).start()
+
+    def close(self) -> None:
+        """Touch them no more."""
+        self._over.set()
+
+    def _touch(self) -> None:
+        while not self._over.wait(self._every_s):
+            for folder in list(self._folders):
+                with contextlib.suppress(OSError):  # published, or storage that hangs: the next time
+                    os.utime(folder)
 
 
 def withdraw(outputs: Mapping[str, Path], run: RunId, made_by: Callable[[Path], str | None]) -> None:

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
 
+from confide.crypto.sign import SigningKey
 from confide.errors import DataError, OutputExistsError
 from confide.ids import RunId
-from confide.jobs.staging import check_free, discard, discard_abandoned, publish, staging_path, withdraw
+from confide.jobs import outputs as outputs_module
+from confide.jobs.outputs import Outputs
+from confide.jobs.staging import (
+    ABANDONED_AFTER_S,
+    Presence,
+    check_free,
+    discard,
+    discard_abandoned,
+    discard_untouched,
+    publish,
+    staging_path,
+    withdraw,
+)
 
 RUN = RunId("demo-1")
 
@@ -104,3 +119,74 @@ def test_withdraw_takes_back_this_runs_outputs_and_no_others(tmp_path: Path) -> 
     publish(moves(places))
     withdraw(places, RUN, lambda folder: RUN if folder.name == "a" else "another-run")
     assert visible(tmp_path) == ["b"]
+
+
+def left(output: Path, run: str, *, age_s: float) -> Path:
+    """What a killed driver has left, that long ago."""
+    folder = staging_path(output, RunId(run))
+    folder.mkdir(parents=True)
+    (folder / "part-0").write_bytes(b"x")
+    then = time.time() - age_s
+    os.utime(folder, (then, then))
+    return folder
+
+
+def test_the_next_driver_removes_what_nobody_has_touched_for_long(tmp_path: Path) -> None:
+    """Of the same output: what lies beside it is not this run's to judge."""
+    output = tmp_path / "sum[1]"
+    old, young = left(output, "killed", age_s=ABANDONED_AFTER_S + 60), left(output, "alive", age_s=ABANDONED_AFTER_S - 60)
+    other = left(tmp_path / "sum1", "killed", age_s=2 * ABANDONED_AFTER_S)
+    outputs = Outputs({"summary": output}, RunId("next"), SigningKey.generate())
+    outputs.stage("summary")
+    assert [path.exists() for path in (old, young, other)] == [False, True, True]
+    outputs.close()
+    assert young.exists()
+
+
+def test_the_storages_clock_decides(tmp_path: Path) -> None:
+    """The driver's machine may be of another time than the storage."""
+    output, ahead = tmp_path / "summary", time.time() + 10 * ABANDONED_AFTER_S
+    own, live = left(output, "own", age_s=0), left(output, "alive", age_s=0)
+    for folder in (own, live):
+        os.utime(folder, (ahead, ahead))
+    discard_untouched(output, own)
+    assert live.exists()
+    os.utime(live, (ahead - ABANDONED_AFTER_S - 60,) * 2)
+    discard_untouched(output, own)
+    assert not live.exists()
+
+
+def test_a_link_in_the_place_of_a_folder_leads_to_no_removal(tmp_path: Path) -> None:
+    output, precious = tmp_path / "summary", left(tmp_path / "precious", "x", age_s=2 * ABANDONED_AFTER_S)
+    own = left(output, "own", age_s=0)
+    staging_path(output, RunId("killed")).symlink_to(precious)
+    discard_untouched(output, own)
+    assert (precious / "part-0").exists()
+
+
+def test_a_driver_touches_its_folders_while_it_lives(tmp_path: Path) -> None:
+    folders = [left(tmp_path / name, "run", age_s=2 * ABANDONED_AFTER_S) for name in ("a", "b")]
+    presence = Presence(every_s=0.02)
+    for folder in folders:
+        presence.add(folder)
+    limit = time.monotonic() + 5
+    while any(time.time() - folder.stat().st_mtime > 60 for folder in folders):
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+    presence.close()
+    time.sleep(0.1)
+    os.utime(folders[0], (1, 1))
+    time.sleep(0.1)
+    assert folders[0].stat().st_mtime == 1
+
+
+def test_outputs_that_are_being_written_are_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outputs_module, "Presence", lambda: Presence(every_s=0.02))
+    outputs = Outputs({"summary": tmp_path / "summary"}, RunId("run"), SigningKey.generate())
+    folder = Path(str(outputs.stage("summary")["path"]))
+    os.utime(folder, (1, 1))
+    limit = time.monotonic() + 5
+    while folder.stat().st_mtime == 1:
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+    outputs.close()
