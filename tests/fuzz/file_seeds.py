@@ -230,14 +230,18 @@ _POD_STATUS = {
     "phase": "Failed", "reason": "Evicted", "message": "low on memory", "conditions": [{"type": "DisruptionTarget", "status": "True"}],
     "containerStatuses": [{"name": "node", "state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}, "lastState": {}}],
 }  # fmt: skip
-_METADATA_OF_POD = {"name": "demo-1", "uid": "u", "deletionTimestamp": "2026-11-28T10:00:00Z", "deletionGracePeriodSeconds": 10}
+_METADATA_OF_POD = {
+    "name": "demo-1", "labels": {"confide.dev/node": "worker-1"}, "uid": "u",
+    "deletionTimestamp": "2026-11-28T10:00:00Z", "deletionGracePeriodSeconds": 10,
+}  # fmt: skip
 _EVENT = {
     "metadata": {"name": "demo-1.17"}, "involvedObject": {"name": "demo-1", "uid": "u"}, "type": "Warning", "reason": "FailedScheduling",
     "message": "0/2 nodes are available", "lastTimestamp": "2026-11-28T10:00:00Z", "series": {"count": 2},
 }  # fmt: skip
 _FAILED_JOB = {"spec": {"suspend": True}, "status": {"conditions": [{"type": "Failed", "status": "True", "reason": "DeadlineExceeded"}]}}
+_SAID = {"worker-1": {"type": "worker-refused", "code": "appraisal-refused"}}
 _CLUSTER_OBJECTS: list[Json] = [
-    {"object": {"metadata": _METADATA_OF_POD, "status": _POD_STATUS}, "events": [_EVENT]},
+    {"object": {"metadata": _METADATA_OF_POD, "status": _POD_STATUS}, "events": [_EVENT], "said": _SAID},
     {"object": {"metadata": {"name": "demo-1"}, **_FAILED_JOB}, "events": [{**_EVENT, "reason": "FailedCreate"}]},
 ]
 _METADATA = b"Provides-Extra: spark\nRequires-Dist: a-b[c] (>=1)\nRequires-Dist: pyspark; extra == 'spark'\n"

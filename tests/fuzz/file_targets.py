@@ -58,6 +58,7 @@ from confide.jobs.kubernetes.pod import load_left
 from confide.jobs.kubernetes.pod_host import load_workers
 from confide.jobs.kubernetes.profile import ClusterProfile
 from confide.jobs.kubernetes.quantity import parse_quantity
+from confide.jobs.kubernetes.standing import node_standing
 from confide.jobs.receipt import examine, load_bundle
 from confide.jobs.statement import ReceiptBundle
 from confide.keys.custody import settings as custody_settings
@@ -225,6 +226,7 @@ def cluster_objects(data: bytes) -> None:
         condition_of(about, told)
         condition_of(about, told, gone=True)
         job_condition(about, told)
+        node_standing(about, json.dumps(found.get("said")))
 
 
 TARGETS: dict[str, Callable[[bytes], object]] = {

@@ -28,7 +28,7 @@ _PIPE_CLOSED_STATUS = 141
 COMMANDS = {
     "demo": "Show the whole story on real data, on this machine.",
     "run": "Run a job and follow it to its receipt.",
-    "job": "Sign jobs, for owners who grant by signer.",
+    "job": "Sign jobs, for owners who grant by signer; say what a job's guests are started with.",
     "spark": "Let `spark-submit` or the Spark Operator start a run.",
     "runs": "List, show, follow and stop runs.",
     "verify": "Re-check the receipt of a run from files alone.",

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
 from confide.canonical import Json
 from confide.jobs.kubernetes.reasons import Code, hint_for
+from confide.jobs.kubernetes.said import as_list, as_object, as_text, words
 
-_MAX_WORDS: Final = 600
 _IMAGE: Final = frozenset({
     "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable", "ImageInspectError",
     "SignatureValidationFailed",
@@ -108,9 +108,9 @@ def condition_of(pod: Json, events: Sequence[Json] = (), *, gone: bool = False) 
     ``events`` may be those of other pods too, in any order; ``gone``: a watch has said DELETED of it.  A pod that is told to go, and still
     runs, is not over yet: its message says why it goes.
     """
-    status, own = _dict(pod.get("status")), _own_events(pod, events)
-    state = _dict(_container(status).get("state"))
-    ended, running = _dict(state.get("terminated")), "running" in state
+    status, own = as_object(pod.get("status")), _own_events(pod, events)
+    state = as_object(_container(status).get("state"))
+    ended, running = as_object(state.get("terminated")), "running" in state
     if status.get("phase") == "Succeeded":
         return Condition(Phase.ENDED, Code.SUCCEEDED, "", exit_status=0, final=True)
     cause = _cause(pod, status, own, ended, gone=gone)
@@ -118,7 +118,7 @@ def condition_of(pod: Json, events: Sequence[Json] = (), *, gone: bool = False) 
         code, said = cause
         if ended or gone or status.get("phase") == "Failed":
             return _end(code, said, ended)
-        return Condition(Phase.RUNNING if running else Phase.WAITING, code, _words(said), hint_for(code, said))
+        return Condition(Phase.RUNNING if running else Phase.WAITING, code, words(said), hint_for(code, said))
     if ended:
         return _ended(ended)
     if status.get("phase") == "Failed":
@@ -130,8 +130,8 @@ def condition_of(pod: Json, events: Sequence[Json] = (), *, gone: bool = False) 
 
 def job_condition(job: Json, events: Sequence[Json] = ()) -> Condition:
     """What a Job that has no pod says of itself: it waits in a queue, or its pod was refused when the Job's controller made it."""
-    status, spec = _dict(job.get("status")), _dict(job.get("spec"))
-    for found in map(_dict, _list(status.get("conditions"))):
+    status, spec = as_object(job.get("status")), as_object(job.get("spec"))
+    for found in map(as_object, as_list(status.get("conditions"))):
         if found.get("type") == "Complete" and found.get("status") == "True":
             return Condition(Phase.ENDED, Code.SUCCEEDED, "", exit_status=0, final=True)
         if found.get("type") in ("Failed", "FailureTarget") and found.get("status") == "True":
@@ -141,7 +141,7 @@ def job_condition(job: Json, events: Sequence[Json] = ()) -> Condition:
         return Condition(Phase.WAITING, Code.QUEUED, "the Job is suspended: its queue has not admitted it", hint_for(Code.QUEUED, ""))
     last = _last(_own_events(job, events))
     if last.get("reason") == "FailedCreate":
-        said = _text(last.get("message")).removeprefix("Error creating: ")
+        said = as_text(last.get("message")).removeprefix("Error creating: ")
         refused = refusal(403, said)
         # The controller tries again, which helps where quota or a runtime class comes later, so this is not the end.
         return Condition(Phase.WAITING, refused.code, refused.message, refused.hint)
@@ -150,7 +150,7 @@ def job_condition(job: Json, events: Sequence[Json] = ()) -> Condition:
 
 def refusal(http_status: int, message: str) -> Condition:
     """What the API server's answer to a request to create something means; ``message`` is that of its ``Status`` object."""
-    said = _words(message)
+    said = words(message)
     code = Code.UNKNOWN
     if "exceeded quota" in said or "failed quota" in said:
         code = Code.QUOTA_EXCEEDED
@@ -165,14 +165,14 @@ def refusal(http_status: int, message: str) -> Condition:
 
 def _waiting(status: Json, state: Json, events: Sequence[Json]) -> Condition:
     """A pod that was neither started nor given up."""
-    scheduled = next((c for c in map(_dict, _list(status.get("conditions"))) if c.get("type") == "PodScheduled"), {})
+    scheduled = next((c for c in map(as_object, as_list(status.get("conditions"))) if c.get("type") == "PodScheduled"), {})
     if scheduled.get("status") == "False":
         gated = scheduled.get("reason") == "SchedulingGated"
         return _wait(Code.QUEUED if gated else Code.UNSCHEDULABLE, _said(scheduled) or "no cluster node takes it")
-    waiting = _dict(state.get("waiting"))
-    reason, said = _text(waiting.get("reason")), _text(waiting.get("message"))
+    waiting = as_object(state.get("waiting"))
+    reason, said = as_text(waiting.get("reason")), as_text(waiting.get("message"))
     if reason in _IMAGE:
-        pulls = [text for e in events if (text := _text(e.get("message"))).startswith("Failed to pull image")]
+        pulls = [text for e in events if (text := as_text(e.get("message"))).startswith("Failed to pull image")]
         told = max([said, *pulls[-1:]], key=len)  # older versions have the registry's answer in the event alone
         return _wait(Code.IMAGE_PULL, told or reason, final=reason in _NEVER)
     if reason in _START:
@@ -181,7 +181,7 @@ def _waiting(status: Json, state: Json, events: Sequence[Json]) -> Condition:
 
 
 def _by_last_event(last: Json, otherwise: str) -> Condition:
-    reason, said = _text(last.get("reason")), _text(last.get("message"))
+    reason, said = as_text(last.get("reason")), as_text(last.get("message"))
     if reason in _MOUNT:
         return _wait(_start_code(said, Code.VOLUME_UNAVAILABLE), said)
     if reason in _SANDBOX:
@@ -190,8 +190,8 @@ def _by_last_event(last: Json, otherwise: str) -> Condition:
     if reason == "FailedScheduling":
         return _wait(Code.UNSCHEDULABLE, said)
     if reason == "Pulling":
-        return Condition(Phase.WAITING, Code.STARTING, _words(said))
-    return Condition(Phase.WAITING, Code.STARTING, _words(otherwise))
+        return Condition(Phase.WAITING, Code.STARTING, words(said))
+    return Condition(Phase.WAITING, Code.STARTING, words(otherwise))
 
 
 def _start_code(said: str, otherwise: Code = Code.START_REFUSED) -> Code:
@@ -201,27 +201,29 @@ def _start_code(said: str, otherwise: Code = Code.START_REFUSED) -> Code:
 def _cause(pod: Json, status: Json, events: Sequence[Json], ended: Json, *, gone: bool) -> tuple[Code, str] | None:
     """Who else than the container ends the pod, if somebody does: its cluster node, the scheduler, or who drains nodes."""
     failed, left = status.get("phase") == "Failed", _told_to_go(pod)
-    going = gone if left is None else not ended or _text(ended.get("finishedAt"))[:19] >= left
-    for found in map(_dict, _list(status.get("conditions"))):
+    going = gone if left is None else not ended or as_text(ended.get("finishedAt"))[:19] >= left
+    for found in map(as_object, as_list(status.get("conditions"))):
         if found.get("type") == "DisruptionTarget" and found.get("status") == "True" and (failed or going):
-            said, code = _said(found), _DISRUPTIONS.get(_text(found.get("reason")), Code.DELETED)
+            said, code = _said(found), _DISRUPTIONS.get(as_text(found.get("reason")), Code.DELETED)
             return Code.NODE_SHUTDOWN if code is Code.EVICTED and "shutdown" in said else code, said
-    reason = _text(status.get("reason"))
+    reason = as_text(status.get("reason"))
     if failed and (reason in _POD_REASONS or reason.startswith("OutOf")):
         return _POD_REASONS.get(reason, Code.REFUSED_BY_NODE), _said(status)
     if failed and ended.get("reason") == "ContainerStatusUnknown":
-        return Code.NODE_LOST, _text(ended.get("message")) or "its cluster node lost the container"
+        return Code.NODE_LOST, as_text(ended.get("message")) or "its cluster node lost the container"
     if reason == "NodeLost" or status.get("phase") == "Unknown":
         return Code.NODE_LOST, _said(status) or "its cluster node does not answer"
     if not going or ((ended or failed) and left is None):
         return None
-    told = next((e for e in reversed(events) if _text(e.get("reason")) in _LAST_EVENTS), None)
-    return (Code.DELETED, "the pod was deleted") if told is None else (_LAST_EVENTS[_text(told.get("reason"))], _text(told.get("message")))
+    told = next((e for e in reversed(events) if as_text(e.get("reason")) in _LAST_EVENTS), None)
+    if told is None:
+        return Code.DELETED, "the pod was deleted"
+    return _LAST_EVENTS[as_text(told.get("reason"))], as_text(told.get("message"))
 
 
 def _told_to_go(pod: Json) -> str | None:
     """When somebody asked for the pod's deletion, as text to the second; its ``deletionTimestamp`` is when its grace period ends."""
-    metadata = _dict(pod.get("metadata"))
+    metadata = as_object(pod.get("metadata"))
     until, grace = metadata.get("deletionTimestamp"), metadata.get("deletionGracePeriodSeconds")
     if not isinstance(until, str):
         return None
@@ -233,11 +235,11 @@ def _told_to_go(pod: Json) -> str | None:
 
 
 def _ended(ended: Json) -> Condition:
-    exit_status, reason = _exit_status(ended), _text(ended.get("reason"))
+    exit_status, reason = _exit_status(ended), as_text(ended.get("reason"))
     if reason == "OOMKilled":
         return _end(Code.OUT_OF_MEMORY, "the kernel ended the container: it used more memory than its limit", ended)
     if reason in _START:
-        return _end(_start_code(_text(ended.get("message"))), _text(ended.get("message")) or reason, ended)
+        return _end(_start_code(as_text(ended.get("message"))), as_text(ended.get("message")) or reason, ended)
     if exit_status is None:
         return _end(Code.UNKNOWN, "the container ended, and its status does not say how")
     if exit_status < 0:
@@ -257,36 +259,36 @@ def _exit_status(ended: Json) -> int | None:
 
 
 def _end(code: Code, said: str, ended: Json | None = None) -> Condition:
-    return Condition(Phase.ENDED, code, _words(said), hint_for(code, said), _exit_status(ended or {}), final=True)
+    return Condition(Phase.ENDED, code, words(said), hint_for(code, said), _exit_status(ended or {}), final=True)
 
 
 def _wait(code: Code, said: str, *, final: bool = False) -> Condition:
-    return Condition(Phase.WAITING, code, _words(said), hint_for(code, said), final=final)
+    return Condition(Phase.WAITING, code, words(said), hint_for(code, said), final=final)
 
 
 def _container(status: Json) -> Json:
     """Status of the run's one container.  Others, which someone else put into the pod, are not looked at."""
-    found = [c for c in map(_dict, _list(status.get("containerStatuses"))) if c.get("name") == "node"]
+    found = [c for c in map(as_object, as_list(status.get("containerStatuses"))) if c.get("name") == "node"]
     return found[0] if found else {}
 
 
 def _own_events(owner: Json, events: Sequence[Json]) -> list[Json]:
     """Events of that object, oldest first."""
-    metadata = _dict(owner.get("metadata"))
+    metadata = as_object(owner.get("metadata"))
     name, uid = metadata.get("name"), metadata.get("uid")
 
     def is_own(event: Json) -> bool:
-        about = _dict(event.get("involvedObject"))
+        about = as_object(event.get("involvedObject"))
         return about.get("uid") == uid if uid and about.get("uid") else about.get("name") == name
 
-    return sorted(filter(is_own, map(_dict, events)), key=_time)
+    return sorted(filter(is_own, map(as_object, events)), key=_time)
 
 
 def _time(event: Json) -> tuple[str, str]:
     """RFC 3339 in UTC: the text's order is the time's, to the second.  Within one, an event's name ends with when it was first made."""
-    series = _dict(event.get("series"))
+    series = as_object(event.get("series"))
     times = (series.get("lastObservedTime"), event.get("lastTimestamp"), event.get("eventTime"), event.get("firstTimestamp"))
-    return next((time[:19] for time in times if isinstance(time, str)), ""), _text(_dict(event.get("metadata")).get("name"))
+    return next((time[:19] for time in times if isinstance(time, str)), ""), as_text(as_object(event.get("metadata")).get("name"))
 
 
 def _last(events: Sequence[Json]) -> Json:
@@ -294,23 +296,5 @@ def _last(events: Sequence[Json]) -> Json:
 
 
 def _said(found: Json) -> str:
-    message, reason = _text(found.get("message")), _text(found.get("reason"))
+    message, reason = as_text(found.get("message")), as_text(found.get("reason"))
     return message or reason
-
-
-def _words(text: str) -> str:
-    """A message that can be shown on a terminal: one line, no control characters, not endless."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * _MAX_WORDS]).split())
-    return line if len(line) <= _MAX_WORDS else f"{line[:_MAX_WORDS]}..."
-
-
-def _dict(value: Any) -> Json:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""

@@ -14,6 +14,7 @@ from confide.jobs.kubernetes.condition import condition_of
 from confide.jobs.kubernetes.objects import RESULT_SUFFIX
 from confide.jobs.kubernetes.pod_host import RESULT, STANDING
 from confide.jobs.kubernetes.pods import NODE_LABEL, RUN_LABEL
+from confide.jobs.kubernetes.said import as_object, as_text, words
 
 if TYPE_CHECKING:
     from confide.ids import RunId
@@ -46,31 +47,30 @@ def standing_of(api: Api, run: RunId) -> tuple[list[NodeStanding], bool]:
     Raises:
         ConfideError: the cluster cannot be asked.
     """
-    kept = (api.get("ConfigMap", f"{run}-{RESULT_SUFFIX}") or {}).get("data") or {}
-    said = _parsed(kept.get(STANDING))
-    found = [_node(pod, said) for pod in api.list("Pod", label_selector=f"{RUN_LABEL}={run}")]
+    kept = as_object((api.get("ConfigMap", f"{run}-{RESULT_SUFFIX}") or {}).get("data"))
+    found = [node_standing(pod, kept.get(STANDING)) for pod in api.list("Pod", label_selector=f"{RUN_LABEL}={run}")]
     return sorted(found, key=lambda one: (one.node != "driver", one.node)), RESULT in kept
 
 
-def _node(pod: Json, said: Json) -> NodeStanding:
-    about, condition = pod.get("metadata") or {}, condition_of(pod)
-    node = str((about.get("labels") or {}).get(NODE_LABEL, ""))
-    word = said.get(node)
-    word = word if isinstance(word, dict) else {}
+def node_standing(pod: Json, kept: object) -> NodeStanding:
+    """One pod, and of what is kept of the driver's words that on it.  All of it is fit to be shown."""
+    about, condition = as_object(pod.get("metadata")), condition_of(pod)
+    node = as_text(as_object(about.get("labels")).get(NODE_LABEL))
+    word = as_object(_parsed(kept).get(node))
     return NodeStanding(
-        node=node,
-        pod=str(about.get("name", "")),
-        host=str((pod.get("spec") or {}).get("nodeName") or ""),
-        shape=str((about.get("annotations") or {}).get(_SHAPE, "")),
+        node=words(node),
+        pod=words(as_text(about.get("name"))),
+        host=words(as_text(as_object(pod.get("spec")).get("nodeName"))),
+        shape=words(as_text(as_object(about.get("annotations")).get(_SHAPE))),
         phase=str(condition.phase),
         condition=condition.words,
-        said=str(word.get("type") or ""),
-        code=str(word.get("code") or ""),
+        said=words(as_text(word.get("type"))),
+        code=words(as_text(word.get("code"))),
     )
 
 
 def _parsed(text: object) -> Json:
     try:
-        return parse_object(str(text).encode()) if text is not None else {}
+        return parse_object(as_text(text).encode("utf-8", "replace"))
     except ParseError:
         return {}
