@@ -65,6 +65,7 @@ class KubernetesBackend:
         self._watches: list[Changes] = []
         self._forward: Forward | None = None
         self._is_anothers = False
+        self._ending = False
 
     @property
     def _selector(self) -> str:
@@ -181,7 +182,11 @@ class KubernetesBackend:
             if self._seen.get(node, NodeStatus(running=True)).running:
                 self._seen[node] = NodeStatus(running=not over, exit_status=condition.exit_status if over else None, condition=words)
             if name not in self._copied and (condition.started or over) and kind != "DELETED":
-                self._copied[name] = PodLog(self._api, name, self._logs / f"{node}.log", over=lambda: not self._seen[node].running)
+                self._copied[name] = PodLog(self._api, name, self._logs / f"{node}.log", over=lambda: self._is_over(node))
+
+    def _is_over(self, node: NodeId) -> bool:
+        """Whether a log that has ended is not asked for again: its pod has ended, or will have before anybody could."""
+        return self._ending or not self._seen[node].running
 
     def _hear_job(self, _kind: str, job: Json) -> None:
         with self._lock:
@@ -239,6 +244,7 @@ class KubernetesBackend:
         if not list(handles):
             return
         self._finish_logs(ended=True)  # a pod that has ended takes its log along when it is removed
+        self._ending = True
         if not self._is_anothers:
             self._remove()
         self.leave()

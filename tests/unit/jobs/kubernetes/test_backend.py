@@ -205,6 +205,29 @@ def test_a_pods_log_is_kept(api: InMemoryApi, backend: KubernetesBackend, tmp_pa
     assert backend.log_path(handle) == tmp_path / "driver.log"
 
 
+def test_a_log_that_ends_with_its_run_is_not_asked_for_again(
+    api: InMemoryApi, backend: KubernetesBackend, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kubelet refuses it when the container is gone, of which the watch has not heard yet."""
+    handle = start(api, backend)
+    api.set_status(POD, running())
+    until(lambda: POD in api.logs)
+    api.keeps_ending_pods = True
+    stopping = threading.Thread(target=backend.stop, args=([handle],))
+    stopping.start()
+    until(lambda: api.names("Job") == [])
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ClusterRefusedError("the container is terminated")
+
+    monkeypatch.setattr(api, "log_lines", refuse)
+    api.logs[POD].close()
+    stopping.join(1)
+    api.set_status(POD, ended(0))
+    stopping.join(5)
+    assert "cannot be kept" not in caplog.text
+
+
 def test_the_end_removes_everything(api: InMemoryApi, backend: KubernetesBackend) -> None:
     handle = start(api, backend)
     backend.stop([handle])
