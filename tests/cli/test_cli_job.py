@@ -1,4 +1,4 @@
-"""``confide job init-data``: what guests of a job are started with."""
+"""What is told of a job and its cluster before anything is started: ``confide job init-data``, and priorities of runs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.api_server import ApiServer
 
 from confide.attest.init_data import InitData, job_init_data
 from confide.attest.policy import Policy
@@ -58,3 +59,29 @@ def test_guests_that_are_given_none_have_none(confide: Any, files: Any, shape: s
     said = confide("job", "init-data", job, "--cluster", profile)
     assert said.status == 2
     assert "given no init-data" in said.err
+
+
+PRIORITIES = """queue = "research"
+[priorities.interactive]
+priority_class = "confide-interactive"
+queue_priority = "interactive"
+"""
+
+
+def test_a_run_has_the_priority_that_its_user_names(confide: Any, files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cluster").mkdir()
+    server = ApiServer(tmp_path / "cluster")
+    monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig()))
+    job, profile = files("tdx")
+    profile.write_text(profile.read_text() + PRIORITIES)
+    words = ("--home", tmp_path / "home", "run", job, "--on", "k8s:test", "--cluster", profile, "--dry-run")
+    said = confide(*words, "--priority", "interactive")
+    assert said.status == 0, said.err
+    assert "priorityClassName: confide-interactive" in said.out
+    assert "kueue.x-k8s.io/priority-class: interactive" in said.out
+    assert "riority" not in confide(*words).out
+    refused = confide(*words, "--priority", "urgent")
+    assert refused.status == 2
+    assert "priorities of the profile: interactive" in refused.err
+    assert "--priority is for clusters" in confide("run", job, "--simulate", "--priority", "interactive").err
+    server.stop()

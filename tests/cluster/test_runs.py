@@ -6,6 +6,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cluster.conftest import ClusterStage
@@ -19,9 +20,11 @@ from confide.ids import RunId
 from confide.jobs.attach import attach, launch
 from confide.jobs.kubernetes.client import Cluster
 from confide.jobs.kubernetes.pod_places import USER
+from confide.jobs.kubernetes.profile import ClusterProfile
 from confide.jobs.kubernetes.standing import standing_of
 from confide.jobs.kubernetes.target import KubernetesTarget
 from confide.jobs.receipt import verify
+from confide.jobs.result import RunEvent
 from confide.jobs.staging import ABANDONED_AFTER_S, staging_path
 from confide.jobs.store import RunStore
 
@@ -103,6 +106,24 @@ def test_what_a_killed_driver_has_staged_is_removed_by_the_next_run_with_that_ou
     run(stage, target, job)
     assert written(job) == ["summary"]
     assert (killed.exists(), alive.exists()) == (False, True)
+
+
+def test_a_runs_priority_is_what_the_profile_calls_so(stage: ClusterStage, api: Cluster, profile: dict[str, Any]) -> None:
+    about = {"name": f"confide-interactive-{api.namespace}"}
+    api.create({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": about, "value": 100000})
+    given = {**profile, "queue": "research", "priorities": {"interactive": {"priority_class": about["name"], "queue_priority": "soon"}}}
+    at, seen = ClusterProfile.from_json(given).at_priority("interactive"), []
+
+    def look(event: RunEvent) -> None:
+        if event.type == "program-started":
+            seen.extend(api.list("Pod", f"confide.dev/run={told.run}") + api.list("Job", f"confide.dev/run={told.run}"))
+
+    told = Told(look)
+    run(stage, KubernetesTarget(api, at, context="test"), polars_job(stage), told)
+    (pod, job) = seen
+    assert pod["spec"]["priority"] == 100000
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/priority-class"] == "soon"
+    api.delete("PriorityClass", about["name"])
 
 
 def test_no_canary_and_no_key_is_in_anything_that_the_control_plane_has(

@@ -95,7 +95,7 @@ def _examined(cluster: Cluster, profile: ClusterProfile | None, settings: Settin
         str(profile.shape) if profile is not None else "",
         runtime_class=chosen.runtime_class,
         node_selector=chosen.node_selector,
-        priority_class=chosen.priority_class,
+        priority_classes=chosen.priority_classes,
         queue=chosen.queue,
         pull_secrets=chosen.image_pull_secrets,
         claims=tuple(volume.claim for volume in chosen.volumes if volume.claim is not None),

@@ -37,8 +37,8 @@ def on_cluster(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def chosen_target(place: str | None, profile_file: Path | None) -> KubernetesTarget | None:
-    """The cluster that the options name; ``None`` for this machine.
+def chosen_target(place: str | None, profile_file: Path | None, priority: str | None = None) -> KubernetesTarget | None:
+    """The cluster that the options name; ``None`` for this machine.  ``priority``: of the run, as the profile calls it.
 
     Raises:
         UsageError: they do not fit together.
@@ -47,6 +47,8 @@ def chosen_target(place: str | None, profile_file: Path | None) -> KubernetesTar
     if place is None:
         if profile_file is not None:
             raise UsageError("--cluster describes a cluster", hint="name it with --on k8s:CONTEXT")
+        if priority is not None:
+            raise UsageError("--priority is for clusters", hint="add --on k8s:CONTEXT")
         return None
     if not place.startswith(_SCHEME) or place == _SCHEME:
         raise UsageError(f"there is no such place: {place[:80]!r}", hint="write --on k8s:CONTEXT, with a context of your kubeconfig")
@@ -57,6 +59,8 @@ def chosen_target(place: str | None, profile_file: Path | None) -> KubernetesTar
     from confide.jobs.kubernetes.target import KubernetesTarget
 
     profile = ClusterProfile.load(profile_file)
+    if priority is not None:
+        profile = profile.at_priority(priority)
     context = place.removeprefix(_SCHEME)
     return KubernetesTarget(Cluster.connect(context, namespace=profile.namespace), profile, context=context)
 

@@ -30,6 +30,7 @@ signatures = click.option(
 @click.command("run")
 @click.argument("job_file", metavar="JOB", type=click.Path(path_type=Path, dir_okay=False, exists=True))
 @on_cluster
+@click.option("--priority", metavar="NAME", help="With --on: a priority of the cluster's profile, such as interactive or batch.")
 @click.option("--dry-run", is_flag=True, help="With --on: print the objects that would be created, as YAML; create nothing.")
 @click.option("--fault", "faults", multiple=True, metavar="NODE=FAULT",
               help="Let a simulated node show a fault (`worker-2=tampered`), to see it refused (repeat).")  # fmt: skip
@@ -44,6 +45,7 @@ def command(
     signature_files: tuple[Path, ...],
     place: str | None,
     profile_file: Path | None,
+    priority: str | None,
     *,
     simulate: bool,
     check: bool,
@@ -60,7 +62,7 @@ def command(
 
     if place is None and (dry_run or detach):
         raise UsageError("--dry-run and --detach are for clusters", hint="add --on k8s:CONTEXT")
-    target = chosen_target(place, profile_file)
+    target = chosen_target(place, profile_file, priority)
     job = signed(pin_datasets(Job.load(job_file), shares_files=target is None), job_file, signature_files)
     if check:
         _answer_check(context, job)

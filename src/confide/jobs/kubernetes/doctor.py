@@ -80,7 +80,7 @@ class Wanted:
     shape: str = ""
     runtime_class: str | None = None
     node_selector: Mapping[str, str] = field(default_factory=dict)
-    priority_class: str | None = None
+    priority_classes: tuple[str, ...] = ()
     queue: str | None = None
     pull_secrets: tuple[str, ...] = ()
     claims: tuple[str, ...] = ()
@@ -104,8 +104,7 @@ def examine(cluster: Looks, wanted: Wanted, pod: Json, now: Callable[[], datetim
         *((f"pull secret {name}", partial(_secret, cluster, name)) for name in wanted.pull_secrets),
         *((f"volume claim {name}", partial(_claim, cluster, name)) for name in wanted.claims),
     ]
-    if wanted.priority_class:
-        checks.append(("priority class", partial(_priority, cluster, wanted.priority_class)))
+    checks += [(f"priority class {name}", partial(_priority, cluster, name)) for name in wanted.priority_classes]
     if wanted.queue:
         checks.append(("queue", partial(_queue, cluster, wanted.queue)))
     checks.append(("admission", lambda: _admission(cluster, pod)))
@@ -268,9 +267,9 @@ def _claim(cluster: Looks, name: str) -> Iterator[Finding]:
 
 def _priority(cluster: Looks, name: str) -> Iterator[Finding]:
     found = cluster.get("PriorityClass", name)
-    told = f"there is no {name}" if found is None else f"{name}, {_word(found, 'value')}"
-    hint = f"{_CHART} with priorityClasses.create=true, or take priority_class out of the profile"
-    yield Finding("priority class", found is not None, told, hint)
+    told = "there is none" if found is None else _word(found, "value")
+    hint = f"{_CHART} with priorityClasses.create=true, or take it out of the profile"
+    yield Finding(f"priority class {name}", found is not None, told, hint)
 
 
 def _queue(cluster: Looks, name: str) -> Iterator[Finding]:

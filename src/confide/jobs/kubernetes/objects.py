@@ -17,7 +17,7 @@ from confide.jobs.kubernetes.access import access_objects
 from confide.jobs.kubernetes.limits import check_object
 from confide.jobs.kubernetes.names import check_object_name
 from confide.jobs.kubernetes.pods import NODE_FILE, annotations_of, labels_of, pod_template
-from confide.jobs.kubernetes.profile import QUEUE_KEY, ClusterProfile, Shape
+from confide.jobs.kubernetes.profile import QUEUE_KEY, QUEUE_PRIORITY_KEY, ClusterProfile, Shape
 from confide.jobs.kubernetes.shapes import SIMULATION_FILE, SIMULATION_SUFFIX, init_data_of
 from confide.jobs.plan import AGENT_PORT, Plan
 from confide.node.spec import NodeSpec
@@ -110,14 +110,13 @@ def _check_simulation(plan: Plan, profile: ClusterProfile, simulated_tee: Json |
 def _driver_job(plan: Plan, profile: ClusterProfile) -> Json:
     """The driver: one pod, tried once."""
     labels = labels_of(plan, profile, plan.driver)
-    queue = {} if profile.queue is None else {QUEUE_KEY: profile.queue}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
             "name": str(plan.run),
             "namespace": profile.namespace,
-            "labels": {**labels, **queue},
+            "labels": {**labels, **_queue_labels(profile)},
             "annotations": annotations_of(plan, profile),
         },
         "spec": {
@@ -133,9 +132,13 @@ def _driver_job(plan: Plan, profile: ClusterProfile) -> Json:
 def _worker_pod(plan: Plan, spec: NodeSpec, profile: ClusterProfile) -> Json:
     template = pod_template(plan, spec, profile, ports={})
     named = {"name": f"{plan.run}-{spec.node_id}", "namespace": profile.namespace, **template["metadata"]}
-    if profile.queue is not None:  # a queue counts all that a run uses, not its driver alone
-        named["labels"] = {**named["labels"], QUEUE_KEY: profile.queue}
+    named["labels"] = {**named["labels"], **_queue_labels(profile)}  # a queue counts all that a run uses, not its driver alone
     return {"apiVersion": "v1", "kind": "Pod", "metadata": named, "spec": template["spec"]}
+
+
+def _queue_labels(profile: ClusterProfile) -> dict[str, str]:
+    labels = {QUEUE_KEY: profile.queue, QUEUE_PRIORITY_KEY: profile.queue_priority}
+    return {key: value for key, value in labels.items() if value is not None}
 
 
 def _config_map(

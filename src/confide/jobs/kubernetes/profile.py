@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from confide.canonical import Json, parse_toml
-from confide.errors import ConfigError, ParseError
+from confide.errors import ConfigError, ParseError, UsageError
 from confide.jobs.kubernetes import names
 from confide.regular_file import read_regular
 
@@ -41,7 +41,9 @@ _IMAGE_PLACES: Final = ("/bin", "/boot", "/etc", "/lib", "/lib32", "/lib64", "/o
 INIT_DATA_KEY: Final = "io.katacontainers.config.hypervisor.cc_init_data"
 """Annotation of a pod that Kata Containers gives its virtual machine's init-data in."""
 QUEUE_KEY: Final = "kueue.x-k8s.io/queue-name"
-_OWN_KEYS: Final = frozenset({"app.kubernetes.io/name", "app.kubernetes.io/managed-by", QUEUE_KEY, INIT_DATA_KEY})
+QUEUE_PRIORITY_KEY: Final = "kueue.x-k8s.io/priority-class"
+"""Label with Kueue's WorkloadPriorityClass: in which order a queue lets runs start, and which are taken back for others."""
+_OWN_KEYS: Final = frozenset({"app.kubernetes.io/name", "app.kubernetes.io/managed-by", QUEUE_KEY, QUEUE_PRIORITY_KEY, INIT_DATA_KEY})
 
 Name = Annotated[str, StringConstraints(pattern=names.SUBDOMAIN, max_length=253)]
 Label = Annotated[str, StringConstraints(pattern=names.LABEL, max_length=63)]
@@ -114,6 +116,19 @@ class Volume(_Value):
         return self
 
 
+class Priority(_Value):
+    """What a priority that users name is in the cluster: of pods by the scheduler, and of runs in their queue by Kueue."""
+
+    priority_class: Name | None = None
+    queue_priority: Label | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.priority_class is None and self.queue_priority is None:
+            raise ValueError("a priority has a priority_class, a queue_priority, or both")
+        return self
+
+
 class ClusterProfile(_Value):
     """A cluster and how runs use it.  ``image`` and ``shape`` are all that has to be said."""
 
@@ -126,6 +141,8 @@ class ClusterProfile(_Value):
     tolerations: tuple[Toleration, ...] = ()
     priority_class: Name | None = None
     queue: Label | None = None
+    queue_priority: Label | None = None
+    priorities: dict[Label, Priority] = Field(default_factory=dict)
     start_timeout_s: StrictFloat = Field(default=300.0, gt=0, le=3600)
     ttl_s: StrictInt = Field(default=3600, ge=60, le=30 * 24 * 3600)
     labels: dict[str, str] = Field(default_factory=dict)
@@ -192,6 +209,33 @@ class ClusterProfile(_Value):
         if len(set(mounts)) != len(mounts):
             raise _wrong("volumes", "two are mounted at one path")
         return self
+
+    @model_validator(mode="after")
+    def _queues_have_priorities(self) -> Self:
+        named = {"queue_priority": self.queue_priority}
+        named |= {f"priorities.{name}": one.queue_priority for name, one in self.priorities.items()}
+        for field, value in named.items():
+            if value is not None and self.queue is None:
+                raise _wrong(field, "a priority within a queue, and there is no queue", hint="say queue = ..., or leave queue_priority out")
+        return self
+
+    def at_priority(self, name: str) -> Self:
+        """The same cluster for runs of the priority that users call ``name``.
+
+        Raises:
+            UsageError: the profile knows none of that name.
+        """
+        chosen = self.priorities.get(name)
+        if chosen is None:
+            known = ", ".join(sorted(self.priorities)) or "none"
+            raise UsageError(f"the cluster's profile has no priority {name[:80]!r}", hint=f"priorities of the profile: {known}")
+        return self.model_copy(update={"priority_class": chosen.priority_class, "queue_priority": chosen.queue_priority})
+
+    @property
+    def priority_classes(self) -> tuple[str, ...]:
+        """Every priority class of the cluster that runs may ask for."""
+        named = (self.priority_class, *(one.priority_class for one in self.priorities.values()))
+        return tuple(sorted({name for name in named if name is not None}))
 
     @model_validator(mode="after")
     def _fits_the_shape(self) -> Self:

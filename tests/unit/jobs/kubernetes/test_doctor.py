@@ -107,7 +107,7 @@ class FakeCluster:
 ALL = Wanted(
     "runs",
     "tdx",
-    priority_class="confide-batch",
+    priority_classes=("confide-batch",),
     queue="confide",
     pull_secrets=("registry",),
     claims=("data",),
@@ -151,7 +151,7 @@ def test_all_that_a_profile_names_is_looked_for(cluster: FakeCluster) -> None:
         ("runtime class kata-qemu-tdx", "handler kata-qemu-tdx"),
         ("pull secret registry", "there"),
         ("volume claim data", "Bound"),
-        ("priority class", "confide-batch, 1000"),
+        ("priority class confide-batch", "1000"),
         ("queue", "confide, of analytics"),
         ("admission", "a run's pod would be taken"),
     ]
@@ -194,7 +194,7 @@ def _all_pods_used(cluster: FakeCluster) -> None:
         (_without("Secret", "registry"), "pull secret registry", "there is none", "docker-registry"),
         (_without("PersistentVolumeClaim", "data"), "volume claim data", "there is none", "make it"),
         (_is("PersistentVolumeClaim", "data", status={"phase": "Lost"}), "volume claim data", "Lost", "make it"),
-        (_without("PriorityClass", "confide-batch"), "priority class", "there is no confide-batch", "priorityClasses.create"),
+        (_without("PriorityClass", "confide-batch"), "priority class confide-batch", "there is none", "priorityClasses.create"),
         (_without("LocalQueue", "confide"), "queue", "there is no confide", "Kueue"),
         (
             _is("LocalQueue", "confide", status={"conditions": [{"type": "Active", "status": "False", "message": "is stopped"}]}),
@@ -292,7 +292,7 @@ def test_cluster_that_answers_nonsense_breaks_nothing(cluster: FakeCluster, junk
         each.clear()
         each.update(status=junk, spec=junk, metadata=junk, subsets=junk, handler=junk)
     for shape in ("sgx", "tdx", "tdx-vm"):
-        assert _found(cluster, Wanted("runs", shape, priority_class="confide-batch", queue="confide", claims=("data",)))
+        assert _found(cluster, Wanted("runs", shape, priority_classes=("confide-batch",), queue="confide", claims=("data",)))
 
 
 AMOUNTS = {"0": 0, "500m": "0.5", "16Mi": 16 * 2**20, "1.5Gi": 3 * 2**29, "1e3": 1000, "2k": 2000, "1E": 10**18, 7: 7, "100n": "1e-7"}

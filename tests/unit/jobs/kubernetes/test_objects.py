@@ -237,3 +237,46 @@ def test_yaml_and_json_say_the_same() -> None:
     assert listed["kind"] == "List"
     assert list(yaml.safe_load_all(as_yaml(made.applied))) == listed["items"] == list(made.applied)
     assert "&id" not in as_yaml(made.applied)
+
+
+PRIORITIES = {
+    "priority_class": None,
+    "queue_priority": "standard",
+    "priorities": {
+        "interactive": {"priority_class": "confide-interactive", "queue_priority": "interactive"},
+        "batch": {"priority_class": "confide-batch"},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("priority", "of_pods", "in_queue"),
+    [(None, None, "standard"), ("interactive", "confide-interactive", "interactive"), ("batch", "confide-batch", None)],
+)
+def test_a_runs_priority_is_of_all_its_pods_and_of_its_place_in_the_queue(priority, of_pods, in_queue) -> None:
+    profile = profile_for(Shape.TDX, **{**FULL, **PRIORITIES})
+    made = render(plan_for(Shape.TDX), profile if priority is None else profile.at_priority(priority))
+    for spec in pods_of(made):
+        assert spec.get("priorityClassName") == of_pods
+    for labelled in (made.driver_job, *made.workers.values()):
+        labels = labelled["metadata"]["labels"]
+        assert (labels["kueue.x-k8s.io/queue-name"], labels.get("kueue.x-k8s.io/priority-class")) == ("research", in_queue)
+    for version in VERSIONS:
+        for item in (made.driver_job, *made.workers.values()):
+            kubernetes_validate.validate(item, version, strict=True)
+
+
+@pytest.mark.parametrize("priority", ["interactive", "batch"])
+def test_a_driver_and_a_worker_of_that_priority_are_these(request, priority) -> None:
+    profile = profile_for(Shape.SGX, queue="research", **PRIORITIES)
+    made = render(plan_for(Shape.SGX, workers=1), profile.at_priority(priority))
+    text, path = as_yaml([made.driver_job, *made.workers.values()]), SNAPSHOTS / f"priority-{priority}.yaml"
+    if request.config.getoption("--update-snapshots"):
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8"), f"{path.name} differs; if this is meant, run pytest with --update-snapshots"
+
+
+def test_a_priority_that_the_profile_does_not_have_is_refused() -> None:
+    with pytest.raises(UsageError, match="no priority 'urgent'") as refused:
+        profile_for(Shape.SGX, queue="research", **PRIORITIES).at_priority("urgent")
+    assert refused.value.hint == "priorities of the profile: batch, interactive"
