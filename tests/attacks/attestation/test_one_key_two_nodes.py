@@ -43,6 +43,7 @@ def workers(kind: type[Workers], world: World) -> Workers:
         policy=world.side.policy,
         job=SimpleNamespace(resources=resources),
         context=world.context(node="driver"),
+        init_data=None,
     )
     mail: Any = None
     now = datetime.now(UTC)
