@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import socket
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cluster.capture import captured
 from cluster.conftest import ClusterStage
 from cluster.kubernetes import TestCluster
+from cluster.plan import NODES
 from cluster.runs import WAITS, Told, left_of, polars_job, run, spark_job, until_kept, written
 from support.stage import CANARY
 
@@ -129,11 +133,26 @@ def test_a_runs_priority_is_what_the_profile_calls_so(stage: ClusterStage, api: 
 def test_no_canary_and_no_key_is_in_anything_that_the_control_plane_has(
     stage: ClusterStage, cluster: TestCluster, api: Cluster, target: KubernetesTarget
 ) -> None:
-    """Of a run of the whole namespace: etcd's files, every request and answer of the API server, and every server's log."""
-    job = polars_job(stage)
-    result = run(stage, target, job)
-    hidden = [CANARY.encode(), *(secret.reveal() for secret in stage.dataset_keys.values())]
-    hidden += [secret.hex().encode() for secret in hidden[1:]]
+    """Of a run with workers, nor a secret of Spark's: etcd's files, requests and answers, servers' logs, and all that its network carries."""
+    secrets: dict[str, bytes] = {}
+
+    def look(event: RunEvent) -> None:
+        if event.type == "program-started":
+            secrets.update(spark_secrets(told.run))
+
+    told = Told(look)
+    with captured(cluster) as networks:
+        say_in_two_parts(NODES["node1"])
+        result = run(stage, target, spark_job(stage), told)
+    assert set(secrets) == {"spark-secret", "gateway-token"}
+    keys = [secret.reveal() for secret in stage.dataset_keys.values()]
+    hidden = [CANARY.encode(), *keys, *(key.hex().encode() for key in keys), *(base64.b64encode(key) for key in keys), *secrets.values()]
+    assert [each.dropped for each in networks] == [0, 0]
+    assert networks[0].holds(PUBLIC) or networks[1].holds(PUBLIC)
+    assert any(each.holds(b"kubernetes.default.svc") for each in networks)  # the name that the driver's TLS asks for
+    for network in networks:
+        assert network.packets > 1000
+        assert not any(network.holds(secret) for secret in hidden)
     looked = 0
     for place in ("etcd", "logs", "containerd"):
         for path in (cluster.folder / place).rglob("*"):
@@ -144,6 +163,32 @@ def test_no_canary_and_no_key_is_in_anything_that_the_control_plane_has(
     assert looked > 1_000_000
     said = [json.loads(line) for line in cluster.audit_log.read_text().splitlines()]
     assert any(each.get("objectRef", {}).get("name") == f"{result.run}-driver" for each in said)
+
+
+PUBLIC = b"a-public-word-that-the-capture-must-hold"
+
+
+def say_in_two_parts(address: str) -> None:
+    """To a port of a node that listens to anybody, the kubelet's, which takes it for a broken greeting."""
+    with socket.create_connection((address, 10250)) as there:
+        there.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for part in (PUBLIC[:10], PUBLIC[10:]):
+            there.sendall(part)
+            time.sleep(0.05)
+
+
+def spark_secrets(name: str) -> dict[str, bytes]:
+    """What the driver's processes have in their private memory, read as this machine's administrator can of a run that nothing protects."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if name.encode() in (path / "cmdline").read_bytes():
+                for file in (path / "root/dev/shm").glob(f"confide-{name}-driver*/*"):
+                    if file.name in {"spark-secret", "gateway-token"}:
+                        found[file.name] = file.read_bytes()
+        except OSError:
+            continue  # it has ended
+    return found
 
 
 def test_a_driver_that_is_lost_is_told_and_leaves_nothing(stage: ClusterStage, api: Cluster, target: KubernetesTarget) -> None:
