@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+from cluster.asking import Asking
 from cluster.conftest import ClusterStage
 from cluster.kubernetes import TestCluster
 from cluster.runs import WAITS, Told, left_of, polars_job, run, spark_job, written
@@ -63,21 +64,61 @@ def test_a_runtime_class_that_is_not_there_is_told(stage: ClusterStage, api: Clu
     assert left_of(api, told.run) == []
 
 
-def test_a_run_goes_on_when_a_worker_is_drained(stage: ClusterStage, api: Cluster, target: KubernetesTarget) -> None:
-    """Its pod is deleted in the middle of the work; the job asks for one worker at least, and Spark runs its tasks again."""
-    job = spark_job(stage)
-    job = type(job).build({**job.model_dump(), "resources": {**job.resources.model_dump(), "min_workers": 1}})
-    stage.grant(job)
+def test_a_run_goes_on_when_a_worker_is_drained_in_the_middle_of_a_stage(
+    stage: ClusterStage, cluster: TestCluster, api: Cluster, target: KubernetesTarget
+) -> None:
+    """By the Eviction API, as ``kubectl drain`` does it, while a task runs there; one worker is enough for the job."""
+    marks = stage.place()
+    program = SLOW_TASKS.replace(b"MARKS", str(marks).encode())
+    resources = {"workers": 2, "memory_mb": 700, "driver_memory_mb": 700, "min_workers": 1}
+    job = spark_job(stage, files={"main.py": program}, resources=resources)
+    drained = threading.Event()
 
-    def drain(event: RunEvent) -> None:
+    def drain() -> None:
+        pod, until = f"{told.run}-worker-1", time.monotonic() + 60
+        while not (marks / f"{pod}.begun").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        about = {"metadata": {"name": pod}, "deleteOptions": {"gracePeriodSeconds": 1}}
+        path = f"/api/v1/namespaces/{api.namespace}/pods/{pod}/eviction"
+        Asking(cluster.kubeconfig).post(path, {"apiVersion": "policy/v1beta1", "kind": "Eviction", **about})
+        drained.set()
+
+    def begin(event: RunEvent) -> None:
         if event.type == "program-started":
-            api.delete("Pod", f"{told.run}-worker-1")
+            threading.Thread(target=drain, daemon=True).start()
 
-    told = Told(drain)
+    told = Told(begin)
     result = run(stage, target, job, told)
+    assert drained.is_set()
     assert {row["node"] for row in (*told.of("worker-lost"), *told.of("worker-failed"))} == {"worker-1"}
+    begun, ended = ({each.stem for each in marks.glob(f"*.{kind}")} for kind in ("begun", "ended"))
+    assert begun - ended == {f"{told.run}-worker-1"}, "its task was under way"
     assert written(job) == ["names", "summary"]
     assert left_of(api, result.run) == []
+
+
+SLOW_TASKS = b"""
+import confide
+
+ctx = confide.session()
+
+
+def slowly(batches):
+    import pathlib, socket, time
+
+    mark = pathlib.Path("MARKS") / socket.gethostname()
+    mark.with_name(mark.name + ".begun").touch()
+    time.sleep(2.5)
+    yield from batches
+    mark.with_name(mark.name + ".ended").touch()
+
+
+people = ctx.read("people").repartition(4)
+ctx.write(people.mapInArrow(slowly, people.schema), "names")
+ctx.write(people.groupBy("city").count(), "summary")
+ctx.stop()
+"""
+"""Four tasks of two seconds and a half, each of which says where it has begun and ended."""
 
 
 def test_a_run_outlives_a_restart_of_the_api_server(
