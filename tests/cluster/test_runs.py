@@ -133,7 +133,7 @@ def test_a_runs_priority_is_what_the_profile_calls_so(stage: ClusterStage, api: 
 def test_no_canary_and_no_key_is_in_anything_that_the_control_plane_has(
     stage: ClusterStage, cluster: TestCluster, api: Cluster, target: KubernetesTarget
 ) -> None:
-    """Of a run with workers, nor a secret of Spark's: etcd's files, requests and answers, servers' logs, and all that its network carries."""
+    """Of a run with workers, nor a secret of Spark's: etcd's files, requests and answers, servers' logs, all that the network carries."""
     secrets: dict[str, bytes] = {}
 
     def look(event: RunEvent) -> None:
