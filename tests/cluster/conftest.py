@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cluster.built import BuiltImage, building, built
 from cluster.kubernetes import HOST, TestCluster
 from cluster.kubernetes import cluster as running
 from cluster.node_image import NODE_IMAGE, code_volumes, write_node_image
@@ -44,9 +46,27 @@ class ClusterStage(Stage):
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[TestCluster]:
+def _image_process(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[bytes] | None]:
+    """What makes the image beside the tests, if one of them asks for it.  It begins before this process is in the cluster's network."""
+    if not any("built_image" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        yield None
+        return
+    with building() as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def cluster(_image_process: subprocess.Popen[bytes] | None) -> Iterator[TestCluster]:
     with running() as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def built_image(cluster: TestCluster, _image_process: subprocess.Popen[bytes] | None) -> BuiltImage:
+    """The image that ``confide image build`` makes of this clone, on the first node alone."""
+    found = built(_image_process)
+    cluster.load(found.archive, "node1")
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -42,9 +42,9 @@ class TestCluster:
         self.audit_log = folder / "logs" / "audit.jsonl"
         self._process = process
 
-    def load(self, archive: Path) -> None:
-        """Give the node an image (an OCI archive)."""
-        self._tell(f"import {archive}")
+    def load(self, archive: Path, *nodes: str) -> None:
+        """Give these nodes an image (an OCI archive); all of them if none is named."""
+        self._tell(" ".join(["import", str(archive), *nodes]))
 
     def kubeconfig_of(self, namespace: str, account: str) -> Path:
         """A kubeconfig of a service account, with a token that the API server made for it."""

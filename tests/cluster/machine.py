@@ -116,9 +116,9 @@ class Machine:
                     "--feature-gates=TTLAfterFinished=true")  # fmt: skip
         self._start("scheduler", self.servers / "kube-scheduler", f"--kubeconfig={keys / 'scheduler.conf'}", "--leader-elect=false")
 
-    def load(self, archive: Path) -> None:
-        """Take an image from an archive, on each node."""
-        for name in NODES:
+    def load(self, archive: Path, *nodes: str) -> None:
+        """Take an image from an archive, on these nodes or on all."""
+        for name in nodes or NODES:
             do("ctr", "-a", socket_of(self.folder, name), "-n", "k8s.io", "images", "import", archive)
 
     def _objects(self) -> None:
@@ -197,8 +197,8 @@ def main() -> None:
     machine.run()
     for command in sys.stdin:  # until whoever started this ends
         match command.split():
-            case ["import", archive]:
-                machine.load(Path(archive))
+            case ["import", archive, *nodes]:
+                machine.load(Path(archive), *nodes)
             case ["restart", "apiserver"]:
                 machine.restart_api_server()
         print("done", flush=True)
