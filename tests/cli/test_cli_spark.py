@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,17 @@ import pytest
 import yaml
 from support.api_server import ApiServer
 
+from confide.attest.evidence import Evidence, NodeContext
+from confide.canonical import sha256_hex
+from confide.crypto.seal import SealKey
 from confide.crypto.sign import SigningKey
 from confide.errors import NodeLostError
+from confide.ids import NodeId, Nonce, Role, SpkiDigest, Tee
+from confide.job import Job
 from confide.jobs.kubernetes.objects import LEFT_FILE
 from confide.jobs.store import RunStore
 from confide.node.kept_result import seal_result
+from confide.node.record import EvidenceRecord
 
 IMAGE = f"registry.example/confide-node@sha256:{'ab' * 32}"
 JOB = f"""
@@ -117,9 +124,13 @@ def test_a_run_that_nobody_has_started_is_not_over_and_its_result_is_found_later
     assert "nobody has started" in said.err
     assert confide("--home", home, "runs", "ls", "--json").json["runs"][0]["status"] == "detached"
     folder = RunStore(home / "runs").open(run)
-    owner = SigningKey.load_private(folder.client_key).public.spki_der
+    owner, driver = SigningKey.load_private(folder.client_key).public.spki_der, SigningKey.generate()
+    folder.keep_driver_key(SpkiDigest(sha256_hex(driver.public.spki_der)))  # as if it had been attested: its evidence is not asked again
+    context = NodeContext(Job.load(place[0]).digest, folder.run, NodeId("driver"), SealKey.generate().public_jwk())
+    evidence, nonce = Evidence(Tee.SGX, b"quote"), Nonce(bytes(32))
+    shown = EvidenceRecord(Role.DRIVER, context, evidence, bytes(32), nonce, driver.public.spki_der, datetime.now(UTC))
     result = {"ok": False, "error": NodeLostError("the machine is gone").to_json(), "evidence": {}}
-    kept = {"metadata": {"name": f"{run}-result"}, "data": {"result": seal_result(result, owner, folder.run)}}
+    kept = {"metadata": {"name": f"{run}-result"}, "data": {"result": seal_result(result, owner, driver, shown)}}
     api.put("/api/v1/namespaces/runs/configmaps", kept)
     said = confide("--home", home, "runs", "attach", run, *place)
     assert said.status == NodeLostError.exit_status
