@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +87,9 @@ def stage(cluster: TestCluster) -> Iterator[ClusterStage]:
         shutil.rmtree(root, ignore_errors=True)
 
 
-@pytest.fixture
-def api(cluster: TestCluster) -> Iterator[Cluster]:
-    """A namespace of this test's own."""
+@contextmanager
+def namespace(cluster: TestCluster) -> Iterator[Cluster]:
+    """A namespace of its own."""
     name = f"test-{secrets.token_hex(4)}"
     with Cluster.connect("test", namespace=name, kubeconfig=cluster.kubeconfig) as found:
         found.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
@@ -96,21 +97,32 @@ def api(cluster: TestCluster) -> Iterator[Cluster]:
         found.delete("Namespace", name)
 
 
-@pytest.fixture
-def profile(stage: ClusterStage, api: Cluster) -> dict[str, Any]:
-    """The profile of the test cluster, as a table."""
+def profile_of(stage: ClusterStage, name: str) -> dict[str, Any]:
+    """The profile of the test cluster for a namespace, as a table."""
     data = {"mount": str(stage.root), "host_path": str(stage.root)}
     return {
         "image": NODE_IMAGE,
         "allow_tag": True,
         "shape": "simulated",
-        "namespace": api.namespace,
+        "namespace": name,
         "insecure_host_path": True,
         "volumes": [*code_volumes(), data],
         "cpu_request": 0.1,
         "shm_mb": 512,
         "ttl_s": 60,
     }
+
+
+@pytest.fixture
+def api(cluster: TestCluster) -> Iterator[Cluster]:
+    """A namespace of this test's own."""
+    with namespace(cluster) as found:
+        yield found
+
+
+@pytest.fixture
+def profile(stage: ClusterStage, api: Cluster) -> dict[str, Any]:
+    return profile_of(stage, api.namespace)
 
 
 @pytest.fixture

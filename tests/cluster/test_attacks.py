@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import kubernetes
 import pytest
-from cluster.conftest import ClusterStage
+from cluster.conftest import ClusterStage, namespace, profile_of
 from cluster.kubernetes import TestCluster
 from cluster.node_image import ROOT, write_node_image
 from cluster.runs import Told, left_of, polars_job, run, spark_job, until_kept, written
 
 from confide.crypto.sign import SigningKey
 from confide.errors import AppraisalError, AttestationError, BindingError, ConfideError
+from confide.job import Job
 from confide.jobs.attach import attach, launch
 from confide.jobs.kubernetes.client import Cluster
 from confide.jobs.kubernetes.profile import ClusterProfile
@@ -103,35 +106,61 @@ def hostile(api: Cluster, profile: Json, change: Change) -> KubernetesTarget:
     return KubernetesTarget(HostileApi(api, change), ClusterProfile.from_json(profile), context="test")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("change", "refused"),
-    [
-        (with_variable("LD_PRELOAD", "/usr/lib/x86_64-linux-gnu/libSegFault.so"), AppraisalError),
-        (with_variable("PYTHONPATH", "/data/evil"), AppraisalError),
-        (with_variable("JAVA_TOOL_OPTIONS", "-javaagent:/data/evil.jar"), AppraisalError),
-        (with_argument, AppraisalError),
-        (with_another_command, AppraisalError),
-        (with_a_file_over_code, AppraisalError),
-        (with_another_image, AppraisalError),
-        (with_another_job, BindingError),
-    ],
-    ids=["LD_PRELOAD", "PYTHONPATH", "JAVA_TOOL_OPTIONS", "argument", "command", "file over code", "image tag", "config map"],
-)
-def test_driver_whose_pod_was_changed_is_refused_and_gets_no_job(  # noqa: PLR0917  the fixtures of one attack
-    stage: ClusterStage, cluster: TestCluster, api: Cluster, profile: Json, change: Change, refused: type[AttestationError]
-) -> None:
-    evil = (ROOT / "src/confide/node/roster.py").read_text() + "\nKEYS_GO_TO = 'somebody else'\n"
-    api.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "evil"}, "data": {"roster.py": evil}})
+CHANGES: dict[str, tuple[Change, type[AttestationError]]] = {
+    "LD_PRELOAD": (with_variable("LD_PRELOAD", "/usr/lib/x86_64-linux-gnu/libSegFault.so"), AppraisalError),
+    "PYTHONPATH": (with_variable("PYTHONPATH", "/data/evil"), AppraisalError),
+    "JAVA_TOOL_OPTIONS": (with_variable("JAVA_TOOL_OPTIONS", "-javaagent:/data/evil.jar"), AppraisalError),
+    "argument": (with_argument, AppraisalError),
+    "command": (with_another_command, AppraisalError),
+    "file over code": (with_a_file_over_code, AppraisalError),
+    "image tag": (with_another_image, AppraisalError),
+    "config map": (with_another_job, BindingError),
+}
+"""What is changed of a driver, and how its client refuses it."""
+_AT_ONCE = 4
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How a run went whose driver was changed, and what there was of it in its namespace afterwards."""
+
+    job: Job
+    told: Told
+    error: AttestationError | None
+    left: list[str]
+
+
+@pytest.fixture(scope="module")
+def attempts(stage: ClusterStage, cluster: TestCluster) -> Iterator[dict[str, Attempt]]:
+    """A run for each change, several at a time: most of each is waiting for the cluster."""
     archive = stage.root / "evil.tar"
     measured = stage.settings.simulation_dir / "measured.json"
     write_node_image(archive, measured, name="localhost/confide-node:evil", environment={"JAVA_TOOL_OPTIONS": "-javaagent:/evil.jar"})
     cluster.load(archive)
-    job, told = polars_job(stage), Told()
-    with pytest.raises(refused):
-        run(stage, hostile(api, profile, change), job, told)
-    assert "driver-attested" not in told.types()
-    assert written(job) == []
-    assert left_of(api, told.run) == []
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        runs = {name: pool.submit(_attempt, stage, cluster, polars_job(stage), change) for name, (change, _) in CHANGES.items()}
+        yield {name: each.result() for name, each in runs.items()}
+
+
+def _attempt(stage: ClusterStage, cluster: TestCluster, job: Job, change: Change) -> Attempt:
+    told, error = Told(), None
+    evil = (ROOT / "src/confide/node/roster.py").read_text() + "\nKEYS_GO_TO = 'somebody else'\n"
+    with namespace(cluster) as api:
+        api.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "evil"}, "data": {"roster.py": evil}})
+        try:
+            run(stage, hostile(api, profile_of(stage, api.namespace), change), job, told)
+        except AttestationError as refused:
+            error = refused
+        return Attempt(job, told, error, left_of(api, told.run))
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_driver_whose_pod_was_changed_is_refused_and_gets_no_job(attempts: dict[str, Attempt], name: str) -> None:
+    attempt = attempts[name]
+    assert isinstance(attempt.error, CHANGES[name][1])
+    assert "driver-attested" not in attempt.told.types()
+    assert written(attempt.job) == []
+    assert attempt.left == []
 
 
 def test_workers_whose_pods_were_changed_get_no_certificate_and_no_key(stage: ClusterStage, api: Cluster, profile: Json) -> None:

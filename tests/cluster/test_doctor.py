@@ -21,7 +21,7 @@ from confide.jobs.kubernetes.client import Cluster
 pytestmark = pytest.mark.timeout(300)
 Json = dict[str, Any]
 Doctor = Callable[..., tuple[int, dict[str, Json]]]
-IMAGE = "localhost/confide-node:test"
+IMAGE = f"registry.example/confide-node@sha256:{'12' * 32}"
 SGX = {"shape": "sgx", "sgx_epc": "64Mi"}
 
 
@@ -47,7 +47,7 @@ def doctor(
 
     def ask(*words: str, kubeconfig: Path | None = None, **changes: Any) -> tuple[int, dict[str, Json]]:
         simulated = changes.get("shape", "simulated") == "simulated"
-        table = {**(profile if simulated else {"image": IMAGE, "allow_tag": True, "namespace": api.namespace}), **changes}
+        table = {**(profile if simulated else {"image": IMAGE, "namespace": api.namespace}), **changes}
         (tmp_path / "profile.toml").write_text("".join(f"{name} = {toml(value)}\n" for name, value in table.items()))
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("KUBECONFIG", str(kubeconfig or cluster.kubeconfig))
@@ -91,7 +91,7 @@ def test_good_cluster_is_ready_and_a_node_that_is_started_there_shows_what_the_p
     [
         ({"volumes": [{"mount": "/d", "claim": "flights"}]}, "volume claim flights", "there is none", "take the volume out"),
         ({"image_pull_secrets": ["registry"]}, "pull secret registry", "there is none", "kubectl create secret docker-registry registry"),
-        ({"priority_class": "urgent"}, "priority class", "there is no urgent", "priorityClasses.create=true"),
+        ({"priority_class": "urgent"}, "priority class urgent", "there is none", "priorityClasses.create=true"),
         ({"node_selector": {"pool": "none"}}, "nodes", "0 ready with pool=none", "node_selector must fit"),
         ({"shape": "tdx", "runtime_class": "kata-nowhere"}, "runtime class kata-nowhere", "there is none", "Kata Containers"),
         ({"shape": "snp-vm"}, "snp-vm nodes", "0 labelled", "confide.dev/tee=snp"),

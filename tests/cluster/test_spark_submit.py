@@ -26,7 +26,7 @@ from support.stage import CANARY
 from confide.data.files import read_table
 from confide.data.manifest import verify_manifest
 from confide.data.snapshots import load_manifest
-from confide.errors import AppraisalError, BindingError, GrantError, NodeLostError, RunNotFoundError
+from confide.errors import BindingError, NodeLostError, RunNotFoundError
 from confide.job import Job
 from confide.jobs.attach import attach
 from confide.jobs.kubernetes.backend import remove_run
@@ -179,12 +179,12 @@ def test_driver_that_was_started_otherwise_gets_no_key(
     status, log = submission.start(made, *more, change=change)
     assert status != 0
     assert "appraisal-refused" in log
-    assert_refused(submission, folder, job, AppraisalError)
+    assert_refused(submission, folder, job, NodeLostError)
     assert remove_run(api, folder.run)
 
 
 def assert_refused(submission: Submission, folder: RunDir, job: Job, error: type[Exception]) -> None:
-    """Its owner hears why, nothing was written, and no owner's broker has given a key."""
+    """Its owner hears of it, nothing was written, and no owner's broker has given a key."""
     stage = submission.stage
     with pytest.raises(error):
         attach(folder.run, job, submission.target, simulate=True, settings=stage.settings)
@@ -194,10 +194,13 @@ def assert_refused(submission: Submission, folder: RunDir, job: Job, error: type
 
 
 def test_another_job_in_the_config_map_is_refused_and_gets_no_key(submission: Submission, stage: ClusterStage, api: Cluster) -> None:
-    """Once without the digest that the node was started for, and once with it: then the broker has no grant for it."""
+    """Once without the digest that the node was started for, and once with it: then the broker has no grant for it.
+
+    A driver that was never attested leaves nothing that its owner would believe; one of another job leaves that job's.
+    """
     job = polars_job(stage)
     evil = Job.build({**job.model_dump(), "files": {"main.py": b"print('everything')"}})
-    for changes_digest, error in ((False, BindingError), (True, GrantError)):
+    for changes_digest, error in ((False, NodeLostError), (True, BindingError)):
 
         def change(found: Json, *, changes_digest: bool = changes_digest) -> None:
             if found["kind"] == "ConfigMap" and "left.json" in found["data"]:

@@ -12,7 +12,7 @@ from cluster.conftest import ClusterStage
 from cluster.kubernetes import TestCluster
 from cluster.runs import WAITS, Told, left_of, polars_job, run, spark_job, written
 
-from confide.errors import ClusterRefusedError, ConfideError, InterruptedRunError, NodeLostError
+from confide.errors import ClusterRefusedError, InterruptedRunError, NodeLostError
 from confide.jobs.kubernetes.client import Cluster
 from confide.jobs.kubernetes.profile import ClusterProfile
 from confide.jobs.kubernetes.target import KubernetesTarget
@@ -26,11 +26,27 @@ def on(api: Cluster, profile: Profile, **changes: Any) -> KubernetesTarget:
     return KubernetesTarget(api, ClusterProfile.from_json({**profile, **changes}), context="test")
 
 
-def test_a_driver_that_fits_nowhere_waits_in_the_schedulers_words(stage: ClusterStage, api: Cluster, profile: Profile) -> None:
-    told = Told()
-    with pytest.raises(NodeLostError, match=r"did not start in time.*nodes are available.*didn't match"):
-        run(stage, on(api, profile, node_selector={"pool": "confidential"}, start_timeout_s=5), polars_job(stage), told)
-    assert "nodes are available" in told.of("node-waiting")[0]["message"]
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"node_selector": {"pool": "confidential"}}, "nodes are available"),
+        ({"priority_class": "nobody-made-it"}, "nobody-made-it"),
+        ({"runtime_class": "kata-qemu-nowhere"}, "kata-qemu-nowhere"),
+    ],
+    ids=["no node", "no priority class", "no runtime class"],
+)
+def test_why_a_driver_waits_is_told_in_the_clusters_words(
+    stage: ClusterStage, api: Cluster, profile: Profile, changes: Profile, words: str
+) -> None:
+    """A scheduler's of its pod, or a controller's of a Job that gets none."""
+
+    def enough(event: RunEvent) -> None:
+        if event.type == "node-waiting" and words in event.fields["message"]:
+            raise KeyboardInterrupt
+
+    told = Told(enough)
+    with pytest.raises(InterruptedRunError):
+        run(stage, on(api, profile, **changes), polars_job(stage), told)
     assert left_of(api, told.run) == []
 
 
@@ -41,26 +57,12 @@ def test_an_image_that_is_nowhere_is_told(stage: ClusterStage, api: Cluster, pro
     assert left_of(api, told.run) == []
 
 
-def test_a_priority_class_that_is_not_there_is_told(stage: ClusterStage, api: Cluster, profile: Profile) -> None:
-    told = Told()
-    with pytest.raises(ConfideError):
-        run(stage, on(api, profile, priority_class="nobody-made-it", start_timeout_s=10), polars_job(stage), told)
-    assert left_of(api, told.run) == []
-
-
 def test_a_quota_that_workers_exceed_is_told_by_its_name(stage: ClusterStage, api: Cluster, target: KubernetesTarget) -> None:
     hard = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "small"}, "spec": {"hard": {"pods": "2"}}}
     api.create(hard)
     told = Told()
     with pytest.raises(ClusterRefusedError, match="exceeded quota: small"):
         run(stage, target, spark_job(stage), told)
-    assert left_of(api, told.run) == []
-
-
-def test_a_runtime_class_that_is_not_there_is_told(stage: ClusterStage, api: Cluster, profile: Profile) -> None:
-    told = Told()
-    with pytest.raises(ConfideError):
-        run(stage, on(api, profile, runtime_class="kata-qemu-nowhere", start_timeout_s=10), polars_job(stage), told)
     assert left_of(api, told.run) == []
 
 

@@ -101,6 +101,10 @@ def attach(
         if kept is not None:
             follower.take_kept(kept, driver)
         elif driver is not None:
+            status = lasting.poll(driver)
+            if not status.running:
+                hint = f"its log: {lasting.log_path(driver)}"
+                raise NodeLostError(f"the run's driver has ended and left no result: {status.condition}", hint=hint, run=name)
             follower.rejoin(driver)
         else:
             raise NodeLostError("the run's driver is gone, and left no result", run=name)

@@ -106,15 +106,15 @@ class KubernetesBackend:
 
         One without a Job was started by somebody else, such as ``spark-submit``, who also removes it.
         """
-        if self._api.get("Job", self._run) is not None:
-            self._watch_once()
-            return NodeHandle(self._run, DRIVER, f"job/{self._run}")
+        has_job = self._api.get("Job", self._run) is not None
         pods = self._api.list("Pod", label_selector=f"{self._selector},{NODE_LABEL}={DRIVER}")
-        if not pods:
+        if not has_job and not pods:
             return None
-        self._is_anothers = True
+        self._is_anothers = not has_job
         self._watch_once()
-        return NodeHandle(self._run, DRIVER, f"pod/{pods[0]['metadata']['name']}")
+        for pod in pods:  # one that has ended is known to have, before anything is asked of it
+            self._hear_pod("ADDED", pod)
+        return NodeHandle(self._run, DRIVER, f"job/{self._run}" if has_job else f"pod/{pods[0]['metadata']['name']}")
 
     def kept(self) -> str | None:
         """The sealed result that the run left, if it left one."""

@@ -63,7 +63,7 @@ def lines_of(policy: Policy, event: Json | None = None, *, place: str = "") -> I
         return
     said = policy.to_json()
     for name, info in RuleFields.model_fields.items():
-        values = tuple(_texts(said[name]))
+        values = tuple(_texts(said[name])) if name in said else ()
         if name in _SHOWN_ELSEWHERE or not values:
             continue
         words = tuple(SWITCHES[value] for value in values) if name == "allow" else values
