@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from cluster.asking import Asking
-from cluster.conftest import ClusterStage
+from cluster.conftest import ClusterStage, namespace, profile_of
 from cluster.kubernetes import TestCluster
 from cluster.runs import WAITS, Told, left_of, polars_job, run, spark_job, written
 
 from confide.errors import ClusterRefusedError, InterruptedRunError, NodeLostError
+from confide.jobs.attach import launch
 from confide.jobs.kubernetes.client import Cluster
 from confide.jobs.kubernetes.profile import ClusterProfile
 from confide.jobs.kubernetes.target import KubernetesTarget
 from confide.jobs.result import RunEvent
+from confide.jobs.store import RunDir
 
 pytestmark = pytest.mark.timeout(400)
 Profile = dict[str, Any]
@@ -24,6 +27,13 @@ Profile = dict[str, Any]
 
 def on(api: Cluster, profile: Profile, **changes: Any) -> KubernetesTarget:
     return KubernetesTarget(api, ClusterProfile.from_json({**profile, **changes}), context="test")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgotten(stage: ClusterStage, cluster: TestCluster) -> Iterator[tuple[Cluster, RunDir]]:
+    """A run whose client never comes back, begun before the other tests: the shortest time to live is a minute."""
+    with namespace(cluster) as api:
+        yield api, launch(polars_job(stage), on(api, profile_of(stage, api.namespace), ttl_s=60), simulate=True, settings=stage.settings)
 
 
 @pytest.mark.parametrize(
@@ -165,11 +175,9 @@ def test_two_runs_at_once_do_not_meet(stage: ClusterStage, api: Cluster, target:
     assert [written(job) for job in jobs] == [["summary"], ["summary"]]
 
 
-def test_a_finished_job_is_removed_by_its_time_to_live(stage: ClusterStage, api: Cluster, profile: Profile) -> None:
+def test_a_finished_job_is_removed_by_its_time_to_live(forgotten: tuple[Cluster, RunDir]) -> None:
     """Of a run whose client never comes back: nothing of it stays."""
-    from confide.jobs.attach import launch
-
-    folder = launch(polars_job(stage), on(api, profile, ttl_s=60), simulate=True, settings=stage.settings)
+    api, folder = forgotten
     until = time.monotonic() + 150
     while api.list("Job", f"confide.dev/run={folder.run}") and time.monotonic() < until:
         time.sleep(1)
