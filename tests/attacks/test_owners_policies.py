@@ -36,17 +36,17 @@ DRIVER_ASKS = """            parent = parents[name].manifest.envelope if name in
 MEASURE = "from confide.attest.measure import measure; from confide.ids import Tee; m = measure(); print(m.of(Tee.SGX), m.of(Tee.TDX))"
 
 
-def silent_copy(*parts: str) -> Callable[[Path], Path]:
-    """Makes copies of the package without these lines of the workload."""
+def silent_copy(module: str, *parts: str) -> Callable[[Path], Path]:
+    """Makes copies of the package without these lines of a module of ``jobs``."""
 
     def make(folder: Path) -> Path:
         copy = ORIGINAL(folder)
-        workload = copy / "confide" / "jobs" / "workload.py"
-        text = workload.read_text(encoding="utf-8")
+        path = copy / "confide" / "jobs" / module
+        text = path.read_text(encoding="utf-8")
         for part in parts:
             assert part in text
             text = text.replace(part, part[: len(part) - len(part.lstrip())] + "pass\n")
-        workload.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
         return copy
 
     return make
@@ -67,7 +67,7 @@ def lax_job(stage: Stage, copy: Path) -> Job:
 
 
 def test_a_worker_that_the_owners_do_not_accept_gets_no_rows(stage: Stage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(backend, "tampered_copy", silent_copy(WORKER_ASKS, WORKER_WRITES))
+    monkeypatch.setattr(backend, "tampered_copy", silent_copy("spark_worker.py", WORKER_ASKS, WORKER_WRITES))
     job = lax_job(stage, backend.tampered_copy(tmp_path / "copy"))
     result, events = stage.run(job, faults={"worker-2": "tampered"})
     assert ended(events, "worker-2") == "appraisal-refused"
@@ -76,7 +76,7 @@ def test_a_worker_that_the_owners_do_not_accept_gets_no_rows(stage: Stage, monke
 
 
 def test_a_driver_that_the_owners_do_not_accept_gets_no_rows(stage: Stage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(backend, "tampered_copy", silent_copy(DRIVER_ASKS))
+    monkeypatch.setattr(backend, "tampered_copy", silent_copy("workload.py", DRIVER_ASKS))
     job = lax_job(stage, backend.tampered_copy(tmp_path / "copy"))
     with pytest.raises(NodeLostError) as caught:
         stage.run(job, faults={"driver": "tampered"})
