@@ -367,7 +367,9 @@ def test_a_driver_without_a_job_is_found_and_its_objects_are_left_to_who_created
     assert set(api.objects) == before
 
 
-def test_a_driver_that_has_ended_is_known_to_have_when_it_is_found(api: InMemoryApi, backend: KubernetesBackend, objects: RunObjects) -> None:
+def test_a_driver_that_has_ended_is_known_to_have_when_it_is_found(
+    api: InMemoryApi, backend: KubernetesBackend, objects: RunObjects
+) -> None:
     name = submit(api, objects)
     api.set_status(name, ended(1))
     found = backend.find()
