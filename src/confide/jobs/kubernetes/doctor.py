@@ -17,25 +17,17 @@ from typing import Any, Final, Protocol
 from confide.errors import ClusterRefusedError, ParseError, UnavailableError
 from confide.jobs.findings import Finding
 from confide.jobs.kubernetes.api_errors import clean, status_of
+from confide.jobs.kubernetes.profile import Shape
 from confide.jobs.kubernetes.quantity import parse_quantity, show_bytes
 from confide.jobs.kubernetes.rights import SUBMITTER
+from confide.jobs.kubernetes.shapes import RUNTIME_CLASSES, VM_LABELS
 
 Json = dict[str, Any]
 
 _OLDEST: Final = (1, 20)
 _MOST_SKEW_S: Final = 60
 _CHART: Final = "helm install the chart deploy/helm/confide-namespace"
-_RUNTIME_CLASSES: Final = {"tdx": "kata-qemu-tdx", "snp": "kata-qemu-snp"}
 _SGX: Final = ("sgx.intel.com/enclave", "sgx.intel.com/epc", "sgx.intel.com/provision")
-_VM_LABELS: Final = {
-    "tdx-vm": (
-        ("confide.dev/tee", "tdx"),
-        ("feature.node.kubernetes.io/cpu-security.tdx.protected", "true"),
-        ("cloud.google.com/gke-confidential-nodes-instance-type", "TDX"),
-    ),
-    "snp-vm": (("confide.dev/tee", "snp"), ("cloud.google.com/gke-confidential-nodes-instance-type", "SEV_SNP")),
-}
-"""Labels of cluster nodes in confidential machines, of which one is needed: pods go to no others."""
 
 
 class Looks(Protocol):
@@ -169,7 +161,7 @@ def _nodes(cluster: Looks, wanted: Wanted) -> Iterator[Finding]:
     yield Finding("nodes", bool(usable), f"{len(usable)} ready{chosen}", hint)
     if wanted.shape in {"", "sgx"}:
         yield _sgx(usable, _SGX if wanted.quotes_itself else _SGX[:2], needed=bool(wanted.shape))
-    for shape in _VM_LABELS:
+    for shape in VM_LABELS:
         if wanted.shape in {"", shape}:
             yield _confidential(usable, shape, needed=bool(wanted.shape))
 
@@ -200,16 +192,16 @@ def _amount(table: Mapping[str, object], name: str) -> Decimal:
         return Decimal(0)
 
 
-def _confidential(nodes: Sequence[Json], shape: str, *, needed: bool) -> Finding:
-    labelled = [node for node in nodes if any(_labels(node).get(name) == value for name, value in _VM_LABELS[shape])]
-    hint = f"label them {_VM_LABELS[shape][0][0]}={_VM_LABELS[shape][0][1]}, if their platform has not labelled them already"
+def _confidential(nodes: Sequence[Json], shape: Shape, *, needed: bool) -> Finding:
+    labelled = [node for node in nodes if any(_labels(node).get(name) == value for name, value in VM_LABELS[shape])]
+    hint = f"label them {VM_LABELS[shape][0][0]}={VM_LABELS[shape][0][1]}, if their platform has not labelled them already"
     return Finding(f"{shape} nodes", bool(labelled), f"{len(labelled)} labelled", hint, needed)
 
 
 def _runtime_classes(wanted: Wanted) -> tuple[str, ...]:
     if wanted.runtime_class:
         return (wanted.runtime_class,)
-    return tuple(name for shape, name in _RUNTIME_CLASSES.items() if wanted.shape in {"", shape})
+    return tuple(name for shape, name in RUNTIME_CLASSES.items() if wanted.shape in {"", shape})
 
 
 def _runtime_class(cluster: Looks, name: str, wanted: Wanted) -> Iterator[Finding]:

@@ -22,11 +22,11 @@ SIMULATION_SUFFIX: Final = "simulation"
 SIMULATION_FILE: Final = "installation.json"
 SIMULATION_DIR: Final = "/etc/confide/simulation"
 _TEES: Final = {Shape.SGX: Tee.SGX, Shape.TDX: Tee.TDX, Shape.SNP: Tee.SNP, Shape.TDX_VM: Tee.TDX, Shape.SNP_VM: Tee.SNP}
-_RUNTIME_CLASSES: Final = {Shape.TDX: "kata-qemu-tdx", Shape.SNP: "kata-qemu-snp"}
+RUNTIME_CLASSES: Final = {Shape.TDX: "kata-qemu-tdx", Shape.SNP: "kata-qemu-snp"}
 """Names that the Helm charts of Kata Containers and Confidential Containers give them."""
 _AESM: Final = "/var/run/aesmd"
 """Folder of the socket of Intel's AESM service (``aesm.socket``), where the SGX runtime looks for it."""
-_VM_LABELS: Final = {
+VM_LABELS: Final = {
     Shape.TDX_VM: (
         ("confide.dev/tee", "tdx"),
         ("feature.node.kubernetes.io/cpu-security.tdx.protected", "true"),
@@ -61,7 +61,7 @@ def additions(profile: ClusterProfile, run: RunId, tee: Tee, digest: JobDigest, 
         UsageError: the node is of another kind of TEE than the shape.
         ConfigError: the profile's init-data is none.
     """
-    shape, runtime_class = profile.shape, profile.runtime_class or _RUNTIME_CLASSES.get(profile.shape)
+    shape, runtime_class = profile.shape, profile.runtime_class or RUNTIME_CLASSES.get(profile.shape)
     if shape is Shape.SIMULATED:
         volume = {"name": "simulation", "configMap": {"name": f"{run}-{SIMULATION_SUFFIX}", "defaultMode": 0o444}}
         mount = {"name": "simulation", "mountPath": SIMULATION_DIR, "readOnly": True}
@@ -75,7 +75,7 @@ def additions(profile: ClusterProfile, run: RunId, tee: Tee, digest: JobDigest, 
     if document is not None:
         return Additions(annotations={INIT_DATA_KEY: annotation(document)}, runtime_class=runtime_class, memory_volumes=True)
     limits = {profile.tee_resource: "1"} if profile.tee_resource else {}
-    return Additions(limits=limits, runtime_class=runtime_class, affinity=_on_nodes_labelled(_VM_LABELS[shape]))
+    return Additions(limits=limits, runtime_class=runtime_class, affinity=_on_nodes_labelled(VM_LABELS[shape]))
 
 
 def tee_of(shape: Shape) -> Tee | None:

@@ -11,7 +11,6 @@ import pytest
 
 from confide.errors import ClusterRefusedError, ParseError, UnavailableError
 from confide.jobs.findings import Finding
-from confide.jobs.kubernetes import doctor, shapes
 from confide.jobs.kubernetes.doctor import Wanted, examine
 from confide.jobs.kubernetes.quantity import parse_quantity, show_bytes
 from confide.jobs.kubernetes.rights import SUBMITTER, Right
@@ -311,11 +310,6 @@ def test_what_is_no_amount_is_refused(text: object) -> None:
 
 def test_bytes_are_shown_in_their_largest_unit() -> None:
     assert [show_bytes(Decimal(n)) for n in (0, 1023, 1024, 3 * 2**29, 128 * 2**20)] == ["0", "1023", "1Ki", "1.5Gi", "128Mi"]
-
-
-def test_nodes_and_classes_are_those_that_pods_go_to() -> None:
-    assert {str(shape): labels for shape, labels in shapes._VM_LABELS.items()} == doctor._VM_LABELS
-    assert {str(shape): name for shape, name in shapes._RUNTIME_CLASSES.items()} == doctor._RUNTIME_CLASSES
 
 
 def test_node_that_leaves_quotes_to_aesm_needs_no_provisioning_key(cluster: FakeCluster) -> None:
