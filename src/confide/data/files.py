@@ -121,6 +121,7 @@ def encrypt_table(
             done.append(entry)
             tell(read - told, entry.rows)
             told = read
+            pa.default_memory_pool().release_unused()  # what one part leaves here and there would add up
     return Written("parquet", tuple(sorted(done, key=lambda entry: entry.path)), schema_json(target))
 
 

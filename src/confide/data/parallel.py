@@ -5,11 +5,12 @@ Threads, not processes: Arrow, AES-GCM and SHA-256 work without the interpreter'
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Final, TypeVar
 
 import pyarrow as pa
@@ -18,6 +19,8 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 _MOST: Final = 8
 """More threads than that would need more memory than one command may take."""
+_ARENAS: Final = -8
+"""M_ARENA_MAX of mallopt(3)."""
 
 Tell = Callable[[int, int | None], None]
 """Is told of bytes and rows that were done since it was told last."""
@@ -36,8 +39,10 @@ def at_once() -> int:
 
 
 def spare_memory() -> None:
-    """Have Arrow give memory back when it is free: its own allocators keep some for each thread.  For processes that do nothing else."""
+    """Have Arrow give memory back when it is free: allocators keep some for each thread.  For processes that do nothing else."""
     pa.set_memory_pool(pa.system_memory_pool())
+    with suppress(AttributeError):  # glibc's (mallopt(3)); other C libraries keep less
+        ctypes.CDLL(None).mallopt(_ARENAS, 2)
 
 
 def in_order(work: Callable[[_T], _R], items: Iterable[_T], *, threads: int | None = None) -> Iterator[_R]:

@@ -164,8 +164,8 @@ def test_spark_needs_a_worker_with_a_core(wrong: dict[str, int]) -> None:
 
 # --- larger than memory -------------------------------------------------------------------------------------------
 
-MOST_KIB = 1_150_000
-"""Of 2.4 GB of data; half of it takes nearly as much."""
+MOST_KIB = 1_600_000
+"""Of 3.3 GB of data.  0.95 to 1.25 GB were seen, by how the engine's threads met, and as much for half of the data."""
 STREAM = """
 import json, sys
 sys.path[:0] = sys.argv[3:]
@@ -186,12 +186,12 @@ print(next(line.split()[1] for line in status.splitlines() if line.startswith("V
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_table_larger_than_the_memory_used_streams_through_into_encrypted_parts(tmp_path: Path) -> None:
-    rows, width = 3_000_000, 800
+    rows, width = 4_050_000, 800
     agent = PolarsAgent(tmp_path)
     try:
         block = pa.array([f"{n:0{width}}" for n in range(150_000)])
         table = pa.table({"n": range(rows), "text": pa.chunked_array([block] * (rows // len(block)))})
-        assert table.nbytes > 2_400_000_000
+        assert table.nbytes > 3_200_000_000
         agent.add("wide", table)
         del table, block
         argv = [sys.executable, "-c", STREAM, str(tmp_path / "agent.sock"), json.dumps(agent.context()._info), *filter(None, sys.path)]
