@@ -48,12 +48,12 @@ demo: setup ## the whole story on real data in under a minute
 
 test: setup test-packages ## every test, with branch coverage of everything that runs (command line and child processes included)
 	$(BIN)/coverage erase
-	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadgroup --cov --cov-report=term:skip-covered
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadgroup --durations=50 --durations-min=10 --cov --cov-report=term:skip-covered
 
 test-cluster: setup test-packages ## runs on a real Kubernetes of the tests' own (root; builds it first: minutes, once)
 	scripts/install_cluster.sh
 	cd tests && ../$(BIN)/python -m cluster.servers
-	$(BIN)/pytest -n 0 tests/cluster
+	$(BIN)/pytest -n 0 --durations=15 tests/cluster
 
 quick-test: setup test-packages ## the tests that start no Java and no run
 	$(BIN)/pytest -m 'not spark and not run and not slow'

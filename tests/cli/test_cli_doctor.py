@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from confide.cli import doctor
+from confide.errors import ExtraMissingError
+from confide.jobs.engines.spark import find_java
 
 
 def _finding(said: Any, name: str) -> Any:
@@ -25,7 +27,7 @@ def test_report_in_words(confide: Any) -> None:
 
 def test_missing_java_is_named_with_what_to_do(confide: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JAVA_HOME", raising=False)
-    monkeypatch.setattr("shutil.which", lambda _: None)
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
     said = confide("doctor", "--json")
     assert said.status == 1
     assert said.json["ready"] is False
@@ -39,10 +41,23 @@ def test_missing_java_is_named_with_what_to_do(confide: Any, monkeypatch: pytest
 def test_java_must_be_new_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, told: str, ok: bool) -> None:
     java = tmp_path / "bin" / "java"
     java.parent.mkdir()
-    java.touch()
+    java.touch(mode=0o700)
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stderr=told))
     assert doctor._java().ok is ok
+
+
+def test_java_of_runs_is_the_one_that_doctor_looks_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    with pytest.raises(ExtraMissingError, match="JAVA_HOME"):
+        find_java()
+    assert str(tmp_path) in doctor._java().found
+    java = tmp_path / "bin" / "java"
+    java.parent.mkdir()
+    java.write_text("#!/bin/sh\necho 'version \"17.0.1\"' >&2\n")
+    java.chmod(0o700)
+    assert find_java() == java
+    assert doctor._java().ok
 
 
 def test_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

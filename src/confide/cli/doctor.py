@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from confide.cli.output import Context, answers, say
-from confide.errors import ConfideError, UsageError
+from confide.errors import ConfideError, ExtraMissingError, UsageError
 from confide.ids import Tee
 from confide.jobs.findings import Finding
 
@@ -74,11 +74,13 @@ def _python() -> Finding:
 
 
 def _java() -> Finding:
+    from confide.jobs.engines.spark import find_java
+
     hint = "install OpenJDK 17, for instance `apt-get install openjdk-17-jre-headless`"
-    home = os.environ.get("JAVA_HOME")
-    java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
-    if not java or not Path(java).exists():
-        return Finding("java", ok=False, found="not found", hint=hint)
+    try:
+        java = find_java()
+    except ExtraMissingError as missing:
+        return Finding("java", ok=False, found=missing.message, hint=hint)
     told = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=20, check=False).stderr
     version = re.search(r'version "(\d+)([^"]*)"', told)
     if version is None:

@@ -8,6 +8,7 @@ variable or Spark property; the caller writes them under the names below, mode 0
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -136,14 +137,16 @@ def find_runtime(*, with_archive: bool = True) -> JavaRuntime:
 
 
 def find_java() -> Path:
-    """The Java of this machine.
+    """The Java of this machine: that of ``JAVA_HOME`` if this is set, else the one on ``PATH``.
 
     Raises:
         ExtraMissingError: there is none.
     """
-    java = shutil.which("java")
+    home = os.environ.get("JAVA_HOME")
+    java = shutil.which("java", path=str(Path(home) / "bin")) if home else shutil.which("java")
     if java is None:
-        raise ExtraMissingError("there is no Java", hint="install OpenJDK 17 (Debian and Ubuntu: openjdk-17-jre-headless)")
+        where = f" in JAVA_HOME, {home}" if home else ""
+        raise ExtraMissingError(f"there is no Java{where}", hint="install OpenJDK 17 (Debian and Ubuntu: openjdk-17-jre-headless)")
     return Path(java).resolve()
 
 
