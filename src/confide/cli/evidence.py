@@ -126,9 +126,9 @@ def time_of(text: str | None) -> datetime:
         return datetime.now(UTC)
     try:
         found = datetime.fromisoformat(text)
-    except ValueError as cause:
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError) as cause:
         raise UsageError("not a time", got=text[:40], hint="write 2026-01-31 or 2026-01-31T12:00:00Z") from cause
-    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 def check_rows(checks: Sequence[Check]) -> list[tuple[str, str, str, str]]:

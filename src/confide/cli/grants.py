@@ -84,7 +84,7 @@ def _terms(*, job_file: Path | None, digest: str | None, signer: str | None, pol
     begin = time_of(not_before) if not_before else None
     if until and days:
         raise UsageError("a grant has one end", hint="give either --until or --days")
-    end = time_of(until) if until else (begin or datetime.now(UTC)) + timedelta(days=days) if days else None
+    end = time_of(until) if until else _after(begin, days) if days else None
     return {
         "job": job.digest if job else _digest(digest) if digest is not None else None,
         "signer": None if signer is None else _signer(signer),
@@ -96,6 +96,13 @@ def _terms(*, job_file: Path | None, digest: str | None, signer: str | None, pol
         "not_after": end,
         "max_runs": lists["max_runs"],
     }
+
+
+def _after(begin: datetime | None, days: int) -> datetime:
+    try:
+        return (begin or datetime.now(UTC)) + timedelta(days=days)
+    except OverflowError as cause:
+        raise UsageError("the grant would end after the year 9999", hint="give fewer --days, or none: then it has no end") from cause
 
 
 def _among(chosen: tuple[str, ...], known: tuple[str, ...], what: str) -> list[Any]:

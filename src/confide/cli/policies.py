@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +132,7 @@ def lint(context: Context, file: Path, at: str | None) -> None:
     from confide.attest.policy_lint import lint as findings_of
 
     policy = Policy.load(file)
-    found = findings_of(policy, time_of(at).astimezone(UTC).date())
+    found = findings_of(policy, time_of(at).date())
     too_little = any(finding.severity == "error" for finding in found)
 
     def text() -> None:

@@ -10,7 +10,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -38,6 +38,7 @@ from confide.errors import (
 )
 from confide.ids import DatasetId, KeyRef, SpkiDigest
 from confide.keys.grants import GrantRef
+from confide.keys.times import utc_time
 
 _HTTP_OK: Final = 200
 _REFUSED: Final = range(400, 500)
@@ -242,12 +243,9 @@ class Answer:
     def time(self, name: str) -> datetime:
         """A time with a zone, in UTC."""
         try:
-            found = datetime.fromisoformat(self.field(name, str))
+            return utc_time(self.field(name, str))
         except ValueError as cause:
-            raise BrokerError("the broker's answer has a wrong time", field=name) from cause
-        if found.tzinfo is None:
-            raise BrokerError("the broker's answer has a time without a zone", field=name)
-        return found.astimezone(UTC)
+            raise BrokerError("the broker's answer has a wrong time, or one without a zone", field=name) from cause
 
     def key_ref(self) -> KeyRef:
         """The key and its version."""

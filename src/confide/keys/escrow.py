@@ -25,7 +25,8 @@ from confide.errors import EscrowError
 from confide.ids import KeyRef, SpkiDigest, check_name
 from confide.keys.custody.shares import ShareSet
 from confide.keys.key_outlines import KeyOutline
-from confide.keys.statements import SignedKey, Statements, zoned_time
+from confide.keys.statements import SignedKey, Statements
+from confide.keys.times import utc_time
 
 TRUSTEE_TYPE: Final = "application/vnd.confide.trustee-key+json"
 REQUEST_TYPE: Final = "application/vnd.confide.key-escrow-request+json"
@@ -303,7 +304,7 @@ class Recovery:
         if set(data) != {"format", *_RECOVERY_FIELDS} or data["format"] != _RECOVERY_FORM:
             raise EscrowError("not a recovery of a key")
         escrow, key, broker, requester, expires = _STATEMENTS.texts(data, "escrow", "key", "broker", "requester", "expires")
-        ref, jwk, end = _read(lambda: (KeyRef.parse(key), check_public_jwk(data["jwk"]), zoned_time(expires)))
+        ref, jwk, end = _read(lambda: (KeyRef.parse(key), check_public_jwk(data["jwk"]), utc_time(expires)))
         return cls(escrow, ref.id, SpkiDigest(broker), SpkiDigest(requester), jwk, end)
 
 

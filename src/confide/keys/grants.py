@@ -17,6 +17,7 @@ from confide.attest.policy import AttestationResult, Policy
 from confide.canonical import Json, digest_of
 from confide.errors import AppraisalError, GrantError, ParseError, UsageError
 from confide.ids import JobDigest, KeyRef, Purpose, Role, RunId, SpkiDigest, check_name
+from confide.keys.times import utc, utc_time
 
 GRANT_FORMAT: Final = "confide-grant-v1"
 MAX_RUNS: Final = 1_000_000
@@ -161,7 +162,7 @@ class Grant:
                 tuple(map(Role, data["roles"])),
                 tuple(map(Purpose, data["purposes"])),
                 tuple(map(str, data["recipients"])),
-                _time(data["created"]),
+                utc_time(data["created"]),
                 not_after=_time_or_none(data["not_after"]),
                 revoked=_time_or_none(data["revoked"]),
                 signer=None if data.get("signer") is None else SpkiDigest(str(data["signer"])),
@@ -172,22 +173,16 @@ class Grant:
             raise ParseError("a grant has a wrong field") from cause
 
 
-def _time(text: str) -> datetime:
-    found = datetime.fromisoformat(text)
-    if found.tzinfo is None:
-        raise ValueError("a time needs a zone")
-    return found.astimezone(UTC)
-
-
 def _utc(time: datetime | None) -> datetime | None:
     """A grant's digest is over its text, so one moment has one text."""
-    if time is not None and time.tzinfo is None:
-        raise UsageError("a grant's begin and end must have a time zone")
-    return None if time is None else time.astimezone(UTC)
+    try:
+        return None if time is None else utc(time)
+    except ValueError as cause:
+        raise UsageError("a grant's begin and end must have a time zone, and be of the years 1 to 9999 in UTC") from cause
 
 
 def _time_or_none(text: str | None) -> datetime | None:
-    return None if text is None else _time(text)
+    return None if text is None else utc_time(text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Final, Self
 from confide.canonical import Json
 from confide.errors import ParseError
 from confide.keys.key_records import Key, KeyState
-from confide.keys.statements import zoned_time
+from confide.keys.times import utc_time
 
 _MAX_VERSIONS: Final = 1000
 
@@ -56,4 +56,4 @@ class KeyOutline:
         for version in versions:
             if set(version) != {"state", "since"}:
                 raise ParseError("a key's version has other fields than it must")
-        return cls(key, tuple((KeyState(v["state"]), zoned_time(v["since"])) for v in versions), zoned_time(created))
+        return cls(key, tuple((KeyState(v["state"]), utc_time(v["since"])) for v in versions), utc_time(created))

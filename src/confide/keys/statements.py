@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, ClassVar, Self
 
 from confide.canonical import Json, canonical, parse_object
@@ -69,15 +68,3 @@ class SignedKey:
         """
         data = cls.statements.verified(envelope, holder, cls.type, cls.form, {"jwk"})
         return cls(cls.statements.read(lambda: check_public_jwk(data["jwk"])))
-
-
-def zoned_time(text: str) -> datetime:
-    """A time in ISO 8601 with its zone.
-
-    Raises:
-        ValueError: it is none.
-    """
-    found = datetime.fromisoformat(text)
-    if found.tzinfo is None:
-        raise ValueError("a time needs a zone")
-    return found

@@ -228,7 +228,7 @@ def _dataset(data: Json) -> Dataset:
             "origin": None,
             "given": list(given),
         } if (snapshot is None) == (digest is None) and not isinstance(snapshot, bool) and all(isinstance(one, str) for one in given):
-            with suppress(ParseError, ValueError):
+            with suppress(ParseError, ValueError, KeyError, TypeError):
                 found = Dataset.from_json(data)
                 if found.to_json() == data and found.wrapped.dataset == found.dataset:
                     return found
