@@ -82,6 +82,17 @@ def test_files_and_commands_for_each_tool(  # noqa: PLR0917  fixtures and a case
     assert key.read_text() not in "".join((out / name).read_text() for name in files)
 
 
+def test_priority_is_one_of_the_profiles(confide: Any, api: ApiServer, place: list[Any], tmp_path: Path) -> None:
+    words = ("--home", tmp_path / "home", "spark", "render", *place, "--for", "spark-submit", "--priority", "interactive")
+    said = confide(*words, "-o", tmp_path / "none")
+    assert said.status == 2
+    assert "no priority 'interactive'" in said.err
+    with Path(place[-1]).open("a") as profile:
+        profile.write('priorities = { interactive = { priority_class = "confide-interactive" } }\n')
+    assert confide(*words, "-o", tmp_path / "out").status == 0
+    assert yaml.safe_load((tmp_path / "out" / "driver.yaml").read_text())["spec"]["priorityClassName"] == "confide-interactive"
+
+
 def test_commands_are_said(confide: Any, api: ApiServer, place: list[Any], tmp_path: Path) -> None:
     said = confide("--home", tmp_path / "home", "spark", "render", *place, "--for", "spark-submit", "-o", tmp_path / "out")
     lines = said.out.splitlines()

@@ -28,6 +28,7 @@ _OPTIONS = (
         help="The cluster's profile (TOML): image, shape of TEE, namespace, queue.",
     ),
 )
+_PRIORITY = click.option("--priority", metavar="NAME", help="With --on: a priority of the cluster's profile, such as interactive or batch.")
 
 
 def on_cluster(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -35,6 +36,11 @@ def on_cluster(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def at_priority(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option that says which of the profile's priorities a run has."""
+    return _PRIORITY(command)
 
 
 def chosen_target(place: str | None, profile_file: Path | None, priority: str | None = None) -> KubernetesTarget | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from confide.cli.on_cluster import chosen_target, on_cluster, print_objects
+from confide.cli.on_cluster import at_priority, chosen_target, on_cluster, print_objects
 from confide.cli.output import Context, Story, answers, print_facts, say, short, shorten
 from confide.errors import UsageError
 
@@ -30,7 +30,7 @@ signatures = click.option(
 @click.command("run")
 @click.argument("job_file", metavar="JOB", type=click.Path(path_type=Path, dir_okay=False, exists=True))
 @on_cluster
-@click.option("--priority", metavar="NAME", help="With --on: a priority of the cluster's profile, such as interactive or batch.")
+@at_priority
 @click.option("--dry-run", is_flag=True, help="With --on: print the objects that would be created, as YAML; create nothing.")
 @click.option("--fault", "faults", multiple=True, metavar="NODE=FAULT",
               help="Let a simulated node show a fault (`worker-2=tampered`), to see it refused (repeat).")  # fmt: skip

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from confide.cli.on_cluster import chosen_target, on_cluster
+from confide.cli.on_cluster import at_priority, chosen_target, on_cluster
 from confide.cli.output import Context, answers, say
 from confide.cli.run import signatures, signed
 from confide.errors import UnavailableError, UsageError
@@ -30,6 +30,7 @@ def command() -> None:
 @command.command("render")
 @click.argument("job_file", metavar="JOB", type=click.Path(path_type=Path, dir_okay=False, exists=True))
 @on_cluster
+@at_priority
 @click.option("--for", "tool", type=click.Choice([_SUBMIT, _OPERATOR]), required=True, help="Who is to start the driver.")
 @signatures
 @click.option("--output", "-o", "folder", type=click.Path(path_type=Path), help="A new folder for the files [default: the run's name].")
@@ -39,6 +40,7 @@ def render(
     job_file: Path,
     place: str | None,
     profile_file: Path | None,
+    priority: str | None,
     tool: str,
     signature_files: tuple[Path, ...],
     folder: Path | None,
@@ -54,7 +56,7 @@ def render(
     from confide.jobs.prepare import prepare
     from confide.jobs.submit import pin_datasets
 
-    target = chosen_target(place, profile_file)
+    target = chosen_target(place, profile_file, priority)
     if target is None or profile_file is None:
         raise UsageError("Spark's tools start runs in clusters", hint="add --on k8s:CONTEXT --cluster PROFILE.toml")
     if folder is not None and folder.exists():

@@ -116,7 +116,7 @@ def _driver_job(plan: Plan, profile: ClusterProfile) -> Json:
         "metadata": {
             "name": str(plan.run),
             "namespace": profile.namespace,
-            "labels": {**labels, **_queue_labels(profile)},
+            "labels": {**labels, **queue_labels(profile)},
             "annotations": annotations_of(plan, profile),
         },
         "spec": {
@@ -132,11 +132,12 @@ def _driver_job(plan: Plan, profile: ClusterProfile) -> Json:
 def _worker_pod(plan: Plan, spec: NodeSpec, profile: ClusterProfile) -> Json:
     template = pod_template(plan, spec, profile, ports={})
     named = {"name": f"{plan.run}-{spec.node_id}", "namespace": profile.namespace, **template["metadata"]}
-    named["labels"] = {**named["labels"], **_queue_labels(profile)}  # a queue counts all that a run uses, not its driver alone
+    named["labels"] = {**named["labels"], **queue_labels(profile)}  # a queue counts all that a run uses, not its driver alone
     return {"apiVersion": "v1", "kind": "Pod", "metadata": named, "spec": template["spec"]}
 
 
-def _queue_labels(profile: ClusterProfile) -> dict[str, str]:
+def queue_labels(profile: ClusterProfile) -> dict[str, str]:
+    """What a queue knows each of a run's pods by, and its priority there."""
     labels = {QUEUE_KEY: profile.queue, QUEUE_PRIORITY_KEY: profile.queue_priority}
     return {key: value for key, value in labels.items() if value is not None}
 

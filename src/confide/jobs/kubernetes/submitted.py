@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 from confide.canonical import Json
 from confide.jobs.kubernetes.limits import check_object
-from confide.jobs.kubernetes.objects import render
+from confide.jobs.kubernetes.objects import queue_labels, render
 from confide.jobs.kubernetes.pod_places import CONTAINER
 from confide.jobs.kubernetes.pods import labels_of
-from confide.jobs.kubernetes.profile import QUEUE_KEY
 from confide.jobs.kubernetes.spark_start import PROGRAM
 
 if TYPE_CHECKING:
@@ -68,8 +67,7 @@ def render_submitted(plan: Plan, profile: ClusterProfile, left: LeftJob, *, simu
     """
     objects = render(plan, profile, simulated_tee=simulated_tee, left=left.to_json())
     found = objects.driver_job["spec"]["template"]
-    queue = {} if profile.queue is None else {QUEUE_KEY: profile.queue}
-    metadata = {**found["metadata"], "labels": {**found["metadata"]["labels"], **queue}}
+    metadata = {**found["metadata"], "labels": {**found["metadata"]["labels"], **queue_labels(profile)}}
     template = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": found["spec"]}
     application = _application(plan, profile, template)
     check_object(application)

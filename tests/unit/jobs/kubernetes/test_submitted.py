@@ -102,9 +102,12 @@ def test_nothing_private_is_given_away() -> None:
     assert not any(word in text for word in ("PRIVATE", "secret", "token:", "spark.authenticate"))
 
 
-def test_queue_counts_the_driver_too() -> None:
-    made = made_for(Shape.SGX, queue="research")
-    assert made.template["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "research"
+def test_queue_counts_the_driver_too_at_the_runs_priority_whoever_starts_it() -> None:
+    made = made_for(Shape.SGX, queue="research", priority_class="confide-batch", queue_priority="batch")
+    for driver in (made.template, made.application["spec"]["driver"]["template"]):
+        labels = driver["metadata"]["labels"]
+        assert (labels["kueue.x-k8s.io/queue-name"], labels["kueue.x-k8s.io/priority-class"]) == ("research", "batch")
+        assert driver["spec"]["priorityClassName"] == "confide-batch"
 
 
 def test_job_that_is_too_large_for_a_config_map_is_refused() -> None:
