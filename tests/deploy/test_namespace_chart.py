@@ -27,7 +27,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "doctor": {"clusterRole": True},
         "quota": {"enabled": True, "hard": {"pods": 50, "limits.memory": "200Gi", "requests.sgx.intel.com/epc": "64Gi"}},
         "limitRange": {"enabled": True, "container": {"default": {"memory": "1Gi"}, "max": {"cpu": 8, "memory": "64Gi"}}},
-        "priorityClasses": {"create": True},
+        "priorityClasses": {"create": True, "kueue": True},
         "imagePullSecrets": [{"name": "registry"}, {"name": "mirror.example"}],
         "queue": {"enabled": True, "clusterQueue": "analytics"},
     },
@@ -80,7 +80,7 @@ def test_helm_finds_no_fault(folder: Path, name: str) -> None:
 def test_what_is_made_is_what_kubernetes_takes(chart: helm.Chart, name: str, version: str) -> None:
     made = _render(chart, VARIANTS[name])
     for each in made:
-        if each["kind"] != "LocalQueue":  # of Kueue, no part of Kubernetes
+        if not each["apiVersion"].startswith("kueue.x-k8s.io/"):  # no part of Kubernetes
             kubernetes_validate.validate(each, version, strict=True)
     assert len({(each["kind"], each["metadata"]["name"]) for each in made}) == len(made)
 
@@ -125,7 +125,7 @@ def test_only_who_is_named_is_bound(chart: helm.Chart) -> None:
 
 
 def test_everything_is_in_the_runs_namespace(chart: helm.Chart) -> None:
-    cluster = {"Namespace", "ClusterRole", "ClusterRoleBinding", "PriorityClass"}
+    cluster = {"Namespace", "ClusterRole", "ClusterRoleBinding", "PriorityClass", "WorkloadPriorityClass"}
     for name, namespace in (("least", "admin"), ("existing", "there"), ("everything", "runs")):
         made = [each for each in _render(chart, VARIANTS[name]) if each["kind"] not in cluster]
         assert {each["metadata"]["namespace"] for each in made} == {namespace}
@@ -149,6 +149,16 @@ def test_interactive_runs_come_before_batch_which_evicts_nothing(chart: helm.Cha
     assert not any(each["globalDefault"] for each in classes.values())
 
 
+def test_kueue_has_the_same_priorities_if_its_api_is_asked_for(chart: helm.Chart) -> None:
+    made = _render(chart, {"priorityClasses": {"create": True, "kueue": True, "interactive": 50, "batch": 5}})
+    named = {"confide-interactive": 50, "confide-batch": 5}
+    for kind, api in (("PriorityClass", "scheduling.k8s.io/v1"), ("WorkloadPriorityClass", "kueue.x-k8s.io/v1beta1")):
+        assert {each["metadata"]["name"]: each["value"] for each in made if (each["kind"], each["apiVersion"]) == (kind, api)} == named
+    without = _render(chart, {"priorityClasses": {"create": True}})
+    assert "PriorityClass" in {each["kind"] for each in without}
+    assert not [each for each in without if "kueue" in each["apiVersion"]]
+
+
 def test_profile_in_the_notes_is_toml_with_what_was_given(chart: helm.Chart) -> None:
     import tomllib
 
@@ -158,6 +168,7 @@ def test_profile_in_the_notes_is_toml_with_what_was_given(chart: helm.Chart) -> 
         "image_pull_secrets": ["registry", "mirror.example"],
         "priority_class": "confide-batch",
         "queue": "confide",
+        "queue_priority": "confide-batch",
     }
 
 
@@ -178,6 +189,7 @@ def test_profile_in_the_notes_is_toml_with_what_was_given(chart: helm.Chart) -> 
         {"limitRange": {"enabled": True}},
         {"limitRange": {"enabled": True, "container": {"maximum": {"cpu": 1}}}},
         {"priorityClasses": {"create": True, "interactive": 10, "batch": 10}},
+        {"priorityClasses": {"create": False, "kueue": True}},
         {"imagePullSecrets": [{"name": "x", "password": "y"}]},
         {"imagePullSecrets": ["x"]},
         {"queue": {"enabled": True}},
