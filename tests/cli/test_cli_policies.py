@@ -25,7 +25,9 @@ def test_policy_of_evidence_asks_enough_and_accepts_it(confide: Any, tmp_path: P
     assert (said.status, said.json["from"]) == (0, "verified evidence")
     assert Policy.load(path).digest == said.json["digest"]
     assert confide("attest", "policy", "new", QUOTE, *JUDGED, "--role", "worker").out == path.read_text()
-    assert confide("attest", "policy", "lint", path).out == "new-policy: asks enough\n"
+    said = confide("attest", "policy", "lint", path)
+    assert (said.status, said.out.splitlines()[-1]) == (0, "new-policy: asks enough")
+    assert "warning[init-data-unpinned]: whatever the host told the guest is accepted" in said.out
     assert confide("attest", "policy", "check", path, QUOTE, *JUDGED, "--role", "worker").status == 0
 
 
@@ -65,6 +67,48 @@ def test_policy_of_a_build_needs_a_least_tcb(confide: Any, tmp_path: Path) -> No
     least = "Milan:bootloader=4,tee=0,snp=22,microcode=213"
     found = confide("attest", "policy", "new", "--build", build, "--min-tcb", least, "--json").json
     assert found["policy"]["min_tcb"] == {"Milan": {"bootloader": 4, "tee": 0, "snp": 22, "microcode": 213}}
+
+
+GUESTS = f"""
+shape = "tdx"
+image = "registry.example/confide-node@sha256:{"12" * 32}"
+namespace = "runs"
+"""
+JOB = f"""
+name = "demo"
+program = "main.py"
+files = ["main.py"]
+
+[policy]
+name = "p"
+measurements = {{ tdx = ["{"ab" * 48}"] }}
+
+[broker]
+url = "https://127.0.0.1:1"
+spki = "{"cd" * 32}"
+"""
+
+
+def test_policy_asks_for_the_init_data_that_was_printed_for_a_job(confide: Any, tmp_path: Path) -> None:
+    for name, text in (("cluster.toml", GUESTS), ("job.toml", JOB), ("main.py", "pass\n")):
+        (tmp_path / name).write_text(text)
+    made = confide("job", "init-data", tmp_path / "job.toml", "--cluster", tmp_path / "cluster.toml", "--json")
+    (tmp_path / "printed.json").write_text(made.out)
+    (tmp_path / "document.toml").write_text(made.json["document"])
+    new = ("attest", "policy", "new", QUOTE, *JUDGED, "--role", "worker")
+    for file in ("printed.json", "document.toml"):
+        assert confide(*new, "--init-data", tmp_path / file, "--json").json["policy"]["init_data"] == {"tdx": [made.json["init_data"]]}
+        entries = confide(*new, "--job-init-data", tmp_path / file, "--json").json["policy"]["job_init_data"]
+        assert list(entries) == ["policy.rego"]
+    path = tmp_path / "p.toml"
+    assert confide(*new, "--job-init-data", tmp_path / "printed.json", "--out", path).status == 0
+    assert Policy.load(path).job_init_data == entries
+    assert confide("attest", "policy", "lint", path).out == "new-policy: asks enough\n"
+    refused = confide("attest", "policy", "check", path, QUOTE, *JUDGED, "--job", made.json["digest"], "--json")
+    assert [check["name"] for check in refused.json["checks"] if not check["ok"]] == ["init-data"]
+    assert confide(*new, "--init-data", path).status == 5
+    both = confide(*new, "--init-data", tmp_path / "printed.json", "--job-init-data", tmp_path / "printed.json")
+    assert (both.status, "one document" in both.err) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any, Final
 
+from confide.attest.init_data import JOB_DIGEST_NAME, job_init_data
 from confide.attest.quote import SgxBody, parse_quote
 from confide.attest.snp_report import Report
 from confide.attest.tpm import pcr_measurement
 from confide.attest.tpm_format import PCR_COUNT, TpmEvidence
 from confide.errors import ParseError
-from confide.ids import Tee
+from confide.ids import JobDigest, Tee
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from confide.attest.claims import Claims
     from confide.attest.evidence import Evidence
+    from confide.attest.init_data import InitData
     from confide.attest.policy_tree import Policy
     from confide.canonical import Json
 
@@ -24,6 +27,7 @@ _MEASUREMENT: Final = {"sgx": "mrenclave", "tdx": "mrtd", "snp": "measurement", 
 """What reference values call the measurement of each kind of TEE."""
 _REGISTERS: Final = ("rtmr0", "rtmr1", "rtmr2")
 """RTMR3 is left out: what a TD extends it with at run time is known to no build."""
+_BARE_KEY: Final = re.compile("[A-Za-z0-9_-]+")
 _PCRS: Final = tuple(f"pcr{number}" for number in range(PCR_COUNT))
 
 
@@ -76,6 +80,25 @@ def of_reference(values: Mapping[str, Any]) -> Json:
     return {**found, "registers": {register: [value] for register, value in registers.items()}} if registers else found
 
 
+def of_init_data(document: InitData, tee: Tee) -> Json:
+    """What accepts guests that were started with this document, and no others."""
+    return {"init_data": {tee.value: [document.bound_value(tee).hex()]}}
+
+
+def of_job_init_data(document: InitData, tee: Tee) -> Json:
+    """What accepts guests of each job that were started with that job's document, if ``document`` is the one of any job.
+
+    Raises:
+        ParseError: it is not what nodes of that kind are given for a job.
+    """
+    entries = dict(document.data)
+    job = entries.pop(JOB_DIGEST_NAME, "")
+    if not entries or job_init_data(JobDigest(job), tee, entries).body != document.body:
+        message = "not the init-data of a job that others can write anew from its entries"
+        raise ParseError(message, hint="take what confide job init-data prints, or ask for this very document: --init-data")
+    return {"job_init_data": entries}
+
+
 def unverified_reference(evidence: Evidence) -> Json:
     """The reference values that evidence *claims*, genuine or not.
 
@@ -112,16 +135,20 @@ def _asked(policy: Policy) -> Json:
 
 
 def _table(values: Json, path: str) -> list[str]:
-    """TOML 1.0: plain values first, then tables, then tables that repeat.  Keys are fields, kinds of TEE and products: all bare ones."""
+    """TOML 1.0: plain values first, then tables, then tables that repeat.  Keys are bare ones but for the names of init-data's entries."""
     lines = [f"{name} = {_value(value)}" for name, value in values.items() if not isinstance(value, dict) and not _is_members(name)]
     for name, value in values.items():
         if isinstance(value, dict):
-            lines += ["", f"[{path}{name}]", *(f"{inner} = {_value(one)}" for inner, one in value.items())]
+            lines += ["", f"[{path}{name}]", *(f"{_key(inner)} = {_value(one)}" for inner, one in value.items())]
     for name, value in values.items():
         if _is_members(name):
             for member in value:
                 lines += ["", f"[[{path}{name}]]", *_table(member, f"{path}{name}.")]
     return lines
+
+
+def _key(name: str) -> str:
+    return name if _BARE_KEY.fullmatch(name) else _value(name)
 
 
 def _is_members(name: str) -> bool:

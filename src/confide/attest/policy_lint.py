@@ -127,6 +127,21 @@ def _software(rules: Rules, path: str, today: date) -> Iterator[Finding]:
         )
 
 
+def _told(rules: Rules, path: str, today: date) -> Iterator[Finding]:
+    """What a Kata guest runs is not in its measurement: its host says it, within what init-data lets it."""
+    del today
+    for tee in sorted({Tee.TDX, Tee.SNP} & set(rules.tees) - set(rules.init_data)):
+        if not rules.job_init_data:
+            yield Finding(
+                "init-data-unpinned",
+                "warning",
+                tee,
+                "whatever the host told the guest is accepted: if it is a Kata guest, so is any container that the host started in it",
+                "set job_init_data or init_data (see confide job init-data), unless these guests run nothing that their host names",
+                path,
+            )
+
+
 def _resettable(rules: Rules, path: str, today: date) -> Iterator[Finding]:
     """TCG PC Client Platform TPM Profile, "PCR Attributes": PCRs 16 and 23 are reset from any locality."""
     del today
@@ -212,5 +227,5 @@ def _exceptions(rules: Rules, path: str, today: date) -> Iterator[Finding]:
 
 
 _CHECKS: Final = cast(
-    "tuple[Callable[[Rules, str, date], Iterator[Finding]], ...]", (_software, _resettable, _minimum_tcb, _grace, _exceptions)
+    "tuple[Callable[[Rules, str, date], Iterator[Finding]], ...]", (_software, _told, _resettable, _minimum_tcb, _grace, _exceptions)
 )

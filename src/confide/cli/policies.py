@@ -35,22 +35,26 @@ def command() -> None:
 @click.option("--min-tcb-eval", type=click.IntRange(min=1), help="Least TCB evaluation number (Intel).")
 @click.option("--min-tcb-date", metavar="DATE", help="Earliest date of the TCB level (Intel).")
 @click.option("--min-tcb", metavar="PRODUCT:PART=N,...", multiple=True, help="Least version of each part of an AMD product.")
+@click.option("--init-data", type=_FILE, help="Accept only guests that were started with this init-data: a document, or that of one job.")
+@click.option("--job-init-data", type=_FILE, help="Accept only guests that were started with their own job's, of which this is an example.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write a new file, TOML or .json [default: print TOML].")
 @judging_options
 @answers
-def new(context: Context, file: Path | None, build: Path | None, judging: Judging, name: str, out: Path | None, *, unverified: bool,
-        **bounds: Any) -> None:  # fmt: skip
+def new(context: Context, file: Path | None, build: Path | None, judging: Judging, name: str, init_data: Path | None,
+        job_init_data: Path | None, out: Path | None, *, unverified: bool, **bounds: Any) -> None:  # fmt: skip
     """Write a policy that accepts the software of a piece of evidence, on platforms that are at least as new.
 
     FILE is a quote or report as `confide attest verify` takes it, and is verified first.  Weaknesses of its platform (an old TCB, debug,
     advisories) are not carried over: `confide attest policy check` then says which line refuses it.
+
+    Init-data is what `confide job init-data --json` prints, or the document itself.
     """
     from confide.attest.policy import Policy
 
     if (file is None) == (build is None) or (unverified and file is None):
         raise UsageError("a policy is written from one thing", hint="give FILE, with --unverified if need be, or --build BUILD.json")
     draft, origin = _draft(context, file or build or Path(), judging, build=build is not None, unverified=unverified)
-    policy = Policy.from_json({**draft, "name": name, **_bounds(**bounds)})
+    policy = Policy.from_json({**draft, "name": name, **_bounds(**bounds), **_told(draft, init_data, job_init_data)})
     if out is not None:
         write_policy(out, policy)
     if unverified:
@@ -89,6 +93,29 @@ def _draft(context: Context, source: Path, judging: Judging, *, build: bool, unv
         return policy_draft.of_reference(policy_draft.unverified_reference(load(source, judging))), "unverified evidence"
     verified, _ = judge(context, source, judging, judging.now)
     return policy_draft.of_claims(verified.claims), "verified evidence"
+
+
+def _told(draft: Json, document: Path | None, of_a_job: Path | None) -> Json:
+    """The field that says what guests have to be started with."""
+    from confide.attest.init_data import InitData
+    from confide.attest.policy_draft import of_init_data, of_job_init_data
+    from confide.canonical import parse_object
+    from confide.ids import Tee
+
+    source = document or of_a_job
+    if source is None:
+        return {}
+    if document is not None and of_a_job is not None:
+        raise UsageError("a guest is started with one document", hint="give --init-data or --job-init-data")
+    try:
+        body = read_regular(source, _MAX_FILE).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as cause:
+        raise UsageError(f"cannot read {source}", path=str(source)) from cause
+    if body.startswith("{"):
+        body = str(parse_object(body).get("document", body))
+    (tee,) = draft["measurements"]
+    found = InitData.parse(body)
+    return of_init_data(found, Tee(tee)) if document is not None else of_job_init_data(found, Tee(tee))
 
 
 def _bounds(roles: tuple[str, ...], min_tcb_eval: int | None, min_tcb_date: str | None, min_tcb: tuple[str, ...]) -> Json:

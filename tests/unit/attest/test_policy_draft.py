@@ -14,12 +14,13 @@ from support.policy_data import AMD, GOOD, LEAST, SGX, SIGNER, TD, TDX
 
 from confide.attest.claims import Claims
 from confide.attest.evidence import Evidence
+from confide.attest.init_data import InitData, job_init_data
 from confide.attest.policy import Policy
-from confide.attest.policy_draft import of_claims, of_reference, to_toml, unverified_reference
+from confide.attest.policy_draft import of_claims, of_init_data, of_job_init_data, of_reference, to_toml, unverified_reference
 from confide.attest.snp_report import Report
 from confide.attest.tpm import TpmCollateral
 from confide.errors import ParseError
-from confide.ids import ReportData, Tee
+from confide.ids import JobDigest, ReportData, Tee
 
 OLD = {"statuses": ["UpToDate", "OutOfDate"], "statuses_until": {"OutOfDate": "2030-02-01"}}
 RTMRS = {f"rtmr{number}": f"{number + 1:02x}" * 48 for number in range(4)}
@@ -155,6 +156,41 @@ def test_written_policy_reads_as_the_same(tmp_path: Path, data: dict[str, Any]) 
     policy = Policy.from_json(data)
     (tmp_path / "p.toml").write_text(to_toml(policy), encoding="utf-8")
     assert Policy.load(tmp_path / "p.toml").digest == policy.digest
+
+
+# --- of init-data ----------------------------------------------------------------------------------------------------
+
+ENTRIES = {"policy.rego": 'package agent_policy\ndefault Any := "\x7f\u00e9"\n', "aa": "[x]\n"}
+
+
+def test_draft_of_a_jobs_init_data_accepts_each_job_with_the_same_entries(tmp_path: Path) -> None:
+    made = job_init_data(JobDigest("ab" * 48), Tee.TDX, ENTRIES)
+    found = of_job_init_data(made, Tee.TDX)
+    assert found == {"job_init_data": ENTRIES}
+    policy = Policy.from_json({**GOOD, **TD, **found})
+    (tmp_path / "p.toml").write_text(to_toml(policy), encoding="utf-8")
+    assert Policy.load(tmp_path / "p.toml").digest == policy.digest
+
+
+@pytest.mark.parametrize(("tee", "size"), [(Tee.SGX, 64), (Tee.TDX, 48), (Tee.SNP, 32)])
+def test_draft_of_one_document_accepts_that_one(tee: Tee, size: int) -> None:
+    made = InitData.parse('version = "0.1.0"\nalgorithm = "sha256"\n[data]\n')
+    assert of_init_data(made, tee) == {"init_data": {str(tee): [made.digest.ljust(size, b"\0").hex()]}}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        job_init_data(JobDigest("ab" * 48), Tee.SNP, ENTRIES).body,  # of another kind of guest
+        job_init_data(JobDigest("ab" * 48), Tee.TDX, ENTRIES).body + "\n",
+        job_init_data(JobDigest("ab" * 48), Tee.TDX, {}).body,  # nothing that a policy could name
+        'version = "0.1.0"\nalgorithm = "sha384"\n\n[data]\n"policy.rego" = "x"\n',
+    ],
+    ids=["another kind of guest", "another text", "no entries", "no job"],
+)
+def test_document_that_a_policy_could_not_write_anew_is_no_example_of_a_jobs(body: str) -> None:
+    with pytest.raises(ParseError, match="not the init-data of a job"):
+        of_job_init_data(InitData.parse(body), Tee.TDX)
 
 
 def test_written_policy_has_what_is_asked_and_no_more() -> None:

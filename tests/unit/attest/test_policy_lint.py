@@ -6,12 +6,15 @@ from datetime import date
 from typing import Any
 
 import pytest
-from support.policy_data import AMD, GOOD, LEAST, SGX, SIGNER, TD, TDX, TPM
+from support import policy_data
+from support.policy_data import GOOD, LEAST, SGX, SIGNER, TDX, TPM
 
 from confide.attest.policy import Policy
 from confide.attest.policy_lint import Finding, lint, refusing
 
 TODAY = date(2030, 1, 1)
+TD = {**policy_data.TD, "init_data": {"tdx": [TDX]}}
+AMD = {**policy_data.AMD, "init_data": {"snp": [SGX]}}
 OLD = {"statuses": ["UpToDate", "OutOfDate"]}
 DATED = [{"id": "INTEL-SA-00001", "until": "2030-01-01"}]
 
@@ -80,6 +83,16 @@ def test_registers_that_any_process_can_reset_pin_nothing(pinned: tuple[str, ...
 )  # fmt: skip
 def test_lint_finds_one_thing(change: dict[str, Any], severity: str, code: str, subject: str) -> None:
     assert found({**GOOD, **change}) == [(severity, code, subject, "p")]
+
+
+@pytest.mark.parametrize(("base", "tee"), [(policy_data.TD, "tdx"), (policy_data.AMD, "snp")])
+def test_guests_that_may_have_been_told_anything_are_found_and_those_of_a_job_are_not(base: dict[str, Any], tee: str) -> None:
+    assert found({**GOOD, **base}) == [("warning", "init-data-unpinned", tee, "p")]
+    assert found({**GOOD, **base, "job_init_data": {"policy.rego": "package agent_policy\n"}}) == []
+    both = {**GOOD, **base, "measurements": {"sgx": [SGX], **base["measurements"]}, "min_tcb_date": "2029-01-01"}
+    assert [row for row in found(both) if row[1] == "init-data-unpinned"] == [("warning", "init-data-unpinned", tee, "p")]
+    other = {**both, "init_data": {"sgx": ["5a" * 64]}}
+    assert ("warning", "init-data-unpinned", tee, "p") in found(other), "what an enclave was told says nothing of a guest"
 
 
 @pytest.mark.parametrize("pinned", [(), ("rtmr0",), ("rtmr1",), ("rtmr0", "rtmr2")])
