@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 
 import rfc8785
 
-from confide.errors import ParseError
+from confide.errors import ParseError, UsageError
 
 Json = dict[str, Any]
 _TO_URL, _FROM_URL = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_", b"+/")
@@ -153,6 +153,21 @@ def parse_toml(text: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as cause:  # not only TOMLDecodeError: Python refuses integers of many digits by itself
         raise ParseError(str(cause)[:200]) from cause
+
+
+def check_numbers(value: object) -> None:
+    """Return if JSON carries each number in ``value``: none is infinite, no number at all, or a whole one beyond 2^53.
+
+    Raises:
+        UsageError: one is.
+    """
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            check_numbers(inner)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{value} is not a number", hint="give a finite one")
+    elif isinstance(value, int) and abs(value) > _MAX_INTEGER:
+        raise UsageError("a number is too large", hint=f"the largest is {_MAX_INTEGER}")
 
 
 def _check_depth(value: Any) -> None:

@@ -79,9 +79,13 @@ def test_grant_says_its_limits(confide: Any, people: tuple[str, str, str], polic
         ["--signer", "ab" * 32],
         ["--evidence", "POLICY"],
         ["--dry-run"],
+        ["--runs", "9" * 23],
+        ["--until", "9999-12-31T23:59:59-14:00"],
+        ["--not-before", "0001-01-01T00:00:00+14:00"],
+        ["--not-before", "9999-12-31", "--days", "3650"],
         ["--signature", "POLICY"],
     ],
-    ids=lambda words: words[0],
+    ids=" ".join,
 )
 def test_grant_that_makes_no_sense_is_a_usage_error(confide: Any, people: tuple[str, str, str], policy: Path, words: list[str]) -> None:
     given = [str(policy) if word == "POLICY" else word for word in words]

@@ -215,7 +215,7 @@ def rule_text(threshold: int, names: Sequence[str]) -> str:
 @AS
 @answers
 def revoke(context: Context, grant_id: str, who: str | None) -> None:
-    """End a grant now: the broker releases nothing more under it.  Keys that nodes already hold end with their lease."""
+    """End a grant now: the broker releases nothing more under it, and nodes that hold a key by it wipe it within seconds."""
     from confide.cli.owners import client_of
 
     with client_of(context.settings, who) as client:

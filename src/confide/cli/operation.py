@@ -133,7 +133,7 @@ def ls(context: Context, who: str | None, opening: Opening) -> None:
 
 
 _LIMITS = (
-    ("rate", click.FloatRange(0), "Requests a second, on average."),
+    ("rate", click.FloatRange(0, min_open=True), "Requests a second, on average."),
     ("burst", click.IntRange(1), "Requests at once [default: those of one second]."),
     ("owners", click.IntRange(0), "People."),
     ("keys", click.IntRange(0), "Keys."),

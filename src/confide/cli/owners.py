@@ -165,7 +165,8 @@ def _read(path: Path) -> Json:
     except OSError as cause:
         raise CredentialError(f"cannot read {path}: {cause.strerror}", path=str(path)) from cause
     except ParseError as cause:
-        raise CredentialError(f"{path} is not JSON", path=str(path)) from cause
+        hint = "it was cut or changed: ask the broker's operator for a new one (`confide broker enrol`)"
+        raise CredentialError(f"{path} is not JSON", hint=hint, path=str(path)) from cause
 
 
 def _write_private(path: Path, value: Json) -> None:

@@ -175,7 +175,8 @@ def check_trust(trust: Trust, spki: bytes | None, certificate: x509.Certificate 
         case PinnedSpki(digest):
             got = PublicKey(spki).digest
             if got != digest:
-                raise ChannelError("the peer has another key than the pinned one", expected=digest, got=got)
+                hint = "another program answers there than was named, or somebody in between: ask whose key that is by another way"
+                raise ChannelError("the peer has another key than the pinned one", hint=hint, expected=digest, got=got)
         case IssuedBy(name=str(name)):
             if name not in _dns_names(certificate):
                 raise ChannelError("the peer's certificate is for another node", expected=name)

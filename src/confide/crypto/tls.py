@@ -9,6 +9,8 @@ TLS 1.3 only (RFC 8446); no resumption and no early data, so each channel has an
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import select
 import socket
 import time
@@ -82,6 +84,17 @@ def connect(host: str, port: int, identity: Identity | None, *, trust: PeerTrust
     return channel
 
 
+def _no_listener(host: str, port: int, cause: Exception) -> ChannelError:
+    number = cause.errno if isinstance(cause, OSError) and cause.errno and cause.errno > 0 else None  # below zero: a name was not found
+    why = os.strerror(number) if number else str(getattr(cause, "strerror", None) or cause).partition(" (while")[0]
+    hints = {
+        errno.EADDRINUSE: "another program listens there, perhaps a broker that runs already: end it, or choose another port",
+        errno.EACCES: "ports below 1024 need a privilege: choose a higher one",
+    }
+    here = "listen on an address of this machine, or on 0.0.0.0 for all of them"
+    return ChannelError(f"cannot listen on {host}:{port}: {why}", hint=hints.get(number or 0, here), host=host, port=port)
+
+
 class Listener:
     """Accepts connections.  The TLS handshake is left to the thread that serves the channel, so no peer can hold up the others."""
 
@@ -101,7 +114,7 @@ class Listener:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             self._sock = sock or socket.create_server((host, port), family=family, backlog=_BACKLOG)
         except (OSError, OverflowError) as cause:
-            raise ChannelError(f"cannot listen on {host}:{port}: {cause}", host=host, port=port) from cause
+            raise _no_listener(host, port, cause) from cause
         self._sock.settimeout(0)
         self.address: tuple[str, int] = self._sock.getsockname()[:2]
         """Where it listens: host and port."""

@@ -15,7 +15,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from confide.attest.policy import Policy
-from confide.canonical import Json, from_b64url
+from confide.canonical import Json, check_numbers, from_b64url
 from confide.crypto.derive import KEY_BYTES, check_dataset_id
 from confide.crypto.envelope import WrappedKey
 from confide.crypto.http import request
@@ -99,6 +99,7 @@ class Connection:
             RateLimitedError: the pause that the broker asks for is longer than that.
             ConfideError: the broker refused; the leaf that it named.
             BrokerError: anything else that is not a 200 with one JSON object.  See :func:`was_lost`.
+            UsageError: the body holds a number that JSON does not carry.
         """
         deadline, pause = time.monotonic() + self._timeout, 0.0
         while True:
@@ -138,6 +139,7 @@ class Connection:
     ) -> Response:
         channel = on or self.channel()[0]
         sent = dict(headers or {}) if self._token is None else {**(headers or {}), "authorization": f"Bearer {self._token()}"}
+        check_numbers(body)
         try:
             response = request(channel, method, path, body, sent, text_type=text_type, timeout=self._timeout)
         except (ChannelError, ProtocolError) as cause:
@@ -191,6 +193,8 @@ def _expect(response: Response) -> Json:
         refusal = error_from_json(response.json)
         if not isinstance(refusal, ProtocolError):
             raise refusal
+        what = f"the broker does not understand the request: {refusal.message}"
+        raise BrokerError(what, hint="see that client and broker are of one version of Confide", status=response.status)
     # Whether a key's request is to be tried again, and a command to be looked for in the audit log, is for a person to see.
     unknown = response.json is not None and leaf_of(response.json.get("code")) is StepUnknownError
     hint = StepUnknownError.default_hint if unknown else None

@@ -92,7 +92,7 @@ class Grant:
         """
         begin, end = _utc(not_before), _utc(not_after)
         if end is not None and end <= now:
-            raise UsageError("the grant would have ended already", not_after=end.isoformat())
+            raise UsageError("the grant would have ended already", hint="give a later end, or none", not_after=end.isoformat())
         found = (tuple(sorted(set(roles))), tuple(sorted(set(purposes))), tuple(sorted(set(recipients))))
         return cls(
             secrets.token_hex(8),

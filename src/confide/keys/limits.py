@@ -62,6 +62,8 @@ class Limits:
             UsageError: a limit that there is not, or one that is no number above zero (for a quota: or zero).
         """
         rate, burst = said.get("rate", 0), said.get("burst", 0)
+        if rate == 0 and "rate" in said:
+            raise UsageError("a rate of nothing would be no limit at all", hint="to shut somebody out: `confide broker withdraw`")
         quotas = {name: value for name, value in said.items() if name not in {"rate", "burst"}}
         for name, value in quotas.items():
             if name not in QUOTAS or not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_QUOTA:

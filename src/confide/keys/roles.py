@@ -106,7 +106,10 @@ def check_may(office: Office, action: str) -> None:
         CredentialError: they may not, or there is no such command.
     """
     if not allows(office, action):
-        raise CredentialError(f"this credential is enrolled as {office.value}, which may not do this", role=office.value, action=action)
+        who = " or ".join(sorted(MAY.get(action, ())))
+        hint = f"use the credential of an {who}" if who else None
+        said = f"this credential is enrolled as {office.value}, which may not do this"
+        raise CredentialError(said, hint=hint, role=office.value, action=action)
 
 
 NODE: Final = "node"

@@ -310,3 +310,13 @@ def test_channels_leave_no_descriptors_behind(server_of) -> None:
         server.connect().close()
     server.wait()
     assert len(list(Path("/proc/self/fd").iterdir())) <= before
+
+
+@pytest.mark.parametrize(
+    ("host", "hint"), [("127.0.0.1", "another program"), ("192.0.2.1", "an address of this machine"), ("no.host.invalid", "an address")]
+)
+def test_listener_that_cannot_be_says_why_and_what_to_do(host: str, hint: str) -> None:
+    with Listener("127.0.0.1", 0, Identity.generate("s"), trust=AnyClientKey()) as taken, pytest.raises(ChannelError) as caught:
+        Listener(host, taken.address[1], Identity.generate("s"), trust=AnyClientKey())
+    assert hint in str(caught.value.hint)
+    assert "while attempting" not in caught.value.message

@@ -14,7 +14,17 @@ from confide.crypto.http import serve_connection
 from confide.crypto.http_messages import PROBLEM_TYPE, Request, Response
 from confide.crypto.sign import SigningKey, dsse_sign
 from confide.crypto.tls import AnyClientKey, Identity, Listener
-from confide.errors import AuditError, BrokerError, ChannelError, ConfideError, CredentialError, GrantError, UnwrapError, UsageError
+from confide.errors import (
+    AuditError,
+    BrokerError,
+    ChannelError,
+    ConfideError,
+    CredentialError,
+    GrantError,
+    ProtocolError,
+    UnwrapError,
+    UsageError,
+)
 from confide.ids import Purpose, Role, SpkiDigest
 from confide.keys.client import NodeBrokerClient, OwnerClient
 from confide.keys.connection import Connection
@@ -116,6 +126,23 @@ def test_refusal_that_is_not_one_is_a_broker_error(changes: dict[str, object]) -
     refusal = _problem(GrantError("no grant"), 403, **changes)
     with answering(refusal) as (url, spki), OwnerClient(url, spki, OWNER) as client, pytest.raises(BrokerError):
         client.open(MANIFEST)
+
+
+def test_request_that_the_broker_does_not_understand_is_told_as_such() -> None:
+    refusal = _problem(ProtocolError("a body is not one JSON object"), 400)
+    with answering(refusal) as (url, spki), OwnerClient(url, spki, OWNER) as client, pytest.raises(BrokerError) as caught:
+        client.open(MANIFEST)
+    assert "does not understand the request: a body is not one JSON object" in caught.value.message
+    assert "one version" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("number", [2**53, -(2**53), 10**30, float("nan"), float("inf")])
+def test_number_that_json_does_not_carry_is_not_sent(number: float) -> None:
+    def never(_asked: Request) -> Response:
+        raise AssertionError("it was sent")
+
+    with answering(never) as (url, spki), OwnerClient(url, spki, OWNER) as client, pytest.raises(UsageError):
+        client.open({"payload": [{"x": number}]})
 
 
 def test_problem_with_a_server_status_is_a_broker_error() -> None:

@@ -118,6 +118,7 @@ def test_every_request_is_for_those_in_its_row_and_for_nobody_else(everybody: Wo
     assert ("may not do this" in said) is not allowed, said
     if not allowed:
         assert (answer.status, (answer.json or {})["code"]) == (401, "credential-refused")
+        assert "use the credential of an " in str((answer.json or {})["hint"])
         assert everybody.events("refuse")[-1]["owners"] == [office.value]
     assert "no such endpoint" not in said
 

@@ -39,7 +39,8 @@ class MasterKey:
 
     def __init__(self, key: SecretBytes) -> None:
         if len(key) != KEY_BYTES:
-            raise StoreError("a master key has 32 bytes: this is not a key file of `confide broker`", got=len(key))
+            what = "a master key has 32 bytes: this is not a key file of `confide broker`"
+            raise StoreError(what, hint="give the file that `confide broker serve --key-file` has made, or a copy of it", got=len(key))
         self._aead = AESGCM(key.reveal())
 
     def wrap(self, secret: SecretBytes, *, context: Json) -> bytes:
@@ -130,4 +131,5 @@ class KeyFile:
         try:
             return MasterKey(SecretBytes(read_private_file(self.path)))
         except CredentialError as cause:
-            raise StoreError(cause.message, hint=cause.hint, path=str(self.path)) from cause
+            hint = cause.hint or "give the key file that this store was made with, or a copy of it"
+            raise StoreError(cause.message, hint=hint, path=str(self.path)) from cause
