@@ -32,6 +32,7 @@ from confide.errors import (
     ProtocolError,
     RateLimitedError,
     StepUnknownError,
+    StoreError,
     UsageError,
     error_from_json,
     leaf_of,
@@ -41,6 +42,7 @@ from confide.keys.grants import GrantRef
 from confide.keys.times import utc_time
 
 _HTTP_OK: Final = 200
+_UNAVAILABLE: Final = 503
 _REFUSED: Final = range(400, 500)
 _FAILED: Final = range(400, 600)
 HTML_TYPE: Final = "text/html"
@@ -195,6 +197,11 @@ def _expect(response: Response) -> Json:
             raise refusal
         what = f"the broker does not understand the request: {refusal.message}"
         raise BrokerError(what, hint="see that client and broker are of one version of Confide", status=response.status)
+    if response.status == _UNAVAILABLE and kind == PROBLEM_TYPE and response.json is not None:
+        failure = error_from_json(response.json)
+        if isinstance(failure, StoreError) and not isinstance(failure, StepUnknownError):
+            mended = "the broker's operator finds the reason in its log; it goes on by itself once that is mended"
+            raise BrokerError(f"the broker cannot do this now: {failure.message}", hint=mended, status=response.status)
     # Whether a key's request is to be tried again, and a command to be looked for in the audit log, is for a person to see.
     unknown = response.json is not None and leaf_of(response.json.get("code")) is StepUnknownError
     hint = StepUnknownError.default_hint if unknown else None

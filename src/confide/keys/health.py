@@ -15,8 +15,9 @@ Hindrance = Literal["stopping", "custody", "store"]
 def hindrance(store: Store, *, stopping: bool) -> Hindrance | None:
     """What keeps the broker from giving keys, if anything.
 
-    ``stopping``: it takes no further requests.  ``custody``: it is sealed.  ``store``: its database does not answer, or was changed.
-    A disk that is full shows at the next write only, which is refused.
+    ``stopping``: it takes no further requests.  ``custody``: it is sealed.  ``store``: its database does not answer, was changed, or
+    cannot keep what is written.  A disk that is full shows at the next write, which is refused, and from then on here,
+    as long as a small row finds no room either.
     """
     if stopping:
         return "stopping"
@@ -24,6 +25,6 @@ def hindrance(store: Store, *, stopping: bool) -> Hindrance | None:
         return "custody"
     try:
         store.find(Owner, "healthz")
+        return None if store.is_writable() else "store"
     except (StoreError, AuditError):
         return "store"
-    return None

@@ -13,8 +13,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from datetime import datetime
+from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
@@ -39,6 +39,7 @@ from confide.keys.storage.statements import Statement, upsert
 from confide.keys.storage.steps import Head, Steps
 
 _KEEP_META: Final = upsert(META)
+_LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
 R = TypeVar("R", bound=Record)
 
 
@@ -266,6 +267,13 @@ class Store:
         """Up to when records that expired may have been removed.  That one which expired by then is not there says nothing."""
         found = self.get(Swept, Swept.ONLY)
         return None if found is None else found.until
+
+    def is_writable(self) -> bool:
+        """Whether steps are kept, as far as is known; after one could not be, a small one is tried, which changes nothing."""
+        if self._steps.failing:
+            with suppress(StoreError):
+                self.put(Swept(self.swept() or _LONG_AGO))
+        return not self._steps.failing
 
     def scrub(self) -> None:
         """Have the database overwrite what rows held before, as far as it can (:meth:`Database.scrub`).  Not inside a transaction."""

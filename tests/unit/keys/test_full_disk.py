@@ -17,6 +17,7 @@ from confide.errors import BrokerError, StoreError
 from confide.ids import RunId
 from confide.keys.approvals import GrantRun
 from confide.keys.audit import new_event
+from confide.keys.health import hindrance
 
 
 @contextlib.contextmanager
@@ -54,6 +55,24 @@ def test_no_key_leaves_while_the_disk_is_full(world: World, room: int) -> None:
     assert client.release(granted.manifest).secret.reveal() == granted.minted.secret.reveal()
     world.restart()
     assert len(world.events("release")) == 2 + given
+
+
+def test_broker_is_not_ready_while_its_disk_is_full_and_is_again_by_itself(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Everything can be read all the while, and nothing but the question itself is asked meanwhile."""
+    granted = Granted(world, max_runs=1000)
+    client = world.client(world.node())
+    client.release(granted.manifest)
+    before = (world.store.check(), len(world.store.audit()))
+    assert hindrance(world.store, stopping=False) is None
+    with no_file_beyond(log_of(world)):
+        with pytest.raises(BrokerError) as refused:
+            client.release(granted.manifest)
+        assert "the key store cannot be used" in refused.value.message
+        assert [hindrance(world.store, stopping=False) for _ in range(3)] == ["store"] * 3
+    assert hindrance(world.store, stopping=False) is None
+    assert (world.store.check(), len(world.store.audit())) == (before[0] + 1, before[1])
+    said = [record.getMessage() for record in caplog.records if record.name.endswith("storage.steps")]
+    assert [text.partition(":")[0] for text in said] == ["the key store cannot keep a step", "the key store keeps steps again"]
 
 
 def test_everybody_who_waits_for_a_full_disk_is_told(world: World) -> None:

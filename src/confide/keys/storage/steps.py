@@ -104,6 +104,8 @@ class Steps:
         self._inside = _Inside()
         self._batch: _Batch | None = None
         self._head = Head()
+        self.failing = False
+        """Whether the last step that had something to write could not be kept: the disk is full, say, though all can be read."""
 
     @property
     def head(self) -> Head:
@@ -156,8 +158,9 @@ class Steps:
                 if batch.steps:
                     self._database.release()
                 batch.steps += 1
-            except BaseException:
+            except BaseException as cause:
                 self._take_back(batch, mark, head)
+                self._went(cause)
                 raise
             finally:
                 self._inside.writing = False
@@ -215,6 +218,7 @@ class Steps:
                     self._write_head(batch.before.epoch + 1)
                     sent = True
                     self._database.commit()
+                self._went(None)
             else:
                 self._database.end()
             self._batch = None
@@ -241,7 +245,16 @@ class Steps:
         except (StoreError, AuditError) as unknown:
             _log.warning("what has become of a step is not known: %s", unknown.message)
         finally:
+            self._went(batch.error)
             batch.done.set()
+
+    def _went(self, cause: BaseException | None) -> None:
+        """A step was kept, or why one was not.  The operator's log says it where that changes."""
+        if cause is None and self.failing:
+            _log.warning("the key store keeps steps again")
+        if isinstance(cause, StoreError) and not self.failing:
+            _log.warning("the key store cannot keep a step: %s", cause.message)
+        self.failing = isinstance(cause, StoreError) or (self.failing and cause is not None)
 
     def _has_happened(self, meant: Head) -> bool:
         """Whether a commit has happened whose answer was not heard.
