@@ -6,6 +6,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime
 
 import pytest
 from support.stage import Stage, outputs_of, processes_of
@@ -13,6 +14,9 @@ from support.stage import Stage, outputs_of, processes_of
 from confide.errors import KeyRevokedError
 
 pytestmark = [pytest.mark.run, pytest.mark.timeout(300), pytest.mark.usefixtures("nothing_left_behind")]
+
+TOLD_S = 5.0
+"""Within how many seconds of its owner's word every node of a run is told."""
 
 # Has read and written, and then goes on for long: what ends it is the withdrawal and nothing else.
 READS_ON = b"""
@@ -59,3 +63,6 @@ def test_a_withdrawn_grant_ends_a_running_job_within_seconds(stage: Stage, recor
     told = [event for event in events if event["action"] == "withdrawn" and event["job"] == job.digest]
     assert {event["code"] for event in told} == {"grant-missing"}
     assert "driver" in {event["node"] for event in told}
+    (revoked,) = (event for event in events if event["action"] == "revoke")
+    waited = [(datetime.fromisoformat(event["time"]) - datetime.fromisoformat(revoked["time"])).total_seconds() for event in told]
+    assert max(waited) <= TOLD_S

@@ -78,7 +78,10 @@ class FileWitness:
                 end = file.seek(0, os.SEEK_END)
                 file.seek(max(0, end - 2 * _MAX_HEAD_BYTES))
                 lines = file.read().splitlines()
-        except FileNotFoundError:
+        except FileNotFoundError as cause:
+            if not self.path.parent.is_dir():
+                hint = "is the disk that it is on mounted?  Make the folder if this is a new witness"
+                raise WitnessError("the witness's folder is not there", hint=hint, witness=self.name) from cause
             return None
         except OSError as cause:
             raise WitnessError(f"the witness cannot be read: {cause.strerror}", witness=self.name) from cause

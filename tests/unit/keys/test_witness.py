@@ -181,6 +181,8 @@ def test_file_that_holds_no_head_stops_the_start(tmp_path: Path, store: Store, c
 def test_file_that_cannot_be_used_is_no_silent_witness(tmp_path: Path, store: Store) -> None:
     with pytest.raises(WitnessError):
         check(store, [FileWitness(tmp_path)], NOW)
+    with pytest.raises(WitnessError, match="folder is not there"):  # a disk that is not mounted is no witness that has seen nothing
+        check(store, [FileWitness(tmp_path / "none" / "witness.jsonl")], NOW)
     assert Reporter(store, [FileWitness(tmp_path / "none" / "witness.jsonl")], now).report()
 
 
