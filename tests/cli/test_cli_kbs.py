@@ -68,6 +68,10 @@ def test_owner_keeps_a_resource_and_a_simulated_guest_takes_it(
     assert (said.status, said.json) == (0, {"resource": name, "file": str(out), "bytes": len(SECRET)})
     assert out.read_bytes() == SECRET
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    too_large = confide("kbs", "put", name, "/dev/zero", "--as", owner)  # which has no end
+    assert (too_large.status, "at most 1048576 bytes" in too_large.err) == (2, True)
+    assert confide(*take, tmp_path / "again").status == 0
+    assert (tmp_path / "again").read_bytes() == SECRET
     assert SECRET.decode() not in said.err
     assert confide(*take, out).status == 2  # never overwritten
     assert confide("kbs", "policy", "deny", f"{owner}/key/*", "--as", owner).status == 0

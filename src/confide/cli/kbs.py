@@ -117,8 +117,23 @@ def put(context: Context, name: str, file: Path, who: str | None) -> None:
 
     found = ResourceName.parse(name)
     with _owner(context, who) as client:
-        version = client.put(found, file.read_bytes())
+        version = client.put(found, _content(file))
     context.answer({"resource": found.path, "version": version})
+
+
+def _content(file: Path) -> bytes:
+    """What is to be kept; from a pipe too, so that it need not lie in a file.  No more is read than a resource may have."""
+    from confide.keys.kbs.resources import MAX_RESOURCE_BYTES
+
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(MAX_RESOURCE_BYTES + 1)
+    except OSError as cause:
+        raise UsageError(f"cannot read {file}: {cause.strerror}", path=str(file)) from cause
+    if len(content) > MAX_RESOURCE_BYTES:
+        hint = "keep the data as a dataset, and its key as the resource"
+        raise UsageError(f"a resource has at most {MAX_RESOURCE_BYTES} bytes", hint=hint, path=str(file))
+    return content
 
 
 @command.command("rm")

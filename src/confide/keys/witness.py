@@ -163,25 +163,40 @@ def check(store: Store, witnesses: Iterable[Witness], now: datetime) -> None:
         envelope = one.last()
         if envelope is None:
             continue
-        seen = AuditHead.verify(envelope, store.signing_key.public)
-        head = store.head(now)
-        if seen.size > head.size:
-            hint = "the store is an older copy: `confide broker accept-rollback` tells its owners and lets it go on"
-            raise AuditError("the witness has seen a longer audit log than the store holds", hint=hint, seen=seen.size, got=head.size)
-        head.continues(seen, [] if seen.size == 0 else store.consistency(seen.size, head.size))
+        _continues(store, AuditHead.verify(envelope, store.signing_key.public), now)
+
+
+def _continues(store: Store, seen: AuditHead, now: datetime) -> None:
+    head = store.head(now)
+    if seen.size > head.size:
+        hint = "the store is an older copy: `confide broker accept-rollback` tells its owners and lets it go on"
+        raise AuditError("the witness has seen a longer audit log than the store holds", hint=hint, seen=seen.size, got=head.size)
+    head.continues(seen, [] if seen.size == 0 else store.consistency(seen.size, head.size))
+
+
+def _lost(store: Store, seen: AuditHead, now: datetime) -> bool:
+    try:
+        _continues(store, seen, now)
+    except AuditError:
+        return True
+    return False
 
 
 def accept(store: Store, witnesses: Iterable[Witness], reason: str, now: datetime) -> list[Json]:
     """Let the store go on although witnesses have seen a later state of it: its log says what was lost, to all owners, and they are told.
 
-    Returns what each witness had seen.
+    Returns what each witness had seen that is lost.
 
     Raises:
+        UsageError: the store continues what they have seen, so that nothing is lost and owners would be told of what did not happen.
         AuditError: a witness holds another broker's heads.
         WitnessError: a witness cannot be asked or told.
     """
     heads = [(one, one.last()) for one in witnesses]
-    seen = {one.name: AuditHead.verify(envelope, store.signing_key.public) for one, envelope in heads if envelope is not None}
+    told = {one.name: AuditHead.verify(envelope, store.signing_key.public) for one, envelope in heads if envelope is not None}
+    seen = {name: head for name, head in told.items() if _lost(store, head, now)}
+    if not seen:
+        raise UsageError("the store continues all that these witnesses have seen", hint="nothing is lost, and there is nothing to accept")
     lost: list[Json] = [{"witness": name, "size": head.size, "root": head.root, "epoch": head.epoch} for name, head in seen.items()]
     owners = [owner.name for _, part in store.walk(Owner) for owner in part]
     said = [f"{head.size} {head.root}" for head in seen.values()]

@@ -18,7 +18,7 @@ from confide.errors import AuditError, UsageError, WitnessError
 from confide.keys.audit import new_event
 from confide.keys.custody.local import KeyFile
 from confide.keys.store import Store
-from confide.keys.witness import FileWitness, HttpWitness, Reporter, Witness, check, witness
+from confide.keys.witness import FileWitness, HttpWitness, Reporter, Witness, accept, check, witness
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -121,6 +121,29 @@ def test_yesterdays_store_does_not_come_into_service(tmp_path: Path, store: Stor
         restored.append_audit(new_event("again", [], NOW, number=number))
     with pytest.raises(AuditError, match="continue"):
         check(restored, [one], NOW)
+    restored.close()
+
+
+def test_roll_back_is_accepted_once_and_only_of_what_is_lost(tmp_path: Path, store: Store, unlock: KeyFile, one: Witness) -> None:
+    """Owners are told of what happened, and of nothing else."""
+    other = FileWitness(tmp_path / "other.jsonl")
+    store.append_audit(new_event("one", [], NOW))
+    other.tell(store.signed_head(NOW))
+    with pytest.raises(UsageError, match="continues all"):
+        accept(store, [other], "for nothing", NOW)
+    store.close()
+    shutil.copy(tmp_path / "broker.db", tmp_path / "yesterday.db")
+    today = Store.open(tmp_path / "broker.db", unlock)
+    with Reporter(today, [one], now):
+        today.append_audit(new_event("revoke", [], NOW))
+    today.close()
+    restored = Store.open(tmp_path / "yesterday.db", unlock)
+    (lost,) = accept(restored, [one, other], "the disk broke", NOW)
+    assert (lost["witness"], lost["size"]) == (one.name, 2)
+    check(restored, [one, other], NOW)
+    with pytest.raises(UsageError, match="continues all"):
+        accept(restored, [one, other], "again", NOW)
+    assert [entry.event["action"] for entry in restored.audit() if entry.event] == ["one", "rollback-accepted"]
     restored.close()
 
 
