@@ -61,8 +61,9 @@ def backup(location: Location, target: Path, progress: Progress = lambda _: None
         os.link(draft, target)  # unlike a rename, never in place of something
         return rows
     except OSError as cause:
-        taken = "name a new file: no backup is overwritten" if isinstance(cause, FileExistsError) else None
-        raise StoreError(f"cannot write a backup to {target}: {cause.strerror}", hint=taken, path=str(target)) from cause
+        taken = isinstance(cause, FileExistsError)
+        hint = "name a new file: no backup is overwritten" if taken else "name a file in a folder that is there and can be written to"
+        raise StoreError(f"cannot write a backup to {target}: {cause.strerror}", hint=hint, path=str(target)) from cause
     finally:
         database.end()
         database.close()

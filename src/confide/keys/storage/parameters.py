@@ -39,7 +39,8 @@ def parameters_of(database: Database, name: str) -> Json:
     """
     there, newest = database.revision(), newest_revision()
     if there is None:
-        raise StoreError(f"{name} is not a key store of this version", path=name)
+        hint = "it is empty, or something else lies there: move it aside, and restore a backup with `confide broker restore`"
+        raise StoreError(f"{name} is not a key store", hint=hint, path=name)
     if there != newest:
         hint = "`confide broker upgrade` changes those of an older one"
         raise StoreError(f"the key store at {name} has the tables of another version", hint=hint, path=name)
