@@ -23,6 +23,7 @@ from confide.cli.owners import BrokerAddress, client_of
 from confide.config import Settings
 from confide.ids import KeyRef
 from confide.keys.key_client import KeyClient, RewrapProgress
+from confide.keys.key_commands import PART
 
 DIGEST = "ab" * 48
 
@@ -105,11 +106,12 @@ def test_rewrap_says_what_is_done_and_that_there_is_nothing_left(confide: Any, o
 
 
 def test_rewrap_that_is_interrupted_goes_on_and_says_how_far_it_is(confide: Any, owner: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps of one dataset each; Ctrl-C after the second."""
+    """More datasets than a step takes; Ctrl-C after the first."""
+    many = PART + 3
     key, own = f"{owner}/k", Settings.load()
     confide("keys", "create", key)
     with client_of(own, owner) as client:
-        for _ in range(3):
+        for _ in range(many):
             client.mint_dataset("k")
     confide("keys", "rotate", key)
     seen: list[RewrapProgress] = []
@@ -124,9 +126,10 @@ def test_rewrap_that_is_interrupted_goes_on_and_says_how_far_it_is(confide: Any,
         patched.setattr(KeyClient, "rewrap", interrupted)
         said = confide("keys", "rewrap", key)
     assert (said.status, "interrupted" in said.err) == (130, True)
-    assert seen[0].done == 3
+    assert seen[0].done + seen[0].left == many
+    assert 0 < seen[0].done < many, "some are done, and some are left"
     assert confide("keys", "rewrap", key, "--json").json["version"] == 2
-    assert [v["datasets"] for v in confide("keys", "versions", key, "--json").json["versions"]] == [0, 3]
+    assert [v["datasets"] for v in confide("keys", "versions", key, "--json").json["versions"]] == [0, many]
 
 
 def test_lines_of_progress_say_rate_and_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
