@@ -141,3 +141,10 @@ def test_a_manifest_with_another_signature_is_not_decrypted_by_it(confide: Any, 
     assert said.status == 5
     assert "error[manifest-invalid]" in said.err
     assert not (tmp_path / "x.csv").exists()
+
+
+@pytest.mark.parametrize("hours", ["nan", "inf", "1e300"])
+def test_time_that_never_was_is_refused(confide: Any, table: Path, hours: str) -> None:
+    said = confide("data", "clean", table, "--older-than", hours)
+    assert said.status == 2
+    assert "was never" in said.err

@@ -10,6 +10,7 @@ import click
 
 from confide.cli.dataset_keys import DATASET, place_of
 from confide.cli.output import Context, answers, print_table, say
+from confide.errors import UsageError
 
 if TYPE_CHECKING:
     from confide.canonical import Json
@@ -55,7 +56,10 @@ def clean(context: Context, folder: Path, keep: int | None, older_than: float, *
     """
     from confide.data.cleaning import clean as clean_folder
 
-    before = datetime.now(UTC) - timedelta(hours=older_than)
+    try:
+        before = datetime.now(UTC) - timedelta(hours=older_than)
+    except (OverflowError, ValueError) as cause:
+        raise UsageError(f"{older_than} hours ago was never", hint="give hours such as 24 or 0.5") from cause
     found = clean_folder(folder, keep=keep, before=before, remove=not dry_run)
 
     def text() -> None:
