@@ -31,6 +31,8 @@ Engine = Literal["spark", "polars"]
 """What runs a job's program: Spark on workers, or Polars in the driver's node."""
 ALONE: frozenset[Engine] = frozenset({"polars"})
 """Engines whose program has the driver's node to itself.  ``cores = 0`` means all that the node has."""
+ALONE_STAGING = "/tmp"  # noqa: S108 - a hidden folder of a name that nobody knows before, and it has to be new; encrypted files only
+"""Where a node that is alone stages outputs that go to URLs, if the job names no folder."""
 
 
 class _Value(BaseModel):
@@ -108,19 +110,41 @@ OutputMode = Literal["error", "append", "overwrite"]
 class OutputSpec(_Value):
     """One output dataset.  ``recipients`` (who may open it, if every input's owner agrees) are in the digest, ``path`` is not.
 
-    ``mode`` says what becomes of an earlier run's dataset there; ``dataset`` pins it, and is empty while there is none.
+    ``mode`` says what becomes of an earlier run's dataset there; ``dataset`` pins it, and is empty while there is none.  ``path`` may be a
+    URL, with ``credentials`` as for inputs; ``staging`` is then the folder in which nodes write what the driver sends there at the end.
     """
 
     path: str
     recipients: tuple[str, ...] = ()
     mode: OutputMode = "error"
     dataset: str = ""
+    credentials: KbsSource | None = None
+    staging: str = ""
 
     @model_validator(mode="after")
     def _goes_on(self) -> Self:
         if self.dataset and self.mode == "error":
             raise ValueError("an output that goes on with a dataset says how: mode append or overwrite")
         return self
+
+    @model_validator(mode="after")
+    def _whole_at_urls(self) -> Self:
+        if self.path.lower().startswith("s3://") != (self.credentials is not None):
+            raise ValueError("an output at s3:// has credentials, the name of a resource of a key broker service, and no other output has")
+        if self.remote and self.mode != "error":
+            raise ValueError("an output at a URL is a new dataset: append and overwrite are for folders")
+        if self.staging and not self.remote:
+            raise ValueError("an output in a folder is staged beside it: staging is for URLs")
+        return self
+
+    @property
+    def remote(self) -> bool:
+        """Whether it lies at a URL."""
+        return "://" in self.path
+
+    def folder(self, name: str) -> Path:
+        """Its folder; of one at a URL, what would be its folder where the nodes stage it.  ``name`` is the output's."""
+        return Path(self.staging or ALONE_STAGING) / f"confide-output-{name}" if self.remote else Path(self.path)
 
     def canonical_form(self) -> Json:
         """What the digest is over.  What is not asked for is not said: jobs have the digest that they had."""
@@ -199,9 +223,9 @@ class Job(_Value):
         return self
 
     @model_validator(mode="after")
-    def _outputs_in_folders(self) -> Self:
-        if any("://" in spec.path for spec in self.outputs.values()):
-            raise ValueError("an output is written into a folder, not to a URL")
+    def _staged_where_all_see_it(self) -> Self:
+        if self.engine not in ALONE and any(spec.remote and not spec.staging for spec in self.outputs.values()):
+            raise ValueError("an output at a URL has staging, a folder that all nodes share: workers write there, and the driver sends it")
         return self
 
     @model_validator(mode="after")
@@ -308,7 +332,7 @@ class Job(_Value):
         for kind in ("inputs", "outputs"):
             table = _of_type(data.get(kind, {}), dict, kind)
             data[kind] = {name: _with_place(folder, spec, f"{kind}.{name}") for name, spec in table.items()}
-        data["inputs"] = {name: _with_source(folder, spec, f"inputs.{name}") for name, spec in data["inputs"].items()}
+            data[kind] = {name: _with_source(folder, spec, f"{kind}.{name}", kind) for name, spec in data[kind].items()}
         return cls.build(data)
 
 
@@ -328,7 +352,9 @@ def _place(folder: Path, name: object, field: str) -> Path:
 def _with_place(folder: Path, spec: Any, field: str) -> Json:
     spec = _of_type(spec, dict, field)
     if isinstance(spec.get("path"), str) and "://" in spec["path"]:
-        return cast("Json", spec)
+        if "staging" not in spec:
+            return cast("Json", spec)
+        return {**spec, "staging": str(_place(folder, spec["staging"], f"{field}.staging").absolute())}
     path = _place(folder, spec.get("path", ""), f"{field}.path")
     try:
         return {**spec, "path": str(path.resolve())}
@@ -336,9 +362,9 @@ def _with_place(folder: Path, spec: Any, field: str) -> Json:
         raise JobError(f"{field}.path: not a place for a dataset: {path}", field=f"{field}.path") from cause
 
 
-def _with_source(folder: Path, spec: Json, field: str) -> Json:
-    """An input's ``key``, ``key_ca`` (a file) and ``key_spki`` as the one value that they are; so with ``credentials``."""
-    for what in ("key", "credentials"):
+def _with_source(folder: Path, spec: Json, field: str, kind: str) -> Json:
+    """An input's ``key``, ``key_ca`` (a file) and ``key_spki`` as the one value that they are; so with ``credentials``, outputs' too."""
+    for what in ("key", "credentials") if kind == "inputs" else ("credentials",):
         ca, spki = f"{what}_ca", f"{what}_spki"
         said = {name: spec[name] for name in (what, ca, spki) if name in spec}
         if not said:
@@ -351,36 +377,6 @@ def _with_source(folder: Path, spec: Json, field: str) -> Json:
                 raise JobError(f"{field}.{ca}: not certificates (PEM)", field=f"{field}.{ca}") from None
         spec = {**{name: value for name, value in spec.items() if name not in said}, what: source}
     return spec
-
-
-def form_columns(form: Json, name: str) -> tuple[str, ...]:
-    """The column groups that a canonical form asks for of input ``name``."""
-    match form.get("inputs"):
-        case {**inputs} if name in inputs:
-            match inputs[name]:
-                case {"columns": [*columns]} if all(isinstance(column, str) for column in columns):
-                    return tuple(columns)
-    return ()
-
-
-def form_goes_on(form: Json, name: str) -> str:
-    """The dataset that output ``name`` of a canonical form goes on with; empty for a new one."""
-    match form.get("outputs"):
-        case {**outputs} if name in outputs:
-            match outputs[name]:
-                case {"dataset": str(dataset)}:
-                    return dataset
-    return ""
-
-
-def kbs_resource(form: Json, name: str) -> str:
-    """The resource that a canonical form names for the key of input ``name``; empty for one of the job's broker."""
-    match form.get("inputs"):
-        case {**inputs} if name in inputs:
-            match inputs[name]:
-                case {"key": {"resource": str(uri)}}:
-                    return uri
-    return ""
 
 
 def _read(path: Path) -> bytes:

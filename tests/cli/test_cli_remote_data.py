@@ -51,5 +51,10 @@ def test_a_dataset_on_s3_is_made_looked_at_and_decrypted(
 
     s3.put_object(Bucket="bkt", Key="data/people/foreign", Body=b"x")
     assert "not in the manifest" in confide("data", "verify", there).err
+    young = confide("data", "clean", there, "--json").json
+    assert (young["files"], young["young"]) == ([], 1)
+    assert "made once" in confide("data", "clean", there, "--keep", "1").err
+    assert confide("data", "clean", there, "--older-than", "0", "--json").json["files"] == ["foreign"]
+    assert confide("data", "verify", there).status == 0
     nothing = confide("data", "head", "s3://bkt/none", "--as", "ann")
     assert "no manifest" in nothing.err

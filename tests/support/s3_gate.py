@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import ssl
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -19,13 +20,15 @@ class _Server(ThreadingHTTPServer):
 class S3Gate:
     """Passes requests on to the server at ``target``; the first of ``refusals`` (status, S3's code) are answered here instead.
 
-    ``always``: what every request is answered with.  ``passed`` counts those that went through.
+    ``always``: what every request is answered with.  ``passed`` counts those that went through.  ``after`` is told of each of them
+    (method, path) before it is answered.
     """
 
     def __init__(self, target: str, tls: ssl.SSLContext | None = None) -> None:
         self.refusals: list[tuple[int, str]] = []
         self.always: tuple[int, str] | None = None
         self.passed = 0
+        self.after: Callable[[str, str], None] = lambda _method, _path: None
         self._server = _Server(("127.0.0.1", 0), self._handler(str(urlsplit(target).netloc)))
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
@@ -56,6 +59,7 @@ class S3Gate:
                 data = found.read()
                 headers = {name: value for name, value in found.getheaders() if name.lower() not in _LEFT_OUT}
                 connection.close()
+                gate.after(self.command, urlsplit(self.path).path)
                 return self._say(found.status, headers, data)
 
             do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _pass  # noqa: N815 - names of BaseHTTPRequestHandler

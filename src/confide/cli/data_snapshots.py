@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from confide.canonical import Json
     from confide.data.manifest import Manifest
 
-_FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
-
 
 @click.command("log")
 @click.argument("folder", type=DATASET)
@@ -43,24 +41,31 @@ def log(context: Context, folder: Path | str) -> None:
 
 
 @click.command("clean")
-@click.argument("folder", type=_FOLDER)
+@click.argument("folder", type=DATASET)
 @click.option("--keep", type=click.IntRange(min=1), metavar="N", help="Drop all snapshots but the newest N [default: keep all].")
 @click.option("--older-than", type=click.FloatRange(min=0), default=24.0, show_default=True, metavar="HOURS",
               help="Leave alone what is younger: it may be a writer's who is at work, or in use.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
 @answers
-def clean(context: Context, folder: Path, keep: int | None, older_than: float, *, dry_run: bool) -> None:
+def clean(context: Context, folder: Path | str, keep: int | None, older_than: float, *, dry_run: bool) -> None:
     """Remove from FOLDER what no snapshot lists (left by writers that were stopped), and with --keep old snapshots.
+
+    At a URL without a dataset, that is what runs and `confide data encrypt` have sent there before they were stopped.
 
     Let no writer be at work that takes longer than --older-than.  What is removed cannot be read again.
     """
     from confide.data.cleaning import clean as clean_folder
+    from confide.data.remote_cleaning import clean_remote
 
     try:
         before = datetime.now(UTC) - timedelta(hours=older_than)
     except (OverflowError, ValueError) as cause:
         raise UsageError(f"{older_than} hours ago was never", hint="give hours such as 24 or 0.5") from cause
-    found = clean_folder(folder, keep=keep, before=before, remove=not dry_run)
+    place = place_of(folder)
+    if isinstance(place, Path):
+        found = clean_folder(place, keep=keep, before=before, remove=not dry_run)
+    else:
+        found = clean_remote(place, keep=keep, before=before, remove=not dry_run)
 
     def text() -> None:
         for path in found.files:

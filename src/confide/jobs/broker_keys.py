@@ -11,7 +11,6 @@ import threading
 import time
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from confide.errors import AppraisalError, BindingError, ConfideError, KeyRevokedError
@@ -195,7 +194,7 @@ class BrokerKeys:
         if driver is not None and key.signer != driver.binding.spki_digest:
             key.secret.wipe()
             raise BindingError("the output was made by another driver than this worker's", output=name)
-        place = staging_path(Path(self._services.job.outputs[name].path), self._services.spec.run_id)
+        place = staging_path(self._services.job.outputs[name].folder(name), self._services.spec.run_id)
         run = self._services.spec.run_id
         self._keyring.open_output(str(place), key.dataset, _lease(key), run=run, refresh=lambda: _lease(self.output(name)))
         self._services.emit("key-opened", dataset=key.dataset, name=name, key=str(key.key))

@@ -7,18 +7,21 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 from confide.data.snapshots import load_manifest
 from confide.errors import ConfideError, InterruptedRunError, UnavailableError
 from confide.jobs.result import ClientEvent, OnEvent, RunEvent
-from confide.jobs.staging import discard, withdraw
+from confide.jobs.staging import SentPlace, discard, withdraw
 
 if TYPE_CHECKING:
     from confide.ids import RunId
     from confide.jobs.follow import Follower
     from confide.jobs.store import RunDir
     from confide.node.remains import Remains
+
+_NONE: Final[Mapping[str, SentPlace]] = MappingProxyType({})
 
 
 class Report:
@@ -54,6 +57,7 @@ def drive(
     report: Report,
     *,
     further: Collection[str] = frozenset(),
+    sent: Mapping[str, SentPlace] = _NONE,
 ) -> None:
     """``follow`` the run; unless it was left to itself, end everything, whatever happens, then say how it ended."""
     error: ConfideError | None = None
@@ -69,7 +73,8 @@ def drive(
             with _uninterrupted():
                 follower.end()
                 new = {name: path for name, path in outputs.items() if name not in further}
-                error, last = _conclude(folder, outputs, error, succeeded=follower.succeeded, remains=follower.remains(), new=new)
+                remains = follower.remains()
+                error, last = _conclude(folder, outputs, error, succeeded=follower.succeeded, remains=remains, new=new, sent=sent)
                 report.end(last)
     if error is not None:
         error.facts.setdefault("run", folder.run)
@@ -84,6 +89,7 @@ def _conclude(
     succeeded: bool,
     remains: Remains,
     new: Mapping[str, Path],
+    sent: Mapping[str, SentPlace],
 ) -> tuple[ConfideError | None, RunEvent]:
     """Keep in the run's folder how the run ended; one that cannot has failed.  New outputs of a failed run are taken out of view."""
     if error is not None or not succeeded:
@@ -91,11 +97,12 @@ def _conclude(
         if not folder.receipt.exists():
             with suppress(UnavailableError):  # what ended the run is more than what is left of it
                 folder.keep(remains)
-    discard(outputs, folder.run)
+    discard({**outputs, **{name: place.folder for name, place in sent.items()}}, folder.run)
     folder.drop_scratch()
     status = _status(error, succeeded=succeeded)
     last = RunEvent(ClientEvent.RUN_ENDED, fields={"status": status, "error": error.to_json() if error else None})
-    written = {name: str(path) for name, path in outputs.items()} if status == "succeeded" else {}
+    places = {**{name: str(path) for name, path in outputs.items()}, **{name: place.url for name, place in sent.items()}}
+    written = places if status == "succeeded" else {}
     try:
         folder.write("result.json", {"status": status, "ended": last.at, "outputs": written, "error": last.fields["error"]})
     except UnavailableError as failure:

@@ -25,6 +25,7 @@ from confide.data.snapshots import SignedManifest, load_manifest, write_manifest
 from confide.errors import ConfideError, DataError, JobFailedError, ProtocolError, UsageError
 from confide.jobs.ledger import FileLedger
 from confide.jobs.saves import Save
+from confide.jobs.sending import Sending
 from confide.jobs.staging import Presence, discard, discard_untouched, drop_pending, keep_only, publish, staging_path
 from confide.jobs.statement import DatasetEntry
 
@@ -77,10 +78,18 @@ class _Staged:
 class Outputs:
     """The outputs of one run.  Safe to use from several threads; :meth:`close` is idempotent."""
 
-    def __init__(self, places: Mapping[str, Path], run: RunId, signer: SigningKey, parents: Mapping[str, Parent] | None = None) -> None:
-        """``parents``: the datasets that outputs go on with, by the outputs' names."""
+    def __init__(
+        self,
+        places: Mapping[str, Path],
+        run: RunId,
+        signer: SigningKey,
+        parents: Mapping[str, Parent] | None = None,
+        sending: Sending | None = None,
+    ) -> None:
+        """``parents``: the datasets that outputs go on with, by the outputs' names.  ``sending``: those that go to URLs."""
         self._places = dict(places)
         self._parents = dict(parents or {})
+        self._sending = Sending({}) if sending is None else sending
         self._run = run
         self._signer = signer
         self._lock = threading.Lock()
@@ -126,7 +135,8 @@ class Outputs:
                 parent.require_meant(save, name, first=staged.committed is None)
             self._forget_unfinished(staged)
             staged.saving = save
-            return {"path": str(staged.folder if parent is None else _unused_folder(staged.folder))}
+            own = parent is not None or name in self._sending  # nobody else's file in that place has its path
+            return {"path": str(_unused_folder(staged.folder) if own else staged.folder)}
 
     def _forget_unfinished(self, staged: _Staged) -> None:
         """What tasks of a failed save were about to tell is not of the next one."""
@@ -288,6 +298,8 @@ class Outputs:
     def publish(self) -> None:
         """Put the manifests of all committed outputs into their folders, and move those into view, or none.
 
+        What goes to URLs is sent before anything is visible, and counts there once its manifest is made, after the folders are moved.
+
         The next snapshot of a dataset that a run goes on with is committed last, in one step that only one of several writers can do: what
         comes after it undoes nothing.
 
@@ -295,15 +307,28 @@ class Outputs:
             OutputExistsError: something appeared in the place of one.
             SnapshotConflictError: another writer committed the next snapshot first.
             ManifestError: the dataset's manifest is not the one any more that the run began with.
-            UnavailableError: a manifest cannot be written.
+            UnavailableError: a manifest cannot be written, or a storage refuses or does not answer.
+            IntegrityError: a storage holds something else than was sent.
             DataError: an output cannot be moved.
         """
         new = [output for output in self.committed() if output.name not in self._parents]
-        for output in new:
-            folder = self._staged[output.name].folder
-            drop_pending(folder)
-            write_manifest(folder, output.envelope, staged=folder)  # it is hidden itself
-        publish({self._staged[output.name].folder: self._places[output.name] for output in new}, self._commit_further)
+        folders = {}
+        with self._sending.all_or_none():
+            for output in new:
+                folder = self._staged[output.name].folder
+                drop_pending(folder)
+                if output.name in self._sending:
+                    self._sending.send(output.name, folder, output.manifest)
+                else:
+                    write_manifest(folder, output.envelope, staged=folder)  # it is hidden itself
+                    folders[folder] = self._places[output.name]
+            publish(folders, self._commit_last)
+
+    def _commit_last(self) -> None:
+        for output in self.committed():
+            if output.name in self._sending:
+                self._sending.show(output.name, output.envelope)
+        self._commit_further()
 
     def _commit_further(self) -> None:
         for output in self.further():
@@ -321,7 +346,8 @@ class Outputs:
         return [output for output in self.committed() if output.name in self._parents]
 
     def close(self) -> None:
-        """Wipe the keys, and remove what is staged: what was published is not there any more."""
+        """Wipe the keys, and remove what is staged: what was published is not there any more.  Nothing more is sent."""
+        self._sending.end()
         with self._lock:
             for key in self._keys.values():
                 key.secret.wipe()

@@ -37,7 +37,7 @@ from confide.crypto.sign import PublicKey, dsse_verify, unverified_payload
 from confide.data.manifest import Manifest, read_payload, verify_manifest
 from confide.errors import AppraisalError, AttestationError, CollateralError, ConfideError, ManifestError, ParseError, ReceiptError
 from confide.ids import Role
-from confide.job import form_goes_on, kbs_resource
+from confide.job_form import form_goes_on, kbs_resource
 from confide.jobs.release_checks import check_data, check_releases, require_same
 from confide.jobs.statement import PAYLOAD_TYPE, DatasetEntry, NodeEntry, ReceiptBundle, RefusedEntry, Statement
 from confide.keys.audit import AuditHead

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from confide.data.column_groups import groups_named
 from confide.errors import ReceiptError
-from confide.job import form_columns, kbs_resource
+from confide.job_form import form_columns, kbs_resource
 from confide.jobs.reports import group_name
 from confide.keys.grants import GrantRef
 from confide.keys.kbs.dataset_key import key_of, resource_of_key

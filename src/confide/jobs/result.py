@@ -45,10 +45,10 @@ OnEvent = Callable[[RunEvent], None]
 
 @dataclass(frozen=True, slots=True)
 class OutputResult:
-    """One output that is now in its place."""
+    """One output that is now in its place: a folder, or a URL."""
 
     name: str
-    path: Path
+    path: Path | str
     dataset: str
     manifest: str
 

@@ -13,6 +13,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from confide.durable import sync_folder
@@ -24,6 +25,14 @@ _MARK = ".staging-"
 TOUCH_EVERY_S = 60.0
 ABANDONED_AFTER_S = 3600.0
 """Of the storage's own clock: many times as long as a driver's storage may hang."""
+
+
+@dataclass(frozen=True, slots=True)
+class SentPlace:
+    """An output at a URL: where it goes, and what its folder would be where nodes stage it."""
+
+    url: str
+    folder: Path
 
 
 def staging_path(output: Path, run: RunId) -> Path:

@@ -1,4 +1,4 @@
-"""Inputs of a job in remote storages: where they are, and whose credential reads them there.
+"""Inputs and outputs of a job in remote storages: where they are, and whose credential is used there.
 
 A credential is a resource of a key broker service (``docs/decisions/0026-storage-credentials.md``): the node attests to that service by its
 own evidence, and its agent keeps what it gets.  It is in no file, environment, argument, log or receipt, and the program does not get it.
@@ -21,12 +21,12 @@ from confide.keys.kbs.transport import PinnedCa
 if TYPE_CHECKING:
     from confide.attest.collect import Attester
     from confide.data.places import Place
-    from confide.job import InputSpec, KbsSource
+    from confide.job import InputSpec, KbsSource, OutputSpec
     from confide.keys.kbs.transport import KbsTrust
 
 
-def place_of(spec: InputSpec, attester: Attester | None) -> Place:
-    """Where an input lies, for a node with this attester.
+def place_of(spec: InputSpec | OutputSpec, attester: Attester | None) -> Place:
+    """Where an input or an output lies, for a node with this attester.
 
     Raises:
         JobError: it needs a credential, and nobody here can attest to get it.

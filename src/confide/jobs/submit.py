@@ -33,7 +33,7 @@ from confide.jobs.follow import Follower
 from confide.jobs.local.simulation import FAULTS, SimulatedTee
 from confide.jobs.plan import Plan, make_plan
 from confide.jobs.result import ClientEvent, OnEvent, OutputResult, RunEvent, RunResult
-from confide.jobs.staging import check_free, discard_abandoned
+from confide.jobs.staging import SentPlace, check_free, discard_abandoned
 from confide.jobs.store import RunDir, RunStore
 from confide.jobs.target import Target, ThisMachine
 
@@ -69,12 +69,14 @@ def submit(
     target = ThisMachine() if on is None else on
     _check_faults(faults or {})
     job = pin_datasets(job, shares_files=target.shares_files)
-    outputs = {name: Path(spec.path) for name, spec in job.outputs.items()} if target.shares_files else {}
+    shared = job.outputs if target.shares_files else {}
+    outputs = {name: Path(spec.path) for name, spec in shared.items() if not spec.remote}
+    sent = {name: SentPlace(spec.path, spec.folder(name)) for name, spec in shared.items() if spec.remote}
     further = {name for name, spec in job.outputs.items() if spec.dataset}
     if target.shares_files:
         check_free(outputs, [Path(spec.path) for spec in job.inputs.values() if not is_url(spec.path)], going_on=further)
     store = RunStore(settings.runs_dir)
-    discard_abandoned(outputs, _ended_in(store))
+    discard_abandoned({**outputs, **{name: place.folder for name, place in sent.items()}}, _ended_in(store))
     store.clear_lost()
     tee = SimulatedTee.at(settings.simulation_dir) if simulate else None
     plan, backend = planned(job, target, store, tee, run=new_run_id(job.name), settings=settings, faults=faults)
@@ -85,7 +87,7 @@ def submit(
     identity = client_identity(folder) if target.goes_on_alone else None
     follower = Follower(job, plan, folder, backend, verifier=verifier, roots=roots, on_event=report, identity=identity)
     with termination_is_interruption():
-        drive(follower.follow, follower, folder, outputs, report, further=further)
+        drive(follower.follow, follower, folder, outputs, report, further=further, sent=sent)
     return result_of(follower, folder, job, time.monotonic() - begun)
 
 
@@ -205,8 +207,12 @@ def result_of(follower: Follower, folder: RunDir, job: Job, seconds: float) -> R
     """What a run that succeeded gives its caller."""
     verification = follower.verification
     statement = verification.require()
-    rows = tuple(OutputResult(o.name, Path(job.outputs[o.name].path), o.dataset, o.manifest) for o in statement.outputs)
+    rows = tuple(OutputResult(o.name, _path(job.outputs[o.name]), o.dataset, o.manifest) for o in statement.outputs)
     return RunResult(folder.run, statement.job, folder.path, rows, verification, follower.summary, seconds)
+
+
+def _path(spec: OutputSpec) -> Path | str:
+    return spec.path if spec.remote else Path(spec.path)
 
 
 def _ended_in(store: RunStore) -> Callable[[RunId], bool]:

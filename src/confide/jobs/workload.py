@@ -28,6 +28,7 @@ from confide.jobs.parents import open_parents
 from confide.jobs.polars_node import PolarsDriverEngine
 from confide.jobs.reports import FilesDeleted, FilesWritten, read_report
 from confide.jobs.saves import Save
+from confide.jobs.sending import open_sending
 from confide.jobs.spark_node import SparkDriverEngine
 from confide.jobs.staging import check_free
 from confide.jobs.statement import DataEntry, ReleaseEntry
@@ -130,10 +131,10 @@ class JobDriver:
             raise JobError("an output has its key by the grants of an input's owner, and no input is at the broker", hint=hint)
         self._services, self._began = node, datetime.now(UTC)
         engine = self._engine = _ENGINES[node.job.engine](node)
-        places = {name: Path(spec.path) for name, spec in node.job.outputs.items()}
-        parents = open_parents(node.job)
-        check_free(places, going_on=parents)
-        outputs = self._outputs = Outputs(places, node.spec.run_id, node.identity.key, parents)
+        places = {name: spec.folder(name) for name, spec in node.job.outputs.items()}
+        parents, sending = open_parents(node.job), open_sending(node.job, node.attester)
+        check_free({name: place for name, place in places.items() if name not in sending}, going_on=parents)
+        outputs = self._outputs = Outputs(places, node.spec.run_id, node.identity.key, parents, sending)
         keys = self._keys = BrokerKeys(node)
         self._code = self._write_code(node)
         engine.serve(self._operations(engine, outputs, keys, node))

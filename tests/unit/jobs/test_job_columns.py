@@ -17,7 +17,8 @@ from confide.crypto.sign import unverified_payload
 from confide.data.manifest import read_payload
 from confide.errors import ConfideError, GrantError, JobError, ReceiptError, UsageError
 from confide.ids import Role
-from confide.job import Job, form_columns
+from confide.job import Job
+from confide.job_form import form_columns
 from confide.jobs.inputs import open_inputs
 from confide.jobs.receipt import load_bundle
 from confide.jobs.release_checks import check_releases

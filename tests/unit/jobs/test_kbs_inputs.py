@@ -35,7 +35,8 @@ from confide.errors import (
     UnwrapError,
 )
 from confide.ids import JobDigest, Role, new_dataset_id
-from confide.job import Job, kbs_resource
+from confide.job import Job
+from confide.job_form import kbs_resource
 from confide.jobs import kbs_keys
 from confide.jobs.inputs import open_inputs
 from confide.jobs.receipt import load_bundle

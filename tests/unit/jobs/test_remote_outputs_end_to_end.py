@@ -1,0 +1,199 @@
+"""Whole runs whose output goes to S3: only the driver gets the credential, and nothing counts before the manifest is there."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.kbs_world import Kbs
+from support.s3_gate import S3Gate
+from support.several_brokers import BrokerProcess
+from support.stage import Stage
+
+from confide.canonical import canonical, parse_object
+from confide.data.files import read_table
+from confide.data.folder import refuse_foreign, verify_files
+from confide.data.manifest import MANIFEST_NAME, verify_manifest
+from confide.data.places import RemoteFolder, remote_folder
+from confide.data.remote_cleaning import clean_remote
+from confide.data.s3 import S3Access
+from confide.data.snapshots import load_manifest
+from confide.errors import IntegrityError, NodeLostError, OutputExistsError, ResourceDeniedError, UnavailableError
+from confide.job import Job
+from confide.jobs.receipt import verify
+from confide.jobs.result import RunEvent
+
+pytestmark = [pytest.mark.run, pytest.mark.timeout(300), pytest.mark.usefixtures("nothing_left_behind")]
+NAME, SECRET, PLACE = "airline/storage/results", "CANARY-storage-secret-90cd", "s3://bkt/results/summary"
+POLARS = b"""
+import os
+from confide.data.polars import session
+
+assert not any("AWS" in name for name in os.environ)
+ctx = session()
+ctx.write(ctx.read("people").join(ctx.read("cities"), on="city").group_by("country").len("count"), "summary")
+"""
+SPARK = b"""
+import confide
+
+ctx = confide.session()
+assert "CANARY" not in str(ctx.spark.sparkContext.getConf().getAll())
+ctx.write(ctx.read("people").join(ctx.read("cities"), "city").groupBy("country").count().repartition(3), "summary")
+ctx.stop()
+"""
+
+
+@pytest.fixture
+def gate(moto: str, s3: Any) -> Iterator[S3Gate]:
+    found = S3Gate(moto)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def remote(stage: Stage, world: Kbs, service: BrokerProcess, gate: S3Gate, tmp_path: Path) -> Callable[..., Job]:
+    """Makes jobs whose output goes to S3, through the gate; the credential for it is at the service."""
+    access = {"access_key_id": "id", "secret_access_key": SECRET, "endpoint": gate.url, "region": "eu-central-1"}
+    assert world.post("airline", f"resource/{NAME}", canonical(access)).status == 200
+    assert world.set_policy("airline", "nodes", stage.policy).status == 200
+    world.set_rules("airline", [{"resource": "airline/storage/*", "policy": "nodes"}])
+    source = {"resource": f"kbs://{service.url.removeprefix('https://')}/{NAME}", "spki": service.spki}
+    (tmp_path / "staging").mkdir()
+
+    def made(*arguments: str, program: bytes = POLARS, **changes: Any) -> Job:
+        output = {"path": PLACE, "credentials": source, "staging": str(tmp_path / "staging"), "recipients": ["analyst"]}
+        given = {"engine": "polars", "resources": {}, **changes}
+        job = stage.job(program, arguments=arguments, **given)
+        job = Job.build({**job.model_dump(), "outputs": {"summary": output}})
+        stage.grant(job)
+        return job
+
+    return made
+
+
+def past_the_gate(s3: Any) -> RemoteFolder:
+    """Where the output goes, with a credential of the reader's own."""
+    access = {"access_key_id": "reader", "secret_access_key": "another", "endpoint": s3.meta.endpoint_url, "region": "eu-central-1"}
+    return remote_folder(PLACE, S3Access.parse(canonical(access)))
+
+
+def require_right_and_no_secret(stage: Stage, job: Job, s3: Any, staging: Path) -> list[RunEvent]:
+    """Run a job whose result is known, and read it where it went."""
+    result, events = stage.run(job)
+    (output,) = result.outputs
+    assert output.path == PLACE
+    assert parse_object((result.folder / "result.json").read_bytes())["outputs"] == {"summary": PLACE}
+    there = past_the_gate(s3)
+    signed = load_manifest(there)
+    assert signed.digest == output.manifest
+    manifest = verify_manifest(signed.envelope, signed.signer)
+    verify_files(there, manifest)
+    refuse_foreign(there, {file.path for file in manifest.files})
+    table = read_table(there, manifest, stage.clients["analyst"].open(signed.envelope).secret).sort_by("country").to_pylist()
+    assert table == [{"country": "a", "count": 40}, {"country": "b", "count": 60}]
+    verify(result.folder, settings=stage.settings)
+    assert list(staging.iterdir()) == []
+    for path in stage.root.rglob("*"):
+        assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
+    return events
+
+
+def require_nothing_visible(s3: Any, *, left: bool = False) -> None:
+    """No dataset is there; ``left``: but files are."""
+    keys = [one["Key"] for one in s3.list_objects_v2(Bucket="bkt").get("Contents", [])]
+    assert not any(key.endswith(MANIFEST_NAME) for key in keys)
+    assert bool(keys) == left
+
+
+def test_a_job_writes_to_s3_and_the_credential_is_nowhere(stage: Stage, remote: Any, s3: Any, tmp_path: Path) -> None:
+    require_right_and_no_secret(stage, remote(), s3, tmp_path / "staging")
+
+
+@pytest.mark.spark
+def test_with_spark_the_driver_alone_gets_the_credential(stage: Stage, remote: Any, s3: Any, world: Kbs, tmp_path: Path) -> None:
+    asked = len(storage_requests(world))
+    size = {"workers": 2, "memory_mb": 700, "driver_memory_mb": 700}
+    require_right_and_no_secret(stage, remote("spark", program=SPARK, engine="spark", resources=size), s3, tmp_path / "staging")
+    assert len(storage_requests(world)) == asked + 1
+
+
+def storage_requests(world: Kbs) -> list[str]:
+    events = [str(entry.event) for entry in world.world.broker.store.audit()]
+    return [event for event in events if NAME in event and "'kbs-resource'" in event]
+
+
+def test_a_driver_that_the_credentials_owner_does_not_accept_ends_the_run(stage: Stage, remote: Any, s3: Any, world: Kbs) -> None:
+    job = remote("refused")
+    world.set_rules("airline", [])
+    with pytest.raises(ResourceDeniedError):
+        stage.run(job)
+    require_nothing_visible(s3)
+
+
+def test_a_place_that_is_taken_is_refused_before_the_program_runs(stage: Stage, remote: Any, s3: Any) -> None:
+    job = remote("taken", program=b"raise SystemExit(9)")
+    s3.put_object(Bucket="bkt", Key="results/summary/mine", Body=b"x")
+    with pytest.raises(OutputExistsError):
+        stage.run(job)
+    assert s3.get_object(Bucket="bkt", Key="results/summary/mine")["Body"].read() == b"x"
+
+
+def test_a_storage_that_is_gone_in_the_middle_fails_the_run(stage: Stage, remote: Any, s3: Any, gate: S3Gate, tmp_path: Path) -> None:
+    def gone(method: str, _path: str) -> None:
+        if method == "PUT":
+            gate.always = (500, "InternalError")
+
+    gate.after = gone
+    with pytest.raises(UnavailableError, match="S3 refuses") as caught:
+        stage.run(remote("gone"))
+    assert SECRET not in str(caught.value.to_json())
+    require_nothing_visible(s3, left=True)
+    assert list((tmp_path / "staging").iterdir()) == []
+    for path in stage.root.rglob("*"):
+        assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
+
+
+def test_a_byte_that_the_storage_changes_fails_the_run(stage: Stage, remote: Any, s3: Any, gate: S3Gate) -> None:
+    def change(method: str, path: str) -> None:
+        if method == "PUT" and path.endswith(".parquet"):
+            key = path.removeprefix("/bkt/")
+            data = bytearray(s3.get_object(Bucket="bkt", Key=key)["Body"].read())
+            data[100] ^= 1
+            s3.put_object(Bucket="bkt", Key=key, Body=bytes(data))
+
+    gate.after = change
+    with pytest.raises(IntegrityError, match="other bytes"):
+        stage.run(remote("changed"))
+    require_nothing_visible(s3)
+
+
+def test_a_driver_that_is_killed_while_it_sends_leaves_no_dataset_and_the_rest_can_be_cleaned(
+    stage: Stage, remote: Any, s3: Any, gate: S3Gate, tmp_path: Path
+) -> None:
+    nodes: dict[str, int] = {}
+
+    def kill(method: str, path: str) -> None:
+        if method == "PUT" and path.endswith(".parquet"):
+            os.kill(nodes["driver"], signal.SIGKILL)
+
+    gate.after = kill
+    def note(event: RunEvent) -> None:
+        if event.type == "node-started":
+            nodes[str(event.node)] = int(event.fields["process"])
+
+    job = remote("killed")
+    with pytest.raises(NodeLostError):
+        stage.run(job, listener=note)
+    require_nothing_visible(s3, left=True)
+    assert list((tmp_path / "staging").iterdir()) == []
+    gate.after = lambda *_: None
+    with pytest.raises(OutputExistsError, match="exists") as caught:
+        stage.run(job)
+    assert "data clean" in str(caught.value.hint)
+    clean_remote(past_the_gate(s3), keep=None, before=datetime.now(UTC) + timedelta(hours=1), remove=True)
+    require_right_and_no_secret(stage, job, s3, tmp_path / "staging")
