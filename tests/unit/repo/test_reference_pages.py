@@ -43,7 +43,7 @@ def test_every_job_field_is_in_the_example() -> None:
 
 
 def test_example_job_is_a_job_and_its_policy_a_policy(tmp_path: Path) -> None:
-    job, remote, policy = _blocks("job-file.md")
+    job, remote, sent, policy = _blocks("job-file.md")
     policy["measurements"] = {"sgx": ["ab" * 32], "tdx": ["cd" * 48], "snp": ["cd" * 48]}
     policy["registers"] = {name: ["ef" * 48] for name in policy["registers"]}
     assert Policy.from_json(policy).name == "our-nodes"
@@ -56,13 +56,15 @@ def test_example_job_is_a_job_and_its_policy_a_policy(tmp_path: Path) -> None:
         text = text.replace(said, meant)
     (tmp_path / "job.toml").write_text(text, encoding="utf-8")
     assert Job.load(tmp_path / "job.toml").resources.workers == 2
-    (archive,) = remote["inputs"].values()
-    (tmp_path / archive["credentials_ca"]).write_text("# not read here\n", encoding="utf-8")
+    for table in (*remote["inputs"].values(), *sent["outputs"].values()):
+        (tmp_path / table["credentials_ca"]).write_text("# not read here\n", encoding="utf-8")
     alone = text.split("[inputs.flights]")[0].replace('engine = "spark"', 'engine = "polars"')
-    more = "\n" + _BLOCK.findall((REFERENCE / "job-file.md").read_text(encoding="utf-8"))[1]
+    more = "\n" + "\n".join(_BLOCK.findall((REFERENCE / "job-file.md").read_text(encoding="utf-8"))[1:3])
     outputs = "[outputs" + text.split("[outputs")[1].split("[resources]")[0]
     (tmp_path / "remote.toml").write_text(alone + more + outputs, encoding="utf-8")
-    assert Job.load(tmp_path / "remote.toml").inputs["weather-archive"].credentials is not None
+    loaded = Job.load(tmp_path / "remote.toml")
+    assert loaded.inputs["weather-archive"].credentials is not None
+    assert loaded.outputs["daily"].staging
 
 
 def test_every_field_and_finding_of_policies_is_documented() -> None:
