@@ -295,10 +295,22 @@ class Outputs:
         """What the client is told: public numbers."""
         return {"outputs": {output.name: output.summary() for output in self.committed()}}
 
+    def send(self) -> None:
+        """Send the files of what goes to URLs: nothing of it is a dataset before :meth:`publish`.  Takes as long as it takes.
+
+        Raises:
+            UnavailableError: a storage refuses, or does not answer; or the run is ending.
+            IntegrityError: a storage holds something else than was sent.
+        """
+        with self._sending.all_or_none():
+            for output in self.committed():
+                if output.name in self._sending:
+                    self._sending.send(output.name, self._staged[output.name].folder, output.manifest)
+
     def publish(self) -> None:
         """Put the manifests of all committed outputs into their folders, and move those into view, or none.
 
-        What goes to URLs is sent before anything is visible, and counts there once its manifest is made, after the folders are moved.
+        What went to URLs (:meth:`send`) counts there once its manifest is made, after the folders are moved.
 
         The next snapshot of a dataset that a run goes on with is committed last, in one step that only one of several writers can do: what
         comes after it undoes nothing.
@@ -308,7 +320,7 @@ class Outputs:
             SnapshotConflictError: another writer committed the next snapshot first.
             ManifestError: the dataset's manifest is not the one any more that the run began with.
             UnavailableError: a manifest cannot be written, or a storage refuses or does not answer.
-            IntegrityError: a storage holds something else than was sent.
+            IntegrityError: a storage holds another manifest than was sent.
             DataError: an output cannot be moved.
         """
         new = [output for output in self.committed() if output.name not in self._parents]
@@ -316,13 +328,12 @@ class Outputs:
         with self._sending.all_or_none():
             for output in new:
                 folder = self._staged[output.name].folder
-                drop_pending(folder)
-                if output.name in self._sending:
-                    self._sending.send(output.name, folder, output.manifest)
-                else:
+                if output.name not in self._sending:
+                    drop_pending(folder)
                     write_manifest(folder, output.envelope, staged=folder)  # it is hidden itself
                     folders[folder] = self._places[output.name]
             publish(folders, self._commit_last)
+        self._sending.keep()
 
     def _commit_last(self) -> None:
         for output in self.committed():
@@ -346,13 +357,14 @@ class Outputs:
         return [output for output in self.committed() if output.name in self._parents]
 
     def close(self) -> None:
-        """Wipe the keys, and remove what is staged: what was published is not there any more.  Nothing more is sent."""
-        self._sending.end()
+        """Wipe the keys, and remove what is staged: what was published is not there any more.  What was sent for nothing is taken back."""
+        self._sending.stop()
         with self._lock:
             for key in self._keys.values():
                 key.secret.wipe()
         self._presence.close()
         discard(self._places, self._run)
+        self._sending.end()  # last: a storage may keep it waiting
 
 
 def _own(manifest: Manifest, parent: Parent | None) -> Written:

@@ -1,4 +1,4 @@
-"""Outputs of a run that go to URLs: their files are sent when the run has succeeded, and count once their manifest is made there.
+"""Outputs of a run that go to URLs: their files are sent when the program has succeeded, and count once their manifest is made there.
 
 Nodes stage them in a folder, as all outputs, and the driver commits them there.  What is sent is encrypted, lies under names that no other
 writer uses, and is read back before the manifest is made, which only one of several writers of a place can do (a conditional write).
@@ -20,7 +20,7 @@ from confide.data.manifest import MANIFEST_NAME, MAX_BYTES
 from confide.data.parallel import in_order
 from confide.data.places import RemoteFolder, open_place
 from confide.data.remote_staging import refuse_existing
-from confide.errors import ConfideError, IntegrityError, JobError, OutputExistsError, UnavailableError
+from confide.errors import ConfideError, IntegrityError, JobError, JobFailedError, OutputExistsError, UnavailableError
 from confide.jobs.storage import place_of
 from confide.regular_file import open_regular
 
@@ -36,13 +36,15 @@ _LEFT: Final = "remove what an ended run left there with `confide data clean`, o
 
 
 class Sending:
-    """What goes to which folders.  :meth:`end` may be called from another thread."""
+    """What goes to which folders.  :meth:`stop` and :meth:`end` may be called from another thread."""
 
     def __init__(self, folders: Mapping[str, RemoteFolder]) -> None:
         """``folders`` by the outputs' names."""
         self._folders = dict(folders)
         self._sent: dict[str, list[str]] = {name: [] for name in folders}
+        self._whole: set[str] = set()
         self._shown: dict[str, bytes] = {}
+        self._settled = False
         self._over = threading.Event()
 
     def __contains__(self, name: str) -> bool:
@@ -86,15 +88,19 @@ class Sending:
         except IntegrityError as error:
             error.hint = f"{folder} holds something else than was sent to it"
             raise
+        self._whole.add(name)
 
     def show(self, name: str, envelope: Json) -> None:
         """Make the manifest of an output whose files are there: from then on it is a dataset.
 
         Raises:
+            JobFailedError: its files were not sent.
             OutputExistsError: another writer was first.
             IntegrityError: the storage holds another manifest than was sent.
             UnavailableError: the storage refuses, or does not answer, so that nobody knows whether it is there.
         """
+        if name not in self._whole:
+            raise JobFailedError(f"the files of output {name!r} were not sent", outputs=name)
         folder, data = self._folders[name], canonical(envelope)
         self._shown[name] = data
         try:
@@ -115,20 +121,33 @@ class Sending:
         try:
             yield
         except BaseException:
-            for name, folder in self._folders.items():
-                with contextlib.suppress(ConfideError):  # what ended the work is what is told
-                    self._take_back(name, folder)
+            self._take_back()
+            self._settled = True  # once is enough: a storage that is gone keeps each request waiting
             raise
 
-    def _take_back(self, name: str, folder: RemoteFolder) -> None:
+    def keep(self) -> None:
+        """All is published: :meth:`end` takes nothing back."""
+        self._settled = True
+
+    def stop(self) -> None:
+        """Send no further file."""
+        self._over.set()
+
+    def end(self) -> None:
+        """Remove what was sent unless it is to be kept, as far as the storage lets that be done.  Idempotent."""
+        if not self._settled:
+            self._take_back()
+
+    def _take_back(self) -> None:
+        for name, folder in self._folders.items():
+            with contextlib.suppress(ConfideError):  # what ended the work is what is told
+                self._take_one_back(name, folder)
+
+    def _take_one_back(self, name: str, folder: RemoteFolder) -> None:
         made = self._shown.get(name)
         if made is not None and _manifest_at(folder) == made:
             folder.remove([MANIFEST_NAME])  # first: nobody may find a manifest without its files
-        folder.remove(self._sent[name])
-
-    def end(self) -> None:
-        """Send no further file."""
-        self._over.set()
+        folder.remove([*self._sent[name]])
 
 
 def open_sending(job: Job, attester: Attester | None) -> Sending:

@@ -165,7 +165,8 @@ class JobDriver:
 
         Raises:
             JobFailedError: the program ended with an error, or without an output.
-            DataError: it failed, and an input is not what its manifest says; or an output was not what tasks had written.
+            DataError: it failed, and an input is not what its manifest says; or an output was not what tasks had written, or sent.
+            UnavailableError: a storage that an output goes to refuses, or does not answer.
             NodeLostError: the engine ended under it.
         """
         node, engine, outputs, code = self._ready()
@@ -182,6 +183,7 @@ class JobDriver:
             why = "" if reason is None else f": {reason.message}"
             raise JobFailedError(f"the program ended with status {status}{why}", hint=hint, status=status)
         outputs.require_all()
+        outputs.send()  # here, where nodes are attested again meanwhile and the client is heard: it may take long
         return outputs.summary()
 
     def check_worker(self, record: EvidenceRecord) -> None:

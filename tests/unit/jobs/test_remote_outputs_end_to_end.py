@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,7 +24,7 @@ from confide.data.places import RemoteFolder, remote_folder
 from confide.data.remote_cleaning import clean_remote
 from confide.data.s3 import S3Access
 from confide.data.snapshots import load_manifest
-from confide.errors import IntegrityError, NodeLostError, OutputExistsError, ResourceDeniedError, UnavailableError
+from confide.errors import IntegrityError, KeyRevokedError, NodeLostError, OutputExistsError, ResourceDeniedError, UnavailableError
 from confide.job import Job
 from confide.jobs.receipt import verify
 from confide.jobs.result import RunEvent
@@ -197,3 +198,20 @@ def test_a_driver_that_is_killed_while_it_sends_leaves_no_dataset_and_the_rest_c
     assert "data clean" in str(caught.value.hint)
     clean_remote(past_the_gate(s3), keep=None, before=datetime.now(UTC) + timedelta(hours=1), remove=True)
     require_right_and_no_secret(stage, job, s3, tmp_path / "staging")
+
+
+def test_a_key_that_is_withdrawn_while_the_output_is_sent_ends_the_run(stage: Stage, remote: Any, s3: Any, gate: S3Gate) -> None:
+    job = remote("withdrawn")
+    grants = [grant for grant in stage.clients["airline"].grants() if grant.job == job.digest]
+
+    def withdraw(method: str, path: str) -> None:
+        if method == "PUT" and path.endswith(".parquet"):
+            while grants:
+                stage.clients["airline"].revoke(grants.pop().id)
+                time.sleep(3)  # a file that takes long: the driver hears of it meanwhile
+
+    gate.after = withdraw
+    with pytest.raises(KeyRevokedError):
+        stage.run(job)
+    assert grants == []
+    require_nothing_visible(s3)

@@ -23,7 +23,7 @@ from confide.data.places import RemoteFolder, remote_folder
 from confide.data.s3 import S3Access
 from confide.data.schema import schema_json
 from confide.data.snapshots import load_manifest
-from confide.errors import ConfideError, IntegrityError, JobError, OutputExistsError, UnavailableError
+from confide.errors import ConfideError, IntegrityError, JobError, JobFailedError, OutputExistsError, UnavailableError
 from confide.ids import RunId
 from confide.job import Job, OutputSpec
 from confide.jobs.outputs import Outputs
@@ -65,6 +65,7 @@ class Driver:
 
     def publish(self) -> None:
         try:
+            self.outputs.send()
             self.outputs.publish()
         finally:
             self.outputs.close()
@@ -169,6 +170,17 @@ def test_what_fails_after_the_manifest_takes_it_out_of_view(there: RemoteFolder,
     assert not driver.places["here"].exists()
 
 
+def test_no_manifest_is_made_if_a_folder_cannot_be_moved_into_view(there: RemoteFolder, tmp_path: Path, monkeypatch: Any) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(type(there), "create", lambda _self, path, _data: made.append(path))
+    driver = Driver(tmp_path, there)
+    driver.places["here"].mkdir()
+    with pytest.raises(OutputExistsError, match="appeared"):
+        driver.publish()
+    assert made == []
+    assert not there.files()
+
+
 def test_another_writers_manifest_is_never_removed(there: RemoteFolder, tmp_path: Path, monkeypatch: Any) -> None:
     create = type(there).create
 
@@ -184,10 +196,27 @@ def test_another_writers_manifest_is_never_removed(there: RemoteFolder, tmp_path
 
 def test_a_run_that_is_ending_sends_nothing_more(there: RemoteFolder, tmp_path: Path) -> None:
     driver = Driver(tmp_path, there)
-    driver.sending.end()
+    driver.sending.stop()
     with pytest.raises(UnavailableError, match="ending"):
         driver.publish()
     assert not there.files()
+
+
+def test_what_was_sent_is_taken_back_if_the_run_ends_before_it_is_published(there: RemoteFolder, tmp_path: Path) -> None:
+    driver = Driver(tmp_path, there)
+    driver.outputs.send()
+    assert sorted(Path(path).name for path in there.files()) == ["part-0.parquet", "part-1.parquet", "part-2.parquet"]
+    driver.outputs.close()
+    assert not there.files()
+
+
+def test_what_was_not_sent_is_not_published(there: RemoteFolder, tmp_path: Path) -> None:
+    driver = Driver(tmp_path, there)
+    with pytest.raises(JobFailedError, match="not sent"):
+        driver.outputs.publish()
+    driver.outputs.close()
+    assert not there.files()
+    assert not driver.places["here"].exists()
 
 
 # --- a storage that says no ---------------------------------------------------------------------------------------------
