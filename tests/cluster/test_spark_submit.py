@@ -42,6 +42,8 @@ from confide.jobs.store import RunDir
 pytestmark = pytest.mark.timeout(400)
 Json = dict[str, Any]
 SPARK_SUBMIT = Path(sys.prefix) / "bin" / "spark-submit"
+_BRIEF = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+"""For JVMs that end before what they compile well pays: it halves their time."""
 
 
 class Submission:
@@ -70,6 +72,8 @@ class Submission:
             "HOME": str(self.folder),
             "KUBECONFIG": str(self.cluster.kubeconfig),
             "SPARK_LOCAL_IP": "127.0.0.1",
+            "SPARK_SUBMIT_OPTS": _BRIEF,
+            "SPARK_LAUNCHER_OPTS": _BRIEF,
             **({"JAVA_HOME": os.environ["JAVA_HOME"]} if "JAVA_HOME" in os.environ else {}),
         }
         done = subprocess.run([*words[:-1], *more, words[-1]], env=environment, capture_output=True, text=True, timeout=300, check=False)
