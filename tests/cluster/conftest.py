@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import secrets
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster.built import BuiltImage, building, built
+from cluster.built import BuiltImage
+from cluster.keeper import kept_cluster
 from cluster.kubernetes import HOST, TestCluster
-from cluster.kubernetes import cluster as running
 from cluster.node_image import NODE_IMAGE, code_volumes, write_node_image
 from support.stage import Stage
 
@@ -46,38 +47,69 @@ class ClusterStage(Stage):
         return made
 
 
-@pytest.fixture(scope="session")
-def _image_process(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[bytes] | None]:
-    """What makes the image beside the tests, if one of them asks for it.  It begins before this process is in the cluster's network."""
-    if not any("built_image" in getattr(item, "fixturenames", ()) for item in request.session.items):
-        yield None
-        return
-    with building() as process:
-        yield process
+_BEGIN = ("restart_of_the_api_server", "spark_submit_runs", "main_job", "drained", "pod_was_changed")
+"""What takes longest, in parts of tests' names: the others fill the time that is left beside it."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: next((at for at, word in enumerate(_BEGIN) if word in item.name), len(_BEGIN)))
 
 
 @pytest.fixture(scope="session")
-def cluster(_image_process: subprocess.Popen[bytes] | None) -> Iterator[TestCluster]:
-    with running() as found:
+def cluster(request: pytest.FixtureRequest) -> Iterator[TestCluster]:
+    """One cluster, however many processes the tests are shared between."""
+    image = any("built_image" in getattr(item, "fixturenames", ()) for item in request.session.items)
+    with kept_cluster(os.environ.get("PYTEST_XDIST_TESTRUNUID") or str(os.getpid()), image=image) as found:
         yield found
 
 
+@contextmanager
+def turn(cluster: TestCluster, *, alone: bool = False) -> Iterator[None]:
+    """While the block runs, no other process is in such a block that is ``alone``; and none at all, if this one is."""
+    with (cluster.folder / "gate").open("w") as gate, (cluster.folder / "turns").open("w") as turns:
+        fcntl.flock(gate, fcntl.LOCK_EX)  # nobody comes past somebody who waits to be alone
+        fcntl.flock(turns, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(gate, fcntl.LOCK_UN)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _beside_others(request: pytest.FixtureRequest, cluster: TestCluster) -> Iterator[None]:
+    with turn(cluster, alone=request.node.get_closest_marker("alone") is not None):
+        yield
+
+
 @pytest.fixture(scope="session")
-def built_image(cluster: TestCluster, _image_process: subprocess.Popen[bytes] | None) -> BuiltImage:
+def built_image(cluster: TestCluster) -> BuiltImage:
     """The image that ``confide image build`` makes of this clone, on the first node alone."""
-    found = built(_image_process)
+    cluster.tell("image")
+    found = BuiltImage.kept()
+    assert found is not None
     cluster.load(found.archive, "node1")
     return found
 
 
+def measured(cluster: TestCluster, stage: ClusterStage) -> Path:
+    """The digests of this machine's files, which one process reads for all."""
+    known, own = cluster.folder / "measured.json", stage.settings.simulation_dir / "measured.json"
+    with (cluster.folder / "measuring").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if known.exists():
+            shutil.copy(known, own)
+        stage.tee.measurement()
+        shutil.copy(own, known)
+    return own
+
+
 @pytest.fixture(scope="session")
 def stage(cluster: TestCluster) -> Iterator[ClusterStage]:
+    """Of each process that runs tests, with a broker of its own."""
     root = Path(tempfile.mkdtemp(prefix="confide-stage-", dir="/var/tmp"))
     made = ClusterStage(root)
     try:
-        made.tee.measurement()
         archive = root / "node.tar"
-        write_node_image(archive, made.settings.simulation_dir / "measured.json")
+        write_node_image(archive, measured(cluster, made))
         cluster.load(archive)
         made.open()
         made.shared()

@@ -16,8 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from cluster import oci
@@ -32,19 +33,19 @@ _CLONE_NEWNET = 0x40000000
 _PLACE, _PREFIX, _LOCK = Path("/var/tmp"), "confide-cluster-", "lock"
 _ENDING_S = 30.0
 class TestCluster:
-    """A running cluster.  ``kubeconfig``: of its administrator, context ``test``."""
+    """A running cluster.  ``kubeconfig``: of its administrator, context ``test``; ``tell`` has its machine do something."""
 
     __test__ = False
 
-    def __init__(self, folder: Path, process: subprocess.Popen[str]) -> None:
+    def __init__(self, folder: Path, tell: Callable[[str], None]) -> None:
         self.folder = folder
         self.kubeconfig = folder / "pki" / "admin.conf"
         self.audit_log = folder / "logs" / "audit.jsonl"
-        self._process = process
+        self.tell = tell
 
     def load(self, archive: Path, *nodes: str) -> None:
         """Give these nodes an image (an OCI archive); all of them if none is named."""
-        self._tell(" ".join(["import", str(archive), *nodes]))
+        self.tell(" ".join(["import", str(archive), *nodes]))
 
     def kubeconfig_of(self, namespace: str, account: str) -> Path:
         """A kubeconfig of a service account, with a token that the API server made for it."""
@@ -56,14 +57,7 @@ class TestCluster:
 
     def restart_api_server(self) -> None:
         """End the API server and start it again."""
-        self._tell("restart apiserver")
-
-    def _tell(self, command: str) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(command + "\n")
-        self._process.stdin.flush()
-        assert self._process.stdout.readline() == "done\n", f"{command}: see {self.folder / 'logs'}"
+        self.tell("restart apiserver")
 
 
 @contextmanager
@@ -71,7 +65,6 @@ def cluster() -> Iterator[TestCluster]:
     """Bring a cluster up, and take it down whatever happens.  This process, and what it starts, is in the cluster's network meanwhile."""
     binaries = servers()
     remove_left()
-    own_network = os.open("/proc/self/ns/net", os.O_RDONLY)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_PLACE))
     lock = (folder / _LOCK).open("w")
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -79,16 +72,23 @@ def cluster() -> Iterator[TestCluster]:
     try:
         oci.write_image(folder / "pause.tar", PAUSE_IMAGE, files={"pause": (binaries / PAUSE).read_bytes()}, entrypoint=["/pause"])
         process = _start(folder, binaries)
-        _enter(_network_of(process))
-        yield TestCluster(folder, process)
+        with in_own_network():
+            enter(_network_of(process))
+            yield TestCluster(folder, partial(_tell, process))
     finally:
-        _enter(own_network)
-        os.close(own_network)
         if process is not None:
             process.kill()
             process.wait()
         _remove(folder)
         lock.close()
+
+
+def _tell(process: subprocess.Popen[str], command: str) -> None:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(command + "\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "done\n", f"{command}: see the cluster's logs"
 
 
 def _start(folder: Path, binaries: Path) -> subprocess.Popen[str]:
@@ -119,10 +119,22 @@ def _network_of(process: subprocess.Popen[str]) -> int:
     return os.open(f"/proc/{children[0]}/ns/net", os.O_RDONLY)
 
 
-def _enter(network: int) -> None:
+@contextmanager
+def in_own_network() -> Iterator[None]:
+    """Whichever network this thread enters meanwhile, it is back in its own afterwards."""
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    try:
+        yield
+    finally:
+        enter(own)
+
+
+def enter(network: int) -> None:
+    """Enter a network with this thread, and close its descriptor."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.setns(network, _CLONE_NEWNET) != 0:
         raise OSError(ctypes.get_errno(), "setns")
+    os.close(network)
 
 
 def remove_left() -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import kubernetes
 import pytest
-from cluster.conftest import ClusterStage, namespace, profile_of
+from cluster.conftest import ClusterStage, namespace, profile_of, turn
 from cluster.kubernetes import TestCluster
 from cluster.node_image import ROOT, write_node_image
 from cluster.runs import Told, left_of, polars_job, run, spark_job, until_kept, written
@@ -30,7 +30,7 @@ from confide.jobs.kubernetes.target import KubernetesTarget
 from confide.jobs.result import RunEvent
 from confide.node.kept_result import open_result, seal_result
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(600)
 Json = dict[str, Any]
 Change = Callable[[Json], None]
 
@@ -131,15 +131,15 @@ class Attempt:
 
 
 @pytest.fixture(scope="module")
-def attempts(stage: ClusterStage, cluster: TestCluster) -> Iterator[dict[str, Attempt]]:
+def attempts(stage: ClusterStage, cluster: TestCluster) -> dict[str, Attempt]:
     """A run for each change, several at a time: most of each is waiting for the cluster."""
     archive = stage.root / "evil.tar"
     measured = stage.settings.simulation_dir / "measured.json"
     write_node_image(archive, measured, name="localhost/confide-node:evil", environment={"JAVA_TOOL_OPTIONS": "-javaagent:/evil.jar"})
     cluster.load(archive)
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    with turn(cluster), ThreadPoolExecutor(_AT_ONCE) as pool:
         runs = {name: pool.submit(_attempt, stage, cluster, polars_job(stage), change) for name, (change, _) in CHANGES.items()}
-        yield {name: each.result() for name, each in runs.items()}
+        return {name: each.result() for name, each in runs.items()}
 
 
 def _attempt(stage: ClusterStage, cluster: TestCluster, job: Job, change: Change) -> Attempt:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cluster.conftest import ClusterStage
+from cluster.conftest import ClusterStage, turn
 from cluster.deployed import DeployedBroker, DeployedStage
 from cluster.kubernetes import TestCluster
 from cluster.runs import Told, left_of, polars_job, run, written
@@ -16,22 +16,24 @@ from confide.jobs.kubernetes.client import Cluster
 from confide.jobs.kubernetes.target import KubernetesTarget
 from confide.keys.audit import AuditHead
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
 def broker(cluster: TestCluster, stage: ClusterStage) -> Iterator[DeployedBroker]:
     made = DeployedBroker(cluster, stage)
-    made.install(stage.tee)
+    with turn(cluster):
+        made.install(stage.tee)
     yield made
     made.api.delete("Namespace", made.namespace)
     made.api.close()
 
 
 @pytest.fixture(scope="module")
-def owned(broker: DeployedBroker, stage: ClusterStage) -> Iterator[DeployedStage]:
-    made = DeployedStage(stage, broker)
-    made.encrypt("airline", "people", PEOPLE)
+def owned(cluster: TestCluster, broker: DeployedBroker, stage: ClusterStage) -> Iterator[DeployedStage]:
+    with turn(cluster):
+        made = DeployedStage(stage, broker)
+        made.encrypt("airline", "people", PEOPLE)
     made.shared()
     yield made
     made.close()

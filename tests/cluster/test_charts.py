@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from cluster.asking import Asking
 from cluster.charts import Release
-from cluster.conftest import ClusterStage
+from cluster.conftest import ClusterStage, turn
 from cluster.kubernetes import TestCluster
 from cluster.runs import Told, left_of, polars_job, run, written
 
@@ -19,7 +19,7 @@ from confide.jobs.kubernetes.profile import ClusterProfile
 from confide.jobs.kubernetes.target import KubernetesTarget
 from confide.jobs.result import RunEvent
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(600)
 ADMINISTRATION = "default"
 """The namespace of the release, in which Ann has her account: she is named in the chart's values, and has no other right."""
 SETTINGS: dict[str, Any] = {
@@ -39,7 +39,8 @@ def release(cluster: TestCluster) -> Iterator[Release]:
     asking = Asking(cluster.kubeconfig)
     asking.post(f"/api/v1/namespaces/{ADMINISTRATION}/serviceaccounts", {"metadata": {"name": "ann"}})
     made.objects.sort(key=lambda each: each["kind"] != "Namespace")  # as Helm does it
-    made.install(asking)
+    with turn(cluster):
+        made.install(asking)
     yield made
     with Cluster.connect("test", kubeconfig=cluster.kubeconfig) as api:
         api.delete("Namespace", where)

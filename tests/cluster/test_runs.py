@@ -32,7 +32,7 @@ from confide.jobs.result import RunEvent
 from confide.jobs.staging import ABANDONED_AFTER_S, staging_path
 from confide.jobs.store import RunStore
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(600)
 
 
 def test_main_job_runs_with_workers_that_the_driver_attested_and_without_the_one_that_it_refused(

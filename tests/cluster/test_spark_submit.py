@@ -39,7 +39,7 @@ from confide.jobs.prepare import prepare
 from confide.jobs.receipt import verify
 from confide.jobs.store import RunDir
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(600)
 Json = dict[str, Any]
 SPARK_SUBMIT = Path(sys.prefix) / "bin" / "spark-submit"
 _BRIEF = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from cluster.asking import Asking
-from cluster.conftest import ClusterStage, namespace, profile_of
+from cluster.conftest import ClusterStage, namespace, profile_of, turn
 from cluster.kubernetes import TestCluster
 from cluster.runs import WAITS, Told, left_of, polars_job, run, spark_job, written
 
@@ -21,7 +21,7 @@ from confide.jobs.kubernetes.target import KubernetesTarget
 from confide.jobs.result import RunEvent
 from confide.jobs.store import RunDir
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(600)
 Profile = dict[str, Any]
 
 
@@ -29,13 +29,17 @@ def on(api: Cluster, profile: Profile, **changes: Any) -> KubernetesTarget:
     return KubernetesTarget(api, ClusterProfile.from_json({**profile, **changes}), context="test")
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def forgotten(stage: ClusterStage, cluster: TestCluster) -> Iterator[tuple[Cluster, RunDir]]:
-    """A run whose client never comes back, begun before the other tests: the shortest time to live is a minute."""
+    """A run whose client never comes back, begun before other tests of its group: the shortest time to live is a minute."""
     with namespace(cluster) as api:
-        yield api, launch(polars_job(stage), on(api, profile_of(stage, api.namespace), ttl_s=60), simulate=True, settings=stage.settings)
+        target = on(api, profile_of(stage, api.namespace), ttl_s=60)
+        with turn(cluster):
+            begun = launch(polars_job(stage), target, simulate=True, settings=stage.settings)
+        yield api, begun
 
 
+@pytest.mark.usefixtures("forgotten")
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -133,6 +137,7 @@ ctx.stop()
 """Four tasks of two seconds and a half, each of which says where it has begun and ended."""
 
 
+@pytest.mark.alone
 def test_a_run_outlives_a_restart_of_the_api_server(
     stage: ClusterStage, cluster: TestCluster, api: Cluster, target: KubernetesTarget
 ) -> None:

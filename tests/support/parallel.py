@@ -18,6 +18,14 @@ import pytest
 _GROUP = "machine"
 _NEEDS = re.compile(r"mark\.(run|spark)\b|\b(stage|leak_watch|nothing_left_behind)\b")
 """What is in the text of a file whose tests need the machine."""
+_CLUSTER = "tests/cluster/"
+"""Tests of one cluster for all processes, each by itself or together with some."""
+_TOGETHER = re.compile(
+    r"(?P<broker>test_broker\.py)|(?P<chart>test_charts\.py)|(?P<image>test_with_a_built_image\.py)"
+    r"|(?P<attempts>test_driver_whose_pod_was_changed)|(?P<enclaves>enclaves)"
+    r"|(?P<while_a_forgotten_run_lives>test_(why_a_driver_waits|an_image_that_is_nowhere|a_quota|ctrl_c|a_finished_job))"
+)
+"""What shares something expensive, or changes what the others look at.  (pytest 9.2 has no name for xdist to write its groups into.)"""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -47,6 +55,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class ByGroupOrFile(LoadGroupScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
+            if file.startswith(_CLUSTER):
+                found = _TOGETHER.search(nodeid)
+                return nodeid if found is None else str(found.lastgroup)
             return _GROUP if _needs_the_machine(config.rootpath / file) else file
 
     if config.getvalue("dist") != "loadgroup":
