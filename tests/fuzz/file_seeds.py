@@ -238,10 +238,15 @@ _EVENT = {
     "metadata": {"name": "demo-1.17"}, "involvedObject": {"name": "demo-1", "uid": "u"}, "type": "Warning", "reason": "FailedScheduling",
     "message": "0/2 nodes are available", "lastTimestamp": "2026-11-28T10:00:00Z", "series": {"count": 2},
 }  # fmt: skip
+_STARTING_POD = {
+    "metadata": _METADATA_OF_POD, "spec": {"nodeName": "node1"},
+    "status": {"phase": "Pending", "containerStatuses": [{"name": "node", "state": {"waiting": {"reason": "ContainerCreating"}}}]},
+}  # fmt: skip
 _FAILED_JOB = {"spec": {"suspend": True}, "status": {"conditions": [{"type": "Failed", "status": "True", "reason": "DeadlineExceeded"}]}}
 _SAID = {"worker-1": {"type": "worker-refused", "code": "appraisal-refused"}}
 _CLUSTER_OBJECTS: list[Json] = [
     {"object": {"metadata": _METADATA_OF_POD, "status": _POD_STATUS}, "events": [_EVENT], "said": _SAID},
+    {"object": _STARTING_POD, "events": []},
     {"object": {"metadata": {"name": "demo-1"}, **_FAILED_JOB}, "events": [{**_EVENT, "reason": "FailedCreate"}]},
 ]
 _METADATA = b"Provides-Extra: spark\nRequires-Dist: a-b[c] (>=1)\nRequires-Dist: pyspark; extra == 'spark'\n"

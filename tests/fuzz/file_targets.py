@@ -56,8 +56,10 @@ from confide.jobs.kubernetes.condition import condition_of, job_condition
 from confide.jobs.kubernetes.following import parse_log_line
 from confide.jobs.kubernetes.pod import load_left
 from confide.jobs.kubernetes.pod_host import load_workers
+from confide.jobs.kubernetes.processes import is_starting, runs
 from confide.jobs.kubernetes.profile import ClusterProfile
 from confide.jobs.kubernetes.quantity import parse_quantity
+from confide.jobs.kubernetes.said import label_of, name_of
 from confide.jobs.kubernetes.standing import node_standing
 from confide.jobs.receipt import examine, load_bundle
 from confide.jobs.statement import ReceiptBundle
@@ -227,6 +229,10 @@ def cluster_objects(data: bytes) -> None:
         condition_of(about, told, gone=True)
         job_condition(about, told)
         node_standing(about, json.dumps(found.get("said")))
+        runs(about)
+        is_starting(about)
+        name_of(about)
+        label_of(about, "confide.dev/node")
 
 
 TARGETS: dict[str, Callable[[bytes], object]] = {

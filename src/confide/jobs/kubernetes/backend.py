@@ -23,6 +23,8 @@ from confide.jobs.kubernetes.objects import RESULT_SUFFIX
 from confide.jobs.kubernetes.pod_host import ANNOUNCEMENT, RESULT
 from confide.jobs.kubernetes.pod_log import PodLog
 from confide.jobs.kubernetes.pods import NODE_LABEL, RUN_LABEL
+from confide.jobs.kubernetes.processes import is_starting, runs
+from confide.jobs.kubernetes.said import about, as_object, as_text, label_of, name_of
 from confide.jobs.plan import DRIVER
 from confide.node.spec import Announcement
 
@@ -39,7 +41,6 @@ _LAST_LINES_S = 2.0
 """How long what pods wrote last may be on its way."""
 _STARTING_S = 5.0
 """How long a kubelet may take to hear that a pod which it starts is deleted."""
-_OVER = ("Succeeded", "Failed")
 _KINDS = ("Job", "Pod", "NetworkPolicy", "RoleBinding", "Role", "ServiceAccount", "Service", "ConfigMap")
 """What a run may leave, in the order in which it is removed."""
 
@@ -55,6 +56,7 @@ class KubernetesBackend:
         self._api = api
         self._run = run
         self.objects = objects
+        self._nodes = {DRIVER, *objects.workers}
         self._logs = logs
         self._lock = threading.Lock()
         self._heard = Heard()
@@ -90,12 +92,11 @@ class KubernetesBackend:
             self._remove()
             raise
         self._watch()
-        return NodeHandle(self._run, spec.node_id, f"job/{job['metadata']['name']}")
+        return NodeHandle(self._run, spec.node_id, f"job/{name_of(job)}")
 
     def _adopt(self, job: Json) -> None:
         """Make the driver's job the owner of everything else, so that its end is the end of all."""
-        about = job["metadata"]
-        owner = {"apiVersion": "batch/v1", "kind": "Job", "name": about["name"], "uid": about["uid"]}
+        owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name_of(job), "uid": as_text(about(job).get("uid"))}
         for each in self.objects.adopted:
             self._api.patch(each["kind"], each["metadata"]["name"], {"metadata": {"ownerReferences": [owner]}})
 
@@ -114,13 +115,12 @@ class KubernetesBackend:
         self._watch_once()
         for pod in pods:  # one that has ended is known to have, before anything is asked of it
             self._hear_pod("ADDED", pod)
-        return NodeHandle(self._run, DRIVER, f"job/{self._run}" if has_job else f"pod/{pods[0]['metadata']['name']}")
+        return NodeHandle(self._run, DRIVER, f"job/{self._run}" if has_job else f"pod/{name_of(pods[0])}")
 
     def kept(self) -> str | None:
         """The sealed result that the run left, if it left one."""
         found = self._api.get("ConfigMap", f"{self._run}-{RESULT_SUFFIX}") or {}
-        text = (found.get("data") or {}).get(RESULT)
-        return None if text is None else str(text)
+        return as_text(as_object(found.get("data")).get(RESULT)) or None
 
     def leave(self) -> None:
         """Watch the run no more."""
@@ -170,8 +170,9 @@ class KubernetesBackend:
         _log.info("why the run waits may not be told: %s: %s", error.code, error.message)
 
     def _hear_pod(self, kind: str, pod: Json) -> None:
-        about = pod.get("metadata", {})
-        node, name = NodeId(str(about.get("labels", {}).get(NODE_LABEL))), str(about.get("name"))
+        node, name = NodeId(label_of(pod, NODE_LABEL)), name_of(pod)
+        if node not in self._nodes:  # nor does anybody's label name a file of this machine
+            return
         with self._lock:
             self._heard.pod(node, pod)
             condition = self._heard.condition(node, gone=kind == "DELETED")
@@ -204,9 +205,10 @@ class KubernetesBackend:
             self._seen[DRIVER] = NodeStatus(running=True, condition=self._heard.condition(DRIVER).words)
 
     def _hear_config_map(self, _kind: str, found: Json) -> None:
-        if found.get("metadata", {}).get("name") == f"{self._run}-{RESULT_SUFFIX}":
+        if name_of(found) == f"{self._run}-{RESULT_SUFFIX}":
+            said = as_object(found.get("data")).get(ANNOUNCEMENT)
             with self._lock:
-                self._announcement = found.get("data", {}).get(ANNOUNCEMENT, self._announcement)
+                self._announcement = said if isinstance(said, str) else self._announcement
 
     # --- the backend's protocol ----------------------------------------------------------------------------------------
 
@@ -270,15 +272,15 @@ def remove_run(api: Api, run: RunId, *, last_look: Callable[[], None] = lambda: 
     selector = f"{RUN_LABEL}={run}"
     for kind in _KINDS:
         with suppress(ConfideError):  # what its owner's end has removed is gone already
-            for found in api.list(kind, label_selector=selector):
+            for name in filter(None, map(name_of, api.list(kind, label_selector=selector))):
                 with suppress(ConfideError):
-                    api.delete(kind, found["metadata"]["name"])
+                    api.delete(kind, name)
     ended = _await_end(api, selector)
     last_look()
     with suppress(ConfideError):
         for pod in api.list("Pod", label_selector=selector):
-            if not _runs(pod):
-                api.delete("Pod", pod["metadata"]["name"], grace_s=0)
+            if name_of(pod) and not runs(pod):
+                api.delete("Pod", name_of(pod), grace_s=0)
     return ended
 
 
@@ -289,25 +291,9 @@ def _await_end(api: Api, selector: str) -> bool:
         with suppress(ConfideError):
             pods = api.list("Pod", label_selector=selector)
             for pod in pods:  # one that was created in the place of one that was deleted, before its Job was
-                if "deletionTimestamp" not in pod["metadata"]:
-                    api.delete("Pod", pod["metadata"]["name"])
-            if not any(_runs(pod) or (waited < _STARTING_S and _is_starting(pod)) for pod in pods):
+                if name_of(pod) and "deletionTimestamp" not in about(pod):
+                    api.delete("Pod", name_of(pod))
+            if not any(runs(pod) or (waited < _STARTING_S and is_starting(pod)) for pod in pods):
                 return True
         time.sleep(_POLL_S)
     return False
-
-
-def _runs(pod: Json) -> bool:
-    """Whether a process of the pod may still run.
-
-    An object that only waits for its removal is no matter.  A kubelet does that in one of its next rounds, ten seconds later, or, if the
-    pod ended by itself when it was deleted or never got its image, after a minute; whoever has seen that nothing runs may do it at once.
-    """
-    return any("running" in (each.get("state") or {}) for each in (pod.get("status") or {}).get("containerStatuses") or [])
-
-
-def _is_starting(pod: Json) -> bool:
-    """Whether a cluster node may be about to start the pod, and not have heard that it is deleted."""
-    states = [(each.get("state") or {}).get("waiting") for each in (pod.get("status") or {}).get("containerStatuses") or [{}]]
-    scheduled, over = "nodeName" in pod.get("spec", {}), (pod.get("status") or {}).get("phase") in _OVER
-    return scheduled and not over and any((state or {}).get("reason") in ("ContainerCreating", "PodInitializing", None) for state in states)

@@ -29,6 +29,7 @@ from confide.jobs.kubernetes.changes import Json, version_of
 from confide.jobs.kubernetes.following import Log, Watch
 from confide.jobs.kubernetes.forwarding import forward
 from confide.jobs.kubernetes.kubeconfig import config_errors, of_context, of_pod
+from confide.jobs.kubernetes.said import about, as_list, as_object, as_text, name_of
 
 Cascade = Literal["Background", "Foreground", "Orphan"]
 Objects = list[Json]
@@ -105,8 +106,8 @@ class Cluster:
             UnavailableError: no answer, so it may or may not be there.
         """
         kind = str(made.get("kind"))
-        about = made.get("metadata") or {}
-        doing = f"create the {kind} {clean(str(about.get('name') or about.get('generateName') or ''))}".rstrip()
+        named = name_of(made) or as_text(about(made).get("generateName"))
+        doing = f"create the {kind} {clean(named)}".rstrip()
         query = {"dryRun": "All"} if dry_run else {}
         return self._json("POST", path_of(kind, self.namespace), doing, query=query, body=made)
 
@@ -231,7 +232,7 @@ class Cluster:
         asked = {"verb": verb, "resource": resource, "group": group, "subresource": part, "name": name}
         asked["namespace"] = self.namespace if namespace is None else namespace
         review = {"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "spec": {"resourceAttributes": asked}}
-        return (self.create(review).get("status") or {}).get("allowed") is True
+        return as_object(self.create(review).get("status")).get("allowed") is True
 
     def version(self) -> str:
         """The API server's version, for instance ``v1.33.1``.
@@ -273,9 +274,9 @@ class Cluster:
         found: Objects = []
         while True:
             page = self._json("GET", path, f"list {resource_of(kind).plural}", query=query)
-            items = page.get("items") or []
+            items = as_list(page.get("items"))
             found += [{"kind": kind, "apiVersion": resource_of(kind).api, **each} for each in items if isinstance(each, dict)]
-            more = (page.get("metadata") or {}).get("continue")
+            more = about(page).get("continue")
             if not more:
                 return found, version_of(page)
             query["continue"] = str(more)

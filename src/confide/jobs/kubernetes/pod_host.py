@@ -21,6 +21,7 @@ from confide.jobs.kubernetes.board import Board
 from confide.jobs.kubernetes.condition import condition_of
 from confide.jobs.kubernetes.objects import RESULT_SUFFIX
 from confide.jobs.kubernetes.pods import NODE_LABEL, RUN_LABEL
+from confide.jobs.kubernetes.said import about, as_list, as_object, as_text, label_of, name_of
 from confide.node.control import EventType
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class PodHost:
             ConfideError: the API server does not take it.
         """
         found = self._api.get("ConfigMap", f"{self._run}-{RESULT_SUFFIX}") or {}
-        if ANNOUNCEMENT in (found.get("data") or {}):
+        if ANNOUNCEMENT in as_object(found.get("data")):
             raise NodeLostError("this run's driver is gone, and another one cannot take its place", run=self._run)
         text = canonical(said.model_dump(mode="json")).decode()
         self._put(ANNOUNCEMENT, text)
@@ -77,11 +78,11 @@ class PodHost:
         if missing:
             raise ConfigError("there is no pod for a worker", node=missing[0])
         own = self._api.get("Pod", self._pod) or {}
-        owners = own.get("metadata", {}).get("ownerReferences") or [_as_owner(own)]
+        owners = as_list(about(own).get("ownerReferences")) or [_as_owner(own)]
         for node in nodes:
             pod = self._workers[node]
             made = self._api.create({**pod, "metadata": {**pod["metadata"], "ownerReferences": _plain(owners)}})
-            name = str(made.get("metadata", {}).get("name"))
+            name = name_of(made)
             self._created.append(name)
             heard("node-started", node, {"role": "worker", "process": name})
         self._changes = self._api.watch("Pod", label_selector=f"{RUN_LABEL}={self._run}")
@@ -93,9 +94,8 @@ class PodHost:
         gone: set[NodeId] = set()
         try:
             for kind, pod in changes:
-                about = pod.get("metadata", {})
-                node = NodeId(str(about.get("labels", {}).get(NODE_LABEL)))
-                if about.get("name") not in self._created or node in gone:
+                node = NodeId(label_of(pod, NODE_LABEL))
+                if name_of(pod) not in self._created or node in gone:
                     continue
                 condition = condition_of(pod, gone=kind == "DELETED")
                 if condition.message and told.get(node) != condition.message:
@@ -148,10 +148,9 @@ def load_workers(path: Path) -> dict[NodeId, Json]:
 
 def _as_owner(pod: Json) -> Json:
     """A driver's pod that belongs to nothing itself: `spark-submit` made it."""
-    about = pod.get("metadata", {})
-    return {"apiVersion": "v1", "kind": "Pod", "name": str(about.get("name")), "uid": str(about.get("uid"))}
+    return {"apiVersion": "v1", "kind": "Pod", "name": name_of(pod), "uid": as_text(about(pod).get("uid"))}
 
 
-def _plain(owners: Sequence[Json]) -> list[Json]:
+def _plain(owners: Sequence[object]) -> list[Json]:
     """The driver's owner as that of the workers, whom it does not control."""
-    return [{name: owner[name] for name in ("apiVersion", "kind", "name", "uid")} for owner in owners]
+    return [{name: as_text(as_object(owner).get(name)) for name in ("apiVersion", "kind", "name", "uid")} for owner in owners]

@@ -24,6 +24,21 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
+def about(found: Json) -> Json:
+    """An object's metadata."""
+    return as_object(found.get("metadata"))
+
+
+def name_of(found: Json) -> str:
+    """An object's name, or an empty one."""
+    return as_text(about(found).get("name"))
+
+
+def label_of(found: Json, label: str) -> str:
+    """What one of an object's labels says."""
+    return as_text(as_object(about(found).get("labels")).get(label))
+
+
 def words(text: str) -> str:
     """A message that can be shown on a terminal: one line, no control characters, not endless."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * _MAX_WORDS]).split())
