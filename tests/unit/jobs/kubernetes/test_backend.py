@@ -18,7 +18,7 @@ from confide.errors import ClusterRefusedError, ConfigError, NodeLostError, Prot
 from confide.ids import NodeId, RunId
 from confide.jobs.backend import LastingBackend, NodeHandle
 from confide.jobs.kubernetes import backend as backend_module
-from confide.jobs.kubernetes.backend import KubernetesBackend
+from confide.jobs.kubernetes.backend import KubernetesBackend, remove_run
 from confide.jobs.kubernetes.objects import RunObjects, render
 from confide.jobs.kubernetes.pod_host import PodHost, load_workers
 from confide.jobs.kubernetes.profile import Shape
@@ -264,6 +264,19 @@ def test_the_end_waits_for_a_pod_only_that_may_be_about_to_start(
     backend.stop([handle])
     assert api.objects == {}
     assert (time.monotonic() - begun > backend_module._STARTING_S) is patient
+
+
+def test_a_pod_that_does_not_end_in_time_keeps_its_object_for_the_kubelet(
+    api: InMemoryApi, backend: KubernetesBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it nobody would end its processes."""
+    monkeypatch.setattr(backend_module, "_GONE_S", 0.3)
+    start(api, backend)
+    api.set_status(POD, running())
+    api.keeps_ending_pods = True
+    assert not remove_run(api, RunId(RUN))
+    assert api.names("Pod") == [POD]
+    backend.leave()
 
 
 def test_a_run_that_goes_on_is_found_with_its_result(

@@ -113,3 +113,35 @@ def test_a_cluster_that_takes_nothing_ends_nothing() -> None:
     until(lambda: len(tried) == 2)
     assert tried[1] == '{"worker-1":{"code":"node-lost","type":"worker-lost"}}'
     board.close()
+
+
+def test_no_more_is_written_than_there_is_to_say_and_not_more_often_than_it_should_be() -> None:
+    written: list[str] = []
+    board = Board(written.append, every_s=0.2)
+    for number in range(30):
+        board.note("worker-accepted", f"worker-{number}", None)
+        time.sleep(0.01)
+    until(lambda: written and "worker-29" in written[-1])
+    assert len(written) < 8, "thirty things to say in a third of a second"
+    said = len(written)
+    time.sleep(0.5)
+    assert len(written) == said, "there is nothing new"
+    board.close()
+
+
+def test_a_board_that_is_closed_writes_no_more_and_its_host_closes_it() -> None:
+    written: list[str] = []
+    board = Board(written.append, every_s=0.01)
+    board.note("worker-accepted", "worker-1", None)
+    until(lambda: written)
+    board.close()
+    board.note("worker-lost", "worker-1", "node-lost")
+    time.sleep(0.1)
+    assert len(written) == 1
+
+    api, before = under_way(), set(threading.enumerate())
+    host = PodHost(api, RunId(RUN), "driver", {})
+    host.tell("worker-accepted", NodeId("worker-1"), {})
+    until(lambda: "worker-1" in api.objects[MAP]["data"].get("standing", ""))
+    host.close()
+    until(lambda: set(threading.enumerate()) <= before)
