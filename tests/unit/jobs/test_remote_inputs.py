@@ -173,7 +173,7 @@ def test_a_job_file_names_urls_and_credentials(tmp_path: Path) -> None:
     assert (spec.path, spec.credentials and spec.credentials.resource) == ("s3://bkt/t", SOURCE["resource"])
     assert Job.from_json(loaded("polars").to_json()) == loaded("polars")
     assert loaded("spark").inputs["t"] == spec
-    with pytest.raises(JobError, match="into a folder"):
+    with pytest.raises(JobError, match="an output at s3:// has credentials"):
         loaded("polars", "s3://bkt/out")
 
 
