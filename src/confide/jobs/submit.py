@@ -57,7 +57,8 @@ def submit(
         UsageError: the job cannot be started as asked; nothing was started.
         AttestationError: the driver is not what the job's policy asks for.
         JobFailedError: the program ended with an error.
-        ConfideError: what else ended the run.  In every case nothing runs any more and no output of the run is visible.
+        ConfideError: what else ended the run.  In every case nothing runs any more and no output of the run is visible, except at a URL
+            where a driver whose receipt does not hold has made it: this client has no credential to remove it.
     """
     begun = time.monotonic()
     settings = Settings.load() if settings is None else settings
