@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -59,9 +60,10 @@ def test_demo_shows_both_refusals_and_an_accepted_receipt(shown: Shown) -> None:
 
 
 def test_every_line_of_the_story_says_simulated(shown: Shown) -> None:
-    told = [line for line in shown.err.splitlines() if not line.startswith("warning: ")]
+    how_far = re.compile(r"[^:]+: [\d,]+( of [\d,]+)? bytes")  # of slow encryption, which is not simulated
+    told = [line for line in shown.err.splitlines() if not line.startswith("warning: ") and not how_far.match(line)]
     assert told
-    assert all(line.startswith("simulated ") for line in told)
+    assert [line for line in told if not line.startswith("simulated ")] == []
 
 
 def test_story_names_no_whole_digest(shown: Shown) -> None:
