@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import kubernetes
 import pytest
 from cluster.conftest import ClusterStage, namespace, profile_of, turn
 from cluster.kubernetes import TestCluster
@@ -27,7 +26,6 @@ from confide.jobs.attach import attach, launch
 from confide.jobs.kubernetes.client import Cluster
 from confide.jobs.kubernetes.profile import ClusterProfile
 from confide.jobs.kubernetes.target import KubernetesTarget
-from confide.jobs.result import RunEvent
 from confide.node.kept_result import open_result, seal_result
 
 pytestmark = pytest.mark.timeout(600)
@@ -181,53 +179,6 @@ def test_workers_whose_pods_were_changed_get_no_certificate_and_no_key(stage: Cl
     assert [(row["node"], row["code"]) for row in refused] == [("worker-1", "appraisal-refused")]
     assert "worker-1" not in {row["node"] for row in told.of("key-opened")}
     assert left_of(api, told.run) == []
-
-
-def test_a_pod_that_copies_anothers_identity_is_refused(stage: ClusterStage, api: Cluster, profile: Json) -> None:
-    """A second pod with a worker's spec comes to the driver: one of the two gets in, and the other none of its keys."""
-    job, copied = spark_job(stage), list[str]()
-
-    def copy_worker(event: RunEvent) -> None:
-        if event.type == "node-started" and event.node == "worker-1" and not copied:
-            pod = api.get("Pod", str(event.fields["process"]))
-            assert pod is not None
-            about = {"name": f"{pod['metadata']['name']}-copy", "labels": pod["metadata"]["labels"]}
-            spec = {name: value for name, value in pod["spec"].items() if name != "nodeName"}
-            copied.append(api.create({"apiVersion": "v1", "kind": "Pod", "metadata": about, "spec": spec})["metadata"]["name"])
-
-    told = Told(copy_worker)
-    run(stage, KubernetesTarget(api, ClusterProfile.from_json(profile), context="test"), job, told)
-    assert copied
-    refused = [row for row in told.of("worker-refused") if row["code"] == "binding-mismatch"]
-    assert [row["node"] for row in refused] == ["worker-1"]
-    assert len(told.of("worker-accepted")) == 2
-    assert left_of(api, told.run) == []
-
-
-def test_drivers_service_account_may_do_what_it_must_and_no_more(
-    stage: ClusterStage, cluster: TestCluster, api: Cluster, target: KubernetesTarget
-) -> None:
-    """Asked of the API server itself, about that account, while its run goes on."""
-    asked = [("create", "pods"), ("delete", "pods"), ("get", "secrets"), ("list", "configmaps"), ("create", "pods/exec"), ("get", "nodes")]
-    seen: list[bool] = []
-
-    def ask(event: RunEvent) -> None:
-        if event.type == "program-started":
-            account = f"system:serviceaccount:{api.namespace}:{told.run}"
-            seen.extend(allowed(cluster, api.namespace, account, verb, resource) for verb, resource in asked)
-
-    told = Told(ask)
-    run(stage, target, polars_job(stage), told)
-    assert seen == [True, True, False, False, False, False]
-
-
-def allowed(cluster: TestCluster, namespace: str, user: str, verb: str, resource: str) -> bool:
-    name, _, part = resource.partition("/")
-    attributes = {"namespace": namespace, "verb": verb, "resource": name, "subresource": part}
-    with kubernetes.config.new_client_from_config(str(cluster.kubeconfig)) as client:
-        review = {"spec": {"user": user, "resourceAttributes": attributes}}
-        answer = kubernetes.client.AuthorizationV1Api(client).create_subject_access_review(review)
-    return bool(answer.status.allowed)
 
 
 def test_a_result_that_the_control_plane_has_put_in_the_drivers_place_is_refused(

@@ -21,7 +21,9 @@ _NEEDS = re.compile(r"mark\.(run|spark)\b|\b(stage|leak_watch|nothing_left_behin
 _CLUSTER = "tests/cluster/"
 """Tests of one cluster for all processes, each by itself or together with some."""
 _TOGETHER = re.compile(
-    r"(?P<broker>test_broker\.py)|(?P<chart>test_charts\.py)|(?P<image>test_with_a_built_image\.py)"
+    r"(?P<main_run>test_main_job|test_a_pod_that_copied|test_no_canary)"
+    r"|(?P<lone_run>test_a_job_without|test_drivers_service_account|test_what_a_killed_driver|test_a_runs_priority)"
+    r"|(?P<broker>test_broker\.py)|(?P<chart>test_charts\.py)|(?P<image>test_with_a_built_image\.py)"
     r"|(?P<attempts>test_driver_whose_pod_was_changed)|(?P<enclaves>enclaves)"
     r"|(?P<while_a_forgotten_run_lives>test_(why_a_driver_waits|an_image_that_is_nowhere|a_quota|ctrl_c|a_finished_job))"
 )
