@@ -97,6 +97,7 @@ def _examined(cluster: Cluster, profile: ClusterProfile | None, settings: Settin
         node_selector=chosen.node_selector,
         priority_classes=chosen.priority_classes,
         queue=chosen.queue,
+        queue_priorities=chosen.queue_priorities,
         pull_secrets=chosen.image_pull_secrets,
         claims=tuple(volume.claim for volume in chosen.volumes if volume.claim is not None),
         quotes_itself=chosen.sgx_quote == "in-process",

@@ -45,6 +45,7 @@ RESOURCES: Final = {
     "SelfSubjectAccessReview": Resource("authorization.k8s.io/v1", "selfsubjectaccessreviews", namespaced=False),
     "Service": Resource("v1", "services"),
     "ServiceAccount": Resource("v1", "serviceaccounts"),
+    "WorkloadPriorityClass": Resource("kueue.x-k8s.io/v1beta1", "workloadpriorityclasses", namespaced=False),
 }
 
 

@@ -74,6 +74,7 @@ class Wanted:
     node_selector: Mapping[str, str] = field(default_factory=dict)
     priority_classes: tuple[str, ...] = ()
     queue: str | None = None
+    queue_priorities: tuple[str, ...] = ()
     pull_secrets: tuple[str, ...] = ()
     claims: tuple[str, ...] = ()
     quotes_itself: bool = True
@@ -99,6 +100,7 @@ def examine(cluster: Looks, wanted: Wanted, pod: Json, now: Callable[[], datetim
     checks += [(f"priority class {name}", partial(_priority, cluster, name)) for name in wanted.priority_classes]
     if wanted.queue:
         checks.append(("queue", partial(_queue, cluster, wanted.queue)))
+    checks += [(f"queue priority {name}", partial(_queue_priority, cluster, name)) for name in wanted.queue_priorities]
     checks.append(("admission", lambda: _admission(cluster, pod)))
     return [*first, *(finding for name, look in checks for finding in _looked(name, look))]
 
@@ -262,6 +264,13 @@ def _priority(cluster: Looks, name: str) -> Iterator[Finding]:
     told = "there is none" if found is None else _word(found, "value")
     hint = f"{_CHART} with priorityClasses.create=true, or take it out of the profile"
     yield Finding(f"priority class {name}", found is not None, told, hint)
+
+
+def _queue_priority(cluster: Looks, name: str) -> Iterator[Finding]:
+    found = cluster.get("WorkloadPriorityClass", name)
+    told = "there is none" if found is None else _word(found, "value")
+    hint = f"install Kueue, and {_CHART} with priorityClasses.create=true and priorityClasses.kueue=true, or take it out of the profile"
+    yield Finding(f"queue priority {name}", found is not None, told, hint)
 
 
 def _queue(cluster: Looks, name: str) -> Iterator[Finding]:

@@ -237,6 +237,12 @@ class ClusterProfile(_Value):
         named = (self.priority_class, *(one.priority_class for one in self.priorities.values()))
         return tuple(sorted({name for name in named if name is not None}))
 
+    @property
+    def queue_priorities(self) -> tuple[str, ...]:
+        """Every ``WorkloadPriorityClass`` of Kueue that runs may ask for."""
+        named = (self.queue_priority, *(one.queue_priority for one in self.priorities.values()))
+        return tuple(sorted({name for name in named if name is not None}))
+
     @model_validator(mode="after")
     def _fits_the_shape(self) -> Self:
         fields = {

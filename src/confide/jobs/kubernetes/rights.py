@@ -55,6 +55,7 @@ DOCTOR_CLUSTER: Final = (
     *_rights("Node", "list"),
     *_rights("RuntimeClass", "get", "list"),
     *_rights("PriorityClass", "get"),
+    *_rights("WorkloadPriorityClass", "get"),
     *_rights("Service", "get", name="kube-dns"),
     *_rights("Endpoints", "get", name="kube-dns"),
 )

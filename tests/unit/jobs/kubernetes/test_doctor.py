@@ -50,6 +50,7 @@ class FakeCluster:
             ("Secret", "registry"): {},
             ("PersistentVolumeClaim", "data"): {"status": {"phase": "Bound"}},
             ("PriorityClass", "confide-batch"): {"value": 1000},
+            ("WorkloadPriorityClass", "soon"): {"value": 100},
             ("LocalQueue", "confide"): {
                 "spec": {"clusterQueue": "analytics"},
                 "status": {"conditions": [{"type": "Active", "status": "True"}]},
@@ -108,6 +109,7 @@ ALL = Wanted(
     "tdx",
     priority_classes=("confide-batch",),
     queue="confide",
+    queue_priorities=("soon",),
     pull_secrets=("registry",),
     claims=("data",),
     node_selector={"zone": "z"},
@@ -152,6 +154,7 @@ def test_all_that_a_profile_names_is_looked_for(cluster: FakeCluster) -> None:
         ("volume claim data", "Bound"),
         ("priority class confide-batch", "1000"),
         ("queue", "confide, of analytics"),
+        ("queue priority soon", "100"),
         ("admission", "a run's pod would be taken"),
     ]
 
@@ -195,6 +198,7 @@ def _all_pods_used(cluster: FakeCluster) -> None:
         (_is("PersistentVolumeClaim", "data", status={"phase": "Lost"}), "volume claim data", "Lost", "make it"),
         (_without("PriorityClass", "confide-batch"), "priority class confide-batch", "there is none", "priorityClasses.create"),
         (_without("LocalQueue", "confide"), "queue", "there is no confide", "Kueue"),
+        (_without("WorkloadPriorityClass", "soon"), "queue priority soon", "there is none", "priorityClasses.kueue"),
         (
             _is("LocalQueue", "confide", status={"conditions": [{"type": "Active", "status": "False", "message": "is stopped"}]}),
             "queue",
@@ -247,7 +251,8 @@ def test_class_that_the_profile_names_is_the_one_that_is_looked_for(cluster: Fak
 
 
 def test_what_may_not_be_looked_at_is_no_failure(cluster: FakeCluster) -> None:
-    cluster.hidden = {"Node", "Namespace", "RuntimeClass", "ResourceQuota", "Secret", "Service", "PriorityClass", "LocalQueue"}
+    cluster.hidden = {"Node", "Namespace", "RuntimeClass", "ResourceQuota", "Secret", "Service"}
+    cluster.hidden |= {"PriorityClass", "LocalQueue", "WorkloadPriorityClass"}
     hidden = [each for each in _found(cluster).values() if not each.ok]
     assert len(hidden) == len(cluster.hidden)
     for each in hidden:
