@@ -53,7 +53,7 @@ test: setup test-packages ## every test, with branch coverage of everything that
 test-cluster: setup test-packages ## runs on a real Kubernetes of the tests' own (root; builds it first: minutes, once)
 	scripts/install_cluster.sh
 	cd tests && ../$(BIN)/python -m cluster.servers
-	$(BIN)/pytest -n 0 --durations=15 tests/cluster
+	$(BIN)/pytest -n 3 --dist loadgroup --durations=15 tests/cluster
 
 quick-test: setup test-packages ## the tests that start no Java and no run
 	$(BIN)/pytest -m 'not spark and not run and not slow'
