@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _ATTEMPT = re.compile(r"(?:attempt|task)_[A-Za-z0-9_]+")
 _UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?:\.TID[0-9]+)?\.tmp")
 """Spark's ``CheckpointFileManager`` writes a file under such a name and renames it when it is whole."""
+_NO_NAMES: Final = frozenset({"", ".", ".."})
 _RENEW_AT: Final = 0.8
 """A key is fetched again when this part of its lease is over."""
 _RETRY_S: Final = 5.0
@@ -91,7 +92,7 @@ class Keyring:
         self._clock = clock
         self._aside = aside
         self._lock = threading.RLock()
-        self._held: dict[PurePosixPath, _Held] = {}
+        self._held: dict[str, _Held] = {}
         self._ended: ConfideError | None = None
         self._asked = self._fetched = 0
 
@@ -160,8 +161,8 @@ class Keyring:
                 there.files = (there.files or frozenset()) | (held.files or frozenset())
                 return
             for other in self._held:
-                if other == folder or other in folder.parents or folder in other.parents:
-                    raise ManifestError("two datasets lie in one folder", path=root[:400], other=str(other))
+                if f"{other}/".startswith(f"{folder}/") or f"{folder}/".startswith(f"{other}/"):
+                    raise ManifestError("two datasets lie in one folder", path=root[:400], other=other)
             self._take(held, lease, self._clock())
             self._held[folder] = held
 
@@ -179,12 +180,12 @@ class Keyring:
 
     def _find(self, path: str) -> tuple[_Held, str]:
         """The dataset that ``path`` lies in and its path there, as the manifest (will) have it."""
-        whole = _absolute(path)
+        end = len(_absolute(path))
         with self._lock:
-            for folder in whole.parents:
-                held = self._held.get(folder)
+            while (end := path.rfind("/", 0, end)) > 0:
+                held = self._held.get(path[:end])
                 if held is not None:
-                    relative = str(whole.relative_to(folder))
+                    relative = path[end + 1 :]
                     return held, committed_path(relative, held.run) if held.run is not None else relative
         raise ManifestError("no dataset of this job is in that folder", path=path[:400])
 
@@ -294,12 +295,12 @@ def _grouped_answer(dataset: DatasetId, path: str, key: SecretBytes, groups: Map
     return {"dataset": dataset, "path": path, "key": answer.pop(""), "groups": answer}
 
 
-def _absolute(path: str) -> PurePosixPath:
-    pure = PurePosixPath(path)
-    # PurePosixPath folds "//" and "/./", so comparing with its text refuses every second spelling of a path.
-    if not pure.is_absolute() or ".." in pure.parts or str(pure) != path or "\0" in path or path.startswith("//"):
+def _absolute(path: str) -> str:
+    """``path``, if it is below ``/`` and there is no second spelling of it."""
+    first, *parts = path.split("/")
+    if first or not parts or not _NO_NAMES.isdisjoint(parts) or "\0" in path:
         raise ManifestError("not a plain absolute path", path=path[:400])
-    return pure
+    return path
 
 
 def _container_salt(request: Json) -> bytes | None:

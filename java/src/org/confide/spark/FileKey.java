@@ -10,6 +10,12 @@ import org.apache.hadoop.fs.Path;
 /** The key of one data file, as the agent derived it. Lives in memory only; has no text form and is not serialisable. */
 final class FileKey {
     private static final int KEY_BYTES = 32;
+    /** Spark opens a table's file for its footer and then for its rows, in one thread: it asks once. Leases and withdrawals reckon in more. */
+    private static final long ASKED_ONCE_NANOS = 1_000_000_000L;
+
+    private static final ThreadLocal<Asked> LAST = new ThreadLocal<>();
+
+    private record Asked(String path, FileKey key, long at) {}
 
     final byte[] key;
     /** Parquet's AAD prefix; null for a container, and for a table with column groups. */
@@ -28,8 +34,21 @@ final class FileKey {
 
     /** The key of the Parquet file at {@code path}. {@code op} is {@code read-key} or {@code write-key}. */
     static FileKey ofParquet(String op, Path path) throws IOException {
-        DataCounts.parquet("read-key".equals(op));
-        JsonNode answer = AgentClient.here().call(op, Map.of("path", path.toUri().getPath(), "kind", "parquet"));
+        boolean reads = "read-key".equals(op);
+        DataCounts.parquet(reads);
+        String name = path.toUri().getPath();
+        Asked last = LAST.get();
+        if (reads && last != null && last.path().equals(name) && System.nanoTime() - last.at() < ASKED_ONCE_NANOS) {
+            return last.key();
+        }
+        FileKey found = parquet(AgentClient.here().call(op, Map.of("path", name, "kind", "parquet")));
+        if (reads) {
+            LAST.set(new Asked(name, found, System.nanoTime()));
+        }
+        return found;
+    }
+
+    private static FileKey parquet(JsonNode answer) throws IOException {
         if (answer.has("groups")) {
             return new FileKey(bytes(answer, "key"), null, null, groups(answer.get("groups")));
         }

@@ -4,6 +4,7 @@ import com.fasterxml.jackson.databind.JsonNode;
 import java.io.FileNotFoundException;
 import java.io.IOException;
 import java.util.Map;
+import java.util.concurrent.ConcurrentHashMap;
 import org.apache.hadoop.fs.FileStatus;
 import org.apache.hadoop.fs.Path;
 
@@ -14,6 +15,10 @@ import org.apache.hadoop.fs.Path;
  * for is not read, and nobody would miss it.
  */
 final class InputFiles {
+    /** Lengths that the agent told, by path: a file of a dataset is never written again. Spark asks several times for each. */
+    private static final Map<String, Long> KNOWN = new ConcurrentHashMap<>();
+    private static final int MOST_KNOWN = 1 << 16;
+
     private InputFiles() {}
 
     /** A look at storage that may end with FileNotFoundException. */
@@ -53,10 +58,22 @@ final class InputFiles {
 
     /** The length in the manifest of the input at {@code path}, or -1 if it is none. */
     static long expectedLength(Path path) throws IOException {
-        JsonNode answer = AgentClient.here().call("input-length", Map.of("path", path.toUri().getPath())).path("length");
+        String name = path.toUri().getPath();
+        Long known = KNOWN.get(name);
+        if (known != null) {
+            return known;
+        }
+        JsonNode answer = AgentClient.here().call("input-length", Map.of("path", name)).path("length");
         if (!answer.isIntegralNumber()) {
             throw new IOException("confide: the agent's answer has no usable field length");
         }
-        return answer.longValue();
+        long length = answer.longValue();
+        if (length >= 0) { // a path that is none of an input may become one
+            if (KNOWN.size() >= MOST_KNOWN) {
+                KNOWN.clear();
+            }
+            KNOWN.put(name, length);
+        }
+        return length;
     }
 }
