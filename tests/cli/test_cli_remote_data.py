@@ -1,4 +1,4 @@
-"""``confide data`` of a dataset on S3, with a broker process and an S3 server."""
+"""``confide data`` of datasets on S3, with a broker process and an S3 server."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.cli_data import enrol
 
 from confide.cli.broker import spawn
 
 CSV = "id,name,score\n1,ann,0.5\n2,bob,\n3,cid,2.5\n"
+THERE = "s3://bkt/data/people"
 
 
 @pytest.fixture(scope="module")
@@ -20,41 +22,94 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-def test_a_dataset_on_s3_is_made_looked_at_and_decrypted(
-    confide: Any, home: Path, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def csv(confide: Any, home: Path, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A table here; Ann has the key ``ann/k``."""
     monkeypatch.setenv("CONFIDE_HOME", str(home))
-    ticket = home / "ann.json"
-    confide("broker", "enrol", "ann", "--key-file", home / "master.key", "--out", ticket)
-    confide("keys", "init", "ann", "--enrolment", ticket)
-    confide("keys", "create", "ann/k")
-    source, there = tmp_path / "people.csv", "s3://bkt/data/people"
+    enrol(confide, home, "ann")
+    confide("keys", "create", "ann/k")  # which is there already after the first test
+    source = tmp_path / "people.csv"
     source.write_text(CSV, encoding="utf-8")
+    return source
 
-    made = confide("data", "encrypt", source, there, "--key", "ann/k", "--json")
-    assert (made.status, made.json["folder"], made.json["name"], made.json["rows"]) == (0, there, "people", 3)
+
+def encrypt(confide: Any, source: Path, *more: str) -> Any:
+    return confide("data", "encrypt", source, THERE, "--key", "ann/k", *more, "--json")
+
+
+def keys(s3: Any) -> list[str]:
+    return [one["Key"] for one in s3.list_objects_v2(Bucket="bkt").get("Contents", [])]
+
+
+def test_a_dataset_on_s3_is_made_looked_at_and_decrypted(confide: Any, csv: Path, s3: Any, tmp_path: Path) -> None:
+    made = encrypt(confide, csv)
+    assert (made.status, made.json["folder"], made.json["name"], made.json["rows"]) == (0, THERE, "people", 3)
     assert "another" not in made.err
-    assert confide("data", "encrypt", source, there, "--key", "ann/k").status == 2
-    for mode in ("append", "overwrite"):
-        refused = confide("data", "encrypt", source, there, "--key", "ann/k", "--mode", mode)
-        assert refused.status == 2
-        assert "stays as it is" in refused.err
-    assert "stays as it is" in confide("data", "encrypt", source, f"{there}2", "--key", "ann/k", "--resume").err
+    assert encrypt(confide, csv).status == 2
+    assert "in a remote storage" in confide("data", "encrypt", csv, f"{THERE}2", "--key", "ann/k", "--resume").err
 
-    assert confide("data", "inspect", there, "--json").json["unlisted_files"] == 0
-    assert confide("data", "log", there, "--json").json["snapshots"][0]["rows"] == 3
-    verified = confide("data", "verify", there, "--signer", made.json["signer"], "--json")
+    assert confide("data", "inspect", THERE, "--json").json["unlisted_files"] == 0
+    assert confide("data", "log", THERE, "--json").json["snapshots"][0]["rows"] == 3
+    verified = confide("data", "verify", THERE, "--signer", made.json["signer"], "--json")
     assert (verified.status, verified.json["files_checked"]) == (0, 1)
-    assert confide("data", "head", there, "-n", "2", "--as", "ann", "--json").json["rows"][1] == [2, "bob", None]
-    assert confide("data", "decrypt", there, tmp_path / "back.csv", "--as", "ann").status == 0
+    assert confide("data", "head", THERE, "-n", "2", "--as", "ann", "--json").json["rows"][1] == [2, "bob", None]
+    assert confide("data", "decrypt", THERE, tmp_path / "back.csv", "--as", "ann").status == 0
     assert (tmp_path / "back.csv").read_text(encoding="utf-8").count("\n") == 4
 
     s3.put_object(Bucket="bkt", Key="data/people/foreign", Body=b"x")
-    assert "not in the manifest" in confide("data", "verify", there).err
-    young = confide("data", "clean", there, "--json").json
+    assert "not in the manifest" in confide("data", "verify", THERE).err
+    young = confide("data", "clean", THERE, "--json").json
     assert (young["files"], young["young"]) == ([], 1)
-    assert "made once" in confide("data", "clean", there, "--keep", "1").err
-    assert confide("data", "clean", there, "--older-than", "0", "--json").json["files"] == ["foreign"]
-    assert confide("data", "verify", there).status == 0
+    assert confide("data", "clean", THERE, "--older-than", "0", "--json").json["files"] == ["foreign"]
+    assert confide("data", "verify", THERE).status == 0
     nothing = confide("data", "head", "s3://bkt/none", "--as", "ann")
     assert "no manifest" in nothing.err
+
+
+def test_snapshots_on_s3_are_added_shown_read_and_dropped(confide: Any, csv: Path, s3: Any, tmp_path: Path) -> None:
+    assert encrypt(confide, csv, "--mode", "append").json["snapshot"] == 1  # there was nothing
+    added = encrypt(confide, csv, "--mode", "append").json
+    assert (added["snapshot"], added["rows"], added["folder"]) == (2, 6, THERE)
+    csv.write_text("id,name,score\n7,eve,1.5\n", encoding="utf-8")
+    replaced = encrypt(confide, csv, "--mode", "overwrite").json
+    assert (replaced["snapshot"], replaced["rows"], replaced["signer"]) == (3, 1, added["signer"])
+
+    log = confide("data", "log", THERE, "--json").json["snapshots"]
+    assert [(one["snapshot"], one["rows"], one["added"], one["removed"]) for one in log] == [(3, 1, 1, 2), (2, 6, 1, 0), (1, 3, 1, 0)]
+    assert "snapshots 1 to 3 follow one another" in confide("data", "verify", THERE, "--signer", added["signer"]).out
+    shown = confide("data", "inspect", THERE, "--json").json
+    assert (shown["snapshot"], shown["unlisted_files"]) == (3, 0)
+    for number, rows in ((3, 1), (2, 6), (1, 3)):
+        out = tmp_path / f"{number}.csv"
+        assert confide("data", "decrypt", THERE, out, "--as", "ann", "--snapshot", str(number)).status == 0
+        assert out.read_text(encoding="utf-8").count("\n") == rows + 1
+
+    dropped = confide("data", "clean", THERE, "--keep", "1", "--older-than", "0", "--json").json
+    assert (dropped["snapshots"], len(dropped["files"])) == ([2, 1], 4)
+    assert confide("data", "verify", THERE).status == 0
+    assert confide("data", "head", THERE, "--as", "ann", "--json").json["rows"] == [[7, "eve", 1.5]]
+
+
+def test_an_older_manifest_that_the_storage_shows_is_not_added_to(confide: Any, csv: Path, s3: Any) -> None:
+    """It rolls the dataset back to its first snapshot: the broker has seen the second."""
+    encrypt(confide, csv)
+    first = s3.get_object(Bucket="bkt", Key="data/people/_confide.json")["Body"].read()
+    assert encrypt(confide, csv, "--mode", "append").json["snapshot"] == 2
+    s3.put_object(Bucket="bkt", Key="data/people/_confide.json", Body=first)
+    s3.delete_object(Bucket="bkt", Key="data/people/_snapshots/2.json")
+    before = keys(s3)
+    for mode in ("append", "overwrite"):
+        refused = encrypt(confide, csv, "--mode", mode)
+        assert (refused.status, refused.json["error"]["code"]) == (5, "manifest-rollback")
+    assert keys(s3) == before
+
+
+def test_what_does_not_fit_the_dataset_is_refused_and_nothing_is_sent(confide: Any, csv: Path, s3: Any) -> None:
+    encrypt(confide, csv)
+    before = keys(s3)
+    assert confide("keys", "create", "ann/other").status in {0, 1}
+    assert "is under ann/k" in confide("data", "encrypt", csv, THERE, "--key", "ann/other", "--mode", "append").err
+    assert "name already" in encrypt(confide, csv, "--mode", "append", "--name", "x").out
+    csv.write_text("other\n1\n", encoding="utf-8")
+    assert "columns" in encrypt(confide, csv, "--mode", "append").out
+    assert keys(s3) == before

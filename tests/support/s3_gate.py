@@ -20,14 +20,17 @@ class _Server(ThreadingHTTPServer):
 class S3Gate:
     """Passes requests on to the server at ``target``; the first of ``refusals`` (status, S3's code) are answered here instead.
 
-    ``always``: what every request is answered with.  ``passed`` counts those that went through.  ``after`` is told of each of them
-    (method, path) before it is answered.
+    ``always``: what every request is answered with.  ``passed`` counts those that went through.  ``before`` is told of each of them
+    (method, path) before it goes through, and ``after`` before it is answered: what they raise cuts the connection, and what ``before``
+    returns is the answer.  ``drops`` are headers, in lower case, of which the server hears nothing.
     """
 
     def __init__(self, target: str, tls: ssl.SSLContext | None = None) -> None:
         self.refusals: list[tuple[int, str]] = []
         self.always: tuple[int, str] | None = None
         self.passed = 0
+        self.drops: frozenset[str] = frozenset()
+        self.before: Callable[[str, str], tuple[int, str] | None] = lambda _method, _path: None
         self.after: Callable[[str, str], None] = lambda _method, _path: None
         self._server = _Server(("127.0.0.1", 0), self._handler(str(urlsplit(target).netloc)))
         if tls is not None:
@@ -49,12 +52,14 @@ class S3Gate:
             def _pass(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 refusal = gate.always or (gate.refusals.pop(0) if gate.refusals else None)
+                refusal = refusal or gate.before(self.command, urlsplit(self.path).path)
                 if refusal is not None:
                     status, said = refusal
                     return self._say(status, {}, f"<Error><Code>{said}</Code></Error>".encode())
                 gate.passed += 1
                 connection = http.client.HTTPConnection(target)
-                connection.request(self.command, self.path, body, dict(self.headers.items()))
+                told = {name: value for name, value in self.headers.items() if name.lower() not in gate.drops}
+                connection.request(self.command, self.path, body, told)
                 found = connection.getresponse()
                 data = found.read()
                 headers = {name: value for name, value in found.getheaders() if name.lower() not in _LEFT_OUT}

@@ -18,12 +18,14 @@ from confide.errors import DataError, IntegrityError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     import pyarrow as pa
 
     from confide.crypto.secret import SecretBytes
     from confide.data.journal import Begun
     from confide.data.next_snapshot import Mode
+    from confide.data.places import Place
     from confide.data.snapshots import SignedManifest
     from confide.data.sources import Source
     from confide.data.staging import Attempt
@@ -79,14 +81,13 @@ def encrypt(
     from confide.data.manifest import MANIFEST_NAME
     from confide.data.parallel import spare_memory
     from confide.data.places import is_there
-    from confide.data.snapshots import local_folder
 
     spare_memory()
     source, place = _input(sources, form, schema), place_of(folder)
     if mode != "error" and (os.path.lexists(place) if isinstance(place, Path) else is_there(place / MANIFEST_NAME)):
         if column_keys:
             raise UsageError("the dataset has its column groups already", hint="leave --column-key out: they stay as they are")
-        made = _add_snapshot(context, source, local_folder(place), cast("Mode", mode), resume=resume, **under)
+        made = _add_snapshot(context, source, place, cast("Mode", mode), resume=resume, **under)
     else:
         made = NewDataset.of(place, resume=resume, mode=mode, column_keys=column_keys, **under).make(context, source)
     context.answer(made.facts(place))
@@ -130,7 +131,7 @@ def _columns(file: Path) -> pa.Schema:
 def _add_snapshot(
     context: Context,
     source: TableInput | Sequence[Source],
-    folder: Path,
+    folder: Place,
     mode: Mode,
     *,
     key: str | None,
@@ -175,7 +176,8 @@ def _add_snapshot(
 @contextmanager
 def _attempt(source: object, parent: SignedManifest, mode: Mode, secret: SecretBytes, *, resume: bool) -> Iterator[Attempt]:
     """Where to write first: a new place, or with ``resume`` that of an earlier command."""
-    from confide.data.staging import attempt_beside, resumed_or_new, task_of
+    from confide.data.remote_staging import attempt_at
+    from confide.data.staging import resumed_or_new, task_of
     from confide.data.work import snapshot_made_by
 
     dataset = parent.unverified.dataset
@@ -186,11 +188,12 @@ def _attempt(source: object, parent: SignedManifest, mode: Mode, secret: SecretB
             raise IntegrityError("a journal is of another dataset", expected=dataset, got=begun.dataset)
         return secret
 
+    staged: AbstractContextManager[Attempt]
     if resume:
         staged = resumed_or_new(parent.local, task, open_key=opened, done=snapshot_made_by(task, parent, secret))
     else:
-        staged = attempt_beside(parent.local)
+        staged = attempt_at(parent.folder)
     with staged as attempt:
-        if attempt.journal is None and attempt.done is None and task is not None:
+        if attempt.journal is None and attempt.done is None and task is not None and isinstance(parent.folder, Path):
             attempt.begin(task, dataset, secret)
         yield attempt

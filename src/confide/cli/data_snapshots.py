@@ -50,7 +50,8 @@ def log(context: Context, folder: Path | str) -> None:
 def clean(context: Context, folder: Path | str, keep: int | None, older_than: float, *, dry_run: bool) -> None:
     """Remove from FOLDER what no snapshot lists (left by writers that were stopped), and with --keep old snapshots.
 
-    At a URL without a dataset, that is what runs and `confide data encrypt` have sent there before they were stopped.
+    At a URL without a dataset, that is what runs and `confide data encrypt` have sent there before they were stopped.  Where a storage does
+    not say when a file was written, none is taken for left behind.
 
     Let no writer be at work that takes longer than --older-than.  What is removed cannot be read again.
     """

@@ -45,8 +45,7 @@ def clean(folder: Path, *, keep: int | None, before: datetime, remove: bool) -> 
         ManifestError: the newest manifest is not signed as it says, or the snapshots do not follow one another.
         UnavailableError: something cannot be removed.
     """
-    if keep is not None and keep < 1:
-        raise UsageError("the newest snapshot always stays", hint="keep at least 1")
+    check_keep(keep)
     newest = load_manifest(folder)
     verify_manifest(newest.envelope, newest.signer)
     chain = [newest, *history(newest)]
@@ -62,11 +61,21 @@ def clean(folder: Path, *, keep: int | None, before: datetime, remove: bool) -> 
     return found
 
 
+def check_keep(keep: int | None) -> None:
+    """Return if so many snapshots can stay.
+
+    Raises:
+        UsageError: there would be none.
+    """
+    if keep is not None and keep < 1:
+        raise UsageError("the newest snapshot always stays", hint="keep at least 1")
+
+
 def _find(
     folder: Path, kept: Sequence[SignedManifest], dropped: Sequence[SignedManifest], before: float
 ) -> tuple[Cleaning, list[Path]]:
     """What is to go: the account of it, files in the order in which they go, and writers' folders, the last of the files."""
-    needed, given_up = _paths(kept), _paths(dropped)
+    needed, given_up = all_paths(kept), all_paths(dropped)
     found = Cleaning([one.unverified.snapshot for one in dropped], [manifest_path(one.unverified) for one in reversed(dropped)])
     for path in data_files(folder):
         if path in needed or path in found.files:
@@ -81,7 +90,7 @@ def _find(
     return found, staged
 
 
-def _paths(snapshots: Sequence[SignedManifest]) -> set[str]:
+def all_paths(snapshots: Sequence[SignedManifest]) -> set[str]:
     """All paths at which these snapshots have something."""
     return {*listed_files(*(one.unverified for one in snapshots)), *(manifest_path(one.unverified) for one in snapshots)}
 

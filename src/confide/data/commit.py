@@ -22,12 +22,12 @@ from confide.data.next_snapshot import IN_PLACE, Mode, commit_files, following
 from confide.data.parallel import Progress, silent
 from confide.data.parquet_keys import no_key
 from confide.data.places import Place
-from confide.data.remote_staging import attempt_at, refuse_existing
+from confide.data.remote_staging import RemoteAttempt, attempt_at, refuse_existing
 from confide.data.schema import schema_of
 from confide.data.snapshots import SignedManifest, load_manifest, write_manifest
 from confide.data.sources import Source, plain_sources
 from confide.data.staged_files import collect_staged
-from confide.data.staging import Attempt, attempt_beside
+from confide.data.staging import Attempt
 from confide.data.tables import TableInput, first_names, format_of
 from confide.data.work import work_of
 from confide.errors import DataError, ManifestError, UnavailableError, UsageError
@@ -130,7 +130,7 @@ def add_snapshot(
         UnavailableError: the file system refuses; nothing of this is visible.
     """
     if attempt is None:
-        with attempt_beside(parent.local) as made:
+        with attempt_at(parent.folder) as made:
             return add_snapshot(
                 source, parent, mode, dataset_key=dataset_key, signer=signer, now=now, register=register, group_keys=group_keys,
                 attempt=made, progress=progress,
@@ -153,17 +153,21 @@ def add_snapshot(
     return signed
 
 
-def make_current(made: SignedManifest, register: Callable[[Json], None] | None, *, staged: Path) -> None:
+def make_current(made: SignedManifest, register: Callable[[Json], None] | None, *, staged: Path | None) -> None:
     """What is left to do once a snapshot is committed: tell the broker, and have readers find it at once.  May be done again.
 
-    ``staged`` is the caller's folder beside the dataset.
+    ``staged`` is the caller's folder beside the dataset, if that is in a folder here.
 
     Raises:
-        UnavailableError: the broker does not answer, or the file system refuses: the snapshot is in place all the same.
+        UnavailableError: the broker or the storage does not answer, or the file system refuses: the snapshot is in place all the same.
     """
     if register is not None:
         _tell(register, made)
-    write_manifest(made.local, load_manifest(made.local).envelope, staged=staged)  # others may have been faster
+    try:
+        write_manifest(made.folder, load_manifest(made.folder).envelope, staged=staged)  # others may have been faster
+    except UnavailableError as error:
+        error.hint = IN_PLACE.format(made.unverified.snapshot)
+        raise
 
 
 def _add(
@@ -184,7 +188,10 @@ def _add(
         source = _typed_as_before(source, before)
     written = _encrypted(source, attempt, dataset_key, before.dataset, first=first, protected=protected, progress=progress)
     made = following(written, parent, mode, signer=signer, now=now, work=_work(attempt, dataset_key, before.dataset))
-    commit_files(attempt.files, made, written.files, parent)
+    if isinstance(attempt, RemoteAttempt):
+        attempt.commit(made, parent)
+    else:
+        commit_files(attempt.files, made, written.files, parent)
     return made
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -121,13 +122,17 @@ class RemoteFolder(RangedFolder):
         """Write a file whose name nobody else uses; after an error there is none."""
 
     @abstractmethod
-    def create(self, path: str, data: bytes) -> None:
-        """Write a file that is not there yet.
+    def create(self, path: str, data: bytes) -> bool:
+        """Write a file that is not there yet.  ``False``: it was there, with this very data, as after a request that is repeated.
 
         Raises:
-            OutputExistsError: it is.
+            OutputExistsError: it is, with other data.
             UnavailableError: the storage refuses, or does not answer: it may be there.
         """
+
+    @abstractmethod
+    def replace(self, path: str, data: bytes) -> None:
+        """Write a file in the place of the one that is there: whoever reads it gets the old one or the new one, whole."""
 
     @abstractmethod
     def remove(self, paths: Iterable[str]) -> None:
@@ -226,9 +231,13 @@ class S3Folder(RemoteFolder):
         """In parts, if it is long."""
         write_object(self._client, self._bucket, self._prefix + path, source)
 
-    def create(self, path: str, data: bytes) -> None:
+    def create(self, path: str, data: bytes) -> bool:
         """By ``If-None-Match: *``."""
-        create_object(self._client, self._bucket, self._prefix + path, data)
+        return create_object(self._client, self._bucket, self._prefix + path, data)
+
+    def replace(self, path: str, data: bytes) -> None:
+        """Objects are always written whole."""
+        self.write(path, io.BytesIO(data))
 
     def remove(self, paths: Iterable[str]) -> None:
         """One request each: a bucket's rules may allow that alone."""
@@ -293,15 +302,25 @@ class FsspecFolder(RemoteFolder):
             self.remove([path])
             raise
 
-    def create(self, path: str, data: bytes) -> None:
+    def create(self, path: str, data: bytes) -> bool:
         """By the file system's ``pipe_file`` with ``mode="create"``."""
         name = self._root + path
-        try:
-            with self._errors():
+        with self._errors():
+            try:
                 self._storage.makedirs(name.rsplit("/", 1)[0], exist_ok=True)
                 self._storage.pipe_file(name, data, mode="create")
-        except FileExistsError as error:
-            raise OutputExistsError(f"{self / path} exists", hint="another writer was first", path=str(self / path)) from error
+            except FileExistsError as error:
+                if self._storage.cat_file(name) != data:
+                    raise OutputExistsError(f"{self / path} exists", hint="another writer was first", path=str(self / path)) from error
+                return False
+        return True
+
+    def replace(self, path: str, data: bytes) -> None:
+        """By a file beside it that is moved: many file systems write into the file that is there, and a kill would leave half of it."""
+        beside = f"{path}.{secrets.token_hex(8)}"
+        self.write(beside, io.BytesIO(data))
+        with self._errors():
+            self._storage.mv(self._root + beside, self._root + path)
 
     def remove(self, paths: Iterable[str]) -> None:
         """One by one."""

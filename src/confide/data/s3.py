@@ -261,8 +261,8 @@ def write_object(client: Any, bucket: str, key: str, source: BinaryIO) -> None:
             raise
 
 
-def create_object(client: Any, bucket: str, key: str, data: bytes) -> None:
-    """Write an object that is not there yet: of several writers one succeeds (``If-None-Match``).
+def create_object(client: Any, bucket: str, key: str, data: bytes) -> bool:
+    """Write an object that is not there yet: of several writers one succeeds (``If-None-Match``).  ``False``: it was there, with this data.
 
     Raises:
         OutputExistsError: there is one, with other bytes.
@@ -270,9 +270,10 @@ def create_object(client: Any, bucket: str, key: str, data: bytes) -> None:
     """
     from botocore.exceptions import ClientError  # noqa: PLC0415
 
-    what = f"s3://{bucket}/{key}"
-    for left in reversed(range(_ATTEMPTS)):
-        with s3_errors(what):
+    what, left = f"s3://{bucket}/{key}", _ATTEMPTS
+    with s3_errors(what):
+        while True:
+            left -= 1
             try:
                 client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
             except ClientError as error:
@@ -285,4 +286,5 @@ def create_object(client: Any, bucket: str, key: str, data: bytes) -> None:
                 # A request that is repeated because its answer was lost finds what it wrote itself.
                 if client.get_object(Bucket=bucket, Key=key)["Body"].read(len(data) + 1) != data:
                     raise OutputExistsError(f"{what} exists", hint="another writer was first", path=what) from error
-        return
+                return False
+            return True

@@ -12,10 +12,11 @@ The layout is ``docs/formats/dataset.md``, section 1.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,12 +24,15 @@ from typing import Final
 from confide.canonical import Json, canonical, parse_object, sha384_hex
 from confide.crypto.sign import PublicKey, unverified_keyid, unverified_payload
 from confide.data.manifest import MANIFEST_NAME, MAX_BYTES, SNAPSHOTS, Manifest, read_payload, verify_manifest
-from confide.data.places import Place, is_there, open_place
+from confide.data.places import FilePlace, Place, RemoteFolder, is_there, open_place
 from confide.durable import sync_file, sync_folder
-from confide.errors import ConfideError, ManifestError, SnapshotConflictError, UnavailableError, UsageError
+from confide.errors import ConfideError, DataError, ManifestError, OutputExistsError, SnapshotConflictError, UnavailableError, UsageError
 
 _MAX_AHEAD: Final = 256
 """How many snapshots may have been committed since ``_confide.json`` was written: writers that were stopped in between, or overtaken."""
+
+_LOOKS: Final = 5
+"""How often a manifest is read that is another one at the end of each reading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +70,7 @@ def local_folder(folder: Place) -> Path:
         UsageError: it is in a remote storage.
     """
     if not isinstance(folder, Path):
-        hint = "make a new dataset; or copy this one here (it is encrypted), change it, and copy it back"
-        raise UsageError("a dataset in a remote storage is made once and stays as it is", hint=hint, path=str(folder))
+        raise UsageError("this is for datasets in folders here, and not in a remote storage", path=str(folder))
     return folder
 
 
@@ -137,32 +140,65 @@ def snapshot_numbered(newest: SignedManifest, number: int) -> SignedManifest:
     raise UsageError(f"the dataset has no snapshot {number} here", hint=hint, newest=newest.unverified.snapshot)
 
 
-def commit_snapshot(parent: SignedManifest, made: SignedManifest, *, staged: Path) -> None:
+def commit_snapshot(
+    parent: SignedManifest, made: SignedManifest, *, staged: Path | None = None, at_last: Callable[[], None] = lambda: None
+) -> None:
     """Make a signed manifest the snapshot after ``parent``, for all readers at once.
 
-    ``staged`` is the caller's own folder beside the dataset's, for what is not there yet.
+    ``staged`` is the caller's own folder beside the dataset's, for what is not there yet; at a URL there is nothing of that kind.
+    ``at_last`` is called before the one step that commits: what goes wrong earlier has committed nothing.
 
     Raises:
         SnapshotConflictError: another one became the snapshot after ``parent`` first.
-        UnavailableError: the file system refuses; :func:`is_committed` tells whether before or after.
+        ManifestError: it does not follow ``parent``, or another manifest is kept as ``parent``.
+        UnavailableError: the file system or the storage refuses; :func:`is_committed` tells whether before or after.
     """
-    folder, number = made.local, made.unverified.snapshot
     _check_follows(made, parent)
     try:
+        _keep(parent, staged)
+        at_last()
+        _commit(made, staged)
+    except OSError as cause:
+        raise UnavailableError(f"cannot write to {made.folder}: {cause.strerror}", path=str(made.folder)) from cause
+
+
+def _keep(parent: SignedManifest, staged: Path | None) -> None:
+    """Make sure that a manifest that others will follow is at its own name, beside the copy that readers begin with."""
+    folder, name = parent.folder, _name(parent.unverified.snapshot)
+    if isinstance(folder, Path):
         (folder / SNAPSHOTS).mkdir(exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            _write_new(folder, _name(parent.unverified.snapshot), parent.envelope, staged)
+    try:
+        made = _write_new(folder, name, parent.envelope, staged)
+        if made and isinstance(folder, RemoteFolder) and _write_new(folder, name, parent.envelope, staged):
+            hint = "use a storage that knows `If-None-Match: *`: with this one, a snapshot could be lost when two writers are at work"
+            raise UnavailableError(f"{folder} replaces what is there when it is told not to", hint=hint, path=str(folder))
+    except FileExistsError:
+        if _read(folder, name).digest != parent.digest:
+            raise ManifestError("another manifest is kept as the snapshot to go on from", path=name, expected=parent.digest) from None
+    if isinstance(folder, Path):
         sync_folder(folder)
-        _write_new(folder, _name(number), made.envelope, staged)
+
+
+def _commit(made: SignedManifest, staged: Path | None) -> None:
+    number = made.unverified.snapshot
+    try:
+        _write_new(made.folder, _name(number), made.envelope, staged)
     except FileExistsError as cause:
         raise SnapshotConflictError(
             f"another writer committed snapshot {number} first",
             hint="nothing of yours is visible; look at the new snapshot and do it again",
-            path=str(folder),
+            path=str(made.folder),
             snapshot=number,
         ) from cause
-    except OSError as cause:
-        raise UnavailableError(f"cannot write to {folder}: {cause.strerror}", path=str(folder)) from cause
+    except UnavailableError:  # it may be the answer that was lost
+        if not isinstance(made.folder, RemoteFolder) or not _is_shown(made):
+            raise
+
+
+def _is_shown(made: SignedManifest) -> bool:
+    with contextlib.suppress(ConfideError):
+        return is_committed(made)
+    return False
 
 
 def is_committed(made: SignedManifest) -> bool:
@@ -171,7 +207,7 @@ def is_committed(made: SignedManifest) -> bool:
     return is_there(made.folder / name) and _read(made.folder, name).digest == made.digest
 
 
-def write_manifest(folder: Path, envelope: Json, *, staged: Path | None = None) -> Path:
+def write_manifest(folder: Place, envelope: Json, *, staged: Path | None = None) -> None:
     """Put a signed manifest into ``folder`` as the newest: a reader sees the old one or the new one, whole, also after a crash.
 
     ``staged`` is as for :func:`commit_snapshot`; without one a new one is made and removed.
@@ -179,6 +215,9 @@ def write_manifest(folder: Path, envelope: Json, *, staged: Path | None = None) 
     Raises:
         UnavailableError: it cannot be written; the old one stays.
     """
+    if not isinstance(folder, Path):
+        folder.replace(MANIFEST_NAME, canonical(envelope))
+        return
     path = folder / MANIFEST_NAME
     try:
         with _copied(folder, envelope, staged) as copy:
@@ -186,7 +225,6 @@ def write_manifest(folder: Path, envelope: Json, *, staged: Path | None = None) 
         sync_folder(folder)
     except OSError as cause:
         raise UnavailableError(f"cannot write {path}: {cause.strerror}", path=str(path)) from cause
-    return path
 
 
 def manifest_path(snapshot: Manifest) -> str:
@@ -206,11 +244,23 @@ def _check_follows(after: SignedManifest, before: SignedManifest) -> None:
         )
 
 
+def _bytes_of(place: FilePlace) -> bytes:
+    """What is there now.  At a URL writers replace a file while it is read: then that is begun anew."""
+
+    def look() -> bytes:
+        with open_place(place, newest=True) as file:
+            return file.read(MAX_BYTES + 1)
+
+    for _ in range(_LOOKS - 1):
+        with contextlib.suppress(DataError):
+            return look()
+    return look()
+
+
 def _read(folder: Place, name: str) -> SignedManifest:
     path = folder / name
     try:
-        with open_place(path, newest=True) as file:
-            data = file.read(MAX_BYTES + 1)
+        data = _bytes_of(path)
     except OSError as cause:
         hint = "is this the folder of an encrypted dataset? `confide data encrypt` makes one"
         raise ManifestError(f"no manifest in {folder}: {cause.strerror}", hint=hint, path=str(path)) from cause
@@ -268,8 +318,17 @@ def _copied(folder: Path, envelope: Json, staged: Path | None) -> Iterator[Path]
             copy.unlink(missing_ok=True)
 
 
-def _write_new(folder: Path, name: str, envelope: Json, staged: Path) -> None:
-    """Write the file ``name``, whole or not at all; ``FileExistsError`` if there is one."""
+def _write_new(folder: Place, name: str, envelope: Json, staged: Path | None) -> bool:
+    """Write the file ``name``, whole or not at all.  ``False``: it was there, and is this one.
+
+    ``FileExistsError`` if another one is there; in a folder here, if any is.
+    """
+    if not isinstance(folder, Path):
+        try:
+            return folder.create(name, canonical(envelope))
+        except OutputExistsError as cause:
+            raise FileExistsError(errno.EEXIST, "another writer was first", name) from cause
     with _copied(folder, envelope, staged) as copy:
         os.link(copy, folder / name)
     sync_folder((folder / name).parent)
+    return True

@@ -25,7 +25,7 @@ from confide.data.manifest import MANIFEST_NAME
 from confide.data.outside import look
 from confide.data.pinned_tail import PinnedTail
 from confide.data.places import RemoteFile, RemoteFolder, remote_folder
-from confide.data.snapshots import SignedManifest, commit_snapshot, load_manifest, verify_manifests
+from confide.data.snapshots import SignedManifest, load_manifest, verify_manifests
 from confide.data.sources import Source
 from confide.errors import (
     CredentialError,
@@ -181,25 +181,28 @@ def test_a_writer_that_fails_removes_what_it_sent(on_s3: RemoteFolder, monkeypat
     assert not on_s3.files()
 
 
-def test_in_doubt_about_the_manifest_files_stay(on_s3: RemoteFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    create = type(on_s3).create
+@pytest.mark.parametrize("gone", [True, False])
+def test_in_doubt_about_the_manifest_files_stay(gone: bool, on_s3: RemoteFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it is there is looked at, if the storage answers at all."""
+    create, look_at = type(on_s3).create, type(on_s3).look
 
     def unanswered(path: str, data: bytes) -> None:
         create(on_s3, path, data)
+        monkeypatch.setattr(on_s3, "look", unavailable if gone else lambda path: look_at(on_s3, path))
+        raise UnavailableError("S3 does not answer")
+
+    def unavailable(_: str) -> None:
         raise UnavailableError("S3 does not answer")
 
     monkeypatch.setattr(on_s3, "create", unanswered)
-    with pytest.raises(UnavailableError) as caught:
+    if gone:
+        with pytest.raises(UnavailableError) as caught:
+            make(TABLE, on_s3)
+        assert "inspect" in (caught.value.hint or "")
+    else:
         make(TABLE, on_s3)
-    assert "inspect" in (caught.value.hint or "")
     found = load_manifest(remote_folder("s3://bkt/d"))
     verify_files(found.folder, found.unverified)
-
-
-def test_a_remote_dataset_is_not_changed_in_place(on_s3: RemoteFolder, tmp_path: Path) -> None:
-    made = make(TABLE, on_s3)
-    with pytest.raises(UsageError, match="stays as it is"):
-        commit_snapshot(made, made, staged=tmp_path)
 
 
 # --- a storage that lies ------------------------------------------------------------------------------------------------
