@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.cli_data import enrol
+from support.cli_data import RESOURCE, enrol
 
 from confide.cli.broker import spawn
 
@@ -39,6 +39,12 @@ def encrypt(confide: Any, source: Path, *more: str) -> Any:
 
 def keys(s3: Any) -> list[str]:
     return [one["Key"] for one in s3.list_objects_v2(Bucket="bkt").get("Contents", [])]
+
+
+def data_objects(s3: Any) -> dict[str, tuple[str, Any]]:
+    """What shows that one was written."""
+    found = s3.list_objects_v2(Bucket="bkt")["Contents"]
+    return {one["Key"]: (one["ETag"], one["LastModified"]) for one in found if "part-" in one["Key"]}
 
 
 def test_a_dataset_on_s3_is_made_looked_at_and_decrypted(confide: Any, csv: Path, s3: Any, tmp_path: Path) -> None:
@@ -113,3 +119,39 @@ def test_what_does_not_fit_the_dataset_is_refused_and_nothing_is_sent(confide: A
     csv.write_text("other\n1\n", encoding="utf-8")
     assert "columns" in encrypt(confide, csv, "--mode", "append").out
     assert keys(s3) == before
+
+
+def test_a_newer_key_comes_into_manifests_on_s3_and_no_data_object_changes(confide: Any, csv: Path, s3: Any) -> None:
+    confide("keys", "create", "ann/old")
+    for place in ("all/a", "all/deep/b"):
+        assert confide("data", "encrypt", csv, f"s3://bkt/{place}", "--key", "ann/old").status == 0
+    assert confide("data", "encrypt", csv, "s3://bkt/all/deep/b", "--key", "ann/old", "--mode", "append").status == 0
+    before = data_objects(s3)
+    assert confide("keys", "rotate", "ann/old").status == 0
+    assert confide("keys", "rewrap", "ann/old").status == 0
+
+    said = confide("data", "rewrap", "s3://bkt/all/a", "--as", "ann", "--json").json
+    assert (said["rewrapped"], said["key_before"], said["key"], said["snapshot"]) == (True, "ann/old@1", "ann/old@2", 2)
+    said = confide("data", "rewrap", "--all", "s3://bkt/all", "--as", "ann", "--json").json
+    assert (said["rewrapped"], said["current"]) == (["s3://bkt/all/deep/b"], ["s3://bkt/all/a"])
+    assert data_objects(s3) == before
+    assert confide("keys", "destroy", "ann/old", "--version", "1", "--yes").status == 0
+    assert "snapshots 1 to 3 follow one another" in confide("data", "verify", "s3://bkt/all/deep/b").out
+    assert len(confide("data", "head", "s3://bkt/all/deep/b", "--as", "ann", "--json").json["rows"]) == 6
+    assert confide("data", "rewrap", "--all", "s3://bkt/nothing", "--as", "ann").status == 2
+    foreign = confide("data", "rewrap", "s3://bkt/all/a", "--as", "bob", "--json")
+    assert foreign.status != 0
+
+
+def test_a_dataset_under_a_services_key_grows_and_gets_another_value(confide: Any, csv: Path, s3: Any, tmp_path: Path) -> None:
+    old, new = tmp_path / "old.key", tmp_path / "new.key"
+    under = ("--key-resource", RESOURCE, "--key-file", old, "--as", "ann")
+    for number in (1, 2):
+        made = confide("data", "encrypt", csv, THERE, *under, "--mode", "append", "--json")
+        assert (made.status, made.json["snapshot"]) == (0, number)
+    before = data_objects(s3)
+    said = confide("data", "rewrap", THERE, *under, "--new-key-file", new, "--json").json
+    assert (said["rewrapped"], said["snapshot"]) == (True, 3)
+    assert data_objects(s3) == before
+    assert confide("data", "head", THERE, *under).status != 0
+    assert len(confide("data", "head", THERE, "--key-resource", RESOURCE, "--key-file", new, "--as", "ann", "--json").json["rows"]) == 6

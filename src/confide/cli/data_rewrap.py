@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 import click
 
-from confide.cli.dataset_keys import KEY_FILE, KEY_RESOURCE, WHO
+from confide.cli.dataset_keys import KEY_FILE, KEY_RESOURCE, WHO, PlaceType, place_of
 from confide.cli.new_dataset import facts
 from confide.cli.output import SAY_EVERY_S, Context, answers, counted, say
 from confide.errors import BrokerError, ConfideError, KeyDestroyedError, UsageError
@@ -20,12 +20,13 @@ from confide.errors import BrokerError, ConfideError, KeyDestroyedError, UsageEr
 if TYPE_CHECKING:
     from confide.config import Settings
     from confide.crypto.envelope import WrappedKey
+    from confide.data.places import Place
     from confide.data.snapshots import SignedManifest
     from confide.keys.client import OwnerClient
 
 
 @click.command("rewrap")
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
+@click.argument("folder", type=PlaceType(exists=True))
 @click.option("--all", "every", is_flag=True, help="Every dataset in and below FOLDER, except runs' outputs.")
 @WHO
 @KEY_RESOURCE
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 @answers
 def rewrap(
     context: Context,
-    folder: Path,
+    folder: Path | str,
     who: str | None,
     key_resource: str | None,
     key_file: Path | None,
@@ -45,7 +46,7 @@ def rewrap(
     *,
     every: bool,
 ) -> None:
-    """Put the newest wrapped form of its key into the manifest of the dataset in FOLDER, as a new snapshot of the same files.
+    """Put the newest wrapped form of its key into the manifest of the dataset in FOLDER (or at a URL), as a new snapshot of the same files.
 
     For after `confide keys rotate` and `confide keys rewrap`: then the manifest opens under the key's newest version by itself, also at
     another broker or from an escrow.  No data file is read or written.  Nothing happens where the manifest has that form already, so a
@@ -53,17 +54,17 @@ def rewrap(
 
     With --key-resource the dataset's key is put under another value, or another resource, of a key broker service.
     """
-    resource = _Resource.of(key_resource, key_file, new_key_resource, new_key_file)
+    place, resource = place_of(folder), _Resource.of(key_resource, key_file, new_key_resource, new_key_file)
     with _Rewrapping(context.settings, who, resource) as rewrapping:
         if every:
-            _all(context, folder, rewrapping)
+            _all(context, place, rewrapping)
             return
-        before, after = rewrapping.one(folder)
-    value = {**facts(folder, after.unverified), "rewrapped": after is not before, "key_before": _key(before)}
+        before, after = rewrapping.one(place)
+    value = {**facts(place, after.unverified), "rewrapped": after is not before, "key_before": _key(before)}
     context.answer(value, lambda: say(f"{_key(after)} (snapshot {after.unverified.snapshot}{'' if value['rewrapped'] else ', as before'})"))
 
 
-def _all(context: Context, place: Path, rewrapping: _Rewrapping) -> None:
+def _all(context: Context, place: Place, rewrapping: _Rewrapping) -> None:
     """Each dataset below a folder.  What is wrong with one does not keep the others; a broker that is down does."""
     from confide.data.rewrap import find_datasets
     from confide.data.snapshots import load_manifest
@@ -130,7 +131,7 @@ class _Rewrapping:
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
-    def one(self, folder: Path) -> tuple[SignedManifest, SignedManifest]:
+    def one(self, folder: Place) -> tuple[SignedManifest, SignedManifest]:
         """The newest manifest before and after: the same one, if it was up to date."""
         from confide.cli.owners import credential_of
         from confide.crypto.envelope import WrappedKey

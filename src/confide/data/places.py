@@ -13,10 +13,9 @@ import errno
 import io
 import os
 import secrets
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -24,16 +23,14 @@ from typing import Any, BinaryIO, Final, TypeAlias
 from urllib.parse import urlsplit
 
 from confide.data.extras import package_missing, require_library
+from confide.data.fsspec_file import FsspecFile
 from confide.data.remote import checked_links, https_only
 from confide.data.s3 import S3Access, S3Object, create_object, s3_client, s3_errors, write_object
 from confide.errors import DataError, OutputExistsError, UnavailableError, UsageError
 from confide.regular_file import open_regular
-from confide.seekable import ReaderOver, SeekableReader
+from confide.seekable import SeekableReader
 
 _BUFFER: Final = 1 << 20
-_ATTEMPTS: Final = 5
-_PAUSE_S: Final = 0.2
-"""Before an fsspec read is tried a second time; doubled each time.  S3's refusals botocore repeats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +111,10 @@ class RemoteFolder(RangedFolder):
     """Names below a URL."""
 
     @abstractmethod
+    def below(self, path: str) -> RemoteFolder:
+        """A folder in this one."""
+
+    @abstractmethod
     def files(self) -> Mapping[str, Version]:
         """All files that the storage lists now."""
 
@@ -189,7 +190,7 @@ def remote_folder(url: str, access: S3Access | None = None) -> RemoteFolder:
         return S3Folder(s3_client(access), bucket, prefix)
     if access is not None:
         raise UsageError("credentials of a job are for s3:// only", hint="give a URL that needs none, or use S3", got=links[0])
-    return FsspecFolder(url, links)
+    return FsspecFolder.at(url, links)
 
 
 class S3Folder(RemoteFolder):
@@ -198,6 +199,10 @@ class S3Folder(RemoteFolder):
     def __init__(self, client: Any, bucket: str, prefix: str) -> None:
         super().__init__(f"s3://{bucket}/{prefix}")
         self._client, self._bucket, self._prefix = client, bucket, f"{prefix}/"
+
+    def below(self, path: str) -> RemoteFolder:
+        """With the same client."""
+        return S3Folder(self._client, self._bucket, self._prefix + path)
 
     def look(self, path: str) -> Version | None:
         """One HEAD request."""
@@ -249,18 +254,27 @@ class S3Folder(RemoteFolder):
 class FsspecFolder(RemoteFolder):
     """Files below a URL of fsspec.  Whether :meth:`create` is one step for all writers is up to the file system behind it."""
 
-    def __init__(self, url: str, links: Sequence[str]) -> None:
+    def __init__(self, url: str, storage: Any, root: str) -> None:
+        """``storage`` is fsspec's, in which ``root`` is what the URL names."""
+        super().__init__(url)
+        self._storage, self._root = storage, root.rstrip("/") + "/"
+
+    @classmethod
+    def at(cls, url: str, links: Sequence[str]) -> FsspecFolder:
         """``links``: the URL's schemes (:func:`confide.data.remote.checked_links`)."""
-        super().__init__(url.split("?", 1)[0])
         require_library("fsspec", "such URLs are")
         from fsspec.core import url_to_fs  # noqa: PLC0415
 
+        shown = url.split("?", 1)[0]
         try:
-            with self._errors():
-                self._storage, root = url_to_fs(url, **https_only(links, []))  # what it refuses is as if not there
+            with _fsspec_errors(shown):
+                return cls(shown, *url_to_fs(url, **https_only(links, [])))  # what it refuses is as if not there
         except ImportError as cause:
             raise package_missing(url, cause) from cause
-        self._root = root.rstrip("/") + "/"
+
+    def below(self, path: str) -> RemoteFolder:
+        """In the same file system."""
+        return FsspecFolder(f"{self._url}/{path}", self._storage, self._root + path)
 
     def look(self, path: str) -> Version | None:
         """What the file system says of it, past what it remembers."""
@@ -279,7 +293,7 @@ class FsspecFolder(RemoteFolder):
         with self._errors():
             if str(self._storage.ukey(self._root + path)) != version.token:
                 raise DataError(f"{self / path} was changed while it was read", hint="do it again", path=str(self / path))
-            return _FsspecFile(str(self / path), version.size, self._storage.open(self._root + path, "rb"))
+            return FsspecFile(str(self / path), version.size, self._storage.open(self._root + path, "rb"))
 
     def files(self) -> Mapping[str, Version]:
         """By the file system's ``find``."""
@@ -329,49 +343,20 @@ class FsspecFolder(RemoteFolder):
                 if self._storage.exists(self._root + path):
                     self._storage.rm_file(self._root + path)
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """File systems raise what they like: their texts may hold addresses with secrets in them, so none is passed on."""
-        try:
-            yield
-        except (FileNotFoundError, FileExistsError):
-            raise
-        except (OSError, ValueError, NotImplementedError) as cause:
-            hint = "see which credentials are found, and whether there is a network"
-            raise UnavailableError(f"cannot use {self}: {type(cause).__name__}", hint=hint, path=str(self)) from cause
+    def _errors(self) -> AbstractContextManager[None]:
+        return _fsspec_errors(str(self))
 
 
-class _FsspecFile(ReaderOver):
-    """A file of fsspec whose reads are tried again when the connection breaks."""
-
-    def __init__(self, what: str, size: int, file: Any) -> None:
-        super().__init__(file, size)
-        self._what = what
-
-    def readinto(self, buffer: Any, /) -> int:
-        """Fill ``buffer``.
-
-        Raises:
-            UnavailableError: the connection breaks again and again.
-        """
-        view = memoryview(buffer).cast("B")
-        wanted = max(0, min(len(view), self._size - self._position))
-        pause = _PAUSE_S
-        for left in reversed(range(_ATTEMPTS)):
-            try:
-                self._file.seek(self._position)
-                data = self._file.read(wanted)
-            except (OSError, ValueError) as cause:
-                if not left:
-                    hint = "its transfers break off: try again later"
-                    raise UnavailableError(f"cannot read {self._what}: {type(cause).__name__}", hint=hint, path=self._what) from cause
-                time.sleep(pause)
-                pause *= 2
-                continue
-            break
-        view[: len(data)] = data
-        self._position += len(data)
-        return len(data)
+@contextmanager
+def _fsspec_errors(what: str) -> Iterator[None]:
+    """File systems raise what they like: their texts may hold addresses with secrets in them, so none is passed on."""
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError):
+        raise
+    except (OSError, ValueError, NotImplementedError) as cause:
+        hint = "see which credentials are found, and whether there is a network"
+        raise UnavailableError(f"cannot use {what}: {type(cause).__name__}", hint=hint, path=what) from cause
 
 
 def written_at(place: FilePlace) -> datetime | None:

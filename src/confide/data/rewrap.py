@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from confide.crypto.sign import SigningKey
 from confide.data.column_groups import ColumnGroup
 from confide.data.commit import make_current
 from confide.data.manifest import MANIFEST_NAME, now_text, sign_manifest, verify_manifest
+from confide.data.places import Place, RemoteFolder
 from confide.data.snapshots import SignedManifest, commit_snapshot, staged_beside
 from confide.errors import ManifestError
 from confide.ids import KeyRef
@@ -60,8 +62,9 @@ def rewrap_dataset(
     manifest = replace(
         before, snapshot=number, parent=parent.digest, created=created, wrapped=wrapped, groups=grouped, signer=signer.public, work=None
     )
-    made = SignedManifest(parent.folder, sign_manifest(manifest, signer), manifest)
-    with staged_beside(parent.local) as staged:
+    folder = parent.folder
+    made = SignedManifest(folder, sign_manifest(manifest, signer), manifest)
+    with staged_beside(folder) if isinstance(folder, Path) else nullcontext() as staged:
         commit_snapshot(parent, made, staged=staged)
         make_current(made, register, staged=staged)
     return made
@@ -73,10 +76,26 @@ def _with_form(group: ColumnGroup, wrapped: WrappedKey) -> ColumnGroup:
     return replace(group, wrapped=wrapped)
 
 
-def find_datasets(place: Path) -> Iterator[Path]:
-    """The folders of datasets in and below ``place``, in the order of their names.  Follows no link; hidden folders are writers'."""
+def find_datasets(place: Place) -> Iterator[Place]:
+    """The folders of datasets in and below ``place``, in the order of their names.  Follows no link; hidden folders are writers'.
+
+    Raises:
+        UnavailableError: a storage does not list what is there.
+    """
+    if not isinstance(place, Path):
+        yield from _find_at(place)
+        return
     for folder, inner, files in os.walk(place):
         if MANIFEST_NAME in files:
             inner.clear()
             yield Path(folder)
         inner[:] = sorted(name for name in inner if not name.startswith("."))
+
+
+def _find_at(place: RemoteFolder) -> Iterator[RemoteFolder]:
+    paths = [path.split("/")[:-1] for path in place.files() if path.split("/")[-1] == MANIFEST_NAME]
+    last: list[str] | None = None
+    for folder in sorted(path for path in paths if not any(name.startswith(".") for name in path)):
+        if last is None or folder[: len(last)] != last:  # nothing in a dataset is one
+            last = folder
+            yield place.below("/".join(folder)) if folder else place

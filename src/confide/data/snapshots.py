@@ -190,8 +190,11 @@ def _commit(made: SignedManifest, staged: Path | None) -> None:
             path=str(made.folder),
             snapshot=number,
         ) from cause
-    except UnavailableError:  # it may be the answer that was lost
-        if not isinstance(made.folder, RemoteFolder) or not _is_shown(made):
+    except UnavailableError as error:  # it may be the answer that was lost
+        if not isinstance(made.folder, RemoteFolder):
+            raise
+        if not _is_shown(made):
+            error.hint = f"see with `confide data log {made.folder}` whether snapshot {number} is there; if not, do it again"
             raise
 
 
