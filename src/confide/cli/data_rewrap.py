@@ -46,11 +46,13 @@ def rewrap(
     *,
     every: bool,
 ) -> None:
-    """Put the newest wrapped form of its key into the manifest of the dataset in FOLDER (or at a URL), as a new snapshot of the same files.
+    """Put the newest wrapped form of its key into the manifest of the dataset in FOLDER, as a new snapshot of the same files.
 
     For after `confide keys rotate` and `confide keys rewrap`: then the manifest opens under the key's newest version by itself, also at
     another broker or from an escrow.  No data file is read or written.  Nothing happens where the manifest has that form already, so a
     command that was stopped goes on when it is called again.
+
+    FOLDER may be a URL, where such a snapshot is two small writes.
 
     With --key-resource the dataset's key is put under another value, or another resource, of a key broker service.
     """
