@@ -81,6 +81,11 @@ class Settings:
         return self.home / "broker" / "store.sqlite"
 
     @property
+    def uploads_dir(self) -> Path:
+        """Folder of journals of what is encrypted into datasets at URLs."""
+        return self.home / "uploads"
+
+    @property
     def credentials_dir(self) -> Path:
         """Folder of owners' and recipients' credentials (private keys, mode 0600)."""
         return self.home / "credentials"

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.cli_data import RESOURCE, enrol
+from support.s3_gate import S3Gate
 
 from confide.cli.broker import spawn
+from confide.data.places import S3Folder
 
 CSV = "id,name,score\n1,ann,0.5\n2,bob,\n3,cid,2.5\n"
 THERE = "s3://bkt/data/people"
@@ -52,7 +58,6 @@ def test_a_dataset_on_s3_is_made_looked_at_and_decrypted(confide: Any, csv: Path
     assert (made.status, made.json["folder"], made.json["name"], made.json["rows"]) == (0, THERE, "people", 3)
     assert "another" not in made.err
     assert encrypt(confide, csv).status == 2
-    assert "in a remote storage" in confide("data", "encrypt", csv, f"{THERE}2", "--key", "ann/k", "--resume").err
 
     assert confide("data", "inspect", THERE, "--json").json["unlisted_files"] == 0
     assert confide("data", "log", THERE, "--json").json["snapshots"][0]["rows"] == 3
@@ -155,3 +160,48 @@ def test_a_dataset_under_a_services_key_grows_and_gets_another_value(confide: An
     assert data_objects(s3) == before
     assert confide("data", "head", THERE, *under).status != 0
     assert len(confide("data", "head", THERE, "--key-resource", RESOURCE, "--key-file", new, "--as", "ann", "--json").json["rows"]) == 6
+
+
+@pytest.mark.parametrize("mode", ["error", "append"])
+def test_a_command_that_is_killed_before_its_manifest_is_gone_on_with(
+    mode: str, confide: Any, csv: Path, s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``kill -9`` in the moment in which all files are there and the manifest is asked for."""
+    if mode == "append":
+        encrypt(confide, csv)
+    before = keys(s3)
+    gate, running, sent = S3Gate(os.environ["AWS_ENDPOINT_URL"]), list[subprocess.Popen[bytes]](), list[str]()
+
+    def kill(method: str, path: str) -> None:
+        if method == "PUT" and path.endswith("_snapshots/2.json" if mode == "append" else "_confide.json"):
+            running[0].kill()
+            running[0].wait()
+            raise ConnectionError
+        if method == "PUT" and "part-" in path:
+            sent.append(path)
+
+    gate.before = kill
+    words = ["data", "encrypt", str(csv), THERE, "--key", "ann/k", "--mode", mode]
+    command = [sys.executable, "-m", "confide.cli.main", *words]
+    running.append(subprocess.Popen(command, env={**os.environ, "AWS_ENDPOINT_URL": gate.url}, stdout=subprocess.DEVNULL))
+    assert running[0].wait(60) == -signal.SIGKILL
+    left = set(keys(s3)) - {*before}
+    assert len([key for key in left if "part-" in key]) == len(sent) == 1
+    assert confide("data", "log", THERE, "--json").status == (0 if mode == "append" else 5)
+
+    gate.close()
+    monkeypatch.setattr("confide.data.places.S3Folder.write", only_manifests(S3Folder.write))
+    done = encrypt(confide, csv, "--mode", mode, "--resume").json
+    assert (done["snapshot"], done["rows"]) == ((2, 6) if mode == "append" else (1, 3))
+    assert confide("data", "verify", THERE).status == 0
+    again = encrypt(confide, csv, "--mode", mode, "--resume")
+    assert (again.json["snapshot"], again.json["made_before"]) == (done["snapshot"], True)
+    assert confide("data", "inspect", THERE, "--json").json["unlisted_files"] == 0
+
+
+def only_manifests(write: Any) -> Any:
+    def checked(folder: S3Folder, path: str, file: Any) -> None:
+        assert path.endswith(".json"), "a file is sent again"
+        write(folder, path, file)
+
+    return checked

@@ -155,7 +155,7 @@ def _add_snapshot(
     if key is None:
         secret = key_of(context.settings, parent, who, key_resource, key_file)
         signer = credential_of(context.settings, who).key
-        with _attempt(source, parent, mode, secret, resume=resume) as attempt:
+        with _attempt(context, source, parent, mode, secret, resume=resume) as attempt:
             made = add_snapshot(source, parent, mode, dataset_key=secret, signer=signer, now=now, attempt=attempt, progress=progress)
             return Made(made.unverified, before=attempt.done is not None)
     ref = KeyRef.parse(key)
@@ -165,7 +165,7 @@ def _add_snapshot(
     with client_of(context.settings, ref.owner) as client:
         secret = client.open(parent.envelope).secret
         groups = {group.name: client.open(parent.envelope, group.name).secret for group in parent.unverified.groups}
-        with _attempt(source, parent, mode, secret, resume=resume) as attempt:
+        with _attempt(context, source, parent, mode, secret, resume=resume) as attempt:
             made = add_snapshot(
                 source, parent, mode, dataset_key=secret, signer=signer, now=now, register=client.register_manifest, group_keys=groups,
                 attempt=attempt, progress=progress,
@@ -174,13 +174,15 @@ def _add_snapshot(
 
 
 @contextmanager
-def _attempt(source: object, parent: SignedManifest, mode: Mode, secret: SecretBytes, *, resume: bool) -> Iterator[Attempt]:
+def _attempt(
+    context: Context, source: object, parent: SignedManifest, mode: Mode, secret: SecretBytes, *, resume: bool
+) -> Iterator[Attempt]:
     """Where to write first: a new place, or with ``resume`` that of an earlier command."""
-    from confide.data.remote_staging import attempt_at
-    from confide.data.staging import resumed_or_new, task_of
+    from confide.data.remote_staging import attempt_at, resumed_at
+    from confide.data.staging import task_of
     from confide.data.work import snapshot_made_by
 
-    dataset = parent.unverified.dataset
+    dataset, journals = parent.unverified.dataset, context.settings.uploads_dir
     task = task_of(source, dataset=dataset, mode=mode)
 
     def opened(begun: Begun) -> SecretBytes:
@@ -190,10 +192,11 @@ def _attempt(source: object, parent: SignedManifest, mode: Mode, secret: SecretB
 
     staged: AbstractContextManager[Attempt]
     if resume:
-        staged = resumed_or_new(parent.local, task, open_key=opened, done=snapshot_made_by(task, parent, secret))
+        done = snapshot_made_by(task, parent, secret)
+        staged = resumed_at(parent.folder, task, journals=journals, open_key=opened, done=done)
     else:
-        staged = attempt_at(parent.folder)
+        staged = attempt_at(parent.folder, journals=None if task is None else journals)
     with staged as attempt:
-        if attempt.journal is None and attempt.done is None and task is not None and isinstance(parent.folder, Path):
+        if attempt.journal is None and attempt.done is None and task is not None:
             attempt.begin(task, dataset, secret)
         yield attempt

@@ -66,7 +66,8 @@ def clean(context: Context, folder: Path | str, keep: int | None, older_than: fl
     if isinstance(place, Path):
         found = clean_folder(place, keep=keep, before=before, remove=not dry_run)
     else:
-        found = clean_remote(place, keep=keep, before=before, remove=not dry_run)
+        journals = context.settings.uploads_dir
+        found = clean_remote(place, keep=keep, before=before, remove=not dry_run, journals=journals)
 
     def text() -> None:
         for path in found.files:

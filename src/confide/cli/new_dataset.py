@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -142,18 +141,17 @@ class NewDataset:
         self, settings: Settings, source: object, place: _Place, create: Callable[..., SignedManifest], **named: str
     ) -> Made:
         """What ``create`` makes of a new key, or of that of an earlier command that is gone on with; or what that had made already."""
-        from confide.data.remote_staging import attempt_at
-        from confide.data.snapshots import local_folder
-        from confide.data.staging import open_kept, resumed_or_new, task_of
+        from confide.data.remote_staging import attempt_at, resumed_at
+        from confide.data.staging import open_kept, task_of
 
         task = task_of(source, name=self.name, **named)
         kek = resume_key(settings, needed=self.resume)
         staged: AbstractContextManager[Attempt]
         if self.resume and kek is not None:
-            folder = local_folder(self.folder)
-            staged = resumed_or_new(folder, task, open_key=open_kept(kek), done=self._made_before(folder, source, task, place))
+            done = self._made_before(source, task, place)
+            staged = resumed_at(self.folder, task, journals=settings.uploads_dir, open_key=open_kept(kek), done=done)
         else:
-            staged = attempt_at(self.folder)
+            staged = attempt_at(self.folder, journals=None if task is None or kek is None else settings.uploads_dir)
         with staged as attempt:
             if attempt.done is not None:
                 return Made(attempt.done.unverified, before=True)
@@ -161,7 +159,7 @@ class NewDataset:
             if key is None:
                 self.refuse_existing()
                 key = place.mint()
-                if task is not None and kek is not None and isinstance(self.folder, Path):
+                if task is not None and kek is not None:
                     attempt.begin_new(task, key, kek)
             if attempt.journal is not None:
                 attempt.task = self._task(source, task, key.dataset)
@@ -174,15 +172,16 @@ class NewDataset:
 
         return task if self.mode == "error" else task_of(source, dataset=dataset, mode=self.mode)
 
-    def _made_before(self, folder: Path, source: object, task: str | None, place: _Place) -> SignedManifest | None:
+    def _made_before(self, source: object, task: str | None, place: _Place) -> SignedManifest | None:
         """The snapshot of the dataset that is in place which the same command made, if it is this dataset at all."""
         from confide.data.manifest import MANIFEST_NAME
+        from confide.data.places import is_there
         from confide.data.snapshots import load_manifest
         from confide.data.work import snapshot_made_by
 
-        if task is None or not os.path.lexists(folder / MANIFEST_NAME):
+        if task is None or not is_there(self.folder / MANIFEST_NAME):
             return None
-        newest = load_manifest(folder)
+        newest = load_manifest(self.folder)
         there = newest.unverified
         if (there.name, there.key, there.owner, there.signer) != (self.name, place.key, place.owner, place.signer):
             return None

@@ -84,8 +84,8 @@ def _find(
             found.files.append(path)
         else:
             found.young += 1
-    staged = [place for place in _staged(folder) if _is_left(place, before)]
-    found.size = sum((folder / path).stat().st_size for path in found.files) + sum(_size(place) for place in staged)
+    staged = left_beside(folder, before)
+    found.size = sum((folder / path).stat().st_size for path in found.files) + sum(size_of(place) for place in staged)
     found.files += [f"../{place.name}" for place in staged]
     return found, staged
 
@@ -106,13 +106,16 @@ def _superseded(chain: Sequence[SignedManifest], keep: int | None, before: float
     return []
 
 
-def _staged(folder: Path) -> list[Path]:
-    """Folders of writers of this dataset, beside it."""
-    beside = ((place, _STAGED.fullmatch(place.name)) for place in folder.absolute().parent.iterdir())
-    return sorted(place for place, form in beside if form and form["name"] == folder.name and place.is_dir() and not place.is_symlink())
+def left_beside(folder: Path, before: float) -> list[Path]:
+    """Folders of writers of this dataset, beside it, in which nothing has changed since ``before``."""
+    parent = folder.absolute().parent
+    beside = ((place, _STAGED.fullmatch(place.name)) for place in (parent.iterdir() if parent.is_dir() else ()))
+    found = (place for place, form in beside if form and form["name"] == folder.name and place.is_dir() and not place.is_symlink())
+    return sorted(place for place in found if _is_left(place, before))
 
 
-def _size(folder: Path) -> int:
+def size_of(folder: Path) -> int:
+    """Bytes of all files in a folder of a writer's."""
     return sum(place.stat().st_size for place in folder.rglob("*") if place.is_file() and not place.is_symlink())
 
 

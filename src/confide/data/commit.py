@@ -71,15 +71,15 @@ def create_dataset(
                 source, folder, name=name, owner=owner, dataset=dataset, dataset_key=dataset_key, wrapped=wrapped, signer=signer,
                 now=now, register=register, protected=protected, attempt=made, progress=progress,
             )  # fmt: skip
-    refuse_existing(folder)
+    refuse_existing(folder, sent=attempt.sent if isinstance(attempt, RemoteAttempt) else ())
     written = _encrypted(prepared(source), attempt, dataset_key, dataset, protected=protected, progress=progress)
     groups = tuple(sorted((one.group for one in protected), key=lambda group: group.name))
     signed = _signed_before(attempt, written, groups, signer)
     if signed is None:
         manifest = _manifest(written, name=name, dataset=dataset, wrapped=wrapped, signer=signer, owner=owner, run=None, now=now)
         manifest = replace(manifest, groups=groups, work=_work(attempt, dataset_key, dataset))
-        signed = SignedManifest(attempt.files, sign_manifest(manifest, signer), manifest)
-        write_manifest(attempt.files, signed.envelope, staged=attempt.root)
+        signed = SignedManifest(attempt.signed, sign_manifest(manifest, signer), manifest)
+        write_manifest(attempt.signed, signed.envelope, staged=attempt.root)
     if register is not None:
         register(signed.envelope)
     attempt.publish(folder)
@@ -95,9 +95,9 @@ def _signed_before(
     attempt: Attempt, written: Written, groups: tuple[ColumnGroup, ...], signer: SigningKey
 ) -> SignedManifest | None:
     """The manifest that an earlier command had signed of these very files: the broker may know it, and would refuse another one."""
-    if not attempt.resumed or not os.path.lexists(attempt.files / MANIFEST_NAME):
+    if not attempt.resumed or not os.path.lexists(attempt.signed / MANIFEST_NAME):
         return None
-    found = load_manifest(attempt.files)
+    found = load_manifest(attempt.signed)
     manifest = verify_manifest(found.envelope, signer.public)
     same = (manifest.files, manifest.schema, manifest.groups) == (written.files, written.schema, groups)
     return found if same else None

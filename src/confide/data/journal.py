@@ -57,13 +57,17 @@ class Begun:
 
 @dataclass
 class Journal:
-    """An open, locked journal.  ``files`` are finished, in the order in which they were; ``columns`` those of a table."""
+    """An open, locked journal.  ``files`` are finished, in the order in which they were; ``columns`` those of a table.
+
+    ``sending`` are the paths of those that were on their way to a remote storage.
+    """
 
     begun: Begun
     _file: BinaryIO
     _key: SecretBytes
     files: list[FileEntry] = field(default_factory=list)
     columns: pa.Schema | None = None
+    sending: list[str] = field(default_factory=list)
     _last: bytes = b""
 
     @classmethod
@@ -75,10 +79,20 @@ class Journal:
         journal._write({"begun": begun.to_json()})
         return journal
 
+    def send(self, path: str) -> None:
+        """Note that a file is sent from now on."""
+        self._write({"sending": path})
+        self.sending.append(path)
+
     def add(self, entry: FileEntry) -> None:
         """Note that a file is finished, and durable."""
         self._write({"file": [entry.path, entry.size, entry.sha256, entry.rows]})
+        self._finished(entry)
+
+    def _finished(self, entry: FileEntry) -> None:
         self.files.append(entry)
+        if entry.path in self.sending:
+            self.sending.remove(entry.path)
 
     def set_columns(self, columns: pa.Schema) -> None:
         """Note what columns the table has."""
@@ -111,7 +125,9 @@ class Journal:
         self._last = expected
         match body:
             case {"file": [str(path), int(size), str(digest), int() | None as rows]}:
-                self.files.append(FileEntry(check_data_path(path), size, digest, rows))
+                self._finished(FileEntry(check_data_path(path), size, digest, rows))
+            case {"sending": str(path)}:
+                self.sending.append(check_data_path(path))
             case {"columns": str(text)}:
                 self.columns = pa.ipc.read_schema(pa.py_buffer(from_b64url(text)))
             case {"forget": list(paths)}:

@@ -31,6 +31,7 @@ from confide.regular_file import open_regular
 from confide.seekable import SeekableReader
 
 _BUFFER: Final = 1 << 20
+_MAX_COPY: Final = 5 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,10 @@ class RemoteFolder(RangedFolder):
     @abstractmethod
     def replace(self, path: str, data: bytes) -> None:
         """Write a file in the place of the one that is there: whoever reads it gets the old one or the new one, whole."""
+
+    @abstractmethod
+    def renew(self, path: str, version: Version) -> bool:
+        """Have a file count as written now, with the same bytes.  ``False``: it is too long for that."""
 
     @abstractmethod
     def remove(self, paths: Iterable[str]) -> None:
@@ -244,6 +249,15 @@ class S3Folder(RemoteFolder):
         """Objects are always written whole."""
         self.write(path, io.BytesIO(data))
 
+    def renew(self, path: str, version: Version) -> bool:
+        """By a copy of the object onto itself, which S3 makes of 5 GiB at most."""
+        if version.size > _MAX_COPY:
+            return False
+        source = {"Bucket": self._bucket, "Key": self._prefix + path}
+        with s3_errors(str(self / path)):
+            self._client.copy_object(**source, CopySource=source, CopySourceIfMatch=version.token, MetadataDirective="REPLACE")
+        return True
+
     def remove(self, paths: Iterable[str]) -> None:
         """One request each: a bucket's rules may allow that alone."""
         for path in paths:
@@ -335,6 +349,10 @@ class FsspecFolder(RemoteFolder):
         self.write(beside, io.BytesIO(data))
         with self._errors():
             self._storage.mv(self._root + beside, self._root + path)
+
+    def renew(self, path: str, version: Version) -> bool:
+        """Nothing here asks how old files are."""
+        return True
 
     def remove(self, paths: Iterable[str]) -> None:
         """One by one."""

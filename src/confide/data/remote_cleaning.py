@@ -6,13 +6,16 @@ What is younger than the caller says, or of unknown age, may be of a writer that
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Final
 
-from confide.data.cleaning import Cleaning, all_paths, check_keep
+from confide.data.cleaning import Cleaning, all_paths, check_keep, left_beside, size_of
 from confide.data.manifest import MANIFEST_NAME, verify_manifest
 from confide.data.places import RemoteFolder, Version, is_there
+from confide.data.remote_staging import stand_in
 from confide.data.snapshots import SignedManifest, history, load_manifest, manifest_path, write_manifest
 from confide.errors import UsageError
 
@@ -21,8 +24,10 @@ _OURS: Final = re.compile(rf"v-{_UUID}/.+|part-[0-9]{{5,}}-{_UUID}\.parquet")
 """What writers name their files in a dataset that is made at a URL: nothing else there is taken for left behind without a manifest."""
 
 
-def clean_remote(folder: RemoteFolder, *, keep: int | None, before: datetime, remove: bool) -> Cleaning:
+def clean_remote(folder: RemoteFolder, *, keep: int | None, before: datetime, remove: bool, journals: Path | None = None) -> Cleaning:
     """Find, and with ``remove`` take away, what no snapshot lists and was written before ``before``; ``keep`` as in a folder here.
+
+    ``journals``: also what this machine knows there of work at that URL which nobody has gone on with since.
 
     Where there is no manifest, that is what writers call their files, and nothing else: the URL may be of other things, or above datasets.
 
@@ -31,6 +36,16 @@ def clean_remote(folder: RemoteFolder, *, keep: int | None, before: datetime, re
         ManifestError: the newest manifest is not signed as it says, or the snapshots do not follow one another.
         UnavailableError: the storage refuses, or does not answer.
     """
+    found = _clean_there(folder, keep=keep, before=before, remove=remove)
+    for place in left_beside(stand_in(journals, folder), before.timestamp()) if journals is not None else ():
+        found.files.append(str(place))
+        found.size += size_of(place)
+        if remove:
+            shutil.rmtree(place, ignore_errors=True)
+    return found
+
+
+def _clean_there(folder: RemoteFolder, *, keep: int | None, before: datetime, remove: bool) -> Cleaning:
     check_keep(keep)
     listed = folder.files()  # first: what is committed after that is not among what may go
     if not is_there(folder / MANIFEST_NAME):  # asked for by name: a listing may be older than it

@@ -8,43 +8,111 @@ leaves files that no manifest lists, and on S3 perhaps parts of one, which only 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-import pyarrow as pa
-
 from confide.canonical import canonical
+from confide.crypto.secret import SecretBytes
+from confide.data.folder import listed_files
+from confide.data.journal import Begun
 from confide.data.manifest import MANIFEST_NAME, MAX_BYTES, FileEntry
-from confide.data.places import Place, RemoteFolder, open_place
-from confide.data.snapshots import SignedManifest, commit_snapshot, load_manifest
-from confide.data.staging import Attempt, attempt_beside
+from confide.data.parallel import in_order
+from confide.data.places import Place, RemoteFolder, is_there, open_place
+from confide.data.snapshots import SignedManifest, commit_snapshot, history, load_manifest
+from confide.data.staging import Attempt, attempt_beside, resumed_or_new
 from confide.errors import ConfideError, IntegrityError, OutputExistsError, SnapshotConflictError, UnavailableError
 from confide.regular_file import open_regular
 
+_AT_ONCE: Final = 8
+"""Requests at one time for files that an earlier command sent."""
 _LEFT: Final = "remove what was sent with `confide data clean`, and try again"
 
 @dataclass
 class RemoteAttempt(Attempt):
-    """A scratch folder whose files go to ``target``.  It cannot be taken up again."""
+    """Work whose files are made in a ``scratch`` folder and go to ``target``.
+
+    ``root`` holds the journal and the signed manifest, which the next command needs to go on: what is finished is at the storage.
+    """
 
     target: RemoteFolder = field(kw_only=True)
+    scratch: Path = field(kw_only=True)
     sent: dict[str, int] = field(default_factory=dict, kw_only=True)
     """Paths and sizes."""
     in_doubt: bool = field(default=False, kw_only=True)
     """Whether a manifest may be there that lists what was sent."""
+    committed: bool = field(default=False, kw_only=True)
+    """Whether it is."""
+
+    @property
+    def files(self) -> Path:
+        """In the scratch folder: encrypted files on their way."""
+        return self.scratch / "dataset"
+
+    @property
+    def signed(self) -> Path:
+        """Beside the journal."""
+        return self.root
+
+    @property
+    def unsettled(self) -> bool:
+        """A manifest was sent, and nobody knows whether it arrived."""
+        return self.in_doubt and not self.committed
+
+    def name_of(self, _: Path) -> str:
+        """Its URL."""
+        return str(self.target)
 
     def note(self, entry: FileEntry) -> None:
         """Send a finished file, and remove it here."""
         place = self.files / entry.path
         self.sent[entry.path] = entry.size
+        if self.journal is not None:
+            self.journal.send(entry.path)
         with open_regular(place) as file:
             self.target.write(entry.path, file)
         place.unlink()
+        if self.journal is not None:
+            self.journal.add(entry)
+
+    def _whole(self, entries: Sequence[FileEntry]) -> list[FileEntry]:
+        """Those that the storage has in their length.  They count as new there: `data clean` takes what is old and not listed."""
+        self.sent.update((entry.path, entry.size) for entry in entries)
+
+        def renewed(entry: FileEntry) -> bool:
+            found = self.target.look(entry.path)
+            return found is not None and found.size == entry.size and self.target.renew(entry.path, found)
+
+        found = in_order(renewed, entries, threads=_AT_ONCE)
+        return [entry for entry, there in zip(entries, found, strict=True) if there]
+
+    def _drop(self, dropped: Sequence[FileEntry]) -> None:
+        assert self.journal is not None  # noqa: S101 -- it was found by it
+        paths = {*(entry.path for entry in dropped), *self.journal.sending}
+        self.target.remove(self._unlisted(paths))
+        for path in paths:
+            self.sent.pop(path, None)
+
+    def discard(self, *, failed: bool) -> None:
+        """Remove what was sent for nothing, unless somebody may read it, and what is here."""
+        if failed and not self.in_doubt:
+            with contextlib.suppress(ConfideError):  # what ended the work is what is told
+                self.target.remove(self._unlisted(self.sent))
+        super().discard(failed=failed)
+
+    def _unlisted(self, paths: Iterable[str]) -> list[str]:
+        """Those that no snapshot lists.  An earlier command's may have been committed: then they are others' by now."""
+        if not self.resumed or not is_there(self.target / MANIFEST_NAME):
+            return list(paths)
+        newest = load_manifest(self.target)
+        listed = listed_files(newest.unverified, *(one.unverified for one in history(newest)))
+        return [path for path in paths if path not in listed]
 
     def publish(self, folder: Place) -> None:
         """Send the manifest: from then on there is a dataset in ``folder``.
@@ -54,7 +122,7 @@ class RemoteAttempt(Attempt):
             IntegrityError: what was sent is not there any more.
             UnavailableError: the storage refuses, or does not answer.
         """
-        data = canonical(load_manifest(self.files).envelope)
+        data = canonical(load_manifest(self.signed).envelope)
         self._require_sent()
         self._doubt()
         try:
@@ -66,6 +134,7 @@ class RemoteAttempt(Attempt):
             if not self._shows(data):
                 error.hint = f"see with `confide data inspect {folder}` whether the dataset is there; if not, {_LEFT}"
                 raise
+        self.committed = True
 
     def commit(self, made: SignedManifest, parent: SignedManifest) -> None:
         """Send the manifest of the snapshot after ``parent``: from then on it is the newest of the dataset.
@@ -86,6 +155,7 @@ class RemoteAttempt(Attempt):
                 number = made.unverified.snapshot
                 error.hint = f"see with `confide data log {self.target}` whether snapshot {number} is there; if not, {_LEFT}"
             raise
+        self.committed = True
 
     def _doubt(self) -> None:
         self.in_doubt = True
@@ -104,41 +174,71 @@ class RemoteAttempt(Attempt):
             return file.read(MAX_BYTES + 1) == data
         return False
 
-    def withdraw(self) -> None:
-        """Remove what was sent, unless somebody may read it."""
-        if not self.in_doubt:
-            with contextlib.suppress(ConfideError):  # what ended the work is what is told
-                self.target.remove(self.sent)
 
-
-def refuse_existing(folder: Place) -> None:
-    """Return if nothing is at ``folder``.
+def refuse_existing(folder: Place, *, sent: Collection[str] = ()) -> None:
+    """Return if nothing is at ``folder``, but what was ``sent`` there.
 
     Raises:
         OutputExistsError: something is.
         UnavailableError: a storage refuses to say, or does not answer.
     """
-    there = os.path.lexists(folder) if isinstance(folder, Path) else bool(folder.files())
+    there = os.path.lexists(folder) if isinstance(folder, Path) else not folder.files().keys() <= {*sent}
     if there:
         raise OutputExistsError(f"{folder} exists", path=str(folder))
 
 
-def attempt_at(folder: Place) -> AbstractContextManager[Attempt]:
-    """Where to write a snapshot of the dataset in ``folder`` first; see :func:`confide.data.staging.attempt_beside` for one here."""
-    return attempt_beside(folder) if isinstance(folder, Path) else _attempt_here(folder)
+def attempt_at(folder: Place, *, journals: Path | None = None) -> AbstractContextManager[Attempt]:
+    """Where to write a snapshot of the dataset in ``folder`` first; see :func:`confide.data.staging.attempt_beside` for one here.
+
+    ``journals`` is the folder here for what is to be known of work at a URL if it is to be gone on with: then :meth:`Attempt.begin` may be
+    called.
+    """
+    return attempt_beside(folder) if isinstance(folder, Path) else _attempt_here(folder, journals)
+
+
+def resumed_at(
+    folder: Place, task: str | None, *, journals: Path, open_key: Callable[[Begun], SecretBytes], done: SignedManifest | None
+) -> AbstractContextManager[Attempt]:
+    """What an earlier command left of the same work, or else as :func:`attempt_at`; see :func:`confide.data.staging.resumed_or_new`.
+
+    At a URL, what is finished is what the storage has.
+    """
+    if isinstance(folder, Path):
+        return resumed_or_new(folder, task, open_key=open_key, done=done)
+    return _resumed_here(folder, task, journals, open_key, done)
+
+
+def stand_in(journals: Path, target: RemoteFolder) -> Path:
+    """The name beside which folders of work at a URL lie here, as those of a dataset here lie beside it."""
+    return journals / hashlib.sha256(str(target).encode()).hexdigest()[:32]
 
 
 @contextlib.contextmanager
-def _attempt_here(target: RemoteFolder) -> Iterator[Attempt]:
-    with tempfile.TemporaryDirectory(prefix="confide-") as scratch:  # mode 0700, and encrypted files only
-        attempt = RemoteAttempt(Path(scratch), target=target)
-        try:
-            attempt.files.mkdir()
+def _attempt_here(target: RemoteFolder, journals: Path | None) -> Iterator[Attempt]:
+    with _scratch() as scratch:
+        beside = scratch / "work" if journals is None or not _may_write(journals) else stand_in(journals, target)
+        with attempt_beside(beside, make=partial(RemoteAttempt, target=target, scratch=scratch)) as attempt:
             yield attempt
-        except (OSError, pa.ArrowException) as cause:
-            attempt.withdraw()
-            reason = getattr(cause, "strerror", None) or str(cause)
-            raise UnavailableError(f"cannot write {target}: {reason}", path=str(target)) from cause
-        except BaseException:
-            attempt.withdraw()
-            raise
+
+
+@contextlib.contextmanager
+def _resumed_here(
+    target: RemoteFolder, task: str | None, journals: Path, open_key: Callable[[Begun], SecretBytes], done: SignedManifest | None
+) -> Iterator[Attempt]:
+    with _scratch() as scratch:
+        make = partial(RemoteAttempt, target=target, scratch=scratch)
+        with resumed_or_new(stand_in(journals, target), task, open_key=open_key, done=done, make=make) as attempt:
+            yield attempt
+
+
+def _may_write(journals: Path) -> bool:
+    with contextlib.suppress(OSError):
+        journals.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return os.access(journals, os.W_OK | os.X_OK)
+    return False
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="confide-") as made:  # mode 0700, and encrypted files only
+        yield Path(made)

@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -70,6 +70,16 @@ class Attempt:
         return self.root / _FILES
 
     @property
+    def signed(self) -> Path:
+        """The folder that gets the signed manifest before anybody sees it."""
+        return self.files
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether nobody knows if the work is done, so that another command has to look."""
+        return False
+
+    @property
     def finished(self) -> tuple[FileEntry, ...]:
         """Files that an earlier command finished, in its order, still what they were."""
         return tuple(self.journal.files) if self.journal is not None else ()
@@ -101,6 +111,42 @@ class Attempt:
                 if above == self.root:
                     break
             self.journal.add(entry)
+
+    def name_of(self, folder: Path) -> str:
+        """How users call what is made beside ``folder``."""
+        return str(folder)
+
+    def take_over(self) -> None:
+        """Keep the finished files that are still what they were, and remove everything else."""
+        journal = self.journal
+        assert journal is not None  # noqa: S101 -- it was found by it
+        self.files.mkdir(exist_ok=True)
+        whole = self._whole(journal.files)
+        if journal.files and journal.files[0].rows is not None:  # of a table only a beginning is worth something: the rest is read in order
+            count = next((number for number, (one, two) in enumerate(zip(journal.files, whole, strict=False)) if one != two), len(whole))
+            whole = whole[:count]
+        dropped = [entry for entry in journal.files if entry not in whole]
+        journal.forget(dropped)
+        self._drop(dropped)
+
+    def _whole(self, entries: Sequence[FileEntry]) -> list[FileEntry]:
+        """Those of which the files are still there, and what they were."""
+        return [entry for entry in entries if _is_whole(self.files, entry)]
+
+    def _drop(self, _: Sequence[FileEntry]) -> None:
+        """Remove all files but those that are finished: these entries', and what was not written to its end."""
+        kept = {entry.path for entry in self.finished}
+        for place in sorted(self.files.rglob("*"), reverse=True):
+            path = place.relative_to(self.files).as_posix()
+            if path in kept or path == MANIFEST_NAME:
+                continue
+            if place.is_symlink() or not place.is_dir():
+                place.unlink()
+
+    def discard(self, *, failed: bool) -> None:
+        """Remove what is staged.  ``failed``: the work was not done."""
+        del failed
+        shutil.rmtree(self.root, ignore_errors=True)
 
     def note_columns(self, columns: pa.Schema) -> None:
         """Say what columns the table has."""
@@ -137,13 +183,17 @@ def task_of(source: object, **more: str) -> str | None:
 
 
 @contextlib.contextmanager
-def attempt_beside(folder: Path, *, keep: Callable[[BaseException], bool] = lambda _: False) -> Iterator[Attempt]:
+def attempt_beside(
+    folder: Path, *, keep: Callable[[BaseException], bool] = lambda _: False, make: Callable[..., Attempt] = Attempt
+) -> Iterator[Attempt]:
     """A new staged folder beside ``folder``, removed on leaving, unless ``keep`` says of an error that it stays.
+
+    ``make`` is :class:`Attempt`, or makes one of another kind.
 
     Raises:
         UnavailableError: the file system refuses (full, read-only, ...).
     """
-    attempt = Attempt(folder.with_name(f".{folder.name}.new-{secrets.token_hex(8)}"))
+    attempt = make(folder.with_name(f".{folder.name}.new-{secrets.token_hex(8)}"))
     with _at_work(attempt, folder, keep):
         folder.parent.mkdir(parents=True, exist_ok=True)
         attempt.root.mkdir(mode=0o700)
@@ -153,7 +203,12 @@ def attempt_beside(folder: Path, *, keep: Callable[[BaseException], bool] = lamb
 
 @contextlib.contextmanager
 def resumed_or_new(
-    folder: Path, task: str | None, *, open_key: Callable[[Begun], SecretBytes], done: SignedManifest | None = None
+    folder: Path,
+    task: str | None,
+    *,
+    open_key: Callable[[Begun], SecretBytes],
+    done: SignedManifest | None = None,
+    make: Callable[..., Attempt] = Attempt,
 ) -> Iterator[Attempt]:
     """What an earlier command left of the same work, or else a new staged folder.  ``open_key`` opens the key of a journal's dataset.
 
@@ -168,18 +223,19 @@ def resumed_or_new(
     """
     if task is None:
         raise UsageError("what is read only once cannot be resumed", hint="leave --resume out, or name files")
-    found, others = _find(folder, task, open_key)
+    found, others = _find(folder, task, open_key, make)
     if found is None:
         if others and done is None:
             hint = "it is other input, or was changed since: leave --resume out to begin anew (`confide data clean` removes what is left)"
             raise DataError("an earlier command encrypted something else into this place", hint=hint, path=str(folder))
-        with attempt_beside(folder, keep=_may_go_on) as attempt:
+        with attempt_beside(folder, keep=_may_go_on, make=make) as attempt:
             attempt.done = done
             yield attempt
         return
     found.done = done
     with _at_work(found, folder, _may_go_on):
-        _take_over(found)
+        if done is None:
+            found.take_over()
         yield found
 
 
@@ -212,26 +268,38 @@ def _may_go_on(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def _at_work(attempt: Attempt, folder: Path, keep: Callable[[BaseException], bool]) -> Iterator[None]:
-    stays = False
+    stays, failed = False, True
     try:
         try:
             yield
+            failed = False
         except (OSError, pa.ArrowException) as cause:
             reason = getattr(cause, "strerror", None) or str(cause)
-            raise UnavailableError(f"cannot write {folder}: {reason}", path=str(folder)) from cause
+            place = attempt.name_of(folder)
+            raise UnavailableError(f"cannot write {place}: {reason}", path=place) from cause
     except ConfideError as error:
-        stays = keep(error) and bool(attempt.finished)
-        if isinstance(error, UnavailableError) and error.hint is None:
-            error.hint = "what is finished stays for the same command with --resume" if stays else "nothing was left behind"
+        stays = (keep(error) or attempt.unsettled) and bool(attempt.finished)
+        if isinstance(error, UnavailableError):
+            _say_what_stays(error, stays=stays)
         raise
     finally:
         if not stays:
-            shutil.rmtree(attempt.root, ignore_errors=True)
+            attempt.discard(failed=failed)
         if attempt.journal is not None:
             attempt.journal.close()
 
 
-def _find(folder: Path, task: str, open_key: Callable[[Begun], SecretBytes]) -> tuple[Attempt | None, bool]:
+def _say_what_stays(error: UnavailableError, *, stays: bool) -> None:
+    if stays:
+        said = "what is finished stays for the same command with --resume"
+        error.hint = said if error.hint is None else f"{error.hint}; {said}"
+    elif error.hint is None:
+        error.hint = "nothing was left behind"
+
+
+def _find(
+    folder: Path, task: str, open_key: Callable[[Begun], SecretBytes], make: Callable[..., Attempt]
+) -> tuple[Attempt | None, bool]:
     """The staged folder of the same work, locked, ``None`` if no command left any; and whether one of other work is there."""
     pattern = re.compile(rf"\.{re.escape(folder.name)}\.new-[0-9a-f]{{16}}")
     parent = folder.absolute().parent
@@ -247,14 +315,14 @@ def _find(folder: Path, task: str, open_key: Callable[[Begun], SecretBytes]) -> 
             others = True
             continue
         try:
-            return _opened(root, opened, open_key), others
+            return _opened(root, opened, open_key, make), others
         except BaseException:
             opened.close()
             raise
     return None, others
 
 
-def _opened(root: Path, opened: OpenedJournal, open_key: Callable[[Begun], SecretBytes]) -> Attempt:
+def _opened(root: Path, opened: OpenedJournal, open_key: Callable[[Begun], SecretBytes], make: Callable[..., Attempt]) -> Attempt:
     begun = opened.unverified
     secret = open_key(begun)
     journal = opened.resume(secret)
@@ -262,32 +330,13 @@ def _opened(root: Path, opened: OpenedJournal, open_key: Callable[[Begun], Secre
     if begun.wrapped is not None:
         groups = tuple(_kept_group(begun, one, open_key) for one in begun.groups)
         key = NewKey(begun.dataset, secret, WrappedKey.from_json(begun.wrapped), groups)
-    return Attempt(root, journal, key, resumed=True, task=begun.task)
+    return make(root, journal, key, resumed=True, task=begun.task)
 
 
 def _kept_group(begun: Begun, data: Json, open_key: Callable[[Begun], SecretBytes]) -> NewGroup:
     """A column group of a new dataset, whose key was kept as the dataset's was."""
     group = ColumnGroup.from_json(data["group"])
     return NewGroup(group, open_key(replace(begun, dataset=group.dataset, kept=data["kept"])))
-
-
-def _take_over(attempt: Attempt) -> None:
-    """Keep the finished files that are still what they were, and remove everything else."""
-    journal = attempt.journal
-    assert journal is not None  # noqa: S101 -- it was found by it
-    attempt.files.mkdir(exist_ok=True)
-    whole = [entry for entry in journal.files if _is_whole(attempt.files, entry)]
-    if journal.files and journal.files[0].rows is not None:  # of a table only a beginning is worth something: the rest is read in order
-        count = next((number for number, (one, two) in enumerate(zip(journal.files, whole, strict=False)) if one != two), len(whole))
-        whole = whole[:count]
-    journal.forget([entry for entry in journal.files if entry not in whole])
-    kept = {entry.path for entry in whole}
-    for place in sorted(attempt.files.rglob("*"), reverse=True):
-        path = place.relative_to(attempt.files).as_posix()
-        if path in kept or path == MANIFEST_NAME:
-            continue
-        if place.is_symlink() or not place.is_dir():
-            place.unlink()
 
 
 def _is_whole(folder: Path, entry: FileEntry) -> bool:

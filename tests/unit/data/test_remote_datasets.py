@@ -138,7 +138,7 @@ def test_of_two_writers_one_wins_and_the_other_leaves_nothing(place: RemoteFolde
 
     def beaten(self: RemoteFolder, path: str, data: bytes) -> None:
         if self is place:
-            monkeypatch.setattr("confide.data.commit.refuse_existing", lambda _: None)  # both had looked before
+            monkeypatch.setattr("confide.data.commit.refuse_existing", lambda *_, **__: None)  # both had looked before
             first.append(make(TABLE, remote_folder(str(place))))
         create(self, path, data)
 
