@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,16 @@ from support.several_brokers import BrokerProcess
 from support.stage import Stage, outputs_of
 
 from confide.canonical import canonical
+from confide.data.commit import add_snapshot
 from confide.data.files import read_table
 from confide.data.manifest import verify_manifest
+from confide.data.places import remote_folder
 from confide.data.snapshots import load_manifest
 from confide.errors import CredentialError, IntegrityError, ResourceDeniedError
 from confide.job import Job
+from confide.jobs.result import RunEvent
 from confide.jobs.statement import Statement
+from confide.keys.credentials import Credential
 
 pytestmark = [pytest.mark.run, pytest.mark.timeout(300), pytest.mark.usefixtures("nothing_left_behind")]
 NAME, SECRET = "airline/storage/bucket", "CANARY-storage-secret-77ab"
@@ -44,7 +49,10 @@ def remote(stage: Stage, world: Kbs, service: BrokerProcess, s3: Any, monkeypatc
     source = {"resource": f"kbs://{service.url.removeprefix('https://')}/{NAME}", "spki": service.spki}
 
     def made(*arguments: str, **changes: Any) -> Job:
-        inputs = {"people": {"path": "s3://bkt/people", "credentials": source}, "cities": {"path": str(stage.root / "cities")}}
+        people = {"path": "s3://bkt/people", "credentials": source}
+        inputs = {"people": people, "cities": {"path": str(stage.root / "cities")}}
+        if changes.pop("then", False):
+            inputs["then"] = {**people, "snapshot": 1}
         given = {"program": PROGRAM, "engine": "polars", "resources": {}, "outputs": ("summary",), **changes}
         job = stage.job(inputs=inputs, arguments=arguments, **given)
         stage.grant(job)
@@ -81,6 +89,48 @@ assert "CANARY" not in str(ctx.spark.sparkContext.getConf().getAll())
 ctx.write(ctx.read("people").join(ctx.read("cities"), "city").groupBy("country").count(), "summary")
 ctx.stop()
 """
+
+
+COMPARE = b"""
+from confide.data.polars import session
+
+ctx = session()
+now, then = (ctx.read(name).group_by("city").len(name) for name in ("people", "then"))
+ctx.write(now.join(then, on="city"), "summary")
+"""
+
+
+def test_a_job_compares_two_snapshots_at_a_url_while_a_third_is_committed(stage: Stage, remote: Any, s3: Any) -> None:
+    """The driver reads the second one to its end."""
+    storage = remote_folder("s3://bkt/people")
+
+    def append() -> None:
+        airline, newest = stage.clients["airline"], load_manifest(storage)
+        secret = airline.open(newest.envelope).secret
+        signer = Credential.load(stage.settings.credentials_dir, "airline").key
+        add_snapshot(
+            read_table(storage, newest.unverified, secret), newest, "append", dataset_key=secret, signer=signer, now=datetime.now(UTC),
+            register=airline.register_manifest,
+        )  # fmt: skip
+
+    append()
+    job = remote(program=COMPARE, then=True)
+    committed: list[str] = []
+
+    def commit_once_the_program_runs(event: RunEvent) -> None:
+        if event.type == "program-started" and not committed:
+            committed.append(event.type)
+            append()
+
+    result, events = stage.run(job, listener=commit_once_the_program_runs)
+    assert committed, [event.type for event in events]
+    statement = result.verification.require()
+    assert {entry.name: entry.snapshot for entry in statement.inputs} == {"people": 2, "then": 1, "cities": 1}
+    made = load_manifest(Path(job.outputs["summary"].path))
+    rows = read_table(made.folder, made.unverified, stage.clients["analyst"].open(made.envelope).secret).to_pylist()
+    assert rows
+    assert all(row["people"] == 2 * row["then"] for row in rows)
+    assert load_manifest(storage).unverified.snapshot == 3
 
 
 @pytest.mark.spark
