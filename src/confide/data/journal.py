@@ -59,7 +59,7 @@ class Begun:
 class Journal:
     """An open, locked journal.  ``files`` are finished, in the order in which they were; ``columns`` those of a table.
 
-    ``sending`` are the paths of those that were on their way to a remote storage.
+    ``sent`` are the paths of those that a remote storage may have: the finished ones, and what was under way.
     """
 
     begun: Begun
@@ -67,7 +67,7 @@ class Journal:
     _key: SecretBytes
     files: list[FileEntry] = field(default_factory=list)
     columns: pa.Schema | None = None
-    sending: list[str] = field(default_factory=list)
+    sent: set[str] = field(default_factory=set)
     _last: bytes = b""
 
     @classmethod
@@ -82,17 +82,12 @@ class Journal:
     def send(self, path: str) -> None:
         """Note that a file is sent from now on."""
         self._write({"sending": path})
-        self.sending.append(path)
+        self.sent.add(path)
 
     def add(self, entry: FileEntry) -> None:
         """Note that a file is finished, and durable."""
         self._write({"file": [entry.path, entry.size, entry.sha256, entry.rows]})
-        self._finished(entry)
-
-    def _finished(self, entry: FileEntry) -> None:
         self.files.append(entry)
-        if entry.path in self.sending:
-            self.sending.remove(entry.path)
 
     def set_columns(self, columns: pa.Schema) -> None:
         """Note what columns the table has."""
@@ -125,9 +120,9 @@ class Journal:
         self._last = expected
         match body:
             case {"file": [str(path), int(size), str(digest), int() | None as rows]}:
-                self._finished(FileEntry(check_data_path(path), size, digest, rows))
+                self.files.append(FileEntry(check_data_path(path), size, digest, rows))
             case {"sending": str(path)}:
-                self.sending.append(check_data_path(path))
+                self.sent.add(check_data_path(path))
             case {"columns": str(text)}:
                 self.columns = pa.ipc.read_schema(pa.py_buffer(from_b64url(text)))
             case {"forget": list(paths)}:

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,7 +31,7 @@ from confide.errors import ConfideError, IntegrityError, OutputExistsError, Snap
 from confide.regular_file import open_regular
 
 _AT_ONCE: Final = 8
-"""Requests at one time for files that an earlier command sent."""
+"""Requests at one time for what was sent."""
 _LEFT: Final = "remove what was sent with `confide data clean`, and try again"
 
 @dataclass
@@ -92,9 +92,9 @@ class RemoteAttempt(Attempt):
         found = in_order(renewed, entries, threads=_AT_ONCE)
         return [entry for entry, there in zip(entries, found, strict=True) if there]
 
-    def _drop(self, dropped: Sequence[FileEntry]) -> None:
+    def _keep_only(self, whole: Sequence[FileEntry]) -> None:
         assert self.journal is not None  # noqa: S101 -- it was found by it
-        paths = {*(entry.path for entry in dropped), *self.journal.sending}
+        paths = self.journal.sent - {entry.path for entry in whole}
         self.target.remove(self._unlisted(paths))
         for path in paths:
             self.sent.pop(path, None)
@@ -106,9 +106,9 @@ class RemoteAttempt(Attempt):
                 self.target.remove(self._unlisted(self.sent))
         super().discard(failed=failed)
 
-    def _unlisted(self, paths: Iterable[str]) -> list[str]:
+    def _unlisted(self, paths: Collection[str]) -> list[str]:
         """Those that no snapshot lists.  An earlier command's may have been committed: then they are others' by now."""
-        if not self.resumed or not is_there(self.target / MANIFEST_NAME):
+        if not paths or not self.resumed or not is_there(self.target / MANIFEST_NAME):
             return list(paths)
         newest = load_manifest(self.target)
         listed = listed_files(newest.unverified, *(one.unverified for one in history(newest)))
@@ -162,9 +162,8 @@ class RemoteAttempt(Attempt):
 
     def _require_sent(self) -> None:
         """Return if the storage has what was sent: ``confide data clean`` may have taken for left behind what is a day old."""
-        for path, size in self.sent.items():
-            found = self.target.look(path)
-            if found is None or found.size != size:
+        for path, found in zip(self.sent, in_order(self.target.look, self.sent, threads=_AT_ONCE), strict=True):
+            if found is None or found.size != self.sent[path]:
                 hint = "was it removed there meanwhile, as by `confide data clean`? do it again"
                 raise IntegrityError(f"{self.target} does not have what was sent to it", hint=hint, path=path)
 

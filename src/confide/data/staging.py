@@ -125,17 +125,16 @@ class Attempt:
         if journal.files and journal.files[0].rows is not None:  # of a table only a beginning is worth something: the rest is read in order
             count = next((number for number, (one, two) in enumerate(zip(journal.files, whole, strict=False)) if one != two), len(whole))
             whole = whole[:count]
-        dropped = [entry for entry in journal.files if entry not in whole]
-        journal.forget(dropped)
-        self._drop(dropped)
+        self._keep_only(whole)  # first: what is not forgotten is looked at again
+        journal.forget([entry for entry in journal.files if entry not in whole])
 
     def _whole(self, entries: Sequence[FileEntry]) -> list[FileEntry]:
         """Those of which the files are still there, and what they were."""
         return [entry for entry in entries if _is_whole(self.files, entry)]
 
-    def _drop(self, _: Sequence[FileEntry]) -> None:
-        """Remove all files but those that are finished: these entries', and what was not written to its end."""
-        kept = {entry.path for entry in self.finished}
+    def _keep_only(self, whole: Sequence[FileEntry]) -> None:
+        """Remove all other files: also what was not written to its end."""
+        kept = {entry.path for entry in whole}
         for place in sorted(self.files.rglob("*"), reverse=True):
             path = place.relative_to(self.files).as_posix()
             if path in kept or path == MANIFEST_NAME:

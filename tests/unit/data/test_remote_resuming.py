@@ -254,6 +254,30 @@ def test_what_was_on_its_way_when_a_command_was_killed_is_taken_away(work: Work,
     assert (work.world.values(), work.world.check()) == (VALUES, [2, 1])
 
 
+def test_a_file_that_was_cut_off_once_and_then_finished_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3: Any) -> None:
+    """Files that are no table have the same names each time."""
+    source = tmp_path / "photos"
+    source.mkdir()
+    for name in ("a", "b", "c", "d"):
+        (source / name).write_bytes(name.encode() * 1000)
+    work, add, at = Work("s3://bkt/photos", source, tmp_path / "uploads"), Journal.add, "b"
+
+    def killed(self: Journal, entry: FileEntry) -> None:
+        if entry.path.endswith(f"/{at}"):
+            raise KeyboardInterrupt
+        add(self, entry)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "add", killed)
+        patched.setattr(RemoteAttempt, "discard", lambda *_, **__: None)
+        for at in ("b", "c", "d"):  # noqa: B007 - `killed` looks
+            with pytest.raises(KeyboardInterrupt):
+                work.create(resume=True)
+    made, _ = work.create(resume=True)
+    assert len(made.unverified.files) == 4
+    assert work.world.check() == [1]
+
+
 def test_without_resume_a_failure_leaves_nothing(work: Work, gate: S3Gate) -> None:
     taken: list[str] = []
 
