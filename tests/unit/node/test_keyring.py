@@ -90,10 +90,10 @@ def test_file_that_no_manifest_lists_gets_no_key(path: str, keyring: Keyring) ->
         ask(keyring, "read-key", path)
 
 
-@pytest.mark.parametrize("path", ["/data/result//a", "/data/result/./a", "/data/result/../result/a", "/data/result/a/", "/data/result/a\0b"])
+@pytest.mark.parametrize("path", ["/a", "./a", "../result/a", "a/", "a\0b"])
 def test_an_outputs_file_has_one_spelling(path: str, keyring: Keyring) -> None:
     with pytest.raises(ManifestError, match="not a plain absolute path"):
-        ask(keyring, "write-key", path)
+        ask(keyring, "write-key", f"/data/result/{path}")
 
 
 def test_input_is_never_written(keyring: Keyring) -> None:
