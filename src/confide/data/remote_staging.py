@@ -34,6 +34,7 @@ _AT_ONCE: Final = 8
 """Requests at one time for what was sent."""
 _LEFT: Final = "remove what was sent with `confide data clean`, and try again"
 
+
 @dataclass
 class RemoteAttempt(Attempt):
     """Work whose files are made in a ``scratch`` folder and go to ``target``.
