@@ -27,11 +27,11 @@ from confide.errors import DataError, IntegrityError, ManifestError, RollbackErr
 SECOND = f"{SNAPSHOTS}/2.json"
 
 
-@pytest.fixture(params=["s3://bkt/deep/d", "memory://snapshots/d"])
-def world(request: pytest.FixtureRequest) -> Iterator[RemoteWorld]:
+@pytest.fixture(params=["s3://bkt/deep/d", "memory://snapshots/d", "file://"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RemoteWorld]:
     if request.param.startswith("s3"):
         request.getfixturevalue("s3")
-    yield RemoteWorld(request.param)
+    yield RemoteWorld(f"file://{tmp_path}/deep/d" if request.param == "file://" else request.param)
     if request.param.startswith("memory"):
         import fsspec
 
