@@ -291,6 +291,7 @@ def test_ctrl_c_in_the_moment_of_the_commit_takes_no_file_away(
     world.check(foreign=True)
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_point_leaves_the_old_or_the_new_snapshot(s3: Any) -> None:
     source, numbers = contents({"a.txt": b"alpha"}), iter(range(1000))
 
