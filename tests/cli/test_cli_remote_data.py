@@ -162,6 +162,7 @@ def test_a_dataset_under_a_services_key_grows_and_gets_another_value(confide: An
     assert len(confide("data", "head", THERE, "--key-resource", RESOURCE, "--key-file", new, "--as", "ann", "--json").json["rows"]) == 6
 
 
+@pytest.mark.usefixtures("scratch_here")
 @pytest.mark.parametrize("mode", ["error", "append"])
 def test_a_command_that_is_killed_before_its_manifest_is_gone_on_with(
     mode: str, confide: Any, csv: Path, s3: Any, monkeypatch: pytest.MonkeyPatch

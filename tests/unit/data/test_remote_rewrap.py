@@ -100,6 +100,7 @@ def test_a_storage_that_refuses_leaves_a_dataset_that_opens_and_a_second_call_en
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("scratch_here")
 def test_killed_anywhere_the_dataset_opens_and_a_second_call_ends_it(s3: Any) -> None:
     numbers = iter(range(1000))
 
