@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.s3_gate import S3Gate
 
 DATA = bytes(range(256)) * 4096
 
@@ -52,6 +54,32 @@ def s3(moto: str, s3_credentials: None, monkeypatch: pytest.MonkeyPatch) -> Iter
     for one in client.list_objects_v2(Bucket="bkt").get("Contents", []):
         client.delete_object(Bucket="bkt", Key=one["Key"])
     client.delete_bucket(Bucket="bkt")
+
+
+@pytest.fixture
+def gate(moto: str, s3: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Gate]:
+    """Between this process, which does not wait before it asks again, and the bucket."""
+    found = S3Gate(moto)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", found.url)
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
+    yield found
+    found.close()
+
+
+def unused_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where nothing is yet: the fixture's parameter, of which ``file://`` is a folder here."""
+    url = f"file://{request.getfixturevalue('tmp_path')}/deep/d" if request.param == "file://" else str(request.param)
+    if url.startswith("s3"):
+        request.getfixturevalue("s3")
+    yield url
+    if url.startswith("memory"):
+        import fsspec
+
+        with suppress(FileNotFoundError):
+            fsspec.filesystem("memory").rm("/urls", recursive=True)
+
+
+remote_url = pytest.fixture(params=["s3://bkt/deep/d", "memory://urls/d"], name="remote_url")(unused_url)
 
 
 @pytest.fixture

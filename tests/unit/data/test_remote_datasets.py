@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -51,15 +50,9 @@ def make(source: Any, folder: RemoteFolder) -> SignedManifest:
     )
 
 
-@pytest.fixture(params=["s3://bkt/deep/d", "memory://out/d"])
-def place(request: pytest.FixtureRequest) -> Iterator[RemoteFolder]:
-    if request.param.startswith("s3"):
-        request.getfixturevalue("s3")
-    yield remote_folder(request.param)
-    if request.param.startswith("memory"):
-        import fsspec
-
-        fsspec.filesystem("memory").rm("/out", recursive=True)
+@pytest.fixture
+def place(remote_url: str) -> RemoteFolder:
+    return remote_folder(remote_url)
 
 
 @pytest.fixture

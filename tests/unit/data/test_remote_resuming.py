@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -41,15 +41,6 @@ def source(tmp_path: Path) -> Path:
 
 
 VALUES = [1, *range(2, 2 + 5 * ROWS)]
-
-
-@pytest.fixture
-def gate(moto: str, s3: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Gate]:
-    found = S3Gate(moto)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", found.url)
-    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
-    yield found
-    found.close()
 
 
 @pytest.fixture

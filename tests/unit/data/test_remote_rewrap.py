@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,24 +22,9 @@ from confide.errors import SnapshotConflictError, UnavailableError
 WRITES = frozenset({"PUT", "POST", "DELETE"})
 
 
-@pytest.fixture(params=["s3://bkt/deep/d", "memory://rewrap/d"])
-def world(request: pytest.FixtureRequest) -> Iterator[RemoteWorld]:
-    if request.param.startswith("s3"):
-        request.getfixturevalue("s3")
-    yield RemoteWorld(request.param)
-    if request.param.startswith("memory"):
-        import fsspec
-
-        fsspec.filesystem("memory").rm("/rewrap", recursive=True)
-
-
 @pytest.fixture
-def gate(moto: str, s3: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Gate]:
-    found = S3Gate(moto)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", found.url)
-    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
-    yield found
-    found.close()
+def world(remote_url: str) -> RemoteWorld:
+    return RemoteWorld(remote_url)
 
 
 def form(world: RemoteWorld, version: int) -> WrappedKey:
@@ -124,18 +109,13 @@ def test_killed_anywhere_the_dataset_opens_and_a_second_call_ends_it(s3: Any) ->
         assert (world.values(), world.check()) == ([1], [2, 1])
 
 
-@pytest.mark.parametrize("root", ["s3://bkt/all", "memory://rewrap/all"])
-def test_datasets_are_found_by_their_manifests(root: str, request: pytest.FixtureRequest) -> None:
-    if root.startswith("s3"):
-        request.getfixturevalue("s3")
-    place = remote_folder(root)
+def test_datasets_are_found_by_their_manifests(remote_url: str) -> None:
+    place = remote_folder(remote_url)
     paths = ("z/deep", "a", "a/inner", ".hidden/x", "b/.hidden", "a b")
     for path in paths:
         place.write(f"{path}/_confide.json", io.BytesIO(b"{}"))
     place.write("c/_confide.json.not", io.BytesIO(b"{}"))
-    assert [str(found) for found in find_datasets(place)] == [f"{root}/{path}" for path in ("a", "a b", "z/deep")]
-    assert [str(found) for found in find_datasets(remote_folder(f"{root}/a"))] == [f"{root}/a"]
-    (deep,) = find_datasets(remote_folder(f"{root}/z"))
+    assert [str(found) for found in find_datasets(place)] == [f"{remote_url}/{path}" for path in ("a", "a b", "z/deep")]
+    assert [str(found) for found in find_datasets(remote_folder(f"{remote_url}/a"))] == [f"{remote_url}/a"]
+    (deep,) = find_datasets(remote_folder(f"{remote_url}/z"))
     assert (deep / "_confide.json").open().read() == b"{}"
-    for path in paths:
-        place.remove([f"{path}/_confide.json"])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.remote_world import KEY, LATER, RemoteWorld, table
+from support.s3 import unused_url
 from support.s3_gate import S3Gate
 from tests.support.killed import killed_at, random_calls
 
@@ -27,25 +28,12 @@ from confide.errors import DataError, IntegrityError, ManifestError, RollbackErr
 SECOND = f"{SNAPSHOTS}/2.json"
 
 
-@pytest.fixture(params=["s3://bkt/deep/d", "memory://snapshots/d", "file://"])
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RemoteWorld]:
-    if request.param.startswith("s3"):
-        request.getfixturevalue("s3")
-    yield RemoteWorld(f"file://{tmp_path}/deep/d" if request.param == "file://" else request.param)
-    if request.param.startswith("memory"):
-        import fsspec
-
-        fsspec.filesystem("memory").rm("/snapshots", recursive=True)
+remote_url = pytest.fixture(params=["s3://bkt/deep/d", "memory://urls/d", "file://"], name="remote_url")(unused_url)
 
 
 @pytest.fixture
-def gate(moto: str, s3: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Gate]:
-    """Between this process and the bucket."""
-    found = S3Gate(moto)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", found.url)
-    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
-    yield found
-    found.close()
+def world(remote_url: str) -> RemoteWorld:
+    return RemoteWorld(remote_url)
 
 
 @pytest.fixture

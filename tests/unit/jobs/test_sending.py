@@ -79,15 +79,9 @@ class Driver:
         return sorted(files.read_table(place, manifest, self.keys["there"].secret).column("x").to_pylist())
 
 
-@pytest.fixture(params=["s3://bkt/deep/d", "memory://out/d"])
-def there(request: pytest.FixtureRequest) -> Iterator[RemoteFolder]:
-    if request.param.startswith("s3"):
-        request.getfixturevalue("s3")
-    yield remote_folder(request.param)
-    if request.param.startswith("memory"):
-        import fsspec
-
-        fsspec.filesystem("memory").rm("/", recursive=True)
+@pytest.fixture
+def there(remote_url: str) -> RemoteFolder:
+    return remote_folder(remote_url)
 
 
 def test_an_output_at_a_url_is_published_with_those_in_folders(there: RemoteFolder, tmp_path: Path) -> None:
