@@ -77,8 +77,9 @@ def _find(
     """What is to go: the account of it, files in the order in which they go, and writers' folders, the last of the files."""
     needed, given_up = all_paths(kept), all_paths(dropped)
     found = Cleaning([one.unverified.snapshot for one in dropped], [manifest_path(one.unverified) for one in reversed(dropped)])
+    settled = needed.union(found.files)
     for path in data_files(folder):
-        if path in needed or path in found.files:
+        if path in settled:
             continue
         if path in given_up or (folder / path).stat().st_mtime < before:
             found.files.append(path)

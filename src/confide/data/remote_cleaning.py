@@ -73,8 +73,9 @@ def _found(
     """What is to go, in the order in which it goes: manifests first, the oldest of them before the others."""
     needed, given_up = {MANIFEST_NAME, *all_paths(kept)}, all_paths(dropped)
     found = Cleaning([one.unverified.snapshot for one in dropped], [manifest_path(one.unverified) for one in reversed(dropped)])
+    settled = needed.union(found.files)
     for path, version in sorted(listed.items()):
-        if path in needed or path in found.files:
+        if path in settled:
             continue
         if path in given_up or (version.written is not None and version.written < before):
             found.files.append(path)
