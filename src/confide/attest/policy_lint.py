@@ -128,8 +128,13 @@ def _software(rules: Rules, path: str, today: date) -> Iterator[Finding]:
 
 
 def _told(rules: Rules, path: str, today: date) -> Iterator[Finding]:
-    """What a Kata guest runs is not in its measurement: its host says it, within what init-data lets it."""
+    """What a Kata guest runs is not in its measurement: its host says it, within what init-data lets it.
+
+    Where simulated guests are accepted that is no news: the finding that they are says that they protect nothing.
+    """
     del today
+    if "simulated" in rules.allow:
+        return
     for tee in sorted({Tee.TDX, Tee.SNP} & set(rules.tees) - set(rules.init_data)):
         if not rules.job_init_data:
             yield Finding(

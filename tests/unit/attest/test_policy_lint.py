@@ -93,6 +93,7 @@ def test_guests_that_may_have_been_told_anything_are_found_and_those_of_a_job_ar
     assert [row for row in found(both) if row[1] == "init-data-unpinned"] == [("warning", "init-data-unpinned", tee, "p")]
     other = {**both, "init_data": {"sgx": ["5a" * 64]}}
     assert ("warning", "init-data-unpinned", tee, "p") in found(other), "what an enclave was told says nothing of a guest"
+    assert not any(row[1] == "init-data-unpinned" for row in found({**GOOD, **base, "allow": ["simulated"]}))
 
 
 @pytest.mark.parametrize("pinned", [(), ("rtmr0",), ("rtmr1",), ("rtmr0", "rtmr2")])
