@@ -14,6 +14,7 @@ import org.apache.hadoop.fs.FileStatus;
 import org.apache.hadoop.fs.FileSystem;
 import org.apache.hadoop.fs.LocalFileSystem;
 import org.apache.hadoop.fs.Path;
+import org.confide.spark.ConfideCryptoFactory;
 import org.confide.spark.ConfideFileSystem;
 import org.confide.spark.EncryptedOnlyFileSystem;
 
@@ -22,7 +23,7 @@ import org.confide.spark.EncryptedOnlyFileSystem;
  *
  * <p>{@code open PATH}: reads the whole file. {@code seal PLAIN PATH}: writes it. {@code begin PLAIN PATH} and {@code end}: the same in two steps,
  * so that several writers of one path are at work at once. {@code list URI}, {@code status URI}, {@code put URI HEX} and
- * {@code append URI HEX}: of {@code file:} and {@code enc:}, as Spark asks for them.
+ * {@code append URI HEX}: of {@code file:} and {@code enc:}, as Spark asks for them. {@code key URI}: a table's, as its reader asks.
  */
 public final class Containers {
     private Containers() {}
@@ -113,6 +114,9 @@ public final class Containers {
                 }
             } else if (words[0].equals("status")) {
                 found.append("\t").append(files.getFileStatus(path).getPath().getName());
+            } else if (words[0].equals("key")) {
+                byte[] key = new ConfideCryptoFactory().getFileDecryptionProperties(new Configuration(), path).getFooterKey();
+                found.append("\t").append(HexFormat.of().formatHex(key));
             } else if (words[0].equals("interrupted-rename")) {
                 found.append("\t").append(interrupted(() -> files.rename(path, new Path(words[2]))));
             } else {

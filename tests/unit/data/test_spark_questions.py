@@ -1,0 +1,97 @@
+"""How often executors ask their agent: once for each file of a scan, and no less often than leases need."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from support.container_jvm import ContainerJvm, container_jvm
+from support.tables import OwnedTable
+
+from confide.canonical import Json
+from confide.crypto.derive import file_key
+from confide.crypto.secret import SecretBytes
+from confide.errors import KeyRevokedError
+from confide.jobs.inputs import InputLengths, VerifiedInput
+from confide.node.keyring import Keyring, Lease
+
+pytestmark = [pytest.mark.spark, pytest.mark.timeout(120)]
+
+ASKED_ONCE_S = 1.1  # a little more than what is one question for the executor
+
+
+class CountedLengths(InputLengths):
+    """Counts the questions by path."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: Counter[str] = Counter()
+
+    def operation(self, request: Json) -> Json:
+        self.asked[request["path"]] += 1
+        return super().operation(request)
+
+
+@pytest.fixture
+def ring() -> Keyring:
+    return Keyring()
+
+
+@pytest.fixture
+def lengths() -> CountedLengths:
+    return CountedLengths()
+
+
+@pytest.fixture
+def jvm(tmp_path: Path, ring: Keyring, lengths: CountedLengths) -> Iterator[ContainerJvm]:
+    with container_jvm(tmp_path / "classes", ring, lengths) as made:
+        yield made
+
+
+def test_a_tables_file_is_one_question_for_its_footer_and_its_rows(jvm: ContainerJvm, ring: Keyring, tmp_path: Path) -> None:
+    """Another file is another one, and so is the same file a second later: a key that was withdrawn is not used for longer."""
+    table = OwnedTable(tmp_path / "flights", pa.table({"x": [1]}))
+
+    def lease() -> Lease:
+        return Lease(SecretBytes(table.key.reveal()), math.inf)
+
+    ring.open_input(str(table.place), table.manifest.dataset, lease(), files=frozenset({"a.parquet", "b.parquet"}), refresh=lease)
+    keys = {
+        name: file_key(table.key, kind="parquet", dataset=table.manifest.dataset, path=name).reveal().hex()
+        for name in ("a.parquet", "b.parquet")
+    }
+
+    def ask(name: str) -> int:
+        """How many questions were asked when its reader has the right key."""
+        assert jvm.ask("key", f"file:{table.place}/{name}") == ["found", keys[name]]
+        return ring.counts()[0]
+
+    assert [ask(name) for name in ("a.parquet", "a.parquet", "b.parquet", "a.parquet")] == [1, 1, 2, 3]
+    time.sleep(ASKED_ONCE_S)
+    assert ask("a.parquet") == 4
+    ring.end(KeyRevokedError("the grant was withdrawn"))
+    time.sleep(ASKED_ONCE_S)
+    refused = jvm.ask("key", f"file:{table.place}/a.parquet")
+    assert refused[0] == "refused"
+    assert "the grant was withdrawn" in refused[2]
+
+
+def test_a_length_is_asked_for_once_and_of_what_is_no_input_each_time(jvm: ContainerJvm, lengths: CountedLengths, tmp_path: Path) -> None:
+    """It may become one: a stream reads what another snapshot brings."""
+    table = OwnedTable(tmp_path / "flights", pa.table({"x": [1]}))
+    status = ("status", f"file:{table.file}")
+    for _ in range(2):
+        assert jvm.ask(*status) == ["found", table.file.name]
+    unknown = lengths.asked[str(table.file)]
+    assert unknown >= 2
+    lengths.know([VerifiedInput("flights", table.place, {}, table.manifest, "", table.manifest.signer)])
+    for _ in range(3):
+        assert jvm.ask(*status) == ["found", table.file.name]
+    assert lengths.asked[str(table.file)] == unknown + 1
+    table.file.write_bytes(table.file.read_bytes()[:-1])
+    assert jvm.ask(*status)[0] == "refused"
