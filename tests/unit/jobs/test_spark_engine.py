@@ -120,6 +120,15 @@ def test_small_memory_is_raised_to_what_spark_starts_with() -> None:
     assert "SharedArchiveFile" not in lines
 
 
+@pytest.mark.parametrize(
+    ("cores", "memory_mb", "collector"), [(1, 65536, "Serial"), (2, 1024, "Parallel"), (8, 32768, "Parallel"), (8, 32769, None)]
+)
+def test_the_collector_is_the_one_that_takes_the_least_computing_time(cores: int, memory_mb: int, collector: str | None) -> None:
+    node = dataclasses.replace(NODE, cores=cores, memory_mb=memory_mb)
+    lines = spark.executor_command(RUNTIME, node, RUN, "1").files["executor-jvm.args"].decode().splitlines()
+    assert [line for line in lines if "GC" in line] == ([f'"-XX:+Use{collector}GC"'] if collector else [])
+
+
 def test_private_folder_with_too_long_a_path_is_refused() -> None:
     with pytest.raises(JobError, match="too long"):
         dataclasses.replace(NODE, private_dir=Path("/dev/shm") / ("x" * 80))

@@ -34,6 +34,8 @@ CALLBACK_SOCKET: Final = "callback.sock"
 
 MIN_HEAP_MB: Final = 640
 """Spark refuses to start with less than 450 MiB of usable heap (``UnifiedMemoryManager``)."""
+_PARALLEL_UNTIL_MB: Final = 32 * 1024
+"""Heaps up to here are collected in one piece (``_collector``)."""
 _MAX_PRIVATE_PATH: Final = 64
 """Spark puts ``/.<uuid>.sock`` behind it, and a unix socket's path has room for 107 bytes (unix(7))."""
 
@@ -229,7 +231,7 @@ def _launch(runtime: JavaRuntime, node: SparkNode, role: Literal["driver", "exec
         *_JVM_OPTIONS,
         *_COMPILER[role],
         f"-Xmx{heap}m",
-        *(["-XX:+UseSerialGC"] if node.cores == 1 else []),
+        *_collector(node.cores, heap),
         *([f"-XX:SharedArchiveFile={runtime.archive}"] if runtime.archive else []),
         f"-Djava.io.tmpdir={node.private_dir}",
         f"-Dconfide.agent.socket={node.agent_socket}",
@@ -243,6 +245,17 @@ def _launch(runtime: JavaRuntime, node: SparkNode, role: Literal["driver", "exec
     }
     argv = (str(runtime.java), f"@{node.private_dir / arguments}", main, str(node.private_dir / settings))
     return Launch(argv, _environment(node), files)
+
+
+def _collector(cores: int, heap_mb: int) -> list[str]:
+    """The garbage collector that takes the least computing time for work in batches.
+
+    The JVM's own choice (G1) pays for short pauses with each reference that is written.  Queries wait for no pause; beyond some tens of
+    gigabytes a single one could be taken for a lost executor, so there it stays.
+    """
+    if cores == 1:
+        return ["-XX:+UseSerialGC"]
+    return ["-XX:+UseParallelGC"] if heap_mb <= _PARALLEL_UNTIL_MB else []
 
 
 def _quoted(option: str) -> str:
