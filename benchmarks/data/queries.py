@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING
 
 from benchmarks.data.owned import plain_twin
 from benchmarks.data.rows import Measured, Row, geometric_mean, in_turn, note, require_equal
-from benchmarks.data.sessions import Answer, Session, Shape, confidential, plain
+from benchmarks.data.sessions import Answer, Protections, Session, Shape, confidential, plain
 from benchmarks.tpch import NUMBERS, TABLES, sql
 from benchmarks.tpch.__main__ import encrypted_tables
 from benchmarks.tpch.answers import differences, has_answers
 from benchmarks.tpch.tables import generate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
 
 _FIRST = 1
+_BARE_UNTIL = 1
+"""The largest scale at which a third session finds room in this machine's memory."""
 
 
 def measure(scale: Decimal, repeat: int, folder: Path) -> list[Row]:
@@ -36,27 +38,43 @@ def measure(scale: Decimal, repeat: int, folder: Path) -> list[Row]:
     def theirs(stack: ExitStack, name: str) -> Session:
         return plain(twin, folder / name, shape, stack)
 
+    def bare(stack: ExitStack, name: str) -> Session:
+        return confidential({}, folder / name, shape, stack, protections=Protections(rpc=False, disks=False, data=False), unprotected=twin)
+
     starts = _starts(ours, theirs, repeat, scale)
+    kinds = {"ours": ours, "theirs": theirs, **({"bare": bare} if scale <= _BARE_UNTIL else {})}
     with ExitStack() as stack:
-        both = ours(stack, "ours"), theirs(stack, "theirs")
+        sessions = {name: kind(stack, name) for name, kind in kinds.items()}
         for name in TABLES:
-            for session in both:
+            for session in sessions.values():
                 session.ask("view", name=name)
-        rows: list[tuple[Row, Measured, Measured]] = []
-        for number in NUMBERS:
-            note(f"q{number:02}: comparing")
-            _check(number, scale, *both)
-            text = sql(number, scale)
-            rows.append((Row(f"TPC-H q{number:02}, warm"), partial(both[0].ask, "sql", text=text), partial(both[1].ask, "sql", text=text)))
-        in_turn(rows, repeat)
-    queries = [row for row, _, _ in rows]
-    return [*starts, *queries, geometric_mean(f"TPC-H SF {scale}, geometric mean", queries)]
+        rows, beside = _warm(sessions, scale, repeat)
+    means = [geometric_mean(f"TPC-H SF {scale}, geometric mean", rows)]
+    if beside:
+        means.append(geometric_mean(f"TPC-H SF {scale}, geometric mean, plain: the same processes without protections", beside))
+    return [*starts, *rows, *means]
 
 
-def _check(number: int, scale: Decimal, ours: Session, theirs: Session) -> None:
+def _warm(sessions: Mapping[str, Session], scale: Decimal, repeat: int) -> tuple[list[Row], list[Row]]:
+    """All queries, once to compare and then in turn: beside plain Spark, and beside our own processes without their protections."""
+    rows: list[tuple[Row, Measured | None, Measured]] = []
+    for number in NUMBERS:
+        note(f"q{number:02}: comparing")
+        _check(number, scale, sessions.values())
+        asking = {name: partial(session.ask, "sql", text=sql(number, scale)) for name, session in sessions.items()}
+        row = Row(f"TPC-H q{number:02}, warm")
+        rows.append((row, asking["ours"], asking["theirs"]))
+        if "bare" in asking:
+            rows.append((Row(f"{row.what}, without protections", ours=row.ours), None, asking["bare"]))
+    in_turn(rows, repeat)
+    return [row for row, ours, _ in rows if ours is not None], [row for row, ours, _ in rows if ours is None]
+
+
+def _check(number: int, scale: Decimal, sessions: Iterable[Session]) -> None:
     """The answers are the same, and right where the right ones are known."""
-    found, other = (session.ask("sql", text=sql(number, scale)).value for session in (ours, theirs))
-    require_equal(f"q{number:02}", found, other)
+    found, *others = (session.ask("sql", text=sql(number, scale)).value for session in sessions)
+    for other in others:
+        require_equal(f"q{number:02}", found, other)
     if has_answers(scale):
         require_equal(f"q{number:02}", differences(number, scale, found), [])
 

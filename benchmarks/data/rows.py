@@ -55,16 +55,23 @@ def _seconds(values: Iterable[float]) -> str:
     return f"{middle:.2f} s" if middle >= 1 else f"{middle:.3f} s"
 
 
-def in_turn(rows: Sequence[tuple[Row, Measured, Measured]], repeat: int) -> None:
-    """Measure all rows: ours and plain in turn, then plain once more for all of them."""
-    for row, ours, plain in rows:
-        note(row.what)
-        for _ in range(repeat):
+def in_turn(rows: Sequence[tuple[Row, Measured | None, Measured]], repeat: int) -> None:
+    """Measure all rows: ours and plain in turn, all rows before any of them again, then plain once more for all of them.
+
+    So every row is as warm as its neighbour, and what a machine does for a minute does not fall on one row alone.  A row without ``ours``
+    has them from another one.
+    """
+    for number in range(1, repeat + 1):
+        for row, ours, plain in rows:
+            note(f"{row.what}, {number} of {repeat}")
             row.plain.append(plain())
-            row.ours.append(ours())
-    for row, _, plain in rows:
-        note(f"{row.what}, plain again")
-        row.again.extend(plain() for _ in range(repeat))
+            if ours is not None:
+                row.ours.append(ours())
+    for number in range(1, repeat + 1):
+        for row, ours, plain in rows:
+            if ours is not None:
+                note(f"{row.what}, plain again, {number} of {repeat}")
+                row.again.append(plain())
 
 
 def geometric_mean(what: str, rows: Sequence[Row], least_s: float = 0.05) -> Row:

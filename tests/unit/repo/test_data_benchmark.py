@@ -50,6 +50,29 @@ def test_what_has_no_place_in_the_page_is_not_measured() -> None:
     assert done.stderr == "docs/benchmarks.md has no place for data-tpch-sf7\n"
 
 
+def test_rows_take_turns_and_the_plain_variant_comes_again_at_the_end() -> None:
+    from benchmarks.data.rows import Row, in_turn
+    from benchmarks.data.sessions import Answer
+
+    asked: list[str] = []
+
+    def asking(what: str) -> Answer:
+        asked.append(what)
+        return Answer(None, 1.0, float(len(asked)))
+
+    first, second = Row("first"), Row("second")
+    bare = Row("first, bare", ours=first.ours)
+    turns = [
+        (first, lambda: asking("1"), lambda: asking("1 plain")),
+        (bare, None, lambda: asking("1 bare")),
+        (second, lambda: asking("2"), lambda: asking("2 plain")),
+    ]
+    in_turn(turns, 2)
+    assert asked == ["1 plain", "1", "1 bare", "2 plain", "2"] * 2 + ["1 plain", "2 plain"] * 2
+    assert [len(row.ours) for row in (first, bare, second)] == [2, 2, 2]
+    assert [len(row.again) for row in (first, bare, second)] == [2, 0, 2]
+
+
 def test_variants_that_give_other_rows_end_the_run() -> None:
     from benchmarks.data.rows import require_equal
 
