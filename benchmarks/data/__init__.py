@@ -14,7 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from benchmarks import aead, encrypting
-from benchmarks.data import embedded, formats, join, manifests, opening, queries
+from benchmarks.data import embedded, formats, join, manifests, opening, queries, starts
 from benchmarks.data.rows import Row, note
 
 _QUICK = Decimal("0.01")
@@ -42,6 +42,7 @@ def _sections(scale: Decimal, repeat: int, *, quick: bool) -> dict[str, Callable
         "aead": lambda _: _aead(quick=quick),
         "encrypt": lambda folder: _encrypting(folder, quick=quick),
         "formats": lambda folder: formats.measure(scale, repeat, folder),
+        "start": lambda folder: starts.measure(scale, repeat, folder),
         "tpch": lambda folder: queries.measure(scale, repeat, folder),
         "polars": lambda folder: embedded.measure(scale, repeat, folder),
         "join": lambda folder: join.measure(scale, repeat, folder),

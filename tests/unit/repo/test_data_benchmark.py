@@ -32,7 +32,7 @@ def test_section_of_manifests_prints_a_row_for_each_operation() -> None:
 def test_unknown_section_is_refused() -> None:
     done = told("--only", "everything")
     assert done.returncode == 1
-    assert "sections are aead, encrypt, formats, tpch, polars, join, manifest, opening" in done.stderr
+    assert "sections are aead, encrypt, formats, start, tpch, polars, join, manifest, opening" in done.stderr
 
 
 def test_each_section_has_its_place_in_the_page() -> None:
