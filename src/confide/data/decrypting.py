@@ -6,20 +6,15 @@ the folder of one that was killed has a hidden name, and the next command for th
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import datetime as dt
 import fcntl
-import json
-import math
 import os
 import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from decimal import Decimal
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal, cast, get_args
+from typing import BinaryIO, Final, Literal, cast, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,6 +22,7 @@ from pyarrow import csv
 
 from confide.crypto.secret import SecretBytes
 from confide.data.files import NO_KEYS, as_integrity, open_columns, open_file
+from confide.data.json_lines import json_lines
 from confide.data.manifest import FileEntry, Manifest
 from confide.data.parallel import Progress, in_order, silent
 from confide.data.parquet_keys import TableKeys
@@ -39,8 +35,6 @@ from confide.errors import DataError, IntegrityError, OutputExistsError, Unavail
 Form = Literal["csv", "jsonl", "parquet"]
 FORMS: Final[tuple[Form, ...]] = get_args(Form)
 _BLOCK: Final = 1 << 20
-_quoted: Final[Callable[[str], str]] = json.encoder.encode_basestring
-"""A text as JSON has it, whatever is in it."""
 
 
 def form_of(target: Path) -> Form:
@@ -167,7 +161,7 @@ def write_table(
     header = form == "csv"
     keys = TableKeys(manifest.dataset, dataset_key, group_keys)
     with progress("decrypting", manifest.size) as tell, contextlib.ExitStack() as stack:
-        for text, batch, size in in_order(render, _batches(folder, manifest, keys, columns)):
+        for pieces, batch, size in in_order(render, _batches(folder, manifest, keys, columns)):
             if form == "parquet":
                 if writer is None:
                     writer = stack.enter_context(pq.ParquetWriter(stream, batch.schema, compression="zstd"))
@@ -176,12 +170,12 @@ def write_table(
                 if header:
                     stream.write(_csv(batch.slice(0, 0), header=True))
                     header = False
-                stream.write(text)
+                stream.writelines(pieces)
             tell(size, batch.num_rows)
 
 
 _Item = tuple[pa.RecordBatch, int]
-_Rendered = tuple[Any, pa.RecordBatch, int]
+_Rendered = tuple[list[pa.Buffer], pa.RecordBatch, int]
 
 
 def _batches(folder: Place, manifest: Manifest, keys: TableKeys, columns: Sequence[str] | None) -> Iterator[_Item]:
@@ -203,11 +197,11 @@ def _batches(folder: Place, manifest: Manifest, keys: TableKeys, columns: Sequen
 
 
 def _as_read(item: _Item) -> _Rendered:
-    return None, *item
+    return [], *item
 
 
 def _as_csv(item: _Item) -> _Rendered:
-    return _csv(item[0], header=False), *item
+    return [_csv(item[0], header=False)], *item
 
 
 def _csv(batch: pa.RecordBatch, *, header: bool) -> pa.Buffer:
@@ -221,50 +215,7 @@ def _csv(batch: pa.RecordBatch, *, header: bool) -> pa.Buffer:
 
 
 def _as_jsonl(item: _Item) -> _Rendered:
-    """A line a row; column by column, as a call for each row would cost several times as much as what it writes."""
-    batch = item[0]
-    names = (_quoted(field.name).replace("%", "%%") for field in batch.schema)
-    line = "{" + ",".join(f"{name}:%s" for name in names) + "}\n"
-    try:
-        columns = [_written(column) for column in batch.columns]
-    except ValueError as cause:
-        raise DataError("a number within a list or structure is none that JSON has a form for", hint="write .parquet") from cause
-    text = "".join(map(line.__mod__, zip(*columns, strict=True))) if columns else line * batch.num_rows
-    return text.encode(), *item
-
-
-def _written(column: pa.Array) -> list[str]:
-    """The JSON form of each value."""
-    write = _writer(column.type)
-    if column.null_count:
-        return ["null" if value is None else write(value) for value in column.to_pylist()]
-    return [*map(write, column.to_pylist())]
-
-
-def _writer(kind: pa.DataType) -> Callable[[Any], str]:
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return _quoted
-    if pa.types.is_integer(kind):
-        return int.__repr__
-    if pa.types.is_floating(kind):
-        return lambda value: float.__repr__(value) if math.isfinite(value) else f'"{value}"'
-    if pa.types.is_date(kind):
-        return lambda value: f'"{value.isoformat()}"'
-    return _ENCODER.encode
-
-
-def _json(value: object) -> object:
-    """JSON has no form for these: decimals keep every digit as text, times are ISO 8601, bytes base64."""
-    if isinstance(value, dt.date | dt.time):
-        return value.isoformat()
-    if isinstance(value, Decimal):
-        return str(value)
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode("ascii")
-    raise DataError(f"a value of a kind that JSON has no form for: {type(value).__name__}", hint="write .csv or .parquet")
-
-
-_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_json)
+    return json_lines(item[0]), *item
 
 
 # --- places -----------------------------------------------------------------------------------------------------------
