@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, Final, Literal, cast, get_args
+from typing import BinaryIO, Final, Literal, TypeAlias, cast, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,7 +25,7 @@ from confide.crypto.secret import SecretBytes
 from confide.data.files import NO_KEYS, as_integrity, open_columns, open_file
 from confide.data.json_lines import json_lines
 from confide.data.manifest import FileEntry, Manifest
-from confide.data.parallel import Progress, in_order, silent
+from confide.data.parallel import Progress, Tell, in_order, silent
 from confide.data.parquet_keys import TableKeys
 from confide.data.partitions import with_folders
 from confide.data.places import Place
@@ -35,6 +36,11 @@ from confide.errors import DataError, IntegrityError, OutputExistsError, Unavail
 Form = Literal["csv", "jsonl", "parquet"]
 FORMS: Final[tuple[Form, ...]] = get_args(Form)
 _BLOCK: Final = 1 << 20
+_ROW_GROUP: Final = 16 << 20
+"""Bytes of rows in a row group of Parquet: many small ones take more time, more room, and more memory for what the footer says of them."""
+_Item: TypeAlias = tuple[pa.RecordBatch, int]
+_RowGroup: TypeAlias = tuple[pa.Table, int]
+_Rendered: TypeAlias = tuple[list[pa.Buffer], pa.RecordBatch, int]
 
 
 def form_of(target: Path) -> Form:
@@ -156,26 +162,53 @@ def write_table(
         KeyAccessError: a column is in a group whose key is not here.
         IntegrityError: a file does not open, or has other rows than the manifest says.
     """
-    render = {"csv": _as_csv, "jsonl": _as_jsonl, "parquet": _as_read}[form]
-    writer: pq.ParquetWriter | None = None
-    header = form == "csv"
     keys = TableKeys(manifest.dataset, dataset_key, group_keys)
-    with progress("decrypting", manifest.size) as tell, contextlib.ExitStack() as stack:
-        for pieces, batch, size in in_order(render, _batches(folder, manifest, keys, columns)):
-            if form == "parquet":
-                if writer is None:
-                    writer = stack.enter_context(pq.ParquetWriter(stream, batch.schema, compression="zstd"))
-                writer.write_batch(batch)
-            else:
-                if header:
-                    stream.write(_csv(batch.slice(0, 0), header=True))
-                    header = False
-                stream.writelines(pieces)
-            tell(size, batch.num_rows)
+    with progress("decrypting", manifest.size) as tell:
+        batches = _batches(folder, manifest, keys, columns)
+        if form == "parquet":
+            _write_parquet(stream, batches, tell)
+        else:
+            _write_text(stream, batches, form, tell)
 
 
-_Item = tuple[pa.RecordBatch, int]
-_Rendered = tuple[list[pa.Buffer], pa.RecordBatch, int]
+def _write_parquet(stream: BinaryIO, batches: Iterator[_Item], tell: Tell) -> None:
+    """Write row groups, each while the rows of the next are read.  Nothing that one leaves in memory adds up."""
+    first = next(batches, None)
+    if first is None:  # no file, hence no columns
+        return
+    with pq.ParquetWriter(stream, first[0].schema, compression="zstd") as writer:
+
+        def write(group: _RowGroup) -> tuple[int, int]:
+            writer.write_table(group[0])
+            return group[1], group[0].num_rows
+
+        for size, rows in in_order(write, _row_groups(itertools.chain([first], batches)), threads=1, ahead=1):
+            pa.default_memory_pool().release_unused()  # what the footer will say of a group keeps free memory around it from going back
+            tell(size, rows)
+
+
+def _row_groups(batches: Iterable[_Item]) -> Iterator[_RowGroup]:
+    held: list[pa.RecordBatch] = []
+    size = done = 0
+    for batch, encrypted in batches:
+        held.append(batch)
+        size, done = size + batch.nbytes, done + encrypted
+        if size >= _ROW_GROUP:
+            yield pa.Table.from_batches(held), done
+            held, size, done = [], 0, 0
+    if held:
+        yield pa.Table.from_batches(held), done
+
+
+def _write_text(stream: BinaryIO, batches: Iterable[_Item], form: Form, tell: Tell) -> None:
+    """Write lines, which all processors' threads make."""
+    header = form == "csv"
+    for pieces, batch, size in in_order(_as_csv if header else _as_jsonl, batches):
+        if header:
+            stream.write(_csv(batch.slice(0, 0), header=True))
+            header = False
+        stream.writelines(pieces)
+        tell(size, batch.num_rows)
 
 
 def _batches(folder: Place, manifest: Manifest, keys: TableKeys, columns: Sequence[str] | None) -> Iterator[_Item]:
@@ -194,10 +227,6 @@ def _batches(folder: Place, manifest: Manifest, keys: TableKeys, columns: Sequen
                     yield with_folders(batch, entry.path, manifest.schema, columns), done
         if rows != entry.rows:
             raise IntegrityError("a file has another number of rows than the manifest says", path=entry.path)
-
-
-def _as_read(item: _Item) -> _Rendered:
-    return [], *item
 
 
 def _as_csv(item: _Item) -> _Rendered:

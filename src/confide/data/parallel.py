@@ -45,8 +45,8 @@ def spare_memory() -> None:
         ctypes.CDLL(None).mallopt(_ARENAS, 2)
 
 
-def in_order(work: Callable[[_T], _R], items: Iterable[_T], *, threads: int | None = None) -> Iterator[_R]:
-    """``work`` of each item, in the items' order.  No more items are taken than ``threads`` (all processors) have at hand.
+def in_order(work: Callable[[_T], _R], items: Iterable[_T], *, threads: int | None = None, ahead: int = 0) -> Iterator[_R]:
+    """``work`` of each item, in the items' order.  No more items are taken than ``threads`` (all processors) have at hand, and ``ahead``.
 
     Whatever fails, no thread is at work any more when this raises.
     """
@@ -57,7 +57,7 @@ def in_order(work: Callable[[_T], _R], items: Iterable[_T], *, threads: int | No
         for item in items:
             pending.append(pool.submit(work, item))
             del item  # it may be large, and the next one is read before this name is bound anew
-            if len(pending) >= count:  # the thread that takes the items works, too
+            if len(pending) >= count + ahead:  # the thread that takes the items works, too
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import errno
 import io
@@ -12,6 +13,7 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
@@ -32,6 +34,7 @@ from confide.data.commit import Input, create_dataset
 from confide.data.decrypting import decrypt, write_stream
 from confide.data.finding import find_sources
 from confide.data.manifest import Manifest
+from confide.data.parallel import in_order
 from confide.data.sources import Source, plain_sources
 from confide.data.tables import Format, TableInput
 from confide.errors import DataError, IntegrityError, OutputExistsError, PlaintextError, UnavailableError, UsageError
@@ -308,3 +311,29 @@ def test_memory_is_bounded_whatever_the_size(tmp_path: Path) -> None:
     for row in measure(["bin"], megabytes=600, folder=tmp_path) + measure(["csv"], megabytes=100, folder=tmp_path):
         for step in ("encrypt", "decrypt"):
             assert float(str(row[f"{step}_peak_mb"])) <= 300, row
+
+
+def test_small_batches_become_large_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "ROWS_PER_FILE", 70)
+    monkeypatch.setattr(decrypting, "_ROW_GROUP", 8 * 200)
+    manifest = made(pa.table({"x": range(500)}), tmp_path / "d")
+    sink, told = io.BytesIO(), list[tuple[int, int | None]]()
+    progress = lambda _what, _total: contextlib.nullcontext(lambda size, rows: told.append((size, rows)))  # noqa: E731
+    write_stream(tmp_path / "d", manifest, KEY, sink, form="parquet", progress=progress)
+    written = pq.ParquetFile(pa.BufferReader(sink.getvalue()))
+    assert [written.metadata.row_group(at).num_rows for at in range(written.num_row_groups)] == [rows for _, rows in told]
+    assert sum(rows or 0 for _, rows in told) == 500
+    assert sum(size for size, _ in told) == pytest.approx(manifest.size, abs=8)
+    assert written.num_row_groups == 3
+
+
+def test_no_more_is_taken_than_is_at_hand_and_ahead() -> None:
+    begun = list[int]()
+
+    def items() -> Iterator[int]:
+        for at in range(9):
+            begun.append(at)
+            yield at
+
+    for at in in_order(lambda item: item, items(), threads=1, ahead=1):
+        assert len(begun) == min(9, at + 2)
