@@ -26,9 +26,10 @@ from confide.data.files import NO_KEYS, as_integrity, open_columns, open_file
 from confide.data.json_lines import json_lines
 from confide.data.manifest import FileEntry, Manifest
 from confide.data.parallel import Progress, Tell, in_order, silent
-from confide.data.parquet_keys import TableKeys
+from confide.data.parquet_keys import TableKeys, readable
 from confide.data.partitions import with_folders
 from confide.data.places import Place
+from confide.data.schema import schema_of
 from confide.data.tables import rows_at_once
 from confide.durable import sync_file, sync_folder
 from confide.errors import DataError, IntegrityError, OutputExistsError, UnavailableError, UsageError
@@ -174,7 +175,7 @@ def write_table(
 def _write_parquet(stream: BinaryIO, batches: Iterator[_Item], tell: Tell) -> None:
     """Write row groups, each while the rows of the next are read.  Nothing that one leaves in memory adds up."""
     first = next(batches, None)
-    if first is None:  # no file, hence no columns
+    if first is None:
         return
     with pq.ParquetWriter(stream, first[0].schema, compression="zstd") as writer:
 
@@ -213,6 +214,8 @@ def _write_text(stream: BinaryIO, batches: Iterable[_Item], form: Form, tell: Te
 
 def _batches(folder: Place, manifest: Manifest, keys: TableKeys, columns: Sequence[str] | None) -> Iterator[_Item]:
     """All rows, in batches of a bounded size, each with how many encrypted bytes were done with it.  The first may have no rows."""
+    if not manifest.files:
+        yield from _of_no_file(manifest, keys, columns)
     for number, entry in enumerate(manifest.files):
         rows = 0
         file, names = open_columns(folder, entry.path, manifest, keys, columns)
@@ -227,6 +230,14 @@ def _batches(folder: Place, manifest: Manifest, keys: TableKeys, columns: Sequen
                     yield with_folders(batch, entry.path, manifest.schema, columns), done
         if rows != entry.rows:
             raise IntegrityError("a file has another number of rows than the manifest says", path=entry.path)
+
+
+def _of_no_file(manifest: Manifest, keys: TableKeys, columns: Sequence[str] | None) -> Iterator[_Item]:
+    """The columns of a table without files, as one in folders is that has no rows; nothing if only a file would tell their types."""
+    schema = schema_of(manifest.schema["columns"]) if manifest.schema else None
+    if schema is not None:
+        names = readable(schema, manifest.groups, keys, columns)
+        yield pa.RecordBatch.from_pylist([], pa.schema([schema.field(name) for name in names])), 0
 
 
 def _as_csv(item: _Item) -> _Rendered:

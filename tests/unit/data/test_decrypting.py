@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime as dt
 import errno
 import io
@@ -311,6 +312,19 @@ def test_memory_is_bounded_whatever_the_size(tmp_path: Path) -> None:
     for row in measure(["bin"], megabytes=600, folder=tmp_path) + measure(["csv"], megabytes=100, folder=tmp_path):
         for step in ("encrypt", "decrypt"):
             assert float(str(row[f"{step}_peak_mb"])) <= 300, row
+
+
+@pytest.mark.parametrize("form", decrypting.FORMS)
+def test_a_table_without_files_has_its_columns(tmp_path: Path, form: decrypting.Form) -> None:
+    table = made(pa.table({"x": [1], "t": ["a"]}), tmp_path / "d")
+    manifest, sink = dataclasses.replace(table, files=()), io.BytesIO()
+    write_stream(tmp_path / "d", manifest, KEY, sink, form=form, columns=["t"])
+    if form == "parquet":
+        assert pq.read_table(pa.BufferReader(sink.getvalue())).equals(pa.table({"t": pa.array([], pa.string())}))
+    else:
+        assert sink.getvalue() == {"csv": b'"t"\n', "jsonl": b""}[form]
+    with pytest.raises(DataError, match="no column"):
+        write_stream(tmp_path / "d", manifest, KEY, io.BytesIO(), form=form, columns=["z"])
 
 
 def test_small_batches_become_large_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
