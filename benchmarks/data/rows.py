@@ -24,7 +24,7 @@ class Row:
     plain: list[Answer] = field(default_factory=list)
     again: list[Answer] = field(default_factory=list)
     note: str = ""
-    ratios: tuple[float, float, float] | None = None
+    ratios: tuple[float | None, float | None, float | None] | None = None
     """CPU, wall and noise, of a row that sums others up."""
 
     def cells(self) -> tuple[str, ...]:
@@ -81,9 +81,9 @@ def geometric_mean(what: str, rows: Sequence[Row], least_s: float = 0.05) -> Row
         [value for row in counted if (value := found(row))]
         for found in (lambda row: row.ratio()[0], lambda row: row.ratio()[1], lambda row: ratio(row.again, row.plain, "cpu"))
     ]
-    if not all(columns):
+    if not columns[0]:
         return Row(what, note="too little to measure")
-    cpu, wall, noise = (exp(sum(map(log, column)) / len(column)) for column in columns)
+    cpu, wall, noise = (exp(sum(map(log, column)) / len(column)) if column else None for column in columns)
     worst = max(columns[0])
     return Row(what, note=f"of {len(counted)}; CPU at most {worst:.2f}x", ratios=(cpu, wall, noise))
 

@@ -96,6 +96,8 @@ def test_ratios_are_of_medians_and_the_mean_is_geometric() -> None:
     assert mean.ratios == pytest.approx((1, 1, 1))
     assert mean.note == "of 2; CPU at most 2.00x"
     assert geometric_mean("all", [tiny]).note == "too little to measure"
+    once = Row("once", taken(2), taken(1))
+    assert geometric_mean("all", [once]).cells()[3:6] == ("2.00x", "2.00x", "")  # what was not measured again has no noise to tell
 
 
 def test_cpu_time_counts_a_process_and_its_children() -> None:
