@@ -71,7 +71,7 @@ def create_dataset(
                 source, folder, name=name, owner=owner, dataset=dataset, dataset_key=dataset_key, wrapped=wrapped, signer=signer,
                 now=now, register=register, protected=protected, attempt=made, progress=progress,
             )  # fmt: skip
-    refuse_existing(folder, sent=attempt.sent if isinstance(attempt, RemoteAttempt) else ())
+    refuse_existing(folder, sent=attempt.sent.sizes if isinstance(attempt, RemoteAttempt) else ())
     written = _encrypted(prepared(source), attempt, dataset_key, dataset, protected=protected, progress=progress)
     groups = tuple(sorted((one.group for one in protected), key=lambda group: group.name))
     signed = _signed_before(attempt, written, groups, signer)

@@ -16,7 +16,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final
 
 from confide.canonical import canonical
 from confide.crypto.secret import SecretBytes
@@ -25,14 +24,11 @@ from confide.data.journal import Begun
 from confide.data.manifest import MANIFEST_NAME, MAX_BYTES, FileEntry
 from confide.data.parallel import in_order
 from confide.data.places import Place, RemoteFolder, is_there, open_place
-from confide.data.snapshots import SignedManifest, commit_snapshot, history, load_manifest
+from confide.data.sent_files import AT_ONCE, LEFT, SentFiles
+from confide.data.snapshots import SignedManifest, history, load_manifest
 from confide.data.staging import Attempt, attempt_beside, resumed_or_new
-from confide.errors import ConfideError, IntegrityError, OutputExistsError, SnapshotConflictError, UnavailableError
+from confide.errors import ConfideError, OutputExistsError, UnavailableError
 from confide.regular_file import open_regular
-
-_AT_ONCE: Final = 8
-"""Requests at one time for what was sent."""
-_LEFT: Final = "remove what was sent with `confide data clean`, and try again"
 
 
 @dataclass
@@ -44,12 +40,11 @@ class RemoteAttempt(Attempt):
 
     target: RemoteFolder = field(kw_only=True)
     scratch: Path = field(kw_only=True)
-    sent: dict[str, int] = field(default_factory=dict, kw_only=True)
-    """Paths and sizes."""
-    in_doubt: bool = field(default=False, kw_only=True)
-    """Whether a manifest may be there that lists what was sent."""
-    committed: bool = field(default=False, kw_only=True)
-    """Whether it is."""
+    sent: SentFiles = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Nothing is sent yet."""
+        self.sent = SentFiles(self.target)
 
     @property
     def files(self) -> Path:
@@ -64,7 +59,7 @@ class RemoteAttempt(Attempt):
     @property
     def unsettled(self) -> bool:
         """A manifest was sent, and nobody knows whether it arrived."""
-        return self.in_doubt and not self.committed
+        return self.sent.in_doubt and not self.sent.committed
 
     def name_of(self, _: Path) -> str:
         """Its URL."""
@@ -73,7 +68,7 @@ class RemoteAttempt(Attempt):
     def note(self, entry: FileEntry) -> None:
         """Send a finished file, and remove it here."""
         place = self.files / entry.path
-        self.sent[entry.path] = entry.size
+        self.sent.sizes[entry.path] = entry.size
         if self.journal is not None:
             self.journal.send(entry.path)
         with open_regular(place) as file:
@@ -84,13 +79,13 @@ class RemoteAttempt(Attempt):
 
     def _whole(self, entries: Sequence[FileEntry]) -> list[FileEntry]:
         """Those that the storage has in their length.  They count as new there: `data clean` takes what is old and not listed."""
-        self.sent.update((entry.path, entry.size) for entry in entries)
+        self.sent.sizes.update((entry.path, entry.size) for entry in entries)
 
         def renewed(entry: FileEntry) -> bool:
             found = self.target.look(entry.path)
             return found is not None and found.size == entry.size and self.target.renew(entry.path, found)
 
-        found = in_order(renewed, entries, threads=_AT_ONCE)
+        found = in_order(renewed, entries, threads=AT_ONCE)
         return [entry for entry, there in zip(entries, found, strict=True) if there]
 
     def _keep_only(self, whole: Sequence[FileEntry]) -> None:
@@ -98,13 +93,13 @@ class RemoteAttempt(Attempt):
         paths = self.journal.sent - {entry.path for entry in whole}
         self.target.remove(self._unlisted(paths))
         for path in paths:
-            self.sent.pop(path, None)
+            self.sent.sizes.pop(path, None)
 
     def discard(self, *, failed: bool) -> None:
         """Remove what was sent for nothing, unless somebody may read it, and what is here."""
-        if failed and not self.in_doubt:
+        if failed:
             with contextlib.suppress(ConfideError):  # what ended the work is what is told
-                self.target.remove(self._unlisted(self.sent))
+                self.target.remove(self._unlisted(self.sent.needless))
         super().discard(failed=failed)
 
     def _unlisted(self, paths: Collection[str]) -> list[str]:
@@ -124,49 +119,22 @@ class RemoteAttempt(Attempt):
             UnavailableError: the storage refuses, or does not answer.
         """
         data = canonical(load_manifest(self.signed).envelope)
-        self._require_sent()
-        self._doubt()
+        self.sent.require_there()
+        self.sent.doubt()
         try:
             self.target.create(MANIFEST_NAME, data)
         except OutputExistsError:
-            self.in_doubt = False
+            self.sent.in_doubt = False
             raise
         except UnavailableError as error:
             if not self._shows(data):
-                error.hint = f"see with `confide data inspect {folder}` whether the dataset is there; if not, {_LEFT}"
+                error.hint = f"see with `confide data inspect {folder}` whether the dataset is there; if not, {LEFT}"
                 raise
-        self.committed = True
+        self.sent.committed = True
 
     def commit(self, made: SignedManifest, parent: SignedManifest) -> None:
-        """Send the manifest of the snapshot after ``parent``: from then on it is the newest of the dataset.
-
-        Raises:
-            SnapshotConflictError: another writer was first.
-            ManifestError, IntegrityError: what it goes on from, or what was sent, is not there any more.
-            UnavailableError: the storage refuses, or does not answer.
-        """
-        self._require_sent()
-        try:
-            commit_snapshot(parent, made, at_last=self._doubt)
-        except SnapshotConflictError:
-            self.in_doubt = False
-            raise
-        except UnavailableError as error:
-            if self.in_doubt:
-                number = made.unverified.snapshot
-                error.hint = f"see with `confide data log {self.target}` whether snapshot {number} is there; if not, {_LEFT}"
-            raise
-        self.committed = True
-
-    def _doubt(self) -> None:
-        self.in_doubt = True
-
-    def _require_sent(self) -> None:
-        """Return if the storage has what was sent: ``confide data clean`` may have taken for left behind what is a day old."""
-        for path, found in zip(self.sent, in_order(self.target.look, self.sent, threads=_AT_ONCE), strict=True):
-            if found is None or found.size != self.sent[path]:
-                hint = "was it removed there meanwhile, as by `confide data clean`? do it again"
-                raise IntegrityError(f"{self.target} does not have what was sent to it", hint=hint, path=path)
+        """As :meth:`confide.data.sent_files.SentFiles.commit`."""
+        self.sent.commit(made, parent)
 
     def _shows(self, data: bytes) -> bool:
         """Whether the manifest is there: of a request that was not answered, or was refused in the end, nobody knows."""
