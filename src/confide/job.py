@@ -131,8 +131,6 @@ class OutputSpec(_Value):
     def _whole_at_urls(self) -> Self:
         if self.path.lower().startswith("s3://") != (self.credentials is not None):
             raise ValueError("an output at s3:// has credentials, the name of a resource of a key broker service, and no other output has")
-        if self.remote and self.mode != "error":
-            raise ValueError("an output at a URL is a new dataset: append and overwrite are for folders")
         if self.staging and not self.remote:
             raise ValueError("an output in a folder is staged beside it: staging is for URLs")
         return self

@@ -32,7 +32,7 @@ from confide.jobs.statement import DatasetEntry
 if TYPE_CHECKING:
     from confide.canonical import Json
     from confide.crypto.sign import SigningKey
-    from confide.data.manifest import Manifest
+    from confide.data.manifest import FileEntry, Manifest
     from confide.ids import RunId
     from confide.jobs.parents import Parent
     from confide.keys.released_keys import OutputKey
@@ -301,11 +301,21 @@ class Outputs:
         Raises:
             UnavailableError: a storage refuses, or does not answer; or the run is ending.
             IntegrityError: a storage holds something else than was sent.
+            SnapshotConflictError: another writer has committed the next snapshot of a dataset that the run goes on with already.
+            ManifestError: that dataset's manifest is not the one any more that the run began with.
         """
         with self._sending.all_or_none():
             for output in self.committed():
                 if output.name in self._sending:
-                    self._sending.send(output.name, self._staged[output.name].folder, output.manifest)
+                    if output.name in self._parents:
+                        self._parents[output.name].require_unchanged()  # it would be sent for nothing
+                    folder, files = self._staged[output.name].folder, self._files_of(output.name)
+                    self._sending.send(output.name, folder, output.manifest, files)
+
+    def _files_of(self, name: str) -> Sequence[FileEntry]:
+        """What the run itself wrote."""
+        written = self._staged[name].written
+        return () if written is None else written.files
 
     def publish(self) -> None:
         """Put the manifests of all committed outputs into their folders, and move those into view, or none.
@@ -319,8 +329,8 @@ class Outputs:
             OutputExistsError: something appeared in the place of one.
             SnapshotConflictError: another writer committed the next snapshot first.
             ManifestError: the dataset's manifest is not the one any more that the run began with.
-            UnavailableError: a manifest cannot be written, or a storage refuses or does not answer.
-            IntegrityError: a storage holds another manifest than was sent.
+            UnavailableError: a manifest cannot be written, or a storage refuses, does not answer, or does not know conditional writes.
+            IntegrityError: a storage holds another manifest than was sent, or not what was sent.
             DataError: an output cannot be moved.
         """
         new = [output for output in self.committed() if output.name not in self._parents]
@@ -337,7 +347,7 @@ class Outputs:
 
     def _commit_last(self) -> None:
         for output in self.committed():
-            if output.name in self._sending:
+            if output.name in self._sending and output.name not in self._parents:
                 self._sending.show(output.name, output.envelope)
         self._commit_further()
 
@@ -347,10 +357,13 @@ class Outputs:
             parent.require_unchanged()
             drop_pending(staged.folder)
             made = SignedManifest(parent.manifest.folder, output.envelope, output.manifest)
-            commit_files(staged.folder, made, staged.written.files if staged.written is not None else (), parent.manifest)
+            if output.name in self._sending:
+                self._sending.commit(output.name, made, parent.manifest)
+            else:
+                commit_files(staged.folder, made, self._files_of(output.name), parent.manifest)
             with contextlib.suppress(ConfideError):  # readers go on from the manifest before to what was committed since
                 newest = load_manifest(made.folder).envelope  # others may have been faster since then
-                write_manifest(made.local, newest, staged=staged.folder)
+                write_manifest(made.folder, newest, staged=staged.folder)
 
     def further(self) -> list[CommittedOutput]:
         """Those that go on with a dataset."""

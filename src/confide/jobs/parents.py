@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 from confide.data.manifest import verify_manifest
 from confide.data.snapshots import SignedManifest, load_manifest
@@ -12,8 +14,11 @@ from confide.errors import ManifestError, SnapshotConflictError, UsageError
 
 if TYPE_CHECKING:
     from confide.data.next_snapshot import Mode
+    from confide.data.places import RemoteFolder
     from confide.job import Job
     from confide.jobs.saves import Save
+
+_HERE: Final[Mapping[str, RemoteFolder]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +63,18 @@ class Parent:
         raise ManifestError("the dataset's manifest was exchanged while the run went on", expected=self.manifest.digest, got=newest.digest)
 
 
-def open_parents(job: Job) -> dict[str, Parent]:
-    """The datasets that the job's outputs go on with, by the outputs' names, as they are now.
+def open_parents(job: Job, remote: Mapping[str, RemoteFolder] = _HERE) -> dict[str, Parent]:
+    """The datasets that the job's outputs go on with, by the outputs' names, as they are now.  ``remote``: where those at URLs are.
 
     Raises:
         ManifestError: one is missing, is another dataset than the job pins, or is not signed by the key that it names.
+        UnavailableError: a storage refuses, or does not answer.
     """
     found = {}
     for name, spec in job.outputs.items():
         if spec.mode == "error" or not spec.dataset:
             continue
-        newest = load_manifest(Path(spec.path))
+        newest = load_manifest(remote[name] if spec.remote else Path(spec.path))
         manifest = verify_manifest(newest.envelope, newest.signer)
         if manifest.dataset != spec.dataset:
             message = f"output {name!r} is another dataset than the job pins"

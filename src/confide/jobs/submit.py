@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final
 
 from confide.attest.roots import TrustRoots
 from confide.attest.vendor_verifier import vendor_verifier
@@ -17,12 +18,15 @@ from confide.attest.verify import Verifier
 from confide.config import Settings
 from confide.crypto.identity import Identity
 from confide.crypto.sign import SigningKey
-from confide.data.places import is_url, remote_folder
-from confide.data.snapshots import load_manifest, snapshot_numbered
+from confide.data.manifest import MANIFEST_NAME
+from confide.data.places import is_there, is_url, remote_folder
+from confide.data.snapshots import SignedManifest, load_manifest, snapshot_numbered
 from confide.errors import (
+    ExtraMissingError,
     ManifestError,
     OutputExistsError,
     RunNotFoundError,
+    UnavailableError,
     UsageError,
 )
 from confide.ids import RunId, new_run_id
@@ -36,6 +40,8 @@ from confide.jobs.result import ClientEvent, OnEvent, OutputResult, RunEvent, Ru
 from confide.jobs.staging import SentPlace, check_free, discard_abandoned
 from confide.jobs.store import RunDir, RunStore
 from confide.jobs.target import Target, ThisMachine
+
+_NAME_IT: Final = "give its `dataset` in the job file (see `confide data inspect`); without `mode`, the run makes a new one"
 
 
 def submit(
@@ -145,12 +151,14 @@ def pin_datasets(job: Job, *, shares_files: bool = True) -> Job:
 
     An input at an older snapshot is pinned to that one's signer: runs sign what they make, each with a key of its own.
     The manifest's signature is not checked here: every node checks it against the pin, and the broker knows each dataset's signer.
-    Where nodes do not share files with this client, what the job pins itself is not looked at, and outputs not at all.
+    Where nodes do not share files with this client, what the job pins itself is not looked at, and outputs not at all.  At URLs neither is,
+    wherever the nodes are: what the job does not pin itself is looked at there with this client's own credentials.
 
     Raises:
         ManifestError: a folder has no manifest, or another dataset than the job pins.
         OutputExistsError: an output is to go on with an owner's own dataset.
-        UsageError: there is no snapshot of the number that an input names.
+        UsageError: there is no snapshot of the number that an input names; or an output goes on with what this client cannot see.
+        UnavailableError: a storage refuses, or does not answer.
     """
     pinned: dict[str, InputSpec] = {}
     for name, spec in job.inputs.items():
@@ -174,10 +182,15 @@ def pin_datasets(job: Job, *, shares_files: bool = True) -> Job:
 
 def _pinned_output(name: str, spec: OutputSpec) -> OutputSpec:
     """The output with the dataset that it goes on with; where there is none yet, it is a new one."""
-    place = Path(spec.path)
-    if spec.mode == "error" or not (spec.dataset or os.path.lexists(place)):
+    if spec.mode == "error" or (spec.remote and spec.dataset):  # the driver may read what this client cannot
         return spec
-    there = load_manifest(place).unverified
+    if spec.remote:
+        found = _seen_at(spec.path, name)
+    else:
+        found = load_manifest(Path(spec.path)) if spec.dataset or os.path.lexists(spec.path) else None
+    if found is None:
+        return spec
+    there = found.unverified
     if spec.dataset not in {"", there.dataset}:
         message = f"output {name!r} is another dataset than the job pins"
         raise ManifestError(message, name=name, expected=spec.dataset, got=there.dataset)
@@ -191,10 +204,21 @@ def _pinned_output(name: str, spec: OutputSpec) -> OutputSpec:
     return spec.model_copy(update={"dataset": there.dataset})
 
 
+def _seen_at(url: str, name: str) -> SignedManifest | None:
+    """What an output at a URL goes on with, as this client sees it; ``None`` if there is no dataset."""
+    try:
+        folder = remote_folder(url)
+        return load_manifest(folder) if is_there(folder / MANIFEST_NAME) else None
+    except (UnavailableError, ExtraMissingError) as error:
+        error.hint = _NAME_IT
+        error.facts["name"] = name
+        raise
+
+
 def _own_pin(name: str, spec: OutputSpec) -> OutputSpec:
     """An output at a place that this client does not see: which dataset it goes on with, the job has to say."""
     if spec.mode != "error" and not spec.dataset:
-        raise UsageError(f"output {name!r} goes on with a dataset that is not on this machine", hint="give its `dataset` in the job file")
+        raise UsageError(f"output {name!r} goes on with a dataset that is not on this machine", hint=_NAME_IT)
     return spec
 
 

@@ -132,7 +132,8 @@ class JobDriver:
         self._services, self._began = node, datetime.now(UTC)
         engine = self._engine = _ENGINES[node.job.engine](node)
         places = {name: spec.folder(name) for name, spec in node.job.outputs.items()}
-        parents, sending = open_parents(node.job), open_sending(node.job, node.attester)
+        sending = open_sending(node.job, node.attester)
+        parents = open_parents(node.job, sending.folders)
         check_free({name: place for name, place in places.items() if name not in sending}, going_on=parents)
         outputs = self._outputs = Outputs(places, node.spec.run_id, node.identity.key, parents, sending)
         keys = self._keys = BrokerKeys(node)

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from support.lineage import Lineage, Run, X
 from support.outputs import output_key
 
-from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
-from confide.data import files, folder
 from confide.data.files import Written
-from confide.data.manifest import MANIFEST_NAME, FileEntry, Manifest, verify_manifest
+from confide.data.manifest import MANIFEST_NAME, FileEntry
 from confide.data.next_snapshot import Mode, following
 from confide.data.schema import schema_json
 from confide.data.snapshots import commit_snapshot, history, load_manifest, verify_manifests
-from confide.data.staging import attempt_beside
 from confide.errors import (
     DataError,
     IntegrityError,
@@ -29,72 +26,7 @@ from confide.errors import (
     SnapshotConflictError,
     UsageError,
 )
-from confide.ids import RunId
-from confide.jobs.outputs import Outputs
 from confide.jobs.parents import Parent
-from confide.jobs.saves import Save
-from confide.jobs.staging import staging_path
-from confide.keys.released_keys import OutputKey
-
-X = pa.schema([("x", pa.int64())])
-
-
-class Lineage:
-    """A dataset ``a`` that a first run has made, and further runs of it."""
-
-    def __init__(self, root: Path) -> None:
-        self.place, self.key = root / "a", output_key()
-        first = Run(self, "first", None)
-        first.save(1, 2)
-        first.outputs.publish()
-
-    def run(self, name: str, mode: Mode) -> Run:
-        return Run(self, name, Parent(load_manifest(self.place), mode))
-
-    def newest(self) -> tuple[Manifest, list[int]]:
-        found = load_manifest(self.place)
-        manifest = verify_manifest(found.envelope, found.signer)
-        folder.verify_files(self.place, manifest)
-        return manifest, self.rows(manifest)
-
-    def rows(self, manifest: Manifest) -> list[int]:
-        return sorted(files.read_table(self.place, manifest, self.key.secret).column("x").to_pylist())
-
-    def listed(self) -> list[str]:
-        return sorted(path.relative_to(self.place).as_posix() for path in self.place.rglob("*") if path.is_file())
-
-
-class Run:
-    """A run with one output and a signing key of its own."""
-
-    def __init__(self, lineage: Lineage, name: str, parent: Parent | None, *, others: dict[str, Path] | None = None) -> None:
-        self.lineage, self.id, self.signer = lineage, RunId(name), SigningKey.generate()
-        places = {"a": lineage.place, **(others or {})}
-        self.outputs = Outputs(places, self.id, self.signer, {} if parent is None else {"a": parent})
-        self.hold("a", lineage.key)
-
-    def hold(self, name: str, key: OutputKey) -> None:
-        own = replace(key, secret=SecretBytes(key.secret.reveal()))  # a run wipes what it holds
-        self.outputs.hold(name, own, lambda: own)
-
-    def begin(self, name: str = "a", mode: str = "error", **more: Any) -> Path:
-        return Path(self.outputs.stage(name, Save.from_json({"kind": "parquet", "mode": mode, **more}))["path"])
-
-    def task(self, place: Path, *rows: int, schema: pa.Schema = X, key: OutputKey | None = None, root: str = "a") -> None:
-        key = key or self.lineage.key
-        base = staging_path(self.lineage.place.with_name(root), self.id)
-        with attempt_beside(place.with_name("task")) as attempt:
-            path = (place / f"part-{rows[0]}.parquet").relative_to(base).as_posix()
-            (attempt.files / path).parent.mkdir(parents=True, exist_ok=True)
-            table = pa.table({name: list(rows) for name in schema.names}, schema)
-            with files._open_writer(attempt.files / path, schema, files.TableKeys(key.dataset, key.secret, {}), path, ()) as writer:
-                writer.write_table(table)
-            (attempt.files / path).rename(base / path)
-        self.outputs.written([str(base / path)])
-
-    def save(self, *rows: int, mode: str = "error", schema: pa.Schema = X) -> None:
-        self.task(self.begin(mode=mode), *rows, schema=schema)
-        self.outputs.commit("a", "parquet", schema_json(schema)["spark"])
 
 
 @pytest.fixture
@@ -272,7 +204,7 @@ def test_a_new_output_of_a_run_whose_snapshot_is_not_committed_is_not_there_eith
     run = Run(lineage, "second", Parent(load_manifest(lineage.place), "append"), others={"b": place})
     run.hold("b", key)
     run.save(3)
-    run.task(run.begin("b"), 9, key=key, root="b")
+    run.task(run.begin("b"), 9, key=key, root=place)
     run.outputs.commit("b", "parquet", schema_json(X)["spark"])
     refuse()
     with pytest.raises(OutputExistsError):

@@ -264,13 +264,9 @@ def test_an_output_on_s3_names_a_credential_and_no_other_does() -> None:
             OutputSpec.model_validate(wrong)
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [({"mode": "append"}, "new dataset"), ({"mode": "overwrite"}, "new dataset"), ({"path": "/here", "staging": "/s"}, "staged beside it")],
-)
-def test_what_only_folders_can_do_is_refused_for_urls_and_the_other_way_round(changes: dict[str, str], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        OutputSpec.model_validate({"path": "memory://x/d", **changes})
+def test_an_output_in_a_folder_is_staged_beside_it_and_nowhere_else() -> None:
+    with pytest.raises(ValueError, match="staged beside it"):
+        OutputSpec(path="/here", staging="/s")
 
 
 def test_workers_have_to_share_the_folder_in_which_an_output_is_staged() -> None:
