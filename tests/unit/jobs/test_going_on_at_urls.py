@@ -143,6 +143,16 @@ def test_what_was_not_sent_is_not_committed(lineage: Remote) -> None:
     assert lineage.listed() == before
 
 
+def test_a_run_that_ends_after_it_has_sent_takes_its_files_away_and_no_others(lineage: Remote) -> None:
+    """As one that the broker tells that another was first, or whose key is withdrawn."""
+    before, run = lineage.listed(), lineage.appended("second", 3)
+    run.outputs.send()
+    assert len(lineage.listed()) == len(before) + 1
+    run.outputs.close()
+    assert lineage.listed() == before
+    assert lineage.check() == [1, 2]
+
+
 # --- two runs ---------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -16,15 +17,25 @@ from support.s3_gate import S3Gate
 from support.several_brokers import BrokerProcess
 from support.stage import Stage
 
-from confide.canonical import canonical, parse_object
+from confide.canonical import Json, canonical, parse_object
+from confide.cli.main import main
+from confide.cli.owners import BrokerAddress, remember
 from confide.data.files import read_table
-from confide.data.folder import refuse_foreign, verify_files
+from confide.data.folder import listed_files, refuse_foreign, verify_files
 from confide.data.manifest import MANIFEST_NAME, verify_manifest
 from confide.data.places import RemoteFolder, remote_folder
 from confide.data.remote_cleaning import clean_remote
 from confide.data.s3 import S3Access
-from confide.data.snapshots import load_manifest
-from confide.errors import IntegrityError, KeyRevokedError, NodeLostError, OutputExistsError, ResourceDeniedError, UnavailableError
+from confide.data.snapshots import load_manifest, manifest_path, verify_manifests
+from confide.errors import (
+    IntegrityError,
+    KeyRevokedError,
+    ManifestError,
+    NodeLostError,
+    OutputExistsError,
+    ResourceDeniedError,
+    UnavailableError,
+)
 from confide.job import Job
 from confide.jobs.receipt import verify
 from confide.jobs.result import RunEvent
@@ -33,11 +44,12 @@ pytestmark = [pytest.mark.run, pytest.mark.timeout(300), pytest.mark.usefixtures
 NAME, SECRET, PLACE = "airline/storage/results", "CANARY-storage-secret-90cd", "s3://bkt/results/summary"
 POLARS = b"""
 import os
+import polars
 from confide.data.polars import session
 
 assert not any("AWS" in name for name in os.environ)
 ctx = session()
-ctx.write(ctx.read("people").join(ctx.read("cities"), on="city").group_by("country").len("count"), "summary")
+ctx.write(ctx.read("people").join(ctx.read("cities"), on="city").group_by("country").agg(count=polars.len().cast(polars.Int64)), "summary")
 """
 SPARK = b"""
 import confide
@@ -66,8 +78,8 @@ def remote(stage: Stage, world: Kbs, service: BrokerProcess, gate: S3Gate, tmp_p
     source = {"resource": f"kbs://{service.url.removeprefix('https://')}/{NAME}", "spki": service.spki}
     (tmp_path / "staging").mkdir()
 
-    def made(*arguments: str, program: bytes = POLARS, **changes: Any) -> Job:
-        output = {"path": PLACE, "credentials": source, "staging": str(tmp_path / "staging"), "recipients": ["analyst"]}
+    def made(*arguments: str, program: bytes = POLARS, goes_on: Json | None = None, **changes: Any) -> Job:
+        output = {"path": PLACE, "credentials": source, "staging": str(tmp_path / "staging"), "recipients": ["analyst"], **(goes_on or {})}
         given = {"engine": "polars", "resources": {}, **changes}
         job = stage.job(program, arguments=arguments, **given)
         job = Job.build({**job.model_dump(), "outputs": {"summary": output}})
@@ -83,8 +95,8 @@ def past_the_gate(s3: Any) -> RemoteFolder:
     return remote_folder(PLACE, S3Access.parse(canonical(access)))
 
 
-def require_right_and_no_secret(stage: Stage, job: Job, s3: Any, staging: Path) -> list[RunEvent]:
-    """Run a job whose result is known, and read it where it went."""
+def require_right_and_no_secret(stage: Stage, job: Job, s3: Any, staging: Path, *, runs: int = 1) -> list[RunEvent]:
+    """Run a job whose result is known, and read it where it went: there are the rows of so many ``runs``, each with its snapshot."""
     result, events = stage.run(job)
     (output,) = result.outputs
     assert output.path == PLACE
@@ -92,11 +104,15 @@ def require_right_and_no_secret(stage: Stage, job: Job, s3: Any, staging: Path) 
     there = past_the_gate(s3)
     signed = load_manifest(there)
     assert signed.digest == output.manifest
-    manifest = verify_manifest(signed.envelope, signed.signer)
-    verify_files(there, manifest)
-    refuse_foreign(there, {file.path for file in manifest.files})
-    table = read_table(there, manifest, stage.clients["analyst"].open(signed.envelope).secret).sort_by("country").to_pylist()
-    assert table == [{"country": "a", "count": 40}, {"country": "b", "count": 60}]
+    verify_manifest(signed.envelope, signed.signer)
+    chain = [one.unverified for one in verify_manifests(signed)]
+    assert [one.snapshot for one in chain] == [*range(runs, 0, -1)]
+    verify_files(there, *chain)
+    refuse_foreign(there, {*listed_files(*chain), *map(manifest_path, chain)})
+    key = stage.clients["analyst"].open(signed.envelope).secret
+    for one in chain:
+        table = read_table(there, one, key).sort_by("country").to_pylist()
+        assert table == [{"country": "a", "count": 40}] * one.snapshot + [{"country": "b", "count": 60}] * one.snapshot
     verify(result.folder, settings=stage.settings)
     assert list(staging.iterdir()) == []
     for path in stage.root.rglob("*"):
@@ -115,11 +131,56 @@ def test_a_job_writes_to_s3_and_the_credential_is_nowhere(stage: Stage, remote: 
     require_right_and_no_secret(stage, remote(), s3, tmp_path / "staging")
 
 
+def named(s3: Any, mode: str = "append") -> Json:
+    """What a client without access to the bucket says of the dataset that is there."""
+    return {"mode": mode, "dataset": load_manifest(past_the_gate(s3)).unverified.dataset}
+
+
+@pytest.fixture
+def command(stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """What a command prints for the analyst, whose own credential for the bucket boto3 finds."""
+    monkeypatch.setenv("CONFIDE_HOME", str(stage.settings.home))
+    remember(stage.settings, "analyst", BrokerAddress(stage.server.url, stage.server.spki))
+
+    def said(*arguments: str) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(["data", *arguments])
+        assert not ended.value.code
+        return capsys.readouterr().out
+
+    return said
+
+
+def test_runs_go_on_at_s3_unless_it_shows_an_older_state(
+    stage: Stage, remote: Any, s3: Any, tmp_path: Path, command: Callable[..., str]
+) -> None:
+    staging, beginning = tmp_path / "staging", f"results/summary/{MANIFEST_NAME}"
+    require_right_and_no_secret(stage, remote("first", goes_on={"mode": "append"}), s3, staging)  # nothing is there yet
+    older = s3.get_object(Bucket="bkt", Key=beginning)["Body"].read()
+    require_right_and_no_secret(stage, remote("second", goes_on=named(s3)), s3, staging, runs=2)
+    assert [one["snapshot"] for one in json.loads(command("log", PLACE, "--json"))["snapshots"]] == [2, 1]
+    command("verify", PLACE)
+    command("decrypt", PLACE, str(tmp_path / "all.csv"), "--as", "analyst")
+    assert sorted((tmp_path / "all.csv").read_text().replace('"', "").split()) == ["a,40", "a,40", "b,60", "b,60", "country,count"]
+
+    again = remote("third", goes_on=named(s3), program=b"raise SystemExit(9)")
+    s3.put_object(Bucket="bkt", Key=beginning, Body=older)
+    s3.delete_object(Bucket="bkt", Key="results/summary/_snapshots/2.json")
+    there = sorted(past_the_gate(s3).files())
+    with pytest.raises(ManifestError, match="not signed by the dataset's signer"):  # that is the second run's driver by now
+        stage.run(again)
+    assert sorted(past_the_gate(s3).files()) == there
+
+
 @pytest.mark.spark
-def test_with_spark_the_driver_alone_gets_the_credential(stage: Stage, remote: Any, s3: Any, world: Kbs, tmp_path: Path) -> None:
-    asked = len(storage_requests(world))
-    size = {"workers": 2, "memory_mb": 700, "driver_memory_mb": 700}
-    require_right_and_no_secret(stage, remote("spark", program=SPARK, engine="spark", resources=size), s3, tmp_path / "staging")
+def test_with_spark_the_driver_alone_gets_the_credential_and_goes_on_with_what_polars_made(
+    stage: Stage, remote: Any, s3: Any, world: Kbs, tmp_path: Path
+) -> None:
+    require_right_and_no_secret(stage, remote("polars"), s3, tmp_path / "staging")
+    asked, size = len(storage_requests(world)), {"workers": 2, "memory_mb": 700, "driver_memory_mb": 700}
+    job = remote("spark", program=SPARK, engine="spark", resources=size, goes_on=named(s3))
+    require_right_and_no_secret(stage, job, s3, tmp_path / "staging", runs=2)
     assert len(storage_requests(world)) == asked + 1
 
 
