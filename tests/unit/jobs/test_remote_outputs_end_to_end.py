@@ -174,9 +174,8 @@ def test_runs_go_on_at_s3_unless_it_shows_an_older_state(
 
 
 @pytest.mark.spark
-def test_with_spark_the_driver_alone_gets_the_credential_and_goes_on_with_what_polars_made(
-    stage: Stage, remote: Any, s3: Any, world: Kbs, tmp_path: Path
-) -> None:
+def test_with_spark_the_driver_alone_gets_the_credential(stage: Stage, remote: Any, s3: Any, world: Kbs, tmp_path: Path) -> None:
+    """And a run of Spark goes on with what one of Polars has made."""
     require_right_and_no_secret(stage, remote("polars"), s3, tmp_path / "staging")
     asked, size = len(storage_requests(world)), {"workers": 2, "memory_mb": 700, "driver_memory_mb": 700}
     job = remote("spark", program=SPARK, engine="spark", resources=size, goes_on=named(s3))
