@@ -167,10 +167,13 @@ with ctx.writing("report") as place:
     LinearRegression(featuresCol="f", labelCol="y").fit(rows).save(place + "/model")
     slope = LinearRegressionModel.load(place + "/model").coefficients[0]
 view = ctx.sql("SELECT count(*) AS c FROM {{t}}", t=notes).collect()[0].c
+local = flights.select("x", "s").toPandas()
+doubled = ctx.spark.createDataFrame(local).mapInPandas(lambda parts: (part.assign(x=2 * part.x) for part in parts), "x long, s string")
+pandas = [len(local), int(local.x.sum()), doubled.agg(F.sum("x")).collect()[0][0]]
 secret = ctx.spark.conf.get("spark.authenticate.secret", "absent")
 conf = ctx.spark.sparkContext.getConf().getAll()
 print("RESULT", json.dumps({{"rows": counts, "slope": slope, "said": said, "notes": notes.count(), "joined": done.rows,
-    "files": done.files, "view": view, "packed": packed, "secret": secret, "conf": conf, "repr": repr(ctx)}}))
+    "files": done.files, "view": view, "packed": packed, "pandas": pandas, "secret": secret, "conf": conf, "repr": repr(ctx)}}))
 """
 
 
@@ -190,6 +193,11 @@ def test_program_reads_encrypted_tables_and_files(result: Json) -> None:
 
 def test_modules_of_the_job_reach_the_python_workers(result: Json) -> None:
     assert result["said"] == f"{CANARY}-0!".upper()
+
+
+def test_pandas_gets_rows_gives_rows_and_works_on_them_in_the_workers(result: Json) -> None:
+    whole = sum(range(2000))
+    assert result["pandas"] == [2000, whole, 2 * whole]
 
 
 def test_written_table_is_a_verified_encrypted_dataset(world: World, result: Json) -> None:

@@ -102,6 +102,13 @@ def test_an_input_with_many_files_is_asked_for_in_pages(agent: PolarsAgent, monk
     assert len([name for name, _ in agent.asked if name == "input-files"]) == 5
 
 
+def test_a_result_is_a_table_of_arrow_and_a_frame_of_pandas(world: PolarsAgent) -> None:
+    found = world.context().read("people").sort("name").collect()
+    expected = sorted(zip(PEOPLE["name"].to_pylist(), PEOPLE["city"].to_pylist(), strict=True))
+    assert [tuple(row.values()) for row in found.to_arrow().to_pylist()] == expected
+    assert [*found.to_pandas().itertuples(index=False, name=None)] == expected
+
+
 @pytest.mark.parametrize("form", ["lazy", "frame", "arrow"])
 def test_what_is_written_is_encrypted_and_reads_back(world: PolarsAgent, form: str) -> None:
     ctx = world.context()
