@@ -144,7 +144,7 @@ class SparkGroup:
         node = self.node(name, **changes)  # type: ignore[arg-type]
         return self.start(name, node, engine.executor_command(self.runtime, node, self.run, name.removeprefix("executor-")))
 
-    def run_program(self, source: str, *, timeout: float = 120.0) -> tuple[int, str]:
+    def run_program(self, source: str, *, timeout: float = 240.0) -> tuple[int, str]:
         """Run a program in the driver's node; returns exit status and output."""
         program = self.root / f"program-{secrets.token_hex(4)}.py"
         program.write_text(source, encoding="utf-8")
