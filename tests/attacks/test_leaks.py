@@ -33,7 +33,8 @@ from confide.keys.key_records import Key
 pytestmark = [pytest.mark.run, pytest.mark.timeout(300)]
 
 # What Spark does with rows, each forced: shuffles, a window and a Python merge that spill, blocks on disk, a table and a value that are
-# broadcast, an attempt that fails.  It knows ``spark``, ``orders`` and ``customer``; the control runs it as well.
+# broadcast, an attempt that fails, frames of pandas that come and go.  It knows ``spark``, ``orders`` and ``customer``; the control runs it
+# as well.
 WORK = """
 from pyspark import StorageLevel, TaskContext, shuffle
 from pyspark.shuffle import Aggregator, ExternalMerger
@@ -87,6 +88,11 @@ assert all(row.text.startswith("ROW-") for row in shouted.collect())
 assert joined.filter(joined.o_comment == rows[0]["o_comment"]).count() > 0
 text = joined._jdf.showString(5, 0, False)
 assert "row-" in text
+
+local = joined.select("o_orderkey", "o_comment").toPandas()
+louder = lambda parts: (part.assign(o_comment=part.o_comment.str.upper()) for part in parts)
+again = spark.createDataFrame(local).mapInPandas(louder, "o_orderkey long, o_comment string")
+assert again.where("o_comment LIKE 'ROW-%'").count() == len(rows)
 """
 
 PROGRAM = f"""
