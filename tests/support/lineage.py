@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from support.outputs import output_key
+from support.outputs import hold, output_key, write_part
 
-from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
 from confide.data import files, folder
 from confide.data.manifest import Manifest, verify_manifest
@@ -87,8 +85,7 @@ class Run:
 
     def hold(self, name: str, key: OutputKey) -> None:
         """Give it an output's key."""
-        own = replace(key, secret=SecretBytes(key.secret.reveal()))  # a run wipes what it holds
-        self.outputs.hold(name, own, lambda: own)
+        hold(self.outputs, name, key)
 
     def begin(self, name: str = "a", mode: str = "error", **more: Any) -> Path:
         """Begin a save: its folder."""
@@ -102,8 +99,7 @@ class Run:
             path = (place / f"part-{rows[0]}.parquet").relative_to(base).as_posix()
             (attempt.files / path).parent.mkdir(parents=True, exist_ok=True)
             table = pa.table({name: list(rows) for name in schema.names}, schema)
-            with files._open_writer(attempt.files / path, schema, files.TableKeys(key.dataset, key.secret, {}), path, ()) as writer:
-                writer.write_table(table)
+            write_part(attempt.files / path, table, key, path)
             (attempt.files / path).rename(base / path)
         self.outputs.written([str(base / path)])
 

@@ -38,6 +38,20 @@ class S3Gate:
         self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
+    def be_busy(self, *names: str, times: int) -> dict[str, int]:
+        """Refuse so many writes of each of these, by a part of its path; what is returned counts them down."""
+        left = dict.fromkeys(names, times)
+
+        def now_and_then(method: str, path: str) -> tuple[int, str] | None:
+            for name in left:
+                if method == "PUT" and name in path and left[name]:
+                    left[name] -= 1
+                    return 503, "SlowDown"
+            return None
+
+        self.before = now_and_then
+        return left
+
     def close(self) -> None:
         """End the gate."""
         self._server.shutdown()

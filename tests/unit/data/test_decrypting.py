@@ -35,7 +35,7 @@ from confide.data.commit import Input, create_dataset
 from confide.data.decrypting import decrypt, write_stream
 from confide.data.finding import find_sources
 from confide.data.manifest import Manifest
-from confide.data.parallel import in_order
+from confide.data.parallel import Tell, in_order
 from confide.data.sources import Source, plain_sources
 from confide.data.tables import Format, TableInput
 from confide.errors import DataError, IntegrityError, OutputExistsError, PlaintextError, UnavailableError, UsageError
@@ -332,7 +332,10 @@ def test_small_batches_become_large_row_groups(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(decrypting, "_ROW_GROUP", 8 * 200)
     manifest = made(pa.table({"x": range(500)}), tmp_path / "d")
     sink, told = io.BytesIO(), list[tuple[int, int | None]]()
-    progress = lambda _what, _total: contextlib.nullcontext(lambda size, rows: told.append((size, rows)))  # noqa: E731
+
+    def progress(_what: str, _total: int | None) -> contextlib.AbstractContextManager[Tell]:
+        return contextlib.nullcontext(lambda size, rows: told.append((size, rows)))
+
     write_stream(tmp_path / "d", manifest, KEY, sink, form="parquet", progress=progress)
     written = pq.ParquetFile(pa.BufferReader(sink.getvalue()))
     assert [written.metadata.row_group(at).num_rows for at in range(written.num_row_groups)] == [rows for _, rows in told]

@@ -170,16 +170,7 @@ def test_a_storage_that_does_not_know_conditional_writes_is_refused(gated: Remot
 
 
 def test_throttling_in_the_middle_is_waited_for(gated: RemoteWorld, gate: S3Gate) -> None:
-    busy = dict.fromkeys(["part-", "1.json", "2.json", MANIFEST_NAME], 3)
-
-    def now_and_then(method: str, path: str) -> tuple[int, str] | None:
-        for name in busy:
-            if method == "PUT" and name in path and busy[name]:
-                busy[name] -= 1
-                return 503, "SlowDown"
-        return None
-
-    gate.before = now_and_then
+    busy = gate.be_busy("part-", "1.json", "2.json", MANIFEST_NAME, times=3)
     gated.add(table(2))
     assert set(busy.values()) == {0}
     assert (gated.values(), gated.check()) == ([1, 2], [2, 1])

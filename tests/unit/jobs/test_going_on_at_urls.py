@@ -252,16 +252,8 @@ def test_a_storage_that_fails_in_the_middle_is_left_as_it_was(gated: Remote, gat
 
 
 def test_a_storage_that_is_busy_is_waited_for(gated: Remote, gate: S3Gate) -> None:
-    run, busy = gated.appended("second", 3), dict.fromkeys(["part-", "1.json", "2.json", MANIFEST_NAME], 2)
-
-    def now_and_then(method: str, path: str) -> tuple[int, str] | None:
-        for name in busy:
-            if method == "PUT" and name in path and busy[name]:
-                busy[name] -= 1
-                return 503, "SlowDown"
-        return None
-
-    gate.before = now_and_then
+    run = gated.appended("second", 3)
+    busy = gate.be_busy("part-", "1.json", "2.json", MANIFEST_NAME, times=2)
     run.publish()
     assert set(busy.values()) == {0}
     assert gated.check() == [1, 2, 3]

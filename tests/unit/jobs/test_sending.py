@@ -5,17 +5,15 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pytest
-from support.outputs import output_key
+from support.outputs import hold, output_key, write_part
 from support.s3_gate import S3Gate
 
 from confide.canonical import canonical
-from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
 from confide.data import files, folder
 from confide.data.manifest import MANIFEST_NAME, verify_manifest
@@ -49,8 +47,7 @@ class Driver:
         self.outputs = Outputs(self.places, RUN, SIGNER, sending=self.sending)
         self.keys = {name: output_key() for name in self.places}
         for name, key in self.keys.items():
-            own = replace(key, secret=SecretBytes(key.secret.reveal()))  # a run wipes what it holds
-            self.outputs.hold(name, own, lambda own=own: own)
+            hold(self.outputs, name, key)
             self._save(name)
 
     def _save(self, name: str) -> None:
@@ -58,8 +55,7 @@ class Driver:
         for number in range(3):
             path = place / f"part-{number}.parquet"
             relative = path.relative_to(staging_path(self.places[name], RUN)).as_posix()
-            with files._open_writer(path, SCHEMA, files.TableKeys(key.dataset, key.secret, {}), relative, ()) as writer:
-                writer.write_table(pa.table({"x": [number]}, SCHEMA))
+            write_part(path, pa.table({"x": [number]}, SCHEMA), key, relative)
             self.outputs.written([str(path)])
         self.outputs.commit(name, "parquet", schema_json(SCHEMA)["spark"])
 

@@ -70,7 +70,7 @@ _JVM_OPTIONS: Final = (
     *("-XX:+ExitOnOutOfMemoryError", "-XX:ErrorFile=/dev/null", "-Xshare:auto"),
     "-Dfile.encoding=UTF-8",
 )
-# Half of the CPU time until the first result went into the optimising compiler (docs/decisions/0034-jvms.md).  The driver plans and
+# Much of the CPU time until the first result went into the optimising compiler (docs/decisions/0034-jvms.md).  The driver plans and
 # sends tasks: the quick compiler is enough.  Executors' loops over rows still reach the optimising one within milliseconds.
 _COMPILER: Final = {
     "driver": ("-XX:TieredStopAtLevel=1",),
