@@ -23,6 +23,8 @@ _SCHEMA = (
     "o_orderkey BIGINT, o_custkey BIGINT, o_orderstatus STRING, o_totalprice DECIMAL(15,2), o_orderdate DATE, "
     "o_orderpriority STRING, o_clerk STRING, o_shippriority INT, o_comment STRING"
 )
+_WARM_UP = 2
+"""Rounds after which both JVMs have compiled what a row needs: the first queries of sessions have a table of their own."""
 
 
 def measure(scale: Decimal, repeat: int, folder: Path) -> list[Row]:
@@ -35,7 +37,7 @@ def measure(scale: Decimal, repeat: int, folder: Path) -> list[Row]:
     owned = {TABLE: table, **{kind: encrypted(place, folder / "encrypted" / kind) for kind, place in places.items()}}
     for kind, place in places.items():
         twin[kind] = {"path": str(place), "files": sorted(file.name for file in place.iterdir())}
-    outputs = [f"{kind}-{number}" for kind in ("parquet", *FILES) for number in range(3 * repeat)]
+    outputs = [f"{kind}-{number}" for kind in ("parquet", *FILES) for number in range(_WARM_UP + repeat)]
     with ExitStack() as stack:
         ours = confidential(owned, folder / "ours", shape, stack, outputs=outputs)
         theirs = plain(twin, folder / "theirs", shape, stack)
@@ -64,7 +66,7 @@ def _measured(ours: Session, theirs: Session, repeat: int, last: int) -> list[Ro
         require_equal(what, *found)
         row = Row(what, note=f"{int(found[0][0]):,} rows")
         scans.append((row, _asking(ours, source), _asking(theirs, source)))
-    in_turn(scans, repeat)
+    in_turn(scans, repeat, warm_up=_WARM_UP)
     for session in (ours, theirs):
         session.ask("keep", name=TABLE)
     commits: list[Answer] = []
@@ -72,7 +74,7 @@ def _measured(ours: Session, theirs: Session, repeat: int, last: int) -> list[Ro
     for kind in ("parquet", *FILES):
         row = Row(f"write {kind}", note="from the executors' memory")
         writes.append((row, _Writing(ours, kind, commits), _Writing(theirs, kind, [])))
-    in_turn(writes, repeat)
+    in_turn(writes, repeat, warm_up=_WARM_UP)
     commit = Row("commit of one output", commits, note="each file is opened, hashed and synced; manifest signed; not in the rows above")
     return [*(row for row, _, _ in (*scans, *writes)), commit]
 

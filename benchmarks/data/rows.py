@@ -55,12 +55,18 @@ def _seconds(values: Iterable[float]) -> str:
     return f"{middle:.2f} s" if middle >= 1 else f"{middle:.3f} s"
 
 
-def in_turn(rows: Sequence[tuple[Row, Measured | None, Measured]], repeat: int) -> None:
+def in_turn(rows: Sequence[tuple[Row, Measured | None, Measured]], repeat: int, *, warm_up: int = 0) -> None:
     """Measure all rows: ours and plain in turn, all rows before any of them again, then plain once more for all of them.
 
-    So every row is as warm as its neighbour, and what a machine does for a minute does not fall on one row alone.  A row without ``ours``
-    has them from another one.
+    So every row is as warm as its neighbour, and what a machine does for a minute does not fall on one row alone.  The first ``warm_up``
+    rounds are not counted.  A row without ``ours`` has them from another one.
     """
+    for number in range(1, warm_up + 1):
+        for row, ours, plain in rows:
+            note(f"{row.what}, warm-up {number} of {warm_up}")
+            plain()
+            if ours is not None:
+                ours()
     for number in range(1, repeat + 1):
         for row, ours, plain in rows:
             note(f"{row.what}, {number} of {repeat}")

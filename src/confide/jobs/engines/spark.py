@@ -312,6 +312,8 @@ def _driver_properties(node: SparkNode, run: SparkRun) -> dict[str, str]:
         "spark.locality.wait": "0s",
         "spark.default.parallelism": str(run.cores),
         "spark.sql.shuffle.partitions": str(max(2, 2 * run.cores)),
+        # Lengths come from manifests, so the driver lists all of an input's files itself; Spark would have tasks do it from 33 files on.
+        "spark.sql.sources.parallelPartitionDiscovery.threshold": str(2**31 - 1),
         "spark.sql.catalogImplementation": "in-memory",
         "spark.sql.warehouse.dir": str(node.work_dir / "warehouse"),
         "spark.sql.artifact.isolation.enabled": "false",  # one session a run: the job's modules are for its SQL functions too

@@ -56,6 +56,11 @@ final class InputFiles {
         return found;
     }
 
+    /** Whether the agent said before that {@code path} is a file of an input: then it is no folder of one. */
+    static boolean isKnown(Path path) {
+        return KNOWN.containsKey(path.toUri().getPath());
+    }
+
     /** The length in the manifest of the input at {@code path}, or -1 if it is none. */
     static long expectedLength(Path path) throws IOException {
         String name = path.toUri().getPath();
