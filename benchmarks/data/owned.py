@@ -16,6 +16,7 @@ from confide.crypto.sign import SigningKey
 from confide.data.commit import create_dataset
 from confide.data.files import open_parquet
 from confide.data.manifest import verify_manifest
+from confide.data.parquet_keys import WRITTEN
 from confide.ids import new_dataset_id
 from confide.jobs.inputs import VerifiedInput
 from confide.node.keyring import Lease
@@ -78,7 +79,7 @@ def plain_twin(owned: Owned, folder: Path) -> Path:
     manifest = owned.input.manifest
     for entry in manifest.files:
         source = open_parquet(owned.input.folder, entry.path, owned.key, manifest.dataset)
-        with pq.ParquetWriter(folder / entry.path, source.schema_arrow, compression="zstd", version="2.6") as writer:
+        with pq.ParquetWriter(folder / entry.path, source.schema_arrow, **WRITTEN) as writer:
             for index in range(source.num_row_groups):
                 group = source.read_row_group(index)
                 writer.write_table(group, row_group_size=max(1, group.num_rows))

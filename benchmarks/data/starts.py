@@ -55,7 +55,7 @@ def measure(scale: Decimal, repeat: int, folder: Path) -> list[Row]:
 
 
 def _start(kind: Callable[[ExitStack], Session], table: str, text: str) -> tuple[Answer, Answer, Answer]:
-    """A session that is ready, its first query, and all until its rows are there: with naming the table that it reads, as ``ctx.sql`` does."""
+    """A session that is ready, its first query, and all until its rows are there, with naming the table it reads (as ``ctx.sql`` does)."""
     with ExitStack() as stack:
         own, began = os.times(), time.perf_counter()
         session = kind(stack)

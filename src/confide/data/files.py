@@ -29,7 +29,7 @@ from confide.data.column_types import with_columns
 from confide.data.folder import describe
 from confide.data.manifest import FileEntry, Kind, Manifest
 from confide.data.parallel import Progress, at_once, in_order, silent
-from confide.data.parquet_keys import COLUMN_BUFFER, TableKeys, grouped_writer, open_grouped, readable
+from confide.data.parquet_keys import COLUMN_BUFFER, ROWS_PER_GROUP, WRITTEN, TableKeys, grouped_writer, open_grouped, readable
 from confide.data.partitions import path_values, with_folders
 from confide.data.pinned_tail import parquet_source
 from confide.data.places import Place, open_place
@@ -44,7 +44,6 @@ from confide.regular_file import open_regular
 
 ROWS_PER_FILE: Final = 262_144
 """Most rows in one Parquet file: several files let executors share a table that fits one."""
-ROWS_PER_GROUP: Final = 65_536
 _COLUMN_BUFFER: Final = 64 << 10
 """A column's pages are read in pieces of this size, not as a whole."""
 IN_FLIGHT: Final = 24 << 20
@@ -234,7 +233,7 @@ def _open_writer(place: Path, schema: pa.Schema, keys: TableKeys, path: str, pro
         key.reveal(), aad_prefix=parquet_aad_prefix(keys.dataset, path), store_aad_prefix=False, encryption_algorithm="AES_GCM_V1"
     )
     with place.open("xb") as file:
-        with pq.ParquetWriter(file, schema, encryption_properties=properties, compression="zstd", version="2.6") as writer:
+        with pq.ParquetWriter(file, schema, encryption_properties=properties, **WRITTEN) as writer:
             yield writer
         sync_file(file)
 

@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
@@ -33,6 +34,13 @@ TABLE: Final = "table"
 """What the footer's key, and those of columns in no group, are wrapped under: as a file names it."""
 COLUMN_BUFFER: Final = 64 << 10
 """A column's pages are read in pieces of this size, not as a whole."""
+ROWS_PER_GROUP: Final = 65_536
+WRITTEN: Final[Mapping[str, Any]] = MappingProxyType({"compression": "zstd", "version": "2.6", "max_rows_per_page": ROWS_PER_GROUP})
+"""How tables are written, as arguments of ``pyarrow.parquet.ParquetWriter``.
+
+Each page is a message of the cipher, with a header that is another.  So pages end by their size (1 MiB), not before it at 20,000 rows as
+Arrow would have it; the index that small pages are good for is not written.
+"""
 _GROUP: Final = "columns/"
 _NONCE_BYTES: Final = 12
 _TAG_BYTES: Final = 16
@@ -135,7 +143,7 @@ def grouped_writer(place: Path, schema: pa.Schema, keys: TableKeys, groups: Sequ
     )
     properties = _factory(keys.of_file(path)).file_encryption_properties(encryption.KmsConnectionConfig(), configuration)
     with place.open("xb") as file:
-        with pq.ParquetWriter(file, schema, encryption_properties=properties, compression="zstd", version="2.6") as writer:
+        with pq.ParquetWriter(file, schema, encryption_properties=properties, **WRITTEN) as writer:
             yield writer
         sync_file(file)
     _require_protected(place, keys, groups, path)

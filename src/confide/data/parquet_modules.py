@@ -7,6 +7,8 @@ serialization".  Knows nothing of storage.
 
 from __future__ import annotations
 
+import struct
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from cryptography.exceptions import InvalidTag
@@ -23,7 +25,11 @@ _LENGTH, _NONCE, _TAG = 4, 12, 16
 _FOOTER, _DATA_PAGE, _DICTIONARY_PAGE, _DATA_HEADER, _DICTIONARY_HEADER = (bytes((kind,)) for kind in (0, 2, 3, 4, 5))
 _MOST: Final = 0x7FFF
 """Ordinals are 16 bits with a sign."""
-_I32_FIELD: Final = thrift.written(thrift.I32, 1, b"")
+_I32_FIELD: Final = 1 << 4 | thrift.I32
+"""The first byte of a number that is the next field."""
+_MORE: Final = 0x80
+_HEADER_LENGTHS: Final = 4096
+_length_at: Final = struct.Struct("<I").unpack_from
 
 
 class Modules:
@@ -88,11 +94,13 @@ class Modules:
 
 def _module(data: memoryview, at: int) -> tuple[memoryview, memoryview, int]:
     """A module's nonce, its ciphertext with the tag, and where it ends."""
-    start = at + _LENGTH
-    end = start + int.from_bytes(data[at:start], "little")
-    if end > len(data) or end - start < _NONCE + _TAG:
+    sealed = at + _LENGTH + _NONCE
+    if sealed + _TAG > len(data):
         _refuse()
-    return data[start : start + _NONCE], data[start + _NONCE : end], end
+    end = at + _LENGTH + _length_at(data, at)[0]
+    if not sealed + _TAG <= end <= len(data):
+        _refuse()
+    return data[at + _LENGTH : sealed], data[sealed:end], end
 
 
 def file_unique(metadata: bytes) -> tuple[bytes, int]:
@@ -110,16 +118,24 @@ def file_unique(metadata: bytes) -> tuple[bytes, int]:
 
 def _plain_header(header: bytes, length: int) -> bytes:
     """A ``PageHeader`` with another length: that of an encrypted page counts nonce and tag.  It is the third of three ``i32``."""
-    at = 0
-    for _ in range(2):
-        at = _after_i32(header, at)
-    return header[:at] + thrift.written_integer(thrift.I32, 1, length) + header[_after_i32(header, at) :]
-
-
-def _after_i32(header: bytes, at: int) -> int:
-    if header[at : at + 1] != _I32_FIELD:
+    end = start = 0
+    try:
+        for _ in range(3):
+            start = end
+            if header[start] != _I32_FIELD:
+                _refuse()
+            end = start + 1
+            while header[end] >= _MORE:  # a varint
+                end += 1
+            end += 1
+    except IndexError:
         _refuse()
-    return thrift.varint(header, at + 1)[1]
+    return header[:start] + _length_field(length) + header[end:]
+
+
+@lru_cache(_HEADER_LENGTHS)
+def _length_field(length: int) -> bytes:
+    return thrift.written_integer(thrift.I32, 1, length)
 
 
 def _refuse() -> NoReturn:

@@ -7,7 +7,7 @@ query comes to the file.  Nothing here writes to disk.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,10 +124,10 @@ class TableScan:
         counts, fetched = Counts(tasks=1), Fetched()
         try:
             with ThreadPoolExecutor(1, thread_name_prefix="confide-fetch") as ahead:
-                for parts in _one_ahead(ahead, self._fetched(wanted, counts, fetched)):
-                    found = _collect(parts, wanted, [*self.schema])
+                for step in _one_ahead(ahead, self._fetched(wanted, counts, fetched)):
+                    found = _collect(step.parts, wanted, [*self.schema])
                     if any(self.schema[name] != kind for name, kind in found.schema.items()):
-                        raise DataError(f"files of one table have other types: {parts[0].path}", path=parts[0].path)
+                        raise DataError(f"files of one table have other types: {step.parts[0].path}", path=step.parts[0].path)
                     yield found
             if not counts.rows_read:  # a query has an answer all the same
                 yield wanted.of_frame(pl.LazyFrame(schema=self.schema)).collect()
@@ -135,7 +135,7 @@ class TableScan:
             counts.bytes_read, counts.open_us = fetched.size, int(fetched.cipher_s * 1e6)
             self._told(counts)
 
-    def _fetched(self, wanted: _Wanted, counts: Counts, fetched: Fetched) -> Iterator[list[_Part]]:
+    def _fetched(self, wanted: _Wanted, counts: Counts, fetched: Fetched) -> Iterator[_Step]:
         """What is read, a bounded number of bytes and rows at a time."""
         buffers = Buffers()
         step = _Step(buffers)
@@ -154,7 +154,7 @@ class TableScan:
                         continue
                     size = pinned.bytes_of(index, columns)
                     if not step.fits(size, rows):
-                        yield step.parts
+                        yield step
                         step = _Step(buffers)
                     part = step.part(entry.path, pinned.footer.layout, columns, folders)
                     if part.image is not None:
@@ -162,7 +162,8 @@ class TableScan:
                     step.count(part, size, rows)
                     counts.rows_read += rows
         if step.parts:
-            yield step.parts
+            step.last = True
+            yield step
 
     def _pruned(self, wanted: _Wanted) -> dict[str, tuple[PinnedFooter, frozenset[int], pl.DataFrame]]:
         """For files whose footers are here: row groups that the query finds no rows in, and the columns of their folders."""
@@ -253,12 +254,13 @@ class _Part:
 
 @dataclass(slots=True)
 class _Step:
-    """What is read at one time."""
+    """What is read at one time.  ``last``: nothing comes after it."""
 
     buffers: Buffers
     parts: list[_Part] = field(default_factory=list)
     size: int = 0
     rows: int = 0
+    last: bool = False
 
     def fits(self, size: int, rows: int) -> bool:
         """Whether as much more may be added."""
@@ -300,12 +302,14 @@ def _collect(parts: Sequence[_Part], wanted: _Wanted, order: Sequence[str]) -> p
     return found if wanted.columns is not None else found.select(order)
 
 
-def _one_ahead(ahead: ThreadPoolExecutor, source: Iterator[list[_Part]]) -> Iterator[list[_Part]]:
+def _one_ahead(ahead: ThreadPoolExecutor, source: Iterator[_Step]) -> Iterator[_Step]:
     """``source``, whose next value is made while the last one is used."""
-    coming: Future[list[_Part] | None] = ahead.submit(next, source, None)
-    try:
-        while (parts := coming.result()) is not None:
-            coming = ahead.submit(next, source, None)
-            yield parts
-    finally:  # the query may end before the table, and nobody ends ``source`` while it runs
-        wait([coming])
+    step = next(source, None)
+    while step is not None:
+        coming = None if step.last else ahead.submit(next, source, None)
+        try:
+            yield step
+        finally:  # the query may end before the table, and nobody ends ``source`` while it runs
+            if coming is not None:
+                wait([coming])
+        step = None if coming is None else coming.result()

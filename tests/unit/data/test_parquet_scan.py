@@ -386,3 +386,20 @@ def test_a_footer_is_followed_by_nothing(table: Table) -> None:
     assert modules.footer(footer[start:])
     with pytest.raises(ParseError):
         modules.footer(footer[start:] + b"\0")
+
+
+def test_pages_end_by_their_size_and_not_by_their_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is two messages of the cipher.  Here a dictionary and one page of data, where Arrow would make three."""
+    monkeypatch.setattr(files, "ROWS_PER_FILE", 60_000)
+    monkeypatch.setattr(files, "ROWS_PER_GROUP", 60_000)
+    table = Table(tmp_path / "numbers", pa.table({"x": range(60_000)}))
+    opened: list[memoryview] = []
+    page = Modules._page
+
+    def counted(modules: Modules, data: memoryview, *others: Any) -> int:
+        opened.append(data)
+        return page(modules, data, *others)
+
+    monkeypatch.setattr(Modules, "_page", counted)
+    assert table.scan().collect().height == 60_000
+    assert len(opened) == 2
