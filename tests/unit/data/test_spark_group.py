@@ -38,6 +38,7 @@ from confide.node.keyring import Keyring, Lease
 pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(300)]
 
 CANARY = "CANARY-51c9e2"
+MANY = 40  # files; from 33 on Spark lists them by a job, unless it is told not to
 RUN = RunId("delays-1")
 SIGNER = SigningKey.generate()
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -64,11 +65,11 @@ class Owned:
 
 
 class World:
-    """A running group over one table, one folder of CSV files and two outputs."""
+    """A running group over one table, two folders of CSV files and two outputs."""
 
     def __init__(self, group: Any, root: Path, ring: Keyring) -> None:
         self.group, self.root, self.ring = group, root, ring
-        self.table, self.texts = Owned(root / "flights"), Owned(root / "notes")
+        self.table, self.texts, self.many = Owned(root / "flights"), Owned(root / "notes"), Owned(root / "many")
         self.result, self.report = Owned(root / "result"), Owned(root / "report")
 
     def make(self) -> None:
@@ -82,7 +83,12 @@ class World:
         lines = "".join(f"{i},{CANARY}-{i}\n" for i in range(20_000))
         (source / "notes.csv").write_text("n,text\n" + lines)
         commit.create_dataset(source, self.texts.place, name="notes", owner="airline", **self.texts.facts())
-        for owned in (self.table, self.texts):
+        numbered = self.root / "numbered"
+        numbered.mkdir()
+        for number in range(MANY):
+            (numbered / f"{number}.csv").write_text(f"{number}\n")
+        commit.create_dataset(numbered, self.many.place, name="many", owner="airline", **self.many.facts())
+        for owned in (self.table, self.texts, self.many):
             listed = frozenset(entry.path for entry in owned.manifest().files)
             again = partial(lease, owned.key)
             self.ring.open_input(str(owned.place), owned.dataset, again(), files=listed, refresh=again)
@@ -91,7 +97,7 @@ class World:
         (self.root / "code").mkdir()
         (self.root / "code" / "shouting.py").write_text("def shout(text):\n    return text.upper() + '!'\n")
         self.group.info = {
-            "inputs": {"flights": self.table.info(), "notes": self.texts.info()},
+            "inputs": {"flights": self.table.info(), "notes": self.texts.info(), "many": self.many.info()},
             "outputs": {"result": {}, "report": {}},
             "code": str(self.root / "code"),
             "modules": ["shouting.py"],
@@ -167,13 +173,18 @@ with ctx.writing("report") as place:
     LinearRegression(featuresCol="f", labelCol="y").fit(rows).save(place + "/model")
     slope = LinearRegressionModel.load(place + "/model").coefficients[0]
 view = ctx.sql("SELECT count(*) AS c FROM {{t}}", t=notes).collect()[0].c
+tracker = ctx.spark.sparkContext.statusTracker()
+jobs = len(tracker.getJobIdsForGroup())
+many = ctx.read.csv("many", schema="n INT")
+many = [len(tracker.getJobIdsForGroup()) - jobs, many.agg(F.sum("n")).collect()[0][0], len(tracker.getJobIdsForGroup()) - jobs]
 local = flights.select("x", "s").toPandas()
 doubled = ctx.spark.createDataFrame(local).mapInPandas(lambda parts: (part.assign(x=2 * part.x) for part in parts), "x long, s string")
 pandas = [len(local), int(local.x.sum()), doubled.agg(F.sum("x")).collect()[0][0]]
 secret = ctx.spark.conf.get("spark.authenticate.secret", "absent")
 conf = ctx.spark.sparkContext.getConf().getAll()
 print("RESULT", json.dumps({{"rows": counts, "slope": slope, "said": said, "notes": notes.count(), "joined": done.rows,
-    "files": done.files, "view": view, "packed": packed, "pandas": pandas, "secret": secret, "conf": conf, "repr": repr(ctx)}}))
+    "files": done.files, "view": view, "packed": packed, "pandas": pandas, "many": many, "secret": secret, "conf": conf,
+    "repr": repr(ctx)}}))
 """
 
 
@@ -189,6 +200,14 @@ def test_program_reads_encrypted_tables_and_files(result: Json) -> None:
     assert sum(result["rows"]) == 2000
     assert result["notes"] == result["view"] == 20_000
     assert CANARY in result["output"]  # show() works through the unix gateway
+
+
+def test_naming_an_input_of_many_files_starts_no_job(result: Json) -> None:
+    """The driver has their names and lengths from the manifest."""
+    started, whole, counted = result["many"]
+    assert started == 0
+    assert whole == sum(range(MANY))
+    assert counted >= 1  # jobs are seen
 
 
 def test_modules_of_the_job_reach_the_python_workers(result: Json) -> None:
