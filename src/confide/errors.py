@@ -326,6 +326,7 @@ class RollbackError(DataError):
     """The snapshot is older than one that was already seen."""
 
     code = "manifest-rollback"
+    default_hint = "the storage shows an older state, as a restored copy does: put the newest snapshot back"
 
 
 class SnapshotConflictError(DataError):

@@ -14,6 +14,9 @@ from confide.ids import DatasetId, JobDigest, RunId
 MAX_ANNOUNCED: Final = 64
 """Cap on the snapshots that are announced after one parent: writers that are at it at the same time, and those that failed then."""
 
+MAX_EARLIER: Final = 64
+"""Cap on the signers of earlier snapshots that are remembered: what an older run has signed is refused as a stranger's is."""
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:

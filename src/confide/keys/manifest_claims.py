@@ -5,16 +5,17 @@ Everything else in a manifest (files, schema, lengths) is checked by the node th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Self
 
 from confide.canonical import Json, parse_object, sha384_hex
 from confide.crypto.envelope import WrappedKey
-from confide.crypto.sign import PublicKey, dsse_verify, unverified_payload
+from confide.crypto.sign import PublicKey, dsse_verify, unverified_keyid, unverified_payload
 from confide.errors import ConfideError, IntegrityError, ManifestError
 from confide.ids import DatasetId
 
@@ -143,6 +144,15 @@ class ShownManifest:
             ManifestError: it is not signed by ``signer``, or is not a manifest.
         """
         return ManifestClaims._remembered(self._envelope, self._digest, signer)  # noqa: SLF001 -- its digest is this envelope's
+
+    def claims_of_any(self, signers: Iterable[PublicKey]) -> ManifestClaims | None:
+        """As :meth:`claims` of the one of ``signers`` that has signed it; ``None``: none of them has, or it is not a manifest."""
+        with contextlib.suppress(ConfideError):
+            claimed = unverified_keyid(self._envelope)
+            for signer in signers:
+                if signer.digest == claimed:
+                    return self.claims(signer)
+        return None
 
 
 def _digest(envelope: Json) -> bytes:

@@ -15,7 +15,7 @@ from confide.crypto.envelope import WrappedKey
 from confide.crypto.sign import PublicKey
 from confide.errors import ManifestError, RollbackError
 from confide.ids import DatasetId, JobDigest, KeyRef, NodeId, Purpose, Role, RunId, SpkiDigest
-from confide.keys.lineage import MAX_ANNOUNCED, Announced, Origin
+from confide.keys.lineage import MAX_ANNOUNCED, MAX_EARLIER, Announced, Origin
 from confide.keys.manifest_claims import ManifestClaims, ShownManifest
 from confide.keys.roles import Office
 from confide.keys.tenant_records import DEFAULT_TENANT
@@ -137,7 +137,8 @@ class Dataset:
 
     ``given`` holds the digests of the wrapped forms that were given out for its manifests, once the key has been put under a newer
     version: manifests go on to name them.  What is opened is always ``wrapped``.  ``announced`` are manifests of runs that go on with the
-    dataset, each of which may turn out to be the next snapshot: storage lets one of them be it.
+    dataset, each of which may turn out to be the next snapshot: storage lets one of them be it.  ``earlier`` are the drivers (DER SPKI)
+    of runs whose snapshots were the newest before, latest last: what one of them has signed is told from what a stranger has.
     """
 
     kind: ClassVar[str] = "dataset"
@@ -149,6 +150,7 @@ class Dataset:
     origin: Origin | None = None
     given: tuple[str, ...] = ()
     announced: tuple[Announced, ...] = ()
+    earlier: tuple[bytes, ...] = ()
 
     @property
     def id(self) -> str:
@@ -193,14 +195,26 @@ class Dataset:
 
         Raises:
             ManifestError: it is not signed by either.
+            RollbackError: it is of an older snapshot, which an earlier run's driver has signed.
         """
         digest = shown.unverified_digest() if self.announced else ""
         coming = next((one for one in self.announced if one.digest == digest), None)
         if coming is None or self.origin is None:
-            return self, shown.claims(PublicKey.from_spki(self.signer))
+            return self, self._by_signer(shown)
         claims = shown.claims(PublicKey.from_spki(coming.signer))
         later = self.origin.later if coming.job in self.origin.jobs else (*self.origin.later, coming.job)
-        return replace(self, signer=coming.signer, origin=replace(self.origin, later=later)), claims
+        earlier = self.earlier if coming.signer == self.signer else (*self.earlier, self.signer)[-MAX_EARLIER:]
+        return replace(self, signer=coming.signer, origin=replace(self.origin, later=later), earlier=earlier), claims
+
+    def _by_signer(self, shown: ShownManifest) -> ManifestClaims:
+        """It is refused unless the signer of the newest snapshot has signed it; an earlier one's signature only says why."""
+        try:
+            return shown.claims(PublicKey.from_spki(self.signer))
+        except ManifestError:
+            older = shown.claims_of_any(map(PublicKey.from_spki, self.earlier))
+            if older is not None and older.dataset == self.dataset and older.snapshot < (self.snapshot or 0):
+                self.check_newest(older.snapshot, older.digest)
+            raise
 
     def announcing(self, coming: Announced) -> Dataset:
         """This dataset once a manifest may become its next snapshot."""
@@ -244,6 +258,7 @@ class Dataset:
             "origin": self.origin.to_json() if self.origin else None,
             "given": list(self.given),
             "announced": [one.to_json() for one in self.announced],
+            "earlier": [one.hex() for one in self.earlier],
         }
 
     @classmethod
@@ -258,6 +273,7 @@ class Dataset:
             Origin.from_json(data["origin"]) if data["origin"] else None,
             _given(data["given"]),
             tuple(Announced.from_json(one) for one in data.get("announced", ())),
+            tuple(bytes.fromhex(one) for one in data.get("earlier", ())),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -15,7 +16,7 @@ from support.stage import CANARY, Stage
 from confide.data.files import read_table
 from confide.data.manifest import verify_manifest
 from confide.data.snapshots import SignedManifest, history, load_manifest
-from confide.errors import ConfideError, GrantError, OutputExistsError, SnapshotConflictError
+from confide.errors import ConfideError, GrantError, OutputExistsError, RollbackError, SnapshotConflictError
 from confide.job import Job
 from confide.jobs.receipt import verify
 from confide.jobs.result import RunEvent
@@ -58,6 +59,7 @@ def test_runs_append_to_and_overwrite_what_earlier_runs_made(stage: Stage, tmp_p
     assert first.outputs["names"].dataset == ""
     stage.run(first)
     one = newest(place)
+    shutil.copytree(place, tmp_path / "of-before" / "names")
     with pytest.raises(OutputExistsError):
         stage.run(job_of(stage, place, "error"))
     second = job_of(stage, place, "append")
@@ -79,8 +81,11 @@ def test_runs_append_to_and_overwrite_what_earlier_runs_made(stage: Stage, tmp_p
     assert (three.unverified.snapshot, three.unverified.rows) == (3, 100)
     assert [one.unverified.rows for one in history(three)] == [200, 100]
     assert read_table(place, next(history(three)).unverified, key).num_rows == 200
-    with pytest.raises(ConfideError):
+    with pytest.raises(RollbackError):
         stage.clients["analyst"].open(two.envelope)
+    with pytest.raises(RollbackError):  # a storage that rolls back, to what another run has signed
+        stage.run(granted(stage, job_of(stage, tmp_path / "of-before" / "names", "append", arguments=("rolled back",))))
+    assert newest(tmp_path / "of-before" / "names").digest == one.digest
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or CANARY.encode() not in path.read_bytes(), path
 

@@ -30,10 +30,10 @@ from confide.data.snapshots import load_manifest, manifest_path, verify_manifest
 from confide.errors import (
     IntegrityError,
     KeyRevokedError,
-    ManifestError,
     NodeLostError,
     OutputExistsError,
     ResourceDeniedError,
+    RollbackError,
     UnavailableError,
 )
 from confide.job import Job
@@ -168,8 +168,9 @@ def test_runs_go_on_at_s3_unless_it_shows_an_older_state(
     s3.put_object(Bucket="bkt", Key=beginning, Body=older)
     s3.delete_object(Bucket="bkt", Key="results/summary/_snapshots/2.json")
     there = sorted(past_the_gate(s3).files())
-    with pytest.raises(ManifestError, match="not signed by the dataset's signer"):  # that is the second run's driver by now
+    with pytest.raises(RollbackError, match="older than one that the broker has seen") as caught:  # though another run has signed it
         stage.run(again)
+    assert (caught.value.facts["newest"], caught.value.facts["got"]) == (2, 1)
     assert sorted(past_the_gate(s3).files()) == there
 
 
