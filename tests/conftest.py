@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["support.fixtures", "support.measuring", "support.parallel", "support.s3"]
+pytest_plugins = ["support.fixtures", "support.measuring", "support.parallel", "support.remote_runs", "support.s3"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

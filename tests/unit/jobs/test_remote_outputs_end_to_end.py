@@ -6,27 +6,19 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.kbs_world import Kbs
+from support.remote_runs import NAME, PLACE, SECRET, SPARK, named, past_the_gate, require_right_and_no_secret
 from support.s3_gate import S3Gate
-from support.several_brokers import BrokerProcess
 from support.stage import Stage
 
-from confide.canonical import Json, canonical, parse_object
-from confide.cli.main import main
-from confide.cli.owners import BrokerAddress, remember
-from confide.data.files import read_table
-from confide.data.folder import listed_files, refuse_foreign, verify_files
-from confide.data.manifest import MANIFEST_NAME, verify_manifest
-from confide.data.places import RemoteFolder, remote_folder
+from confide.data.manifest import MANIFEST_NAME
 from confide.data.remote_cleaning import clean_remote
-from confide.data.s3 import S3Access
-from confide.data.snapshots import load_manifest, manifest_path, verify_manifests
 from confide.errors import (
     IntegrityError,
     KeyRevokedError,
@@ -37,87 +29,17 @@ from confide.errors import (
     UnavailableError,
 )
 from confide.job import Job
-from confide.jobs.receipt import verify
 from confide.jobs.result import RunEvent
 
 pytestmark = [pytest.mark.run, pytest.mark.timeout(300), pytest.mark.usefixtures("nothing_left_behind")]
-NAME, SECRET, PLACE = "airline/storage/results", "CANARY-storage-secret-90cd", "s3://bkt/results/summary"
-POLARS = b"""
-import os
-import polars
-from confide.data.polars import session
-
-assert not any("AWS" in name for name in os.environ)
-ctx = session()
-ctx.write(ctx.read("people").join(ctx.read("cities"), on="city").group_by("country").agg(count=polars.len().cast(polars.Int64)), "summary")
-"""
-SPARK = b"""
-import confide
-
-ctx = confide.session()
-assert "CANARY" not in str(ctx.spark.sparkContext.getConf().getAll())
-ctx.write(ctx.read("people").join(ctx.read("cities"), "city").groupBy("country").count().repartition(3), "summary")
-ctx.stop()
-"""
+@pytest.fixture
+def gate(run_gate: S3Gate) -> S3Gate:
+    return run_gate
 
 
 @pytest.fixture
-def gate(moto: str, s3: Any) -> Iterator[S3Gate]:
-    found = S3Gate(moto)
-    yield found
-    found.close()
-
-
-@pytest.fixture
-def remote(stage: Stage, world: Kbs, service: BrokerProcess, gate: S3Gate, tmp_path: Path) -> Callable[..., Job]:
-    """Makes jobs whose output goes to S3, through the gate; the credential for it is at the service."""
-    access = {"access_key_id": "id", "secret_access_key": SECRET, "endpoint": gate.url, "region": "eu-central-1"}
-    assert world.post("airline", f"resource/{NAME}", canonical(access)).status == 200
-    assert world.set_policy("airline", "nodes", stage.policy).status == 200
-    world.set_rules("airline", [{"resource": "airline/storage/*", "policy": "nodes"}])
-    source = {"resource": f"kbs://{service.url.removeprefix('https://')}/{NAME}", "spki": service.spki}
-    (tmp_path / "staging").mkdir()
-
-    def made(*arguments: str, program: bytes = POLARS, goes_on: Json | None = None, **changes: Any) -> Job:
-        output = {"path": PLACE, "credentials": source, "staging": str(tmp_path / "staging"), "recipients": ["analyst"], **(goes_on or {})}
-        given = {"engine": "polars", "resources": {}, **changes}
-        job = stage.job(program, arguments=arguments, **given)
-        job = Job.build({**job.model_dump(), "outputs": {"summary": output}})
-        stage.grant(job)
-        return job
-
-    return made
-
-
-def past_the_gate(s3: Any) -> RemoteFolder:
-    """Where the output goes, with a credential of the reader's own."""
-    access = {"access_key_id": "reader", "secret_access_key": "another", "endpoint": s3.meta.endpoint_url, "region": "eu-central-1"}
-    return remote_folder(PLACE, S3Access.parse(canonical(access)))
-
-
-def require_right_and_no_secret(stage: Stage, job: Job, s3: Any, staging: Path, *, runs: int = 1) -> list[RunEvent]:
-    """Run a job whose result is known, and read it where it went: there are the rows of so many ``runs``, each with its snapshot."""
-    result, events = stage.run(job)
-    (output,) = result.outputs
-    assert output.path == PLACE
-    assert parse_object((result.folder / "result.json").read_bytes())["outputs"] == {"summary": PLACE}
-    there = past_the_gate(s3)
-    signed = load_manifest(there)
-    assert signed.digest == output.manifest
-    verify_manifest(signed.envelope, signed.signer)
-    chain = [one.unverified for one in verify_manifests(signed)]
-    assert [one.snapshot for one in chain] == [*range(runs, 0, -1)]
-    verify_files(there, *chain)
-    refuse_foreign(there, {*listed_files(*chain), *map(manifest_path, chain)})
-    key = stage.clients["analyst"].open(signed.envelope).secret
-    for one in chain:
-        table = read_table(there, one, key).sort_by("country").to_pylist()
-        assert table == [{"country": "a", "count": 40}] * one.snapshot + [{"country": "b", "count": 60}] * one.snapshot
-    verify(result.folder, settings=stage.settings)
-    assert list(staging.iterdir()) == []
-    for path in stage.root.rglob("*"):
-        assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
-    return events
+def remote(s3_output: Callable[..., Job]) -> Callable[..., Job]:
+    return s3_output
 
 
 def require_nothing_visible(s3: Any, *, left: bool = False) -> None:
@@ -131,37 +53,16 @@ def test_a_job_writes_to_s3_and_the_credential_is_nowhere(stage: Stage, remote: 
     require_right_and_no_secret(stage, remote(), s3, tmp_path / "staging")
 
 
-def named(s3: Any, mode: str = "append") -> Json:
-    """What a client without access to the bucket says of the dataset that is there."""
-    return {"mode": mode, "dataset": load_manifest(past_the_gate(s3)).unverified.dataset}
-
-
-@pytest.fixture
-def command(stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """What a command prints for the analyst, whose own credential for the bucket boto3 finds."""
-    monkeypatch.setenv("CONFIDE_HOME", str(stage.settings.home))
-    remember(stage.settings, "analyst", BrokerAddress(stage.server.url, stage.server.spki))
-
-    def said(*arguments: str) -> str:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main(["data", *arguments])
-        assert not ended.value.code
-        return capsys.readouterr().out
-
-    return said
-
-
 def test_runs_go_on_at_s3_unless_it_shows_an_older_state(
-    stage: Stage, remote: Any, s3: Any, tmp_path: Path, command: Callable[..., str]
+    stage: Stage, remote: Any, s3: Any, tmp_path: Path, data_command: Callable[..., str]
 ) -> None:
     staging, beginning = tmp_path / "staging", f"results/summary/{MANIFEST_NAME}"
     require_right_and_no_secret(stage, remote("first", goes_on={"mode": "append"}), s3, staging)  # nothing is there yet
     older = s3.get_object(Bucket="bkt", Key=beginning)["Body"].read()
     require_right_and_no_secret(stage, remote("second", goes_on=named(s3)), s3, staging, runs=2)
-    assert [one["snapshot"] for one in json.loads(command("log", PLACE, "--json"))["snapshots"]] == [2, 1]
-    command("verify", PLACE)
-    command("decrypt", PLACE, str(tmp_path / "all.csv"), "--as", "analyst")
+    assert [one["snapshot"] for one in json.loads(data_command("log", PLACE, "--json"))["snapshots"]] == [2, 1]
+    data_command("verify", PLACE)
+    data_command("decrypt", PLACE, str(tmp_path / "all.csv"), "--as", "analyst")
     assert sorted((tmp_path / "all.csv").read_text().replace('"', "").split()) == ["a,40", "a,40", "b,60", "b,60", "country,count"]
 
     again = remote("third", goes_on=named(s3), program=b"raise SystemExit(9)")
