@@ -1,8 +1,8 @@
 """Which tests coverage is measured by: those of each part.
 
-Properties and inputs by the thousand run the same lines again, at half the speed while each is noted.  They run unmeasured, with what
-they start: what only they reach does not count as covered, so the figure can only be too low.  So do tests that bound memory, which the
-notes of coverage would use.
+Properties, inputs by the thousand and attacks run the same lines again, at half the speed while each is noted.  They run unmeasured, with
+what they start: what only they reach does not count as covered, so the figure can only be too low.  So do tests that bound memory, which
+the notes of coverage would use.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 _TESTS = Path(__file__).parents[1]
-_UNMEASURED = {"agreement", "fuzz", "property"}
+_UNMEASURED = {"agreement", "attacks", "deploy", "fuzz", "property"}
 """Folders of tests."""
 _FOR_CHILDREN = "COVERAGE_PROCESS_CONFIG"
 """What coverage.py tells the processes that a measured one starts."""
