@@ -24,6 +24,7 @@ import org.confide.spark.EncryptedOnlyFileSystem;
  * <p>{@code open PATH}: reads the whole file. {@code seal PLAIN PATH}: writes it. {@code begin PLAIN PATH} and {@code end}: the same in two steps,
  * so that several writers of one path are at work at once. {@code list URI}, {@code status URI}, {@code put URI HEX} and
  * {@code append URI HEX}: of {@code file:} and {@code enc:}, as Spark asks for them. {@code key URI}: a table's, as its reader asks.
+ * {@code missed URI COUNT}: how many of the files 0.parquet, 1.parquet, ... in that folder are missed, being an input's and not there.
  */
 public final class Containers {
     private Containers() {}
@@ -103,6 +104,18 @@ public final class Containers {
         }
     }
 
+    private static int missed(FileSystem files, Path folder, int count) {
+        int missed = 0;
+        for (int number = 0; number < count; number++) {
+            try {
+                files.getFileStatus(new Path(folder, number + ".parquet"));
+            } catch (IOException refused) {
+                missed += refused.getMessage().contains("a file of the dataset is missing") ? 1 : 0;
+            }
+        }
+        return missed;
+    }
+
     /** {@code found NAME...}, or {@code refused EXCEPTION MESSAGE}. */
     private static String asked(FileSystem files, String[] words) {
         Path path = new Path(words[1]);
@@ -114,6 +127,8 @@ public final class Containers {
                 }
             } else if (words[0].equals("status")) {
                 found.append("\t").append(files.getFileStatus(path).getPath().getName());
+            } else if (words[0].equals("missed")) {
+                found.append("\t").append(missed(files, path, Integer.parseInt(words[2])));
             } else if (words[0].equals("key")) {
                 byte[] key = new ConfideCryptoFactory().getFileDecryptionProperties(new Configuration(), path).getFooterKey();
                 found.append("\t").append(HexFormat.of().formatHex(key));

@@ -23,17 +23,21 @@ from confide.node.keyring import Keyring, Lease
 pytestmark = [pytest.mark.spark, pytest.mark.timeout(120)]
 
 ASKED_ONCE_S = 1.1  # a little more than what is one question for the executor
+REMEMBERED = 1 << 16  # lengths: ``InputFiles.MOST_KNOWN``
 
 
 class CountedLengths(InputLengths):
-    """Counts the questions by path."""
+    """Counts the questions by path.  All that ``many`` might hold are files of an input, too."""
 
     def __init__(self) -> None:
         super().__init__()
         self.asked: Counter[str] = Counter()
+        self.many = ""
 
     def operation(self, request: Json) -> Json:
         self.asked[request["path"]] += 1
+        if self.many and request["path"].startswith(f"{self.many}/"):
+            return {"length": 1000}
         return super().operation(request)
 
 
@@ -95,3 +99,38 @@ def test_a_length_is_asked_for_once_and_of_what_is_no_input_each_time(jvm: Conta
     assert lengths.asked[str(table.file)] == unknown + 1
     table.file.write_bytes(table.file.read_bytes()[:-1])
     assert jvm.ask(*status)[0] == "refused"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_more_files_than_are_remembered_cost_questions_and_nothing_else(jvm: ContainerJvm, lengths: CountedLengths, tmp_path: Path) -> None:
+    """An executor remembers 65,536 lengths, and then begins anew: what storage shows is held against the manifest all the same."""
+    table, lengths.many = OwnedTable(tmp_path / "flights", pa.table({"x": [1]})), str(tmp_path / "many")
+    lengths.know([VerifiedInput("flights", table.place, {}, table.manifest, "", table.manifest.signer)])
+    name, file, folder = table.file.name, f"file:{table.file}", f"file:{table.place}"
+
+    def missed(place: str, count: int) -> None:
+        assert jvm.ask("missed", f"file:{lengths.many}/{place}", str(count)) == ["found", str(count)]
+
+    def questions() -> int:
+        """How many, when the file has been looked at in each way."""
+        for ask in (("status", file), ("list", file), ("list", folder)):
+            assert jvm.ask(*ask) == ["found", name], ask
+        return lengths.asked[str(table.file)]
+
+    assert questions() == 1
+    missed("a", REMEMBERED - 1)
+    assert questions() == 1  # as many as can be are remembered
+    assert lengths.asked.total() == REMEMBERED
+    missed("b", 1)
+    whole = table.file.read_bytes()
+    table.file.write_bytes(whole[:-1])
+    for ask in (("status", file), ("list", folder)):
+        assert "has another length than its manifest says" in jvm.ask(*ask)[2], ask
+    table.file.write_bytes(whole)
+    assert questions() == 2
+    missed("a", 100)
+    assert lengths.asked.total() == REMEMBERED + 102
+    table.file.unlink()
+    for ask in (("status", file), ("list", file), ("list", folder)):
+        assert jvm.ask(*ask)[2] == f"[data-integrity] a file of the dataset is missing: {name}", ask
