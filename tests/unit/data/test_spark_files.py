@@ -60,6 +60,16 @@ def test_a_file_of_an_input_that_storage_hides_is_missed_and_not_passed_over(jvm
     assert jvm.ask("status", f"{scheme}:{table.place}/none.parquet")[:2] == ["refused", NO_FILE]  # which is no file of an input
 
 
+@pytest.mark.parametrize("word", ["status", "list"])
+def test_a_file_of_an_input_that_storage_cuts_is_refused_whatever_it_showed_before(jvm: ContainerJvm, table: OwnedTable, word: str) -> None:
+    """Spark looks at each file that it is given, and has it list itself: that is the length that it plans with."""
+    assert jvm.ask("status", f"file:{table.file}") == ["found", table.file.name]
+    whole = table.file.read_bytes()
+    table.file.write_bytes(whole[:-1])
+    message = f"[data-integrity] {table.file.name} has another length than its manifest says: {len(whole) - 1}"
+    assert jvm.ask(word, f"file:{table.file}") == ["refused", "IOException", message]
+
+
 @pytest.mark.parametrize("scheme", ["file", "enc"])
 def test_a_folder_of_an_input_that_storage_hides_is_missed(jvm: ContainerJvm, tmp_path: Path, lengths: InputLengths, scheme: str) -> None:
     (tmp_path / "plain").mkdir()

@@ -70,7 +70,16 @@ public final class EncryptedOnlyFileSystem extends LocalFileSystem {
                 return RemoteFiles.list(path);
             }
             FileStatus[] listed = InputFolder.listing(this, path);
-            return listed != null ? listed : InputFiles.found(path, () -> super.listStatus(path));
+            return listed != null ? listed : checked(path, InputFiles.found(path, () -> super.listStatus(path)));
+        }
+
+        /** Spark plans with what a file lists of itself, whatever was said of it before. */
+        private static FileStatus[] checked(Path path, FileStatus[] found) throws IOException {
+            boolean itself = found.length == 1 && found[0].isFile() && found[0].getPath().getName().equals(path.getName());
+            if (itself && path.getName().endsWith(".parquet")) {
+                InputFiles.checked(found[0]);
+            }
+            return found;
         }
 
         @Override
