@@ -107,7 +107,7 @@ def _jvm() -> list[Row]:
         jars = ":".join(map(str, runtime.classpath))
         subprocess.run(["javac", "--release", "17", "-proc:none", "-cp", jars, "-d", str(classes), str(_JAVA)], check=True)
         options = _executor_options(runtime, Path(scratch))
-        path = ["-cp", f"{classes}:{engine.jar_path()}"]
+        path = ["-cp", f"{classes}:{jars}"]
         found = []
         for state, given, by in (
             ("first", [], "new JVM, as it comes"),

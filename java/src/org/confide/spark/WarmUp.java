@@ -1,13 +1,18 @@
 package org.confide.spark;
 
 import java.io.IOException;
+import org.codehaus.commons.compiler.CompileException;
+import org.codehaus.janino.ClassBodyEvaluator;
 
 /**
- * Runs AES-GCM until the JVM has compiled it.
+ * Does what every executor will need, while it waits for the driver: runs AES-GCM until the JVM has compiled it, and compiles a first class.
  *
  * <p>Until then Java 17 does some 0.03 GB/s, afterwards some gigabytes ({@code python -m benchmarks.aead}): the intrinsics are used by compiled
- * code only. It takes about 0.2 s of computing, which an executor has while it waits for the driver. The compiler counts calls and rounds of
- * loops: parts of 16 KiB bring both to their thresholds with half the computing that whole chunks need.
+ * code only. It takes about 0.2 s of computing. The compiler counts calls and rounds of loops: parts of 16 KiB bring both to their thresholds
+ * with half the computing that whole chunks need.
+ *
+ * <p>Spark makes Java source of a query's operators. Janino, which compiles it, is in a signed jar, whose classes are verified one by one and
+ * in no class-data archive: the first class that it compiles costs about a quarter of a second.
  */
 final class WarmUp {
     /** Nobody waits for it, and the compilers of a busy machine take their time. */
@@ -20,6 +25,28 @@ final class WarmUp {
 
     private static final int ENOUGH = 3;
 
+    /** A little of what generated code has: it is compiled, and never run. */
+    private static final String CODE =
+            """
+            public Object generate(Object[] references) { return new Rows(references); }
+
+            static final class Rows {
+              private final Object[] references;
+              private final int[] kept = new int[8];
+              private long count;
+
+              Rows(Object[] references) { this.references = references; }
+
+              private void add(long value, boolean isNull) throws java.io.IOException {
+                do {
+                  if (!isNull && value != -1L) { kept[(int) (value & 7)] += (int) value; count++; } else { break; }
+                  value >>>= 1;
+                } while (value > 0);
+                for (int i = 0; i < kept.length; i++) { if (kept[i] < 0) { throw new RuntimeException("negative " + i); } }
+              }
+            }
+            """;
+
     private final Container container = new Container(new byte[32], new byte[Container.HEADER]);
     private final byte[] plain = new byte[PART];
     private final byte[] sealed = new byte[PART + Container.TAG];
@@ -28,13 +55,28 @@ final class WarmUp {
     private WarmUp() {}
 
     static Thread start() {
-        Thread thread = new Thread(() -> new WarmUp().run(), "confide-warm-up");
+        Thread thread = new Thread(WarmUp::all, "confide-warm-up");
         thread.setDaemon(true);
         thread.start();
         return thread;
     }
 
-    private void run() {
+    private static void all() {
+        new WarmUp().cipher();
+        compiler();
+    }
+
+    private static void compiler() {
+        ClassBodyEvaluator compiler = new ClassBodyEvaluator();
+        compiler.setParentClassLoader(WarmUp.class.getClassLoader());
+        try {
+            compiler.cook(CODE);
+        } catch (CompileException impossible) {
+            throw new IllegalStateException("confide: no code can be compiled in this JVM", impossible);
+        }
+    }
+
+    private void cipher() {
         long end = System.nanoTime() + LIMIT_NANOS;
         long slow = batch();
         for (int fast = 0; fast < ENOUGH && System.nanoTime() < end; ) {
