@@ -71,6 +71,23 @@ def test_a_file_of_an_input_that_storage_cuts_is_refused_whatever_it_showed_befo
 
 
 @pytest.mark.parametrize("scheme", ["file", "enc"])
+@pytest.mark.parametrize("holds", ["nothing", "its name"])
+def test_a_folder_in_the_place_of_an_inputs_file_is_not_taken_for_one_without_rows(
+    jvm: ContainerJvm, table: OwnedTable, scheme: str, holds: str
+) -> None:
+    """Also if it was a file when Spark looked."""
+    whole = table.file.read_bytes()
+    assert jvm.ask("status", f"file:{table.file}") == ["found", table.file.name]
+    table.file.unlink()
+    table.file.mkdir()
+    if holds == "its name":
+        (table.file / table.file.name).write_bytes(whole)
+    for word, path in (("status", table.file), ("list", table.file), ("list", table.place)):
+        answer = jvm.ask(word, f"{scheme}:{path}")
+        assert answer == ["refused", "IOException", f"[data-integrity] a file of the dataset is missing: {table.file.name}"], (word, path)
+
+
+@pytest.mark.parametrize("scheme", ["file", "enc"])
 def test_a_folder_of_an_input_that_storage_hides_is_missed(jvm: ContainerJvm, tmp_path: Path, lengths: InputLengths, scheme: str) -> None:
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain" / "a.csv").write_text("x")

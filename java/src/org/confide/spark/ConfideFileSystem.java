@@ -65,7 +65,8 @@ public final class ConfideFileSystem extends FileSystem {
 
     private FileStatus above(FileStatus found) throws IOException {
         Path path = new Path(SCHEME, null, found.getPath().toUri().getPath());
-        long length = found.isDirectory() ? 0 : Container.plaintextLength(InputFiles.checked(found).getLen(), key(found.getPath()));
+        InputFiles.checked(found);
+        long length = found.isDirectory() ? 0 : Container.plaintextLength(found.getLen(), key(found.getPath()));
         // Without its owner and permissions: Hadoop asks a process of `ls` for them, one a file, and nobody here looks at them.
         return new FileStatus(
                 length, found.isDirectory(), found.getReplication(), found.getBlockSize(), found.getModificationTime(), path);
@@ -148,13 +149,17 @@ public final class ConfideFileSystem extends FileSystem {
         FileStatus[] listed = RemoteFiles.holds(below) ? RemoteFiles.list(below) : InputFolder.listing(local, below);
         Set<String> known = OutputFiles.known(below);
         List<FileStatus> found = new ArrayList<>();
-        for (FileStatus status : listed != null ? listed : InputFiles.found(below, () -> local.listStatus(below))) {
+        for (FileStatus status : listed != null ? listed : shown(below)) {
             if (!MANIFEST.equals(status.getPath().getName()) && !isUnfinished(status.getPath().getName())) {
                 found.add(above(status));
             }
         }
         OutputFiles.requireShown(below, known, found.stream().map(status -> status.getPath().getName()).collect(Collectors.toSet()));
         return found.toArray(new FileStatus[0]);
+    }
+
+    private FileStatus[] shown(Path below) throws IOException {
+        return InputFiles.listed(below, InputFiles.found(below, () -> local.listStatus(below)));
     }
 
     /** What Spark's CheckpointFileManager is writing, or was when its query was stopped: no container yet, and nobody's to list. */

@@ -60,8 +60,7 @@ public final class EncryptedOnlyFileSystem extends LocalFileSystem {
             if (!path.getName().endsWith(".parquet")) {
                 return super.getFileStatus(path);
             }
-            FileStatus found = InputFiles.found(path, () -> super.getFileStatus(path));
-            return found.isFile() ? InputFiles.checked(found) : found;
+            return InputFiles.checked(InputFiles.found(path, () -> super.getFileStatus(path)));
         }
 
         @Override
@@ -70,16 +69,7 @@ public final class EncryptedOnlyFileSystem extends LocalFileSystem {
                 return RemoteFiles.list(path);
             }
             FileStatus[] listed = InputFolder.listing(this, path);
-            return listed != null ? listed : checked(path, InputFiles.found(path, () -> super.listStatus(path)));
-        }
-
-        /** Spark plans with what a file lists of itself, whatever was said of it before. */
-        private static FileStatus[] checked(Path path, FileStatus[] found) throws IOException {
-            boolean itself = found.length == 1 && found[0].isFile() && found[0].getPath().getName().equals(path.getName());
-            if (itself && path.getName().endsWith(".parquet")) {
-                InputFiles.checked(found[0]);
-            }
-            return found;
+            return listed != null ? listed : InputFiles.listed(path, InputFiles.found(path, () -> super.listStatus(path)));
         }
 
         @Override

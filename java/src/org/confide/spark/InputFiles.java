@@ -46,9 +46,12 @@ final class InputFiles {
         return new IOException("[data-integrity] a file of the dataset is missing: " + path.getName());
     }
 
-    /** Returns {@code found}, a file, unless it is an input of another length than its manifest says. */
+    /** Returns {@code found}, unless it is an input's file of another length than its manifest says, or a folder in the place of one. */
     static FileStatus checked(FileStatus found) throws IOException {
         long expected = expectedLength(found.getPath());
+        if (expected >= 0 && found.isDirectory()) {
+            throw missing(found.getPath());
+        }
         if (expected >= 0 && expected != found.getLen()) {
             throw new IOException(
                     "[data-integrity] " + found.getPath().getName() + " has another length than its manifest says: " + found.getLen());
@@ -56,14 +59,28 @@ final class InputFiles {
         return found;
     }
 
+    /** Returns {@code found}, what {@code path} lists: of an input's file that is itself, and not what a folder in its place holds, be it nothing. */
+    static FileStatus[] listed(Path path, FileStatus[] found) throws IOException {
+        if (found.length == 1 && found[0].isFile() && nameOf(found[0].getPath()).equals(nameOf(path))) {
+            checked(found[0]);
+        } else if (expectedLength(path) >= 0) {
+            throw missing(path);
+        }
+        return found;
+    }
+
+    private static String nameOf(Path path) {
+        return path.toUri().getPath();
+    }
+
     /** Whether the agent said before that {@code path} is a file of an input: then it is no folder of one. */
     static boolean isKnown(Path path) {
-        return KNOWN.containsKey(path.toUri().getPath());
+        return KNOWN.containsKey(nameOf(path));
     }
 
     /** The length in the manifest of the input at {@code path}, or -1 if it is none. */
     static long expectedLength(Path path) throws IOException {
-        String name = path.toUri().getPath();
+        String name = nameOf(path);
         Long known = KNOWN.get(name);
         if (known != null) {
             return known;
