@@ -19,7 +19,7 @@ from confide.data.folder import require_encrypted_parquet
 from confide.data.parquet_keys import FileKeys, no_key, open_under
 from confide.data.pinned_parquet import TableFile, as_integrity
 from confide.data.places import RangedFolder, open_place
-from confide.data.read_counts import Counts, Told
+from confide.data.read_counts import Counts, Totals
 from confide.data.s3 import BLOCK
 from confide.data.schema import schema_json, storable
 from confide.data.tables import rows_at_once
@@ -49,13 +49,13 @@ class GroupedScan:
         columns: Sequence[Json],
         hidden: Mapping[str, str],
         *,
-        told: Told = lambda _: None,
+        totals: Totals | None = None,
     ) -> None:
         """``columns`` are the manifest's; ``hidden`` are those whose group's key the job does not have, with the group's name.
 
-        ``told`` is told what each query read, when it has; the cipher is pyarrow's own and is not timed.
+        What queries read is added to ``totals``; the cipher is pyarrow's own and is not timed.
         """
-        self._told = told
+        self._totals = totals or Totals()
         self._folder = folder
         self._files = tuple(files)
         self._keys_of = keys_of
@@ -80,13 +80,18 @@ class GroupedScan:
         for name in wanted:
             if name in self._hidden:
                 raise no_key(self._hidden[name], name)
-        counts = Counts(tasks=1)
+        counts, left = self._totals.begin(), False
         try:
             for frame in _first(self._frames(wanted, counts), n_rows):
                 kept = frame if predicate is None else frame.filter(predicate)
                 yield kept if with_columns is None else kept.select(with_columns)
-        finally:  # a query may end before the table, or fail
-            self._told(counts)
+        except GeneratorExit:  # perhaps in the garbage collector, where nothing may be waited for
+            left = True
+            raise
+        finally:
+            self._totals.over(counts)
+            if not left:
+                self._totals.tell()
 
     def _frames(self, wanted: list[str], counts: Counts) -> Iterator[pl.DataFrame]:
         for entry in self._files:

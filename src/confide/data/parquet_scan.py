@@ -7,7 +7,7 @@ query comes to the file.  Nothing here writes to disk.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from confide.data.parquet_image import Buffers, Image, arrow_schema
 from confide.data.partitions import path_values, with_folders
 from confide.data.pinned_parquet import Fetched, FileAccess, PinnedFile, PinnedFooter, TableFile, as_integrity
 from confide.data.places import RangedFolder
-from confide.data.read_counts import Counts, Told
+from confide.data.read_counts import Counts, Totals
 from confide.data.row_groups import Described, Pruning
 from confide.data.schema import schema_json, storable
 from confide.errors import DataError, ExtraMissingError, SecretLeakError
@@ -49,14 +49,14 @@ class TableScan:
     """What a query over one table reads, file by file; Polars calls it when it runs the query.  Not to be pickled or sent anywhere."""
 
     def __init__(
-        self, folder: Path | RangedFolder, files: Sequence[TableFile], key_of: KeyOf, schema: Json, *, told: Told = lambda _: None
+        self, folder: Path | RangedFolder, files: Sequence[TableFile], key_of: KeyOf, schema: Json, *, totals: Totals | None = None
     ) -> None:
-        """``schema`` is the manifest's.  ``told`` is told what each query read, when it has."""
+        """``schema`` is the manifest's.  What queries read is added to ``totals``."""
         self._folder = folder
         self._files = tuple(files)
         self._key_of = key_of
         self._manifest_schema = schema
-        self._told = told
+        self._totals = totals or Totals()
         self._columns = [(column["name"], column["type"]) for column in schema["columns"]]
         self._in_folders = frozenset(name for entry in self._files for name in path_values(entry.path))
         self._footers: dict[str, PinnedFooter] = {}
@@ -121,23 +121,33 @@ class TableScan:
         """The rows that a query asks for (``register_io_source``): ``n_rows`` counts rows before the predicate."""
         pruning = None if predicate is None else Pruning(predicate, self.schema, self._in_folders)
         wanted = _Wanted.of(with_columns, predicate, n_rows, pruning)
-        counts, fetched = Counts(tasks=1), Fetched()
+        counts, left = self._totals.begin(), False
+        ahead = ThreadPoolExecutor(1, thread_name_prefix="confide-fetch")
         try:
-            with ThreadPoolExecutor(1, thread_name_prefix="confide-fetch") as ahead:
-                for step in _one_ahead(ahead, self._fetched(wanted, counts, fetched)):
-                    found = _collect(step.parts, wanted, [*self.schema])
-                    if any(self.schema[name] != kind for name, kind in found.schema.items()):
-                        raise DataError(f"files of one table have other types: {step.parts[0].path}", path=step.parts[0].path)
-                    yield found
+            for step in _one_ahead(ahead, self._fetched(wanted, counts)):
+                found = _collect(step.parts, wanted, [*self.schema])
+                if any(self.schema[name] != kind for name, kind in found.schema.items()):
+                    raise DataError(f"files of one table have other types: {step.parts[0].path}", path=step.parts[0].path)
+                yield found
             if not counts.rows_read:  # a query has an answer all the same
                 yield wanted.of_frame(pl.LazyFrame(schema=self.schema)).collect()
-        finally:  # a query may end before the table, or fail
-            counts.bytes_read, counts.open_us = fetched.size, int(fetched.cipher_s * 1e6)
-            self._told(counts)
+        except GeneratorExit:  # perhaps in the garbage collector, on any thread, even on that which fetches: nothing may be waited for
+            left = True
+            raise
+        finally:
+            ahead.shutdown(wait=not left)
+            if not left:
+                self._totals.tell()
 
-    def _fetched(self, wanted: _Wanted, counts: Counts, fetched: Fetched) -> Iterator[_Step]:
+    def _fetched(self, wanted: _Wanted, counts: Counts) -> Iterator[_Step]:
         """What is read, a bounded number of bytes and rows at a time."""
-        buffers = Buffers()
+        try:
+            yield from self._steps(wanted, counts)
+        finally:
+            self._totals.over(counts)
+
+    def _steps(self, wanted: _Wanted, counts: Counts) -> Iterator[_Step]:
+        buffers, fetched = Buffers(), Fetched()
         step = _Step(buffers)
         pruned = self._pruned(wanted)
         at = 0
@@ -159,6 +169,7 @@ class TableScan:
                     part = step.part(entry.path, pinned.footer.layout, columns, folders)
                     if part.image is not None:
                         late.file.put_pages(index, columns, part.image, fetched)
+                        counts.bytes_read, counts.open_us = fetched.size, int(fetched.cipher_s * 1e6)
                     step.count(part, size, rows)
                     counts.rows_read += rows
         if step.parts:
@@ -303,13 +314,9 @@ def _collect(parts: Sequence[_Part], wanted: _Wanted, order: Sequence[str]) -> p
 
 
 def _one_ahead(ahead: ThreadPoolExecutor, source: Iterator[_Step]) -> Iterator[_Step]:
-    """``source``, whose next value is made while the last one is used."""
+    """``source``, whose next value is made while the last one is used.  Who leaves it may do so while one is made."""
     step = next(source, None)
     while step is not None:
         coming = None if step.last else ahead.submit(next, source, None)
-        try:
-            yield step
-        finally:  # the query may end before the table, and nobody ends ``source`` while it runs
-            if coming is not None:
-                wait([coming])
+        yield step
         step = None if coming is None else coming.result()

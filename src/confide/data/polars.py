@@ -6,6 +6,7 @@ query comes to them, and never a dataset's key.  What may be read and written is
 
 from __future__ import annotations
 
+import atexit
 import base64
 import io
 import os
@@ -106,9 +107,9 @@ class DataContext:
             raise DataError(f"input {name!r} has no file", name=name)
         schema = found["schema"]
         if "hidden" in found:  # a table with column groups
-            columns, hidden, told = schema["columns"], found["hidden"], self._counts.add
-            return GroupedScan(folder, files, lambda path: self._group_keys(folder / path), columns, hidden, told=told).frame(name)
-        return TableScan(folder, files, lambda path: self._read_key(folder / path), schema, told=self._counts.add).frame(name)
+            columns, hidden, totals = schema["columns"], found["hidden"], self._counts
+            return GroupedScan(folder, files, lambda path: self._group_keys(folder / path), columns, hidden, totals=totals).frame(name)
+        return TableScan(folder, files, lambda path: self._read_key(folder / path), schema, totals=self._counts).frame(name)
 
     def files(self, name: str) -> list[str]:
         """The paths of the files of an input that holds no table, for :meth:`open`.
@@ -215,7 +216,10 @@ class DataContext:
 
     def stop(self) -> None:
         """Leave the agent.  Frames that were not collected cannot be any more."""
-        self._agent.close()
+        try:
+            self._counts.tell_rest()
+        finally:
+            self._agent.close()
 
     # --- inside --------------------------------------------------------------------------------------------------------
 
@@ -366,6 +370,8 @@ def session() -> DataContext:
     if "gateway_socket" in info:
         raise UsageError("this job's engine is Spark", hint='write engine = "polars" into the job file, or use confide.data.spark')
     try:
-        return DataContext(agent, info)
+        context = DataContext(agent, info)
     except KeyError as cause:
         raise ProtocolError("the agent's answer lacks a field", field=str(cause)) from cause
+    atexit.register(context.stop)
+    return context

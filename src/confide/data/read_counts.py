@@ -6,15 +6,16 @@ Knows nothing of the agent: who is told is the caller's.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from confide.canonical import Json
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Counts:
     """As ``confide.jobs.statement.DataEntry``: a task is one reading of an input by one query, or one file that was written."""
 
@@ -27,21 +28,54 @@ class Counts:
     seal_us: int = 0
 
 
-Told = Callable[[Counts], None]
-"""Is told of each task."""
+_NUMBERS: Final = tuple(one.name for one in fields(Counts))
 
 
 class Totals:
-    """All tasks of a program so far.  Safe to use from several threads."""
+    """All tasks of a program so far.  Safe to use from several threads.
 
-    def __init__(self, tell: Callable[[Json], object]) -> None:
+    A query that is left before its end tells nothing: the garbage collector may notice it, and there nothing may be waited for, no lock
+    and no answer of an agent.  What it has read is told with whatever is told next.
+    """
+
+    def __init__(self, tell: Callable[[Json], object] = lambda _: None) -> None:
         self._tell = tell
         self._lock = threading.Lock()
-        self._sum = Counts()
+        self._past = Counts()
+        self._begun: list[Counts] = []
+        self._over: deque[Counts] = deque()
+
+    def begin(self) -> Counts:
+        """A new task's, to count on while it runs."""
+        counts = Counts(tasks=1)
+        with self._lock:
+            self._begun.append(counts)
+        return counts
+
+    def over(self, counts: Counts) -> None:
+        """Nothing is added to them any more.  Waits for nothing."""
+        self._over.append(counts)
 
     def add(self, more: Counts) -> None:
-        """Add a task's, and tell: totals, so that nothing is lost if one message is."""
+        """Add a task that is over, and tell."""
+        self.over(more)
+        self.tell()
+
+    def tell(self) -> None:
+        """Tell the totals, those of tasks that have begun included: nothing is lost if one message is."""
         with self._lock:
-            for one in fields(Counts):
-                setattr(self._sum, one.name, getattr(self._sum, one.name) + getattr(more, one.name))
-            self._tell({one.name: getattr(self._sum, one.name) for one in fields(Counts)})
+            while self._over:
+                over = self._over.popleft()
+                self._begun = [one for one in self._begun if one is not over]
+                self._past = _sum([self._past, over])
+            totals = _sum([self._past, *self._begun])
+            self._tell({name: getattr(totals, name) for name in _NUMBERS})
+
+    def tell_rest(self) -> None:
+        """Tell them once more, if queries were left since, or run."""
+        if self._over or self._begun:
+            self.tell()
+
+
+def _sum(tasks: Sequence[Counts]) -> Counts:
+    return Counts(*(sum(getattr(one, name) for one in tasks) for name in _NUMBERS))

@@ -143,8 +143,17 @@ class Attempt:
                 place.unlink()
 
     def discard(self, *, failed: bool) -> None:
-        """Remove what is staged.  ``failed``: the work was not done."""
+        """Remove what is staged.  ``failed``: the work was not done.
+
+        The journal goes last: by it the next command finds, and removes, what a kill leaves here.
+        """
         del failed
+        with contextlib.suppress(OSError):
+            for place in self.root.iterdir():
+                if place.is_dir() and not place.is_symlink():
+                    shutil.rmtree(place, ignore_errors=True)
+                elif place.name != _JOURNAL:
+                    place.unlink()
         shutil.rmtree(self.root, ignore_errors=True)
 
     def note_columns(self, columns: pa.Schema) -> None:

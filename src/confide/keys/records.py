@@ -212,7 +212,7 @@ class Dataset:
             return shown.claims(PublicKey.from_spki(self.signer))
         except ManifestError:
             older = shown.claims_of_any(map(PublicKey.from_spki, self.earlier))
-            if older is not None and older.dataset == self.dataset and older.snapshot < (self.snapshot or 0):
+            if older is not None and older.snapshot < (self.snapshot or 0):
                 self.check_newest(older.snapshot, older.digest)
             raise
 

@@ -6,10 +6,12 @@ import io
 import os
 import pickle
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pyarrow as pa
@@ -23,14 +25,17 @@ from confide.crypto.derive import file_key, parquet_aad_prefix
 from confide.crypto.secret import SecretBytes
 from confide.data import files, parquet_scan
 from confide.data.files import encrypt_table
-from confide.data.parquet_image import Buffers, Image
+from confide.data.parquet_image import Buffers, Image, Room
 from confide.data.parquet_modules import Modules, file_unique
 from confide.data.parquet_scan import TableScan
 from confide.data.pinned_parquet import Fetched, FileAccess, PinnedFile, TableFile
-from confide.data.read_counts import Counts
+from confide.data.read_counts import Totals
 from confide.data.staging import Attempt
 from confide.errors import DataError, IntegrityError, ParseError, PlaintextError, SecretLeakError
 from confide.ids import DatasetId
+
+if TYPE_CHECKING:
+    from confide.canonical import Json
 
 DATASET = DatasetId("5c" * 16)
 ROWS = 5000
@@ -272,14 +277,47 @@ def test_a_column_chunk_in_the_place_of_another_row_groups_is_refused(tmp_path: 
         table.scan().collect()
 
 
-def test_what_a_query_read_is_told(table: Table) -> None:
-    told: list[Counts] = []
-    frame = TableScan(table.folder, table.files, table.key_of, table.schema, told=told.append).frame("table")
+def test_what_queries_read_is_told(table: Table) -> None:
+    told: list[Json] = []
+    totals = Totals(told.append)
+    frame = TableScan(table.folder, table.files, table.key_of, table.schema, totals=totals).frame("table")
     frame.select("id").collect()
     frame.filter(pl.col("id") >= 4900).select("id").collect()
-    assert [(one.tasks, one.rows_read) for one in told] == [(1, ROWS), (1, 500)]
-    assert told[0].bytes_read > told[1].bytes_read > 0
-    assert all(one.open_us > 0 for one in told)
+    assert [(one["tasks"], one["rows_read"]) for one in told] == [(1, ROWS), (2, ROWS + 500)]
+    assert told[1]["bytes_read"] > told[0]["bytes_read"] > 0
+    assert told[1]["open_us"] > told[0]["open_us"] > 0
+    totals.tell_rest()
+    assert len(told) == 2
+
+
+def test_a_query_may_be_left_on_any_thread(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The garbage collector runs on the thread that fetches, too, which would wait for itself.  It asks no agent: an answer may be due."""
+    told: list[Json] = []
+    totals = Totals(told.append)
+    scan = TableScan(table.folder, table.files, table.key_of, table.schema, totals=totals)
+    monkeypatch.setattr(parquet_scan, "_BATCH_ROWS", 1)
+    frames: list[Any] = [scan._batches(None, None, None, None)]
+    put_pages, got, left = PinnedFile.put_pages, threading.Event(), threading.Event()
+
+    def leave(*arguments: Any) -> None:
+        if threading.current_thread() is not threading.main_thread() and got.wait(60):
+            frames.clear()
+            left.set()
+        put_pages(*arguments)
+
+    monkeypatch.setattr(PinnedFile, "put_pages", leave)
+    next(frames[0])
+    got.set()
+    assert left.wait(60)
+    fetching = [thread for thread in threading.enumerate() if thread.name.startswith("confide-fetch")]
+    for thread in fetching:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in fetching)
+    assert told == []
+    totals.tell_rest()
+    assert [(one["tasks"], one["rows_read"]) for one in told] == [(1, 1000)]
+    totals.tell_rest()
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize("wrong", ["swapped", "renamed", "cut", "longer", "missing", "other-key", "fewer-rows"])
@@ -403,3 +441,40 @@ def test_pages_end_by_their_size_and_not_by_their_rows(tmp_path: Path, monkeypat
     monkeypatch.setattr(Modules, "_page", counted)
     assert table.scan().collect().height == 60_000
     assert len(opened) == 2
+
+
+def test_pages_that_end_before_they_should_are_refused(table: Table) -> None:
+    """Of a column chunk that is cut anywhere, and of modules that say another length than they have."""
+    entry = table.files[0]
+    with PinnedFile(table.folder, entry, table.key_of(entry.path)) as file:
+        leaf = next(number for number, column in enumerate(file.pinned.footer.layout.columns) if column.name == "id")
+        chunk = file.pinned.footer.groups[0].chunks[leaf]
+        whole = table.first.read_bytes()[chunk.start : chunk.start + chunk.length]
+
+        def opened(data: bytes) -> int:
+            room = Room(memoryview(bytearray(len(whole))), 0)
+            return file._modules.pages(data, (0, leaf), room, dictionary=chunk.dictionary)
+
+        opened(whole)
+        for end in (*range(1, 80), len(whole) - 1):
+            with pytest.raises(ParseError):
+                opened(whole[:end])
+        for length in (0, 1, 11, 12, 27, 28, len(whole) + 1, 0x7FFFFFFF, 0xFFFFFFFF):
+            with pytest.raises(ParseError):
+                opened(length.to_bytes(4, "little") + whole[4:])
+
+
+def test_what_is_read_at_one_time_needs_no_thread(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    submitted: list[object] = []
+    submit = ThreadPoolExecutor.submit
+
+    def counted(self: ThreadPoolExecutor, work: Any, *arguments: Any) -> Any:
+        submitted.append(work)
+        return submit(self, work, *arguments)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", counted)
+    assert table.scan().collect().height == ROWS
+    assert submitted == []
+    monkeypatch.setattr(parquet_scan, "_BATCH_ROWS", ROWS // 2)
+    assert table.scan().collect().height == ROWS
+    assert submitted

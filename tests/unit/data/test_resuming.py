@@ -8,9 +8,11 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -26,7 +28,7 @@ from confide.data.journal import Begun, Journal, OpenedJournal
 from confide.data.manifest import verify_manifest
 from confide.data.snapshots import history, load_manifest, manifest_path
 from confide.data.sources import plain_sources
-from confide.data.staging import attempt_beside, open_kept, resumed_or_new, task_of
+from confide.data.staging import Attempt, attempt_beside, open_kept, resumed_or_new, task_of
 from confide.data.tables import TableInput
 from confide.errors import ConfideError, DataError, IntegrityError, UnavailableError, UsageError
 from confide.ids import new_dataset_id
@@ -161,6 +163,35 @@ def test_killed_anywhere_an_append_is_made_once(place: Place) -> None:
         assert place.values() == list(range(1500)), at
         shutil.rmtree(place.folder)
         shutil.copytree(whole, place.folder)
+
+
+def test_killed_while_it_clears_away_the_next_command_finds_the_rest(left: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    whole, removed = left.journal().parent, 0
+    assert len([path for path in whole.rglob("*") if path.is_file()]) > 2
+    for step in range(100):
+        root = shutil.copytree(whole, tmp_path / str(step))
+        steps = iter(range(step))
+
+        def remove(*place: Any, _do: Callable[..., None], _steps: Iterator[int] = steps, **more: Any) -> None:
+            if next(_steps, None) is None:
+                raise Killed
+            _do(*place, **more)
+
+        with monkeypatch.context() as patch:
+            for name in ("unlink", "rmdir"):
+                patch.setattr(os, name, partial(remove, _do=getattr(os, name)))
+            try:
+                Attempt(root).discard(failed=False)
+            except Killed:
+                removed += 1
+            else:
+                break
+        assert (root / "journal").exists() or list(root.rglob("*")) == [], step
+    assert removed > 4
+    assert not root.exists()
 
 
 def test_what_is_finished_is_not_done_again(left: Place) -> None:

@@ -32,6 +32,7 @@ class CountedLengths(InputLengths):
     def __init__(self) -> None:
         super().__init__()
         self.asked: Counter[str] = Counter()
+        self.listed: Counter[str] = Counter()
         self.many = ""
 
     def operation(self, request: Json) -> Json:
@@ -39,6 +40,10 @@ class CountedLengths(InputLengths):
         if self.many and request["path"].startswith(f"{self.many}/"):
             return {"length": 1000}
         return super().operation(request)
+
+    def listing(self, request: Json) -> Json:
+        self.listed[request["path"]] += 1
+        return super().listing(request)
 
 
 @pytest.fixture
@@ -99,6 +104,19 @@ def test_a_length_is_asked_for_once_and_of_what_is_no_input_each_time(jvm: Conta
     assert lengths.asked[str(table.file)] == unknown + 1
     table.file.write_bytes(table.file.read_bytes()[:-1])
     assert jvm.ask(*status)[0] == "refused"
+
+
+@pytest.mark.parametrize("scheme", ["file", "enc"])
+def test_a_file_that_is_known_is_not_asked_for_as_a_folder(jvm: ContainerJvm, lengths: CountedLengths, tmp_path: Path, scheme: str) -> None:
+    """Spark has each file that it is given list itself."""
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "a.csv").write_text("1\n")
+    made = OwnedTable(tmp_path / "notes", tmp_path / "plain")
+    lengths.know([VerifiedInput("notes", made.place, {}, made.manifest, "", made.manifest.signer)])
+    for word in ("status", "list", "list"):
+        assert jvm.ask(word, f"{scheme}:{made.file}") == ["found", made.file.name]
+    assert lengths.asked[str(made.file)] == 1
+    assert lengths.listed[str(made.file)] == (0 if scheme == "enc" else 1)
 
 
 @pytest.mark.slow

@@ -40,6 +40,8 @@ ctx = confide.session()
 ctx.write(ctx.read("people").join(ctx.read("cities"), "city").select("name", "country").repartition(3), "summary", mode="append")
 ctx.stop()
 """
+WRITTEN_S = 90
+"""Within so many seconds a run has written its rows, on a machine that does much else."""
 OF_SPARK = {"program": SPARK, "engine": "spark", "resources": {"workers": 1, "memory_mb": 700, "driver_memory_mb": 700}}
 
 
@@ -163,16 +165,20 @@ def test_a_kill_after_the_commit_loses_no_snapshot_and_the_next_run_goes_on_from
 
 def test_a_kill_once_rows_are_written_sends_nothing(killed: Killed, tmp_path: Path) -> None:
     mark, before = tmp_path / "written", killed.there()
-    program = POLARS + f"import pathlib, time; pathlib.Path({str(mark)!r}).touch(); time.sleep(60)\n".encode()
+    waits = f"import pathlib, time; pathlib.Path({str(mark)!r}).touch(); time.sleep({2 * WRITTEN_S})\n"  # for its end
 
     def kill() -> None:
-        while not mark.exists():
+        """A driver that writes for longer than this succeeds, and the test fails."""
+        end = time.monotonic() + WRITTEN_S
+        while not mark.exists() and time.monotonic() < end:
             time.sleep(0.05)
-        killed.kill()
+        if mark.exists():
+            killed.kill()
 
-    thread = threading.Thread(target=kill)
-    thread.start()
-    killed.run(killed.job("written", program=program))
-    thread.join()
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    killed.run(killed.job("written", program=POLARS + waits.encode()))
+    killer.join()
+    assert mark.exists()
     assert killed.there() == before
     assert list((tmp_path / "staging").iterdir()) == []

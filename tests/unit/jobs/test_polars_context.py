@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 from support.polars_agent import PolarsAgent
 
+from confide.data import files, parquet_scan
 from confide.data import polars as module
 from confide.data.folder import PARQUET_MAGIC
 from confide.data.polars import session
@@ -48,6 +49,26 @@ def test_two_inputs_under_two_keys_meet_in_one_query(world: PolarsAgent) -> None
     assert "key" not in repr(ctx)
     with pytest.raises(SecretLeakError):
         pickle.dumps(ctx)
+
+
+def test_what_a_query_that_is_left_has_read_is_told_with_the_next_or_at_last(agent: PolarsAgent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "ROWS_PER_FILE", 10)
+    monkeypatch.setattr(parquet_scan, "_BATCH_ROWS", 1)
+    agent.add("people", PEOPLE)
+    agent.add("cities", CITIES)
+    ctx = agent.context()
+    people = ctx.read("people").filter(pl.col("city") >= 0)
+    assert people.head(1).collect().height == 1
+    assert agent.counts == {}
+    ctx.read("cities").collect()
+    assert agent.counts["tasks"] == 2
+    told = agent.counts["rows_read"]
+    assert 5 + 10 <= told < 5 + 100
+    assert people.head(1).collect().height == 1
+    assert agent.counts["tasks"] == 2
+    ctx.stop()
+    assert agent.counts["tasks"] == 3
+    assert agent.counts["rows_read"] > told
 
 
 def test_sql_knows_the_inputs_by_name_and_the_tables_that_it_is_given(world: PolarsAgent) -> None:

@@ -12,7 +12,7 @@ import org.codehaus.janino.ClassBodyEvaluator;
  * with half the computing that whole chunks need.
  *
  * <p>Spark makes Java source of a query's operators. Janino, which compiles it, is in a signed jar, whose classes are verified one by one and
- * in no class-data archive: the first class that it compiles costs about a quarter of a second.
+ * in no class-data archive: without this, a session's first query waits for that.
  */
 final class WarmUp {
     /** Nobody waits for it, and the compilers of a busy machine take their time. */
