@@ -41,7 +41,8 @@ def measure(scale: Decimal, repeat: int, folder: Path) -> list[Row]:
     with ExitStack() as stack:
         ours = confidential(owned, folder / "ours", shape, stack, outputs=outputs)
         theirs = plain(twin, folder / "theirs", shape, stack)
-        return _measured(ours, theirs, repeat, _last_key(owned[TABLE]))
+        sizes = {"parquet" if name == TABLE else name: _size(Path(one["path"])) for name, one in twin.items()}
+        return _measured(ours, theirs, repeat, _last_key(owned[TABLE]), sizes)
 
 
 def _written(twin: Mapping[str, Json], folder: Path, shape: Shape) -> dict[str, Path]:
@@ -57,14 +58,19 @@ def _written(twin: Mapping[str, Json], folder: Path, shape: Shape) -> dict[str, 
     return {kind: folder / kind for kind in FILES}
 
 
-def _measured(ours: Session, theirs: Session, repeat: int, last: int) -> list[Row]:
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def _measured(ours: Session, theirs: Session, repeat: int, last: int, sizes: Mapping[str, int]) -> list[Row]:
     """Scans first: once the table is in memory for the writes, Spark would take it from there."""
     scans: list[tuple[Row, Measured, Measured]] = []
     for what, source in _sources(last).items():
         note(f"{what}: comparing")
         found = [session.ask("checksum", source=source).value for session in (ours, theirs)]
         require_equal(what, *found)
-        row = Row(what, note=f"{int(found[0][0]):,} rows")
+        size = f", {sizes[what.removeprefix('scan ')]:,} bytes" if what.startswith("scan ") else ""
+        row = Row(what, note=f"{int(found[0][0]):,} rows{size}")
         scans.append((row, _asking(ours, source), _asking(theirs, source)))
     in_turn(scans, repeat, warm_up=_WARM_UP)
     for session in (ours, theirs):

@@ -54,7 +54,7 @@ def _warm(sessions: Mapping[str, Session], scale: Decimal, repeat: int) -> tuple
         rows.append((row, asking["ours"], asking["theirs"]))
         if "bare" in asking:
             rows.append((Row(f"{row.what}, without protections", ours=row.ours), None, asking["bare"]))
-    in_turn(rows, repeat)
+    in_turn(rows, repeat, warm_up=1)
     return [row for row, ours, _ in rows if ours is not None], [row for row, ours, _ in rows if ours is None]
 
 

@@ -25,15 +25,17 @@ class SecretBytes:
         return cls(secrets.token_bytes(length))
 
     def reveal(self) -> bytes:
-        """The bytes.  Raises ``SecretLeakError`` after :meth:`wipe`."""
-        if not self._data:
+        """The bytes.  Raises ``SecretLeakError`` after :meth:`wipe`, also if another thread wipes them just now."""
+        data = self._data
+        found = bytes(data)
+        if not found or self._data is not data:
             raise SecretLeakError("this secret was wiped", hint="open the key again")
-        return bytes(self._data)
+        return found
 
     def wipe(self) -> None:
         """Overwrite the held bytes.  Copies that CPython made of them are beyond reach: this narrows a window, no more."""
-        self._data[:] = bytes(len(self._data))  # of the same length: in place
-        self._data = bytearray()
+        data, self._data = self._data, bytearray()  # first: nobody takes zeros for a key
+        data[:] = bytes(len(data))  # of the same length: in place
 
     def __len__(self) -> int:
         return len(self._data)

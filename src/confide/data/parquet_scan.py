@@ -177,8 +177,11 @@ class TableScan:
             yield step
 
     def _pruned(self, wanted: _Wanted) -> dict[str, tuple[PinnedFooter, frozenset[int], pl.DataFrame]]:
-        """For files whose footers are here: row groups that the query finds no rows in, and the columns of their folders."""
-        known = {path: Described(footer, self._of_folders(path, footer.footer.layout)) for path, footer in self._footers.items()}
+        """For files whose footers are here: row groups that the query finds no rows in, and the columns of their folders.
+
+        Of a copy: another query of the table may be coming to a new file.
+        """
+        known = {path: Described(footer, self._of_folders(path, footer.footer.layout)) for path, footer in self._footers.copy().items()}
         skips = wanted.pruning.skipped([*known.values()]) if wanted.pruning is not None else [frozenset[int]()] * len(known)
         return {path: (one.footer, skip, one.folders) for (path, one), skip in zip(known.items(), skips, strict=True)}
 

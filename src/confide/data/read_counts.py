@@ -42,14 +42,14 @@ class Totals:
         self._tell = tell
         self._lock = threading.Lock()
         self._past = Counts()
-        self._begun: list[Counts] = []
+        self._begun: dict[int, Counts] = {}
         self._over: deque[Counts] = deque()
 
     def begin(self) -> Counts:
         """A new task's, to count on while it runs."""
         counts = Counts(tasks=1)
         with self._lock:
-            self._begun.append(counts)
+            self._begun[id(counts)] = counts
         return counts
 
     def over(self, counts: Counts) -> None:
@@ -66,9 +66,9 @@ class Totals:
         with self._lock:
             while self._over:
                 over = self._over.popleft()
-                self._begun = [one for one in self._begun if one is not over]
+                self._begun.pop(id(over), None)
                 self._past = _sum([self._past, over])
-            totals = _sum([self._past, *self._begun])
+            totals = _sum([self._past, *self._begun.values()])
             self._tell({name: getattr(totals, name) for name in _NUMBERS})
 
     def tell_rest(self) -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from confide.errors import AppraisalError, BindingError, ConfideError, KeyRevokedError
+from confide.errors import AppraisalError, BindingError, ConfideError, KeyRevokedError, UnavailableError
 from confide.ids import DatasetId, Purpose, SpkiDigest
 from confide.jobs import kbs_keys
 from confide.jobs.owners_policies import require_owners_accept
@@ -25,7 +26,7 @@ from confide.keys.released_keys import OutputKey, ReleasedKey
 from confide.node.keyring import Keyring, Lease
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from confide.canonical import Json
     from confide.ids import NodeId
@@ -126,9 +127,9 @@ class BrokerKeys:
         if others:
             try:
                 shown = [one.vouched() for one in others]
-                with self._lock:
+                with self._asking() as broker:
                     asked = [{group.name: group.dataset for group in one.groups} for one in others]
-                    given = self._broker.releases(shown, Purpose.READ, groups=asked)
+                    given = broker.releases(shown, Purpose.READ, groups=asked)
                     self._watch()
             except ConfideError:
                 for key in found.values():
@@ -161,8 +162,8 @@ class BrokerKeys:
         job = self._services.job
         inputs = [*(DatasetId(spec.dataset) for spec in job.inputs.values() if spec.key is None), *sorted(self._groups)]
         read = [Reading(one.manifest.dataset, one.manifest.snapshot, one.digest) for one in newest if self._source(one) is None]
-        with self._lock:
-            key = self._broker.output(name, inputs=inputs, recipients=job.outputs[name].recipients, newest=read, parent=parent)
+        with self._asking() as broker:
+            key = broker.output(name, inputs=inputs, recipients=job.outputs[name].recipients, newest=read, parent=parent)
             self._watch()
         goes_on = job.outputs[name].dataset
         if goes_on and key.dataset != goes_on:
@@ -201,8 +202,8 @@ class BrokerKeys:
 
     def register(self, envelope: Json, *, announce: bool = False) -> None:
         """Tell the broker of an output's manifest (driver only); ``announce``: it is about to become an earlier dataset's newest."""
-        with self._lock:
-            self._broker.register_manifest(envelope, announce=announce)
+        with self._asking() as broker:
+            broker.register_manifest(envelope, announce=announce)
 
     def cut_off(self, node: NodeId) -> None:
         """Have the broker give that node of this run no key any more (driver only).
@@ -210,13 +211,25 @@ class BrokerKeys:
         Raises:
             ConfideError: the broker does not take note.
         """
-        with self._lock:
-            self._broker.cut_off(node)
+        with self._asking() as broker:
+            broker.cut_off(node)
 
     def audit_head(self) -> tuple[Json, bytes]:
         """The broker's signed audit head, and the key (DER SPKI) that signed it, which the job pins."""
+        with self._asking() as broker:
+            return broker.audit_head(), broker.broker_key().spki_der
+
+    @contextmanager
+    def _asking(self) -> Iterator[NodeBrokerClient]:
+        """The broker, for one question at a time.
+
+        Raises:
+            UnavailableError: the node is ending.
+        """
         with self._lock:
-            return self._broker.audit_head(), self._broker.broker_key().spki_der
+            if self._closed.is_set():
+                raise UnavailableError("the node is ending")
+            yield self._broker
 
     def check_not_revoked(self) -> None:
         """Return if no withdrawal is known here.
@@ -228,7 +241,7 @@ class BrokerKeys:
             raise self._revoked
 
     def close(self) -> None:
-        """Wipe the keys and leave the broker."""
+        """Wipe the keys and leave the broker, for good: a key that comes after this is wiped, too."""
         self._closed.set()
         self._keyring.wipe()
         self._broker.close()  # without the lock: a request that is under way ends by it

@@ -22,7 +22,7 @@ from confide.data.commit import commit_staged
 from confide.data.files import Written
 from confide.data.next_snapshot import commit_files
 from confide.data.snapshots import SignedManifest, load_manifest, write_manifest
-from confide.errors import ConfideError, DataError, JobFailedError, ProtocolError, UsageError
+from confide.errors import ConfideError, DataError, JobFailedError, ProtocolError, UnavailableError, UsageError
 from confide.jobs.ledger import FileLedger
 from confide.jobs.saves import Save
 from confide.jobs.sending import Sending
@@ -99,13 +99,29 @@ class Outputs:
         self._renew: dict[str, Callable[[], OutputKey]] = {}
         self._staged: dict[str, _Staged] = {}
         self._refusal: DataError | None = None
+        self._closed = False
         self._presence = Presence()
 
     def hold(self, name: str, key: OutputKey, renew: Callable[[], OutputKey]) -> None:
-        """Take the key of an output, to count its rows and to name it in its manifest; ``renew`` gets it again when its lease is over."""
+        """Take the key of an output, to count its rows and to name it in its manifest; ``renew`` gets it again when its lease is over.
+
+        Raises:
+            UnavailableError: the run is ending.
+        """
         with self._lock:
-            self._keys[name] = key
             self._renew[name] = renew
+            self._take(name, key)
+
+    def _take(self, name: str, key: OutputKey) -> None:
+        """Hold a key: who ends the run either sees it, or is seen."""
+        self._keys[name] = key
+        if self._closed:
+            key.secret.wipe()
+            self._require_open()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise UnavailableError("the run is ending")
 
     def stage(self, name: str, save: Save | None = None) -> Json:
         """Begin a save into an output: answer the ``path`` of its staging folder, or what is ``committed`` if the mode says to leave it.
@@ -113,9 +129,11 @@ class Outputs:
         Raises:
             UsageError: the job has no such output; it was saved before and the mode does not allow that, or the save does not fit; or
                 another save into it is under way.
+            UnavailableError: the run is ending.
         """
         save = save or Save()
         with self._lock:
+            self._require_open()
             if name not in self._places:
                 raise UsageError(f"the job has no output {name[:80]!r}", hint=f"outputs: {', '.join(self._places) or 'none'}")
             staged = self._staged.get(name)
@@ -256,7 +274,8 @@ class Outputs:
         if datetime.now(UTC) < key.expires:
             return key
         key.secret.wipe()
-        again = self._keys[name] = self._renew[name]()
+        again = self._renew[name]()
+        self._take(name, again)
         if again.dataset != key.dataset:
             raise ProtocolError("the broker answered with another output's key", expected=key.dataset, got=again.dataset)
         return again
@@ -371,12 +390,13 @@ class Outputs:
 
     def close(self) -> None:
         """Wipe the keys, and remove what is staged: what was published is not there any more.  What was sent for nothing is taken back."""
+        self._closed = True
         self._sending.stop()
+        for key in [*self._keys.values()]:  # without the lock, which a commit of large files may hold: that ends by it
+            key.secret.wipe()
         with self._lock:
-            for key in self._keys.values():
-                key.secret.wipe()
-        self._presence.close()
-        discard(self._places, self._run)
+            self._presence.close()
+            discard(self._places, self._run)
         self._sending.end()  # last: a storage may keep it waiting
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -123,6 +124,7 @@ class JobDriver:
 
         Raises:
             ConfideError: an input, the broker or the engine is not as it must be.
+            UnavailableError: the run is ending.
         """
         if node.job.inputs and not node.job.outputs:
             raise JobError("a job that reads names at least one output", hint="with its key come the owners' policies for the workers")
@@ -138,8 +140,10 @@ class JobDriver:
         outputs = self._outputs = Outputs(places, node.spec.run_id, node.identity.key, parents, sending)
         keys = self._keys = BrokerKeys(node)
         self._code = self._write_code(node)
+        self._go_on(node)
         engine.serve(self._operations(engine, outputs, keys, node))
         engine.begin()
+        self._go_on(node)
         self._inputs = open_inputs(node.job, node.attester)
         self._lengths.know(self._inputs.values())
         keys.know(self._inputs.values())
@@ -173,8 +177,7 @@ class JobDriver:
         node, engine, outputs, code = self._ready()
         child = engine.start("program", engine.program(code / node.job.program, code))
         while (status := child.wait(_POLL_S)) is None:
-            if node.stopping.is_set():
-                raise UnavailableError("the run is ending")
+            self._go_on(node)
             engine.check()
         outputs.require_unharmed()
         if status != 0:
@@ -262,15 +265,22 @@ class JobDriver:
         return bundle.to_json()
 
     def stop(self) -> None:
-        """End every process, wipe every key, remove what is staged."""
-        if self._engine is not None:
-            self._engine.stop()
-        if self._outputs is not None:
-            self._outputs.close()
-        if self._keys is not None:
-            self._keys.close()
+        """End every process, wipe every key, remove what is staged.  Idempotent."""
+        with ExitStack() as last_first:  # each of them, whatever fails before it
+            if self._outputs is not None:
+                last_first.callback(self._outputs.close)  # a storage may keep it waiting: no key waits for that
+            if self._keys is not None:
+                last_first.callback(self._keys.close)
+            if self._engine is not None:
+                last_first.callback(self._engine.stop)
 
     # --- inside --------------------------------------------------------------------------------------------------------
+
+    def _go_on(self, node: NodeServices) -> None:
+        """Return unless the run is ending: then what was made since it ended is ended, too."""
+        if node.stopping.is_set():
+            self.stop()
+            raise UnavailableError("the run is ending")
 
     def _ready(self) -> tuple[NodeServices, DriverEngine, Outputs, Path]:
         if self._services is None or self._engine is None or self._outputs is None or self._code is None:

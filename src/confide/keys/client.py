@@ -213,7 +213,8 @@ class NodeBrokerClient:
 
     def close(self) -> None:
         """End the connection, and the session with it.  A request that another thread has under way ends by it."""
-        self._left.set()
+        left, self._left = self._left, threading.Event()
+        left.set()
         self._connection.close()
         self._cookie = {}
 
@@ -224,14 +225,13 @@ class NodeBrokerClient:
         self.close()
 
     def _ask(self, method: str, path: str, body: Json) -> Answer:
-        self._left.clear()
-        until = time.monotonic() + RESTART_S
+        left, until = self._left, time.monotonic() + RESTART_S
         while True:
             try:
                 channel = self._attest_if_needed()
                 return Answer(self._connection.call(method, path, body, self._cookie, on=channel)[0])
             except BrokerError as error:
-                if not (was_lost(error) and self._connection.reached) or time.monotonic() > until or self._left.wait(_PAUSE_S):
+                if not (was_lost(error) and self._connection.reached) or time.monotonic() > until or left.wait(_PAUSE_S):
                     raise
 
     def _shown(self) -> Json:

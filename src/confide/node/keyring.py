@@ -14,7 +14,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
@@ -72,6 +72,11 @@ class _Held:
     refresh: Refresh
     renew: float = 0.0
     expires: float = 0.0
+    fetching: threading.Lock = field(default_factory=threading.Lock)
+    """Held by who asks for the key: others who need it wait for the answer, and nobody else does."""
+    answers: int = 0
+    refusal: ConfideError | None = None
+    """The last of the answers, if it gave no key."""
 
 
 class Keyring:
@@ -130,8 +135,9 @@ class Keyring:
         return {"read-key": self._read_key, "write-key": self._write_key}
 
     def wipe(self) -> None:
-        """Overwrite and forget every key."""
+        """Overwrite and forget every key, and hold none from now on: the node ends."""
         with self._lock:
+            self._ended = self._ended or UnavailableError("the node is ending")
             for held in self._held.values():
                 _forget(held)
             self._held.clear()
@@ -151,7 +157,13 @@ class Keyring:
                     _forget(held)
 
     def _open(self, root: str, held: _Held, lease: Lease) -> None:
-        folder = _absolute(root)
+        try:
+            self._hold(_absolute(root), held, lease)
+        except ConfideError:
+            lease.wipe()
+            raise
+
+    def _hold(self, folder: str, held: _Held, lease: Lease) -> None:
         with self._lock:
             self._check_not_ended()
             there = self._held.get(folder)
@@ -162,7 +174,7 @@ class Keyring:
                 return
             for other in self._held:
                 if f"{other}/".startswith(f"{folder}/") or f"{folder}/".startswith(f"{other}/"):
-                    raise ManifestError("two datasets lie in one folder", path=root[:400], other=other)
+                    raise ManifestError("two datasets lie in one folder", path=folder[:400], other=other)
             self._take(held, lease, self._clock())
             self._held[folder] = held
 
@@ -192,31 +204,36 @@ class Keyring:
     def _answer(self, held: _Held, relative: str, request: Json) -> Json:
         salt = _container_salt(request)
         with self._lock:
+            self._asked += 1
+            before = held.answers
             lease = self._current(held)
-            if salt is None and lease.groups is not None:
-                return _grouped_answer(held.dataset, relative, lease.key, lease.groups)
-            if salt is None:
-                key = file_key(lease.key, kind="parquet", dataset=held.dataset, path=relative)
-                public = {"aad_prefix": _b64(parquet_aad_prefix(held.dataset, relative))}
-            else:
-                container = container_keys(lease.key, dataset=held.dataset, path=relative, salt=salt)
-                key, public = container.key, {"commitment": _b64(container.commitment)}
-        answer: Json = {"dataset": held.dataset, "path": relative, "key": _b64(key.reveal()), **public}
-        key.wipe()
-        return answer
+            if lease is not None:
+                return _file_answer(held.dataset, lease, relative, salt)
+        with held.fetching:
+            with self._lock:
+                lease = self._current(held)  # another thread may have fetched it meanwhile
+                if lease is not None:
+                    return _file_answer(held.dataset, lease, relative, salt)
+                if held.answers != before and held.refusal is not None:
+                    raise _again(held.refusal)
+                self._fetched += 1
+                asked = self._clock()
+            lease = _fetched(held)
+            with self._lock:
+                if self._ended is not None:
+                    lease.wipe()
+                    raise _again(self._ended)
+                return _file_answer(held.dataset, self._take(held, lease, asked), relative, salt)
 
-    def _current(self, held: _Held) -> Lease:
-        """The dataset's keys within their lease.  A refused refresh leaves no key behind: fail closed."""
+    def _current(self, held: _Held) -> Lease | None:
+        """The dataset's keys, if their lease runs.  What is left of one that is over is wiped: fail closed."""
         self._check_not_ended()
-        self._asked += 1
         now = self._clock()
-        if held.lease is not None and held.renew <= now < held.expires:
-            held.renew = now + _RETRY_S
-            self._aside(lambda: self._renew(held, now))
         if held.lease is None or now >= held.expires:
             _forget(held)
-            self._fetched += 1
-            return self._take(held, held.refresh(), now)
+        elif held.renew <= now:
+            held.renew = now + _RETRY_S
+            self._aside(lambda: self._renew(held, now))
         return held.lease
 
     def _renew(self, held: _Held, asked: float) -> None:
@@ -230,7 +247,7 @@ class Keyring:
                 _forget(held)
             return
         with self._lock:
-            if self._ended is not None or not any(kept is held for kept in self._held.values()):
+            if self._ended is not None:
                 lease.wipe()
             elif lease.seconds > 0:
                 self._take(held, lease, asked)
@@ -248,7 +265,7 @@ class Keyring:
 
     def _check_not_ended(self) -> None:
         if self._ended is not None:
-            raise type(self._ended)(self._ended.message, hint=self._ended.hint, **self._ended.facts)
+            raise _again(self._ended)
 
 
 def committed_path(relative: str, run: RunId) -> str:
@@ -283,6 +300,38 @@ def committed_path(relative: str, run: RunId) -> str:
 def _is_another_snapshot(there: _Held, held: _Held) -> bool:
     """Whether both are inputs of one dataset."""
     return there.files is not None and held.files is not None and there.dataset == held.dataset
+
+
+def _fetched(held: _Held) -> Lease:
+    """Ask for the keys: without the keyring's lock, so that who does not answer keeps nobody from other datasets' keys, or from a wipe."""
+    held.refusal = None
+    try:
+        return held.refresh()
+    except ConfideError as error:
+        held.refusal = error
+        raise
+    finally:
+        held.answers += 1
+
+
+def _again(error: ConfideError) -> ConfideError:
+    """The same for another thread: a traceback belongs to one."""
+    return type(error)(error.message, hint=error.hint, **error.facts)
+
+
+def _file_answer(dataset: DatasetId, lease: Lease, path: str, salt: bytes | None) -> Json:
+    """What opens one file."""
+    if salt is None and lease.groups is not None:
+        return _grouped_answer(dataset, path, lease.key, lease.groups)
+    if salt is None:
+        key = file_key(lease.key, kind="parquet", dataset=dataset, path=path)
+        public = {"aad_prefix": _b64(parquet_aad_prefix(dataset, path))}
+    else:
+        container = container_keys(lease.key, dataset=dataset, path=path, salt=salt)
+        key, public = container.key, {"commitment": _b64(container.commitment)}
+    answer: Json = {"dataset": dataset, "path": path, "key": _b64(key.reveal()), **public}
+    key.wipe()
+    return answer
 
 
 def _grouped_answer(dataset: DatasetId, path: str, key: SecretBytes, groups: Mapping[str, SecretBytes]) -> Json:

@@ -16,7 +16,7 @@ import socketserver
 import struct
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -145,12 +145,16 @@ def _failure(error: ConfideError) -> bytes:
 
 
 class LocalSocketClient:
-    """A child's side of the agent's socket.  Keeps one connection; safe to use from several threads, one call at a time."""
+    """A child's side of the agent's socket.  Keeps one connection; safe to use from several threads, one call at a time.
+
+    The garbage collector may end a block that asks, too, in the middle of a call of the same thread: that asks on a connection of its own.
+    """
 
     def __init__(self, path: Path, *, timeout_s: float = 60.0) -> None:
         self._path = path
         self._timeout_s = timeout_s
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._busy = False
         self._socket: socket.socket | None = None
         self._reader: Any = None
 
@@ -163,14 +167,24 @@ class LocalSocketClient:
             ProtocolError: the answer is not one.
         """
         with self._lock:
-            try:
-                answer = self._exchange(canonical({**fields, "op": op}) + b"\n")
-            except (OSError, ConfideError):
-                self._drop()
-                raise
+            if self._busy:
+                with closing(LocalSocketClient(self._path, timeout_s=self._timeout_s)) as aside:
+                    return aside.call(op, **fields)
+            answer = self._ask(canonical({**fields, "op": op}) + b"\n")
         if answer.pop("ok", None) is True:
             return answer
         raise error_from_json(answer.get("error"))
+
+    def _ask(self, request: bytes) -> Json:
+        self._busy = True
+        try:
+            answer: Json = self._exchange(request)
+        except (OSError, ConfideError):
+            self._drop()
+            raise
+        finally:
+            self._busy = False
+        return answer
 
     def close(self) -> None:
         """Close the connection."""

@@ -320,6 +320,19 @@ def test_a_query_may_be_left_on_any_thread(table: Table, monkeypatch: pytest.Mon
     assert len(told) == 1
 
 
+def test_two_queries_may_come_to_new_files_at_once(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = TableScan(table.folder, table.files, table.key_of, table.schema)
+    (pinned, *_), folders = scan._footers.values(), scan._of_folders
+    scan._footers["another.parquet"] = pinned
+
+    def meanwhile(path: str, layout: Any) -> pl.DataFrame:
+        scan._footers[f"{len(scan._footers)}.parquet"] = pinned
+        return folders(path, layout)
+
+    monkeypatch.setattr(scan, "_of_folders", meanwhile)
+    assert scan.frame("table").collect().height == ROWS
+
+
 @pytest.mark.parametrize("wrong", ["swapped", "renamed", "cut", "longer", "missing", "other-key", "fewer-rows"])
 def test_a_file_that_is_not_the_manifests_is_refused(table: Table, wrong: str) -> None:
     good, entry = table.first.read_bytes(), table.files[1]

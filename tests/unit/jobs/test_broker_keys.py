@@ -14,7 +14,7 @@ import pytest
 from support.node_services import RUN, node, read
 from support.stage import Stage
 
-from confide.errors import BrokerError, ConfideError, GrantError, KeyRevokedError
+from confide.errors import BrokerError, ConfideError, GrantError, KeyRevokedError, UnavailableError
 from confide.ids import Role
 from confide.job import Job
 from confide.jobs.broker_keys import BrokerKeys
@@ -205,3 +205,16 @@ def test_output_is_committed_with_a_key_within_its_lease(stage: ShortLeases) -> 
         with pytest.raises(ConfideError):
             first.secret.reveal()
         outputs.close()
+
+
+def test_who_has_left_asks_the_broker_for_nothing_any_more(stage: ShortLeases) -> None:
+    job = granted(stage)
+    with node(stage, job) as (there, keys):
+        found = people(job)
+        keys.close()
+        for ask in (lambda: keys.open_inputs([found]), lambda: keys.open_output("summary"), keys.audit_head):
+            with pytest.raises(UnavailableError, match="ending"):
+                ask()
+        assert there.told == []
+    events = [entry.event for entry in stage.broker.store.audit() if entry.event]
+    assert not [event for event in events if event["action"] == "release" and event.get("job") == job.digest]

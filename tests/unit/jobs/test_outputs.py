@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,14 +14,16 @@ import pytest
 from support.outputs import output_key
 
 from confide.canonical import Json
+from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
 from confide.data import files, folder
 from confide.data.manifest import MANIFEST_NAME, Manifest, verify_manifest
 from confide.data.schema import schema_json
 from confide.data.snapshots import load_manifest
 from confide.data.staging import attempt_beside
-from confide.errors import IntegrityError, JobFailedError, PlaintextError, ProtocolError, UsageError
+from confide.errors import IntegrityError, JobFailedError, PlaintextError, ProtocolError, SecretLeakError, UnavailableError, UsageError
 from confide.ids import RunId
+from confide.jobs import outputs
 from confide.jobs.outputs import Outputs
 from confide.jobs.saves import Save
 from confide.jobs.staging import staging_path
@@ -245,3 +248,46 @@ def test_a_renewed_key_of_another_dataset_is_not_taken(driver: Driver) -> None:
     driver.task("a", 1)
     with pytest.raises(ProtocolError, match="another output's key"):
         driver.commit("a")
+
+
+def test_a_key_that_comes_after_the_end_is_wiped_and_nothing_is_staged(driver: Driver) -> None:
+    driver.outputs.close()
+    late = output_key()
+    with pytest.raises(UnavailableError):
+        driver.outputs.hold("a", late, lambda: late)
+    for key in (*driver.keys.values(), late):
+        with pytest.raises(SecretLeakError):
+            key.secret.reveal()
+    with pytest.raises(UnavailableError):
+        driver.begin("a")
+    assert not driver.staged("a").exists()
+
+
+@pytest.mark.timeout(60)
+def test_no_key_waits_for_the_end_of_a_commit(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver.begin("a")
+    driver.task("a", 1)
+    reached, wiped = threading.Event(), threading.Event()
+
+    def commit_staged(*_: object, dataset_key: SecretBytes, **__: object) -> None:
+        reached.set()
+        while True:  # as it does for each file
+            try:
+                dataset_key.reveal()
+            except SecretLeakError:
+                wiped.set()
+                raise
+
+    monkeypatch.setattr(outputs, "commit_staged", commit_staged)
+
+    def commit() -> None:
+        with pytest.raises(SecretLeakError):
+            driver.commit("a")
+
+    committing = threading.Thread(target=commit, daemon=True)
+    committing.start()
+    assert reached.wait(30)
+    driver.outputs.close()
+    assert wiped.is_set()
+    committing.join(30)
+    assert not committing.is_alive()

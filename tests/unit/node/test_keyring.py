@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import math
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -22,6 +23,7 @@ from confide.errors import (
     ParseError,
     ProtocolError,
     SecretLeakError,
+    UnavailableError,
 )
 from confide.ids import DatasetId, RunId
 from confide.node.keyring import Keyring, Lease, committed_path
@@ -365,3 +367,107 @@ def test_wiped_keyring_knows_nothing(clock: Clock) -> None:
     with pytest.raises(ManifestError):
         ask(ring, "read-key", "/in/a")
     assert gone(key)
+
+
+SOON_S = 30.0
+"""Much longer than anything here takes."""
+
+
+class Away:
+    """A broker that does not answer before it is told to; then with ``error``, or else with a key."""
+
+    def __init__(self, error: ConfideError | None = None) -> None:
+        self.error = error
+        self.asked = 0
+        self.given: list[Lease] = []
+        self.reached, self.answers = threading.Event(), threading.Event()
+
+    def refresh(self) -> Lease:
+        self.asked += 1
+        self.reached.set()
+        assert self.answers.wait(SOON_S)
+        if self.error is not None:
+            raise self.error
+        self.given.append(lease())
+        return self.given[-1]
+
+    def asked_in_threads(self, keyring: Keyring, count: int) -> list[threading.Thread]:
+        """So many ask for a key; all of them have begun when this returns."""
+        self.outcomes: list[ConfideError | Json] = []
+
+        def ask_once() -> None:
+            try:
+                self.outcomes.append(ask(keyring, "read-key", "/data/slow/a"))
+            except ConfideError as error:
+                self.outcomes.append(error)
+
+        threads = [threading.Thread(target=ask_once, daemon=True) for _ in range(count)]
+        before = keyring.counts()[0]
+        for thread in threads:
+            thread.start()
+        assert self.reached.wait(SOON_S)
+        while keyring.counts()[0] < before + count:
+            pass
+        return threads
+
+    def answer(self, threads: list[threading.Thread]) -> list[ConfideError | Json]:
+        self.answers.set()
+        for thread in threads:
+            thread.join(SOON_S)
+            assert not thread.is_alive()
+        return self.outcomes
+
+
+def slow(keyring: Keyring, clock: Clock, broker: Away) -> None:
+    """A dataset whose key has to be asked for again."""
+    keyring.open_input("/data/slow", DatasetId("3" * 32), lease(seconds=1), files=frozenset({"a"}), refresh=broker.refresh)
+    clock.now += 2
+
+
+@pytest.mark.timeout(120)
+def test_a_broker_that_does_not_answer_keeps_nobody_else_waiting(keyring: Keyring, clock: Clock) -> None:
+    broker = Away()
+    slow(keyring, clock, broker)
+    threads = broker.asked_in_threads(keyring, 3)
+    assert ask(keyring, "read-key", "/data/flights/a.parquet")["dataset"] == INPUT
+    keyring.drop_expired()
+    assert len({answer["key"] for answer in broker.answer(threads) if isinstance(answer, dict)}) == 1
+    assert (len(broker.outcomes), broker.asked) == (3, 1)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("error", [UnavailableError("away"), GrantError("withdrawn", hint="ask")])
+def test_who_waits_for_a_key_hears_the_refusal_that_another_one_got(keyring: Keyring, clock: Clock, error: ConfideError) -> None:
+    broker = Away(error)
+    slow(keyring, clock, broker)
+    outcomes = broker.answer(broker.asked_in_threads(keyring, 3))
+    assert [type(outcome) for outcome in outcomes] == [type(error)] * 3
+    assert broker.asked == 1
+    broker.error = None  # who asks later, asks
+    assert ask(keyring, "read-key", "/data/slow/a")["path"] == "a"
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("ends", [Keyring.wipe, lambda ring: ring.end(KeyRevokedError("withdrawn"))])
+def test_a_key_that_comes_after_the_end_is_wiped(keyring: Keyring, clock: Clock, ends: Callable[[Keyring], None]) -> None:
+    broker = Away()
+    slow(keyring, clock, broker)
+    threads = broker.asked_in_threads(keyring, 2)
+    ends(keyring)
+    for outcome in broker.answer(threads):
+        assert isinstance(outcome, UnavailableError | KeyRevokedError)
+    (came,) = broker.given
+    late = lease()
+    with pytest.raises((UnavailableError, KeyRevokedError)):
+        keyring.open_input("/data/late", DatasetId("4" * 32), late, files=frozenset({"a"}), refresh=lease)
+    for one in (came, late):
+        with pytest.raises(SecretLeakError):
+            one.key.reveal()
+
+
+def test_a_lease_that_is_refused_is_wiped(keyring: Keyring) -> None:
+    refused = lease()
+    with pytest.raises(ManifestError):
+        keyring.open_input("/data/flights/within", DatasetId("4" * 32), refused, files=frozenset({"a"}), refresh=lease)
+    with pytest.raises(SecretLeakError):
+        refused.key.reveal()

@@ -7,6 +7,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from support.machine import require_root
 
 from confide.canonical import Json
 from confide.errors import ChannelError, CredentialError, GrantError, ProtocolError, UnavailableError
+from confide.node import local_socket
 from confide.node.local_socket import MAX_LINE, LocalSocketClient, LocalSocketServer, descends_from
 
 
@@ -51,6 +53,23 @@ def test_socket_is_open_to_this_user_only(server: LocalSocketServer) -> None:
 def test_operation_answers(client: LocalSocketClient) -> None:
     assert client.call("echo", text="ä") == {"said": "ä"}
     assert client.call("echo", text=["more", 1]) == {"said": ["more", 1]}
+
+
+@pytest.mark.timeout(60)
+def test_a_call_within_a_call_has_a_connection_of_its_own(client: LocalSocketClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The garbage collector ends a save that was left, which asks the agent, wherever it runs: while an answer is read, too."""
+    parse, within = local_socket.parse_object, []
+
+    def collected(line: bytes) -> Json:
+        if not within and threading.current_thread() is threading.main_thread():  # not the server's
+            within.append(None)
+            within.append(client.call("echo", text="within"))
+        return parse(line)
+
+    monkeypatch.setattr(local_socket, "parse_object", collected)
+    assert client.call("echo", text="around") == {"said": "around"}
+    assert within == [None, {"said": "within"}]
+    assert client.call("echo", text="after") == {"said": "after"}
 
 
 def test_refusal_arrives_as_the_same_error(client: LocalSocketClient) -> None:
