@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Iterable
 
@@ -11,16 +12,16 @@ class RawServer:
     """Reads a request, says each part of ``says`` with ``pause_s`` between them, and closes the connection.
 
     ``repeat``: answers the next request of the same connection, too.  ``asked`` counts connections; ``cut`` says that a peer closed one
-    while it was spoken to.
+    while it was spoken to.  ``tls``: over HTTPS, with the certificate of ``localhost`` that this has.
     """
 
-    def __init__(self, says: Iterable[bytes], *, pause_s: float = 0.0, repeat: bool = False) -> None:
-        self.says, self.pause_s, self.repeat = list(says), pause_s, repeat
+    def __init__(self, says: Iterable[bytes], *, pause_s: float = 0.0, repeat: bool = False, tls: ssl.SSLContext | None = None) -> None:
+        self.says, self.pause_s, self.repeat, self.tls = list(says), pause_s, repeat, tls
         self.asked = 0
         self.cut = threading.Event()
         self._over = threading.Event()
         self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self.url = f"{'https://localhost' if tls else 'http://127.0.0.1'}:{self._socket.getsockname()[1]}"
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
@@ -32,7 +33,12 @@ class RawServer:
             self.asked += 1
             threading.Thread(target=self._answer, args=(peer,), daemon=True).start()
 
-    def _answer(self, peer: socket.socket) -> None:
+    def _answer(self, accepted: socket.socket) -> None:
+        try:
+            peer = self.tls.wrap_socket(accepted, server_side=True) if self.tls else accepted
+        except OSError:
+            self.cut.set()
+            return
         with peer:
             try:
                 while peer.recv(65536):

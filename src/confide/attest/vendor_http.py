@@ -6,26 +6,21 @@ slowly it drips.  Redirects are not followed and nothing is decompressed.
 
 from __future__ import annotations
 
-import socket
-import threading
 import time
 import urllib.parse
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import urllib3
-from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
 from confide.crypto.retry_after import pause_asked
+from confide.crypto.timed_http import end_in_time, read_by
 from confide.errors import CollateralError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
-
-    from urllib3.response import HTTPResponse
 
 MAX_BODY: Final = 256 * 1024
 """Cap on one answer, in bytes: the largest genuine one, a TCB info, has about 20 KiB."""
@@ -36,7 +31,6 @@ _CONNECT_S: Final = 5.0
 _BUSY: Final = {429, 500, 502, 503, 504}
 _NOT_FOUND: Final = 404
 _OK: Final = 200
-_CHUNK: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +79,7 @@ class Http:
         self._sleep = sleep
         authorities = None if ca_file is None else str(ca_file)
         self._pool = urllib3.PoolManager(cert_reqs="CERT_REQUIRED", ca_certs=authorities)
-        self._pool.pool_classes_by_scheme = {"http": _PlainPool, "https": _TlsPool}
+        end_in_time(self._pool)
 
     def get(self, url: str, **parameters: str | int) -> Answer | None:
         """The answer; None if there is no such thing (status 404).
@@ -129,15 +123,14 @@ class Http:
         return _Reply(reply.status, {name.lower(): value for name, value in reply.headers.items()}, body)
 
 
-def _read(reply: HTTPResponse | urllib3.BaseHTTPResponse, url: str, deadline: float) -> bytes:
-    body = bytearray()
-    while chunk := reply.read1(_CHUNK):  # not decoded, as it was asked for
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise CollateralError("a collateral service's answer is too large", url=url, limit=MAX_BODY)
-        if time.monotonic() >= deadline:
-            raise CollateralError("a collateral service takes too long over its answer", url=url)
-    return bytes(body)
+def _read(reply: urllib3.BaseHTTPResponse, url: str, deadline: float) -> bytes:
+    try:
+        body = read_by(reply, deadline, MAX_BODY)  # not decoded, as it was asked for
+    except TimeoutError as cause:
+        raise CollateralError("a collateral service takes too long over its answer", url=url) from cause
+    if len(body) > MAX_BODY:
+        raise CollateralError("a collateral service's answer is too large", url=url, limit=MAX_BODY)
+    return body
 
 
 def _answer(reply: _Reply, url: str) -> Answer | None:
@@ -148,45 +141,3 @@ def _answer(reply: _Reply, url: str) -> Answer | None:
     if reply.headers.get("content-encoding", "identity") != "identity":
         raise CollateralError("a collateral service's answer is packed, which was not asked for", url=url)
     return Answer(reply.body, reply.headers)
-
-
-# --- connections whose answers have to begin in time ----------------------------------------------------------------------
-
-
-class _Timed(HTTPConnection):
-    """``timeout`` is for all of an answer's head: a socket's own timeout is only for the pause between two bytes.
-
-    A handshake has to end in its time anyway: Python's ``ssl`` sees to that.
-    """
-
-    def getresponse(self) -> HTTPResponse:  # type: ignore[override]
-        over = threading.Event()
-
-        def cut() -> None:
-            over.set()
-            with suppress(OSError, AttributeError):  # it ended in this very moment
-                self.sock.shutdown(socket.SHUT_RDWR)
-
-        limit = self.timeout if isinstance(self.timeout, int | float) else _CONNECT_S
-        timer = threading.Timer(limit, cut)
-        timer.daemon = True
-        timer.start()
-        try:
-            found: HTTPResponse = super().getresponse()
-        finally:
-            timer.cancel()
-        if over.is_set():
-            raise TimeoutError("the head of an answer did not come in time")
-        return found
-
-
-class _TimedTls(_Timed, HTTPSConnection):
-    pass
-
-
-class _PlainPool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Timed
-
-
-class _TlsPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _TimedTls

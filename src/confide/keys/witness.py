@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +22,7 @@ from urllib.parse import urlsplit
 import urllib3
 
 from confide.canonical import Json, parse_object
+from confide.crypto.timed_http import end_in_time, read_by
 from confide.errors import AuditError, ParseError, StoreError, UsageError, WitnessError
 from confide.keys.audit import AuditHead, new_event
 from confide.keys.records import Owner
@@ -28,7 +30,10 @@ from confide.keys.store import Store
 
 INTERVAL_S: Final = 5.0
 """How often a broker looks whether there is a new head to tell of."""
+END_S: Final = 25.0
+"""How long the end of a broker waits for witnesses, in seconds: for what one is being told just then, and for the last head."""
 _TIMEOUT_S: Final = 10.0
+"""For all of an exchange with a witness."""
 _MAX_HEAD_BYTES: Final = 4096
 _MAX_REASON: Final = 500
 _OK: Final = (200, 201, 204)
@@ -106,13 +111,20 @@ class FileWitness:
 class HttpWitness:
     """A witness behind a URL: ``GET`` answers the newest head (200) or that there is none (404); ``POST`` of a head appends it."""
 
-    def __init__(self, url: str, ca: Path | None = None) -> None:
+    def __init__(self, url: str, ca: Path | None = None, *, timeout_s: float = _TIMEOUT_S) -> None:
+        """``timeout_s`` is for all of an exchange.
+
+        Raises:
+            UsageError: that is no address of a witness.
+        """
         parts = urlsplit(url)
         if parts.scheme != "https" or not parts.hostname or parts.username:
             raise UsageError("a witness has an https address", hint="write https://HOST/PATH; a secret does not go into an address")
-        self._url = url
+        self._url, self._timeout_s = url, timeout_s
         trusted = str(ca) if ca else None  # None: the system's roots
-        self._pool = urllib3.PoolManager(retries=False, timeout=_TIMEOUT_S, cert_reqs="CERT_REQUIRED", ca_certs=trusted)
+        timeout = urllib3.Timeout(total=timeout_s)
+        self._pool = urllib3.PoolManager(retries=False, timeout=timeout, cert_reqs="CERT_REQUIRED", ca_certs=trusted)
+        end_in_time(self._pool)
 
     @property
     def name(self) -> str:
@@ -136,12 +148,13 @@ class HttpWitness:
 
     def _ask(self, method: str, body: bytes | None) -> tuple[int, bytes]:
         headers = {"content-type": "application/json"} if body else {}
+        until = time.monotonic() + self._timeout_s
         try:
             answer = self._pool.request(method, self._url, body=body, headers=headers, redirect=False, preload_content=False)
             try:
-                found = answer.read(_MAX_HEAD_BYTES + 1)
+                found = read_by(answer, until, _MAX_HEAD_BYTES)
             finally:
-                answer.release_conn()
+                answer.close()  # one that was read to its end has given its connection back
         except (urllib3.exceptions.HTTPError, OSError) as cause:
             raise WitnessError(f"the witness cannot be reached: {type(cause).__name__}", witness=self.name) from cause
         return answer.status, found
@@ -207,51 +220,73 @@ def accept(store: Store, witnesses: Iterable[Witness], reason: str, now: datetim
 
 
 class Reporter:
-    """Tells witnesses of new heads, in a thread of its own.  A witness that cannot be told is tried again; the log says so."""
+    """Tells witnesses of new heads, each in a thread of its own: what one does, or does not, keeps no head from the others.
 
-    def __init__(self, store: Store, witnesses: Sequence[Witness], clock: Callable[[], datetime], *, interval: float = INTERVAL_S) -> None:
+    A witness that cannot be told is tried again; the log says so.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        witnesses: Sequence[Witness],
+        clock: Callable[[], datetime],
+        *,
+        interval: float = INTERVAL_S,
+        end_s: float = END_S,
+    ) -> None:
         self._store = store
         self._clock = clock
         self._interval = interval
+        self._end_s = end_s
         self._told: dict[str, int] = {}
         self._witnesses = witnesses
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="witness", daemon=True)
+        self._stopping, self._over = threading.Event(), threading.Event()
+        self._threads = {one.name: threading.Thread(target=self._run, args=(one,), name="witness", daemon=True) for one in witnesses}
 
     def __enter__(self) -> Self:
-        if self._witnesses:
-            self._thread.start()
+        for thread in self._threads.values():
+            thread.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Tell of the last head before ending."""
+        """Tell of the last head before ending, for at most ``end_s`` seconds."""
         self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        until = time.monotonic() + self._end_s
+        for name, thread in self._threads.items():
+            thread.join(max(until - time.monotonic(), 0.0))
+            if thread.is_alive():
+                _log.warning("a witness was not told of the audit log's last head in time: %s", name)
+        self._over.set()
 
     def report(self) -> list[str]:
-        """Tell each witness of the newest head unless it knows it; the names of those that could not be told."""
+        """Tell each witness of the newest head unless it knows it; the names of those that could not be told.
+
+        Raises:
+            AuditError, StoreError: there is no head to tell of.
+        """
+        return [one.name for one in self._witnesses if not self._tell(one)]
+
+    def _tell(self, one: Witness) -> bool:
         head = self._store.head(self._clock())
-        failed = []
-        for one in self._witnesses:
-            if self._told.get(one.name) == head.epoch:
-                continue
-            try:
-                one.tell(head.sign(self._store.signing_key))
-                self._told[one.name] = head.epoch
-            except WitnessError as cause:
-                failed.append(one.name)
-                _log.warning("a witness was not told of the audit log's head: %s", cause.message)
-        return failed
-
-    def _run(self) -> None:
-        while not self._stopping.wait(self._interval):
-            self._try()
-        self._try()
-
-    def _try(self) -> None:
+        if self._told.get(one.name) == head.epoch:
+            return True
         try:
-            self.report()
+            one.tell(head.sign(self._store.signing_key))
+        except WitnessError as cause:
+            _log.warning("a witness was not told of the audit log's head: %s", cause.message)
+            return False
+        self._told[one.name] = head.epoch
+        return True
+
+    def _run(self, one: Witness) -> None:
+        while not self._stopping.wait(self._interval):
+            self._try(one)
+        if not self._over.is_set():  # else the store may be closed by now
+            self._try(one)
+
+    def _try(self, one: Witness) -> None:
+        try:
+            self._tell(one)
         except (AuditError, StoreError) as cause:
             _log.error("the audit log's head cannot be read: %s", cause)
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,7 +14,9 @@ from pathlib import Path
 
 import pytest
 from support.databases import certificate
+from support.raw_server import RawServer
 
+from confide.canonical import Json
 from confide.errors import AuditError, UsageError, WitnessError
 from confide.keys.audit import new_event
 from confide.keys.custody.local import KeyFile
@@ -226,3 +229,87 @@ def test_file_is_only_ever_appended_to(tmp_path: Path, store: Store) -> None:
     assert sizes == sorted(set(sizes))
     assert len([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]) == 3
     assert path.stat().st_mode & 0o022 == 0
+
+
+# --- witnesses that keep who speaks with them ------------------------------------------------------------------------
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+DRIPS = {
+    "head": [HEAD, *[b"X: x\r\n"] * 90, b"Content-Length: 0\r\n\r\n"],
+    "body": [HEAD + b"Content-Length: 90\r\n\r\n", *[b" "] * 90],
+    "fields-after-the-last-chunk": [HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\n \r\n0\r\n", *[b"X: x\r\n"] * 90, b"\r\n"],
+}
+
+
+@pytest.fixture(params=list(DRIPS))
+def dripping(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[RawServer, Path]]:
+    """A witness whose every byte comes in time, and all of them after nine seconds; and its certificate."""
+    folder = tmp_path / "drip"
+    folder.mkdir()
+    ca = certificate(folder, "localhost")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
+    made = RawServer(DRIPS[request.param], pause_s=0.1, tls=context)
+    yield made, ca
+    made.close()
+
+
+def test_witness_that_drips_is_given_up(store: Store, dripping: tuple[RawServer, Path]) -> None:
+    server, ca = dripping
+    one = HttpWitness(server.url, ca, timeout_s=1)
+    with pytest.raises(WitnessError, match="cannot be reached"):
+        check(store, [one], NOW)
+    assert server.cut.wait(5), "it was heard to its end"
+    server.cut.clear()
+    with pytest.raises(WitnessError, match="cannot be reached"):
+        one.tell(store.signed_head(NOW))
+    assert server.cut.wait(5), "it was heard to its end"
+
+
+def test_witness_that_drips_keeps_no_head_from_the_others_and_no_broker_from_its_end(
+    tmp_path: Path, store: Store, dripping: tuple[RawServer, Path]
+) -> None:
+    server, ca = dripping
+    other = FileWitness(tmp_path / "other.jsonl")
+    with Reporter(store, [HttpWitness(server.url, ca, timeout_s=60), other], now, interval=0.01, end_s=0.1):
+        until = time.monotonic() + 5
+        while other.last() is None and time.monotonic() < until:
+            time.sleep(0.01)
+        assert other.last() is not None
+        while not server.asked and time.monotonic() < until:
+            time.sleep(0.01)
+    assert not server.cut.is_set()
+    assert [one for one in threading.enumerate() if one.name == "witness"], "the end waited for all that drips"
+    server.close()
+
+
+class Stuck:
+    """A witness on a disk that hangs."""
+
+    name = "stuck"
+
+    def __init__(self) -> None:
+        self.inside, self.goes_on, self.told = threading.Event(), threading.Event(), 0
+
+    def last(self) -> Json | None:
+        return None
+
+    def tell(self, head: Json) -> None:
+        self.told += 1
+        self.inside.set()
+        assert self.goes_on.wait(30)
+
+
+def test_broker_that_has_ended_does_not_look_for_heads_any_more(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """Its store is closed by then."""
+    stuck = Stuck()
+    reporter = Reporter(store, [stuck], now, interval=0.01, end_s=0.1)
+    with reporter:
+        assert stuck.inside.wait(5)
+        store.append_audit(new_event("one", [], NOW))
+    assert "last head in time: stuck" in caplog.text
+    stuck.goes_on.set()
+    (thread,) = reporter._threads.values()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert stuck.told == 1

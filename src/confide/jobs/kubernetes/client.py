@@ -22,6 +22,7 @@ from urllib.parse import urlencode
 import urllib3
 from urllib3.exceptions import HTTPError
 
+from confide.crypto.timed_http import end_in_time, read_by
 from confide.errors import ChannelError, ClusterRefusedError, ExtraMissingError, ProtocolError
 from confide.jobs.kubernetes.api_errors import broken, clean, refusal, status_of
 from confide.jobs.kubernetes.api_paths import path_of, resource_of
@@ -40,6 +41,8 @@ IN_POD_SERVER: Final = "https://kubernetes.default.svc"
 
 _TIMEOUT: Final = urllib3.Timeout(connect=10, read=30)
 _MOST_BODY: Final = 64 * 1024 * 1024
+_BODY_S: Final = 120.0
+"""For all of an answer's body, in seconds.  Watches and logs have none of it: they are meant to be long."""
 _PAGE: Final = 500
 _BUSY: Final = 4
 """How often a request is made that the server answers with 429: it has then done nothing."""
@@ -64,6 +67,7 @@ class Cluster:
         self._configuration = configuration
         configuration.socket_options = list(_KEEP_ALIVE)
         self._pool: urllib3.PoolManager = _library("kubernetes.client.rest").RESTClientObject(configuration).pool_manager
+        end_in_time(self._pool)
 
     @classmethod
     def connect(cls, context: str, *, namespace: str | None = None, kubeconfig: Path | None = None) -> Self:
@@ -248,9 +252,10 @@ class Cluster:
         Raises:
             UnavailableError: no answer, or one without a time.
         """
-        answer = self._ask("GET", "/version", "ask for the time")
+        doing = "ask for the time"
+        answer = self._ask("GET", "/version", doing)
         with contextlib.closing(answer):
-            answer.drain_conn()
+            self._read(answer, doing)
             try:
                 return email.utils.parsedate_to_datetime(answer.headers.get("Date", ""))
             except (ValueError, TypeError) as cause:
@@ -330,7 +335,7 @@ class Cluster:
 
     def _read(self, answer: urllib3.BaseHTTPResponse, doing: str) -> bytes:
         try:
-            found = answer.read(_MOST_BODY + 1)
+            found = read_by(answer, time.monotonic() + _BODY_S, _MOST_BODY)
         except (HTTPError, OSError) as cause:
             raise broken(cause, doing, self.server) from cause
         if len(found) > _MOST_BODY:

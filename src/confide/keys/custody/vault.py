@@ -18,6 +18,7 @@ import urllib3
 
 from confide.canonical import Json, canonical, parse_object
 from confide.crypto.secret import SecretBytes
+from confide.crypto.timed_http import end_in_time, read_by
 from confide.errors import CredentialError, CustodyError, CustodyOfflineError, ParseError, UnwrapError
 from confide.keys.custody.credential_file import read_credential
 from confide.keys.custody.verified_tls import verified_context
@@ -42,7 +43,10 @@ class VaultTransit:
     _pool: urllib3.PoolManager = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_pool", urllib3.PoolManager(ssl_context=verified_context(self.ca), retries=False, timeout=self.timeout_s))
+        timeout = urllib3.Timeout(total=self.timeout_s)
+        pool = urllib3.PoolManager(ssl_context=verified_context(self.ca), retries=False, timeout=timeout)
+        end_in_time(pool)
+        object.__setattr__(self, "_pool", pool)
 
     def wrap_key(self, key: SecretBytes, binding: bytes) -> bytes:
         """See :meth:`KeyService.wrap_key`."""
@@ -82,7 +86,7 @@ class VaultTransit:
 
 
 def exchange(pool: urllib3.PoolManager, url: str, headers: dict[str, str], body: bytes, timeout_s: float) -> tuple[int, bytes]:
-    """One POST: the status and the whole body, if it came in time and is no longer than it may be.
+    """One POST: the status and the whole body, if it came in time and is no longer than it may be.  ``pool`` ends in time.
 
     Raises:
         CustodyOfflineError: no, or not such, an answer.
@@ -91,17 +95,15 @@ def exchange(pool: urllib3.PoolManager, url: str, headers: dict[str, str], body:
     try:
         answer = pool.request("POST", url, headers=headers, body=body, redirect=False, preload_content=False)
         try:
-            data = b""
-            while part := answer.read(_MAX_ANSWER):
-                data += part
-                if len(data) > _MAX_ANSWER or time.monotonic() > ends:
-                    raise _no_answer()
-            return answer.status, data
+            data = read_by(answer, ends, _MAX_ANSWER)
         finally:
             answer.close()
-    except urllib3.exceptions.HTTPError as cause:
+    except (urllib3.exceptions.HTTPError, TimeoutError) as cause:
         # Their texts name the address and the reason, never headers or bodies; the chain is cut all the same.
         raise CustodyOfflineError("the key service cannot be reached", reason=type(cause).__name__) from None
+    if len(data) > _MAX_ANSWER:
+        raise _no_answer()
+    return answer.status, data
 
 
 def _failure(status: int, data: bytes) -> CustodyError | UnwrapError:

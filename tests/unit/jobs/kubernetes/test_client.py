@@ -6,9 +6,10 @@ import itertools
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from support.api_server import TOKEN, ApiServer, status
@@ -205,6 +206,43 @@ def test_silent_server_is_not_waited_for(api: ApiServer, cluster: Cluster, monke
     monkeypatch.setattr("support.api_server._Handler._answer", lambda *_: time.sleep(2))
     with pytest.raises(ChannelTimeoutError):
         cluster.version()
+
+
+def _dripping(handler: Any, *_: Any) -> None:
+    """An answer whose every byte comes in time, and all of it after ten seconds."""
+    handler._begin()
+    for _ in range(100):
+        handler._piece(b" ")
+        time.sleep(0.1)
+    handler._piece(b'{"kind": "List", "items": []}')
+    handler._piece(b"")
+
+
+@pytest.mark.parametrize("ask", [Cluster.version, Cluster.server_time, lambda one: one.list("Pod")], ids=["version", "time", "list"])
+def test_server_that_drips_is_not_heard_to_its_end(
+    api: ApiServer, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, ask: Callable[[Cluster], object]
+) -> None:
+    monkeypatch.setattr(client, "_BODY_S", 0.5)
+    monkeypatch.setattr("support.api_server._Handler._answer", _dripping)
+    with pytest.raises(ChannelTimeoutError):
+        ask(cluster)
+
+
+def test_what_is_meant_to_be_long_has_no_end_in_time(api: ApiServer, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A watch and a log are read for much longer than an answer may take, each in one answer."""
+    api.logs_end, api.logs["pod"] = False, []
+    api.put(PODS, _pod("pod"))
+    with cluster.watch("Pod") as changes, cluster.log_lines("pod", follow=True) as lines:
+        assert next(changes).object["metadata"]["name"] == "pod"  # from a list, which is an answer like others
+        monkeypatch.setattr(client, "_BODY_S", 0.3)
+        for number in range(10):
+            time.sleep(0.1)
+            api.put(PODS, _pod(f"pod-{number}"))
+            api.logs["pod"].append((f"2026-01-02T00:00:0{number}.0Z", f"line {number}"))
+            assert next(changes).object["metadata"]["name"] == f"pod-{number}"
+            assert next(lines).text == f"line {number}"
+    assert sum("watch=true" in path for _, path, *_ in api.asked) == 1
+    assert sum(urlsplit(path).path.endswith("/log") for _, path, *_ in api.asked) == 1
 
 
 # --- who the server is, and who we are ---

@@ -19,6 +19,7 @@ from support.custody.mischief import MischiefServer
 from support.custody.softhsm import MODULE, TOKEN, SoftHsm
 from support.custody.tls import Tls, private_file
 from support.custody.transit import NAMESPACE, TransitServer
+from support.raw_server import RawServer
 
 from confide.crypto.secret import SecretBytes
 from confide.errors import ConfigError, CredentialError, CustodyError, CustodyOfflineError, ExtraMissingError, UnwrapError
@@ -304,6 +305,24 @@ def test_even_a_right_answer_comes_in_time_and_is_no_longer_than_it_may_be(
     assert ask(MischiefServer(tls, backends.http(200, ANSWER)), 5) == b"vault:v1:AAAA"
     with pytest.raises(CustodyOfflineError):
         ask(MischiefServer(tls, backends.http(200, body), pause_s=pause_s, parts=parts), 1)
+
+
+@pytest.mark.parametrize("says", [
+    [b"HTTP/1.1 200 OK\r\nContent-Length: 129\r\n\r\n" + ANSWER, *[b" "] * 90],
+    [b"HTTP/1.1 200 OK\r\n", *[b"X: x\r\n"] * 90, b"Content-Length: 39\r\n\r\n" + ANSWER],
+    [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n27\r\n" + ANSWER + b"\r\n0\r\n", *[b"X: x\r\n"] * 90, b"\r\n"],
+], ids=["body", "head", "fields after the last chunk"])  # fmt: skip
+def test_an_answer_that_drips_is_not_heard_to_its_end(tls: Tls, tmp_path: Path, says: list[bytes]) -> None:
+    """Each byte comes in time, and all of them after nine seconds."""
+    token = private_file(tmp_path / "token", backends.TOKEN_TEXT)
+    server = RawServer(says, pause_s=0.1, tls=tls.for_server())
+    address = server.url.replace("localhost", "127.0.0.1")
+    try:
+        with pytest.raises(CustodyOfflineError, match="cannot be reached"):
+            VaultTransit(address, "k", token, ca=tls.ca, timeout_s=1).wrap_key(KEY, BINDING)
+        assert server.cut.wait(5)
+    finally:
+        server.close()
 
 
 def test_a_token_that_is_none_is_not_quoted(transit: TransitServer, tls: Tls, tmp_path: Path) -> None:
