@@ -78,11 +78,11 @@ class Connection:
             return held, False
         self.close()
         try:
-            self._channel = connect(self._host, self._port, self._identity, trust=self._trust, timeout=self._timeout)
+            made = connect(self._host, self._port, self._identity, trust=self._trust, timeout=self._timeout)
         except ChannelError as cause:
             raise BrokerError(f"the broker cannot be reached: {cause.message}", hint=cause.hint, **cause.facts) from cause
-        self._used, self.reached = time.monotonic(), True
-        return self._channel, True
+        self._channel, self._used, self.reached = made, time.monotonic(), True
+        return made, True
 
     def call(
         self,
@@ -157,10 +157,10 @@ class Connection:
         return PublicKey.from_spki(channel.peer_spki)
 
     def close(self) -> None:
-        """End the connection, if there is one."""
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
+        """End the connection, if there is one.  Safe to call from any thread: a request that another has under way ends by it."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
 
 
 def was_lost(error: BrokerError) -> bool:

@@ -106,9 +106,10 @@ class RunClient:
 
     def tell(self, kind: Kind, **fields: object) -> None:
         """Send a frame, if the client is here."""
-        if self._link is not None:
+        link = self._link  # read once: another thread may take note of its loss meanwhile
+        if link is not None:
             with suppress(ConfideError):  # its loss is noticed by the link
-                self._link.send(kind, **fields)
+                link.send(kind, **fields)
 
     def gone(self, link: Link) -> bool:
         """Take note that the client behind ``link`` is gone; ``False`` if that was an earlier one."""
@@ -121,6 +122,6 @@ class RunClient:
 
     def close(self) -> None:
         """Leave."""
-        if self._link is not None:
-            self._link.close()
-            self._link = None
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()

@@ -13,7 +13,7 @@ from confide.canonical import Json, b64url, canonical
 from confide.crypto.http import serve_connection
 from confide.crypto.http_messages import PROBLEM_TYPE, Request, Response
 from confide.crypto.sign import SigningKey, dsse_sign
-from confide.crypto.tls import AnyClientKey, Identity, Listener
+from confide.crypto.tls import AnyClientKey, Channel, Identity, Listener
 from confide.errors import (
     AuditError,
     BrokerError,
@@ -168,6 +168,31 @@ def test_address_that_is_not_https_host_and_port_is_refused(url: str) -> None:
 def test_pin_that_is_not_a_digest_is_refused(pin: str) -> None:
     with pytest.raises(UsageError):
         Connection("https://127.0.0.1:1", SpkiDigest(pin), OWNER.identity(), 1.0)
+
+
+class _ClosedMeanwhile(Connection):
+    """Another thread closes it as soon as this one has looked at its channel, and while it makes one."""
+
+    held: Channel | None = None
+
+    @property
+    def _channel(self) -> Channel | None:
+        found, self.held = self.held, None
+        return found
+
+    @_channel.setter
+    def _channel(self, channel: Channel | None) -> None:
+        self.held = None
+
+
+def test_connection_that_two_threads_close_is_closed_and_fails_neither(world: World) -> None:
+    connection = _ClosedMeanwhile(world.server.url, world.server.spki, OWNER.identity(), 5.0)
+    channel, fresh = connection.channel()
+    assert fresh
+    connection.held = channel
+    connection.close()
+    assert channel.closed
+    connection.close()
 
 
 def test_context_with_another_seal_key_is_refused_before_anything_is_sent(world: World) -> None:
