@@ -35,7 +35,7 @@ class BrokerProcess:
         self._manager = manager
         self._identity = identity
         self._story = story
-        self._reload = threading.Event()
+        self._reload = False  # set by a signal handler, which must not wait for an Event's lock
         self._ended = threading.Event()
 
     def serve(self, drain_s: float) -> None:
@@ -60,7 +60,7 @@ class BrokerProcess:
         handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]] = {
             signal.SIGINT: lambda _number, _frame: self._server.end(),
             signal.SIGTERM: lambda _number, _frame: self._server.end(),
-            signal.SIGHUP: lambda _number, _frame: self._reload.set(),
+            signal.SIGHUP: self._ask_to_reload,
         }
         before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
@@ -70,13 +70,16 @@ class BrokerProcess:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def _ask_to_reload(self, _number: int, _frame: FrameType | None) -> None:
+        self._reload = True
+
     def _attend(self) -> None:
         renew_at = time.monotonic() + RENEW_EVERY_S
         alive_at = time.monotonic()
         while not self._ended.wait(_TICK_S):
             now = time.monotonic()
-            if self._reload.is_set() or now >= renew_at:
-                self._reload.clear()
+            if self._reload or now >= renew_at:
+                self._reload = False
                 self._renew()
                 renew_at = now + RENEW_EVERY_S
             if self._manager.watchdog_s and now >= alive_at and now - self._server.looked < STUCK_S:

@@ -16,7 +16,7 @@ from confide.crypto.sign import SigningKey
 from confide.errors import NodeLostError, RunNotFoundError, UsageError
 from confide.ids import RunId, check_name, new_run_id
 from confide.jobs.backend import Backend, LastingBackend
-from confide.jobs.drive import Report, drive, termination_is_interruption
+from confide.jobs.drive import Report, drive
 from confide.jobs.follow import Follower
 from confide.jobs.local.simulation import SimulatedTee
 from confide.jobs.result import ClientEvent, OnEvent, RunEvent, RunResult
@@ -55,8 +55,7 @@ def launch(job: Job, on: Target, *, simulate: bool = False, settings: Settings |
         follower.follow(to=Phase.RUNNING)
         follower.leave()
 
-    with termination_is_interruption():
-        drive(start, follower, folder, {}, report)
+    drive(start, follower, folder, {}, report)
     lasting.leave()
     folder.release()
     return folder
@@ -109,8 +108,7 @@ def attach(
         else:
             raise NodeLostError("the run's driver is gone, and left no result", run=name)
 
-    with termination_is_interruption():
-        drive(rejoin, follower, folder, {}, report)
+    drive(rejoin, follower, folder, {}, report)
     return result_of(follower, folder, job, time.monotonic() - begun)
 
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import MappingProxyType
+from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from confide.data.snapshots import load_manifest
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from confide.jobs.follow import Follower
     from confide.jobs.store import RunDir
     from confide.node.remains import Remains
+
+    _Handler = Callable[[int, FrameType | None], object] | int | None
 
 _NONE: Final[Mapping[str, SentPlace]] = MappingProxyType({})
 
@@ -59,18 +61,24 @@ def drive(
     further: Collection[str] = frozenset(),
     sent: Mapping[str, SentPlace] = _NONE,
 ) -> None:
-    """``follow`` the run; unless it was left to itself, end everything, whatever happens, then say how it ended."""
+    """``follow`` the run; unless it was left to itself, end everything, whatever happens, then say how it ended.
+
+    Ctrl-C and SIGTERM end it in order; from the first on, and once the run is over, no other one is heard until all is done.
+    """
     error: ConfideError | None = None
-    try:
-        follow()
-        error = follower.error
-    except KeyboardInterrupt:
-        error = InterruptedRunError("the run was interrupted")
-    except ConfideError as failure:
-        error = failure
-    finally:
-        if not follower.left:
-            with _uninterrupted():
+    with _one_interruption() as interruption:
+        try:
+            try:
+                follow()
+                error = follower.error
+            except ConfideError as failure:
+                error = failure
+            finally:
+                interruption.hold()
+        except KeyboardInterrupt:  # also one that came before the hold: it is the only one
+            error = InterruptedRunError("the run was interrupted")
+        finally:
+            if not follower.left:
                 follower.end()
                 new = {name: path for name, path in outputs.items() if name not in further}
                 remains = follower.remains()
@@ -136,33 +144,52 @@ def _maker(folder: Path) -> str | None:
         return None
 
 
+class _Interruption:
+    """Ctrl-C and SIGTERM as one exception: the first is raised, and no other after it, nor after :meth:`hold`.
+
+    Impatient second ones are kept out of the clean-up, which is quick and must be whole.  As a handler it only looks at and sets an
+    attribute, and there is no moment between the exception and the silence.
+    """
+
+    def __init__(self, before: Mapping[int, _Handler]) -> None:
+        self._before = before
+        self._held = False
+
+    def hold(self) -> None:
+        """Raise nothing from now on."""
+        self._held = True
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal: SIGINT as whoever started this has it handled, SIGTERM like Ctrl-C."""
+        if self._held:
+            return
+        asked = self._before[number]
+        if number == signal.SIGTERM or not callable(asked):
+            asked = signal.default_int_handler
+        try:
+            asked(number, frame)
+        except BaseException:
+            self._held = True
+            raise
+
+
 @contextmanager
-def termination_is_interruption() -> Iterator[None]:
-    """Let SIGTERM end the run in order, as Ctrl-C does.  Only the main thread can set handlers; elsewhere nothing changes."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def _one_interruption() -> Iterator[_Interruption]:
+    """While the block runs, SIGTERM ends the run in order, as Ctrl-C does.
 
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+    Only the main thread can set handlers; elsewhere nothing changes.  What is ignored stays ignored, and a handler that was not set from
+    Python is left alone: it could not be put back.
+    """
+    before: dict[int, _Handler] = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    ours = [number for number, asked in before.items() if asked is not None and (number, asked) != (signal.SIGINT, signal.SIG_IGN)]
+    made = _Interruption(before)
     try:
-        yield
+        for number in ours:
+            signal.signal(number, made)
+        yield made
     finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Keep impatient second Ctrl-Cs out of the clean-up, which is quick and must be whole."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            with suppress(TypeError):  # a handler that was not set from Python cannot be put back
-                signal.signal(number, handler)
+        made.hold()
+        for number in ours:
+            signal.signal(number, before[number])

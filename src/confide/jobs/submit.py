@@ -32,7 +32,7 @@ from confide.errors import (
 from confide.ids import RunId, new_run_id
 from confide.job import InputSpec, Job, OutputSpec
 from confide.jobs.backend import Backend
-from confide.jobs.drive import Report, drive, termination_is_interruption
+from confide.jobs.drive import Report, drive
 from confide.jobs.follow import Follower
 from confide.jobs.local.simulation import FAULTS, SimulatedTee
 from confide.jobs.plan import Plan, make_plan
@@ -93,8 +93,7 @@ def submit(
     verifier, roots = trusted(tee, settings)
     identity = client_identity(folder) if target.goes_on_alone else None
     follower = Follower(job, plan, folder, backend, verifier=verifier, roots=roots, on_event=report, identity=identity)
-    with termination_is_interruption():
-        drive(follower.follow, follower, folder, outputs, report, further=further, sent=sent)
+    drive(follower.follow, follower, folder, outputs, report, further=further, sent=sent)
     return result_of(follower, folder, job, time.monotonic() - begun)
 
 

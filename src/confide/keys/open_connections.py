@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Final
 
 from confide.crypto.http import LastCall
@@ -51,15 +52,15 @@ class OpenConnections:
             self._served.pop(channel, None)
             self._lock.notify_all()
 
-    def finish(self, within: float, hurry: threading.Event) -> None:
-        """Let each end after the request in hand; return when all have, after ``within`` seconds, or when ``hurry`` is set."""
+    def finish(self, within: float, hurry: Callable[[], bool]) -> None:
+        """Let each end after the request in hand; return when all have, after ``within`` seconds, or when ``hurry()`` says so."""
         until = time.monotonic() + within
         with self._lock:
             self._finishing, found = True, dict(self._served)
         for last_call in found.values():
             last_call.announce()
-        while self._served and time.monotonic() < until and not hurry.wait(_LOOK_S):
-            pass
+        while self._served and time.monotonic() < until and not hurry():
+            time.sleep(_LOOK_S)
 
     def cut(self) -> int:
         """Close all at once, and wait a little until they are done with; how many there were."""

@@ -64,14 +64,14 @@ class BrokerServer:
             raise StoreError("a broker serves under its store's own key")
         self._listener = Listener(host, port, self._identity, trust=AnyClientKey(), sock=sock)
         self._idle_timeout = idle_timeout
-        self._stopping = threading.Event()
-        self._hurrying = threading.Event()
+        # Plain attributes: an Event's lock may be held by the very thread that a signal handler interrupts.
+        self._stopping = self._hurrying = False
         self._serving = OpenConnections(MAX_CONNECTIONS)
         self._threads = ServingThreads(self._serve)
         self.looked = time.monotonic()
         """When connections were last looked for: while it serves, not longer ago than a few seconds."""
         self._acceptor: threading.Thread | None = None
-        self._kbs = KbsRoutes(broker, lambda: len(self._serving), self._stopping.is_set)
+        self._kbs = KbsRoutes(broker, lambda: len(self._serving), self._ends)
         add_observer(self._kbs.metrics)
 
     @property
@@ -98,14 +98,14 @@ class BrokerServer:
 
     def serve_forever(self) -> None:
         """Serve until :meth:`end` or :meth:`stop` is called."""
-        while not self._stopping.is_set():
+        while not self._ends():
             self.looked = time.monotonic()
             try:
                 channel = self._listener.accept(_ACCEPT_S)
             except ChannelTimeoutError:
                 continue
             except ChannelError:
-                if self._stopping.is_set():
+                if self._ends():
                     break
                 raise
             self._take(channel)
@@ -123,9 +123,9 @@ class BrokerServer:
 
     def end(self) -> None:
         """Take no more connections.  May be called in a signal handler; a second call lets :meth:`stop` wait no longer."""
-        if self._stopping.is_set():
-            self._hurrying.set()
-        self._stopping.set()
+        if self._stopping:
+            self._hurrying = True
+        self._stopping = True
         self._listener.close()
 
     def stop(self, within: float = 0.0) -> int:
@@ -134,12 +134,12 @@ class BrokerServer:
         Requests in hand, and those that were sent before, have ``within`` seconds to be answered; who waits for withdrawals is answered
         now.  Returns how many connections were cut off.
         """
-        self._stopping.set()
+        self._stopping = True
         self._listener.close()
         if self._acceptor is not None and self._acceptor is not threading.current_thread():
             self._acceptor.join(JOIN_S)
         if within > 0:
-            self._serving.finish(within, self._hurrying)
+            self._serving.finish(within, lambda: self._hurrying)
         cut = self._serving.cut()
         self._threads.end()
         remove_observer(self._kbs.metrics)
@@ -150,6 +150,9 @@ class BrokerServer:
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
+
+    def _ends(self) -> bool:
+        return self._stopping
 
     def _take(self, channel: Channel) -> None:
         last_call = LastCall(channel)
@@ -165,7 +168,7 @@ class BrokerServer:
             channel.handshake()
             address = channel.peer_address.rpartition(":")[0]
             peer = Peer(channel.exporter(), channel.peer_spki, address, channel.peer_certificate)
-            routes = Routes(self._broker, peer, self._kbs, going=lambda: not self._stopping.is_set())
+            routes = Routes(self._broker, peer, self._kbs, going=lambda: not self._ends())
             serve_connection(channel, routes.handle, idle_timeout=self._idle_timeout, takes_bytes=takes_bytes, last_call=last_call)
         except ConfideError as cause:
             _log.debug("a connection was not served: %s", cause)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 import pytest
 from support.broker_world import World
@@ -13,6 +16,7 @@ from confide.crypto.http import request
 from confide.crypto.http_messages import PROBLEM_TYPE, Response
 from confide.crypto.tls import Channel, Identity, PinnedSpki, connect
 from confide.errors import ChannelError, ProtocolError, StoreError
+from confide.keys import open_connections, server
 from confide.keys.server import BrokerServer
 
 
@@ -159,7 +163,7 @@ def test_connection_that_was_accepted_while_the_server_ended_is_refused(world: W
 
 def test_connection_that_was_accepted_while_requests_are_finished_has_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """It came before the end, so its request is answered; and it does not keep the server until the drain is over."""
-    late = _taken_late(world, monkeypatch, lambda server: server._serving.finish(0, threading.Event()))
+    late = _taken_late(world, monkeypatch, lambda server: server._serving.finish(0, lambda: False))
     answer = request(late, "GET", "/livez")
     assert (answer.status, answer.headers.get("connection")) == (200, "close")
 
@@ -180,6 +184,31 @@ def test_second_end_lets_nobody_wait_any_longer(world: World) -> None:
     before = time.monotonic()
     assert world.server.stop(within=30) == 1
     assert time.monotonic() - before < 10
+    silent.close()
+
+
+@pytest.mark.timeout(20)
+def test_signal_at_any_line_of_the_end_is_taken(world: World) -> None:
+    """A handler runs on the thread that it interrupts, which may hold any lock that an end takes: here one runs at each of its lines."""
+    silent = _open(world.server)
+    files, lines = {server.__file__, open_connections.__file__, threading.__file__}, 0
+
+    def signalled(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal lines
+        if frame.f_code.co_filename not in files:
+            return None
+        if event == "line":
+            lines += 1
+            world.server.end()
+        return signalled
+
+    before = sys.gettrace()
+    sys.settrace(signalled)
+    try:
+        cut = world.server.stop(within=0.2)
+    finally:
+        sys.settrace(before)
+    assert (cut, lines > 20) == (1, True)
     silent.close()
 
 
