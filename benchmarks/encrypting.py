@@ -131,7 +131,7 @@ def peak_bytes() -> int:
 
 
 def _main() -> None:
-    from confide.data.parallel import spare_memory
+    from confide.data.memory import spare_memory
 
     match sys.argv[1:]:
         case ["--encrypt" | "--decrypt" as step, "csv" | "jsonl" | "parquet" | "bin" as form, place]:

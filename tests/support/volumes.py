@@ -19,7 +19,7 @@ from confide.data import files
 from confide.data.commit import add_snapshot, create_dataset
 from confide.data.finding import find_sources
 from confide.data.journal import Begun
-from confide.data.parallel import spare_memory
+from confide.data.memory import spare_memory
 from confide.data.snapshots import load_manifest
 from confide.data.staging import NewKey, open_kept, resumed_or_new, task_of
 from confide.data.tables import TableInput, format_of

@@ -59,16 +59,17 @@ def decrypt(
 
     With --key-resource and --key-file no broker is asked, so nobody says whether the dataset is the newest, or whose signature counts.
     """
+    from confide.data.memory import spare_memory
+
+    spare_memory()  # before anything imports Arrow
     from confide.data.folder import verify_files
     from confide.data.manifest import verify_manifest
-    from confide.data.parallel import spare_memory
     from confide.data.snapshots import load_manifest, snapshot_numbered
 
     if target == _STDOUT and context.as_json:
         raise UsageError("standard output cannot take the data and the answer", hint="leave --json out, or name a file")
     if target != _STDOUT and os.path.lexists(target):
         raise OutputExistsError(f"{target} exists", path=str(target))
-    spare_memory()
     place = place_of(folder)
     found = load_manifest(place)
     wanted = column_list(columns)

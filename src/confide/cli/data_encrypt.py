@@ -78,11 +78,12 @@ def encrypt(
 
     Columns under a --column-key are for those jobs only that name the group and have a grant of that key, too.
     """
+    from confide.data.memory import spare_memory
+
+    spare_memory()  # before anything imports Arrow
     from confide.data.manifest import MANIFEST_NAME
-    from confide.data.parallel import spare_memory
     from confide.data.places import is_there
 
-    spare_memory()
     source, place = _input(sources, form, schema), place_of(folder)
     if mode != "error" and (os.path.lexists(place) if isinstance(place, Path) else is_there(place / MANIFEST_NAME)):
         if column_keys:

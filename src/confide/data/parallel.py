@@ -5,22 +5,17 @@ Threads, not processes: Arrow, AES-GCM and SHA-256 work without the interpreter'
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final, TypeVar
-
-import pyarrow as pa
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 _MOST: Final = 8
 """More threads than that would need more memory than one command may take."""
-_ARENAS: Final = -8
-"""M_ARENA_MAX of mallopt(3)."""
 
 Tell = Callable[[int, int | None], None]
 """Is told of bytes and rows that were done since it was told last."""
@@ -36,13 +31,6 @@ def silent(_what: str, _total: int | None) -> AbstractContextManager[Tell]:
 def at_once() -> int:
     """How many threads to work with: the processors that this process may use, within a bound."""
     return max(1, min(len(os.sched_getaffinity(0)), _MOST))
-
-
-def spare_memory() -> None:
-    """Have Arrow give memory back when it is free: allocators keep some for each thread.  For processes that do nothing else."""
-    pa.set_memory_pool(pa.system_memory_pool())
-    with suppress(AttributeError):  # glibc's (mallopt(3)); other C libraries keep less
-        ctypes.CDLL(None).mallopt(_ARENAS, 2)
 
 
 def in_order(work: Callable[[_T], _R], items: Iterable[_T], *, threads: int | None = None, ahead: int = 0) -> Iterator[_R]:
