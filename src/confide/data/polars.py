@@ -215,7 +215,7 @@ class DataContext:
         return self._commit(name, "files")
 
     def stop(self) -> None:
-        """Leave the agent.  Frames that were not collected cannot be any more."""
+        """Leave the agent, and say what was read.  What is used afterwards connects again."""
         try:
             self._counts.tell_rest()
         finally:

@@ -65,11 +65,11 @@ class NodeProcesses:
         return log.with_name(f"{log.stem}.{name}.log")
 
     def stop(self) -> None:
-        """End every process and close the socket."""
+        """End every process and close the socket.  Idempotent, and safe to use from several threads."""
         self._children.stop()
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        opened, self._socket = self._socket, None
+        if opened is not None:
+            opened.close()
 
 
 def python_path() -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Paths;
 import java.security.MessageDigest;
+import java.util.Arrays;
 import java.util.HexFormat;
 import org.apache.hadoop.conf.Configuration;
 import org.apache.hadoop.fs.FileStatus;
@@ -39,7 +40,7 @@ public final class Containers {
         for (String line = commands.readLine(); line != null; line = commands.readLine()) {
             String[] words = line.split("\t");
             if (words[0].equals("open")) {
-                System.out.println(open(files, words[1]));
+                System.out.println(open(files, words[1], Integer.parseInt(words[2])));
                 continue;
             }
             if (words.length > 1 && words[1].contains(":/")) {
@@ -58,18 +59,25 @@ public final class Containers {
         }
     }
 
-    /** {@code opened - DIGEST}, or {@code refused STEP DIGEST MESSAGE}; the digest is that of all bytes that were given out. */
-    private static String open(ConfideFileSystem files, String path) throws Exception {
+    /**
+     * {@code opened - DIGEST}, or {@code refused STEP DIGEST MESSAGE}; the digest is that of all bytes that were given out, at most {@code most}
+     * at once.
+     */
+    private static String open(ConfideFileSystem files, String path, int most) throws Exception {
         MessageDigest digest = MessageDigest.getInstance("SHA-256");
         String step = "open";
+        byte[] part = new byte[most];
         try (InputStream in = files.open(new Path("enc", null, path))) {
             step = "read";
-            byte[] part = new byte[100_000];
             for (int count = in.read(part); count >= 0; count = in.read(part)) {
                 digest.update(part, 0, count);
+                Arrays.fill(part, (byte) 0);
             }
             return "opened\t-\t" + HexFormat.of().formatHex(digest.digest());
         } catch (IOException refused) {
+            if (!Arrays.equals(part, new byte[most])) {
+                throw new IllegalStateException("plaintext was given out of what did not open");
+            }
             return "refused\t" + step + "\t" + HexFormat.of().formatHex(digest.digest()) + "\t" + refused.getMessage();
         }
     }

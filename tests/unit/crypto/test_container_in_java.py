@@ -55,7 +55,11 @@ class Bench:
         return folder / path
 
     def opened(self, file: bytes, key: SecretBytes, dataset: DatasetId, path: str) -> list[str]:
-        return self.jvm.ask("open", str(self.place(file, key, dataset, path)))
+        """What reading it says: whole chunks at once, and parts of chunks."""
+        place = str(self.place(file, key, dataset, path))
+        whole, parts = (self.jvm.ask("open", place, str(most)) for most in (100_000, 40_000))
+        assert whole == parts
+        return whole
 
 
 def lease(key: SecretBytes) -> Lease:

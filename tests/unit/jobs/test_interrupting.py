@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -23,8 +22,9 @@ from confide.node.remains import Remains
 
 
 def send(*numbers: signal.Signals) -> None:
+    """To this thread: what a process gets, another thread may take, and Python looks at it later than the next step."""
     for number in numbers:
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
 
 
 class Run:

@@ -91,12 +91,12 @@ final class Container {
         }
     }
 
-    /** Opens chunk {@code index}; nothing is in {@code out} unless its tag is right (the JDK holds plaintext back until then). */
-    int open(long index, boolean last, byte[] sealed, int length, byte[] out, String path) throws IOException {
+    /** Opens chunk {@code index} into {@code out}, from {@code at} on; nothing of it is there unless its tag is right. */
+    int open(long index, boolean last, byte[] sealed, int length, byte[] out, int at, String path) throws IOException {
         try {
-            return init(Cipher.DECRYPT_MODE, index, last).doFinal(sealed, 0, length, out, 0);
+            return init(Cipher.DECRYPT_MODE, index, last).doFinal(sealed, 0, length, out, at);
         } catch (GeneralSecurityException failed) {
-            Arrays.fill(out, (byte) 0);
+            Arrays.fill(out, at, at + Math.max(0, length - TAG), (byte) 0);
             throw broken(path, "chunk " + index + " does not open: the file was changed or cut");
         }
     }

@@ -38,16 +38,17 @@ final class ContainerInput extends SizedInput {
     }
 
     private void load(long index) throws IOException {
-        if (failed) {
-            throw Container.broken(path, "an earlier chunk did not open");
+        if (index != current) {
+            current = -1;
+            filled = open(index, plain, 0);
+            current = index;
         }
-        if (index == current) {
-            return;
-        }
-        boolean last = index == chunks - 1;
-        int count = last ? (int) (length - index * Container.CHUNK) : Container.CHUNK;
-        current = -1;
+    }
+
+    /** Opens a chunk into {@code target}, and says how long it is. */
+    private int open(long index, byte[] target, int offset) throws IOException {
         failed = true;
+        int count = plainLength(index);
         try {
             file.seek(Container.HEADER + index * Container.SEALED);
             file.readFully(sealed, 0, count + Container.TAG);
@@ -55,10 +56,14 @@ final class ContainerInput extends SizedInput {
             throw Container.broken(path, "the file is shorter than its size said");
         }
         long began = System.nanoTime();
-        filled = container.open(index, last, sealed, count + Container.TAG, plain, path);
-        DataCounts.opened(filled, count + Container.TAG, System.nanoTime() - began);
-        current = index;
+        int opened = container.open(index, index == chunks - 1, sealed, count + Container.TAG, target, offset, path);
+        DataCounts.opened(opened, count + Container.TAG, System.nanoTime() - began);
         failed = false;
+        return opened;
+    }
+
+    private int plainLength(long index) {
+        return index == chunks - 1 ? (int) (length - index * Container.CHUNK) : Container.CHUNK;
     }
 
     @Override
@@ -68,8 +73,15 @@ final class ContainerInput extends SizedInput {
 
     @Override
     int readAt(long position, byte[] buffer, int offset, int wanted) throws IOException {
-        load(position / Container.CHUNK);
+        if (failed) {
+            throw Container.broken(path, "an earlier chunk did not open");
+        }
+        long index = position / Container.CHUNK;
         int start = (int) (position % Container.CHUNK);
+        if (start == 0 && index != current && wanted >= plainLength(index)) {
+            return open(index, buffer, offset); // all of it: no copy is kept here
+        }
+        load(index);
         int count = Math.min(wanted, filled - start);
         System.arraycopy(plain, start, buffer, offset, count);
         return count;

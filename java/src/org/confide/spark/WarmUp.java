@@ -89,7 +89,7 @@ final class WarmUp {
         try {
             for (int i = 0; i < ROUNDS; i++, index++) {
                 int length = container.seal(index, false, plain, PART, sealed);
-                container.open(index, false, sealed, length, plain, "warm-up");
+                container.open(index, false, sealed, length, plain, 0, "warm-up");
             }
         } catch (IOException impossible) {
             throw new IllegalStateException("confide: AES-GCM does not work in this JVM", impossible);
