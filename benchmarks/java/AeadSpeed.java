@@ -50,7 +50,7 @@ final class AeadSpeed {
         byte[] chunk = Arrays.copyOf(sealed, container.seal(index, false, plain, plain.length, sealed));
         long begun = CLOCK.getCurrentThreadCpuTime();
         for (int round = 0; round < CHUNKS; round++) {
-            container.open(index, false, chunk, chunk.length, plain, "speed");
+            container.open(index, false, chunk, chunk.length, plain, 0, "speed");
         }
         index++;
         return rate(begun);
