@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from confide.canonical import Json
 from confide.crypto.secret import SecretBytes
-from confide.errors import NodeLostError, UnavailableError
+from confide.errors import NodeLostError
 from confide.jobs.engines.spark import (
     CHAIN_FILE,
     GATEWAY_SOCKET,
@@ -92,8 +92,7 @@ class SparkDriverEngine(SparkEngine):
         services = self._services
         until = time.monotonic() + max(services.spec.timing.start_timeout_s, 60.0)
         while not self._listening.wait(_POLL_S):
-            if services.stopping.is_set():
-                raise UnavailableError("the run is ending")
+            services.check_going_on()
             self._require("starting")
             if time.monotonic() > until:
                 raise NodeLostError("Spark's driver did not start in time", hint="see `confide runs logs`")

@@ -42,17 +42,20 @@ class SparkWorker:
             ConfideError: the broker refuses, or an input is not as it must be.
             UnavailableError: the run is ending.
         """
+        with node.making(self.stop):
+            self._open(node)
+
+    def _open(self, node: NodeServices) -> None:
         self._services = node
         engine = self._engine = SparkEngine(node)
         keys = self._keys = BrokerKeys(node)
         files = TaskFiles(keys.operations()["write-key"], node.tell)
         lengths = {"input-length": self._lengths.operation, "input-listing": self._lengths.listing}
         ranges = {"input-range": lambda request: input_range(self._inputs, request)}
-        self._go_on(node)
         own = {"await-driver": self._await_driver, "data-counts": counts_operation(node, keys), **lengths}
         engine.serve({**keys.operations(), **files.operations(), **ranges, **own})
         self._jvm = engine.start("executor", executor_command(engine.runtime, engine.node, engine.run, str(node.spec.index)))
-        self._go_on(node)
+        node.check_going_on()
         self._inputs = open_inputs(node.job, node.attester)
         self._lengths.know(self._inputs.values())
         keys.open_inputs([*self._inputs.values()])
@@ -92,12 +95,6 @@ class SparkWorker:
         finally:
             if self._keys is not None:
                 self._keys.close()
-
-    def _go_on(self, node: NodeServices) -> None:
-        """Return unless the run is ending: then what was made since it ended is ended, too."""
-        if node.stopping.is_set():
-            self.stop()
-            raise UnavailableError("the run is ending")
 
     def _await_driver(self, _request: Json) -> Json:
         self._joining.wait()

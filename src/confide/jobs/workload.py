@@ -126,6 +126,10 @@ class JobDriver:
             ConfideError: an input, the broker or the engine is not as it must be.
             UnavailableError: the run is ending.
         """
+        with node.making(self.stop):
+            return self._prepare(node)
+
+    def _prepare(self, node: NodeServices) -> Json:
         if node.job.inputs and not node.job.outputs:
             raise JobError("a job that reads names at least one output", hint="with its key come the owners' policies for the workers")
         if node.job.inputs and all(spec.key is not None for spec in node.job.inputs.values()):
@@ -140,10 +144,9 @@ class JobDriver:
         outputs = self._outputs = Outputs(places, node.spec.run_id, node.identity.key, parents, sending)
         keys = self._keys = BrokerKeys(node)
         self._code = self._write_code(node)
-        self._go_on(node)
         engine.serve(self._operations(engine, outputs, keys, node))
         engine.begin()
-        self._go_on(node)
+        node.check_going_on()
         self._inputs = open_inputs(node.job, node.attester)
         self._lengths.know(self._inputs.values())
         keys.know(self._inputs.values())
@@ -177,7 +180,7 @@ class JobDriver:
         node, engine, outputs, code = self._ready()
         child = engine.start("program", engine.program(code / node.job.program, code))
         while (status := child.wait(_POLL_S)) is None:
-            self._go_on(node)
+            node.check_going_on()
             engine.check()
         outputs.require_unharmed()
         if status != 0:
@@ -275,12 +278,6 @@ class JobDriver:
                 last_first.callback(self._engine.stop)
 
     # --- inside --------------------------------------------------------------------------------------------------------
-
-    def _go_on(self, node: NodeServices) -> None:
-        """Return unless the run is ending: then what was made since it ended is ended, too."""
-        if node.stopping.is_set():
-            self.stop()
-            raise UnavailableError("the run is ending")
 
     def _ready(self) -> tuple[NodeServices, DriverEngine, Outputs, Path]:
         if self._services is None or self._engine is None or self._outputs is None or self._code is None:

@@ -8,11 +8,13 @@ than once.  Values returned as JSON travel between attested nodes over the contr
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from confide.canonical import Json
+from confide.errors import UnavailableError
 from confide.ids import NodeId
 
 if TYPE_CHECKING:
@@ -83,6 +85,24 @@ class NodeServices:
     def peer_host(self) -> str:
         """The address under which other nodes reach this one (also in the certificate's names)."""
         return self.spec.reached_at
+
+    def check_going_on(self) -> None:
+        """Return unless this node is ending.
+
+        Raises:
+            UnavailableError: it is.
+        """
+        if self.stopping.is_set():
+            raise UnavailableError("the run is ending")
+
+    @contextmanager
+    def making(self, stop: Callable[[], None]) -> Iterator[None]:
+        """What the block makes: if the node ends meanwhile, however the block does, ``stop`` is called again, for what it did not see."""
+        try:
+            yield
+        finally:
+            if self.stopping.is_set():
+                stop()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,5 @@
 import java.io.BufferedReader;
 import java.io.IOException;
-import java.io.InputStream;
 import java.io.InputStreamReader;
 import java.io.OutputStream;
 import java.net.URI;
@@ -11,6 +10,7 @@ import java.security.MessageDigest;
 import java.util.Arrays;
 import java.util.HexFormat;
 import org.apache.hadoop.conf.Configuration;
+import org.apache.hadoop.fs.FSDataInputStream;
 import org.apache.hadoop.fs.FileStatus;
 import org.apache.hadoop.fs.FileSystem;
 import org.apache.hadoop.fs.LocalFileSystem;
@@ -67,18 +67,37 @@ public final class Containers {
         MessageDigest digest = MessageDigest.getInstance("SHA-256");
         String step = "open";
         byte[] part = new byte[most];
-        try (InputStream in = files.open(new Path("enc", null, path))) {
+        try (FSDataInputStream in = files.open(new Path("enc", null, path))) {
             step = "read";
-            for (int count = in.read(part); count >= 0; count = in.read(part)) {
-                digest.update(part, 0, count);
-                Arrays.fill(part, (byte) 0);
+            try {
+                for (int count = in.read(part); count >= 0; count = in.read(part)) {
+                    digest.update(part, 0, count);
+                    Arrays.fill(part, (byte) 0);
+                }
+            } catch (IOException refused) {
+                requireNothingMore(in, part);
+                throw refused;
             }
             return "opened\t-\t" + HexFormat.of().formatHex(digest.digest());
         } catch (IOException refused) {
-            if (!Arrays.equals(part, new byte[most])) {
-                throw new IllegalStateException("plaintext was given out of what did not open");
-            }
             return "refused\t" + step + "\t" + HexFormat.of().formatHex(digest.digest()) + "\t" + refused.getMessage();
+        }
+    }
+
+    /** Of what did not open there is nothing in {@code part}, and of what is right before and after it nothing is given out any more. */
+    private static void requireNothingMore(FSDataInputStream in, byte[] part) {
+        if (!Arrays.equals(part, new byte[part.length])) {
+            throw new IllegalStateException("plaintext was given out of what did not open");
+        }
+        for (long position = 0; position < 5L << 16; position += 1L << 16) {
+            try {
+                in.seek(position);
+                if (in.read(part) >= 0) {
+                    throw new IllegalStateException("something was given out after a failure, from " + position + " on");
+                }
+            } catch (IOException refused) {
+                continue;
+            }
         }
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pyarrow as pa
@@ -19,7 +19,11 @@ from confide.data.folder import AES_GCM_V1
 from confide.data.grouped_scan import GroupedScan
 from confide.data.parquet_keys import TABLE, FileKeys, TableKeys
 from confide.data.pinned_parquet import TableFile
+from confide.data.read_counts import Totals
 from confide.errors import DataError, IntegrityError, KeyAccessError, PlaintextError, SecretLeakError
+
+if TYPE_CHECKING:
+    from confide.canonical import Json
 
 GROUPS = {"diagnoses": ("diagnosis", "parts"), "names": ("name",)}
 
@@ -50,7 +54,7 @@ def agent(tmp_path: Path, table: OwnedTable) -> Iterator[PolarsAgent]:
     made.close()
 
 
-def scan(table: OwnedTable, *read: str, **changes: Any) -> pl.LazyFrame:
+def grouped(table: OwnedTable, *read: str, **changes: Any) -> GroupedScan:
     """A scan without an agent."""
     manifest = table.manifest
     keys = TableKeys(manifest.dataset, table.key, table.keys(*read))
@@ -62,7 +66,12 @@ def scan(table: OwnedTable, *read: str, **changes: Any) -> pl.LazyFrame:
         "hidden": hidden,
         **changes,
     }
-    return GroupedScan(table.place, **given).frame("visits")
+    return GroupedScan(table.place, **given)
+
+
+def scan(table: OwnedTable, *read: str, **changes: Any) -> pl.LazyFrame:
+    """Its frame."""
+    return grouped(table, *read, **changes).frame("visits")
 
 
 def test_a_job_with_all_groups_reads_what_was_written(agent: PolarsAgent) -> None:
@@ -88,6 +97,19 @@ def test_a_job_reads_the_groups_that_it_names_and_no_others(tmp_path: Path, tabl
             agent.context().read("none").select("diagnosis").collect()
     finally:
         agent.close()
+
+
+def test_a_query_that_is_left_asks_nobody_and_is_told_with_the_next(table: OwnedTable) -> None:
+    told: list[Json] = []
+    source = grouped(table, *GROUPS, totals=Totals(told.append))
+    frames: Any = source._batches(["age"], None, None, None)
+    next(frames)
+    del frames
+    assert told == []
+    for _ in source._batches(["age"], None, None, None):
+        pass
+    (both,) = told
+    assert (both["tasks"], both["rows_read"]) == (2, 550)
 
 
 def test_who_was_not_told_what_is_hidden_has_no_key_for_it_either(table: OwnedTable) -> None:

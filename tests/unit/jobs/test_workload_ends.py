@@ -12,6 +12,7 @@ from confide.errors import UnavailableError
 from confide.jobs import spark_worker, workload
 from confide.jobs.spark_worker import SparkWorker
 from confide.jobs.workload import JobDriver
+from confide.node.workload import NodeServices
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,8 +54,12 @@ def test_what_does_not_end_keeps_no_key_here() -> None:
     assert parts.asked == ["engine.stop", "keys.close"]
 
 
+@pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("at", ["engine_serve", "engine_begin", "keys_operations"])
-def test_a_driver_that_is_stopped_while_it_is_prepared_ends_what_it_has_made_since(at: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_that_is_stopped_while_it_is_prepared_ends_what_it_has_made_since(
+    at: str, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if what is made then fails by it: processes are not started any more."""
     driver, node = JobDriver(), _node()
 
     def stop() -> None:
@@ -62,6 +67,8 @@ def test_a_driver_that_is_stopped_while_it_is_prepared_ends_what_it_has_made_sin
             node.stopping.set()
             driver.stop()
             parts.asked.clear()
+            if fails:
+                raise UnavailableError("the node is ending")
 
     parts = Parts(**{at: stop})
     monkeypatch.setattr(workload, "_ENGINES", {"polars": lambda _: parts.part("engine")})
@@ -93,7 +100,16 @@ def test_a_worker_that_is_stopped_while_it_opens_ends_what_it_has_made_since(mon
     assert parts.asked == ["engine.stop", "keys.close"]
 
 
-def _node() -> Any:
+class Node:
     job = SimpleNamespace(inputs={}, outputs={}, engine="polars")
     spec = SimpleNamespace(run_id="r1", index=1)
-    return SimpleNamespace(job=job, spec=spec, stopping=threading.Event(), attester=None, identity=SimpleNamespace(key=None), tell=None)
+    identity = SimpleNamespace(key=None)
+    attester = tell = None
+    making, check_going_on = NodeServices.making, NodeServices.check_going_on
+
+    def __init__(self) -> None:
+        self.stopping = threading.Event()
+
+
+def _node() -> Any:
+    return Node()
