@@ -24,6 +24,12 @@ from support.tls_peers import Authority
 
 TOKEN = "token-of-ann-0123456789"
 _ONE = re.compile(r"^(?P<all>/(?:api/v1|apis/[^/]+/[^/]+)(?:/namespaces/[^/]+)?/[a-z]+)/(?P<name>[^/]+)$")
+PODS = "/api/v1/namespaces/runs/pods"
+
+
+def pod_of(name: str, **spec: Any) -> dict[str, Any]:
+    """A pod as a client makes it."""
+    return {"kind": "Pod", "apiVersion": "v1", "metadata": {"name": name}, "spec": spec}
 
 
 def status(code: int, reason: str, message: str) -> dict[str, Any]:
