@@ -19,13 +19,18 @@ _CHUNK_METADATA: Final = 3
 """Of a ``ColumnChunk``: its ``ColumnMetaData``."""
 _UNPACKED, _LENGTH, _DATA_PAGE, _DICTIONARY_PAGE, _STATISTICS, _ENCODING_STATS = 6, 7, 9, 11, 12, 13
 """Of a ``ColumnMetaData``: what is before field 7 is copied in one piece."""
+_LENGTH_FIELD, _DATA_PAGE_FIELD, _DICTIONARY_PAGE_FIELD = (
+    thrift.written(thrift.I64, step, b"") for step in (1, _DATA_PAGE - _LENGTH, _DICTIONARY_PAGE - _DATA_PAGE)
+)
+_CHUNK_HEAD: Final = thrift.written_integer(thrift.I64, 2, 0) + thrift.written(thrift.STRUCT, 1, b"")
+"""Of a ``ColumnChunk``, up to its metadata."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """A row group's part of one column: where it lies in the file, whether a dictionary begins it, how long it is without compression.
 
-    ``head``: ``ColumnMetaData`` up to the length.  ``statistics``, ``encodings``: its fields 12 and 13, without their headers.
+    ``head`` and ``tail``: ``ColumnMetaData`` up to the length, and after the places of the pages.
     """
 
     start: int
@@ -33,8 +38,7 @@ class Chunk:
     unpacked: int
     dictionary: bool
     head: bytes
-    statistics: bytes | None
-    encodings: bytes | None
+    tail: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,18 +138,10 @@ def image_footer(layout: Layout, columns: Sequence[Column], groups: Sequence[tup
 
 
 def _written_chunk(placed: PlacedChunk) -> bytes:
-    chunk, metadata = placed.chunk, [placed.chunk.head, thrift.written_integer(thrift.I64, 1, placed.length)]
-    metadata.append(thrift.written_integer(thrift.I64, _DATA_PAGE - _LENGTH, placed.data))
-    last = _DATA_PAGE
+    places = [_LENGTH_FIELD, thrift.written_varint(placed.length << 1), _DATA_PAGE_FIELD, thrift.written_varint(placed.data << 1)]
     if placed.dictionary is not None:
-        metadata.append(thrift.written_integer(thrift.I64, _DICTIONARY_PAGE - last, placed.dictionary))
-        last = _DICTIONARY_PAGE
-    for number, kind, value in ((_STATISTICS, thrift.STRUCT, chunk.statistics), (_ENCODING_STATS, thrift.LIST, chunk.encodings)):
-        if value is not None:
-            metadata.append(thrift.written(kind, number - last, value))
-            last = number
-    whole = b"".join((*metadata, thrift.STOP))
-    return thrift.written_integer(thrift.I64, 2, 0) + thrift.written(thrift.STRUCT, 1, whole) + thrift.STOP
+        places += _DICTIONARY_PAGE_FIELD, thrift.written_varint(placed.dictionary << 1)
+    return b"".join((_CHUNK_HEAD, placed.chunk.head, *places, placed.chunk.tail, thrift.STOP))
 
 
 def _group(data: bytes, found: Mapping[int, Value], leaves: int) -> Group:
@@ -169,8 +165,12 @@ def _chunk(data: bytes, outer: Mapping[int, Value], rows: int) -> Chunk:
     first = dictionary if 0 < dictionary < data_page else data_page
     if rows and (length < 0 or unpacked < 0 or first < len(PLAIN_MAGIC)):  # of no rows, there may be no page
         raise ParseError("a column of a Parquet footer lies nowhere")
-    kept = [data[found[one].start : found[one].end] if one in found else None for one in (_STATISTICS, _ENCODING_STATS)]
-    return Chunk(first, length, unpacked, first < data_page, data[start : found[_UNPACKED].end], *kept)
+    tail, last = b"", _DICTIONARY_PAGE if first < data_page else _DATA_PAGE
+    for number in (_STATISTICS, _ENCODING_STATS):
+        if number in found:
+            tail += thrift.written(found[number].kind, number - last, data[found[number].start : found[number].end])
+            last = number
+    return Chunk(first, length, unpacked, first < data_page, data[start : found[_UNPACKED].end], tail + thrift.STOP)
 
 
 def _columns(data: bytes, elements: Sequence[Value]) -> tuple[tuple[Column, ...], bytes]:

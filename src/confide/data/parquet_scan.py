@@ -34,9 +34,13 @@ except ImportError as missing:
 if TYPE_CHECKING:
     from confide.canonical import Json
 
-_BATCH_BYTES: Final = 64 * 1024 * 1024
+_BATCH_BYTES: Final = 128 * 1024 * 1024
 """What is fetched for one step of a scan, before it was compressed; a row group that is larger is one step."""
-_BATCH_ROWS: Final = 1 << 18
+_FIRST_ROWS: Final = 1 << 18
+_MOST_ROWS: Final = 1 << 20
+"""Rows of a scan's first step, and of one whose predicate leaves few of them."""
+_FRAME_BYTES: Final = 20 * 1024 * 1024
+"""What a step should give the query, in memory: a larger frame has left the processor's caches when the query looks at it."""
 _FOOTERS: Final = 4096
 """Of so many files the footers are kept from one query to the next, some kilobytes each; those of others are read again."""
 _NO_FOLDERS: Final = pl.DataFrame()
@@ -128,6 +132,7 @@ class TableScan:
                 found = _collect(step.parts, wanted, [*self.schema])
                 if any(self.schema[name] != kind for name, kind in found.schema.items()):
                     raise DataError(f"files of one table have other types: {step.parts[0].path}", path=step.parts[0].path)
+                wanted.pace.saw(step.rows, found)
                 yield found
             if not counts.rows_read:  # a query has an answer all the same
                 yield wanted.of_frame(pl.LazyFrame(schema=self.schema)).collect()
@@ -148,7 +153,7 @@ class TableScan:
 
     def _steps(self, wanted: _Wanted, counts: Counts) -> Iterator[_Step]:
         buffers, fetched = Buffers(), Fetched()
-        step = _Step(buffers)
+        step = _Step(buffers, wanted.pace.rows)
         pruned = self._pruned(wanted)
         at = 0
         for entry in self._files:
@@ -165,7 +170,7 @@ class TableScan:
                     size = pinned.bytes_of(index, columns)
                     if not step.fits(size, rows):
                         yield step
-                        step = _Step(buffers)
+                        step = _Step(buffers, wanted.pace.rows)
                     part = step.part(entry.path, pinned.footer.layout, columns, folders)
                     if part.image is not None:
                         late.file.put_pages(index, columns, part.image, fetched)
@@ -215,6 +220,18 @@ class _OpenedLate:
             self._file.close()
 
 
+@dataclass(slots=True)
+class _Pace:
+    """How many rows the next step has: as many as make a frame of :data:`_FRAME_BYTES`, by what the last one gave."""
+
+    rows: int = field(default_factory=lambda: _FIRST_ROWS)
+
+    def saw(self, rows: int, frame: pl.DataFrame) -> None:
+        """``frame`` is what so many rows gave."""
+        fitting = rows * _FRAME_BYTES // max(1, int(frame.estimated_size()))
+        self.rows = min(max(fitting, _FIRST_ROWS // 2), 2 * self.rows, _MOST_ROWS)
+
+
 @dataclass(frozen=True, slots=True)
 class _Wanted:
     """What a query asks a table for.  ``fetched``: columns that are to be had from storage, ``None`` for all."""
@@ -224,6 +241,7 @@ class _Wanted:
     limit: int | None
     fetched: frozenset[str] | None
     pruning: Pruning | None
+    pace: _Pace = field(default_factory=_Pace)
 
     @classmethod
     def of(cls, columns: list[str] | None, predicate: pl.Expr | None, limit: int | None, pruning: Pruning | None) -> Self:
@@ -271,6 +289,7 @@ class _Step:
     """What is read at one time.  ``last``: nothing comes after it."""
 
     buffers: Buffers
+    most_rows: int
     parts: list[_Part] = field(default_factory=list)
     size: int = 0
     rows: int = 0
@@ -278,7 +297,7 @@ class _Step:
 
     def fits(self, size: int, rows: int) -> bool:
         """Whether as much more may be added."""
-        return not self.parts or (self.size + size <= _BATCH_BYTES and self.rows + rows <= _BATCH_ROWS)
+        return not self.parts or (self.size + size <= _BATCH_BYTES and self.rows + rows <= self.most_rows)
 
     def part(self, path: str, layout: Layout, columns: tuple[Column, ...], folders: pl.DataFrame) -> _Part:
         """Where the next rows go."""

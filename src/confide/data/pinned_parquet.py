@@ -203,7 +203,7 @@ def _opened(place: FilePlace) -> BufferedReader | SeekableReader:
 
 def _nowhere(chunk: Chunk) -> PlacedChunk:
     """A chunk of which only the metadata are looked at."""
-    return PlacedChunk(chunk, None, len(PLAIN_MAGIC), chunk.length)
+    return PlacedChunk(chunk, len(PLAIN_MAGIC) if chunk.dictionary else None, len(PLAIN_MAGIC), chunk.length)
 
 
 @contextmanager

@@ -169,10 +169,29 @@ def test_only_columns_row_groups_and_files_that_a_query_needs_are_fetched(table:
 
 
 def test_more_files_than_fit_one_step_are_read_in_their_order(table: Table, source: pa.Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet_scan, "_BATCH_ROWS", 700)
+    monkeypatch.setattr(parquet_scan, "_FIRST_ROWS", 700)
     monkeypatch.setattr(parquet_scan, "_BATCH_BYTES", 10_000)
     assert table.scan().collect().equals(pl.DataFrame(source))
     assert table.scan().filter(pl.col("id") > 1400).head(600).select("id").collect()["id"].to_list() == list(range(1401, 2001))
+
+
+@pytest.mark.parametrize(("query", "frame_bytes", "rows"), [("none", 10_000, [500, 500, 1000, 2000, 1000]), ("all", 10, [500] * 10)])
+def test_a_step_has_as_many_rows_as_make_a_frame_of_one_size(
+    table: Table, monkeypatch: pytest.MonkeyPatch, query: str, frame_bytes: int, rows: list[int]
+) -> None:
+    """What the predicate leaves is known one step late: the next step is fetched while this one is read."""
+    monkeypatch.setattr(parquet_scan, "_FIRST_ROWS", 500)
+    monkeypatch.setattr(parquet_scan, "_FRAME_BYTES", frame_bytes)
+    steps, collect = list[int](), parquet_scan._collect
+
+    def noted(parts: Any, *rest: Any) -> pl.DataFrame:
+        steps.append(sum(part.rows for part in parts))
+        return collect(parts, *rest)
+
+    monkeypatch.setattr(parquet_scan, "_collect", noted)
+    frame = table.scan() if query == "all" else table.scan().filter(pl.col("text") == "nobody")
+    assert frame.select("id").collect().height == (ROWS if query == "all" else 0)
+    assert steps == rows
 
 
 @pytest.mark.parametrize(
@@ -295,7 +314,7 @@ def test_a_query_may_be_left_on_any_thread(table: Table, monkeypatch: pytest.Mon
     told: list[Json] = []
     totals = Totals(told.append)
     scan = TableScan(table.folder, table.files, table.key_of, table.schema, totals=totals)
-    monkeypatch.setattr(parquet_scan, "_BATCH_ROWS", 1)
+    monkeypatch.setattr(parquet_scan, "_FIRST_ROWS", 1)
     frames: list[Any] = [scan._batches(None, None, None, None)]
     put_pages, got, left = PinnedFile.put_pages, threading.Event(), threading.Event()
 
@@ -412,7 +431,7 @@ def test_a_file_with_other_columns_than_the_manifest_says_is_refused(table: Tabl
 
 
 def test_files_of_one_table_with_other_types_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet_scan, "_BATCH_ROWS", 1)  # else Polars refuses to put both into one frame
+    monkeypatch.setattr(parquet_scan, "_FIRST_ROWS", 1)  # else Polars refuses to put both into one frame
     # A manifest has one word for both, since Spark stores no nanoseconds.
     moments = [datetime(2020, 1, 1, hour, tzinfo=UTC) for hour in range(10)]
     table = Table(tmp_path / "moments", pa.table({"at": pa.array(moments * 201, pa.timestamp("us", tz="UTC"))}))
@@ -488,6 +507,6 @@ def test_what_is_read_at_one_time_needs_no_thread(table: Table, monkeypatch: pyt
     monkeypatch.setattr(ThreadPoolExecutor, "submit", counted)
     assert table.scan().collect().height == ROWS
     assert submitted == []
-    monkeypatch.setattr(parquet_scan, "_BATCH_ROWS", ROWS // 2)
+    monkeypatch.setattr(parquet_scan, "_FIRST_ROWS", ROWS // 2)
     assert table.scan().collect().height == ROWS
     assert submitted

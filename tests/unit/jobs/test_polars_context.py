@@ -53,7 +53,7 @@ def test_two_inputs_under_two_keys_meet_in_one_query(world: PolarsAgent) -> None
 
 def test_what_a_query_that_is_left_has_read_is_told_with_the_next_or_at_last(agent: PolarsAgent, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "ROWS_PER_FILE", 10)
-    monkeypatch.setattr(parquet_scan, "_BATCH_ROWS", 1)
+    monkeypatch.setattr(parquet_scan, "_FIRST_ROWS", 1)
     agent.add("people", PEOPLE)
     agent.add("cities", CITIES)
     ctx = agent.context()
