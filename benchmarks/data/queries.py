@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from benchmarks.data.owned import plain_twin
 from benchmarks.data.rows import Measured, Row, geometric_mean, in_turn, note, require_equal
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _BARE_UNTIL = 1
 """The largest scale at which a third session finds room in this machine's memory."""
+_WARM_UP: Final = {"small": 4, "large": 1}
+"""Rounds that are not counted, of small and of large tables: a short query runs more often until its code is compiled."""
 
 
 def measure(scale: Decimal, repeat: int, folder: Path) -> list[Row]:
@@ -54,7 +56,7 @@ def _warm(sessions: Mapping[str, Session], scale: Decimal, repeat: int) -> tuple
         rows.append((row, asking["ours"], asking["theirs"]))
         if "bare" in asking:
             rows.append((Row(f"{row.what}, without protections", ours=row.ours), None, asking["bare"]))
-    in_turn(rows, repeat, warm_up=1)
+    in_turn(rows, repeat, warm_up=_WARM_UP["small" if scale <= _BARE_UNTIL else "large"])
     return [row for row, ours, _ in rows if ours is not None], [row for row, ours, _ in rows if ours is None]
 
 
