@@ -192,6 +192,7 @@ def test_a_file_that_is_too_long_for_a_copy_is_sent_again(work: Work, gate: S3Ga
 
 
 @pytest.mark.slow
+@pytest.mark.unmeasured
 @pytest.mark.usefixtures("scratch_here")
 def test_killed_anywhere_an_append_is_made_once_and_nothing_is_left(s3: Any, source: Path, tmp_path: Path) -> None:
     numbers = iter(range(1000))

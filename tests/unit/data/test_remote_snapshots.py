@@ -271,6 +271,7 @@ def test_ctrl_c_in_the_moment_of_the_commit_takes_no_file_away(
 
 
 @pytest.mark.slow
+@pytest.mark.unmeasured
 @pytest.mark.usefixtures("scratch_here")
 def test_a_kill_at_any_point_leaves_the_old_or_the_new_snapshot(s3: Any) -> None:
     source, numbers = contents({"a.txt": b"alpha"}), iter(range(1000))

@@ -191,6 +191,7 @@ def operation(request: pytest.FixtureRequest, installation: Installation, monkey
 
 
 @pytest.mark.slow
+@pytest.mark.unmeasured
 def test_killed_broker_loses_nothing_and_keeps_nothing_half(tmp_path: Path, place: Place, operation: Operation) -> None:
     bench = Bench(tmp_path, 30, place.location)
     if isinstance(operation, Releases):
@@ -234,6 +235,7 @@ class Hasty(Appends):
 
 
 @pytest.mark.slow
+@pytest.mark.unmeasured
 def test_kills_find_a_broker_that_acknowledges_too_early(tmp_path: Path) -> None:
     """The control: at every system call of an append, of a store that keeps the order, and of one that does not."""
     early: set[type] = set()
