@@ -28,12 +28,13 @@ _HEAD_S: Final = 10.0
 _CHUNK: Final = 64 * 1024
 
 
-def end_in_time(pool: urllib3.PoolManager) -> None:
+def end_in_time(pool: urllib3.PoolManager, *, body_s: float | None = None) -> None:
     """Let the read timeout of each request that ``pool`` makes be for all of an answer's head, and :func:`read_by` read its body.
 
+    ``body_s``: where a library reads the bodies, how long each may take from its head on; the library finds its connection broken then.
     A handshake has to end in its time anyway: Python's ``ssl`` sees to that.
     """
-    pool.pool_classes_by_scheme = {scheme: _timed(kind) for scheme, kind in pool.pool_classes_by_scheme.items()}
+    pool.pool_classes_by_scheme = {scheme: _timed(kind, body_s) for scheme, kind in pool.pool_classes_by_scheme.items()}
 
 
 def read_by(answer: urllib3.BaseHTTPResponse, until: float, most: int) -> bytes:
@@ -60,17 +61,41 @@ def read_by(answer: urllib3.BaseHTTPResponse, until: float, most: int) -> bytes:
 class _Timed(HTTPConnection):
     answering: Any = None
     """The socket of the newest answer: a connection that is to be closed after one has let go of it when its head is there."""
+    body_s: float | None = None
 
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]
         self.answering = self.sock
         limit = self.timeout if isinstance(self.timeout, int | float) else _HEAD_S
         with _ended_by(time.monotonic() + limit, self.answering):
-            return super().getresponse()
+            answer = super().getresponse()
+        if self.body_s is not None and not answer.closed:
+            _cut_unless_read(answer, self.answering, self.body_s)
+        return answer
 
 
-def _timed(kind: type[HTTPConnectionPool]) -> type[HTTPConnectionPool]:
-    connection = type(f"Timed{kind.ConnectionCls.__name__}", (_Timed, kind.ConnectionCls), {})
+def _timed(kind: type[HTTPConnectionPool], body_s: float | None) -> type[HTTPConnectionPool]:
+    connection = type(f"Timed{kind.ConnectionCls.__name__}", (_Timed, kind.ConnectionCls), {"body_s": body_s})
     return type(f"Timed{kind.__name__}", (kind,), {"ConnectionCls": connection})
+
+
+def _cut_unless_read(answer: HTTPResponse, sock: Any, seconds: float) -> None:
+    """Cut ``sock`` then, unless the answer was read to its end: its connection has gone back to the pool, and may be another answer's."""
+    timer = threading.Timer(seconds, _cut, (sock,))
+    timer.daemon = True
+    release = answer.release_conn
+
+    def read() -> None:
+        timer.cancel()
+        release()
+
+    answer.release_conn = read  # type: ignore[method-assign]
+    timer.start()
+
+
+def _cut(sock: Any) -> None:
+    plain = getattr(sock, "socket", sock)  # below TLS within TLS (a proxy's)
+    with suppress(OSError, TypeError):  # it ended in this very moment, or there is none
+        socket.socket.shutdown(plain, socket.SHUT_RDWR)  # below TLS too, whose object stays as it is for its reader
 
 
 @contextmanager
@@ -80,9 +105,7 @@ def _ended_by(until: float, sock: Any) -> Iterator[None]:
 
     def end() -> None:
         cut.set()
-        plain = getattr(sock, "socket", sock)  # below TLS within TLS (a proxy's)
-        with suppress(OSError, TypeError):  # it ended in this very moment, or there is none
-            socket.socket.shutdown(plain, socket.SHUT_RDWR)  # below TLS too, whose object stays as it is for its reader
+        _cut(sock)
 
     timer = threading.Timer(max(until - time.monotonic(), 0.0), end)
     timer.daemon = True

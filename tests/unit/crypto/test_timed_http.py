@@ -44,11 +44,16 @@ def serve(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Serve]:
 
 
 @pytest.fixture
-def pool(tmp_path: Path) -> urllib3.PoolManager:
+def librarys(tmp_path: Path) -> urllib3.PoolManager:
+    """As a library has made it for itself."""
     ca = tmp_path / "tls.crt"
-    made = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(total=60), ca_certs=str(ca) if ca.exists() else None)
-    end_in_time(made)
-    return made
+    return urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(total=60), ca_certs=str(ca) if ca.exists() else None)
+
+
+@pytest.fixture
+def pool(librarys: urllib3.PoolManager) -> urllib3.PoolManager:
+    end_in_time(librarys)
+    return librarys
 
 
 def ask(pool: urllib3.PoolManager, url: str, within: float, most: int = 1_000_000) -> bytes:
@@ -97,6 +102,24 @@ def test_head_that_drips_is_cut_when_the_requests_time_is_over(serve: Serve, poo
 def test_body_in_time_is_whole_and_its_connection_is_used_again(serve: Serve, pool: urllib3.PoolManager) -> None:
     server = serve([HEAD + b"Content-Length: 4\r\n\r\n", b"bo", b"dy"], repeat=True)
     assert [ask(pool, server.url, 60) for _ in range(3)] == [b"body"] * 3
+    assert server.asked == 1
+
+
+def test_body_that_a_library_reads_is_cut(serve: Serve, librarys: urllib3.PoolManager) -> None:
+    end_in_time(librarys, body_s=SOON_S)
+    server = serve([HEAD + b"Content-Length: 200\r\n\r\n", *[b"x"] * 200], pause_s=DRIP_S)
+    with pytest.raises(urllib3.exceptions.HTTPError):
+        librarys.request("GET", server.url, preload_content=False).read()
+    assert server.cut.wait(5), "it was read to its end"
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_body_that_a_library_has_read_is_not_cut_with_the_next_on_its_connection(
+    serve: Serve, librarys: urllib3.PoolManager, at_once: bool
+) -> None:
+    end_in_time(librarys, body_s=2)
+    server = serve([HEAD + b"Content-Length: 4\r\n\r\n", b"bo", b"dy"], pause_s=DRIP_S, repeat=True)
+    assert [librarys.request("GET", server.url, preload_content=at_once).data for _ in range(20)] == [b"body"] * 20  # three seconds
     assert server.asked == 1
 
 

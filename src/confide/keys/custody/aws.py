@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from confide.canonical import b64url
 from confide.crypto.secret import SecretBytes
+from confide.crypto.timed_http import end_in_time
 from confide.errors import CredentialError, CustodyError, CustodyOfflineError, ExtraMissingError, UnwrapError
 from confide.keys.custody.credential_file import read_credential
 from confide.keys.custody.verified_tls import refuse_key_log
@@ -92,10 +93,12 @@ class AwsKey:
             connect_timeout=self.timeout_s, read_timeout=self.timeout_s, retries={"total_max_attempts": 1, "mode": "standard"},
             proxies={}, ignore_configured_endpoint_urls=True, user_agent_extra="confide",
         )  # fmt: skip
-        return session.create_client(
+        client = session.create_client(
             "kms", region_name=self.region, endpoint_url=self.endpoint or f"https://kms.{self.region}.amazonaws.com",
             verify=str(self.ca) if self.ca else _bundle(), config=config,
         )  # fmt: skip
+        end_in_time(client._endpoint.http_session._manager, body_s=self.timeout_s)  # noqa: SLF001  there is no other way to its connections
+        return client
 
 
 def _bundle() -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from confide.crypto.secret import SecretBytes
+from confide.crypto.timed_http import end_in_time
 from confide.errors import CustodyError, CustodyOfflineError, ExtraMissingError, UnwrapError
 from confide.keys.custody.credential_file import read_credential
 from confide.keys.custody.verified_tls import refuse_key_log
@@ -112,6 +113,8 @@ class AzureKey:
 
         wire = RequestsTransport(use_env_settings=False, connection_verify=str(self.ca) if self.ca else True,
                                  connection_timeout=self.timeout_s, read_timeout=self.timeout_s)  # fmt: skip
+        wire.open()  # which makes its session
+        end_in_time(wire.session.get_adapter("https://").poolmanager, body_s=self.timeout_s)
         return {"transport": wire, "retry_total": 0}
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from confide.crypto.secret import SecretBytes
+from confide.crypto.timed_http import end_in_time
 from confide.errors import CredentialError, CustodyError, CustodyOfflineError, ExtraMissingError, UnwrapError
 from confide.keys.custody.credential_file import read_credential
 from confide.keys.custody.verified_tls import refuse_key_log
@@ -92,6 +93,7 @@ class GcpKey:
         session = client.transport._session  # noqa: SLF001  there is no other way to its settings
         for one in (session, session._auth_request.session):  # noqa: SLF001  the same, for tokens
             one.trust_env = False
+            end_in_time(one.get_adapter("https://").poolmanager, body_s=self.timeout_s)
             if self.ca is not None:
                 one.verify = str(self.ca)
         return client

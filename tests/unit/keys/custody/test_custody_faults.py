@@ -15,6 +15,7 @@ from support.custody.tls import Tls
 from confide.crypto.secret import SecretBytes
 from confide.errors import CustodyOfflineError, UnwrapError
 from confide.keys.custody.protocol import Kms
+from confide.keys.kbs.client import KbsClient
 
 CONTEXT = {"use": "root", "service": "x"}
 _KEY = base64.b64encode(bytes(32)).decode()
@@ -41,7 +42,8 @@ _FAULTS = {
 
 
 @pytest.fixture(params=list(_FAULTS))
-def wrong(request: pytest.FixtureRequest, remote: Service, tls: Tls) -> Iterator[Kms]:
+def wrong(request: pytest.FixtureRequest, remote: Service, tls: Tls, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kms]:
+    monkeypatch.setitem(KbsClient.__init__.__kwdefaults__, "patience", 0.0)  # it would give a service the pauses that it asks for
     server = MischiefServer(tls, _FAULTS[request.param])
     assert remote.at_port is not None
     yield remote.at_port(server.port, tls)
@@ -70,9 +72,14 @@ def test_a_service_that_answers_with_another_key_opens_nothing(remote: Service, 
     server.stop()
 
 
-@pytest.mark.parametrize(("pause_s", "parts"), [(60, 1), (0.2, 40)], ids=["silence", "drop by drop"])
-def test_a_slow_service_is_not_waited_for(remote: Service, tls: Tls, pause_s: float, parts: int) -> None:
-    server = MischiefServer(tls, http(200, b" " * 4000), pause_s=pause_s, parts=parts)
+@pytest.mark.parametrize(
+    ("pause_s", "size", "parts"),
+    [(600, 4000, 1), (0.2, 4000, 4000), (0.2, 400_000, 2000)],
+    ids=["silence", "a head drop by drop", "a body drop by drop"],
+)
+def test_a_slow_service_is_not_waited_for(remote: Service, tls: Tls, pause_s: float, size: int, parts: int) -> None:
+    """Each piece comes in time, and all of them in minutes, which the test does not have."""
+    server = MischiefServer(tls, http(200, b" " * size), pause_s=pause_s, parts=parts)
     assert remote.at_port is not None
     with pytest.raises(CustodyOfflineError):
         remote.at_port(server.port, tls).wrap(SecretBytes.random(), context=CONTEXT)
