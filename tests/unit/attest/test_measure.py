@@ -207,7 +207,7 @@ def test_cache_that_cannot_be_written_costs_time_only(small) -> None:
 
 
 def test_file_that_cannot_be_read_is_an_error(small, monkeypatch) -> None:
-    def fail(path: Path) -> str:
+    def fail(path: str, size: int) -> str:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(module, "_hash", fail)
@@ -225,7 +225,7 @@ def test_second_measurement_reads_no_file_that_has_not_changed(tmp_path, monkeyp
     cache = tmp_path / "cache.json"
     first = measure(cache=cache)
     assert first.files > 1000
-    monkeypatch.setattr("confide.attest.measure._hash", lambda path: pytest.fail(f"{path} was read again"))
+    monkeypatch.setattr("confide.attest.measure._hash", lambda path, size: pytest.fail(f"{path} was read again"))
     assert measure(cache=cache) == first
 
 

@@ -72,23 +72,24 @@ class Loopback:
         self._free = threading.Semaphore(_MOST)
 
     def serve(self, handle: Callable[[Request], Response]) -> None:
-        """Serve until nobody has asked for long, or :meth:`close` is called."""
+        """Serve until nobody has asked for long, or :meth:`close` is called; then listen no more."""
 
         def answer(request: Request) -> Response:
             self._asked = time.monotonic()
             return handle(request)
 
-        while not self._ended.is_set() and time.monotonic() - self._asked < self._idle_s:
-            try:
-                sock, (host, port) = self._sock.accept()
-            except TimeoutError:
-                continue
-            except OSError:
-                break
-            if self._free.acquire(blocking=False):
-                threading.Thread(target=self._serve, args=(Plain(sock, f"{host}:{port}"), answer), daemon=True).start()
-            else:
-                sock.close()
+        with self._sock:
+            while not self._ended.is_set() and time.monotonic() - self._asked < self._idle_s:
+                try:
+                    sock, (host, port) = self._sock.accept()
+                except TimeoutError:
+                    continue
+                except OSError:
+                    break
+                if self._free.acquire(blocking=False):
+                    threading.Thread(target=self._serve, args=(Plain(sock, f"{host}:{port}"), answer), daemon=True).start()
+                else:
+                    sock.close()
 
     def close(self) -> None:
         """End."""

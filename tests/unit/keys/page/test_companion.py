@@ -154,7 +154,7 @@ def test_companion_ends_when_nobody_asks(office: Office) -> None:
     with pytest.raises(OSError):  # noqa: PT012 - it ends between any two requests
         for _ in range(100):
             visit.get("overview")
-            time.sleep(1)
+            time.sleep(0.3)
 
 
 def test_grants_of_others_are_not_shown(office: Office) -> None:
