@@ -56,6 +56,7 @@ def code_volumes() -> list[dict[str, Any]]:
     """Where the image's code is on this machine, as volumes of a profile."""
     base = Path(sysconfig.get_config_var("installed_base"))
     settings = (_java() / "conf" / "security" / "java.security").resolve().parents[1]  # Debian has them under /etc
-    places = dict.fromkeys(["/usr", str(base), str(ROOT), str(_java()), str(settings)])
+    customized = (Path(sysconfig.get_path("stdlib")) / "sitecustomize.py").resolve().parent  # Debian's Python has it there, too
+    places = dict.fromkeys(["/usr", str(base), str(ROOT), str(_java()), str(settings), str(customized)])
     inside = [place for place in places if not any(place != other and Path(place).is_relative_to(other) for other in places)]
     return [{"mount": place, "host_path": place, "read_only": True} for place in inside]
