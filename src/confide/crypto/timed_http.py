@@ -84,11 +84,11 @@ def _cut_unless_read(answer: HTTPResponse, sock: Any, seconds: float) -> None:
     timer.daemon = True
     release = answer.release_conn
 
-    def read() -> None:
+    def done() -> None:
         timer.cancel()
         release()
 
-    answer.release_conn = read  # type: ignore[method-assign]
+    answer.release_conn = done  # type: ignore[method-assign]
     timer.start()
 
 

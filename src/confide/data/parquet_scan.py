@@ -34,7 +34,7 @@ except ImportError as missing:
 if TYPE_CHECKING:
     from confide.canonical import Json
 
-_BATCH_BYTES: Final = 128 * 1024 * 1024
+_BATCH_BYTES: Final = 64 * 1024 * 1024
 """What is fetched for one step of a scan, before it was compressed; a row group that is larger is one step."""
 _FIRST_ROWS: Final = 1 << 18
 _MOST_ROWS: Final = 1 << 20
