@@ -54,6 +54,18 @@ def test_one_changed_line_changes_the_measurement(small, name) -> None:
     assert measure(cache=cache).digest != before.digest
 
 
+@pytest.mark.parametrize("at", [0, 1 << 20, (1 << 20) + 1, 3 << 20])
+def test_one_changed_byte_anywhere_in_a_long_file_changes_the_measurement(small, at) -> None:
+    """It is read in parts."""
+    path = small / "site" / "library.so"
+    data = bytearray((3 << 20) + 1)
+    path.write_bytes(data)
+    before = measure()
+    data[at] = 1
+    path.write_bytes(data)
+    assert measure().digest != before.digest
+
+
 def test_added_removed_and_renamed_files_change_the_measurement(small) -> None:
     seen = {measure().digest}
     (small / "site" / "new.pth").write_text("import evil")

@@ -155,6 +155,8 @@ def test_companion_ends_when_nobody_asks(office: Office) -> None:
         for _ in range(100):
             visit.get("overview")
             time.sleep(0.3)
+    with pytest.raises(ConnectionRefusedError):  # and not left to wait for an answer
+        visit.get("overview")
 
 
 def test_grants_of_others_are_not_shown(office: Office) -> None:
