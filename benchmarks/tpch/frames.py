@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from confide.crypto.derive import file_key, parquet_aad_prefix
+from confide.data.opened_table import OpenedMemory
 from confide.data.parquet_scan import TableScan
 from confide.data.pinned_parquet import FileAccess, TableFile
 
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
     from benchmarks.data.owned import Owned
 
 
-def encrypted_frame(table: Owned) -> pl.LazyFrame:
-    """A table that is read from its encrypted files when a query comes to them."""
+def encrypted_frame(table: Owned, memory: OpenedMemory | None = None) -> pl.LazyFrame:
+    """A table that is read from its encrypted files when a query comes to them.  ``memory``: of columns that stay open."""
     found, manifest = table.input, table.input.manifest
 
     def access(path: str) -> FileAccess:
@@ -23,4 +24,4 @@ def encrypted_frame(table: Owned) -> pl.LazyFrame:
         return FileAccess(key, parquet_aad_prefix(manifest.dataset, path))
 
     files = [TableFile(entry.path, entry.size, entry.rows or 0) for entry in manifest.files]
-    return TableScan(found.folder, files, access, manifest.schema or {}).frame(manifest.name)
+    return TableScan(found.folder, files, access, manifest.schema or {}, memory=memory).frame(manifest.name)

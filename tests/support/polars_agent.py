@@ -17,6 +17,7 @@ from confide.crypto.sign import SigningKey
 from confide.data.commit import create_dataset
 from confide.data.files import open_file, read_table
 from confide.data.manifest import Manifest
+from confide.data.opened_table import OpenedMemory
 from confide.data.places import Place
 from confide.data.polars import DataContext
 from confide.data.snapshots import load_manifest
@@ -85,11 +86,11 @@ class PolarsAgent:
 
         self.keyring.open_input(found.root, found.manifest.dataset, lease(), files=files, refresh=lease)
 
-    def context(self, *arguments: str) -> DataContext:
+    def context(self, *arguments: str, memory: OpenedMemory | None = None) -> DataContext:
         """The program's end."""
         inputs = {name: found.info(files=False) for name, found in self._inputs.items()}
         outputs: Json = {name: {} for name in self._places}
-        return DataContext(self._client, {"run": RUN, "arguments": list(arguments), "inputs": inputs, "outputs": outputs})
+        return DataContext(self._client, {"run": RUN, "arguments": list(arguments), "inputs": inputs, "outputs": outputs}, memory)
 
     def written(self, name: str) -> pa.Table:
         """The rows of a committed output, as anybody with its key reads them."""

@@ -17,6 +17,7 @@ import click
 
 from confide.cli.output import Context, answers, say
 from confide.errors import ConfideError, ExtraMissingError, UsageError
+from confide.free_memory import free_memory
 from confide.ids import Tee
 from confide.jobs.findings import Finding
 
@@ -111,10 +112,7 @@ def _jar() -> Finding:
 
 
 def _memory() -> Finding:
-    # proc(5): MemAvailable estimates what can be used without swapping, in KiB.
-    text = Path("/proc/meminfo").read_text(encoding="ascii") if Path("/proc/meminfo").exists() else ""
-    found = re.search(r"MemAvailable:\s+(\d+) kB", text)
-    free = int(found[1]) // 1024 if found else 0
+    free = free_memory() // 2**20
     return Finding("memory", free >= _MEMORY_MB, f"{free} MiB available", f"a run with two workers needs about {_MEMORY_MB} MiB")
 
 

@@ -22,6 +22,8 @@ _UNPACKED, _LENGTH, _DATA_PAGE, _DICTIONARY_PAGE, _STATISTICS, _ENCODING_STATS =
 _LENGTH_FIELD, _DATA_PAGE_FIELD, _DICTIONARY_PAGE_FIELD = (
     thrift.written(thrift.I64, step, b"") for step in (1, _DATA_PAGE - _LENGTH, _DICTIONARY_PAGE - _DATA_PAGE)
 )
+_SHAPE: Final[thrift.Shape] = {2: thrift.NOTHING_INSIDE, 4: {1: {_CHUNK_METADATA: thrift.NOTHING_INSIDE}}, 7: thrift.NOTHING_INSIDE}
+"""Of a ``FileMetaData``: the schema's elements, the row groups' columns, and how the values of columns are ordered."""
 _CHUNK_HEAD: Final = thrift.written_integer(thrift.I64, 2, 0) + thrift.written(thrift.STRUCT, 1, b"")
 """Of a ``ColumnChunk``, up to its metadata."""
 
@@ -84,7 +86,7 @@ class Footer:
         Raises:
             ParseError: it is none, or not one of a file that can be read by parts.
         """
-        whole = thrift.parsed_struct(data)
+        whole = thrift.parsed_struct(data, _SHAPE)
         found = whole.fields
         if not found.keys() >= {1, 2, 3, 4}:
             raise ParseError("a Parquet footer lacks a field")

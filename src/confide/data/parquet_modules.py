@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _LENGTH, _NONCE, _TAG = 4, 12, 16
 _FOOTER, _DATA_PAGE, _DICTIONARY_PAGE, _DATA_HEADER, _DICTIONARY_HEADER = (bytes((kind,)) for kind in (0, 2, 3, 4, 5))
+_ALGORITHM: Final[thrift.Shape] = {1: {1: thrift.NOTHING_INSIDE}}
+"""Of a ``FileCryptoMetaData``: its ``encryption_algorithm``, and of that ``AES_GCM_V1``."""
 _MOST: Final = 0x7FFF
 """Ordinals are 16 bits with a sign."""
 _I32_FIELD: Final = 1 << 4 | thrift.I32
@@ -52,7 +54,7 @@ class Modules:
         except InvalidTag:
             _refuse()
 
-    def pages(self, data: bytes, place: tuple[int, int], room: Room, *, dictionary: bool) -> int:
+    def pages(self, data: bytes | memoryview, place: tuple[int, int], room: Room, *, dictionary: bool) -> int:
         """Put the headers and pages of a column chunk into ``room`` as a plain file has them, from the chunk's whole ``data``.
 
         ``place``: the numbers of its row group and column.  ``dictionary``: whether it begins with a dictionary's page.  Returns where the
@@ -109,9 +111,9 @@ def file_unique(metadata: bytes) -> tuple[bytes, int]:
     Raises:
         ParseError: it is none.
     """
-    whole = thrift.parsed_struct(metadata)
+    whole = thrift.parsed_struct(metadata, _ALGORITHM)
     given = whole
-    for _ in range(2):  # encryption_algorithm, of it AES_GCM_V1
+    for _ in range(2):  # see _ALGORITHM
         given = given.fields[1] if 1 in given.fields else _refuse()
     return thrift.binary(metadata, given.fields[2]) if 2 in given.fields else b"", whole.end
 

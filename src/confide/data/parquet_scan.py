@@ -6,41 +6,41 @@ query comes to the file.  Nothing here writes to disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import operator
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import suppress
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 import pyarrow as pa
 
-from confide.data.parquet_footer import Column, Layout
+from confide.data.opened_table import OpenedMemory, OpenedTable
+from confide.data.parquet_footer import Layout
 from confide.data.parquet_image import Buffers, Image, arrow_schema
 from confide.data.partitions import path_values, with_folders
 from confide.data.pinned_parquet import Fetched, FileAccess, PinnedFile, PinnedFooter, TableFile, as_integrity
 from confide.data.places import RangedFolder
 from confide.data.read_counts import Counts, Totals
 from confide.data.row_groups import Described, Pruning
+from confide.data.scan_steps import Part, Step, Wanted, collect, one_ahead
 from confide.data.schema import schema_json, storable
 from confide.errors import DataError, ExtraMissingError, SecretLeakError
 
 try:
     import polars as pl
     from polars.io.plugins import register_io_source
+    from polars.lazyframe.resolver import LazyFrameResolver, ResolvedLazyFrameProps
 except ImportError as missing:
     raise ExtraMissingError("Polars is not installed", hint="pip install 'confide[polars]'") from missing
 
 if TYPE_CHECKING:
+    from polars.lazyframe.resolver import FilterExpr
+
     from confide.canonical import Json
 
-_BATCH_BYTES: Final = 64 * 1024 * 1024
-"""What is fetched for one step of a scan, before it was compressed; a row group that is larger is one step."""
-_FIRST_ROWS: Final = 1 << 18
-_MOST_ROWS: Final = 1 << 20
-"""Rows of a scan's first step, and of one whose predicate leaves few of them."""
-_FRAME_BYTES: Final = 20 * 1024 * 1024
-"""What a step should give the query, in memory: a larger frame has left the processor's caches when the query looks at it."""
 _FOOTERS: Final = 4096
 """Of so many files the footers are kept from one query to the next, some kilobytes each; those of others are read again."""
 _NO_FOLDERS: Final = pl.DataFrame()
@@ -53,14 +53,27 @@ class TableScan:
     """What a query over one table reads, file by file; Polars calls it when it runs the query.  Not to be pickled or sent anywhere."""
 
     def __init__(
-        self, folder: Path | RangedFolder, files: Sequence[TableFile], key_of: KeyOf, schema: Json, *, totals: Totals | None = None
+        self,
+        folder: Path | RangedFolder,
+        files: Sequence[TableFile],
+        key_of: KeyOf,
+        schema: Json,
+        *,
+        totals: Totals | None = None,
+        memory: OpenedMemory | None = None,
     ) -> None:
-        """``schema`` is the manifest's.  What queries read is added to ``totals``."""
+        """``schema`` is the manifest's.  What queries read is added to ``totals``.
+
+        ``memory``: of columns that stay open from one query to the next; without it each query opens what it reads.
+        """
         self._folder = folder
         self._files = tuple(files)
         self._key_of = key_of
         self._manifest_schema = schema
         self._totals = totals or Totals()
+        self._memory = memory
+        self._opened: OpenedTable | None = None
+        self._opening = threading.Lock()
         self._columns = [(column["name"], column["type"]) for column in schema["columns"]]
         self._in_folders = frozenset(name for entry in self._files for name in path_values(entry.path))
         self._footers: dict[str, PinnedFooter] = {}
@@ -70,16 +83,63 @@ class TableScan:
         with self._open(first) as file:
             layout = file.pinned.footer.layout
             with as_integrity(first.path):
-                part = _Part(first.path, layout, self._of_folders(first.path, layout), Image(layout, layout.columns, Buffers()))
+                part = Part(first.path, layout, self._of_folders(first.path, layout), Image(layout, layout.columns, Buffers()))
                 found = part.frame().collect_schema()
         self.schema = pl.Schema({name: found[name] for name, _ in self._columns})
 
     def frame(self, name: str) -> pl.LazyFrame:
         """The table as a lazy frame."""
-        return register_io_source(self._batches, schema=self.schema, is_pure=True, explain_name=f"encrypted {name}")
+        streamed = register_io_source(self._batches, schema=self.schema, is_pure=True, explain_name=f"encrypted {name}")
+        if self._memory is None or self._in_folders or not isinstance(self._folder, Path):
+            return streamed
+        return pl.LazyFrame.from_lazyframe_resolver(EncryptedTable(self, streamed))
+
+    def opened(self, names: Collection[str] | None, predicates: Sequence[pl.Expr]) -> OpenedTable | None:
+        """The table with these columns open (``None`` for all), or nothing where a query is to open what it reads.
+
+        That is where there is not the memory, and where most of the row groups of columns that are not open hold no row for the query.
+        A key is asked for in any case: who may read the table no longer gets nothing of it.
+
+        Raises:
+            IntegrityError: a file does not open.
+        """
+        self._key_of(self._files[0].path).key.wipe()
+        table, fetched = self._table(), Fetched()
+        if table is None or not (table.is_open(names) or self._is_worth_opening(predicates)) or not table.open(names, self._open, fetched):
+            return None
+        open_us = int(fetched.cipher_s * 1e6)
+        self._totals.add(Counts(tasks=1, rows_read=table.rows, bytes_read=fetched.size, open_us=open_us))
+        return table
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise SecretLeakError("a scan of encrypted files was about to be pickled", hint="send the query's result instead")
+
+    def _table(self) -> OpenedTable | None:
+        """Where columns are opened: for files of one layout, if all of them could be open at one time."""
+        with self._opening:
+            if self._opened is None and self._memory is not None and self._fits(self._memory):
+                pinned = [(entry, self._footer(entry)) for entry in self._files]
+                if len(self._layouts) == 1 and any(footer.footer.rows for _, footer in pinned):
+                    with suppress(MemoryError):
+                        self._opened = OpenedTable(pinned, self._memory)
+            return self._opened
+
+    def _fits(self, memory: OpenedMemory) -> bool:
+        return len(self._files) <= _FOOTERS and sum(entry.size for entry in self._files) <= memory.most
+
+    def _footer(self, entry: TableFile) -> PinnedFooter:
+        if entry.path not in self._footers:
+            self._open(entry).close()
+        return self._footers[entry.path]
+
+    def _is_worth_opening(self, predicates: Sequence[pl.Expr]) -> bool:
+        """Whether a query with these predicates finds rows in at least half of the row groups, by what their statistics say."""
+        if not predicates:
+            return True
+        pruning = Pruning(reduce(operator.and_, predicates), self.schema, self._in_folders)
+        described = [Described(footer, _NO_FOLDERS) for footer in self._footers.copy().values()]
+        skipped = sum(len(skip) for skip in pruning.skipped(described))
+        return 2 * skipped <= sum(len(footer.footer.groups) for footer, _ in described)
 
     def _open(self, entry: TableFile) -> PinnedFile:
         known = self._footers.get(entry.path)
@@ -124,12 +184,12 @@ class TableScan:
     ) -> Iterator[pl.DataFrame]:
         """The rows that a query asks for (``register_io_source``): ``n_rows`` counts rows before the predicate."""
         pruning = None if predicate is None else Pruning(predicate, self.schema, self._in_folders)
-        wanted = _Wanted.of(with_columns, predicate, n_rows, pruning)
+        wanted = Wanted.of(with_columns, predicate, n_rows, pruning)
         counts, left = self._totals.begin(), False
         ahead = ThreadPoolExecutor(1, thread_name_prefix="confide-fetch")
         try:
-            for step in _one_ahead(ahead, self._fetched(wanted, counts)):
-                found = _collect(step.parts, wanted, [*self.schema])
+            for step in one_ahead(ahead, self._fetched(wanted, counts)):
+                found = collect(step.parts, wanted, [*self.schema])
                 if any(self.schema[name] != kind for name, kind in found.schema.items()):
                     raise DataError(f"files of one table have other types: {step.parts[0].path}", path=step.parts[0].path)
                 wanted.pace.saw(step.rows, found)
@@ -144,16 +204,16 @@ class TableScan:
             if not left:
                 self._totals.tell()
 
-    def _fetched(self, wanted: _Wanted, counts: Counts) -> Iterator[_Step]:
+    def _fetched(self, wanted: Wanted, counts: Counts) -> Iterator[Step]:
         """What is read, a bounded number of bytes and rows at a time."""
         try:
             yield from self._steps(wanted, counts)
         finally:
             self._totals.over(counts)
 
-    def _steps(self, wanted: _Wanted, counts: Counts) -> Iterator[_Step]:
+    def _steps(self, wanted: Wanted, counts: Counts) -> Iterator[Step]:
         buffers, fetched = Buffers(), Fetched()
-        step = _Step(buffers, wanted.pace.rows)
+        step = Step(buffers, wanted.pace.rows)
         pruned = self._pruned(wanted)
         at = 0
         for entry in self._files:
@@ -170,7 +230,7 @@ class TableScan:
                     size = pinned.bytes_of(index, columns)
                     if not step.fits(size, rows):
                         yield step
-                        step = _Step(buffers, wanted.pace.rows)
+                        step = Step(buffers, wanted.pace.rows)
                     part = step.part(entry.path, pinned.footer.layout, columns, folders)
                     if part.image is not None:
                         late.file.put_pages(index, columns, part.image, fetched)
@@ -181,7 +241,7 @@ class TableScan:
             step.last = True
             yield step
 
-    def _pruned(self, wanted: _Wanted) -> dict[str, tuple[PinnedFooter, frozenset[int], pl.DataFrame]]:
+    def _pruned(self, wanted: Wanted) -> dict[str, tuple[PinnedFooter, frozenset[int], pl.DataFrame]]:
         """For files whose footers are here: row groups that the query finds no rows in, and the columns of their folders.
 
         Of a copy: another query of the table may be coming to a new file.
@@ -190,12 +250,56 @@ class TableScan:
         skips = wanted.pruning.skipped([*known.values()]) if wanted.pruning is not None else [frozenset[int]()] * len(known)
         return {path: (one.footer, skip, one.folders) for (path, one), skip in zip(known.items(), skips, strict=True)}
 
-    def _described(self, wanted: _Wanted, late: _OpenedLate) -> tuple[PinnedFooter, frozenset[int], pl.DataFrame]:
+    def _described(self, wanted: Wanted, late: _OpenedLate) -> tuple[PinnedFooter, frozenset[int], pl.DataFrame]:
         """The same for one file, which is opened."""
         pinned = late.file.pinned
         folders = self._of_folders(late.file.path, pinned.footer.layout)
         skip = wanted.pruning.skipped([Described(pinned, folders)])[0] if wanted.pruning is not None else frozenset[int]()
         return pinned, skip, folders
+
+
+class EncryptedTable(LazyFrameResolver):
+    """What Polars asks, for each query again, for the frame that the query reads."""
+
+    def __init__(self, scan: TableScan, streamed: pl.LazyFrame) -> None:
+        self._scan = scan
+        self._streamed = streamed
+        self._opened: pl.LazyFrame | None = None
+
+    def schema(self) -> pl.Schema:
+        """The columns."""
+        return self._scan.schema
+
+    def cse_eq(self, other: object) -> bool:
+        """Whether one reading is enough for both."""
+        return self is other
+
+    def resolve_lazyframe(
+        self,
+        *,
+        projection: list[str] | None,
+        limit: int | None,
+        filters: list[FilterExpr],
+        filter_columns: list[str],
+        filter_drop_columns_idx: int | None,
+        existing_resolved_version_key: str | None,
+    ) -> tuple[pl.LazyFrame | None, ResolvedLazyFrameProps]:
+        """A frame of these columns, to which Polars applies the filters."""
+        names = None if projection is None else {*projection, *filter_columns}
+        opened = self._scan.opened(names, [one.expr for one in filters]) if limit is None and names != set() else None
+        props = ResolvedLazyFrameProps(version_key="streamed" if opened is None else "opened")
+        if existing_resolved_version_key == props.version_key:
+            return None, props
+        if opened is not None and self._opened is None:
+            self._opened = pl.scan_parquet(opened.file, glob=False, hive_partitioning=False)
+        frame = self._streamed if opened is None or self._opened is None else self._opened
+        frame = frame if limit is None else frame.head(limit)
+        if projection is not None:
+            frame = frame.select(projection) if projection else frame.drop("*")
+        return frame, props
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise SecretLeakError("a scan of encrypted files was about to be pickled", hint="send the query's result instead")
 
 
 class _OpenedLate:
@@ -218,127 +322,3 @@ class _OpenedLate:
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
             self._file.close()
-
-
-@dataclass(slots=True)
-class _Pace:
-    """How many rows the next step has: as many as make a frame of :data:`_FRAME_BYTES`, by what the last one gave."""
-
-    rows: int = field(default_factory=lambda: _FIRST_ROWS)
-
-    def saw(self, rows: int, frame: pl.DataFrame) -> None:
-        """``frame`` is what so many rows gave."""
-        fitting = rows * _FRAME_BYTES // max(1, int(frame.estimated_size()))
-        self.rows = min(max(fitting, _FIRST_ROWS // 2), 2 * self.rows, _MOST_ROWS)
-
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """What a query asks a table for.  ``fetched``: columns that are to be had from storage, ``None`` for all."""
-
-    columns: list[str] | None
-    predicate: pl.Expr | None
-    limit: int | None
-    fetched: frozenset[str] | None
-    pruning: Pruning | None
-    pace: _Pace = field(default_factory=_Pace)
-
-    @classmethod
-    def of(cls, columns: list[str] | None, predicate: pl.Expr | None, limit: int | None, pruning: Pruning | None) -> Self:
-        asked = () if predicate is None else predicate.meta.root_names()
-        return cls(columns, predicate, limit, None if columns is None else frozenset((*columns, *asked)), pruning)
-
-    def of_layout(self, layout: Layout) -> tuple[Column, ...]:
-        """The columns of a file that are to be read."""
-        return tuple(column for column in layout.columns if self.fetched is None or column.name in self.fetched)
-
-    def of_frame(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        """The query on one frame of the table."""
-        if self.predicate is not None:
-            frame = frame.filter(self.predicate)
-        return frame if self.columns is None else frame.select(self.columns)
-
-
-@dataclass(slots=True)
-class _Part:
-    """Rows of neighbouring files of one layout and one folder.  Without an image no column of the files is asked for, but their rows."""
-
-    path: str
-    layout: Layout
-    folders: pl.DataFrame
-    image: Image | None
-    rows: int = 0
-
-    def frame(self) -> pl.LazyFrame:
-        """Them, once: the image is empty afterwards."""
-        if self.image is None:
-            if not self.folders.width:
-                return pl.DataFrame(height=self.rows).lazy()
-            return self.folders.lazy().select(pl.all().gather(pl.zeros(self.rows, dtype=pl.UInt32, eager=True)))
-        frame = pl.scan_parquet(self.image.whole(), glob=False, hive_partitioning=False)
-        return _with_values(frame if self.rows == self.image.rows else frame.head(self.rows), self.folders)
-
-    def close(self) -> None:
-        """It was read."""
-        if self.image is not None:
-            self.image.close()
-
-
-@dataclass(slots=True)
-class _Step:
-    """What is read at one time.  ``last``: nothing comes after it."""
-
-    buffers: Buffers
-    most_rows: int
-    parts: list[_Part] = field(default_factory=list)
-    size: int = 0
-    rows: int = 0
-    last: bool = False
-
-    def fits(self, size: int, rows: int) -> bool:
-        """Whether as much more may be added."""
-        return not self.parts or (self.size + size <= _BATCH_BYTES and self.rows + rows <= self.most_rows)
-
-    def part(self, path: str, layout: Layout, columns: tuple[Column, ...], folders: pl.DataFrame) -> _Part:
-        """Where the next rows go."""
-        last = self.parts[-1] if self.parts else None
-        if last is None or last.layout is not layout or last.folders is not folders:
-            last = _Part(path, layout, folders, Image(layout, columns, self.buffers) if columns else None)
-            self.parts.append(last)
-        return last
-
-    def count(self, part: _Part, size: int, rows: int) -> None:
-        """They are there."""
-        part.rows += rows
-        self.size, self.rows = self.size + size, self.rows + rows
-
-
-def _with_values(frame: pl.LazyFrame, folders: pl.DataFrame) -> pl.LazyFrame:
-    """``frame`` of a file with the columns of its folders."""
-    values = [pl.lit(values[0], dtype=values.dtype).alias(values.name) for values in folders]
-    return frame.with_columns(values) if values else frame
-
-
-def _collect(parts: Sequence[_Part], wanted: _Wanted, order: Sequence[str]) -> pl.DataFrame:
-    """Read.
-
-    Raises:
-        IntegrityError: a file is none that can be read.
-    """
-    with as_integrity(parts[0].path), ExitStack() as images:
-        for part in parts:
-            images.callback(part.close)
-        frames = [part.frame() for part in parts]
-        whole = wanted.of_frame(frames[0] if len(frames) == 1 else pl.concat(frames, how="diagonal"))
-        found = whole.collect(engine="streaming")
-        del frames, whole  # and with them the bytes of the images, whose memory is used again
-    return found if wanted.columns is not None else found.select(order)
-
-
-def _one_ahead(ahead: ThreadPoolExecutor, source: Iterator[_Step]) -> Iterator[_Step]:
-    """``source``, whose next value is made while the last one is used.  Who leaves it may do so while one is made."""
-    step = next(source, None)
-    while step is not None:
-        coming = None if step.last else ahead.submit(next, source, None)
-        yield step
-        step = None if coming is None else coming.result()

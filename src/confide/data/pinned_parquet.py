@@ -15,14 +15,14 @@ from dataclasses import dataclass, field, replace
 from io import BufferedReader
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from confide.data.folder import PARQUET_MAGIC, PARQUET_TAIL_BYTES
 from confide.data.parquet_footer import PLAIN_MAGIC, Chunk, Column, Footer, Layout, PlacedChunk, image_footer
-from confide.data.parquet_image import Image
+from confide.data.parquet_image import Image, Room
 from confide.data.parquet_modules import Modules, file_unique
 from confide.data.places import FilePlace, RangedFolder
 from confide.errors import ExtraMissingError, IntegrityError, ParseError, PlaintextError
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from confide.crypto.secret import SecretBytes
+
+
+_FIRST_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +103,17 @@ class PinnedFooter:
 
 @dataclass(slots=True)
 class Fetched:
-    """How much was read of files: bytes as they are stored, and seconds in the cipher."""
+    """How much was read of files: bytes as they are stored, and seconds in the cipher.  Of one thread at a time."""
 
     size: int = 0
     cipher_s: float = 0.0
+    _buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(_FIRST_BYTES)), repr=False)
+
+    def room(self, length: int) -> memoryview:
+        """Memory for so many bytes, as they are stored: the same each time, which costs less than new memory."""
+        if length > len(self._buffer):
+            self._buffer = memoryview(bytearray(max(length, 2 * len(self._buffer))))
+        return self._buffer[:length]
 
 
 class PinnedFile:
@@ -148,12 +158,25 @@ class PinnedFile:
         most = sum(chunk.length for _, chunk in leaves)  # opened pages are never longer than they were
         with as_integrity(self.path), image.group(described.rows, most) as (room, placed):
             for leaf, chunk in leaves:
-                data = self._fetch(chunk.start, chunk.length)
-                began, first = perf_counter(), room.at
-                after_dictionary = self._modules.pages(data, (group, leaf), room, dictionary=chunk.dictionary)
-                fetched.cipher_s += perf_counter() - began
-                fetched.size += chunk.length
+                first = room.at
+                after_dictionary = self.open_chunk((group, leaf), room, fetched)
                 placed.append(PlacedChunk(chunk, first if chunk.dictionary else None, after_dictionary, room.at - first))
+
+    def open_chunk(self, place: tuple[int, int], room: Room, fetched: Fetched) -> int:
+        """Read the chunk of a row group and a leaf column, and put its pages into ``room``.  Returns where its first page of data is.
+
+        Raises:
+            IntegrityError: the file was cut meanwhile.
+            ParseError: a page does not open.
+        """
+        group, leaf = place
+        chunk = self.pinned.footer.groups[group].chunks[leaf]
+        data = self._fetch(chunk.start, chunk.length, fetched)
+        began = perf_counter()
+        after_dictionary = self._modules.pages(data, place, room, dictionary=chunk.dictionary)
+        fetched.cipher_s += perf_counter() - began
+        fetched.size += chunk.length
+        return after_dictionary
 
     def close(self) -> None:
         """Close the file and forget its key."""
@@ -161,34 +184,39 @@ class PinnedFile:
         self._undo.close()
 
     def _open_footer(self, access: FileAccess) -> tuple[PinnedFooter, Modules]:
-        end = self._fetch(max(0, self._size - PARQUET_TAIL_BYTES), min(self._size, PARQUET_TAIL_BYTES))
+        fetched = Fetched()
+        end = bytes(self._fetch(max(0, self._size - PARQUET_TAIL_BYTES), min(self._size, PARQUET_TAIL_BYTES), fetched))
         if end[4:] != PARQUET_MAGIC:
             raise PlaintextError(f"not an encrypted Parquet file: {self.path}", path=self.path)
         length = int.from_bytes(end[:4], "little")
         if length > self._size - PARQUET_TAIL_BYTES - len(PARQUET_MAGIC):
             raise _does_not_open(self.path)
-        footer = self._fetch(self._size - PARQUET_TAIL_BYTES - length, length)
+        footer = bytes(self._fetch(self._size - PARQUET_TAIL_BYTES - length, length, fetched))
         with as_integrity(self.path):  # of another algorithm than AES_GCM_V1, too
             unique, start = file_unique(footer)
             modules = Modules(access.key, access.aad_prefix + unique)
             return PinnedFooter(unique, Footer.parse(modules.footer(footer[start:]))), modules
 
-    def _bytes_at(self, offset: int, length: int) -> bytes:
+    def _fetch(self, offset: int, length: int, fetched: Fetched) -> memoryview:
+        """What is there, until the next of this ``fetched``."""
+        if length > self._size:
+            raise self._was_cut()
+        data, at = fetched.room(length), 0
+        while at < length:  # Linux reads at most 2 GiB at a time
+            found = self._fill(data[at:], offset + at)
+            if not found:
+                raise self._was_cut()
+            at += found
+        return data
+
+    def _fill(self, data: memoryview, offset: int) -> int:
         if isinstance(self._file, SeekableReader):
             self._file.seek(offset)
-            return self._file.read(length) or b""
-        return os.pread(self._file.fileno(), length, offset)
+            return self._file.readinto(data) or 0
+        return os.preadv(self._file.fileno(), [data], offset)
 
-    def _fetch(self, offset: int, length: int) -> bytes:
-        data = self._bytes_at(offset, length) if length <= self._size else b""
-        while 0 < len(data) < length:  # Linux reads at most 2 GiB at a time
-            more = self._bytes_at(offset + len(data), length - len(data))
-            if not more:
-                break
-            data += more
-        if len(data) != length:
-            raise IntegrityError(f"a file was cut while it was read: {self.path}", path=self.path)
-        return data
+    def _was_cut(self) -> IntegrityError:
+        return IntegrityError(f"a file was cut while it was read: {self.path}", path=self.path)
 
     def __enter__(self) -> Self:
         return self

@@ -13,7 +13,7 @@ import os
 import re
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from time import perf_counter
@@ -28,6 +28,7 @@ from confide.crypto.secret import SecretBytes
 from confide.data.agent_files import AgentFolder
 from confide.data.committed import AGENT_SOCKET, Committed
 from confide.data.grouped_scan import GroupedScan
+from confide.data.opened_table import OpenedMemory
 from confide.data.parquet_keys import FileKeys, file_keys
 from confide.data.parquet_scan import TableScan
 from confide.data.pinned_parquet import FileAccess, TableFile
@@ -59,10 +60,13 @@ _SAMPLE_BYTES: Final = 1 << 20
 class DataContext:
     """A job's data.  Not to be pickled: what it gives out are ordinary frames of Polars."""
 
-    def __init__(self, agent: LocalSocketClient, info: Json) -> None:
+    def __init__(self, agent: LocalSocketClient, info: Json, memory: OpenedMemory | None = None) -> None:
+        """``memory``: of columns that stay open; a part of what is free, if nothing is said."""
         self._agent = agent
         self._info = info
         self._listed: dict[str, list[Json]] = {}
+        self._frames: dict[str, pl.LazyFrame] = {}
+        self._memory = memory or OpenedMemory()
         self._counts = Totals(lambda totals: agent.call("data-counts", counts=totals))
         self.arguments: tuple[str, ...] = tuple(info["arguments"])
 
@@ -105,11 +109,10 @@ class DataContext:
         files = [TableFile(one["path"], one["size"], one["rows"]) for one in self._files(name)]
         if not files:
             raise DataError(f"input {name!r} has no file", name=name)
-        schema = found["schema"]
         if "hidden" in found:  # a table with column groups
-            columns, hidden, totals = schema["columns"], found["hidden"], self._counts
+            columns, hidden, totals = found["schema"]["columns"], found["hidden"], self._counts
             return GroupedScan(folder, files, lambda path: self._group_keys(folder / path), columns, hidden, totals=totals).frame(name)
-        return TableScan(folder, files, lambda path: self._read_key(folder / path), schema, totals=self._counts).frame(name)
+        return self._table(name, folder, files)
 
     def files(self, name: str) -> list[str]:
         """The paths of the files of an input that holds no table, for :meth:`open`.
@@ -216,12 +219,20 @@ class DataContext:
 
     def stop(self) -> None:
         """Leave the agent, and say what was read.  What is used afterwards connects again."""
+        self._frames.clear()
         try:
             self._counts.tell_rest()
         finally:
             self._agent.close()
 
     # --- inside --------------------------------------------------------------------------------------------------------
+
+    def _table(self, name: str, folder: Path | RangedFolder, files: Sequence[TableFile]) -> pl.LazyFrame:
+        """An input's frame: the same each time, since its columns stay open."""
+        if name not in self._frames:
+            key_of, schema = (lambda path: self._read_key(folder / path)), self._input(name)["schema"]
+            self._frames[name] = TableScan(folder, files, key_of, schema, totals=self._counts, memory=self._memory).frame(name)
+        return self._frames[name]
 
     def _input(self, name: str) -> Json:
         found = self._info["inputs"].get(name)

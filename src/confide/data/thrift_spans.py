@@ -1,14 +1,14 @@
 """Thrift's compact protocol, as far as Parquet's metadata needs it: where the fields of a struct lie in bytes, and how fields are written.
 
-Values stay bytes: who copies a field from one struct into another does not have to know what it means.  Follows Apache Thrift's
-"Thrift compact protocol encoding".  Knows nothing of Parquet.
+Values stay bytes: who copies a field from one struct into another does not have to know what it means.  What nobody looks into is passed
+over.  Follows Apache Thrift's "Thrift compact protocol encoding".  Knows nothing of Parquet.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple, NoReturn, TypeAlias
 
 from confide.errors import ParseError
 
@@ -24,6 +24,7 @@ STRUCT: Final = 12
 STOP: Final = b"\0"
 _BOOLEANS: Final = frozenset({1, 2})
 _INTEGERS: Final = frozenset({I16, I32, I64})
+_LISTS: Final = frozenset({LIST, SET})
 _FIXED: Final = {1: 1, 2: 1, BYTE: 1, DOUBLE: 8}
 """Bytes of an element or value."""
 _DEPTH: Final = 24
@@ -36,10 +37,16 @@ _LONG: Final = 15
 _NO_FIELDS: Final[Mapping[int, Value]] = MappingProxyType({})
 
 
+Shape: TypeAlias = "Mapping[int, Shape]"
+"""Which fields of a struct, themselves structs or lists of structs, are looked into, and what of those."""
+NOTHING_INSIDE: Final[Shape] = MappingProxyType({})
+"""Of a struct whose own fields are all that is asked for."""
+
+
 class Value(NamedTuple):
     """Where a field's value, or an element of a list, lies: what kind it is, its first byte and the one after it.
 
-    ``fields``: of a struct, by their numbers.  ``elements``: of a list or set of structs.
+    Of what was looked into, ``fields`` are those of a struct, by their numbers, and ``elements`` those of a list or set of structs.
     """
 
     kind: int
@@ -49,17 +56,17 @@ class Value(NamedTuple):
     elements: tuple[Value, ...] = ()
 
 
-def parsed_struct(data: bytes, at: int = 0) -> Value:
-    """The struct that begins at ``at``.
+def parsed_struct(data: bytes, shape: Shape) -> Value:
+    """The struct at the beginning of ``data``.
 
     Raises:
-        ParseError: it is none, its fields are not in ascending order, or it nests deeper than metadata do.
+        ParseError: it is none, fields that are looked at are not in ascending order, or it nests deeper than metadata do.
     """
     try:
-        found = _struct(data, at, 0)
+        found = _struct(data, 0, shape)
     except IndexError:
         _refuse(len(data))
-    return found if found.end <= len(data) else _refuse(at)
+    return found if found.end <= len(data) else _refuse(0)
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
@@ -101,56 +108,92 @@ def binary(data: bytes, value: Value) -> bytes:
     return data[start : value.end]
 
 
-def _struct(data: bytes, at: int, depth: int) -> Value:
+def _struct(data: bytes, at: int, shape: Shape) -> Value:
     found: dict[int, Value] = {}
     start, number = at, 0
     while head := data[at]:
-        at += 1
         kind, before = head & 15, number
-        if head >> 4:
-            number += head >> 4
-        else:
-            value, at = varint(data, at)
-            number = (value >> 1) ^ -(value & 1)
+        number, at = _number(data, at, before)
         if number <= before:
             _refuse(at)
-        one = Value(kind, at, at) if kind in _BOOLEANS else _value(data, at, kind, depth)
+        if number in shape and kind == STRUCT:
+            one = _struct(data, at, shape[number])
+        elif number in shape and kind in _LISTS:
+            one = _list(data, at, kind, shape[number])
+        else:
+            one = Value(kind, at, at if kind in _BOOLEANS else _end(data, at, kind, 0))
         found[number] = one
         at = one.end
     return Value(STRUCT, start, at + 1, found)
 
 
-def _value(data: bytes, at: int, kind: int, depth: int) -> Value:
-    """A value; outside of lists, a boolean has none."""
-    if kind in _INTEGERS:
-        start = at
-        while data[at] >= _MORE:
-            at += 1
-        return Value(kind, start, at + 1)
-    if kind == BINARY:
-        length, start = varint(data, at)
-        return Value(kind, at, start + length)
-    if kind == STRUCT and depth < _DEPTH:
-        return _struct(data, at, depth + 1)
-    if kind in {LIST, SET} and depth < _DEPTH:
-        return _list(data, at, kind, depth)
-    if kind not in _FIXED:  # maps: Parquet's metadata have none
-        _refuse(at)
-    return Value(kind, at, at + _FIXED[kind])
+def _number(data: bytes, at: int, before: int) -> tuple[int, int]:
+    """A field's number, from its first byte on, and where its value begins."""
+    step = data[at] >> 4
+    if step:
+        return before + step, at + 1
+    value, at = varint(data, at + 1)
+    return (value >> 1) ^ -(value & 1), at
 
 
-def _list(data: bytes, at: int, kind: int, depth: int) -> Value:
-    start, head = at, data[at]
-    count, at = varint(data, at + 1) if head >> 4 == _LONG else (head >> 4, at + 1)
-    inner, elements = head & 15, []
+def _list(data: bytes, at: int, kind: int, shape: Shape) -> Value:
+    """A list, whose elements are looked into if they are structs."""
+    start = at
+    count, inner, at = _elements(data, at)
+    if inner != STRUCT:
+        return Value(kind, start, _end(data, start, kind, 0))
+    elements = []
     for _ in range(count):
-        one = _value(data, at, inner, depth + 1)
-        if inner == STRUCT:
-            elements.append(one)
+        one = _struct(data, at, shape)
+        elements.append(one)
         at = one.end
         if at > len(data):
             _refuse(start)
     return Value(kind, start, at, elements=tuple(elements))
+
+
+def _elements(data: bytes, at: int) -> tuple[int, int, int]:
+    """How many elements a list has, of which kind, and where they begin."""
+    head = data[at]
+    count, first = varint(data, at + 1) if head >> 4 == _LONG else (head >> 4, at + 1)
+    return count, head & 15, first
+
+
+def _end(data: bytes, at: int, kind: int, depth: int) -> int:
+    """Where a value that begins at ``at`` ends; outside of lists, a boolean has none."""
+    if kind in _INTEGERS:
+        while data[at] >= _MORE:
+            at += 1
+        return at + 1
+    if kind == BINARY:
+        if data[at] < _MORE:
+            return at + 1 + data[at]
+        length, start = varint(data, at)
+        return start + length
+    if kind in _FIXED:
+        return at + _FIXED[kind]
+    if depth >= _DEPTH or kind not in {STRUCT, *_LISTS}:  # maps: Parquet's metadata have none
+        _refuse(at)
+    return _end_of_struct(data, at, depth + 1) if kind == STRUCT else _end_of_list(data, at, depth + 1)
+
+
+def _end_of_struct(data: bytes, at: int, depth: int) -> int:
+    while head := data[at]:
+        at = at + 1 if head >> 4 else varint(data, at + 1)[1]
+        kind = head & 15
+        if kind not in _BOOLEANS:
+            at = _end(data, at, kind, depth)
+    return at + 1
+
+
+def _end_of_list(data: bytes, at: int, depth: int) -> int:
+    start = at
+    count, inner, at = _elements(data, at)
+    for _ in range(count):
+        at = _end(data, at, inner, depth)
+        if at > len(data):
+            _refuse(start)
+    return at
 
 
 def written_varint(value: int) -> bytes:

@@ -14,9 +14,10 @@ import pyarrow as pa
 import pytest
 from support.polars_agent import PolarsAgent
 
-from confide.data import files, parquet_scan
+from confide.data import files, scan_steps
 from confide.data import polars as module
 from confide.data.folder import PARQUET_MAGIC
+from confide.data.opened_table import OpenedMemory
 from confide.data.polars import session
 from confide.errors import DataError, IntegrityError, ManifestError, ParseError, PlaintextError, SecretLeakError, UsageError
 from confide.jobs import inputs
@@ -53,10 +54,10 @@ def test_two_inputs_under_two_keys_meet_in_one_query(world: PolarsAgent) -> None
 
 def test_what_a_query_that_is_left_has_read_is_told_with_the_next_or_at_last(agent: PolarsAgent, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "ROWS_PER_FILE", 10)
-    monkeypatch.setattr(parquet_scan, "_FIRST_ROWS", 1)
+    monkeypatch.setattr(scan_steps, "_FIRST_ROWS", 1)
     agent.add("people", PEOPLE)
     agent.add("cities", CITIES)
-    ctx = agent.context()
+    ctx = agent.context(memory=OpenedMemory(0))
     people = ctx.read("people").filter(pl.col("city") >= 0)
     assert people.head(1).collect().height == 1
     assert agent.counts == {}

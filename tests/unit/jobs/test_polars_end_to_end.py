@@ -172,10 +172,11 @@ import json, sys
 sys.path[:0] = sys.argv[3:]
 from pathlib import Path
 import polars as pl
+from confide.data.opened_table import OpenedMemory
 from confide.data.polars import DataContext
 from confide.node.local_socket import LocalSocketClient
 info = json.loads(sys.argv[2])
-ctx = DataContext(LocalSocketClient(Path(sys.argv[1])), info)
+ctx = DataContext(LocalSocketClient(Path(sys.argv[1])), info, OpenedMemory(1 << 30))
 frame = ctx.read("wide")
 ctx.write(frame.filter(pl.col("n") % 10 != 3).with_columns(text=pl.col("text") + "!"), "result")
 status = Path("/proc/self/status").read_text()  # ru_maxrss would be the parent's, which had made the table

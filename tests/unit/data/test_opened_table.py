@@ -1,0 +1,286 @@
+"""Columns of encrypted tables that stay open in memory: opened once, when a query needs them, and only where there is the memory."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from support.partitioned import partitioned
+from support.scanned_table import DATASET, ROWS, ScannedTable, all_types, make_small_files
+
+from confide.crypto.derive import file_key, parquet_aad_prefix
+from confide.crypto.secret import SecretBytes
+from confide.data import parquet_scan
+from confide.data.opened_table import OpenedMemory, OpenedTable
+from confide.data.parquet_image import Room
+from confide.data.parquet_scan import TableScan
+from confide.data.pinned_parquet import Fetched, FileAccess, PinnedFile, TableFile
+from confide.data.read_counts import Totals
+from confide.errors import IntegrityError, KeyAccessError, SecretLeakError
+
+if TYPE_CHECKING:
+    from confide.canonical import Json
+
+GROUPS = ROWS // 500
+
+
+@pytest.fixture(scope="module")
+def source() -> pa.Table:
+    return all_types()
+
+
+@pytest.fixture
+def table(tmp_path: Path, source: pa.Table, monkeypatch: pytest.MonkeyPatch) -> ScannedTable:
+    make_small_files(monkeypatch)
+    return ScannedTable(tmp_path / "table", source, kept=True)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The chunks that were opened: their row group and column."""
+    places: list[tuple[int, int]] = []
+    open_chunk = PinnedFile.open_chunk
+
+    def noting(file: PinnedFile, place: tuple[int, int], room: Room, fetched: Fetched) -> int:
+        places.append(place)
+        return open_chunk(file, place, room, fetched)
+
+    monkeypatch.setattr(PinnedFile, "open_chunk", noting)
+    return places
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The rows of each step of a scan that opens what it reads and keeps nothing."""
+    rows: list[int] = []
+    collect = parquet_scan.collect
+
+    def noting(parts: Any, *rest: Any) -> pl.DataFrame:
+        rows.append(sum(part.rows for part in parts))
+        return collect(parts, *rest)
+
+    monkeypatch.setattr(parquet_scan, "collect", noting)
+    return rows
+
+
+def test_a_column_is_opened_once_and_only_if_a_query_names_it(
+    table: ScannedTable, source: pa.Table, opened: list[tuple[int, int]], steps: list[int]
+) -> None:
+    frame = table.frame()
+    assert opened == []
+    for _ in range(3):
+        assert frame.select(pl.col("id").sum()).collect().item() == sum(range(ROWS))
+        assert len(opened) == GROUPS
+    asked = frame.filter(pl.col("text").str.ends_with("9 \u2713")).select("id", "text", "price")
+    for _ in range(2):
+        assert asked.collect().equals(pl.DataFrame(source).filter(pl.col("text").str.ends_with("9 \u2713")).select("id", "text", "price"))
+        assert len(opened) == 3 * GROUPS
+    assert frame.collect().equals(pl.DataFrame(source))
+    leaves = len(source.schema) + 1  # a struct of two
+    assert len(opened) == leaves * GROUPS
+    assert steps == []
+
+
+def _in_a_loop(frame: pl.LazyFrame) -> pl.DataFrame:
+    async def run() -> pl.DataFrame:
+        return await frame.collect_async()
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda frame: frame.collect(engine="streaming"),
+        lambda frame: frame.collect(engine="in-memory"),
+        lambda frame: pl.collect_all([frame, frame.select("id")])[0],
+        lambda frame: pl.concat(frame.collect_batches(chunk_size=700)),
+        lambda frame: pl.SQLContext(t=frame).execute("SELECT * FROM t", eager=True),
+        lambda frame: pl.from_arrow(pa.table(frame.collect())),
+        _in_a_loop,
+    ],
+)
+def test_however_polars_is_asked_it_reads_what_was_written(table: ScannedTable, source: pa.Table, ask: Any, steps: list[int]) -> None:
+    """A place that was not filled would be no page, and the query would end with an error."""
+    frame = table.frame()
+    frame.select("id").collect()
+    whole = pl.DataFrame(source)
+    for query in (frame, frame.filter(pl.col("id") % 3 == 1)):
+        expected = whole if query is frame else whole.filter(pl.col("id") % 3 == 1)
+        found = ask(query)
+        assert isinstance(found, pl.DataFrame)
+        assert found.equals(expected)
+    assert steps == []
+
+
+def test_what_is_not_open_is_no_parquet_page(table: ScannedTable) -> None:
+    scan = table.scan()
+    part = scan.opened({"id"}, [])
+    assert part is not None
+    file = pl.scan_parquet(part.file)
+    assert file.select("id").collect().height == ROWS
+    for name in ("small", "text", "many"):
+        with pytest.raises(pl.exceptions.ComputeError):
+            file.select(name).collect()
+
+
+def test_explaining_a_plan_runs_no_query_and_shows_no_value(table: ScannedTable) -> None:
+    frame = table.frame()
+    assert frame.collect_schema().names()[0] == "id"
+    assert "Zeile" not in frame.select("text").explain()
+
+
+@pytest.mark.parametrize("query", [lambda frame: frame.head(3), lambda frame: frame.select(pl.len()), lambda frame: frame.filter(id=4900)])
+def test_a_query_of_few_rows_opens_no_column(table: ScannedTable, opened: list[tuple[int, int]], query: Any, source: pa.Table) -> None:
+    frame = table.frame()
+    assert query(frame).collect().equals(query(pl.DataFrame(source).lazy()).collect())
+    assert len(opened) < 3 * len(source.schema)
+    most = frame.filter(pl.col("id") >= 2000).select("id")
+    before = len(opened)
+    assert most.collect().height == 3000
+    assert len(opened) == before + GROUPS
+    before = len(opened)
+    assert frame.filter(id=4900).select("id").collect().height == 1
+    assert len(opened) == before  # it is open now
+
+
+def test_a_key_is_asked_for_by_every_query(table: ScannedTable) -> None:
+    allowed = True
+
+    def key_of(path: str) -> FileAccess:
+        if not allowed:
+            raise KeyAccessError("the owner has taken the key back")
+        return table.key_of(path)
+
+    frame = table.frame(key_of=key_of)
+    frame.select("id").collect()
+    given = len(table.given)
+    frame.select("id").collect()
+    assert len(table.given) == given + 1
+    assert all(len(key) == 0 for _, key in table.given)
+    allowed = False
+    with pytest.raises(KeyAccessError, match="taken the key back"):
+        frame.select("id").collect()
+
+
+def test_a_column_that_does_not_open_is_not_open_and_takes_no_memory(table: ScannedTable, opened: list[tuple[int, int]]) -> None:
+    memory = OpenedMemory(sum(file.size for file in table.files))
+    frame = table.frame(memory=memory)
+    frame.select("id").collect()
+    good = table.first.read_bytes()
+    with PinnedFile(table.folder, table.files[0], table.key_of(table.files[0].path)) as file:
+        at = file.pinned.footer.groups[2].chunks[3].start + 100
+    table.first.write_bytes(good[:at] + bytes((good[at] ^ 1,)) + good[at + 1 :])
+    left = memory._left
+    for _ in range(2):
+        with pytest.raises(IntegrityError, match=table.files[0].path):
+            frame.select("price").collect()
+        assert memory._left == left
+    assert frame.select("id").collect().height == ROWS
+    table.first.write_bytes(good)
+    before = len(opened)
+    assert frame.select(pl.col("price").max()).collect().item() > 49
+    assert len(opened) == before + GROUPS
+    assert memory._left < left
+
+
+def test_a_file_that_is_gone_is_missed_by_the_next_column_only(table: ScannedTable) -> None:
+    frame = table.frame()
+    frame.select("id").collect()
+    table.first.unlink()
+    assert frame.select("id").collect().height == ROWS
+    with pytest.raises(IntegrityError, match="missing"):
+        frame.select("text").collect()
+
+
+@pytest.mark.parametrize("most", [0, 10_000, 60_000])
+def test_without_the_memory_each_query_opens_what_it_reads(table: ScannedTable, source: pa.Table, steps: list[int], most: int) -> None:
+    frame = table.frame(memory=OpenedMemory(most))
+    for _ in range(2):
+        assert frame.collect().equals(pl.DataFrame(source))
+    assert sum(steps) == 2 * ROWS
+
+
+def test_tables_share_the_memory(table: ScannedTable, source: pa.Table, steps: list[int]) -> None:
+    size = sum(file.size for file in table.files)
+    memory = OpenedMemory(max(size, source.nbytes * 2))
+    memory.take(memory.most - size)
+    one, other = table.frame(memory=memory), table.frame(memory=memory)
+    assert one.collect().equals(pl.DataFrame(source))
+    assert steps == []
+    assert other.collect().equals(pl.DataFrame(source))
+    assert sum(steps) == ROWS
+
+
+def test_columns_that_are_larger_without_compression_than_the_memory_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[int]
+) -> None:
+    make_small_files(monkeypatch)
+    table = ScannedTable(tmp_path / "wide", pa.table({"n": range(ROWS), "text": [f"{n:0400}" for n in range(ROWS)]}))
+    most = ROWS * 200
+    assert sum(file.size for file in table.files) < most / 2
+    frame = table.frame(memory=OpenedMemory(most))
+    assert frame.select("n").collect().height == ROWS
+    assert steps == []
+    assert frame.select(pl.col("text").str.len_bytes().sum()).collect().item() == ROWS * 400
+    assert sum(steps) == ROWS
+
+
+def test_a_system_without_the_addresses_for_it_has_each_query_open_what_it_reads(
+    table: ScannedTable, source: pa.Table, steps: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(parquet_scan, "OpenedTable", refused)
+    assert table.frame().collect().equals(pl.DataFrame(source))
+    assert sum(steps) == ROWS
+
+
+def test_a_table_in_folders_keeps_nothing_open(tmp_path: Path, steps: list[int]) -> None:
+    key = SecretBytes.random()
+    manifest = partitioned(tmp_path, DATASET, key)
+    files = [TableFile(entry.path, entry.size, entry.rows or 0) for entry in manifest.files]
+    access = lambda path: FileAccess(file_key(key, kind="parquet", dataset=DATASET, path=path), parquet_aad_prefix(DATASET, path))  # noqa: E731
+    assert manifest.schema is not None
+    frame = TableScan(tmp_path, files, access, manifest.schema, memory=OpenedMemory()).frame("flights")
+    assert frame.collect().height == sum(entry.rows for entry in files)
+    assert sum(steps) == sum(entry.rows for entry in files)
+
+
+def test_queries_on_several_threads_open_each_column_once(
+    table: ScannedTable, source: pa.Table, opened: list[tuple[int, int]]
+) -> None:
+    frame, whole = table.frame(), pl.DataFrame(source)
+    names = source.schema.names * 4
+    with ThreadPoolExecutor(8) as pool:
+        found = [*pool.map(lambda name: frame.select("id", pl.col(name).alias("value")).collect(), names)]
+    for name, one in zip(names, found, strict=True):
+        assert one["value"].equals(whole[name])
+    assert len(opened) == (len(source.schema) + 1) * GROUPS
+
+
+def test_what_is_opened_is_told_once_and_rows_with_each_query(table: ScannedTable) -> None:
+    told: list[Json] = []
+    frame = table.frame(totals=Totals(told.append))
+    for _ in range(2):
+        frame.select("id").collect()
+    assert [(one["tasks"], one["rows_read"]) for one in told] == [(1, ROWS), (2, 2 * ROWS)]
+    assert told[0]["bytes_read"] == told[1]["bytes_read"] > 0
+    assert told[0]["open_us"] == told[1]["open_us"] > 0
+    frame.select("text").head(2).collect()
+    assert [(one["tasks"]) for one in told] == [1, 2, 3]
+
+
+def test_neither_opened_columns_nor_who_gives_them_out_are_pickled(table: ScannedTable) -> None:
+    scan = table.scan()
+    opened = scan.opened({"id"}, [])
+    for secret in (opened, parquet_scan.EncryptedTable(scan, scan.frame("t")), OpenedTable.__new__(OpenedTable)):
+        with pytest.raises(SecretLeakError):
+            pickle.dumps(secret)
