@@ -204,7 +204,13 @@ def _objects(*readers: Callable[[Any], object]) -> Callable[[bytes], None]:
 
 def _parquet_footer(data: bytes) -> object:
     """An opened footer, which only somebody with the file's key can have made; and what says how it is encrypted, which anybody can."""
-    return each(lambda: Footer.parse(data), lambda: file_unique(data))
+
+    def footer() -> Footer:
+        found = Footer.parse(data)
+        assert Footer.parse(data, found.layout) == found
+        return found
+
+    return each(footer, lambda: file_unique(data))
 
 
 def cluster_words(data: bytes) -> object:

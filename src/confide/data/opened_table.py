@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import Final, NoReturn
 
-from confide.data.parquet_footer import PLAIN_MAGIC, Chunk, PlacedChunk, image_footer
+from confide.data.parquet_footer import PLAIN_MAGIC, Chunk, Footer, PlacedChunk, image_footer
 from confide.data.parquet_image import Room
 from confide.data.pinned_parquet import Fetched, PinnedFile, PinnedFooter, TableFile, as_integrity
 from confide.errors import SecretLeakError
@@ -60,8 +60,9 @@ class OpenedTable:
         layout = files[0][1].footer.layout
         self._columns = layout.columns
         self._opened: set[int] = set()
-        groups = [group for _, pinned in files for group in pinned.footer.groups]
-        self.rows = sum(group.rows for group in groups)
+        groups = tuple(group for _, pinned in files for group in pinned.footer.groups)
+        self.footer = PinnedFooter(b"", Footer(sum(group.rows for group in groups), layout, groups))
+        """Of all files together, as if their row groups were those of one."""
         leaves = range(layout.columns[-1].leaves.stop)
         self._sizes = [sum(group.chunks[leaf].length for group in groups) for leaf in leaves]
         self._unpacked = [sum(group.chunks[leaf].unpacked for group in groups) for leaf in leaves]

@@ -7,7 +7,7 @@ encryption is left out.  Follows the Apache Parquet format's ``parquet.thrift``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from confide.data import thrift_spans as thrift
@@ -22,7 +22,9 @@ _UNPACKED, _LENGTH, _DATA_PAGE, _DICTIONARY_PAGE, _STATISTICS, _ENCODING_STATS =
 _LENGTH_FIELD, _DATA_PAGE_FIELD, _DICTIONARY_PAGE_FIELD = (
     thrift.written(thrift.I64, step, b"") for step in (1, _DATA_PAGE - _LENGTH, _DICTIONARY_PAGE - _DATA_PAGE)
 )
-_SHAPE: Final[thrift.Shape] = {2: thrift.NOTHING_INSIDE, 4: {1: {_CHUNK_METADATA: thrift.NOTHING_INSIDE}}, 7: thrift.NOTHING_INSIDE}
+_SCHEMA: Final = 2
+"""Of a ``FileMetaData``."""
+_SHAPE: Final[thrift.Shape] = {_SCHEMA: thrift.NOTHING_INSIDE, 4: {1: {_CHUNK_METADATA: thrift.NOTHING_INSIDE}}, 7: thrift.NOTHING_INSIDE}
 """Of a ``FileMetaData``: the schema's elements, the row groups' columns, and how the values of columns are ordered."""
 _CHUNK_HEAD: Final = thrift.written_integer(thrift.I64, 2, 0) + thrift.written(thrift.STRUCT, 1, b"")
 """Of a ``ColumnChunk``, up to its metadata."""
@@ -62,8 +64,12 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What files of one table have in common, byte for byte: schema, writer, the order of values in statistics."""
+    """What files of one table have in common, byte for byte: schema, writer, the order of values in statistics.
 
+    ``head``: the footer's beginning, up to the schema.
+    """
+
+    head: bytes
     columns: tuple[Column, ...]
     root: bytes
     version: int
@@ -80,21 +86,25 @@ class Footer:
     groups: tuple[Group, ...]
 
     @classmethod
-    def parse(cls, data: bytes) -> Footer:
-        """Read a ``FileMetaData``; what follows it is not looked at.
+    def parse(cls, data: bytes, like: Layout | None = None) -> Footer:
+        """Read a ``FileMetaData``; what follows it is not looked at.  ``like``: the layout that it is expected to have.
 
         Raises:
             ParseError: it is none, or not one of a file that can be read by parts.
         """
-        whole = thrift.parsed_struct(data, _SHAPE)
-        found = whole.fields
-        if not found.keys() >= {1, 2, 3, 4}:
+        if like is None or not data.startswith(like.head):
+            found = thrift.parsed_struct(data, _SHAPE).fields
+            if not found.keys() >= {1, _SCHEMA}:
+                raise ParseError("a Parquet footer lacks a field")
+            columns, root = _columns(data, found[_SCHEMA].elements)
+            like = Layout(data[: found[_SCHEMA].end], columns, root, thrift.integer(data, found[1]), None, ())
+        else:
+            found = thrift.parsed_struct(data, _SHAPE, at=len(like.head), after=_SCHEMA).fields
+        if not found.keys() >= {3, 4}:
             raise ParseError("a Parquet footer lacks a field")
         orders = tuple(data[one.start : one.end] for one in found[7].elements) if 7 in found else ()
-        columns, root = _columns(data, found[2].elements)
-        writer = data[found[6].start : found[6].end] if 6 in found else None
-        layout = Layout(columns, root, thrift.integer(data, found[1]), writer, orders)
-        leaves = columns[-1].leaves.stop if columns else 0
+        layout = replace(like, writer=data[found[6].start : found[6].end] if 6 in found else None, orders=orders)
+        leaves = layout.columns[-1].leaves.stop if layout.columns else 0
         groups = tuple(_group(data, one.fields, leaves) for one in found[4].elements)
         rows = thrift.integer(data, found[3])
         if rows != sum(group.rows for group in groups) or (orders and len(orders) != leaves):

@@ -105,10 +105,12 @@ class TableScan:
         """
         self._key_of(self._files[0].path).key.wipe()
         table, fetched = self._table(), Fetched()
-        if table is None or not (table.is_open(names) or self._is_worth_opening(predicates)) or not table.open(names, self._open, fetched):
+        if table is None or not (table.is_open(names) or self._is_worth_opening(table, predicates)):
+            return None
+        if not table.open(names, self._open, fetched):
             return None
         open_us = int(fetched.cipher_s * 1e6)
-        self._totals.add(Counts(tasks=1, rows_read=table.rows, bytes_read=fetched.size, open_us=open_us))
+        self._totals.add(Counts(tasks=1, rows_read=table.footer.footer.rows, bytes_read=fetched.size, open_us=open_us))
         return table
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
@@ -132,18 +134,17 @@ class TableScan:
             self._open(entry).close()
         return self._footers[entry.path]
 
-    def _is_worth_opening(self, predicates: Sequence[pl.Expr]) -> bool:
+    def _is_worth_opening(self, table: OpenedTable, predicates: Sequence[pl.Expr]) -> bool:
         """Whether a query with these predicates finds rows in at least half of the row groups, by what their statistics say."""
         if not predicates:
             return True
         pruning = Pruning(reduce(operator.and_, predicates), self.schema, self._in_folders)
-        described = [Described(footer, _NO_FOLDERS) for footer in self._footers.copy().values()]
-        skipped = sum(len(skip) for skip in pruning.skipped(described))
-        return 2 * skipped <= sum(len(footer.footer.groups) for footer, _ in described)
+        (skipped,) = pruning.skipped([Described(table.footer, _NO_FOLDERS)])
+        return 2 * len(skipped) <= len(table.footer.footer.groups)
 
     def _open(self, entry: TableFile) -> PinnedFile:
         known = self._footers.get(entry.path)
-        file = PinnedFile(self._folder, entry, self._key_of(entry.path), known)
+        file = PinnedFile(self._folder, entry, self._key_of(entry.path), known, like=next(iter(self._layouts.values()), None))
         if known is None:
             try:
                 file.pinned = file.pinned.sharing(self._checked(file.pinned.footer.layout, entry.path))

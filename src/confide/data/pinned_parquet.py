@@ -119,8 +119,16 @@ class Fetched:
 class PinnedFile:
     """An encrypted Parquet file whose footer was read once and opened.  A context manager that forgets the key."""
 
-    def __init__(self, folder: Path | RangedFolder, entry: TableFile, access: FileAccess, pinned: PinnedFooter | None = None) -> None:
-        """Open it.  ``pinned``: its footer, if it was opened before.
+    def __init__(
+        self,
+        folder: Path | RangedFolder,
+        entry: TableFile,
+        access: FileAccess,
+        pinned: PinnedFooter | None = None,
+        *,
+        like: Layout | None = None,
+    ) -> None:
+        """Open it.  ``pinned``: its footer, if it was opened before.  ``like``: the layout that is expected of it.
 
         Raises:
             PlaintextError: its footer is not encrypted.
@@ -139,7 +147,7 @@ class PinnedFile:
                 message = f"a file has another length than its manifest says: {self.path}"
                 raise IntegrityError(message, path=self.path, expected=self._size, got=found)
             if pinned is None:
-                pinned, self._modules = self._open_footer(access)
+                pinned, self._modules = self._open_footer(access, like)
                 if pinned.footer.rows != entry.rows:
                     raise IntegrityError(f"a file has another number of rows than the manifest says: {entry.path}", path=entry.path)
             else:
@@ -183,7 +191,7 @@ class PinnedFile:
         del self._modules
         self._undo.close()
 
-    def _open_footer(self, access: FileAccess) -> tuple[PinnedFooter, Modules]:
+    def _open_footer(self, access: FileAccess, like: Layout | None) -> tuple[PinnedFooter, Modules]:
         fetched = Fetched()
         end = bytes(self._fetch(max(0, self._size - PARQUET_TAIL_BYTES), min(self._size, PARQUET_TAIL_BYTES), fetched))
         if end[4:] != PARQUET_MAGIC:
@@ -195,7 +203,7 @@ class PinnedFile:
         with as_integrity(self.path):  # of another algorithm than AES_GCM_V1, too
             unique, start = file_unique(footer)
             modules = Modules(access.key, access.aad_prefix + unique)
-            return PinnedFooter(unique, Footer.parse(modules.footer(footer[start:]))), modules
+            return PinnedFooter(unique, Footer.parse(modules.footer(footer[start:]), like)), modules
 
     def _fetch(self, offset: int, length: int, fetched: Fetched) -> memoryview:
         """What is there, until the next of this ``fetched``."""

@@ -56,17 +56,17 @@ class Value(NamedTuple):
     elements: tuple[Value, ...] = ()
 
 
-def parsed_struct(data: bytes, shape: Shape) -> Value:
-    """The struct at the beginning of ``data``.
+def parsed_struct(data: bytes, shape: Shape, *, at: int = 0, after: int = 0) -> Value:
+    """The struct at the beginning of ``data``; or what is left of one at ``at``, behind its field number ``after``.
 
     Raises:
         ParseError: it is none, fields that are looked at are not in ascending order, or it nests deeper than metadata do.
     """
     try:
-        found = _struct(data, 0, shape)
+        found = _struct(data, at, shape, after)
     except IndexError:
         _refuse(len(data))
-    return found if found.end <= len(data) else _refuse(0)
+    return found if found.end <= len(data) else _refuse(at)
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
@@ -108,9 +108,9 @@ def binary(data: bytes, value: Value) -> bytes:
     return data[start : value.end]
 
 
-def _struct(data: bytes, at: int, shape: Shape) -> Value:
+def _struct(data: bytes, at: int, shape: Shape, number: int = 0) -> Value:
     found: dict[int, Value] = {}
-    start, number = at, 0
+    start = at
     while head := data[at]:
         kind, before = head & 15, number
         number, at = _number(data, at, before)

@@ -165,8 +165,9 @@ def test_spark_needs_a_worker_with_a_core(wrong: dict[str, int]) -> None:
 
 # --- larger than memory -------------------------------------------------------------------------------------------
 
-MOST_KIB = 1_600_000
-"""Of 3.3 GB of data.  0.95 to 1.25 GB were seen, by how the engine's threads met, and as much for half of the data."""
+MOST_KIB = 2_200_000
+"""Of 3.3 GB of data.  Mostly 1.2 to 1.3 GB were seen; 2.0 GB at most, where what is written takes longer than what is read, and no more of
+twice the data."""
 STREAM = """
 import json, sys
 sys.path[:0] = sys.argv[3:]
