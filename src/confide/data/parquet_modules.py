@@ -30,6 +30,8 @@ _MOST: Final = 0x7FFF
 _I32_FIELD: Final = 1 << 4 | thrift.I32
 """The first byte of a number that is the next field."""
 _MORE: Final = 0x80
+_ENDS_OF_STRUCTS: Final = 3 * thrift.STOP
+"""A header ends with the end of a struct and its own, both zero: after one more there may be bytes that are none of it."""
 _HEADER_LENGTHS: Final = 4096
 _length_at: Final = struct.Struct("<I").unpack_from
 
@@ -119,7 +121,13 @@ def file_unique(metadata: bytes) -> tuple[bytes, int]:
 
 
 def _plain_header(header: bytes, length: int) -> bytes:
-    """A ``PageHeader`` with another length: that of an encrypted page counts nonce and tag.  It is the third of three ``i32``."""
+    """A ``PageHeader`` with another length: that of an encrypted page counts nonce and tag.  It is the third of three ``i32``.
+
+    Parquet's Java, and so Spark, encrypts its whole buffer of 100 bytes or more, zeros after the header with it.  In a plain file the page
+    begins where its header ends, so they are left out.
+    """
+    if header.endswith(_ENDS_OF_STRUCTS):
+        header = header[: thrift.parsed_struct(header, thrift.NOTHING_INSIDE).end]
     end = start = 0
     try:
         for _ in range(3):

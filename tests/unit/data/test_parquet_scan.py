@@ -21,7 +21,7 @@ from support.scanned_table import DATASET, ROWS, ScannedTable, all_types, make_s
 from confide.crypto.derive import file_key, parquet_aad_prefix
 from confide.crypto.secret import SecretBytes
 from confide.data import files, parquet_scan, scan_steps
-from confide.data.parquet_image import Image
+from confide.data.parquet_image import Image, Room
 from confide.data.parquet_modules import Modules
 from confide.data.parquet_scan import TableScan
 from confide.data.pinned_parquet import Fetched, FileAccess, PinnedFile, TableFile
@@ -295,6 +295,38 @@ def test_pages_end_by_their_size_and_not_by_their_rows(tmp_path: Path, monkeypat
     monkeypatch.setattr(Modules, "_page", counted)
     assert table.frame().collect().height == 60_000
     assert len(opened) == 2
+
+
+@pytest.mark.parametrize("zeros", [0, 1, 2, 77])
+def test_zeros_that_were_encrypted_behind_a_header_of_a_page_are_no_part_of_the_page(table: ScannedTable, zeros: int) -> None:
+    """Parquet's Java, and so Spark, encrypts a buffer of 100 bytes with a shorter header at its beginning."""
+    entry = table.files[0]
+    with PinnedFile(table.folder, entry, table.key_of(entry.path)) as file:
+        names = [column.name for column in file.pinned.footer.layout.columns]
+        for leaf in (names.index("id"), names.index("text")):
+            chunk = file.pinned.footer.groups[0].chunks[leaf]
+            sealed = table.first.read_bytes()[chunk.start : chunk.start + chunk.length]
+            padded = _with_zeros_behind_headers(sealed, file._modules, (0, leaf), zeros, dictionary=chunk.dictionary)
+            rooms = [Room(memoryview(bytearray(len(data))), 0) for data in (sealed, padded)]
+            for data, room in zip((sealed, padded), rooms, strict=True):
+                file._modules.pages(data, (0, leaf), room, dictionary=chunk.dictionary)
+            ours, theirs = (bytes(room.view[: room.at]) for room in rooms)
+            assert theirs == ours
+
+
+def _with_zeros_behind_headers(sealed: bytes, modules: Modules, place: tuple[int, int], zeros: int, *, dictionary: bool) -> bytes:
+    """A column chunk whose headers are encrypted anew, each with ``zeros`` behind it (Parquet Modular Encryption, "AAD suffix")."""
+    ordinals = b"".join(number.to_bytes(2, "little") for number in place)
+    made, at, number = b"", 0, -1 if dictionary else 0
+    while at < len(sealed):
+        aad = modules._aad + (b"\5" + ordinals if number < 0 else b"\4" + ordinals + number.to_bytes(2, "little"))
+        end = at + 4 + int.from_bytes(sealed[at : at + 4], "little")
+        nonce = sealed[at + 4 : at + 16]
+        header = modules._cipher.encrypt(nonce, modules._cipher.decrypt(nonce, sealed[at + 16 : end], aad) + bytes(zeros), aad)
+        page_end = end + 4 + int.from_bytes(sealed[end : end + 4], "little")
+        made += (len(nonce) + len(header)).to_bytes(4, "little") + nonce + header + sealed[end:page_end]
+        at, number = page_end, number + 1
+    return made
 
 
 def test_what_is_read_at_one_time_needs_no_thread(table: ScannedTable, monkeypatch: pytest.MonkeyPatch) -> None:
