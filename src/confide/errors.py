@@ -24,6 +24,8 @@ class ConfideError(Exception):
         self.message = message
         self.hint = hint if hint is not None else self.default_hint
         self.facts: dict[str, Fact] = facts
+        if self.hint is not None:
+            self.add_note(f"hint: {self.hint}")  # a program's log has the traceback and nothing else
 
     def to_json(self) -> dict[str, object]:
         """The error as the JSON object that ``--json`` prints and that nodes send to the client."""

@@ -6,12 +6,13 @@ import ast
 import importlib
 import pkgutil
 import re
+import traceback
 from pathlib import Path
 
 import pytest
 
 import confide
-from confide.errors import ConfideError
+from confide.errors import ConfideError, UsageError
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "errors" / "README.md"
@@ -107,3 +108,9 @@ def test_error_is_raised_by_some_test(error: type[ConfideError]) -> None:
     here = Path(__file__).resolve()
     sources = (path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py") if path.resolve() != here)
     assert any(error.__name__ in source or f'"{error.code}"' in source for source in sources)
+
+
+def test_a_traceback_says_the_hint() -> None:
+    """Of an error that ends a job's program, its log has the traceback alone."""
+    shown = "".join(traceback.format_exception(UsageError("the job has no input 'vists'", hint="inputs: visits")))
+    assert shown.endswith("UsageError: the job has no input 'vists'\nhint: inputs: visits\n")
