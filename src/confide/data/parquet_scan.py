@@ -44,6 +44,11 @@ if TYPE_CHECKING:
 _FOOTERS: Final = 4096
 """Of so many files the footers are kept from one query to the next, some kilobytes each; those of others are read again."""
 _NO_FOLDERS: Final = pl.DataFrame()
+_INSIDE: Final = "encrypted "
+"""Before the names of columns that :class:`EncryptedTable` has.  A projection gives them their names, and it is that which matters: Polars
+takes a resolver's frame to have all columns where it is asked for some of them, and what is above it (``with_row_index``, ``explode``,
+``over``) then counts columns wrong: it ends the query, or takes one column for another.  Above a projection that renames it counts right.
+"""
 
 KeyOf = Callable[[str], FileAccess]
 """The key of a file of the table, by its path in the dataset."""
@@ -92,7 +97,8 @@ class TableScan:
         streamed = register_io_source(self._batches, schema=self.schema, is_pure=True, explain_name=f"encrypted {name}")
         if self._memory is None or self._in_folders or not isinstance(self._folder, Path):
             return streamed
-        return pl.LazyFrame.from_lazyframe_resolver(EncryptedTable(self, streamed))
+        resolved = pl.LazyFrame.from_lazyframe_resolver(EncryptedTable(self, streamed))
+        return resolved.select([pl.col(_INSIDE + column).alias(column) for column in self.schema])
 
     def opened(self, names: Collection[str] | None, predicates: Sequence[pl.Expr]) -> OpenedTable | None:
         """The table with these columns open (``None`` for all), or nothing where a query is to open what it reads.
@@ -138,7 +144,7 @@ class TableScan:
         """Whether a query with these predicates finds rows in at least half of the row groups, by what their statistics say."""
         if not predicates:
             return True
-        pruning = Pruning(reduce(operator.and_, predicates), self.schema, self._in_folders)
+        pruning = Pruning(reduce(operator.and_, predicates), self.schema, self._in_folders, prefix=_INSIDE)
         (skipped,) = pruning.skipped([Described(table.footer, _NO_FOLDERS)])
         return 2 * len(skipped) <= len(table.footer.footer.groups)
 
@@ -268,8 +274,8 @@ class EncryptedTable(LazyFrameResolver):
         self._opened: pl.LazyFrame | None = None
 
     def schema(self) -> pl.Schema:
-        """The columns."""
-        return self._scan.schema
+        """The columns, see :data:`_INSIDE`."""
+        return pl.Schema({_INSIDE + name: kind for name, kind in self._scan.schema.items()})
 
     def cse_eq(self, other: object) -> bool:
         """Whether one reading is enough for both."""
@@ -286,7 +292,7 @@ class EncryptedTable(LazyFrameResolver):
         existing_resolved_version_key: str | None,
     ) -> tuple[pl.LazyFrame | None, ResolvedLazyFrameProps]:
         """A frame of these columns, to which Polars applies the filters."""
-        names = None if projection is None else {*projection, *filter_columns}
+        names = None if projection is None else {name.removeprefix(_INSIDE) for name in (*projection, *filter_columns)}
         opened = self._scan.opened(names, [one.expr for one in filters]) if limit is None and names != set() else None
         props = ResolvedLazyFrameProps(version_key="streamed" if opened is None else "opened")
         if existing_resolved_version_key == props.version_key:
@@ -295,9 +301,8 @@ class EncryptedTable(LazyFrameResolver):
             self._opened = pl.scan_parquet(opened.file, glob=False, hive_partitioning=False)
         frame = self._streamed if opened is None or self._opened is None else self._opened
         frame = frame if limit is None else frame.head(limit)
-        if projection is not None:
-            frame = frame.select(projection) if projection else frame.drop("*")
-        return frame, props
+        asked = [*self._scan.schema] if projection is None else [name.removeprefix(_INSIDE) for name in projection]
+        return frame.select([pl.col(name).alias(_INSIDE + name) for name in asked]) if asked else frame.drop("*"), props
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise SecretLeakError("a scan of encrypted files was about to be pickled", hint="send the query's result instead")

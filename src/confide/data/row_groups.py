@@ -28,9 +28,10 @@ class Described(NamedTuple):
 class Pruning:
     """Polars' own rule for a predicate."""
 
-    def __init__(self, predicate: pl.Expr, schema: pl.Schema, in_folders: frozenset[str]) -> None:
-        """``in_folders``: columns that the names of a file's folders may hold."""
-        self._kinds = {name: schema[name] for name in predicate.meta.root_names()}
+    def __init__(self, predicate: pl.Expr, schema: pl.Schema, in_folders: frozenset[str], *, prefix: str = "") -> None:
+        """``in_folders``: columns that the names of a file's folders may hold.  ``prefix``: of the columns' names in the predicate."""
+        self._prefix = prefix
+        self._kinds = {name: schema[name.removeprefix(prefix)] for name in predicate.meta.root_names()}
         told = any(name in in_folders or _is_pruned(kind) for name, kind in self._kinds.items())
         # Of parts of a nested column there are no statistics under its name.
         nested = any(kind.is_nested() for kind in self._kinds.values())
@@ -43,7 +44,7 @@ class Pruning:
         rows = [group.rows for one in files for group in one.footer.footer.groups]
         facts = {"len": pl.Series(rows, dtype=pl.get_index_type())}
         for name, kind in self._kinds.items():
-            said_of = self._said(name, kind, files)
+            said_of = self._said(name.removeprefix(self._prefix), kind, files)
             for word, said in (("min", said_of.lowest), ("max", said_of.highest), ("nc", said_of.nulls)):
                 facts[f"{name}_{word}"] = pl.Series(said, dtype=pl.get_index_type() if word == "nc" else kind, strict=False)
         verdicts = iter(pl.DataFrame(facts).select(self._rule.alias("skip"))["skip"])

@@ -119,6 +119,24 @@ def test_however_polars_is_asked_it_reads_what_was_written(table: ScannedTable, 
     assert steps == []
 
 
+@pytest.mark.parametrize("engine", ["streaming", "in-memory"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        lambda frame: frame.with_row_index().select("index", "small", "id"),
+        lambda frame: frame.with_row_index().filter(pl.col("id") > 3).select("index", "small"),
+        lambda frame: frame.with_row_index().filter(pl.col("id") > 3).select("index", "small").unique(maintain_order=True),
+        lambda frame: frame.explode("many").select("text"),
+        lambda frame: frame.select("text", top=pl.col("id").max().over("small")),
+    ],
+)
+def test_no_column_is_taken_for_another_where_polars_counts_columns(
+    table: ScannedTable, source: pa.Table, query: Any, engine: Any, steps: list[int]
+) -> None:
+    assert query(table.frame()).collect(engine=engine).equals(query(pl.DataFrame(source).lazy()).collect(engine="in-memory"))
+    assert steps == []
+
+
 def test_what_is_not_open_is_no_parquet_page(table: ScannedTable) -> None:
     scan = table.scan()
     part = scan.opened({"id"}, [])
