@@ -98,6 +98,8 @@ class TableScan:
         if self._memory is None or self._in_folders or not isinstance(self._folder, Path):
             return streamed
         resolved = pl.LazyFrame.from_lazyframe_resolver(EncryptedTable(self, streamed))
+        # Now, while nobody else has it: Polars asks once, with a lock that others wait for who have Python's own, which the answer needs.
+        resolved.collect_schema()
         return resolved.select([pl.col(_INSIDE + column).alias(column) for column in self.schema])
 
     def opened(self, names: Collection[str] | None, predicates: Sequence[pl.Expr]) -> OpenedTable | None:

@@ -284,6 +284,24 @@ def test_queries_on_several_threads_open_each_column_once(
     assert len(opened) == (len(source.schema) + 1) * GROUPS
 
 
+def test_polars_asks_for_the_columns_before_a_second_thread_has_the_frame(table: ScannedTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds a lock meanwhile, and a thread that waits for that with Python's own lock would never let it be answered."""
+    asked: list[bool] = []
+    schema = parquet_scan.EncryptedTable.schema
+
+    def noting(self: parquet_scan.EncryptedTable) -> pl.Schema:
+        asked.append(True)
+        return schema(self)
+
+    monkeypatch.setattr(parquet_scan.EncryptedTable, "schema", noting)
+    frame = table.frame()
+    assert asked == [True]
+    frame.collect_schema()
+    frame.filter(pl.col("id") > 3).collect_schema()
+    frame.select("id").collect()
+    assert asked == [True]
+
+
 def test_what_is_opened_is_told_once_and_rows_with_each_query(table: ScannedTable) -> None:
     told: list[Json] = []
     frame = table.frame(totals=Totals(told.append))
