@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import Final, NoReturn
 
-from confide.data.parquet_footer import PLAIN_MAGIC, Chunk, Footer, PlacedChunk, image_footer
+from confide.data.parquet_footer import PLAIN_MAGIC, Chunk, Footer, Group, PlacedChunk, image_footer
 from confide.data.parquet_image import Room
 from confide.data.pinned_parquet import Fetched, PinnedFile, PinnedFooter, TableFile, as_integrity
 from confide.errors import SecretLeakError
@@ -60,7 +60,7 @@ class OpenedTable:
         layout = files[0][1].footer.layout
         self._columns = layout.columns
         self._opened: set[int] = set()
-        groups = tuple(group for _, pinned in files for group in pinned.footer.groups)
+        groups = tuple(group for _, pinned in files for _, group in _of_rows(pinned))
         self.footer = PinnedFooter(b"", Footer(sum(group.rows for group in groups), layout, groups))
         """Of all files together, as if their row groups were those of one."""
         leaves = range(layout.columns[-1].leaves.stop)
@@ -102,7 +102,7 @@ class OpenedTable:
                 places = iter(self._places)
                 for entry, pinned in self._files if leaves else ():
                     with open_file(entry) as file, as_integrity(entry.path):
-                        for index, group in enumerate(pinned.footer.groups):
+                        for index, group in _of_rows(pinned):
                             starts = next(places)
                             for leaf in leaves:
                                 end = starts[leaf] + group.chunks[leaf].length  # opened pages are never longer than they were
@@ -124,6 +124,11 @@ class OpenedTable:
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise SecretLeakError("opened columns were about to be pickled", hint="send the query's result instead")
+
+
+def _of_rows(pinned: PinnedFooter) -> list[tuple[int, Group]]:
+    """A file's row groups and their numbers, without those of no row, which may have no page where the footer says."""
+    return [(index, group) for index, group in enumerate(pinned.footer.groups) if group.rows]
 
 
 def _placed(chunk: Chunk, at: int) -> PlacedChunk:

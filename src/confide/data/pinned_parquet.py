@@ -203,7 +203,10 @@ class PinnedFile:
         with as_integrity(self.path):  # of another algorithm than AES_GCM_V1, too
             unique, start = file_unique(footer)
             modules = Modules(access.key, access.aad_prefix + unique)
-            return PinnedFooter(unique, Footer.parse(modules.footer(footer[start:]), like)), modules
+            parsed = Footer.parse(modules.footer(footer[start:]), like)
+        if any(chunk.start + chunk.length > self._size for group in parsed.groups if group.rows for chunk in group.chunks):
+            raise _does_not_open(self.path)
+        return PinnedFooter(unique, parsed), modules
 
     def _fetch(self, offset: int, length: int, fetched: Fetched) -> memoryview:
         """What is there, until the next of this ``fetched``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from confide.crypto.derive import file_key, parquet_aad_prefix
 from confide.crypto.secret import SecretBytes
 from confide.data import parquet_scan
 from confide.data.opened_table import OpenedMemory, OpenedTable
+from confide.data.parquet_footer import Footer
 from confide.data.parquet_image import Room
 from confide.data.parquet_scan import TableScan
 from confide.data.pinned_parquet import Fetched, FileAccess, PinnedFile, TableFile
@@ -259,6 +261,33 @@ def test_a_system_without_the_addresses_for_it_has_each_query_open_what_it_reads
     monkeypatch.setattr(parquet_scan, "OpenedTable", refused)
     assert table.frame().collect().equals(pl.DataFrame(source))
     assert sum(steps) == ROWS
+
+
+def test_row_groups_of_no_row_are_not_opened(tmp_path: Path, steps: list[int]) -> None:
+    """Arrow writes one into a file of no rows, and says of its pages that they are where the file begins."""
+    numbers = pa.table({"n": range(10)})
+    empty, full = ScannedTable(tmp_path / "empty", numbers.slice(0, 0)), ScannedTable(tmp_path / "full", numbers)
+    keys = {one.files[0].path: one for one in (empty, full)}
+    for one in (empty, full):
+        one.first.rename(tmp_path / one.first.name)
+    files = [empty.files[0], full.files[0]]
+    scan = TableScan(tmp_path, files, lambda path: keys[path].key_of(path), full.schema, memory=OpenedMemory())
+    assert scan.frame("t").collect().equals(pl.DataFrame(numbers))
+    assert steps == []
+
+
+def test_a_footer_that_says_a_column_is_outside_of_its_file_is_refused(table: ScannedTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    parse = Footer.parse
+
+    def beyond(data: bytes, like: Any = None) -> Footer:
+        footer = parse(data, like)
+        group = footer.groups[0]
+        chunks = (replace(group.chunks[0], length=1 << 69), *group.chunks[1:])
+        return replace(footer, groups=(replace(group, chunks=chunks), *footer.groups[1:]))
+
+    monkeypatch.setattr(Footer, "parse", beyond)
+    with pytest.raises(IntegrityError, match="does not open"):
+        table.frame().select("id").collect()
 
 
 def test_a_table_in_folders_keeps_nothing_open(tmp_path: Path, steps: list[int]) -> None:
