@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv, types
 
+from confide.data.partitions import path_values
 from confide.data.sources import Source
 from confide.data.tables import BLOCK, SCHEMAS, CountingFile, TableInput, Told, jsonl_blocks, open_csv, read_jsonl, reading, unlike_columns
 from confide.errors import DataError
@@ -59,14 +60,26 @@ def with_columns(table: TableInput, told: Told) -> TableInput:
     """A table with its columns: all rows of CSV and JSON Lines are read for them, of other formats the files' own schemas.
 
     Raises:
-        DataError: a file is not what its format says, or its columns are not those of the others.
+        DataError: a file is not what its format says, its columns are not those of the others, or names of folders (``year=2013``) are
+            those of columns that are not in the files.
     """
     if table.columns is not None:
         return table
     if table.format == "csv":
-        return replace(table, columns=csv_columns(table.sources, told))
-    if table.format == "jsonl":
-        return replace(table, columns=jsonl_columns(table.sources, told))
+        columns = csv_columns(table.sources, told)
+    elif table.format == "jsonl":
+        columns = jsonl_columns(table.sources, told)
+    else:
+        columns = _own_columns(table)
+    named = dict.fromkeys(name for source in table.sources for name in path_values(source.name))
+    lost = [name for name in named if name not in columns.names]
+    if lost:
+        hint = "write the column into the files; or keep them as they are with --format files; or leave it out with --schema"
+        raise DataError(f"the values of {', '.join(lost[:20])} are in names of folders alone, and a table would not have them", hint=hint)
+    return replace(table, columns=columns)
+
+
+def _own_columns(table: TableInput) -> pa.Schema:
     first: pa.Schema | None = None
     for source in table.sources:
         with reading(source), source.open() as file:
@@ -77,7 +90,8 @@ def with_columns(table: TableInput, told: Told) -> TableInput:
             raise unlike_columns(source, first, schema)
         else:
             first = pa.schema([one.with_nullable(one.nullable or two.nullable) for one, two in zip(first, schema, strict=True)])
-    return replace(table, columns=first)
+    assert first is not None  # noqa: S101 -- a table has a file
+    return first
 
 
 def csv_columns(sources: Sequence[Source], told: Told) -> pa.Schema:

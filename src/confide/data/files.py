@@ -33,7 +33,7 @@ from confide.data.parquet_keys import COLUMN_BUFFER, ROWS_PER_GROUP, WRITTEN, Ta
 from confide.data.partitions import path_values, with_folders
 from confide.data.pinned_tail import parquet_source
 from confide.data.places import Place, open_place
-from confide.data.schema import schema_json, storable
+from confide.data.schema import INT96_UNIT, schema_json, storable
 from confide.data.sources import Source
 from confide.data.staging import Attempt
 from confide.data.tables import TableInput, reading
@@ -346,7 +346,9 @@ def open_parquet(folder: Place, path: str, dataset_key: SecretBytes, dataset: Da
     key = file_key(dataset_key, kind="parquet", dataset=dataset, path=path)
     properties: Any = encryption.create_decryption_properties(key.reveal(), aad_prefix=parquet_aad_prefix(dataset, path))
     with as_integrity(path):
-        return pq.ParquetFile(source, decryption_properties=properties, buffer_size=buffered, pre_buffer=False)
+        return pq.ParquetFile(
+            source, decryption_properties=properties, buffer_size=buffered, pre_buffer=False, coerce_int96_timestamp_unit=INT96_UNIT
+        )
 
 
 def open_columns(

@@ -26,6 +26,7 @@ from pyarrow.parquet import encryption
 from confide.crypto.derive import KEY_BYTES, column_wrapping_key
 from confide.crypto.secret import SecretBytes
 from confide.data.column_groups import ColumnGroup, group_of
+from confide.data.schema import INT96_UNIT
 from confide.durable import sync_file
 from confide.errors import DataError, IntegrityError, KeyAccessError
 from confide.ids import DatasetId
@@ -165,7 +166,9 @@ def open_under(
 ) -> pq.ParquetFile:
     """As :func:`open_grouped`, under a file's wrapping keys; ``place`` is the file, or what it holds."""
     properties: Any = _factory(client).file_decryption_properties(encryption.KmsConnectionConfig(), encryption.DecryptionConfiguration())
-    file = pq.ParquetFile(place, decryption_properties=properties, buffer_size=buffered, pre_buffer=False)
+    file = pq.ParquetFile(
+        place, decryption_properties=properties, buffer_size=buffered, pre_buffer=False, coerce_int96_timestamp_unit=INT96_UNIT
+    )
     if TABLE not in client.opened:  # pyarrow's key tools open plaintext as well, and nobody can tell them not to
         raise IntegrityError("a file that must be encrypted is not", path=path)
     return file

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 from pyarrow import types
@@ -33,6 +33,8 @@ _PRIMITIVE: dict[pa.DataType, str] = {
     pa.date32(): "date",
     pa.timestamp("us"): "timestamp_ntz",
 }
+INT96_UNIT: Final = "us"
+"""Of Parquet's old timestamps, which Spark writes by itself.  Nanoseconds, as Arrow reads them, hold no year before 1678 or after 2261."""
 _MAX_DECIMAL_DIGITS = 38
 _DECIMAL = re.compile(r"decimal128\((\d{1,2}), ?(\d{1,2})\)")
 _ZONED = re.compile(r"timestamp\[(s|ms|us|ns), tz=([A-Za-z0-9_+:/-]{1,64})\]")

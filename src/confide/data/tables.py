@@ -19,6 +19,7 @@ import pyarrow.json as pj
 import pyarrow.parquet as pq
 from pyarrow import csv
 
+from confide.data.schema import INT96_UNIT
 from confide.data.sources import Source
 from confide.errors import DataError, PlaintextError
 
@@ -249,7 +250,8 @@ def open_plain_parquet(file: BinaryIO | io.RawIOBase) -> pq.ParquetFile:
     if (file.read(4) or b"") == b"PARE":
         raise PlaintextError("this Parquet file is encrypted already, and not under a key that is known here", hint="decrypt it first")
     file.seek(0)
-    return pq.ParquetFile(pa.PythonFile(file, mode="r"), buffer_size=_COLUMN_BUFFER, pre_buffer=False)
+    opened = pa.PythonFile(file, mode="r")
+    return pq.ParquetFile(opened, buffer_size=_COLUMN_BUFFER, pre_buffer=False, coerce_int96_timestamp_unit=INT96_UNIT)
 
 
 def rows_at_once(file: pq.ParquetFile, group: int) -> int:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
 import random
+from functools import partial
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyarrow import csv
 
 from confide.data import column_types, tables
-from confide.data.column_types import csv_columns, jsonl_columns
+from confide.data.column_types import csv_columns, jsonl_columns, with_columns
 from confide.data.sources import Source
 from confide.data.tables import TableInput
 from confide.errors import DataError
@@ -90,3 +94,29 @@ def test_a_value_that_does_not_fit_is_told_by_its_column_alone() -> None:
     with pytest.raises(DataError, match="column 2 is not of the type int64") as caught:
         list(table.batches(lambda _: None))
     assert "CANARY" not in str(caught.value.to_json())
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_a_table_that_would_lose_what_names_of_folders_say_is_refused(form: Any) -> None:
+    def file(year: int, *columns: str) -> bytes:
+        rows = pa.table({name: [1] if name == "x" else [year] for name in columns})
+        written = io.BytesIO()
+        if form == "csv":
+            csv.write_csv(rows, written)
+        elif form == "parquet":
+            pq.write_table(rows, written)
+        else:
+            written.write("".join(json.dumps(row) + "\n" for row in rows.to_pylist()).encode())
+        return written.getvalue()
+
+    def columns(*names: str) -> list[str]:
+        files = [(f"year={year}/a.{form}", file(year, *names)) for year in (2023, 2024)]
+        sources = tuple(Source(name, partial(io.BytesIO, data), len(data)) for name, data in files)
+        found = with_columns(TableInput(sources, form), lambda _: None).columns
+        assert found is not None
+        return list(found.names)
+
+    assert columns("x", "year") == ["x", "year"]
+    with pytest.raises(DataError, match="values of year are in names of folders") as caught:
+        columns("x")
+    assert "--format files" in str(caught.value.hint)

@@ -13,21 +13,26 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pytest
 from support.formats_world import RUN, SparkWorld
 from support.spark_types import FRAMES
 
 from confide.canonical import Json
+from confide.crypto.derive import file_key, parquet_aad_prefix
 from confide.data import files
 from confide.data.manifest import MANIFEST_NAME
+from confide.data.opened_table import OpenedMemory
+from confide.data.parquet_scan import TableScan
+from confide.data.pinned_parquet import FileAccess, TableFile
 from confide.jobs.staging import staging_path
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(900)]
 
 CANARY = "CANARY-90b1d7"
 TYPED = ("parquet", "orc", "json", "csv", "avro")
-SHAPES = ("lines", "empty", "empty-csv", "by-day", "by-day-csv", "sorted-orc", "parts", "raced", "clean", "wide-out")
+SHAPES = ("lines", "empty", "empty-csv", "by-day", "by-day-csv", "sorted-orc", "parts", "raced", "clean", "wide-out", "wide-noise")
 OUTPUTS = (*(f"typed-{form}" for form in TYPED), *SHAPES)
 SPECULATION = {
     "spark_speculation": "true",
@@ -96,6 +101,7 @@ found["by-day"] = ctx.write(days, "by-day", partitionBy=["day", "S"]).rows
 ctx.write.csv(days, "by-day-csv", partitionBy="Day", header=True)
 ctx.write(days.limit(2), "by-day", mode="append", partitionBy=["Day", "s"])
 big = spark.range(0, 60_000, 1, 1).selectExpr("id", "sha2(cast(id AS string), 512) AS noise")
+ctx.write(big, "wide-noise", **{"parquet.page.size.row.check.min": 100, "parquet.page.size": 65536})
 ctx.write.orc(big, "sorted-orc", **{"orc.stripe.size": 65536, "orc.row.index.stride": 1000, "orc.compress": "NONE"})
 """
 LOAD = FRAMES + """
@@ -250,6 +256,27 @@ def test_columns_in_folders_are_read_pruned_and_typed(world: SparkWorld, loaded:
     owned = world.owned["by-day"]
     table = files.read_table(owned.place, owned.manifest(), owned.key)
     assert sorted(([x, str(day), s] for x, day, s in zip(*table.to_pydict().values(), strict=True)), key=str) == rows
+
+
+@pytest.mark.parametrize("memory", [None, OpenedMemory()], ids=["streamed", "kept"])
+@pytest.mark.parametrize("name", ["typed-parquet", "by-day", "wide-noise"])
+def test_polars_reads_what_spark_wrote(world: SparkWorld, loaded: Json, name: str, memory: OpenedMemory | None) -> None:
+    """Parquet's Java encrypts more with a page's header than the header."""
+    owned = world.owned[name]
+    manifest = owned.manifest()
+    assert manifest.schema is not None
+
+    def access(path: str) -> FileAccess:
+        key = file_key(owned.key, kind="parquet", dataset=manifest.dataset, path=path)
+        return FileAccess(key, parquet_aad_prefix(manifest.dataset, path))
+
+    entries = [TableFile(entry.path, entry.size, entry.rows or 0) for entry in manifest.files]
+    frame = TableScan(owned.place, entries, access, manifest.schema, memory=memory).frame(name)
+    expected = pl.DataFrame(files.read_table(owned.place, manifest, owned.key))
+    assert expected.height == sum(entry.rows for entry in entries) > 0
+    assert frame.collect().equals(expected)
+    for column in expected.columns:
+        assert frame.select(column).collect().equals(expected.select(column))
 
 
 def test_partition_by_warns_once_and_names_the_columns(saved: Json) -> None:

@@ -316,6 +316,8 @@ def _driver_properties(node: SparkNode, run: SparkRun) -> dict[str, str]:
         "spark.sql.sources.parallelPartitionDiscovery.threshold": str(2**31 - 1),
         "spark.sql.catalogImplementation": "in-memory",
         "spark.sql.warehouse.dir": str(node.work_dir / "warehouse"),
+        # Spark's own choice, INT96, has no zone and no statistics, and others read years before 1678 or after 2261 wrong.
+        "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
         "spark.sql.artifact.isolation.enabled": "false",  # one session a run: the job's modules are for its SQL functions too
         "spark.python.unix.domain.socket.enabled": "true",
         "spark.hadoop.parquet.crypto.factory.class": "org.confide.spark.ConfideCryptoFactory",
