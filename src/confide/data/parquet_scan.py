@@ -33,6 +33,7 @@ try:
     import polars as pl
     from polars.io.plugins import register_io_source
     from polars.lazyframe.resolver import LazyFrameResolver, ResolvedLazyFrameProps
+    from polars.selectors import by_name
 except ImportError as missing:
     raise ExtraMissingError("Polars is not installed", hint="pip install 'confide[polars]'") from missing
 
@@ -304,7 +305,7 @@ class EncryptedTable(LazyFrameResolver):
         frame = self._streamed if opened is None or self._opened is None else self._opened
         frame = frame if limit is None else frame.head(limit)
         asked = [*self._scan.schema] if projection is None else [name.removeprefix(_INSIDE) for name in projection]
-        return frame.select([pl.col(name).alias(_INSIDE + name) for name in asked]) if asked else frame.drop("*"), props
+        return frame.select(by_name(*asked).name.prefix(_INSIDE)), props  # ``pl.col`` takes some names for patterns
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise SecretLeakError("a scan of encrypted files was about to be pickled", hint="send the query's result instead")

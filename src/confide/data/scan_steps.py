@@ -19,6 +19,7 @@ from confide.errors import ExtraMissingError
 
 try:
     import polars as pl
+    from polars.selectors import by_name
 except ImportError as missing:
     raise ExtraMissingError("Polars is not installed", hint="pip install 'confide[polars]'") from missing
 
@@ -68,7 +69,7 @@ class Wanted:
         """The query on one frame of the table."""
         if self.predicate is not None:
             frame = frame.filter(self.predicate)
-        return frame if self.columns is None else frame.select(self.columns)
+        return frame if self.columns is None else frame.select(by_name(*self.columns))  # ``pl.col`` takes some names for patterns
 
 
 @dataclass(slots=True)
@@ -144,7 +145,7 @@ def collect(parts: Sequence[Part], wanted: Wanted, order: Sequence[str]) -> pl.D
         whole = wanted.of_frame(frames[0] if len(frames) == 1 else pl.concat(frames, how="diagonal"))
         found = whole.collect(engine="streaming")
         del frames, whole  # and with them the bytes of the images, whose memory is used again
-    return found if wanted.columns is not None else found.select(order)
+    return found if wanted.columns is not None else found.select(by_name(*order))
 
 
 def one_ahead(ahead: ThreadPoolExecutor, source: Iterator[Step]) -> Iterator[Step]:

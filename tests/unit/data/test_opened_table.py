@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pyarrow as pa
 import pytest
+from polars.selectors import by_name
 from support.partitioned import partitioned
 from support.scanned_table import DATASET, ROWS, ScannedTable, all_types, make_small_files
 
@@ -137,6 +138,16 @@ def test_no_column_is_taken_for_another_where_polars_counts_columns(
 ) -> None:
     assert query(table.frame()).collect(engine=engine).equals(query(pl.DataFrame(source).lazy()).collect(engine="in-memory"))
     assert steps == []
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_column_whose_name_is_a_pattern_is_itself(tmp_path: Path, *, kept: bool) -> None:
+    source = pa.table({"^a.*$": [1, 2], "ab": [3, 4], "*": [5, 6], "x": [7, 8]})
+    frame, whole = ScannedTable(tmp_path / "table", source, kept=kept).frame(), pl.DataFrame(source)
+    assert frame.collect().equals(whole)
+    for names in (["^a.*$"], ["*", "^a.*$"], ["x", "ab"]):
+        assert frame.select(by_name(*names)).collect().equals(whole.select(by_name(*names)))
+    assert frame.filter(pl.col("x") > 7).drop("x").collect().equals(whole.filter(pl.col("x") > 7).drop("x"))
 
 
 def test_what_is_not_open_is_no_parquet_page(table: ScannedTable) -> None:
