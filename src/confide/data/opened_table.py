@@ -110,9 +110,17 @@ class OpenedTable:
                 done = True
             finally:
                 if not done:
+                    self._clear(leaves)
                     self._memory.give(size)
             self._opened.update(leaves)
             return True
+
+    def _clear(self, leaves: Sequence[int]) -> None:
+        """Leave nothing of what did not open as a whole: the cipher writes before it has seen the tag."""
+        for group, starts in zip(self.footer.footer.groups, self._places, strict=True):
+            for leaf in leaves:
+                length = group.chunks[leaf].length
+                self._view[starts[leaf] : starts[leaf] + length] = bytes(length)
 
     def is_open(self, names: Collection[str] | None) -> bool:
         """Whether these columns are open."""

@@ -202,7 +202,8 @@ def test_a_key_is_asked_for_by_every_query(table: ScannedTable) -> None:
 
 def test_a_column_that_does_not_open_is_not_open_and_takes_no_memory(table: ScannedTable, opened: list[tuple[int, int]]) -> None:
     memory = OpenedMemory(sum(file.size for file in table.files))
-    frame = table.frame(memory=memory)
+    scan = table.scan(memory=memory)
+    frame = scan.frame("table")
     frame.select("id").collect()
     good = table.first.read_bytes()
     with PinnedFile(table.folder, table.files[0], table.key_of(table.files[0].path)) as file:
@@ -213,6 +214,10 @@ def test_a_column_that_does_not_open_is_not_open_and_takes_no_memory(table: Scan
         with pytest.raises(IntegrityError, match=table.files[0].path):
             frame.select("price").collect()
         assert memory._left == left
+        assert scan._opened is not None
+        chunks = scan._opened.footer.footer.groups[0].chunks
+        place = scan._opened._places[0][3]
+        assert not any(scan._opened.file[place : place + chunks[3].length])
     assert frame.select("id").collect().height == ROWS
     table.first.write_bytes(good)
     before = len(opened)
