@@ -306,6 +306,8 @@ class Job(_Value):
         except ValidationError as cause:
             first = cause.errors(include_input=False, include_url=False)[0]
             field = ".".join(str(part) for part in first["loc"]) or "job"
+            if first["type"] == "extra_forbidden":
+                raise JobError(f"{field}: there is no such field", hint="docs/reference/job-file.md lists them", field=field) from None
             raise JobError(f"{field}: {first['msg']}", field=field) from None
         except UsageError as cause:
             raise JobError(cause.message, hint=cause.hint) from None

@@ -69,6 +69,12 @@ def test_unpinned_input_has_no_digest() -> None:
         _ = job.digest
 
 
+def test_a_field_that_there_is_not_is_told_as_one() -> None:
+    with pytest.raises(JobError, match=r"^outputs\.result\.recipient: there is no such field") as caught:
+        Job.build(job_data(outputs={"result": {"path": "/out/result", "recipients": ("analyst",), "recipient": "analyst"}}))
+    assert "job-file.md" in (caught.value.hint or "")
+
+
 def test_json_round_trip_keeps_the_digest() -> None:
     job = Job.build(job_data())
     assert Job.from_json(job.to_json()) == job
