@@ -60,16 +60,16 @@ RUNS: dict[str, Callable[[pl.LazyFrame], pl.DataFrame]] = {
 
 @pytest.fixture(scope="module")
 def frames(tmp_path_factory: pytest.TempPathFactory) -> tuple[pl.LazyFrame, list[pl.LazyFrame]]:
-    """The plain rows, and the table: with all the memory that it needs, with that for some columns, and with none."""
+    """The plain rows, and the table: with all the memory that it needs, with that for some columns, with none, and where nothing is kept."""
     with pytest.MonkeyPatch.context() as patch:
         make_small_files(patch)
         table = ScannedTable(tmp_path_factory.mktemp("table") / "t", all_types())
     size = sum(file.size for file in table.files)
-    return pl.DataFrame(all_types()).lazy(), [table.frame(memory=OpenedMemory(most)) for most in (1 << 30, 2 * size, 0)]
+    return pl.DataFrame(all_types()).lazy(), [*(table.frame(memory=OpenedMemory(most)) for most in (1 << 30, 2 * size, 0)), table.frame()]
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.sampled_from([*STEPS]), max_size=4), st.sampled_from([*ENDS]), st.sampled_from([*RUNS]), st.integers(0, 2))
+@given(st.lists(st.sampled_from([*STEPS]), max_size=4), st.sampled_from([*ENDS]), st.sampled_from([*RUNS]), st.integers(0, 3))
 def test_answers_are_those_over_the_plain_rows(frames: Any, steps: list[str], end: str, run: str, memory: int) -> None:
     plain, encrypted = frames
 
