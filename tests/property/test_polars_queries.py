@@ -33,7 +33,7 @@ STEPS: dict[str, Step] = {
     "row index": lambda f: f.with_row_index(f"row{len(f.collect_schema())}"),
     "window": lambda f: f.with_columns(most=pl.col("id").max().over("small")),
     "explode": lambda f: f.explode("many"),
-    "sorted": lambda f: f.sort("day", "id", descending=True).head(77),
+    "sorted": lambda f: f.sort("day", "id", descending=True, maintain_order=True).head(77),
     "of each": lambda f: f.unique(subset=["small"], keep="first", maintain_order=True),
     "renamed": lambda f: f.with_columns(real=pl.col("price").cast(pl.Float64)),
     "cached": lambda f: f.cache(),
@@ -60,7 +60,7 @@ RUNS: dict[str, Callable[[pl.LazyFrame], pl.DataFrame]] = {
 
 @pytest.fixture(scope="module")
 def frames(tmp_path_factory: pytest.TempPathFactory) -> tuple[pl.LazyFrame, list[pl.LazyFrame]]:
-    """The plain rows, and the table: with all the memory that it needs, with that for some columns, with none, and where nothing is kept."""
+    """The plain rows, and the table: with the memory for all, for some columns, for none, and where nothing is kept."""
     with pytest.MonkeyPatch.context() as patch:
         make_small_files(patch)
         table = ScannedTable(tmp_path_factory.mktemp("table") / "t", all_types())
