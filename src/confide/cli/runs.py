@@ -153,7 +153,7 @@ def _data(found: RunDir) -> list[Json]:
 
 
 def _did(row: Json) -> str:
-    keys = f"{row['keys_asked']} file keys, {row['keys_held']} of them from keys that were here"
+    keys = f"{row['keys_asked']} file keys, {row['keys_asked'] - row['keys_held']} of them asked of the broker"
     cipher = f"{row['open_us'] / 1e6:.1f} s opening, {row['seal_us'] / 1e6:.1f} s sealing containers"
     moved = f"{row['rows_read']} rows ({row['bytes_read']} bytes) read, {row['rows_written']} ({row['bytes_written']}) written"
     return f"{moved} by {row['tasks']} tasks; {keys}; {cipher}"

@@ -101,8 +101,10 @@ class DataContext:
         A query that reads a column of a column group that the job does not name ends with a ``KeyAccessError``.
         """
         found = self._input(name)
-        if (found["kind"] == "parquet") != (format is None):
-            raise UsageError(f"input {name!r} holds {found['kind']}", hint="leave format out for tables, name it for other files")
+        is_table = found["kind"] == "parquet"
+        if is_table != (format is None):
+            hint = "leave format out" if is_table else 'say format="csv" or "ndjson", or read the files with open()'
+            raise UsageError(f"input {name!r} holds {'a table' if is_table else 'files'}", hint=hint)
         if format is not None:
             return self._read_text(name, format, options)
         folder = self._folder(name)
