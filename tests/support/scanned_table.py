@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -28,6 +29,11 @@ DATASET = DatasetId("5c" * 16)
 ROWS = 5000
 
 
+def access_under(key: SecretBytes, dataset: DatasetId = DATASET) -> Callable[[str], FileAccess]:
+    """What opens the files of a table under the dataset's key, by their paths."""
+    return lambda path: FileAccess(file_key(key, kind="parquet", dataset=dataset, path=path), parquet_aad_prefix(dataset, path))
+
+
 class ScannedTable:
     """An encrypted table in a folder; ``given`` are the keys that scans of it were given."""
 
@@ -46,9 +52,9 @@ class ScannedTable:
         self.kept = kept
 
     def key_of(self, path: str) -> FileAccess:
-        key = file_key(self.key, kind="parquet", dataset=DATASET, path=path)
-        self.given.append((path, key))
-        return FileAccess(key, parquet_aad_prefix(DATASET, path))
+        access = access_under(self.key)(path)
+        self.given.append((path, access.key))
+        return access
 
     def scan(self, *, totals: Totals | None = None, memory: OpenedMemory | None = None, **changes: Any) -> TableScan:
         given: dict[str, Any] = {"files": self.files, "key_of": self.key_of, "columns": self.columns, **changes}

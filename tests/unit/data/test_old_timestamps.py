@@ -9,9 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.scanned_table import DATASET
+from support.tables import OwnedTable
 
 from confide.crypto.derive import file_key, parquet_aad_prefix
 from confide.crypto.secret import SecretBytes
+from confide.data import parquet_keys
 from confide.data.files import encrypt_table, open_parquet
 from confide.data.sources import plain_sources
 from confide.data.staging import Attempt
@@ -41,3 +43,14 @@ def test_an_encrypted_file_of_them_opens_to_the_same_moments(tmp_path: Path, old
     )
     pq.write_table(TABLE, tmp_path / "a.parquet", use_deprecated_int96_timestamps=old, encryption_properties=properties)
     assert open_parquet(tmp_path, "a.parquet", key, DATASET).read()["at"].to_pylist() == MOMENTS
+
+
+def test_a_file_of_them_under_keys_of_columns_opens_to_the_same_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Spark of another installation may write it."""
+    monkeypatch.setattr(parquet_keys, "WRITTEN", {**parquet_keys.WRITTEN, "use_deprecated_int96_timestamps": True})
+    table = OwnedTable(tmp_path / "grouped", TABLE.append_column("n", pa.array(range(len(MOMENTS)))), grouped={"numbers": ("n",)})
+    (entry,) = table.manifest.files
+    keys = parquet_keys.TableKeys(table.manifest.dataset, table.key, table.keys("numbers"))
+    with parquet_keys.open_grouped(tmp_path / "grouped" / entry.path, keys, entry.path) as file:
+        assert file.schema.column(0).physical_type == "INT96"
+        assert file.read(["at"])["at"].to_pylist() == MOMENTS

@@ -14,9 +14,8 @@ import pyarrow as pa
 import pytest
 from polars.selectors import by_name
 from support.partitioned import partitioned
-from support.scanned_table import DATASET, ROWS, ScannedTable, all_types, make_small_files
+from support.scanned_table import DATASET, ROWS, ScannedTable, access_under, all_types, make_small_files
 
-from confide.crypto.derive import file_key, parquet_aad_prefix
 from confide.crypto.secret import SecretBytes
 from confide.data import parquet_scan
 from confide.data.opened_table import OpenedMemory, OpenedTable
@@ -306,13 +305,65 @@ def test_a_footer_that_says_a_column_is_outside_of_its_file_is_refused(table: Sc
         table.frame().select("id").collect()
 
 
+def test_a_table_of_more_files_than_footers_are_kept_keeps_nothing_open(
+    table: ScannedTable, source: pa.Table, steps: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet_scan, "_FOOTERS", len(table.files) - 1)
+    frame = table.frame()
+    for _ in range(2):
+        assert frame.collect().equals(pl.DataFrame(source))
+    assert sum(steps) == 2 * ROWS
+
+
+class _Elsewhere:
+    """A folder that is not of this machine, as far as a scan can see."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __truediv__(self, path: str) -> Path:
+        return self._folder / path
+
+
+def test_a_table_that_is_elsewhere_keeps_nothing_open(table: ScannedTable, source: pa.Table, steps: list[int]) -> None:
+    """What is fetched from a storage comes while the query runs, not before."""
+    given: Any = _Elsewhere(table.folder)
+    frame = TableScan(given, table.files, table.key_of, table.schema, memory=OpenedMemory()).frame("table")
+    assert frame.collect().equals(pl.DataFrame(source))
+    assert sum(steps) == ROWS
+
+
+def test_a_table_without_rows_has_its_columns(tmp_path: Path, source: pa.Table) -> None:
+    empty = ScannedTable(tmp_path / "empty", source.slice(0, 0), kept=True)
+    for found in (empty.frame().collect(), empty.frame().select("text", "id").collect()):
+        assert found.height == 0
+    assert empty.frame().collect().schema == pl.DataFrame(source).schema
+
+
+def test_a_chunk_that_is_longer_than_its_place_is_refused_and_reaches_no_other_place(
+    table: ScannedTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages that were opened are shorter than they were; whatever made them longer, the column behind them is not overwritten."""
+    scan = table.scan()
+    opened = scan.opened({"small"}, [])
+    assert opened is not None
+    before = opened.file
+    monkeypatch.setattr(PinnedFile, "open_chunk", lambda _self, _place, room, _fetched: room.put(b"x" * 10_000_000) or 0)
+    kept = bytes(bytearray(before))
+    with pytest.raises(IntegrityError, match="does not open"):
+        scan.opened({"id"}, [])
+    places = [places[1] for places in opened._places]
+    lengths = [group.chunks[1].length for group in opened.footer.footer.groups]
+    for place, length in zip(places, lengths, strict=True):
+        assert opened.file[place : place + length] == kept[place : place + length]
+
+
 def test_a_table_in_folders_keeps_nothing_open(tmp_path: Path, steps: list[int]) -> None:
     key = SecretBytes.random()
     manifest = partitioned(tmp_path, DATASET, key)
     files = [TableFile(entry.path, entry.size, entry.rows or 0) for entry in manifest.files]
-    access = lambda path: FileAccess(file_key(key, kind="parquet", dataset=DATASET, path=path), parquet_aad_prefix(DATASET, path))  # noqa: E731
     assert manifest.schema is not None
-    frame = TableScan(tmp_path, files, access, manifest.schema, memory=OpenedMemory()).frame("flights")
+    frame = TableScan(tmp_path, files, access_under(key), manifest.schema, memory=OpenedMemory()).frame("flights")
     assert frame.collect().height == sum(entry.rows for entry in files)
     assert sum(steps) == sum(entry.rows for entry in files)
 

@@ -16,15 +16,14 @@ import pyarrow as pa
 import pytest
 from support.partitioned import FOLDERS, partitioned
 from support.partitioned import ROWS as FLIGHTS
-from support.scanned_table import DATASET, ROWS, ScannedTable, all_types, make_small_files
+from support.scanned_table import DATASET, ROWS, ScannedTable, access_under, all_types, make_small_files
 
-from confide.crypto.derive import file_key, parquet_aad_prefix
 from confide.crypto.secret import SecretBytes
 from confide.data import files, parquet_scan, scan_steps
 from confide.data.parquet_image import Image, Room
 from confide.data.parquet_modules import Modules
 from confide.data.parquet_scan import TableScan
-from confide.data.pinned_parquet import Fetched, FileAccess, PinnedFile, TableFile
+from confide.data.pinned_parquet import Fetched, PinnedFile, TableFile
 from confide.data.read_counts import Totals
 from confide.errors import IntegrityError, SecretLeakError
 
@@ -172,9 +171,8 @@ def test_columns_that_are_names_of_folders_are_columns(tmp_path: Path, query: An
     key = SecretBytes.random()
     manifest = partitioned(tmp_path, DATASET, key)
     files = [TableFile(entry.path, entry.size, entry.rows or 0) for entry in manifest.files]
-    access = lambda path: FileAccess(file_key(key, kind="parquet", dataset=DATASET, path=path), parquet_aad_prefix(DATASET, path))  # noqa: E731
     assert manifest.schema is not None
-    frame = TableScan(tmp_path, files, access, manifest.schema).frame("flights")
+    frame = TableScan(tmp_path, files, access_under(key), manifest.schema).frame("flights")
     kinds = {"id": pl.Int64, "year": pl.Int32, "day": pl.Date, "part": pl.String, "price": pl.Decimal(5, 2)}
     order = [number for entry in manifest.files for number in FOLDERS[entry.path.rpartition("/")[0]]]
     plain = pl.DataFrame([FLIGHTS[number] for number in order], schema=kinds).lazy()
@@ -185,9 +183,8 @@ def test_folders_decide_which_row_groups_are_fetched(tmp_path: Path, fetched: li
     key = SecretBytes.random()
     manifest = partitioned(tmp_path, DATASET, key)
     files = [TableFile(entry.path, entry.size, entry.rows or 0) for entry in manifest.files]
-    access = lambda path: FileAccess(file_key(key, kind="parquet", dataset=DATASET, path=path), parquet_aad_prefix(DATASET, path))  # noqa: E731
     assert manifest.schema is not None
-    frame = TableScan(tmp_path, files, access, manifest.schema).frame("flights")
+    frame = TableScan(tmp_path, files, access_under(key), manifest.schema).frame("flights")
     costs = []
     for query in (frame, frame.filter(pl.col("part") == "a/b"), frame.filter(pl.col("day") > pl.date(2015, 1, 1))):
         before = sum(fetched)

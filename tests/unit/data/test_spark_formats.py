@@ -17,15 +17,15 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from support.formats_world import RUN, SparkWorld
+from support.scanned_table import access_under
 from support.spark_types import FRAMES
 
 from confide.canonical import Json
-from confide.crypto.derive import file_key, parquet_aad_prefix
 from confide.data import files
 from confide.data.manifest import MANIFEST_NAME
 from confide.data.opened_table import OpenedMemory
 from confide.data.parquet_scan import TableScan
-from confide.data.pinned_parquet import FileAccess, TableFile
+from confide.data.pinned_parquet import TableFile
 from confide.jobs.staging import staging_path
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -266,12 +266,8 @@ def test_polars_reads_what_spark_wrote(world: SparkWorld, loaded: Json, name: st
     manifest = owned.manifest()
     assert manifest.schema is not None
 
-    def access(path: str) -> FileAccess:
-        key = file_key(owned.key, kind="parquet", dataset=manifest.dataset, path=path)
-        return FileAccess(key, parquet_aad_prefix(manifest.dataset, path))
-
     entries = [TableFile(entry.path, entry.size, entry.rows or 0) for entry in manifest.files]
-    frame = TableScan(owned.place, entries, access, manifest.schema, memory=memory).frame(name)
+    frame = TableScan(owned.place, entries, access_under(owned.key, manifest.dataset), manifest.schema, memory=memory).frame(name)
     expected = pl.DataFrame(files.read_table(owned.place, manifest, owned.key))
     assert expected.height == sum(entry.rows for entry in entries) > 0
     assert frame.collect().equals(expected)
