@@ -130,7 +130,7 @@ class TableScan:
         with self._opening:
             if self._opened is None and self._memory is not None and self._fits(self._memory):
                 pinned = [(entry, self._footer(entry)) for entry in self._files]
-                if len(self._layouts) == 1 and any(footer.footer.rows for _, footer in pinned):
+                if len(self._layouts) == 1:
                     with suppress(MemoryError):
                         self._opened = OpenedTable(pinned, self._memory)
             return self._opened

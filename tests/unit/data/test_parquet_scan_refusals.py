@@ -145,11 +145,12 @@ def test_a_file_with_other_columns_than_the_manifest_says_is_refused(table: Scan
             table.frame(columns=columns)
 
 
-def test_files_of_one_table_with_other_types_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kept", [False, True])
+def test_files_of_one_table_with_other_types_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool) -> None:
     monkeypatch.setattr(scan_steps, "_FIRST_ROWS", 1)  # else Polars refuses to put both into one frame
     # A manifest has one word for both, since Spark stores no nanoseconds.
     moments = [datetime(2020, 1, 1, hour, tzinfo=UTC) for hour in range(10)]
-    table = ScannedTable(tmp_path / "moments", pa.table({"at": pa.array(moments * 201, pa.timestamp("us", tz="UTC"))}))
+    table = ScannedTable(tmp_path / "moments", pa.table({"at": pa.array(moments * 201, pa.timestamp("us", tz="UTC"))}), kept=kept)
     assert len(table.files) == 2
     entry = table.files[1]
     access = table.key_of(entry.path)
