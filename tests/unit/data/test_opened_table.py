@@ -347,9 +347,14 @@ def test_a_chunk_that_is_longer_than_its_place_is_refused_and_reaches_no_other_p
     scan = table.scan()
     opened = scan.opened({"small"}, [])
     assert opened is not None
-    before = opened.file
-    monkeypatch.setattr(PinnedFile, "open_chunk", lambda _self, _place, room, _fetched: room.put(b"x" * 10_000_000) or 0)
-    kept = bytes(bytearray(before))
+    kept = bytes(bytearray(opened.file))
+
+    def longer(file: PinnedFile, place: tuple[int, int], room: Room, _fetched: Fetched) -> int:
+        group, leaf = place
+        room.put(b"x" * (file.pinned.footer.groups[group].chunks[leaf].length + 1))
+        return 0
+
+    monkeypatch.setattr(PinnedFile, "open_chunk", longer)
     with pytest.raises(IntegrityError, match="does not open"):
         scan.opened({"id"}, [])
     places = [places[1] for places in opened._places]
