@@ -63,10 +63,9 @@ def parsed_struct(data: bytes, shape: Shape, *, at: int = 0, after: int = 0) -> 
         ParseError: it is none, fields that are looked at are not in ascending order, or it nests deeper than metadata do.
     """
     try:
-        found = _struct(data, at, shape, after)
-    except IndexError:
+        return _struct(data, at, shape, after)
+    except IndexError:  # a struct's last byte is always looked at
         _refuse(len(data))
-    return found if found.end <= len(data) else _refuse(at)
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
@@ -147,8 +146,6 @@ def _list(data: bytes, at: int, kind: int, shape: Shape) -> Value:
         one = _struct(data, at, shape)
         elements.append(one)
         at = one.end
-        if at > len(data):
-            _refuse(start)
     return Value(kind, start, at, elements=tuple(elements))
 
 
