@@ -210,13 +210,11 @@ class PinnedFile:
 
     def _fetch(self, offset: int, length: int, fetched: Fetched) -> memoryview:
         """What is there, until the next of this ``fetched``."""
-        if length > self._size:
-            raise self._was_cut()
         data, at = fetched.room(length), 0
         while at < length:  # Linux reads at most 2 GiB at a time
             found = self._fill(data[at:], offset + at)
             if not found:
-                raise self._was_cut()
+                raise IntegrityError(f"a file was cut while it was read: {self.path}", path=self.path)
             at += found
         return data
 
@@ -225,9 +223,6 @@ class PinnedFile:
             self._file.seek(offset)
             return self._file.readinto(data) or 0
         return os.preadv(self._file.fileno(), [data], offset)
-
-    def _was_cut(self) -> IntegrityError:
-        return IntegrityError(f"a file was cut while it was read: {self.path}", path=self.path)
 
     def __enter__(self) -> Self:
         return self

@@ -17,6 +17,7 @@ from support.scanned_table import ScannedTable, all_types, make_small_files
 
 from confide.crypto.secret import SecretBytes
 from confide.data import scan_steps
+from confide.data.parquet_footer import Footer
 from confide.data.parquet_image import Buffers, Image, Room
 from confide.data.parquet_modules import Modules, file_unique
 from confide.data.pinned_parquet import Fetched, PinnedFile, TableFile
@@ -162,14 +163,19 @@ def test_files_of_one_table_with_other_types_are_refused(tmp_path: Path, monkeyp
         table.frame(files=[table.files[0], changed]).collect()
 
 
-def test_a_footer_is_followed_by_nothing(table: ScannedTable) -> None:
+def test_a_footer_is_whole_and_followed_by_nothing(table: ScannedTable) -> None:
     entry = table.files[0]
     access = table.key_of(entry.path)
     data = table.first.read_bytes()
     footer = data[-8 - int.from_bytes(data[-8:-4], "little") : -8]
     unique, start = file_unique(footer)
     modules = Modules(access.key, access.aad_prefix + unique)
-    assert modules.footer(footer[start:])
+    opened = modules.footer(footer[start:])
+    layout = Footer.parse(opened).layout
+    assert opened.startswith(layout.head)
+    for like in (None, layout):  # rows and row groups are behind the schema
+        with pytest.raises(ParseError):
+            Footer.parse(layout.head + b"\0", like)
     with pytest.raises(ParseError):
         modules.footer(footer[start:] + b"\0")
 

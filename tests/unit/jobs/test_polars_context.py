@@ -72,6 +72,19 @@ def test_what_a_query_that_is_left_has_read_is_told_with_the_next_or_at_last(age
     assert agent.counts["rows_read"] > told
 
 
+def test_columns_are_open_for_whoever_reads_the_input_again_until_the_end(world: PolarsAgent) -> None:
+    ctx = world.context()
+    ctx.read("people").select("city").collect()
+    once = world.counts["bytes_read"]
+    assert once > 0
+    ctx.read("people").select("city").collect()
+    ctx.sql("SELECT max(city) FROM people").collect()
+    assert (world.counts["tasks"], world.counts["bytes_read"]) == (3, once)
+    ctx.stop()
+    ctx.read("people").select("city").collect()
+    assert (world.counts["tasks"], world.counts["bytes_read"]) == (4, 2 * once)
+
+
 def test_sql_knows_the_inputs_by_name_and_the_tables_that_it_is_given(world: PolarsAgent) -> None:
     ctx = world.context()
     query = "SELECT country, count(*) AS n FROM people JOIN cities USING (city) GROUP BY country ORDER BY country"
