@@ -24,6 +24,9 @@ _BARE_UNTIL = 1
 _WARM_UP: Final = {"small": 4, "large": 1}
 """Rounds that are not counted, of small and of large tables: a short query runs more often until its code is compiled."""
 
+_LEAST_S: Final = 5.0
+"""A query that takes less CPU than this is asked several times in each round."""
+
 
 def measure(scale: Decimal, repeat: int, folder: Path) -> list[Row]:
     """All queries, beside plain Spark and where there is room beside the same processes without protections."""
@@ -56,7 +59,7 @@ def _warm(sessions: Mapping[str, Session], scale: Decimal, repeat: int) -> tuple
         rows.append((row, asking["ours"], asking["theirs"]))
         if "bare" in asking:
             rows.append((Row(f"{row.what}, without protections", ours=row.ours), None, asking["bare"]))
-    in_turn(rows, repeat, warm_up=_WARM_UP["small" if scale <= _BARE_UNTIL else "large"])
+    in_turn(rows, repeat, warm_up=_WARM_UP["small" if scale <= _BARE_UNTIL else "large"], least_s=_LEAST_S)
     return [row for row, ours, _ in rows if ours is not None], [row for row, ours, _ in rows if ours is None]
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import exp, log
 from statistics import median
-from typing import Any
+from typing import Any, Final
 
 from benchmarks.data.sessions import Answer
 
 Measured = Callable[[], Answer]
+MOST_TIMES: Final = 5
 
 
 @dataclass
@@ -55,29 +56,43 @@ def _seconds(values: Iterable[float]) -> str:
     return f"{middle:.2f} s" if middle >= 1 else f"{middle:.3f} s"
 
 
-def in_turn(rows: Sequence[tuple[Row, Measured | None, Measured]], repeat: int, *, warm_up: int = 0) -> None:
+def in_turn(rows: Sequence[tuple[Row, Measured | None, Measured]], repeat: int, *, warm_up: int = 0, least_s: float = 0) -> None:
     """Measure all rows: ours and plain in turn, all rows before any of them again, then plain once more for all of them.
 
     So every row is as warm as its neighbour, and what a machine does for a minute does not fall on one row alone.  The first ``warm_up``
-    rounds are not counted.  A row without ``ours`` has them from another one.
+    rounds are not counted.  A row without ``ours`` has them from another one.  In each round a row is asked until its plain variant has
+    taken ``least_s`` of CPU, :data:`MOST_TIMES` at most: what is short is noisy.
     """
     for number in range(1, warm_up + 1):
         for row, ours, plain in rows:
             note(f"{row.what}, warm-up {number} of {warm_up}")
-            plain()
-            if ours is not None:
-                ours()
+            _ask([], plain)
+            _ask([], ours)
     for number in range(1, repeat + 1):
         for row, ours, plain in rows:
             note(f"{row.what}, {number} of {repeat}")
-            row.plain.append(plain())
-            if ours is not None:
-                row.ours.append(ours())
+            for _ in _times(row.plain, least_s):
+                _ask(row.plain, plain)
+                _ask(row.ours, ours)
     for number in range(1, repeat + 1):
         for row, ours, plain in rows:
-            if ours is not None:
-                note(f"{row.what}, plain again, {number} of {repeat}")
-                row.again.append(plain())
+            note(f"{row.what}, plain again, {number} of {repeat}")
+            for _ in _times(row.again, least_s) if ours is not None else ():
+                _ask(row.again, plain)
+
+
+def _ask(answers: list[Answer], measured: Measured | None) -> None:
+    if measured is not None:
+        answers.append(measured())
+
+
+def _times(answers: Sequence[Answer], least_s: float) -> Iterator[None]:
+    """Once, and again until what is added to ``answers`` meanwhile has taken so long."""
+    before = len(answers)
+    for _ in range(MOST_TIMES):
+        yield
+        if sum(one.cpu for one in answers[before:]) >= least_s:
+            break
 
 
 def geometric_mean(what: str, rows: Sequence[Row], least_s: float = 0.05) -> Row:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,19 @@ def test_rows_take_turns_and_the_plain_variant_comes_again_at_the_end() -> None:
     assert asked == ["1 plain", "1", "1 bare", "2 plain", "2"] * 2 + ["1 plain", "2 plain"] * 2
     assert [len(row.ours) for row in (first, bare, second)] == [2, 2, 2]
     assert [len(row.again) for row in (first, bare, second)] == [2, 0, 2]
+
+
+def test_what_is_short_is_asked_several_times_in_a_round() -> None:
+    from benchmarks.data.rows import MOST_TIMES, Row, in_turn
+    from benchmarks.data.sessions import Answer
+
+    def taking(cpu: float) -> Answer:
+        return Answer(None, 0.0, cpu)
+
+    rows = {cpu: Row(str(cpu)) for cpu in (0.5, 2.0, 5.0)}
+    in_turn([(row, lambda: taking(1.0), partial(taking, cpu)) for cpu, row in rows.items()], 2, least_s=5)
+    for row, times in zip(rows.values(), (MOST_TIMES, 3, 1), strict=True):
+        assert len(row.ours) == len(row.plain) == len(row.again) == 2 * times
 
 
 def test_variants_that_give_other_rows_end_the_run() -> None:
