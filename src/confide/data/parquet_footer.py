@@ -6,9 +6,10 @@ encryption is left out.  Follows the Apache Parquet format's ``parquet.thrift``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from confide.data import thrift_spans as thrift
 from confide.data.thrift_spans import Value
@@ -24,7 +25,28 @@ _LENGTH_FIELD, _DATA_PAGE_FIELD, _DICTIONARY_PAGE_FIELD = (
 )
 _SCHEMA: Final = 2
 """Of a ``FileMetaData``."""
-_SHAPE: Final[thrift.Shape] = {_SCHEMA: thrift.NOTHING_INSIDE, 4: {1: {_CHUNK_METADATA: thrift.NOTHING_INSIDE}}, 7: thrift.NOTHING_INSIDE}
+_NUMBERS: Final = b"(?:%b%b|%b%b)*+\\0" % (
+    thrift.a_field(thrift.I32, thrift.I64),
+    thrift.A_NUMBER,
+    thrift.a_field(thrift.LIST),
+    thrift.a_list(thrift.I64, thrift.A_NUMBER),
+)
+"""A struct of numbers and lists of them, such as ``SizeStatistics``."""
+_USUAL_CHUNK: Final = re.compile(
+    rb"\x26%b\x1c" % thrift.A_NUMBER  # file_offset; meta_data:
+    + rb"(\x15%b\x19%b" % (thrift.A_NUMBER, thrift.a_list(thrift.I32, thrift.A_NUMBER))  # type, encodings
+    + rb"\x19%b\x15%b" % (thrift.a_list(thrift.BINARY, thrift.A_TEXT), thrift.A_NUMBER)  # path_in_schema, codec
+    + rb"\x16%b\x16(%b))" % (thrift.A_NUMBER, thrift.A_NUMBER)  # num_values, total_uncompressed_size
+    + rb"\x16(%b)\x26(%b)" % (thrift.A_NUMBER, thrift.A_NUMBER)  # total_compressed_size, data_page_offset
+    + rb"(?:\x26(%b)\x1c|\x3c)(%b)" % (thrift.A_NUMBER, thrift.A_STRUCT_OF_VALUES)  # dictionary_page_offset, statistics
+    + rb"(?:\x19(%b))?" % thrift.a_list(thrift.STRUCT, thrift.A_STRUCT_OF_VALUES)  # encoding_stats
+    + rb"(?:%b%b|%b%b)*+\0" % (thrift.a_field(thrift.I32, thrift.I64), thrift.A_NUMBER, thrift.a_field(thrift.STRUCT), _NUMBERS)
+    + rb"(?:%b%b|[\x1c\x5c]\x1c\0\0)*+\0" % (thrift.a_field(thrift.I32, thrift.I64), thrift.A_NUMBER),  # crypto_metadata
+    re.DOTALL,
+)
+"""A ``ColumnChunk`` as Arrow, Polars and Parquet's Java write one, with statistics and without metadata of users."""
+_CHUNKS: Final = thrift.Usual(_USUAL_CHUNK, {_CHUNK_METADATA: thrift.NOTHING_INSIDE})
+_SHAPE: Final[thrift.Shape] = {_SCHEMA: thrift.NOTHING_INSIDE, 4: {1: _CHUNKS}, 7: thrift.NOTHING_INSIDE}
 """Of a ``FileMetaData``: the schema's elements, the row groups' columns, and how the values of columns are ordered."""
 _CHUNK_HEAD: Final = thrift.written_integer(thrift.I64, 2, 0) + thrift.written(thrift.STRUCT, 1, b"")
 """Of a ``ColumnChunk``, up to its metadata."""
@@ -160,29 +182,58 @@ def _group(data: bytes, found: Mapping[int, Value], leaves: int) -> Group:
     if not found.keys() >= {1, 3}:
         raise ParseError("a row group of a Parquet footer lacks a field")
     rows = thrift.integer(data, found[3])
-    chunks = tuple(_chunk(data, one.fields, rows) for one in found[1].elements)
+    chunks = tuple(_chunk(data, one, rows) for one in found[1].elements)
     if len(chunks) != leaves or rows < 0:
         raise ParseError("a row group of a Parquet footer has not the columns of the schema")
     return Group(rows, chunks)
 
 
-def _chunk(data: bytes, outer: Mapping[int, Value], rows: int) -> Chunk:
+def _chunk(data: bytes, found: Value, rows: int) -> Chunk:
+    said = _described(data, found.fields) if found.matched is None else _matched(found.matched)
+    first = said.dictionary if 0 < said.dictionary < said.data_page else said.data_page
+    if rows and (said.length < 0 or said.unpacked < 0 or first < len(PLAIN_MAGIC)):  # of no rows, there may be no page
+        raise ParseError("a column of a Parquet footer lies nowhere")
+    tail, last = b"", _DICTIONARY_PAGE if first < said.data_page else _DATA_PAGE
+    for kind, number, value in ((thrift.STRUCT, _STATISTICS, said.statistics), (thrift.LIST, _ENCODING_STATS, said.encoding_stats)):
+        if value:
+            tail += thrift.written(kind, number - last, value)
+            last = number
+    return Chunk(first, said.length, said.unpacked, first < said.data_page, said.head, tail + thrift.STOP)
+
+
+class _Said(NamedTuple):
+    """What a footer says of a chunk, in bytes where nobody looks into it; nothing, if it says none."""
+
+    head: bytes
+    unpacked: int
+    length: int
+    data_page: int
+    dictionary: int
+    statistics: bytes
+    encoding_stats: bytes
+
+
+def _matched(found: re.Match[bytes]) -> _Said:
+    """Of a chunk that matches :data:`_USUAL_CHUNK`."""
+    head, *numbers, statistics, encoding_stats = found.groups(b"")
+    unpacked, length, data_page, dictionary = map(thrift.whole_integer, numbers)
+    return _Said(head, unpacked, length, data_page, dictionary, statistics, encoding_stats)
+
+
+def _described(data: bytes, outer: Mapping[int, Value]) -> _Said:
+    """Of any other chunk."""
     if _CHUNK_METADATA not in outer:
         raise ParseError("a column of a Parquet footer has no metadata here: it is under a key of its own")
     start, found = outer[_CHUNK_METADATA].start, outer[_CHUNK_METADATA].fields
     if not found.keys() >= {1, 2, 3, 4, 5, _UNPACKED, _LENGTH, _DATA_PAGE}:
         raise ParseError("a column of a Parquet footer lacks a field")
-    data_page, length, unpacked = (thrift.integer(data, found[number]) for number in (_DATA_PAGE, _LENGTH, _UNPACKED))
+    unpacked, length, data_page = (thrift.integer(data, found[number]) for number in (_UNPACKED, _LENGTH, _DATA_PAGE))
     dictionary = thrift.integer(data, found[_DICTIONARY_PAGE]) if _DICTIONARY_PAGE in found else 0
-    first = dictionary if 0 < dictionary < data_page else data_page
-    if rows and (length < 0 or unpacked < 0 or first < len(PLAIN_MAGIC)):  # of no rows, there may be no page
-        raise ParseError("a column of a Parquet footer lies nowhere")
-    tail, last = b"", _DICTIONARY_PAGE if first < data_page else _DATA_PAGE
-    for number in (_STATISTICS, _ENCODING_STATS):
-        if number in found:
-            tail += thrift.written(found[number].kind, number - last, data[found[number].start : found[number].end])
-            last = number
-    return Chunk(first, length, unpacked, first < data_page, data[start : found[_UNPACKED].end], tail + thrift.STOP)
+    statistics, encoding_stats = (
+        data[found[number].start : found[number].end] if number in found and found[number].kind == kind else b""
+        for number, kind in ((_STATISTICS, thrift.STRUCT), (_ENCODING_STATS, thrift.LIST))
+    )
+    return _Said(data[start : found[_UNPACKED].end], unpacked, length, data_page, dictionary, statistics, encoding_stats)
 
 
 def _columns(data: bytes, elements: Sequence[Value]) -> tuple[tuple[Column, ...], bytes]:

@@ -1,11 +1,13 @@
 """Thrift's compact protocol, as far as Parquet's metadata needs it: where the fields of a struct lie in bytes, and how fields are written.
 
 Values stay bytes: who copies a field from one struct into another does not have to know what it means.  What nobody looks into is passed
-over.  Follows Apache Thrift's "Thrift compact protocol encoding".  Knows nothing of Parquet.
+over.  Structs that come by the thousand can be matched by a regular expression, made of the parts here: that is several times as fast.
+Follows Apache Thrift's "Thrift compact protocol encoding".  Knows nothing of Parquet.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple, NoReturn, TypeAlias
@@ -35,18 +37,46 @@ _MORE: Final = 0x80
 _LONG: Final = 15
 """In a list's first byte: the length follows."""
 _NO_FIELDS: Final[Mapping[int, Value]] = MappingProxyType({})
+_NEVER: Final = re.compile(rb"(?!)")
 
 
-Shape: TypeAlias = "Mapping[int, Shape]"
+class Usual(NamedTuple):
+    """Structs of a list that mostly match a pattern.  One that does not is looked into as another: the pattern may know less."""
+
+    pattern: re.Pattern[bytes]
+    otherwise: Shape
+
+
+Shape: TypeAlias = "Mapping[int, Shape | Usual]"
 """Which fields of a struct, themselves structs or lists of structs, are looked into, and what of those."""
 NOTHING_INSIDE: Final[Shape] = MappingProxyType({})
 """Of a struct whose own fields are all that is asked for."""
+
+# Parts of patterns, for ``re.DOTALL``.  Each value's first byte says what comes, so that nothing is ever tried twice.
+A_NUMBER: Final = rb"(?:[\x80-\xff]{0,9}+[\0-\x7f])"
+A_TEXT: Final = b"(?:%b)" % b"|".join(re.escape(bytes((length,))) + b".{%d}" % length for length in range(_MORE))
+"""A ``binary`` of less than 128 bytes."""
+
+
+def a_list(kind: int, element: bytes) -> bytes:
+    """A pattern: a list of less than 15 elements of a kind, each of which matches ``element``."""
+    return b"(?:%b)" % b"|".join(re.escape(bytes((count << 4 | kind,))) + b"(?:%b){%d}" % (element, count) for count in range(_LONG))
+
+
+def a_field(*kinds: int) -> bytes:
+    """A pattern: the first byte of a field of one of these kinds."""
+    return b"[%b]" % b"".join(b"\\x%02x" % (step << 4 | kind) for step in range(1, _LONG + 1) for kind in kinds)
+
+
+A_STRUCT_OF_VALUES: Final = b"(?:(?:%b|%b%b|%b%b)*+\\0)" % (a_field(*_BOOLEANS), a_field(*_INTEGERS), A_NUMBER, a_field(BINARY), A_TEXT)
+"""A struct of booleans, integers and ``binary`` fields."""
 
 
 class Value(NamedTuple):
     """Where a field's value, or an element of a list, lies: what kind it is, its first byte and the one after it.
 
     Of what was looked into, ``fields`` are those of a struct, by their numbers, and ``elements`` those of a list or set of structs.
+    ``matched``: of a struct that is a :class:`Usual` one.
     """
 
     kind: int
@@ -54,6 +84,7 @@ class Value(NamedTuple):
     end: int
     fields: Mapping[int, Value] = _NO_FIELDS
     elements: tuple[Value, ...] = ()
+    matched: re.Match[bytes] | None = None
 
 
 def parsed_struct(data: bytes, shape: Shape, *, at: int = 0, after: int = 0) -> Value:
@@ -89,9 +120,14 @@ def integer(data: bytes, value: Value) -> int:
     Raises:
         ParseError: it is something else.
     """
-    if value.kind not in _INTEGERS:
-        _refuse(value.start)
-    number, _ = varint(data, value.start)
+    return whole_integer(data[value.start : varint(data, value.start)[1]]) if value.kind in _INTEGERS else _refuse(value.start)
+
+
+def whole_integer(value: bytes) -> int:
+    """An ``i16``, ``i32`` or ``i64`` that these bytes are, as :data:`A_NUMBER` matches them."""
+    number = 0
+    for byte in reversed(value):
+        number = number << 7 | byte & 0x7F
     return (number >> 1) ^ -(number & 1)
 
 
@@ -115,10 +151,11 @@ def _struct(data: bytes, at: int, shape: Shape, number: int = 0) -> Value:
         number, at = _number(data, at, before)
         if number <= before:
             _refuse(at)
-        if number in shape and kind == STRUCT:
-            one = _struct(data, at, shape[number])
-        elif number in shape and kind in _LISTS:
-            one = _list(data, at, kind, shape[number])
+        inner = shape.get(number)
+        if inner is not None and kind in _LISTS:
+            one = _list(data, at, kind, inner)
+        elif inner is not None and kind == STRUCT:
+            one = _struct(data, at, inner.otherwise if isinstance(inner, Usual) else inner)
         else:
             one = Value(kind, at, at if kind in _BOOLEANS else _end(data, at, kind, 0))
         found[number] = one
@@ -131,19 +168,21 @@ def _number(data: bytes, at: int, before: int) -> tuple[int, int]:
     step = data[at] >> 4
     if step:
         return before + step, at + 1
-    value, at = varint(data, at + 1)
-    return (value >> 1) ^ -(value & 1), at
+    _, end = varint(data, at + 1)
+    return whole_integer(data[at + 1 : end]), end
 
 
-def _list(data: bytes, at: int, kind: int, shape: Shape) -> Value:
+def _list(data: bytes, at: int, kind: int, shape: Shape | Usual) -> Value:
     """A list, whose elements are looked into if they are structs."""
+    usual, shape = (shape.pattern, shape.otherwise) if isinstance(shape, Usual) else (_NEVER, shape)
     start = at
     count, inner, at = _elements(data, at)
     if inner != STRUCT:
         return Value(kind, start, _end(data, start, kind, 0))
     elements = []
     for _ in range(count):
-        one = _struct(data, at, shape)
+        matched = usual.match(data, at)
+        one = _struct(data, at, shape) if matched is None else Value(STRUCT, at, matched.end(), matched=matched)
         elements.append(one)
         at = one.end
     return Value(kind, start, at, elements=tuple(elements))
