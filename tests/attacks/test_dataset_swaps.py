@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from pyarrow.parquet import encryption
+from tests.support.arrow_writer import write_by_arrow
 from tests.support.parquet_parts import parts, rearranged, said_to_have_no_tags
 
 from confide.crypto.container import ContainerReader
@@ -167,16 +167,12 @@ def test_pages_of_two_files_of_one_dataset_in_each_others_place_are_refused(tmp_
 @pytest.mark.usefixtures("small_groups")
 def test_without_authenticated_pages_a_column_would_be_taken_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: Parquet's other mode, AES_GCM_CTR_V1, has tags for headers and footers and none for pages."""
-    real = encryption.create_encryption_properties
-
-    def counter_mode(*words: Any, **named: Any) -> Any:
-        return real(*words, **{**named, "encryption_algorithm": "AES_GCM_CTR_V1"})
-
-    monkeypatch.setattr(encryption, "create_encryption_properties", counter_mode)
-    monkeypatch.setattr(folder_module, "AES_GCM_V1", b"\x1c\x2c")
     signed = made(table(0), tmp_path / "d")
+    monkeypatch.setattr(folder_module, "AES_GCM_V1", b"\x1c\x2c")
     (entry,) = signed.unverified.files
-    data = (signed.folder / entry.path).read_bytes()
+    place = signed.folder / entry.path
+    write_by_arrow(place, table(0), KEY, signed.unverified.dataset, entry.path, group=GROUP, algorithm="AES_GCM_CTR_V1")
+    data = place.read_bytes()
     read_as = []
     for name, changed in rearranged(data, 2 * ROWS // GROUP).items():
         (signed.folder / entry.path).write_bytes(changed)

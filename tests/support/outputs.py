@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
+from support.arrow_writer import write_by_arrow
 
 from confide.crypto.envelope import wrap
 from confide.crypto.secret import SecretBytes
-from confide.data import files
 from confide.ids import KeyRef, SpkiDigest, new_dataset_id
 from confide.jobs.outputs import Outputs
 from confide.keys.released_keys import OutputKey
@@ -31,5 +31,4 @@ def hold(outputs: Outputs, name: str, key: OutputKey) -> None:
 
 def write_part(place: Path, table: pa.Table, key: OutputKey, path: str) -> None:
     """Write a task's file to ``place``; ``path`` is what it is called in the dataset."""
-    with files._open_writer(place, table.schema, files.TableKeys(key.dataset, key.secret, {}), path, ()) as writer:
-        writer.write_table(table)
+    write_by_arrow(place, table, key.secret, key.dataset, path)

@@ -7,14 +7,13 @@ from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
+from support.arrow_writer import write_by_arrow
 
 from confide.crypto.envelope import wrap
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
-from confide.data import files
 from confide.data.commit import commit_staged
 from confide.data.manifest import Manifest
-from confide.data.parquet_keys import TableKeys
 from confide.ids import DatasetId, RunId
 
 FOLDERS = {
@@ -38,8 +37,7 @@ def partitioned(folder: Path, dataset: DatasetId, key: SecretBytes) -> Manifest:
         path = f"{name}/part-{number}.parquet"
         (folder / name).mkdir(parents=True)
         rows = pa.table({"id": pa.array(ids, pa.int64())})
-        with files._open_writer(folder / path, rows.schema, TableKeys(dataset, key, {}), path, ()) as writer:
-            writer.write_table(rows, row_group_size=2)
+        write_by_arrow(folder / path, rows, key, dataset, path, group=2)
     fields = [{"name": name, "type": kind, "nullable": True, "metadata": {}} for name, kind in _TYPES.items()]
     return commit_staged(
         folder,

@@ -38,6 +38,8 @@ Form = Literal["csv", "jsonl", "parquet"]
 FORMS: Final[tuple[Form, ...]] = get_args(Form)
 _BLOCK: Final = 1 << 20
 _ROW_GROUP: Final = 16 << 20
+_RELEASED: Final = 8
+"""After so many row groups free memory is given back: it takes time to have it anew."""
 """Bytes of rows in a row group of Parquet: many small ones take more time, more room, and more memory for what the footer says of them."""
 _Item: TypeAlias = tuple[pa.RecordBatch, int]
 _RowGroup: TypeAlias = tuple[pa.Table, int]
@@ -183,8 +185,10 @@ def _write_parquet(stream: BinaryIO, batches: Iterator[_Item], tell: Tell) -> No
             writer.write_table(group[0])
             return group[1], group[0].num_rows
 
-        for size, rows in in_order(write, _row_groups(itertools.chain([first], batches)), threads=1, ahead=1):
-            pa.default_memory_pool().release_unused()  # what the footer will say of a group keeps free memory around it from going back
+        groups = _row_groups(itertools.chain([first], batches))
+        for number, (size, rows) in enumerate(in_order(write, groups, threads=1, ahead=1), 1):
+            if not number % _RELEASED:  # what the footer will say of a group keeps free memory around it from going back
+                pa.default_memory_pool().release_unused()
             tell(size, rows)
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -28,12 +29,13 @@ from confide.data.column_groups import NewGroup, require_columns
 from confide.data.column_types import with_columns
 from confide.data.folder import describe
 from confide.data.manifest import FileEntry, Kind, Manifest
-from confide.data.parallel import Progress, at_once, in_order, silent
+from confide.data.parallel import Progress, Tell, at_once, in_order, silent
 from confide.data.parquet_keys import COLUMN_BUFFER, ROWS_PER_GROUP, WRITTEN, TableKeys, grouped_writer, open_grouped, readable
 from confide.data.partitions import path_values, with_folders
 from confide.data.pinned_tail import parquet_source
 from confide.data.places import Place, open_place
 from confide.data.schema import INT96_UNIT, schema_json, storable
+from confide.data.sealed_parquet import SealedParquet
 from confide.data.sources import Source
 from confide.data.staging import Attempt
 from confide.data.tables import TableInput, reading
@@ -42,12 +44,13 @@ from confide.errors import DataError, IntegrityError, ManifestError
 from confide.ids import DatasetId
 from confide.regular_file import open_regular
 
-ROWS_PER_FILE: Final = 262_144
-"""Most rows in one Parquet file: several files let executors share a table that fits one."""
+ROWS_PER_FILE: Final = 1 << 20
+BYTES_PER_FILE: Final = 128 << 20
+"""A Parquet file gets no more rows when it has so many, or so many bytes."""
 _COLUMN_BUFFER: Final = 64 << 10
 """A column's pages are read in pieces of this size, not as a whole."""
 IN_FLIGHT: Final = 24 << 20
-"""Bytes of rows that are in memory at one time while a table is encrypted, for all threads together: bounds the size of a file, too."""
+"""Bytes of rows that are in memory at one time while a table is encrypted, for all threads together: bounds a row group, too."""
 NO_KEYS: Final[Mapping[str, SecretBytes]] = MappingProxyType({})
 
 
@@ -62,10 +65,18 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Rows that become one file: its number, the rows, and how many bytes of the sources had been read when it was full."""
+    """Rows that one thread encodes, and how many bytes of the sources were read for them."""
 
-    number: int
     rows: pa.Table
+    read: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """A part as a plain Parquet file in memory."""
+
+    file: pa.Buffer
+    rows: int
     read: int
 
 
@@ -100,28 +111,89 @@ def encrypt_table(
     require_columns([one.group for one in protected], target.names)
     keys = TableKeys(dataset, dataset_key, {one.group.name: one.key for one in protected})
     done = list(attempt.finished)
+    new = _NewFiles(attempt.files, target, keys, protected, itertools.count(first + len(done)))
+    with progress("encrypting", size) as tell:
+        parts = _parts(batches, schema, needed=not done)
+        with contextlib.closing(_grouped_files(parts, new, tell) if protected else _sealed_files(parts, new, tell)) as made:
+            for entry in made:
+                attempt.note(entry)
+                done.append(entry)
+                pa.default_memory_pool().release_unused()  # what is left here and there would add up; it takes time to have it anew
+    return Written("parquet", tuple(sorted(done, key=lambda entry: entry.path)), schema_json(target))
 
-    def write(part: _Part) -> tuple[FileEntry, int]:
-        path = f"part-{part.number:05d}-{uuid.uuid4()}.parquet"
+
+@dataclass(frozen=True, slots=True)
+class _NewFiles:
+    """Where a table's files go, and what they have in common."""
+
+    folder: Path
+    schema: pa.Schema
+    keys: TableKeys
+    protected: Sequence[NewGroup]
+    _numbers: Iterator[int]
+
+    def path(self) -> str:
+        """The path of the next file, which nobody has used or will use."""
+        return f"part-{next(self._numbers):05d}-{uuid.uuid4()}.parquet"
+
+    def stored(self, rows: pa.Table) -> pa.Table:
+        """Rows in the types that files have."""
         try:
-            rows = part.rows.cast(target)
+            return rows.cast(self.schema)
         except pa.ArrowException as cause:
             hint = "timestamps are stored in microseconds; give other types with --schema"
-            raise DataError("a value does not fit the type that its column is stored as", hint=hint, rows=f"of {path}") from cause
-        with _open_writer(attempt.files / path, target, keys, path, protected) as writer:
-            writer.write_table(rows, row_group_size=ROWS_PER_GROUP)
-        return describe(attempt.files, path, rows=rows.num_rows), part.read
+            raise DataError("a value does not fit the type that its column is stored as", hint=hint) from cause
 
-    parts = _parts(batches, schema, first + len(done), needed=not done)
-    with progress("encrypting", size) as tell:
-        told = 0
-        for entry, read in in_order(write, parts):
-            attempt.note(entry)
-            done.append(entry)
-            tell(read - told, entry.rows)
-            told = read
-            pa.default_memory_pool().release_unused()  # what one part leaves here and there would add up
-    return Written("parquet", tuple(sorted(done, key=lambda entry: entry.path)), schema_json(target))
+
+def _grouped_files(parts: Iterable[_Part], new: _NewFiles, tell: Tell) -> Generator[FileEntry, None, None]:
+    """A file for each part, in all threads.  Arrow encrypts tables with column groups, as it encodes them."""
+    groups = [one.group for one in new.protected]
+
+    def write(work: tuple[str, _Part]) -> tuple[FileEntry, int]:
+        path, part = work
+        with grouped_writer(new.folder / path, new.schema, new.keys, groups, path) as writer:
+            writer.write_table(new.stored(part.rows), row_group_size=ROWS_PER_GROUP)
+        return describe(new.folder, path, rows=part.rows.num_rows), part.read
+
+    with contextlib.closing(in_order(write, ((new.path(), part) for part in parts))) as written:
+        for entry, read in written:
+            tell(read, entry.rows)
+            yield entry
+
+
+def _sealed_files(parts: Iterable[_Part], new: _NewFiles, tell: Tell) -> Generator[FileEntry, None, None]:
+    """Files of many parts: those are encoded in all threads and encrypted as they come.  A full file is synced while the next is filled."""
+
+    def encode(part: _Part) -> _Encoded:
+        out = pa.BufferOutputStream()
+        with pq.ParquetWriter(out, new.schema, **WRITTEN) as writer:
+            writer.write_table(new.stored(part.rows), row_group_size=ROWS_PER_GROUP)
+        return _Encoded(out.getvalue(), part.rows.num_rows, part.read)
+
+    def finish(full: tuple[str, int]) -> FileEntry:
+        path, rows = full
+        with (new.folder / path).open("rb") as file:
+            sync_file(file)
+        return describe(new.folder, path, rows=rows)
+
+    with contextlib.closing(in_order(encode, parts)) as encoded, contextlib.closing(_filled(encoded, new, tell)) as full:
+        yield from in_order(finish, full, threads=1, ahead=1)
+
+
+def _filled(parts: Iterator[_Encoded], new: _NewFiles, tell: Tell) -> Generator[tuple[str, int], None, None]:
+    """The paths of files that are full, and how many rows they have."""
+    for part in parts:
+        path = new.path()
+        key = file_key(new.keys.key, kind="parquet", dataset=new.keys.dataset, path=path)
+        with (new.folder / path).open("xb") as raw:
+            file = SealedParquet(raw, key, parquet_aad_prefix(new.keys.dataset, path))
+            for more in itertools.chain([part], parts):
+                file.add(more.file)
+                tell(more.read, more.rows)
+                if file.rows >= ROWS_PER_FILE or file.size >= BYTES_PER_FILE:
+                    break
+            file.finish()
+        yield path, file.rows
 
 
 def encrypt_files(
@@ -204,11 +276,11 @@ def _read(source: TableInput, *, skip: int) -> Iterator[tuple[pa.RecordBatch, in
         yield batch, min(read[0], source.size or read[0])
 
 
-def _parts(batches: Iterable[tuple[pa.RecordBatch, int]], schema: pa.Schema, first: int, *, needed: bool) -> Iterator[_Part]:
+def _parts(batches: Iterable[tuple[pa.RecordBatch, int]], schema: pa.Schema, *, needed: bool) -> Iterator[_Part]:
     """Parts of at most ROWS_PER_FILE rows and about IN_FLIGHT bytes for all threads; an empty one if ``needed`` and there are no rows."""
     held: list[pa.RecordBatch] = []
-    rows = size = read = 0
-    number, most = first, IN_FLIGHT // (at_once() + 1)
+    rows = size = told = read = 0
+    most = IN_FLIGHT // (at_once() + 1)
     for batch, read in batches:
         at = 0
         while at < batch.num_rows:
@@ -216,26 +288,10 @@ def _parts(batches: Iterable[tuple[pa.RecordBatch, int]], schema: pa.Schema, fir
             held.append(piece)
             rows, size, at = rows + piece.num_rows, size + piece.nbytes, at + piece.num_rows
             if rows == ROWS_PER_FILE or size >= most:
-                yield _Part(number, pa.Table.from_batches(held, schema), read)
-                held, rows, size, number = [], 0, 0, number + 1
-    if held or (needed and number == first):
-        yield _Part(number, pa.Table.from_batches(held, schema), read)
-
-
-@contextlib.contextmanager
-def _open_writer(place: Path, schema: pa.Schema, keys: TableKeys, path: str, protected: Sequence[NewGroup]) -> Iterator[pq.ParquetWriter]:
-    if protected:
-        with grouped_writer(place, schema, keys, [one.group for one in protected], path) as writer:
-            yield writer
-        return
-    key = file_key(keys.key, kind="parquet", dataset=keys.dataset, path=path)
-    properties = encryption.create_encryption_properties(
-        key.reveal(), aad_prefix=parquet_aad_prefix(keys.dataset, path), store_aad_prefix=False, encryption_algorithm="AES_GCM_V1"
-    )
-    with place.open("xb") as file:
-        with pq.ParquetWriter(file, schema, encryption_properties=properties, **WRITTEN) as writer:
-            yield writer
-        sync_file(file)
+                yield _Part(pa.Table.from_batches(held, schema), read - told)
+                held, rows, size, told, needed = [], 0, 0, read, False
+    if held or needed:
+        yield _Part(pa.Table.from_batches(held, schema), read - told)
 
 
 # --- reading ------------------------------------------------------------------------------------------------------

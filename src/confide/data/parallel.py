@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final, TypeVar
@@ -33,7 +33,7 @@ def at_once() -> int:
     return max(1, min(len(os.sched_getaffinity(0)), _MOST))
 
 
-def in_order(work: Callable[[_T], _R], items: Iterable[_T], *, threads: int | None = None, ahead: int = 0) -> Iterator[_R]:
+def in_order(work: Callable[[_T], _R], items: Iterable[_T], *, threads: int | None = None, ahead: int = 0) -> Generator[_R, None, None]:
     """``work`` of each item, in the items' order.  No more items are taken than ``threads`` (all processors) have at hand, and ``ahead``.
 
     Whatever fails, no thread is at work any more when this raises.

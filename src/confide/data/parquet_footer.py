@@ -1,7 +1,8 @@
-"""A Parquet footer (``FileMetaData``): where column chunks lie, and footers of images that hold some columns of some row groups.
+"""A Parquet footer (``FileMetaData``): where column chunks lie, and footers of files that hold chunks of others.
 
-What a reader uses (types, encodings, statistics) is copied as bytes; only places and lengths are written anew, and what is said of
-encryption is left out.  Follows the Apache Parquet format's ``parquet.thrift``.  Decrypts nothing: the bytes are those of an opened footer.
+Those are images, plain files that hold some columns of some row groups, and files that are encrypted.  What a reader uses (types,
+encodings, statistics) is copied as bytes; only places, lengths and what is said of encryption are written anew.  Follows the Apache Parquet
+format's ``parquet.thrift``.  Knows no key: the bytes are those of an opened footer, or of one that is still to be encrypted.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ _SHAPE: Final[thrift.Shape] = {_SCHEMA: thrift.NOTHING_INSIDE, 4: {1: _CHUNKS}, 
 """Of a ``FileMetaData``: the schema's elements, the row groups' columns, and how the values of columns are ordered."""
 _CHUNK_HEAD: Final = thrift.written_integer(thrift.I64, 2, 0) + thrift.written(thrift.STRUCT, 1, b"")
 """Of a ``ColumnChunk``, up to its metadata."""
+_UNDER_THE_FOOTERS_KEY: Final = thrift.written(thrift.STRUCT, 5, thrift.written(thrift.STRUCT, 1, thrift.STOP) + thrift.STOP)
+"""Of a ``ColumnChunk``, after its metadata: ``ENCRYPTION_WITH_FOOTER_KEY``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +139,7 @@ class Footer:
 
 @dataclass(frozen=True, slots=True)
 class PlacedChunk:
-    """A chunk in an image: where its dictionary and its data begin, and how long it is."""
+    """A chunk in a new file: where its dictionary and its data begin, and how long it is."""
 
     chunk: Chunk
     dictionary: int | None
@@ -146,13 +149,7 @@ class PlacedChunk:
 
 def image_footer(layout: Layout, columns: Sequence[Column], groups: Sequence[tuple[int, Sequence[PlacedChunk]]]) -> bytes:
     """The end of an image: the footer of these columns and row groups (each: its rows, its chunks), its length and the magic."""
-    row_groups = [
-        thrift.written_structs(1, [_written_chunk(chunk) for chunk in chunks])
-        + thrift.written_integer(thrift.I64, 1, sum(chunk.chunk.unpacked for chunk in chunks))
-        + thrift.written_integer(thrift.I64, 1, rows)
-        + thrift.STOP
-        for rows, chunks in groups
-    ]
+    row_groups = [_written_group(rows, chunks, thrift.STOP) + thrift.STOP for rows, chunks in groups]
     # A root without its number of children ends with field 4, the name.
     root = layout.root + thrift.written_integer(thrift.I32, 1, len(columns)) + thrift.STOP
     footer = [
@@ -171,11 +168,47 @@ def image_footer(layout: Layout, columns: Sequence[Column], groups: Sequence[tup
     return data + len(data).to_bytes(4, "little") + PLAIN_MAGIC
 
 
+def sealed_footer(plain: bytes, groups: Sequence[tuple[int, Sequence[PlacedChunk]]]) -> bytes:
+    """The footer of a plain file as that of an encrypted one with these row groups, all of whose columns are under the footer's key.
+
+    Raises:
+        ParseError: ``plain`` is no footer.
+    """
+    found = thrift.parsed_struct(plain, thrift.NOTHING_INSIDE).fields
+    if not found.keys() >= {_SCHEMA, 4}:
+        raise ParseError("a Parquet footer lacks a field")
+    row_groups = []
+    for ordinal, (rows, chunks) in enumerate(groups):
+        first = chunks[0].data if chunks[0].dictionary is None else chunks[0].dictionary
+        length = sum(chunk.length for chunk in chunks)
+        after = [(thrift.I64, 2, first), (thrift.I64, 1, length), (thrift.I16, 1, ordinal)]
+        row_groups.append(
+            _written_group(rows, chunks, _UNDER_THE_FOOTERS_KEY + thrift.STOP)
+            + b"".join(thrift.written_integer(*one) for one in after)
+            + thrift.STOP
+        )
+    return b"".join((
+        plain[: found[_SCHEMA].end],
+        thrift.written_integer(thrift.I64, 1, sum(rows for rows, _ in groups)),
+        thrift.written_structs(1, row_groups),
+        plain[found[4].end :],  # fields are numbered from the one before them, which is the same one
+    ))
+
+
+def _written_group(rows: int, chunks: Sequence[PlacedChunk], end: bytes) -> bytes:
+    """A ``RowGroup`` up to its field 3.  ``end``: of each ``ColumnChunk``, after its metadata."""
+    return (
+        thrift.written_structs(1, [_written_chunk(chunk) + end for chunk in chunks])
+        + thrift.written_integer(thrift.I64, 1, sum(chunk.chunk.unpacked for chunk in chunks))
+        + thrift.written_integer(thrift.I64, 1, rows)
+    )
+
+
 def _written_chunk(placed: PlacedChunk) -> bytes:
     places = [_LENGTH_FIELD, thrift.written_varint(placed.length << 1), _DATA_PAGE_FIELD, thrift.written_varint(placed.data << 1)]
     if placed.dictionary is not None:
         places += _DICTIONARY_PAGE_FIELD, thrift.written_varint(placed.dictionary << 1)
-    return b"".join((_CHUNK_HEAD, placed.chunk.head, *places, placed.chunk.tail, thrift.STOP))
+    return b"".join((_CHUNK_HEAD, placed.chunk.head, *places, placed.chunk.tail))
 
 
 def _group(data: bytes, found: Mapping[int, Value], leaves: int) -> Group:

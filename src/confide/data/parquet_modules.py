@@ -1,4 +1,4 @@
-"""Opens the modules of an encrypted Parquet file: its footer, and pages with their headers.
+"""Opens and seals the modules of an encrypted Parquet file: its footer, and pages with their headers.
 
 One key for the whole file, ``AES_GCM_V1``.  Each module is bound by its associated data to the file, to its kind and to its place among row
 groups, columns and pages.  Follows the Apache Parquet format's "Parquet Modular Encryption", sections "AAD suffix" and "Encrypted module
@@ -7,6 +7,7 @@ serialization".  Knows nothing of storage.
 
 from __future__ import annotations
 
+import os
 import struct
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -27,6 +28,8 @@ _ALGORITHM: Final[thrift.Shape] = {1: {1: thrift.NOTHING_INSIDE}}
 """Of a ``FileCryptoMetaData``: its ``encryption_algorithm``, and of that ``AES_GCM_V1``."""
 _MOST: Final = 0x7FFF
 """Ordinals are 16 bits with a sign."""
+_COMPRESSED: Final = 3
+"""Of a ``PageHeader``: ``compressed_page_size``."""
 _I32_FIELD: Final = 1 << 4 | thrift.I32
 """The first byte of a number that is the next field."""
 _MORE: Final = 0x80
@@ -37,7 +40,7 @@ _length_at: Final = struct.Struct("<I").unpack_from
 
 
 class Modules:
-    """What opens the modules of one file."""
+    """What opens the modules of one file, or seals them."""
 
     def __init__(self, key: SecretBytes, aad: bytes) -> None:
         """``aad``: of the file, its prefix and ``aad_file_unique``."""
@@ -65,9 +68,10 @@ class Modules:
         Raises:
             ParseError: one does not open, or is not in its place.
         """
-        if max(place) > _MOST:
+        try:
+            ordinals = _ordinals(place)
+        except OverflowError:
             _refuse()
-        ordinals = b"".join(number.to_bytes(2, "little") for number in place)
         view = memoryview(data)
         at = page = 0
         if dictionary:
@@ -82,6 +86,45 @@ class Modules:
             page += 1
         return first
 
+    def sealed_footer(self, footer: bytes) -> bytes:
+        """The module of a footer."""
+        return self._sealed(footer, self._aad + _FOOTER)
+
+    def sealed_pages(self, data: bytes, place: tuple[int, int], *, dictionary: bool) -> tuple[list[bytes], int]:
+        """A column chunk of a plain file as modules, and how long those of its dictionary are.  Arguments are those of :meth:`pages`.
+
+        Raises:
+            ParseError: it is no chunk.
+            OverflowError: it has more pages than the format can number, or its place is beyond what that can.
+        """
+        ordinals = _ordinals(place)
+        kinds = (_DICTIONARY_HEADER, _DICTIONARY_PAGE) if dictionary else (_DATA_HEADER, _DATA_PAGE)
+        modules: list[bytes] = []
+        at = page = before = 0
+        while at < len(data):
+            number = b"" if kinds[0] == _DICTIONARY_HEADER else _ordinal(page)
+            header = thrift.parsed_struct(data, thrift.NOTHING_INSIDE, at=at)
+            if _COMPRESSED not in header.fields:
+                _refuse()
+            end = header.end + thrift.integer(data, header.fields[_COMPRESSED])
+            if not header.end <= end <= len(data):
+                _refuse()
+            header_aad, page_aad = (self._aad + kind + ordinals + number for kind in kinds)
+            sealed = self._sealed(data[header.end : end], page_aad)
+            modules += self._sealed(_with_length(data[at : header.end], len(sealed)), header_aad), sealed
+            if number:
+                page += 1
+            else:
+                before = sum(map(len, modules))
+                kinds = _DATA_HEADER, _DATA_PAGE
+            at = end
+        return modules, before
+
+    def _sealed(self, data: bytes, aad: bytes) -> bytes:
+        nonce = os.urandom(_NONCE)
+        sealed = self._cipher.encrypt(nonce, data, aad)
+        return (len(nonce) + len(sealed)).to_bytes(_LENGTH, "little") + nonce + sealed
+
     def _page(self, data: memoryview, at: int, header_aad: bytes, page_aad: bytes, room: Room) -> int:
         nonce, sealed, at = _module(data, at)
         try:
@@ -94,6 +137,14 @@ class Modules:
         except InvalidTag:
             _refuse()
         return at
+
+
+def _ordinals(place: tuple[int, int]) -> bytes:
+    return b"".join(map(_ordinal, place))
+
+
+def _ordinal(number: int) -> bytes:
+    return number.to_bytes(2, "little", signed=True)
 
 
 def _module(data: memoryview, at: int) -> tuple[memoryview, memoryview, int]:
@@ -121,13 +172,18 @@ def file_unique(metadata: bytes) -> tuple[bytes, int]:
 
 
 def _plain_header(header: bytes, length: int) -> bytes:
-    """A ``PageHeader`` with another length: that of an encrypted page counts nonce and tag.  It is the third of three ``i32``.
+    """A ``PageHeader`` with the length of the page in a plain file: that of an encrypted page counts the whole module.
 
     Parquet's Java, and so Spark, encrypts its whole buffer of 100 bytes or more, zeros after the header with it.  In a plain file the page
     begins where its header ends, so they are left out.
     """
     if header.endswith(_ENDS_OF_STRUCTS):
         header = header[: thrift.parsed_struct(header, thrift.NOTHING_INSIDE).end]
+    return _with_length(header, length)
+
+
+def _with_length(header: bytes, length: int) -> bytes:
+    """A ``PageHeader`` with another ``compressed_page_size``, which is the third of three ``i32``."""
     end = start = 0
     try:
         for _ in range(3):
@@ -146,6 +202,13 @@ def _plain_header(header: bytes, length: int) -> bytes:
 @lru_cache(_HEADER_LENGTHS)
 def _length_field(length: int) -> bytes:
     return thrift.written_integer(thrift.I32, 1, length)
+
+
+def crypto_metadata(unique: bytes) -> bytes:
+    """A ``FileCryptoMetaData``: ``AES_GCM_V1``, with this ``aad_file_unique``, and an AAD prefix that is not in the file."""
+    algorithm = thrift.written(thrift.BINARY, 2, thrift.written_varint(len(unique)) + unique) + thrift.written(thrift.TRUE, 1, b"")
+    one_of = thrift.written(thrift.STRUCT, 1, algorithm + thrift.STOP)
+    return thrift.written(thrift.STRUCT, 1, one_of + thrift.STOP) + thrift.STOP
 
 
 def _refuse() -> NoReturn:

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple, NoReturn, TypeAlias
 
 from confide.errors import ParseError
 
+TRUE: Final = 1
 BYTE: Final = 3
 I16: Final = 4
 I32: Final = 5

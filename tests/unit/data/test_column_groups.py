@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.arrow_writer import write_by_arrow
 from support.tables import NOW, OwnedTable, new_key
 
 from confide.crypto.secret import SecretBytes
@@ -323,8 +324,7 @@ def test_folders_of_partitions_are_no_columns_of_files(tmp_path: Path) -> None:
     attempt = staging.Attempt(tmp_path / "parts")
     (attempt.files / "year=2013").mkdir(parents=True)
     path = "year=2013/part-0.parquet"
-    with files._open_writer(attempt.files / path, pa.schema([("age", pa.int64())]), table.table_keys(), path, ()) as writer:
-        writer.write_table(pa.table({"age": [1, 2]}))
+    write_by_arrow(attempt.files / path, pa.table({"age": [1, 2]}), table.key, table.manifest.dataset, path)
     fields = [{"name": name, "type": kind, "nullable": True, "metadata": {}} for name, kind in (("age", "long"), ("year", "integer"))]
     schema = {"columns": [], "spark": {"type": "struct", "fields": fields}}
     entry = describe(attempt.files, path, rows=2)

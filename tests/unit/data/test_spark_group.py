@@ -19,6 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from support.arrow_writer import write_by_arrow
 from support.container_decoder import decode
 from support.parquet_parts import rearranged, said_to_have_no_tags
 
@@ -28,7 +29,6 @@ from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
 from confide.data import commit, files, folder
 from confide.data.manifest import Manifest, verify_manifest
-from confide.data.parquet_keys import TableKeys
 from confide.data.snapshots import load_manifest, write_manifest
 from confide.errors import UsageError
 from confide.ids import DatasetId, RunId, new_dataset_id
@@ -440,8 +440,7 @@ def test_what_was_moved_inside_a_file_or_from_another_is_refused_by_the_executor
     tried = world.root / "tried"
     tried.mkdir()
     for name, sealed_as in (("whole", path), ("another's", "other.parquet")):
-        with files._open_writer(tried / name, rows.schema, TableKeys(world.table.dataset, world.table.key, {}), sealed_as, ()) as writer:
-            writer.write_table(rows, row_group_size=16)
+        write_by_arrow(tried / name, rows, world.table.key, world.table.dataset, sealed_as, group=16)
     for name, data in rearranged((tried / "whole").read_bytes(), 8).items():
         (tried / name).write_bytes(data)
     (tried / "says so").write_bytes(said_to_have_no_tags((tried / "whole").read_bytes()))
