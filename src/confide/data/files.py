@@ -46,7 +46,8 @@ from confide.regular_file import open_regular
 
 ROWS_PER_FILE: Final = 1 << 20
 BYTES_PER_FILE: Final = 128 << 20
-"""A Parquet file gets no more rows when it has so many, or so many bytes."""
+GROUPS_PER_FILE: Final = 1024
+"""A Parquet file gets no more rows when it has so many, so many bytes, or so many row groups: readers read the footer as a whole."""
 _COLUMN_BUFFER: Final = 64 << 10
 """A column's pages are read in pieces of this size, not as a whole."""
 IN_FLIGHT: Final = 24 << 20
@@ -102,7 +103,7 @@ def encrypt_table(
         DataError: the source cannot be read as a table, or has a column type that Spark cannot read, or lacks a column of a group.
     """
     if isinstance(source, pa.Table):
-        schema, size, batches = source.schema, source.nbytes, _counted(source.to_batches())
+        schema, size, batches = source.schema, source.nbytes, _counted(source.to_batches(max_chunksize=ROWS_PER_GROUP))
     else:
         source = _typed(source, attempt, progress)
         schema, size = cast("pa.Schema", source.columns), source.size
@@ -190,7 +191,7 @@ def _filled(parts: Iterator[_Encoded], new: _NewFiles, tell: Tell) -> Generator[
             for more in itertools.chain([part], parts):
                 file.add(more.file)
                 tell(more.read, more.rows)
-                if file.rows >= ROWS_PER_FILE or file.size >= BYTES_PER_FILE:
+                if file.rows >= ROWS_PER_FILE or file.size >= BYTES_PER_FILE or file.row_groups >= GROUPS_PER_FILE:
                     break
             file.finish()
         yield path, file.rows

@@ -35,12 +35,18 @@ class SealedParquet:
         self.size = 0
         self._write(PARQUET_MAGIC)
 
+    @property
+    def row_groups(self) -> int:
+        """How many it has."""
+        return len(self._groups)
+
     def add(self, plain: bytes | memoryview) -> None:
         """Append the row groups of a plain file, whole.  All files must be of one schema and one writer.
 
         Raises:
             ParseError: it is no Parquet file.
             ValueError: it is of another schema than the one before.
+            OverflowError: there are more row groups, columns or pages of a column than the format can number, 32,768 each.
         """
         plain = memoryview(plain)
         length = int.from_bytes(plain[-PARQUET_TAIL_BYTES : -len(PARQUET_MAGIC)], "little")
