@@ -25,6 +25,8 @@ _SCHEMA = (
 )
 _WARM_UP = 2
 """Rounds after which both JVMs have compiled what a row needs: the first queries of sessions have a table of their own."""
+_LEAST_S = 2.0
+"""A scan that takes less CPU than this is asked several times in each round."""
 
 
 def measure(scale: Decimal, repeat: int, folder: Path) -> list[Row]:
@@ -72,7 +74,7 @@ def _measured(ours: Session, theirs: Session, repeat: int, last: int, sizes: Map
         size = f", {sizes[what.removeprefix('scan ')]:,} bytes" if what.startswith("scan ") else ""
         row = Row(what, note=f"{int(found[0][0]):,} rows{size}")
         scans.append((row, _asking(ours, source), _asking(theirs, source)))
-    in_turn(scans, repeat, warm_up=_WARM_UP)
+    in_turn(scans, repeat, warm_up=_WARM_UP, least_s=_LEAST_S)
     for session in (ours, theirs):
         session.ask("keep", name=TABLE)
     commits: list[Answer] = []
