@@ -105,6 +105,18 @@ def test_nothing_is_in_the_clear_and_no_nonce_comes_twice(tmp_path: Path) -> Non
     assert len({*nonces}) == len(nonces) > 500
 
 
+def test_a_page_of_one_writing_of_a_file_is_none_of_the_next(tmp_path: Path) -> None:
+    """A task that is tried again may write a file of the same path: under the same key, with the same prefix."""
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+        seal(tmp_path / folder / PATH, encoded(pa.table({"a": [1, 2, 3]})))
+    one, other = ((tmp_path / folder / PATH).read_bytes() for folder in ("first", "second"))
+    first, *_ = parts(one)
+    (tmp_path / "first" / PATH).write_bytes(one[: first.start] + first.of(other) + one[first.end :])
+    with pytest.raises(OSError, match="decryption"):
+        files.open_parquet(tmp_path / "first", PATH, KEY, DATASET).read()
+
+
 def test_a_file_without_rows_has_the_schema(tmp_path: Path) -> None:
     seal(tmp_path / PATH, encoded(table().slice(0, 0)))
     found = files.open_parquet(tmp_path, PATH, KEY, DATASET)
