@@ -169,14 +169,11 @@ def image_footer(layout: Layout, columns: Sequence[Column], groups: Sequence[tup
 
 
 def sealed_footer(plain: bytes, groups: Sequence[tuple[int, Sequence[PlacedChunk]]]) -> bytes:
-    """The footer of a plain file as that of an encrypted one with these row groups, all of whose columns are under the footer's key.
+    """The footer of a plain file, which :meth:`Footer.parse` has read, as that of an encrypted one with these row groups.
 
-    Raises:
-        ParseError: ``plain`` is no footer.
+    All of their columns are under the footer's key.
     """
     found = thrift.parsed_struct(plain, thrift.NOTHING_INSIDE).fields
-    if not found.keys() >= {_SCHEMA, 4}:
-        raise ParseError("a Parquet footer lacks a field")
     row_groups = []
     for ordinal, (rows, chunks) in enumerate(groups):
         first = chunks[0].data if chunks[0].dictionary is None else chunks[0].dictionary

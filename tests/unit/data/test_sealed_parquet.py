@@ -145,8 +145,8 @@ def test_pages_that_do_not_fill_their_chunk_are_refused() -> None:
     modules = Modules(KEY, b"aad")
     header = bytes.fromhex("15001504150415004c0000")  # a page of data of two bytes
     assert len(modules.sealed_pages(header + b"ab", (0, 0), dictionary=False)[0]) == 2
-    without_length, of_minus_two = bytes.fromhex("1500150400"), bytes.fromhex("15001504150300")
-    for chunk in (header + b"a", header + b"ab" + header, header[:-1], without_length, of_minus_two + b"ab"):
+    without_length, back_to_itself = bytes.fromhex("1500150400"), bytes.fromhex("15001504150d00")
+    for chunk in (header + b"a", header + b"ab" + header, header[:-1], without_length, back_to_itself + b"ab"):
         with pytest.raises(ParseError):
             modules.sealed_pages(chunk, (0, 0), dictionary=False)
 
