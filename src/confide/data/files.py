@@ -103,7 +103,7 @@ def encrypt_table(
         DataError: the source cannot be read as a table, or has a column type that Spark cannot read, or lacks a column of a group.
     """
     if isinstance(source, pa.Table):
-        schema, size, batches = source.schema, source.nbytes, _counted(source.to_batches(max_chunksize=ROWS_PER_GROUP))
+        schema, size, batches = source.schema, source.nbytes, _counted(source)
     else:
         source = _typed(source, attempt, progress)
         schema, size = cast("pa.Schema", source.columns), source.size
@@ -259,11 +259,12 @@ def _spooled(source: Source, attempt: Attempt) -> Source:
     return Source(source.name, opened, size)
 
 
-def _counted(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[pa.RecordBatch, int]]:
+def _counted(source: pa.Table) -> Iterator[tuple[pa.RecordBatch, int]]:
+    """Batches, and how many of the table's bytes are in those up to each: of a bit, two of them may count the whole byte."""
     read = 0
-    for batch in batches:
+    for batch in source.to_batches(max_chunksize=ROWS_PER_GROUP):
         read += batch.nbytes
-        yield batch, read
+        yield batch, min(read, source.nbytes)
 
 
 def _read(source: TableInput, *, skip: int) -> Iterator[tuple[pa.RecordBatch, int]]:

@@ -96,6 +96,15 @@ def test_other_chunks_are_looked_into(monkeypatch: pytest.MonkeyPatch, options: 
     assert found == looked_into(monkeypatch, data)
 
 
+def test_a_number_without_an_end_is_refused_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = by_arrow(**WRITTEN)
+    first = parsed_struct(data, parquet_footer._SHAPE).fields[4].elements[0].fields[1].elements[0].matched
+    assert first is not None
+    start, end = first.span(3)
+    longer = data[:start] + b"\x80" * 11 + data[start:end] + data[end:]
+    assert parsed(longer) == looked_into(monkeypatch, longer) == "Parquet metadata are not in Thrift's compact protocol"
+
+
 def test_a_footer_that_was_changed_says_the_same_or_is_refused_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
     chance = random.Random(5)
     found = 0

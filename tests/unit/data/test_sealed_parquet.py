@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
 from pathlib import Path
@@ -12,14 +13,17 @@ import pytest
 from support.arrow_writer import write_by_arrow
 from support.parquet_parts import parts
 from support.scanned_table import ROWS, access_under, all_types
-from support.tables import OwnedTable
+from support.tables import OwnedTable, new_key
 
 from confide.crypto.secret import SecretBytes
 from confide.data import files
+from confide.data.column_groups import ColumnGroup, NewGroup
+from confide.data.parallel import Tell
 from confide.data.parquet_footer import Footer
 from confide.data.parquet_keys import WRITTEN
 from confide.data.parquet_modules import Modules, file_unique
 from confide.data.sealed_parquet import SealedParquet
+from confide.data.staging import Attempt
 from confide.data.thrift_spans import NOTHING_INSIDE, parsed_struct
 from confide.errors import DataError, ParseError
 from confide.ids import new_dataset_id
@@ -202,6 +206,25 @@ def test_a_file_is_full_when_it_has_so_many_bytes(tmp_path: Path, monkeypatch: p
 def test_a_file_is_full_when_it_has_so_many_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "GROUPS_PER_FILE", 3)
     assert [len(groups) for groups in groups_of(OwnedTable(tmp_path / "d", table()))] == [3, 3, 3, 1]
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("grouped", [(), ("text",)])
+def test_progress_comes_to_all_bytes_and_rows(tmp_path: Path, grouped: tuple[str, ...]) -> None:
+    told: list[tuple[int, int | None]] = []
+    totals: list[int | None] = []
+
+    def progress(_what: str, total: int | None) -> contextlib.AbstractContextManager[Tell]:
+        totals.append(total)
+        return contextlib.nullcontext(lambda size, rows: told.append((size, rows)))
+
+    attempt = Attempt(tmp_path / "d")
+    attempt.files.mkdir(parents=True)
+    secret, wrapped = new_key("clinic/k")
+    protected = [NewGroup(ColumnGroup("g", grouped, wrapped), secret)] if grouped else []
+    files.encrypt_table(table(), attempt, KEY, dataset=DATASET, protected=protected, progress=progress)
+    assert len(told) > 5
+    assert (sum(size for size, _ in told), sum(rows or 0 for _, rows in told)) == (totals[0], ROWS)
 
 
 @pytest.mark.usefixtures("small_parts")
