@@ -46,8 +46,13 @@ from confide.regular_file import open_regular
 
 ROWS_PER_FILE: Final = 1 << 20
 BYTES_PER_FILE: Final = 128 << 20
-GROUPS_PER_FILE: Final = 1024
-"""A Parquet file gets no more rows when it has so many, so many bytes, or so many row groups: readers read the footer as a whole."""
+CHUNKS_PER_FILE: Final = 1 << 14
+"""A Parquet file gets no more rows when it has so many, or so many bytes, or so many columns of row groups.
+
+What a footer says of those is in memory until the file is whole, and wherever it is read.  The format numbers row groups with 15 bits.
+"""
+_ROWS_PER_GROUPED_FILE: Final = 1 << 18
+"""Of a table with column groups.  Types may take much more memory as they are stored than as they come: texts of a dictionary, nulls."""
 _COLUMN_BUFFER: Final = 64 << 10
 """A column's pages are read in pieces of this size, not as a whole."""
 IN_FLIGHT: Final = 24 << 20
@@ -114,7 +119,8 @@ def encrypt_table(
     done = list(attempt.finished)
     new = _NewFiles(attempt.files, target, keys, protected, itertools.count(first + len(done)))
     with progress("encrypting", size) as tell:
-        parts = _parts(batches, schema, needed=not done)
+        most = min(ROWS_PER_FILE, _ROWS_PER_GROUPED_FILE if protected else ROWS_PER_GROUP)
+        parts = _parts(batches, schema, most, needed=not done)
         with contextlib.closing(_grouped_files(parts, new, tell) if protected else _sealed_files(parts, new, tell)) as made:
             for entry in made:
                 attempt.note(entry)
@@ -191,7 +197,7 @@ def _filled(parts: Iterator[_Encoded], new: _NewFiles, tell: Tell) -> Generator[
             for more in itertools.chain([part], parts):
                 file.add(more.file)
                 tell(more.read, more.rows)
-                if file.rows >= ROWS_PER_FILE or file.size >= BYTES_PER_FILE or file.row_groups >= GROUPS_PER_FILE:
+                if file.rows >= ROWS_PER_FILE or file.size >= BYTES_PER_FILE or file.chunks >= CHUNKS_PER_FILE:
                     break
             file.finish()
         yield path, file.rows
@@ -278,18 +284,18 @@ def _read(source: TableInput, *, skip: int) -> Iterator[tuple[pa.RecordBatch, in
         yield batch, min(read[0], source.size or read[0])
 
 
-def _parts(batches: Iterable[tuple[pa.RecordBatch, int]], schema: pa.Schema, *, needed: bool) -> Iterator[_Part]:
-    """Parts of at most ROWS_PER_FILE rows and about IN_FLIGHT bytes for all threads; an empty one if ``needed`` and there are no rows."""
+def _parts(batches: Iterable[tuple[pa.RecordBatch, int]], schema: pa.Schema, most: int, *, needed: bool) -> Iterator[_Part]:
+    """Parts of at most ``most`` rows and about IN_FLIGHT bytes for all threads; an empty one if ``needed`` and there are no rows."""
     held: list[pa.RecordBatch] = []
     rows = size = told = read = 0
-    most = IN_FLIGHT // (at_once() + 1)
+    share = IN_FLIGHT // (at_once() + 1)
     for batch, read in batches:
         at = 0
         while at < batch.num_rows:
-            piece = batch.slice(at, min(batch.num_rows - at, ROWS_PER_FILE - rows))
+            piece = batch.slice(at, min(batch.num_rows - at, most - rows))
             held.append(piece)
             rows, size, at = rows + piece.num_rows, size + piece.nbytes, at + piece.num_rows
-            if rows == ROWS_PER_FILE or size >= most:
+            if rows == most or size >= share:
                 yield _Part(pa.Table.from_batches(held, schema), read - told)
                 held, rows, size, told, needed = [], 0, 0, read, False
     if held or needed:

@@ -31,8 +31,9 @@ class SealedParquet:
         self._groups: list[tuple[int, list[PlacedChunk]]] = []
         self._plain = b""
         self._layout: Layout | None = None
-        self.rows = 0
-        self.size = 0
+        self.rows = self.size = 0
+        self.chunks = 0
+        """Columns of row groups, all of them."""
         self._write(PARQUET_MAGIC)
 
     @property
@@ -67,6 +68,7 @@ class SealedParquet:
                     placed.append(PlacedChunk(chunk, start if chunk.dictionary else None, start + before, self.size - start))
                 self._groups.append((group.rows, placed))
                 self.rows += group.rows
+                self.chunks += len(placed)
 
     def finish(self) -> None:
         """Write the footer, of what was added.  There must have been something, if only a file of no rows, which has the schema."""

@@ -1,0 +1,58 @@
+"""Encrypted tables of odd shapes: files end before their footers are large, and threads get no more rows than they can hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from support.scanned_table import DATASET, ScannedTable
+from support.tables import OwnedTable
+
+from confide.data import files
+
+
+def row_groups(table: ScannedTable) -> list[list[int]]:
+    """How many rows each row group of each file has."""
+    opened = [files.open_parquet(table.folder, file.path, table.key, DATASET).metadata for file in table.files]
+    return [[one.row_group(at).num_rows for at in range(one.num_row_groups)] for one in opened]
+
+
+def test_a_file_of_many_columns_ends_before_its_footer_is_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "CHUNKS_PER_FILE", 25)
+    monkeypatch.setattr(files, "ROWS_PER_GROUP", 10)
+    wide = pa.table({f"c{number}": range(50) for number in range(10)})
+    table = ScannedTable(tmp_path / "d", wide)
+    assert row_groups(table) == [[10, 10, 10], [10, 10]]
+    assert table.frame().collect().to_arrow().cast(wide.schema).equals(wide)
+
+
+def test_a_file_has_no_more_row_groups_than_the_format_can_number() -> None:
+    most = files.CHUNKS_PER_FILE  # of a table of one column
+    assert most <= 1 << 15
+
+
+@pytest.mark.parametrize(
+    "column",
+    [pa.nulls(200_000), pa.DictionaryArray.from_arrays(pa.array([0] * 200_000, pa.int8()), pa.array(["x" * 1000]))],
+    ids=["nulls", "dictionary"],
+)
+def test_values_that_take_more_memory_as_they_are_stored_are_encoded_by_row_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: pa.Array
+) -> None:
+    encoded = []
+    stored = files._NewFiles.stored
+
+    def seen(new: files._NewFiles, rows: pa.Table) -> pa.Table:
+        encoded.append(rows.num_rows)
+        return stored(new, rows)
+
+    monkeypatch.setattr(files._NewFiles, "stored", seen)
+    table = ScannedTable(tmp_path / "d", pa.table({"a": column}))
+    assert sorted(encoded) == [200_000 % files.ROWS_PER_GROUP, *[files.ROWS_PER_GROUP] * 3]
+    assert row_groups(table) == [[files.ROWS_PER_GROUP] * 3 + [200_000 % files.ROWS_PER_GROUP]]
+
+
+def test_with_column_groups_a_thread_gets_no_more_rows_however_small_they_seem(tmp_path: Path) -> None:
+    table = OwnedTable(tmp_path / "d", pa.table({"a": pa.nulls(300_000), "b": pa.nulls(300_000)}), grouped={"g": ("a",)})
+    assert [entry.rows for entry in table.manifest.files] == [262_144, 300_000 - 262_144]
