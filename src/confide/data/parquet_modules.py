@@ -100,6 +100,7 @@ class Modules:
         ordinals = _ordinals(place)
         kinds = (_DICTIONARY_HEADER, _DICTIONARY_PAGE) if dictionary else (_DATA_HEADER, _DATA_PAGE)
         modules: list[bytes] = []
+        view = memoryview(data)  # a page may be large: it is not copied
         at = page = before = 0
         while at < len(data):
             number = b"" if kinds[0] == _DICTIONARY_HEADER else _ordinal(page)
@@ -110,7 +111,7 @@ class Modules:
             if not header.end <= end <= len(data):
                 _refuse()
             header_aad, page_aad = (self._aad + kind + ordinals + number for kind in kinds)
-            sealed = self._sealed(data[header.end : end], page_aad)
+            sealed = self._sealed(view[header.end : end], page_aad)
             modules += self._sealed(_with_length(data[at : header.end], len(sealed)), header_aad), sealed
             if number:
                 page += 1
@@ -120,7 +121,7 @@ class Modules:
             at = end
         return modules, before
 
-    def _sealed(self, data: bytes, aad: bytes) -> bytes:
+    def _sealed(self, data: bytes | memoryview, aad: bytes) -> bytes:
         nonce = os.urandom(_NONCE)
         sealed = self._cipher.encrypt(nonce, data, aad)
         return (len(nonce) + len(sealed)).to_bytes(_LENGTH, "little") + nonce + sealed

@@ -64,7 +64,7 @@ class SealedParquet:
                     data = bytes(plain[chunk.start : chunk.start + chunk.length])
                     modules, before = self._modules.sealed_pages(data, (len(self._groups), leaf), dictionary=chunk.dictionary)
                     start = self.size
-                    self._write(b"".join(modules))
+                    self._write(*modules)
                     placed.append(PlacedChunk(chunk, start if chunk.dictionary else None, start + before, self.size - start))
                 self._groups.append((group.rows, placed))
                 self.rows += group.rows
@@ -75,6 +75,6 @@ class SealedParquet:
         footer = crypto_metadata(self._unique) + self._modules.sealed_footer(sealed_footer(self._plain, self._groups))
         self._write(footer + len(footer).to_bytes(4, "little") + PARQUET_MAGIC)
 
-    def _write(self, data: bytes) -> None:
-        self._file.write(data)
-        self.size += len(data)
+    def _write(self, *data: bytes) -> None:
+        self._file.writelines(data)
+        self.size += sum(map(len, data))

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import os
+import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from support.scanned_table import DATASET, ScannedTable
 from support.tables import OwnedTable
 
+from confide.crypto.secret import SecretBytes
 from confide.data import files
+from confide.data.parquet_keys import WRITTEN
+from confide.data.sealed_parquet import SealedParquet
 
 
 def row_groups(table: ScannedTable) -> list[list[int]]:
@@ -56,3 +63,19 @@ def test_values_that_take_more_memory_as_they_are_stored_are_encoded_by_row_grou
 def test_with_column_groups_a_thread_gets_no_more_rows_however_small_they_seem(tmp_path: Path) -> None:
     table = OwnedTable(tmp_path / "d", pa.table({"a": pa.nulls(300_000), "b": pa.nulls(300_000)}), grouped={"g": ("a",)})
     assert [entry.rows for entry in table.manifest.files] == [262_144, 300_000 - 262_144]
+
+
+def test_a_long_value_is_in_memory_three_times_at_most_while_it_is_sealed(tmp_path: Path) -> None:
+    """In plain, encrypted, and as the module that goes to the file."""
+    plain, size = io.BytesIO(), 10 << 20
+    with pq.ParquetWriter(plain, pa.schema([("a", pa.binary())]), **WRITTEN) as writer:
+        writer.write_table(pa.table({"a": [os.urandom(size)]}))
+    with (tmp_path / "sealed").open("xb") as out:
+        file = SealedParquet(out, SecretBytes.random(), b"prefix")
+        tracemalloc.start()
+        try:
+            file.add(plain.getbuffer())
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert size < peak < 3.1 * size
