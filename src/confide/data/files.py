@@ -57,6 +57,8 @@ _COLUMN_BUFFER: Final = 64 << 10
 """A column's pages are read in pieces of this size, not as a whole."""
 IN_FLIGHT: Final = 24 << 20
 """Bytes of rows that are in memory at one time while a table is encrypted, for all threads together: bounds a row group, too."""
+LARGE: Final = 16 << 20
+"""After a part of so many bytes, which only long values make, free memory is given back: nothing else fits into what they leave."""
 NO_KEYS: Final[Mapping[str, SecretBytes]] = MappingProxyType({})
 
 
@@ -79,11 +81,12 @@ class _Part:
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """A part as a plain Parquet file in memory."""
+    """A part as a plain Parquet file in memory.  ``size``: of its rows, as they are stored."""
 
     file: pa.Buffer
     rows: int
     read: int
+    size: int
 
 
 # --- writing ------------------------------------------------------------------------------------------------------
@@ -172,10 +175,10 @@ def _sealed_files(parts: Iterable[_Part], new: _NewFiles, tell: Tell) -> Generat
     """Files of many parts: those are encoded in all threads and encrypted as they come.  A full file is synced while the next is filled."""
 
     def encode(part: _Part) -> _Encoded:
-        out = pa.BufferOutputStream()
+        out, rows = pa.BufferOutputStream(), new.stored(part.rows)
         with pq.ParquetWriter(out, new.schema, **WRITTEN) as writer:
-            writer.write_table(new.stored(part.rows), row_group_size=ROWS_PER_GROUP)
-        return _Encoded(out.getvalue(), part.rows.num_rows, part.read)
+            writer.write_table(rows, row_group_size=ROWS_PER_GROUP)
+        return _Encoded(out.getvalue(), rows.num_rows, part.read, rows.nbytes)
 
     def finish(full: tuple[str, int]) -> FileEntry:
         path, rows = full
@@ -197,6 +200,8 @@ def _filled(parts: Iterator[_Encoded], new: _NewFiles, tell: Tell) -> Generator[
             for more in itertools.chain([part], parts):
                 file.add(more.file)
                 tell(more.read, more.rows)
+                if more.size >= LARGE:
+                    pa.default_memory_pool().release_unused()
                 if file.rows >= ROWS_PER_FILE or file.size >= BYTES_PER_FILE or file.chunks >= CHUNKS_PER_FILE:
                     break
             file.finish()

@@ -79,3 +79,19 @@ def test_a_long_value_is_in_memory_three_times_at_most_while_it_is_sealed(tmp_pa
         finally:
             tracemalloc.stop()
     assert size < peak < 3.1 * size
+
+
+@pytest.mark.parametrize(("large", "times"), [(1 << 30, 1), (4000, 4)])
+def test_what_long_values_leave_is_given_back_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: int, times: int) -> None:
+    """And what others leave, once a file."""
+    monkeypatch.setattr(files, "LARGE", large)
+    monkeypatch.setattr(files, "ROWS_PER_GROUP", 1)
+    given_back = []
+
+    class Pool:
+        def release_unused(self) -> None:
+            given_back.append(1)
+
+    monkeypatch.setattr(pa, "default_memory_pool", Pool)
+    ScannedTable(tmp_path / "d", pa.table({"a": ["x" * 5000, "y", "z" * 5000, "x" * 5000]}))
+    assert len(given_back) == times
