@@ -38,9 +38,9 @@ Form = Literal["csv", "jsonl", "parquet"]
 FORMS: Final[tuple[Form, ...]] = get_args(Form)
 _BLOCK: Final = 1 << 20
 _ROW_GROUP: Final = 16 << 20
+"""Bytes of rows in a row group of Parquet: many small ones take more time, more room, and more memory for what the footer says of them."""
 _RELEASED: Final = 8
 """After so many row groups free memory is given back: it takes time to have it anew."""
-"""Bytes of rows in a row group of Parquet: many small ones take more time, more room, and more memory for what the footer says of them."""
 _Item: TypeAlias = tuple[pa.RecordBatch, int]
 _RowGroup: TypeAlias = tuple[pa.Table, int]
 _Rendered: TypeAlias = tuple[list[pa.Buffer], pa.RecordBatch, int]
