@@ -46,7 +46,7 @@ from confide.regular_file import open_regular
 
 ROWS_PER_FILE: Final = 1 << 20
 BYTES_PER_FILE: Final = 128 << 20
-CHUNKS_PER_FILE: Final = 1 << 14
+CHUNKS_PER_FILE: Final = 1 << 12
 """A Parquet file gets no more rows when it has so many, or so many bytes, or so many columns of row groups.
 
 What a footer says of those is in memory until the file is whole, and wherever it is read.  The format numbers row groups with 15 bits.

@@ -36,11 +36,6 @@ class SealedParquet:
         """Columns of row groups, all of them."""
         self._write(PARQUET_MAGIC)
 
-    @property
-    def row_groups(self) -> int:
-        """How many it has."""
-        return len(self._groups)
-
     def add(self, plain: bytes | memoryview) -> None:
         """Append the row groups of a plain file, whole.  All files must be of one schema and one writer.
 

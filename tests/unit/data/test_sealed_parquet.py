@@ -204,8 +204,8 @@ def test_a_file_is_full_when_it_has_so_many_bytes(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.usefixtures("small_parts")
 def test_a_file_is_full_when_it_has_so_many_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "GROUPS_PER_FILE", 3)
-    assert [len(groups) for groups in groups_of(OwnedTable(tmp_path / "d", table()))] == [3, 3, 3, 1]
+    monkeypatch.setattr(files, "CHUNKS_PER_FILE", 3 * len(table().schema) - 3)
+    assert [len(groups) for groups in groups_of(OwnedTable(tmp_path / "d", table().drop_columns(["pair"])))] == [3, 3, 3, 1]
 
 
 @pytest.mark.usefixtures("small_parts")
