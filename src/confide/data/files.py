@@ -53,6 +53,8 @@ What a footer says of those is in memory until the file is whole, and wherever i
 """
 _ROWS_PER_GROUPED_FILE: Final = 1 << 18
 """Of a table with column groups.  Types may take much more memory as they are stored than as they come: texts of a dictionary, nulls."""
+_SMALL_FILES: Final = 8
+"""Files of a table with column groups, after which free memory is given back."""
 _COLUMN_BUFFER: Final = 64 << 10
 """A column's pages are read in pieces of this size, not as a whole."""
 IN_FLIGHT: Final = 24 << 20
@@ -128,7 +130,8 @@ def encrypt_table(
             for entry in made:
                 attempt.note(entry)
                 done.append(entry)
-                pa.default_memory_pool().release_unused()  # what is left here and there would add up; it takes time to have it anew
+                if not protected or not len(done) % _SMALL_FILES:  # what is left here and there would add up; it takes time to have it anew
+                    pa.default_memory_pool().release_unused()
     return Written("parquet", tuple(sorted(done, key=lambda entry: entry.path)), schema_json(target))
 
 
