@@ -77,5 +77,5 @@ def markdown(rows: list[Row], about: dict[str, str], repeat: int) -> str:
     """A section's table as docs/benchmarks.md has it."""
     head = "| what | Confide (CPU / wall) | plain (CPU / wall) | CPU | wall | plain again, CPU | |"
     lines = [f"| {' | '.join(row.cells())} |" for row in rows]
-    facts = "; ".join([*about.values(), f"{datetime.now(UTC):%Y-%m-%d}; medians of {repeat}"])
+    facts = "; ".join([*about.values(), f"{datetime.now(UTC):%Y-%m-%d}; medians of {repeat} rounds"])
     return "\n".join([head, "| --- | ---: | ---: | ---: | ---: | ---: | --- |", *lines, "", f"*{facts}*"])

@@ -14,6 +14,7 @@ from benchmarks.data.sessions import Answer
 
 Measured = Callable[[], Answer]
 MOST_TIMES: Final = 5
+"""A row is asked at most so often in one round, however short it is."""
 
 
 @dataclass
@@ -60,8 +61,8 @@ def in_turn(rows: Sequence[tuple[Row, Measured | None, Measured]], repeat: int, 
     """Measure all rows: ours and plain in turn, all rows before any of them again, then plain once more for all of them.
 
     So every row is as warm as its neighbour, and what a machine does for a minute does not fall on one row alone.  The first ``warm_up``
-    rounds are not counted.  A row without ``ours`` has them from another one.  In each round a row is asked until its plain variant has
-    taken ``least_s`` of CPU, :data:`MOST_TIMES` at most: what is short is noisy.
+    rounds are not counted.  A row without ``ours`` has them from another one.  In each round a row is asked until its plain answers of
+    that round have taken ``least_s`` of CPU, :data:`MOST_TIMES` at most: what is short is noisy.
     """
     for number in range(1, warm_up + 1):
         for row, ours, plain in rows:

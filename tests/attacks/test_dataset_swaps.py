@@ -20,7 +20,7 @@ from confide.crypto.derive import file_key
 from confide.crypto.envelope import wrap
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
-from confide.data import files
+from confide.data import files, table_files
 from confide.data import folder as folder_module
 from confide.data.commit import add_snapshot, create_dataset
 from confide.data.folder import verify_files
@@ -73,15 +73,16 @@ def refused_by_both(folder: Path, manifest: Manifest) -> None:
 
 @pytest.fixture
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "ROWS_PER_GROUP", GROUP)
+    monkeypatch.setattr(table_files, "ROWS_PER_GROUP", GROUP)
 
 
 @pytest.fixture
 def unbound(monkeypatch: pytest.MonkeyPatch) -> None:
     """The defence that is taken away: keys and associated data of files that say nothing of dataset and path."""
     nowhere = DatasetId("0" * 32)
-    monkeypatch.setattr(files, "file_key", lambda key, *, kind, **_: file_key(key, kind=kind, dataset=nowhere, path="x"))
-    monkeypatch.setattr(files, "parquet_aad_prefix", lambda *_: b"x")
+    for module in (files, table_files):
+        monkeypatch.setattr(module, "file_key", lambda key, *, kind, **_: file_key(key, kind=kind, dataset=nowhere, path="x"))
+        monkeypatch.setattr(module, "parquet_aad_prefix", lambda *_: b"x")
     monkeypatch.setattr(files, "seal_stream", _unbound(files.seal_stream, nowhere))
     monkeypatch.setattr(files, "ContainerReader", lambda file, key, *_: ContainerReader(file, key, nowhere, "x"))
 

@@ -14,7 +14,7 @@ import pytest
 
 from confide.crypto.derive import file_key, parquet_aad_prefix
 from confide.crypto.secret import SecretBytes
-from confide.data import files
+from confide.data import table_files
 from confide.data.files import encrypt_table
 from confide.data.opened_table import OpenedMemory
 from confide.data.parquet_scan import TableScan
@@ -72,8 +72,8 @@ class ScannedTable:
 
 def make_small_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three files with up to four row groups each, of :data:`ROWS` rows."""
-    monkeypatch.setattr(files, "ROWS_PER_FILE", 2000)
-    monkeypatch.setattr(files, "ROWS_PER_GROUP", 500)
+    monkeypatch.setattr(table_files, "ROWS_PER_FILE", 2000)
+    monkeypatch.setattr(table_files, "ROWS_PER_GROUP", 500)
 
 
 def all_types() -> pa.Table:

@@ -15,7 +15,7 @@ from pathlib import Path
 from confide.crypto.envelope import WrappedKey, unwrap, wrap
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
-from confide.data import files
+from confide.data import table_files
 from confide.data.commit import add_snapshot, create_dataset
 from confide.data.finding import find_sources
 from confide.data.journal import Begun
@@ -98,7 +98,7 @@ def main() -> None:
     spare_memory()
     words = [word for word in sys.argv[1:] if not word.startswith("--")]
     options = dict(word.removeprefix("--").split("=", 1) for word in sys.argv[1:] if word.startswith("--") and "=" in word)
-    files.ROWS_PER_FILE = int(options.get("rows", files.ROWS_PER_FILE))  # type: ignore[misc]
+    table_files.ROWS_PER_FILE = int(options.get("rows", table_files.ROWS_PER_FILE))  # type: ignore[misc]
     signer = SigningKey.load_private(Path(words[0]))
     if "kill-at" in options:
         kill_at(int(options["kill-at"]), Path(words[1]).parent)

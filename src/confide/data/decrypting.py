@@ -39,7 +39,7 @@ FORMS: Final[tuple[Form, ...]] = get_args(Form)
 _BLOCK: Final = 1 << 20
 _ROW_GROUP: Final = 16 << 20
 """Bytes of rows in a row group of Parquet: many small ones take more time, more room, and more memory for what the footer says of them."""
-_RELEASED: Final = 8
+_GROUPS_PER_RELEASE: Final = 8
 """After so many row groups free memory is given back: it takes time to have it anew."""
 _Item: TypeAlias = tuple[pa.RecordBatch, int]
 _RowGroup: TypeAlias = tuple[pa.Table, int]
@@ -187,7 +187,7 @@ def _write_parquet(stream: BinaryIO, batches: Iterator[_Item], tell: Tell) -> No
 
         groups = _row_groups(itertools.chain([first], batches))
         for number, (size, rows) in enumerate(in_order(write, groups, threads=1, ahead=1), 1):
-            if not number % _RELEASED:  # what the footer will say of a group keeps free memory around it from going back
+            if not number % _GROUPS_PER_RELEASE:  # what the footer will say of a group keeps free memory around it from going back
                 pa.default_memory_pool().release_unused()
             tell(size, rows)
 

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import uuid
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO, Final, cast
 
@@ -29,38 +27,21 @@ from confide.data.column_groups import NewGroup, require_columns
 from confide.data.column_types import with_columns
 from confide.data.folder import describe
 from confide.data.manifest import FileEntry, Kind, Manifest
-from confide.data.parallel import Progress, Tell, at_once, in_order, silent
-from confide.data.parquet_keys import COLUMN_BUFFER, ROWS_PER_GROUP, WRITTEN, TableKeys, grouped_writer, open_grouped, readable
+from confide.data.parallel import Progress, in_order, silent
+from confide.data.parquet_keys import COLUMN_BUFFER, ROWS_PER_GROUP, TableKeys, open_grouped, readable
 from confide.data.partitions import path_values, with_folders
 from confide.data.pinned_tail import parquet_source
 from confide.data.places import Place, open_place
 from confide.data.schema import INT96_UNIT, schema_json, storable
-from confide.data.sealed_parquet import SealedParquet
 from confide.data.sources import Source
 from confide.data.staging import Attempt
+from confide.data.table_files import TableFiles
 from confide.data.tables import TableInput, reading
 from confide.durable import sync_file
 from confide.errors import DataError, IntegrityError, ManifestError
 from confide.ids import DatasetId
 from confide.regular_file import open_regular
 
-ROWS_PER_FILE: Final = 1 << 20
-BYTES_PER_FILE: Final = 128 << 20
-CHUNKS_PER_FILE: Final = 1 << 12
-"""A Parquet file gets no more rows when it has so many, or so many bytes, or so many columns of row groups.
-
-What a footer says of those is in memory until the file is whole, and wherever it is read.  The format numbers row groups with 15 bits.
-"""
-_ROWS_PER_GROUPED_FILE: Final = 1 << 18
-"""Of a table with column groups.  Types may take much more memory as they are stored than as they come: texts of a dictionary, nulls."""
-_SMALL_FILES: Final = 8
-"""Files of a table with column groups, after which free memory is given back."""
-_COLUMN_BUFFER: Final = 64 << 10
-"""A column's pages are read in pieces of this size, not as a whole."""
-IN_FLIGHT: Final = 24 << 20
-"""Bytes of rows that are in memory at one time while a table is encrypted, for all threads together: bounds a row group, too."""
-LARGE: Final = 16 << 20
-"""After a part of so many bytes, which only long values make, free memory is given back: nothing else fits into what they leave."""
 NO_KEYS: Final[Mapping[str, SecretBytes]] = MappingProxyType({})
 
 
@@ -71,24 +52,6 @@ class Written:
     kind: Kind
     files: tuple[FileEntry, ...]
     schema: Json | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """Rows that one thread encodes, and how many bytes of the sources were read for them."""
-
-    rows: pa.Table
-    read: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Encoded:
-    """A part as a plain Parquet file in memory.  ``size``: of its rows, as they are stored."""
-
-    file: pa.Buffer
-    rows: int
-    read: int
-    size: int
 
 
 # --- writing ------------------------------------------------------------------------------------------------------
@@ -122,93 +85,12 @@ def encrypt_table(
     require_columns([one.group for one in protected], target.names)
     keys = TableKeys(dataset, dataset_key, {one.group.name: one.key for one in protected})
     done = list(attempt.finished)
-    new = _NewFiles(attempt.files, target, keys, protected, itertools.count(first + len(done)))
-    with progress("encrypting", size) as tell:
-        most = min(ROWS_PER_FILE, _ROWS_PER_GROUPED_FILE if protected else ROWS_PER_GROUP)
-        parts = _parts(batches, schema, most, needed=not done)
-        with contextlib.closing(_grouped_files(parts, new, tell) if protected else _sealed_files(parts, new, tell)) as made:
-            for entry in made:
-                attempt.note(entry)
-                done.append(entry)
-                if not protected or not len(done) % _SMALL_FILES:  # what is left here and there would add up; it takes time to have it anew
-                    pa.default_memory_pool().release_unused()
+    new = TableFiles(attempt.files, target, keys, protected, first + len(done))
+    with progress("encrypting", size) as tell, contextlib.closing(new.write(batches, schema, tell, needed=not done)) as made:
+        for entry in made:
+            attempt.note(entry)
+            done.append(entry)
     return Written("parquet", tuple(sorted(done, key=lambda entry: entry.path)), schema_json(target))
-
-
-@dataclass(frozen=True, slots=True)
-class _NewFiles:
-    """Where a table's files go, and what they have in common."""
-
-    folder: Path
-    schema: pa.Schema
-    keys: TableKeys
-    protected: Sequence[NewGroup]
-    _numbers: Iterator[int]
-
-    def path(self) -> str:
-        """The path of the next file, which nobody has used or will use."""
-        return f"part-{next(self._numbers):05d}-{uuid.uuid4()}.parquet"
-
-    def stored(self, rows: pa.Table) -> pa.Table:
-        """Rows in the types that files have."""
-        try:
-            return rows.cast(self.schema)
-        except pa.ArrowException as cause:
-            hint = "timestamps are stored in microseconds; give other types with --schema"
-            raise DataError("a value does not fit the type that its column is stored as", hint=hint) from cause
-
-
-def _grouped_files(parts: Iterable[_Part], new: _NewFiles, tell: Tell) -> Generator[FileEntry, None, None]:
-    """A file for each part, in all threads.  Arrow encrypts tables with column groups, as it encodes them."""
-    groups = [one.group for one in new.protected]
-
-    def write(work: tuple[str, _Part]) -> tuple[FileEntry, int]:
-        path, part = work
-        with grouped_writer(new.folder / path, new.schema, new.keys, groups, path) as writer:
-            writer.write_table(new.stored(part.rows), row_group_size=ROWS_PER_GROUP)
-        return describe(new.folder, path, rows=part.rows.num_rows), part.read
-
-    with contextlib.closing(in_order(write, ((new.path(), part) for part in parts))) as written:
-        for entry, read in written:
-            tell(read, entry.rows)
-            yield entry
-
-
-def _sealed_files(parts: Iterable[_Part], new: _NewFiles, tell: Tell) -> Generator[FileEntry, None, None]:
-    """Files of many parts: those are encoded in all threads and encrypted as they come.  A full file is synced while the next is filled."""
-
-    def encode(part: _Part) -> _Encoded:
-        out, rows = pa.BufferOutputStream(), new.stored(part.rows)
-        with pq.ParquetWriter(out, new.schema, **WRITTEN) as writer:
-            writer.write_table(rows, row_group_size=ROWS_PER_GROUP)
-        return _Encoded(out.getvalue(), rows.num_rows, part.read, rows.nbytes)
-
-    def finish(full: tuple[str, int]) -> FileEntry:
-        path, rows = full
-        with (new.folder / path).open("rb") as file:
-            sync_file(file)
-        return describe(new.folder, path, rows=rows)
-
-    with contextlib.closing(in_order(encode, parts)) as encoded, contextlib.closing(_filled(encoded, new, tell)) as full:
-        yield from in_order(finish, full, threads=1, ahead=1)
-
-
-def _filled(parts: Iterator[_Encoded], new: _NewFiles, tell: Tell) -> Generator[tuple[str, int], None, None]:
-    """The paths of files that are full, and how many rows they have."""
-    for part in parts:
-        path = new.path()
-        key = file_key(new.keys.key, kind="parquet", dataset=new.keys.dataset, path=path)
-        with (new.folder / path).open("xb") as raw:
-            file = SealedParquet(raw, key, parquet_aad_prefix(new.keys.dataset, path))
-            for more in itertools.chain([part], parts):
-                file.add(more.file)
-                tell(more.read, more.rows)
-                if more.size >= LARGE:
-                    pa.default_memory_pool().release_unused()
-                if file.rows >= ROWS_PER_FILE or file.size >= BYTES_PER_FILE or file.chunks >= CHUNKS_PER_FILE:
-                    break
-            file.finish()
-        yield path, file.rows
 
 
 def encrypt_files(
@@ -290,24 +172,6 @@ def _read(source: TableInput, *, skip: int) -> Iterator[tuple[pa.RecordBatch, in
 
     for batch in source.batches(told, skip=skip):
         yield batch, min(read[0], source.size or read[0])
-
-
-def _parts(batches: Iterable[tuple[pa.RecordBatch, int]], schema: pa.Schema, most: int, *, needed: bool) -> Iterator[_Part]:
-    """Parts of at most ``most`` rows and about IN_FLIGHT bytes for all threads; an empty one if ``needed`` and there are no rows."""
-    held: list[pa.RecordBatch] = []
-    rows = size = told = read = 0
-    share = IN_FLIGHT // (at_once() + 1)
-    for batch, read in batches:
-        at = 0
-        while at < batch.num_rows:
-            piece = batch.slice(at, min(batch.num_rows - at, most - rows))
-            held.append(piece)
-            rows, size, at = rows + piece.num_rows, size + piece.nbytes, at + piece.num_rows
-            if rows == most or size >= share:
-                yield _Part(pa.Table.from_batches(held, schema), read - told)
-                held, rows, size, told, needed = [], 0, 0, read, False
-    if held or needed:
-        yield _Part(pa.Table.from_batches(held, schema), read - told)
 
 
 # --- reading ------------------------------------------------------------------------------------------------------

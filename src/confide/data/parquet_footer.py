@@ -33,6 +33,7 @@ _NUMBERS: Final = b"(?:%b%b|%b%b)*+\\0" % (
     thrift.a_list(thrift.I64, thrift.A_NUMBER),
 )
 """A struct of numbers and lists of them, such as ``SizeStatistics``."""
+# A field's first byte says how far its number is above that of the one before it, and its kind: \x26 two and i64, \x1c one and struct.
 _USUAL_CHUNK: Final = re.compile(
     rb"\x26%b\x1c" % thrift.A_NUMBER  # file_offset; meta_data:
     + rb"(\x15%b\x19%b" % (thrift.A_NUMBER, thrift.a_list(thrift.I32, thrift.A_NUMBER))  # type, encodings
@@ -45,7 +46,7 @@ _USUAL_CHUNK: Final = re.compile(
     + rb"(?:%b%b|[\x1c\x5c]\x1c\0\0)*+\0" % (thrift.a_field(thrift.I32, thrift.I64), thrift.A_NUMBER),  # crypto_metadata
     re.DOTALL,
 )
-"""A ``ColumnChunk`` as Arrow, Polars and Parquet's Java write one, with statistics and without metadata of users."""
+"""A ``ColumnChunk`` as Arrow, Polars and Parquet's Java write one, with statistics of short values, and without metadata of users."""
 _CHUNKS: Final = thrift.Usual(_USUAL_CHUNK, {_CHUNK_METADATA: thrift.NOTHING_INSIDE})
 _SHAPE: Final[thrift.Shape] = {_SCHEMA: thrift.NOTHING_INSIDE, 4: {1: _CHUNKS}, 7: thrift.NOTHING_INSIDE}
 """Of a ``FileMetaData``: the schema's elements, the row groups' columns, and how the values of columns are ordered."""

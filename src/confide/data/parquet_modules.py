@@ -81,7 +81,7 @@ class Modules:
         while at < len(view):
             if page > _MOST:
                 _refuse()
-            number = page.to_bytes(2, "little")
+            number = _ordinal(page)
             at = self._page(view, at, header_aad + number, page_aad + number, room)
             page += 1
         return first
@@ -95,31 +95,31 @@ class Modules:
 
         Raises:
             ParseError: it is no chunk.
-            OverflowError: it has more pages than the format can number, or its place is beyond what that can.
+            OverflowError: it has more pages than the format can number, 32,768, or its row group's or column's number is too high for that.
         """
         ordinals = _ordinals(place)
-        kinds = (_DICTIONARY_HEADER, _DICTIONARY_PAGE) if dictionary else (_DATA_HEADER, _DATA_PAGE)
+        header_aad, page_aad = (self._aad + kind + ordinals for kind in (_DATA_HEADER, _DATA_PAGE))
         modules: list[bytes] = []
-        view = memoryview(data)  # a page may be large: it is not copied
-        at = page = before = 0
+        at = page = 0
+        if dictionary:
+            at = self._seal_page(data, 0, self._aad + _DICTIONARY_HEADER + ordinals, self._aad + _DICTIONARY_PAGE + ordinals, modules)
+        before = sum(map(len, modules))
         while at < len(data):
-            number = b"" if kinds[0] == _DICTIONARY_HEADER else _ordinal(page)
-            header = thrift.parsed_struct(data, thrift.NOTHING_INSIDE, at=at)
-            if _COMPRESSED not in header.fields:
-                _refuse()
-            end = header.end + thrift.integer(data, header.fields[_COMPRESSED])
-            if not header.end <= end <= len(data):
-                _refuse()
-            header_aad, page_aad = (self._aad + kind + ordinals + number for kind in kinds)
-            sealed = self._sealed(view[header.end : end], page_aad)
-            modules += self._sealed(_with_length(data[at : header.end], len(sealed)), header_aad), sealed
-            if number:
-                page += 1
-            else:
-                before = sum(map(len, modules))
-                kinds = _DATA_HEADER, _DATA_PAGE
-            at = end
+            number = _ordinal(page)
+            at = self._seal_page(data, at, header_aad + number, page_aad + number, modules)
+            page += 1
         return modules, before
+
+    def _seal_page(self, data: bytes, at: int, header_aad: bytes, page_aad: bytes, modules: list[bytes]) -> int:
+        header = thrift.parsed_struct(data, thrift.NOTHING_INSIDE, at=at)
+        if _COMPRESSED not in header.fields:
+            _refuse()
+        end = header.end + thrift.integer(data, header.fields[_COMPRESSED])
+        if not header.end <= end <= len(data):
+            _refuse()
+        page = self._sealed(memoryview(data)[header.end : end], page_aad)  # it may be large, and is not copied
+        modules += self._sealed(_with_length(data[at : header.end], len(page)), header_aad), page
+        return end
 
     def _sealed(self, data: bytes | memoryview, aad: bytes) -> bytes:
         nonce = os.urandom(_NONCE)
@@ -207,6 +207,7 @@ def _length_field(length: int) -> bytes:
 
 def crypto_metadata(unique: bytes) -> bytes:
     """A ``FileCryptoMetaData``: ``AES_GCM_V1``, with this ``aad_file_unique``, and an AAD prefix that is not in the file."""
+    # Fields 2 and 3: aad_file_unique, supply_aad_prefix.
     algorithm = thrift.written(thrift.BINARY, 2, thrift.written_varint(len(unique)) + unique) + thrift.written(thrift.TRUE, 1, b"")
     one_of = thrift.written(thrift.STRUCT, 1, algorithm + thrift.STOP)
     return thrift.written(thrift.STRUCT, 1, one_of + thrift.STOP) + thrift.STOP

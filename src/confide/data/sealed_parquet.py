@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from confide.crypto.secret import SecretBytes
 
 _UNIQUE_BYTES: Final = 8
+"""Of ``aad_file_unique``, as many as Arrow draws.  By it no page of another writing of the same path opens in this one."""
 
 
 class SealedParquet:
-    """A file that is being written.  Its caller opens, syncs and closes it."""
+    """A file that is being written.  Its caller opens, syncs and closes it, and takes it away if something was raised."""
 
     def __init__(self, file: BinaryIO, key: SecretBytes, aad_prefix: bytes) -> None:
         """``key`` and ``aad_prefix`` are this file's alone."""

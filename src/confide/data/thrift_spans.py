@@ -42,7 +42,10 @@ _NEVER: Final = re.compile(rb"(?!)")
 
 
 class Usual(NamedTuple):
-    """Structs of a list that mostly match a pattern.  One that does not is looked into as another: the pattern may know less."""
+    """Structs of a list that nearly always match ``pattern``, which is quicker than to look into them.
+
+    Those that do not are looked into, as ``otherwise`` says.  Whoever reads them must find the same both ways.
+    """
 
     pattern: re.Pattern[bytes]
     otherwise: Shape

@@ -12,7 +12,7 @@ from support.arrow_writer import write_by_arrow
 from support.tables import NOW, OwnedTable, new_key
 
 from confide.crypto.secret import SecretBytes
-from confide.data import commit, decrypting, files, parquet_keys, staging
+from confide.data import commit, decrypting, files, parquet_keys, staging, table_files
 from confide.data.column_groups import ColumnGroup, NewGroup, groups_named
 from confide.data.folder import describe
 from confide.data.manifest import Manifest, sign_manifest, verify_manifest
@@ -148,7 +148,7 @@ def test_a_column_in_the_place_of_another_is_refused(table: OwnedTable, one: str
 
 
 def test_a_column_of_another_row_group_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "ROWS_PER_GROUP", 250)
+    monkeypatch.setattr(table_files, "ROWS_PER_GROUP", 250)
     same = pa.table({"code": [*range(250), *range(250)]})
     table = OwnedTable(tmp_path / "t", same, grouped={"codes": ("code",)})
     table.exchange(table.chunk(0, 0), table.chunk(0, 1))

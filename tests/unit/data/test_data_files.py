@@ -15,7 +15,7 @@ from confide.canonical import Json
 from confide.crypto.envelope import wrap
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
-from confide.data import commit, decrypting, files, folder
+from confide.data import commit, decrypting, files, folder, table_files
 from confide.data.manifest import MANIFEST_NAME, Manifest, verify_manifest
 from confide.data.schema import schema_json, storable
 from confide.data.snapshots import SignedManifest, load_manifest, write_manifest
@@ -75,7 +75,7 @@ def test_table_reads_back_and_no_plaintext_lies_in_the_folder(tmp_path: Path) ->
 
 
 def test_large_table_becomes_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "ROWS_PER_FILE", 300)
+    monkeypatch.setattr(table_files, "ROWS_PER_FILE", 300)
     owned = Owned(table(1000), tmp_path / "d")
     assert [entry.rows for entry in owned.manifest.files] == [300, 300, 300, 100]
     assert owned.read().equals(table(1000))
@@ -134,7 +134,7 @@ def test_any_flipped_byte_is_refused_by_digest_and_by_decryption(tmp_path: Path)
 
 
 def test_swapped_missing_added_and_cut_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "ROWS_PER_FILE", 20)
+    monkeypatch.setattr(table_files, "ROWS_PER_FILE", 20)
     owned = Owned(table(40), tmp_path / "d")
     first, second = (owned.folder / entry.path for entry in owned.manifest.files)
     copy = tmp_path / "copy"
@@ -258,7 +258,7 @@ def test_full_disk_leaves_nothing_visible(tmp_path: Path, monkeypatch: pytest.Mo
     def full(_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "sync_file", full)
+    monkeypatch.setattr(table_files, "sync_file", full)
     with pytest.raises(UnavailableError, match="No space left"):
         Owned(table(), tmp_path / "d")
     assert not list(tmp_path.iterdir())

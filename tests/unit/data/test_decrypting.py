@@ -30,7 +30,7 @@ from support.volumes import BROKER
 from confide.crypto.envelope import wrap
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
-from confide.data import decrypting, files
+from confide.data import decrypting, files, table_files
 from confide.data.commit import Input, create_dataset
 from confide.data.decrypting import decrypt, write_stream
 from confide.data.finding import find_sources
@@ -103,7 +103,7 @@ def test_columns_that_are_names_of_folders_are_written_too(tmp_path: Path, form:
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
 def test_batches_come_in_order_whatever_their_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: decrypting.Form) -> None:
-    monkeypatch.setattr(files, "ROWS_PER_FILE", 70)
+    monkeypatch.setattr(table_files, "ROWS_PER_FILE", 70)
     monkeypatch.setattr(decrypting, "rows_at_once", lambda *_: 9)
     manifest = made(pa.table({"x": range(500)}), tmp_path / "d")
     sink = io.BytesIO()
@@ -328,7 +328,7 @@ def test_a_table_without_files_has_its_columns(tmp_path: Path, form: decrypting.
 
 
 def test_small_batches_become_large_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "ROWS_PER_FILE", 70)
+    monkeypatch.setattr(table_files, "ROWS_PER_FILE", 70)
     monkeypatch.setattr(decrypting, "_ROW_GROUP", 8 * 200)
     manifest = made(pa.table({"x": range(500)}), tmp_path / "d")
     sink, told = io.BytesIO(), list[tuple[int, int | None]]()

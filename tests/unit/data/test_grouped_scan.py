@@ -14,7 +14,7 @@ import pytest
 from support.polars_agent import PolarsAgent
 from support.tables import OwnedTable
 
-from confide.data import files
+from confide.data import table_files
 from confide.data.folder import AES_GCM_V1
 from confide.data.grouped_scan import GroupedScan
 from confide.data.parquet_keys import TABLE, FileKeys, TableKeys
@@ -41,8 +41,8 @@ def rows(count: int = 500) -> pa.Table:
 @pytest.fixture
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OwnedTable:
     """Several files of several row groups."""
-    monkeypatch.setattr(files, "ROWS_PER_FILE", 200)
-    monkeypatch.setattr(files, "ROWS_PER_GROUP", 50)
+    monkeypatch.setattr(table_files, "ROWS_PER_FILE", 200)
+    monkeypatch.setattr(table_files, "ROWS_PER_GROUP", 50)
     return OwnedTable(tmp_path / "visits", rows(), grouped=GROUPS)
 
 

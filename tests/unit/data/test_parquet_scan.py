@@ -19,7 +19,7 @@ from support.partitioned import ROWS as FLIGHTS
 from support.scanned_table import DATASET, ROWS, ScannedTable, access_under, all_types, make_small_files
 
 from confide.crypto.secret import SecretBytes
-from confide.data import files, parquet_scan, scan_steps
+from confide.data import parquet_scan, scan_steps, table_files
 from confide.data.parquet_image import Image, Room
 from confide.data.parquet_modules import Modules
 from confide.data.parquet_scan import TableScan
@@ -279,8 +279,8 @@ def test_two_queries_may_come_to_new_files_at_once(table: ScannedTable, monkeypa
 
 def test_pages_end_by_their_size_and_not_by_their_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is two messages of the cipher.  Here a dictionary and one page of data, where Arrow would make three."""
-    monkeypatch.setattr(files, "ROWS_PER_FILE", 60_000)
-    monkeypatch.setattr(files, "ROWS_PER_GROUP", 60_000)
+    monkeypatch.setattr(table_files, "ROWS_PER_FILE", 60_000)
+    monkeypatch.setattr(table_files, "ROWS_PER_GROUP", 60_000)
     table = ScannedTable(tmp_path / "numbers", pa.table({"x": range(60_000)}))
     opened: list[memoryview] = []
     page = Modules._page

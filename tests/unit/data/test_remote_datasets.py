@@ -15,7 +15,7 @@ from confide.canonical import canonical
 from confide.crypto.envelope import wrap
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
-from confide.data import files, s3
+from confide.data import s3, table_files
 from confide.data.commit import create_dataset
 from confide.data.decrypting import decrypt, write_stream
 from confide.data.files import head_rows, open_file, read_table
@@ -70,7 +70,7 @@ def body(client: Any, key: str) -> bytes:
 
 
 def test_a_table_is_made_and_read_back(place: RemoteFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "ROWS_PER_FILE", 300)
+    monkeypatch.setattr(table_files, "ROWS_PER_FILE", 300)
     made = make(TABLE, place)
     found = load_manifest(remote_folder(str(place)))
     assert (found.digest, len(found.unverified.files)) == (made.digest, 4)
@@ -158,7 +158,7 @@ def test_a_place_with_anything_in_it_is_refused(place: RemoteFolder) -> None:
 
 
 def test_a_writer_that_fails_removes_what_it_sent(on_s3: RemoteFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "ROWS_PER_FILE", 100)
+    monkeypatch.setattr(table_files, "ROWS_PER_FILE", 100)
     sent: list[str] = []
 
     def limited(path: str, source: Any) -> None:

@@ -15,7 +15,7 @@ from support.s3_gate import S3Gate
 from tests.support.killed import killed_at, random_calls
 
 from confide.canonical import Json
-from confide.data import files
+from confide.data import table_files
 from confide.data.journal import Journal
 from confide.data.manifest import MANIFEST_NAME, FileEntry
 from confide.data.places import RemoteFolder, S3Folder, remote_folder
@@ -29,7 +29,7 @@ ROWS = 10
 
 @pytest.fixture(autouse=True)
 def _short_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "ROWS_PER_FILE", ROWS)
+    monkeypatch.setattr(table_files, "ROWS_PER_FILE", ROWS)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from support.s3_gate import S3Gate
 from tests.support.killed import killed_at, random_calls
 
 from confide.canonical import Json, canonical
-from confide.data import commit, files
+from confide.data import commit, table_files
 from confide.data.folder import data_files
 from confide.data.manifest import MANIFEST_NAME, SNAPSHOTS
 from confide.data.outside import look
@@ -49,7 +49,7 @@ def contents(names: dict[str, bytes]) -> list[Source]:
 
 
 def test_append_and_overwrite_make_snapshots_that_all_stay_readable(world: RemoteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "ROWS_PER_FILE", 2)
+    monkeypatch.setattr(table_files, "ROWS_PER_FILE", 2)
     assert world.add(table(2, 3, 4)).unverified.snapshot == 2
     made = world.add(table(9), "overwrite")
     assert [world.values(number) for number in (None, 3, 2, 1)] == [[9], [9], [1, 2, 3, 4], [1]]
@@ -180,7 +180,7 @@ def test_throttling_in_the_middle_is_waited_for(gated: RemoteWorld, gate: S3Gate
 def test_a_storage_that_refuses_before_the_commit_is_left_as_it_was(
     gated: RemoteWorld, gate: S3Gate, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "ROWS_PER_FILE", 1)
+    monkeypatch.setattr(table_files, "ROWS_PER_FILE", 1)
     gate.before = lambda method, path: (503, "SlowDown") if method == "PUT" and at in path else None
     with pytest.raises(UnavailableError, match="SlowDown"):
         gated.add(table(2, 3))

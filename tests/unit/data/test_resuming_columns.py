@@ -14,7 +14,7 @@ from support.tables import NOW, new_key
 from confide.canonical import canonical
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
-from confide.data import commit, files
+from confide.data import commit, files, table_files
 from confide.data.column_groups import ColumnGroup, NewGroup
 from confide.data.manifest import FileEntry, verify_manifest
 from confide.data.sources import plain_sources
@@ -59,7 +59,7 @@ def begun(root: Path, key: NewKey, source: TableInput) -> Path:
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TableInput:
-    monkeypatch.setattr(files, "ROWS_PER_FILE", 100)
+    monkeypatch.setattr(table_files, "ROWS_PER_FILE", 100)
     place = tmp_path / "in.parquet"
     pq.write_table(rows(), place)
     return TableInput(tuple(plain_sources(place)), "parquet")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +19,7 @@ from support.scanned_table import ROWS, access_under, all_types
 from support.tables import OwnedTable, new_key
 
 from confide.crypto.secret import SecretBytes
-from confide.data import files
+from confide.data import files, parquet_keys, table_files
 from confide.data.column_groups import ColumnGroup, NewGroup
 from confide.data.parallel import Tell
 from confide.data.parquet_footer import Footer
@@ -77,6 +80,12 @@ def footer_of(place: Path) -> tuple[Footer, list[dict[int, bytes]], bytes]:
     return Footer.parse(plain), said, footer[:start].replace(unique, b"")
 
 
+def up_to_field_6(head: bytes) -> bytes:
+    """Of a column's metadata: type, encodings, path, codec, number of values.  Arrow counts the cipher's bytes in the size that follows."""
+    last = parsed_struct(head + b"\0", NOTHING_INSIDE).fields[6]
+    return head[: last.start]
+
+
 @pytest.mark.usefixtures("small_pages")
 def test_a_file_says_what_arrows_own_encryption_says(tmp_path: Path) -> None:
     for folder in ("ours", "arrow's"):
@@ -91,6 +100,7 @@ def test_a_file_says_what_arrows_own_encryption_says(tmp_path: Path) -> None:
         assert group.rows == same.rows
         for chunk, like in zip(group.chunks, same.chunks, strict=True):
             assert (chunk.start, chunk.length, chunk.dictionary, chunk.tail) == (like.start, like.length, like.dictionary, like.tail)
+            assert up_to_field_6(chunk.head) == up_to_field_6(like.head)
     found, arrows = (files.open_parquet(place.parent, PATH, KEY, DATASET) for place in (ours, theirs))
     assert found.read().equals(table())
     assert found.schema_arrow.equals(arrows.schema_arrow, check_metadata=True)
@@ -171,8 +181,9 @@ def test_what_the_format_cannot_number_is_no_file() -> None:
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "ROWS_PER_GROUP", 500)
-    monkeypatch.setattr(files, "IN_FLIGHT", 100_000)
+    for module in (files, table_files):
+        monkeypatch.setattr(module, "ROWS_PER_GROUP", 500)
+    monkeypatch.setattr(table_files, "IN_FLIGHT", 100_000)
 
 
 def groups_of(owned: OwnedTable) -> list[list[int]]:
@@ -193,7 +204,7 @@ def test_a_file_holds_many_parts_in_the_order_of_the_rows(tmp_path: Path) -> Non
 
 @pytest.mark.usefixtures("small_parts")
 def test_a_file_is_full_when_it_has_so_many_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "BYTES_PER_FILE", 40_000)
+    monkeypatch.setattr(table_files, "BYTES_PER_FILE", 40_000)
     owned = OwnedTable(tmp_path / "d", table())
     assert len(owned.manifest.files) > 2
     assert all(40_000 <= entry.size < 80_000 for entry in owned.manifest.files[:-1])
@@ -203,8 +214,8 @@ def test_a_file_is_full_when_it_has_so_many_bytes(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_a_file_is_full_when_it_has_so_many_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "CHUNKS_PER_FILE", 3 * len(table().schema) - 3)
+def test_a_file_is_full_when_it_has_so_many_columns_of_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_files, "CHUNKS_PER_FILE", 3 * len(table().schema) - 3)  # three row groups, without "pair"
     assert [len(groups) for groups in groups_of(OwnedTable(tmp_path / "d", table().drop_columns(["pair"])))] == [3, 3, 3, 1]
 
 
@@ -225,6 +236,52 @@ def test_progress_comes_to_all_bytes_and_rows(tmp_path: Path, grouped: tuple[str
     files.encrypt_table(table(), attempt, KEY, dataset=DATASET, protected=protected, progress=progress)
     assert len(told) > 5
     assert (sum(size for size, _ in told), sum(rows or 0 for _, rows in told)) == (totals[0], ROWS)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_full_file_is_kept_when_the_rows_after_it_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_files, "ROWS_PER_FILE", 1000)
+
+    def batches() -> Iterator[tuple[pa.RecordBatch, int]]:
+        for batch in table().to_batches(max_chunksize=500)[:5]:
+            yield batch, 0
+        raise DataError("the rest is gone")
+
+    (tmp_path / "d").mkdir()
+    stored = files.storable(table().schema)
+    new = table_files.TableFiles(tmp_path / "d", stored, parquet_keys.TableKeys(DATASET, KEY, {}), (), 0)
+    kept = []
+    with pytest.raises(DataError, match="the rest is gone"):
+        kept.extend(entry.rows for entry in new.write(batches(), table().schema, lambda _size, _rows: None, needed=True))
+    assert kept == [1000, 1000]
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_finished_file_comes_before_the_next_one_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_files, "ROWS_PER_FILE", 1000)
+    synced = threading.Event()
+    order: list[int | str | None] = []
+    real = table_files.describe
+
+    def describe(*words: Any, **named: Any) -> Any:
+        try:
+            return real(*words, **named)
+        finally:
+            synced.set()
+
+    def tell(_size: int, rows: int | None) -> None:
+        if len(order) >= 2:
+            synced.wait(10)
+            time.sleep(0.05)  # the thread has its result then
+        order.append(rows)
+
+    monkeypatch.setattr(table_files, "describe", describe)
+    (tmp_path / "d").mkdir()
+    new = table_files.TableFiles(tmp_path / "d", files.storable(table().schema), parquet_keys.TableKeys(DATASET, KEY, {}), (), 0)
+    batches = ((batch, 0) for batch in table().to_batches(max_chunksize=500))
+    for entry in new.write(batches, table().schema, tell, needed=True):
+        order += [entry.path[:10]]
+    assert order[:4] == [500, 500, 500, "part-00000"]
 
 
 @pytest.mark.usefixtures("small_parts")

@@ -14,9 +14,10 @@ from support.scanned_table import DATASET, ScannedTable
 from support.tables import OwnedTable
 
 from confide.crypto.secret import SecretBytes
-from confide.data import files
+from confide.data import files, table_files
 from confide.data.parquet_keys import WRITTEN
 from confide.data.sealed_parquet import SealedParquet
+from confide.errors import DataError
 
 
 def row_groups(table: ScannedTable) -> list[list[int]]:
@@ -26,17 +27,20 @@ def row_groups(table: ScannedTable) -> list[list[int]]:
 
 
 def test_a_file_of_many_columns_ends_before_its_footer_is_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "CHUNKS_PER_FILE", 25)
-    monkeypatch.setattr(files, "ROWS_PER_GROUP", 10)
+    monkeypatch.setattr(table_files, "CHUNKS_PER_FILE", 25)
+    monkeypatch.setattr(table_files, "ROWS_PER_GROUP", 10)
     wide = pa.table({f"c{number}": range(50) for number in range(10)})
     table = ScannedTable(tmp_path / "d", wide)
     assert row_groups(table) == [[10, 10, 10], [10, 10]]
     assert table.frame().collect().to_arrow().cast(wide.schema).equals(wide)
 
 
-def test_a_file_has_no_more_row_groups_than_the_format_can_number() -> None:
-    most = files.CHUNKS_PER_FILE  # of a table of one column
-    assert most <= 1 << 15
+def test_more_columns_than_the_format_can_number_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The format's limit, which takes seconds to come to, is two bits here."""
+    monkeypatch.setattr("confide.data.parquet_modules._ordinal", lambda number: (number << 14).to_bytes(2, "little", signed=True))
+    ScannedTable(tmp_path / "two", pa.table({"a": [1], "b": [2]}))
+    with pytest.raises(DataError, match="32,768 columns"):
+        ScannedTable(tmp_path / "three", pa.table({"a": [1], "b": [2], "c": [3]}))
 
 
 @pytest.mark.parametrize(
@@ -48,16 +52,16 @@ def test_values_that_take_more_memory_as_they_are_stored_are_encoded_by_row_grou
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: pa.Array
 ) -> None:
     encoded = []
-    stored = files._NewFiles.stored
+    stored = table_files.TableFiles._stored
 
-    def seen(new: files._NewFiles, rows: pa.Table) -> pa.Table:
+    def seen(new: table_files.TableFiles, rows: pa.Table) -> pa.Table:
         encoded.append(rows.num_rows)
         return stored(new, rows)
 
-    monkeypatch.setattr(files._NewFiles, "stored", seen)
+    monkeypatch.setattr(table_files.TableFiles, "_stored", seen)
     table = ScannedTable(tmp_path / "d", pa.table({"a": column}))
-    assert sorted(encoded) == [200_000 % files.ROWS_PER_GROUP, *[files.ROWS_PER_GROUP] * 3]
-    assert row_groups(table) == [[files.ROWS_PER_GROUP] * 3 + [200_000 % files.ROWS_PER_GROUP]]
+    assert sorted(encoded) == [200_000 % table_files.ROWS_PER_GROUP, *[table_files.ROWS_PER_GROUP] * 3]
+    assert row_groups(table) == [[table_files.ROWS_PER_GROUP] * 3 + [200_000 % table_files.ROWS_PER_GROUP]]
 
 
 def test_with_column_groups_a_thread_gets_no_more_rows_however_small_they_seem(tmp_path: Path) -> None:
@@ -66,7 +70,7 @@ def test_with_column_groups_a_thread_gets_no_more_rows_however_small_they_seem(t
 
 
 def test_a_long_value_is_in_memory_three_times_at_most_while_it_is_sealed(tmp_path: Path) -> None:
-    """In plain, encrypted, and as the module that goes to the file."""
+    """Beside Arrow's file: as what is taken from it, encrypted, and as the module that goes to the file."""
     plain, size = io.BytesIO(), 10 << 20
     with pq.ParquetWriter(plain, pa.schema([("a", pa.binary())]), **WRITTEN) as writer:
         writer.write_table(pa.table({"a": [os.urandom(size)]}))
@@ -84,8 +88,8 @@ def test_a_long_value_is_in_memory_three_times_at_most_while_it_is_sealed(tmp_pa
 @pytest.mark.parametrize(("large", "times"), [(1 << 30, 1), (4000, 4)])
 def test_what_long_values_leave_is_given_back_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: int, times: int) -> None:
     """And what others leave, once a file."""
-    monkeypatch.setattr(files, "LARGE", large)
-    monkeypatch.setattr(files, "ROWS_PER_GROUP", 1)
+    monkeypatch.setattr(table_files, "LARGE_PART", large)
+    monkeypatch.setattr(table_files, "ROWS_PER_GROUP", 1)
     given_back = []
 
     class Pool:

@@ -19,7 +19,7 @@ from support.spark_world import SparkWorld
 
 from confide.canonical import Json
 from confide.crypto.secret import SecretBytes
-from confide.data import files
+from confide.data import table_files
 from confide.data.failure import failure_in
 from confide.data.places import RemoteFolder, remote_folder
 from confide.data.s3 import S3Access, s3_client
@@ -84,7 +84,7 @@ def world(spark_group_class: Any, tmp_path_factory: pytest.TempPathFactory, stor
         (plain / f"notes-{number}.csv").write_text("n,text\n" + "".join(lines), encoding="utf-8")
     table = pa.table({"x": range(ROWS), "wide": WIDE, "when": pa.array([0] * ROWS, pa.timestamp("us"))})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "ROWS_PER_FILE", ROWS // 3)
+        patch.setattr(table_files, "ROWS_PER_FILE", ROWS // 3)
         for name, source in (("flights", table), ("notes", plain), ("shared", table)):
             made.add_input(name, source, place=storage.place(name))
     try:

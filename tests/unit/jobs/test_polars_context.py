@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 from support.polars_agent import PolarsAgent
 
-from confide.data import files, scan_steps
 from confide.data import polars as module
+from confide.data import scan_steps, table_files
 from confide.data.folder import PARQUET_MAGIC
 from confide.data.opened_table import OpenedMemory
 from confide.data.polars import session
@@ -53,7 +53,7 @@ def test_two_inputs_under_two_keys_meet_in_one_query(world: PolarsAgent) -> None
 
 
 def test_what_a_query_that_is_left_has_read_is_told_with_the_next_or_at_last(agent: PolarsAgent, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "ROWS_PER_FILE", 10)
+    monkeypatch.setattr(table_files, "ROWS_PER_FILE", 10)
     monkeypatch.setattr(scan_steps, "_FIRST_ROWS", 1)
     agent.add("people", PEOPLE)
     agent.add("cities", CITIES)
@@ -130,7 +130,7 @@ def test_duckdb_puts_nothing_aside_and_stays_as_it_was_set(world: PolarsAgent) -
 
 
 def test_an_input_with_many_files_is_asked_for_in_pages(agent: PolarsAgent, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("confide.data.files.ROWS_PER_FILE", 10)
+    monkeypatch.setattr("confide.data.table_files.ROWS_PER_FILE", 10)
     monkeypatch.setattr(inputs, "PAGE", 3)
     agent.add("people", PEOPLE)
     assert agent.context().read("people").collect().equals(pl.DataFrame(PEOPLE))

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from support.polars_agent import PolarsAgent
 
-from confide.data import files
+from confide.data import table_files
 from confide.data.agent_files import AgentFolder
 from confide.data.places import RemoteFolder, remote_folder
 from confide.data.sources import Source
@@ -38,7 +38,7 @@ def ranges(agent: PolarsAgent) -> list[int]:
 
 
 def test_a_table_on_s3_is_queried_by_ranges(agent: PolarsAgent, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "ROWS_PER_FILE", 2000)
+    monkeypatch.setattr(table_files, "ROWS_PER_FILE", 2000)
     agent.add("t", TABLE, remote_folder("s3://bkt/t"))
     frame = agent.context().read("t")
     found = frame.filter(pl.col("id") > 4500).select(pl.col("id").sum()).collect().item()
