@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import threading
-import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -259,23 +259,19 @@ def test_a_full_file_is_kept_when_the_rows_after_it_fail(tmp_path: Path, monkeyp
 @pytest.mark.usefixtures("small_parts")
 def test_a_finished_file_comes_before_the_next_one_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table_files, "ROWS_PER_FILE", 1000)
-    synced = threading.Event()
+    finishing: list[Future[Any]] = []
     order: list[int | str | None] = []
-    real = table_files.describe
 
-    def describe(*words: Any, **named: Any) -> Any:
-        try:
-            return real(*words, **named)
-        finally:
-            synced.set()
+    class Noted(ThreadPoolExecutor):
+        def submit(self, *words: Any, **named: Any) -> Future[Any]:
+            finishing.append(super().submit(*words, **named))
+            return finishing[-1]
 
     def tell(_size: int, rows: int | None) -> None:
-        if len(order) >= 2:
-            synced.wait(10)
-            time.sleep(0.05)  # the thread has its result then
+        wait(finishing, 30)
         order.append(rows)
 
-    monkeypatch.setattr(table_files, "describe", describe)
+    monkeypatch.setattr(table_files, "ThreadPoolExecutor", Noted)
     (tmp_path / "d").mkdir()
     new = table_files.TableFiles(tmp_path / "d", files.storable(table().schema), parquet_keys.TableKeys(DATASET, KEY, {}), (), 0)
     batches = ((batch, 0) for batch in table().to_batches(max_chunksize=500))
