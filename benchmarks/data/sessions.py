@@ -166,7 +166,8 @@ class Group:
     def __init__(self, owned: Mapping[str, Owned], folder: Path, shape: Shape, protections: Protections, stack: ExitStack) -> None:
         self._folder, self._shape, self._protections, self._stack = folder, shape, protections, stack
         self._run = RunId(f"bench-{secrets.token_hex(4)}")
-        self._engine = spark.SparkRun(str(self._run), "benchmark", cores=shape.all_cores)
+        executor_mb = shape.memory_mb // shape.executors
+        self._engine = spark.SparkRun(str(self._run), "benchmark", cores=shape.all_cores, executor_mb=executor_mb)
         self._runtime = spark.find_runtime()
         self._ca = JobCa(self._run, now=datetime.now(UTC))
         self._secret, self._token = (SecretBytes(secrets.token_hex(32).encode()) for _ in range(2))

@@ -18,7 +18,8 @@ from confide.errors import ExtraMissingError, NodeLostError
 
 try:
     from py4j.clientserver import ClientServer, ClientServerConnection, JavaClient, JavaParameters, PythonParameters
-    from py4j.java_gateway import CallbackServer, CallbackServerParameters, java_import
+    from py4j.java_gateway import CallbackServer, CallbackServerParameters, JavaObject, java_import
+    from py4j.protocol import REFERENCE_TYPE, register_output_converter
 except ImportError as missing:
     raise ExtraMissingError("PySpark is not installed", hint="pip install 'confide[spark]'") from missing
 
@@ -85,6 +86,20 @@ class _UnixCallbackServer(CallbackServer):  # type: ignore[misc]
         self.thread.start()
 
 
+class _Reference(JavaObject):  # type: ignore[misc]
+    """A Java object that the JVM may free as soon as Python drops the last reference.
+
+    Py4J's own keeps each method that was used, and the method its object: a cycle, so that a DataFrame nobody has any more holds its
+    broadcast tables, in the driver's memory and in all executors', until Python next looks for cycles in everything it has.  To Python
+    it is a few hundred bytes: that is many queries later.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        found = super().__getattr__(name)
+        self._methods.pop(name, None)
+        return found
+
+
 def connect(path: Path, token: str, *, timeout_s: float = 60.0) -> JavaGateway:
     """A gateway over the socket at ``path``; waits until the JVM has made it.
 
@@ -96,6 +111,7 @@ def connect(path: Path, token: str, *, timeout_s: float = 60.0) -> JavaGateway:
         if time.monotonic() > end:
             raise NodeLostError("Spark's driver did not start in time", waited_s=timeout_s)
         time.sleep(_POLL_S)
+    register_output_converter(REFERENCE_TYPE, _Reference)
     gateway: Any = _UnixGateway(
         java_parameters=JavaParameters(address=str(path), port=0, auth_token=token, auto_convert=True),
         python_parameters=PythonParameters(port=0, eager_load=False),

@@ -55,7 +55,8 @@ class SparkEngine(NodeProcesses):
             cores=spec.cores,
             memory_mb=spec.memory_mb,
         )
-        self.run = SparkRun(app_id=str(spec.run_id), app_name=services.job.name, cores=resources.workers * resources.cores)
+        cores = resources.workers * resources.cores
+        self.run = SparkRun(str(spec.run_id), services.job.name, cores=cores, executor_mb=resources.memory_mb)
         certificate = services.certificate
         services.private_dir.write(CHAIN_FILE, certificate.certificate_pem + certificate.ca_pem)
         services.private_dir.write(KEY_FILE, certificate.private_key_pem)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import socket
 import stat
 import tempfile
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from py4j.clientserver import JavaParameters, PythonParameters
 
-from confide.data.gateway import CALLBACK_SOCKET, _UnixGateway
+from confide.data.gateway import CALLBACK_SOCKET, _Reference, _UnixGateway
 
 TOKEN = "5e" * 32
 REFUSED, TAKEN, DONE = b"!xn\n", b"!yv\n", b"!yn\n"
@@ -93,3 +95,17 @@ def test_a_connection_with_another_token_calls_nothing(callbacks: Callbacks, tok
 
 def test_nobody_else_can_connect(callbacks: Callbacks) -> None:
     assert stat.S_IMODE(callbacks.path.stat().st_mode) == 0o600
+
+
+def test_a_reference_whose_methods_were_used_dies_with_its_last_name(callbacks: Callbacks) -> None:
+    """Py4J's own waits for Python to look for cycles."""
+    frame = _Reference("o1", callbacks.gateway._gateway_client)
+    assert frame.collect.name == "collect"
+    assert frame.collect.container is frame
+    seen = weakref.ref(frame)
+    gc.disable()
+    try:
+        del frame
+        assert seen() is None
+    finally:
+        gc.enable()

@@ -149,7 +149,7 @@ def lease(key: SecretBytes) -> Lease:
 
 
 PROGRAM = f"""
-import json
+import gc, json, weakref
 import confide
 ctx = confide.session()
 from pyspark.sql import functions as F
@@ -180,11 +180,22 @@ many = [len(tracker.getJobIdsForGroup()) - jobs, many.agg(F.sum("n")).collect()[
 local = flights.select("x", "s").toPandas()
 doubled = ctx.spark.createDataFrame(local).mapInPandas(lambda parts: (part.assign(x=2 * part.x) for part in parts), "x long, s string")
 pandas = [len(local), int(local.x.sum()), doubled.agg(F.sum("x")).collect()[0][0]]
+gc.disable()
+pairs = flights.join(F.broadcast(flights.select("x")), "x")
+pairs.collect()
+in_the_jvm = weakref.ref(pairs._jdf)
+del pairs
+freed = in_the_jvm() is None
+gc.enable()
+wide = ctx.spark.range(4).selectExpr("id", "repeat(cast(id AS string), 6000000) AS s").repartition(201, "id")
+sides = wide.sortWithinPartitions("s").join(F.broadcast(wide.selectExpr("id", "s AS t")), "id")
+sides = sides.join(F.broadcast(wide.selectExpr("s AS u")), F.col("t") == F.col("u"))
+lengths = list(sides.groupBy("u").count().selectExpr("sum(length(u))", "sum(count)").collect()[0])
 secret = ctx.spark.conf.get("spark.authenticate.secret", "absent")
 conf = ctx.spark.sparkContext.getConf().getAll()
 print("RESULT", json.dumps({{"rows": counts, "slope": slope, "said": said, "notes": notes.count(), "joined": done.rows,
     "files": done.files, "view": view, "packed": packed, "pandas": pandas, "many": many, "secret": secret, "conf": conf,
-    "repr": repr(ctx)}}))
+    "freed": freed, "lengths": lengths, "repr": repr(ctx)}}))
 """
 
 
@@ -222,6 +233,16 @@ def test_modules_of_the_job_reach_the_python_workers(result: Json) -> None:
 def test_pandas_gets_rows_gives_rows_and_works_on_them_in_the_workers(result: Json) -> None:
     whole = sum(range(2000))
     assert result["pandas"] == [2000, whole, 2 * whole]
+
+
+def test_a_frame_that_nobody_has_any_more_holds_no_broadcast_tables(result: Json) -> None:
+    """The JVM may free what Python dropped, before Python looks for cycles."""
+    assert result["freed"]
+
+
+def test_rows_longer_than_a_page_pass_through_a_shuffle_a_sort_joins_and_an_aggregation(result: Json) -> None:
+    """Pages are of 4 MiB (``spark.buffer.pageSize``)."""
+    assert result["lengths"] == [4 * 6_000_000, 4]
 
 
 def test_written_table_is_a_verified_encrypted_dataset(world: World, result: Json) -> None:

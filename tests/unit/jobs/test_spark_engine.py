@@ -38,6 +38,7 @@ def test_argument_file_quotes_paths() -> None:
     lines = spark.driver_jvm(RUNTIME, NODE, RUN).files["driver-jvm.args"].decode().splitlines()
     assert '"/jars/a b.jar:/jars/\\"c\\".jar"' in lines
     assert '"-XX:SharedArchiveFile=/jars/x.jsa"' in lines
+    assert '"-Xms2048m"' in lines
     assert '"-Xmx2048m"' in lines
 
 
@@ -127,6 +128,7 @@ def test_the_collector_is_the_one_that_takes_the_least_computing_time(cores: int
     node = dataclasses.replace(NODE, cores=cores, memory_mb=memory_mb)
     lines = spark.executor_command(RUNTIME, node, RUN, "1").files["executor-jvm.args"].decode().splitlines()
     assert [line for line in lines if "GC" in line] == ([f'"-XX:+Use{collector}GC"'] if collector else [])
+    assert ('"-XX:-UseAdaptiveSizePolicy"' in lines) == (collector == "Parallel")
 
 
 def test_private_folder_with_too_long_a_path_is_refused() -> None:
@@ -163,3 +165,19 @@ def test_installation_is_found_with_and_without_its_archive(tmp_path: Path, monk
     assert spark.find_runtime().archive == jar.with_suffix(".jsa")
     assert spark.find_runtime(with_archive=False).archive is None
     assert spark.find_runtime().classpath[0] == jar
+
+
+@pytest.mark.parametrize(("executor_mb", "page"), [(1024, "4m"), (32767, "4m"), (32768, "8m"), (65535, "8m"), (262144, "64m")])
+def test_pages_are_small_and_enough_of_them_for_the_largest_heap(executor_mb: int, page: str) -> None:
+    run = dataclasses.replace(RUN, executor_mb=executor_mb)
+    properties = config_of(spark.driver_jvm(RUNTIME, NODE, run), "driver.json")["properties"]
+    assert isinstance(properties, dict)
+    assert properties["spark.buffer.pageSize"] == page
+    assert int(page.removesuffix("m")) * 8192 > executor_mb
+
+
+def test_pages_are_enough_for_a_driver_that_is_larger_than_its_executors() -> None:
+    driver = dataclasses.replace(NODE, memory_mb=65536)
+    properties = config_of(spark.driver_jvm(RUNTIME, driver, RUN), "driver.json")["properties"]
+    assert isinstance(properties, dict)
+    assert properties["spark.buffer.pageSize"] == "16m"

@@ -39,6 +39,9 @@ _PARALLEL_UNTIL_MB: Final = 32 * 1024
 _MAX_PRIVATE_PATH: Final = 64
 """Spark puts ``/.<uuid>.sock`` behind it, and a unix socket's path has room for 107 bytes (unix(7))."""
 
+_LEAST_PAGE_MB: Final = 4
+_TASK_PAGES: Final = 8192
+
 _FOREIGN_JARS: Final = (
     *("kubernetes-", "spark-kubernetes", "volcano-", "vertx-", "spark-hive", "datanucleus-", "derby", "spark-yarn"),
     *("hive-beeline", "hive-cli", "hive-common", "hive-exec", "hive-jdbc", "hive-metastore", "hive-serde", "hive-service", "hive-shims"),
@@ -113,11 +116,12 @@ class SparkNode:
 
 @dataclass(frozen=True, slots=True)
 class SparkRun:
-    """What all JVMs of one run agree on.  ``cores``: of all executors together."""
+    """What all JVMs of one run agree on.  ``cores``: of all executors together; ``executor_mb``: heap of each."""
 
     app_id: str
     app_name: str
     cores: int = 2
+    executor_mb: int = 1024
 
 
 def find_runtime(*, with_archive: bool = True) -> JavaRuntime:
@@ -230,7 +234,7 @@ def _launch(runtime: JavaRuntime, node: SparkNode, role: Literal["driver", "exec
     options = [
         *_JVM_OPTIONS,
         *_COMPILER[role],
-        f"-Xmx{heap}m",
+        *(f"-Xms{heap}m", f"-Xmx{heap}m"),
         *_collector(node.cores, heap),
         *([f"-XX:SharedArchiveFile={runtime.archive}"] if runtime.archive else []),
         f"-Djava.io.tmpdir={node.private_dir}",
@@ -251,11 +255,21 @@ def _collector(cores: int, heap_mb: int) -> list[str]:
     """The garbage collector that takes the least computing time for work in batches.
 
     The JVM's own choice (G1) pays for short pauses with each reference that is written.  Queries wait for no pause; beyond some tens of
-    gigabytes a single one could be taken for a lost executor, so there it stays.
+    gigabytes a single one could be taken for a lost executor, so there it stays.  The parallel collector would make room for new objects
+    smaller as it goes, and copy what lives more often (docs/decisions/0036-heaps.md).
     """
     if cores == 1:
         return ["-XX:+UseSerialGC"]
-    return ["-XX:+UseParallelGC"] if heap_mb <= _PARALLEL_UNTIL_MB else []
+    return ["-XX:+UseParallelGC", "-XX:-UseAdaptiveSizePolicy"] if heap_mb <= _PARALLEL_UNTIL_MB else []
+
+
+def _page_mb(heap_mb: int) -> int:
+    """The least that Spark's joins, aggregations and sorts take of a heap at a time, in MiB.
+
+    Spark's own choice grows with the heap, to 64 MiB from some gigabytes on, and the hash table of a broadcast join of 25 rows takes as
+    much, in each executor, until it is freed.  A task has 8,192 pages at most (``TaskMemoryManager``), which must be enough for the heap.
+    """
+    return max(_LEAST_PAGE_MB, 1 << (heap_mb // _TASK_PAGES).bit_length())
 
 
 def _quoted(option: str) -> str:
@@ -314,6 +328,7 @@ def _driver_properties(node: SparkNode, run: SparkRun) -> dict[str, str]:
         "spark.sql.shuffle.partitions": str(max(2, 2 * run.cores)),
         # Lengths come from manifests, so the driver lists all of an input's files itself; Spark would have tasks do it from 33 files on.
         "spark.sql.sources.parallelPartitionDiscovery.threshold": str(2**31 - 1),
+        "spark.buffer.pageSize": f"{_page_mb(max(run.executor_mb, node.memory_mb))}m",
         "spark.sql.catalogImplementation": "in-memory",
         "spark.sql.warehouse.dir": str(node.work_dir / "warehouse"),
         # Spark's own choice, INT96, has no zone and no statistics, and others read years before 1678 or after 2261 wrong.
