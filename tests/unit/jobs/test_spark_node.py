@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 def test_all_jvms_of_a_run_agree_on_the_cores_and_the_heap_of_its_executors(role_mb: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the memory of the node is that says so: the driver's, mostly."""
     monkeypatch.setattr(spark_node, "find_runtime", lambda: None)
-    run = RunId("delays-1")
+    run = RunId(f"delays-{secrets.token_hex(6)}")  # a name in /dev/shm
     with PrivateDir(run, NodeId("driver")) as private:
         services = SimpleNamespace(
             private_dir=private,
@@ -29,4 +30,4 @@ def test_all_jvms_of_a_run_agree_on_the_cores_and_the_heap_of_its_executors(role
             certificate=SimpleNamespace(certificate_pem=b"certificate", ca_pem=b"ca", private_key_pem=b"key"),
         )
         found = spark_node.SparkEngine(cast("NodeServices", services)).run
-    assert (found.app_id, found.app_name, found.cores, found.executor_mb) == ("delays-1", "delays", 6, 65536)
+    assert (found.app_id, found.app_name, found.cores, found.executor_mb) == (str(run), "delays", 6, 65536)
