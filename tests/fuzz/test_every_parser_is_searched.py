@@ -77,7 +77,6 @@ EXEMPT: dict[str, str] = {
     "data/spark.py:DataContext.read_stream": "as DataContext.read",
     "data/streaming.py:read_stream": "as DataContext.read",
     "data/polars.py:DataContext.read": "makes a frame of verified names; files are read by PinnedFile",
-    "data/polars.py:DataContext._read_text": "Polars' readers, over containers of which every byte was authenticated",
     "data/polars.py:DataContext._read_key": "asks the agent for a key",
     "jobs/driver_files.py:DriverFiles._read": "asks the keyring for a key",
     # The owner's own plaintext, by Arrow's readers.

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from confide.data.folder import require_encrypted_parquet
+from confide.data.io_source import answered
 from confide.data.parquet_keys import FileKeys, no_key, open_under
 from confide.data.pinned_parquet import TableFile, as_integrity
 from confide.data.places import RangedFolder, open_place
@@ -74,24 +75,13 @@ class GroupedScan:
     def _batches(
         self, with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, _batch_size: int | None
     ) -> Iterator[pl.DataFrame]:
-        """The rows that a query asks for (``register_io_source``): ``n_rows`` counts rows before the predicate."""
+        """The rows that a query asks for (``register_io_source``)."""
         asked = set(self.schema if with_columns is None else with_columns) | set(() if predicate is None else predicate.meta.root_names())
         wanted = [name for name in self.schema if name in asked]
         for name in wanted:
             if name in self._hidden:
                 raise no_key(self._hidden[name], name)
-        counts, left = self._totals.begin(), False
-        try:
-            for frame in _first(self._frames(wanted, counts), n_rows):
-                kept = frame if predicate is None else frame.filter(predicate)
-                yield kept if with_columns is None else kept.select(with_columns)
-        except GeneratorExit:  # perhaps in the garbage collector, where nothing may be waited for
-            left = True
-            raise
-        finally:
-            self._totals.over(counts)
-            if not left:
-                self._totals.tell()
+        yield from answered(lambda counts: self._frames(wanted, counts), self._totals, with_columns, predicate, n_rows)
 
     def _frames(self, wanted: list[str], counts: Counts) -> Iterator[pl.DataFrame]:
         for entry in self._files:
@@ -124,18 +114,6 @@ class GroupedScan:
             yield file
         finally:
             keys.forget()
-
-
-def _first(frames: Iterator[pl.DataFrame], count: int | None) -> Iterator[pl.DataFrame]:
-    """Their first ``count`` rows; all, if none is named."""
-    for frame in frames:
-        if count is None:
-            yield frame
-            continue
-        yield frame.head(count)
-        count -= min(count, frame.height)
-        if count == 0:
-            return
 
 
 def _pinned(folder: Path | RangedFolder, entry: TableFile) -> bytes:

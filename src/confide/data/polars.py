@@ -13,7 +13,7 @@ import os
 import re
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from time import perf_counter
@@ -35,12 +35,12 @@ from confide.data.pinned_parquet import FileAccess, TableFile
 from confide.data.places import FilePlace, RangedFolder, open_place
 from confide.data.read_counts import Counts, Totals
 from confide.data.schema import storable
+from confide.data.text_scan import TextScan
 from confide.errors import DataError, ExtraMissingError, IntegrityError, ManifestError, ProtocolError, SecretLeakError, UsageError
 from confide.node.local_socket import LocalSocketClient
 
 try:
     import polars as pl
-    from polars.io.plugins import register_io_source
 except ImportError as missing:
     raise ExtraMissingError("Polars is not installed", hint="pip install 'confide[polars]'") from missing
 
@@ -53,8 +53,6 @@ Frame: TypeAlias = "pl.LazyFrame | pl.DataFrame | pa.Table"
 _PART_ROWS: Final = 1 << 20
 _PART_BYTES: Final = 128 * 1024 * 1024
 """An output's file ends when it holds as many rows, or bytes in memory: what is written is never held as a whole."""
-_SAMPLE_BYTES: Final = 1 << 20
-"""From so much of the first file the columns of CSV and JSON Lines are inferred."""
 
 
 class DataContext:
@@ -106,7 +104,7 @@ class DataContext:
             hint = "leave format out" if is_table else 'say format="csv" or "ndjson", or read the files with open()'
             raise UsageError(f"input {name!r} holds {'a table' if is_table else 'files'}", hint=hint)
         if format is not None:
-            return self._read_text(name, format, options)
+            return TextScan(self.files(name), lambda path: self.open(name, path), format, options, self._counts).frame(name)
         folder = self._folder(name)
         files = [TableFile(one["path"], one["size"], one["rows"]) for one in self._files(name)]
         if not files:
@@ -261,32 +259,6 @@ class DataContext:
         """Inputs that are tables and whose name is a word of the query: others need not be opened."""
         tables = [name for name in self.inputs if self._input(name)["kind"] == "parquet"]
         return [name for name in tables if re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", query, re.IGNORECASE)]
-
-    def _read_text(self, name: str, format: Literal["csv", "ndjson"], options: Mapping[str, Any]) -> pl.LazyFrame:  # noqa: A002
-        readers: dict[str, Callable[..., pl.DataFrame]] = {"csv": pl.read_csv, "ndjson": pl.read_ndjson}
-        if format not in readers:
-            raise UsageError(f"no reader for {format!r}", hint=f"formats: {', '.join(readers)}; or read the files with open()")
-        paths, reader = self.files(name), readers[format]
-        with self.open(name, paths[0]) as first:
-            sample = first.read(_SAMPLE_BYTES)
-        whole_lines = sample[: sample.rfind(b"\n") + 1] if len(sample) == _SAMPLE_BYTES else sample
-        schema = reader(io.BytesIO(whole_lines), **options).schema
-
-        def batches(columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, _size: int | None) -> Iterator[pl.DataFrame]:
-            left = n_rows
-            for path in paths:
-                with self.open(name, path) as file:
-                    data = file.read()
-                frame = reader(io.BytesIO(data), **{**options, "schema_overrides": dict(schema)})
-                self._counts.add(Counts(tasks=1, rows_read=frame.height, bytes_read=len(data)))
-                if left is not None:
-                    frame, left = frame.head(left), left - min(left, frame.height)
-                frame = frame if predicate is None else frame.filter(predicate)
-                yield frame if columns is None else frame.select(columns)
-                if left == 0:
-                    return
-
-        return register_io_source(batches, schema=schema, explain_name=f"encrypted {name}")
 
     def _stage(self, name: str, kind: Literal["parquet", "files"]) -> Path:
         if name not in self._info["outputs"]:

@@ -1,0 +1,50 @@
+"""What a source of Polars in Python (``register_io_source``) answers a query with, and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from confide.data.read_counts import Counts, Totals
+from confide.errors import ExtraMissingError
+
+try:
+    import polars as pl
+except ImportError as missing:
+    raise ExtraMissingError("Polars is not installed", hint="pip install 'confide[polars]'") from missing
+
+
+def answered(
+    frames: Callable[[Counts], Iterator[pl.DataFrame]],
+    totals: Totals,
+    columns: list[str] | None,
+    predicate: pl.Expr | None,
+    n_rows: int | None,
+) -> Iterator[pl.DataFrame]:
+    """The ``columns`` of those rows of ``frames`` that match; ``n_rows`` counts rows before the predicate, as Polars does.
+
+    ``frames`` counts what it reads, which is one task of ``totals``.
+    """
+    counts, left = totals.begin(), False
+    try:
+        for frame in _first(frames(counts), n_rows):
+            kept = frame if predicate is None else frame.filter(predicate)
+            yield kept if columns is None else kept.select(columns)
+    except GeneratorExit:  # perhaps in the garbage collector, where nothing may be waited for
+        left = True
+        raise
+    finally:
+        totals.over(counts)
+        if not left:
+            totals.tell()
+
+
+def _first(frames: Iterator[pl.DataFrame], count: int | None) -> Iterator[pl.DataFrame]:
+    """Their first ``count`` rows; all, if none is named."""
+    for frame in frames:
+        if count is None:
+            yield frame
+            continue
+        yield frame.head(count)
+        count -= min(count, frame.height)
+        if count == 0:
+            return

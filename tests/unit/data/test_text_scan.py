@@ -1,0 +1,168 @@
+"""Text files that are read in pieces: the same rows as in one piece, whatever the options, and never more of them in memory."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from typing import Any, BinaryIO
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+from confide.data import text_scan
+from confide.data.read_counts import Totals
+from confide.data.text_scan import TextScan
+from confide.errors import DataError, UsageError
+
+ROWS = 'n,s\n1,one\n2,"two\nlines"\n3,"a ""quoted"" word"\n4,\n5,"ünï\n\n\n"\n6,six\n7,"a,b"\n8,end\n'
+
+
+def scan(files: dict[str, bytes], kind: Any = "csv", totals: Totals | None = None, **options: Any) -> pl.LazyFrame:
+    return TextScan(list(files), lambda path: io.BytesIO(files[path]), kind, options, totals or Totals()).frame("rows")
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_scan, "PIECE_BYTES", 16)
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"has_header": False},
+        {"has_header": False, "new_columns": ["x", "y"]},
+        {"skip_rows": 2},
+        {"skip_rows_after_header": 3},
+        {"columns": ["s"]},
+        {"columns": [1]},
+        {"schema_overrides": {"n": pl.Float64}},
+        {"schema": {"n": pl.Int8, "s": pl.String}},
+        {"n_rows": 5},
+        {"row_index_name": "row", "row_index_offset": 10},
+        {"null_values": "six"},
+        {"encoding": "latin1"},
+        {"infer_schema": False},
+        {"with_column_names": lambda names: [name.upper() for name in names]},
+    ],
+    ids=str,
+)
+def test_options_mean_the_same_in_every_piece(options: dict[str, Any]) -> None:
+    assert_frame_equal(scan({"a": ROWS.encode()}, **options).collect(), pl.read_csv(io.BytesIO(ROWS.encode()), **options))
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        (ROWS.replace("\n", "\r\n"), {}),
+        ("# a \"comment\n#'\nn;s\n# another\" one\n1;x\n" + "2;y\n" * 20, {"comment_prefix": "#", "separator": ";"}),
+        ('an odd " quote\n' + ROWS, {"skip_lines": 1}),
+        ("n|s~" + "1|it's 5\" wide~2|x~" * 20, {"separator": "|", "eol_char": "~", "quote_char": None}),
+        ("n,s\n" + "1,'x\n'\n" * 20, {"quote_char": "'"}),
+        ("n\n" + "\n1\n\n2\n" * 10, {}),
+        ("n,s\n1,without an end of line", {}),
+        ("n,s\n" + "1,a line that is longer than one piece\n" * 3, {}),
+        ("\ufeff" + ROWS, {}),
+    ],
+    ids=["crlf", "comments", "skipped-lines", "own-ends", "own-quotes", "empty-lines", "cut", "long-lines", "byte-order-mark"],
+)
+def test_shapes_of_files(text: str, options: dict[str, Any]) -> None:
+    assert_frame_equal(scan({"a": text.encode()}, **options).collect(), pl.read_csv(io.BytesIO(text.encode()), **options))
+
+
+texts = st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\r\0"), max_size=12)
+
+
+@settings(deadline=None)
+@given(rows=st.lists(st.tuples(st.integers(0, 99), texts, texts), min_size=1, max_size=30), size=st.integers(1, 60))
+def test_every_file_that_csv_writes_is_read_as_in_one_piece(rows: list[tuple[int, str, str]], size: int) -> None:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    writer.writerow(("n", "s", "t"))
+    writer.writerows(rows)
+    written = out.getvalue().encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_scan, "PIECE_BYTES", size)
+        found = scan({"a": written}, empty_string_is_null=False).collect()
+    assert found.rows() == rows
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_json_lines_are_cut_between_lines() -> None:
+    lines = b"".join(b'{"n": %d, "s": "a \\n \\" b"}\n' % number for number in range(50))
+    found = scan({"a": lines, "b": b"", "c": lines.rstrip(b"\n")}, "ndjson")
+    assert found.collect().rows() == [(number, 'a \n " b') for number in range(50)] * 2
+
+
+def test_no_reader_gets_more_than_a_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+
+    def noticing(piece: bytes, **options: Any) -> pl.DataFrame:
+        lengths.append(len(piece))
+        return pl.read_csv(piece, **options)
+
+    monkeypatch.setattr(text_scan, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(text_scan, "_SAMPLE_BYTES", 100)
+    monkeypatch.setattr(text_scan, "_READERS", {"csv": noticing})
+    long = b"n,s\n" + b"".join(b'%d,"x\n"\n' % number for number in range(2000))
+    for stored in (long, gzip.compress(long)):
+        assert scan({"a": stored}).select(pl.len(), pl.col("n").sum()).collect().row(0) == (2000, sum(range(2000)))
+    assert max(lengths) <= 1004
+    assert len(lengths) > 2 * len(long) // 1000
+
+
+def test_compressed_files_longer_than_the_sample_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_scan, "_SAMPLE_BYTES", 64)
+    rows = pl.DataFrame({"n": range(3000), "s": [f"{number * 7919:x}" for number in range(3000)]})
+    plain = rows.write_csv().encode()
+    for stored in (gzip.compress(plain), gzip.compress(plain[:5000]) + gzip.compress(plain[5000:]), zlib_of(plain)):
+        assert_frame_equal(scan({"a": stored}).collect(), rows)
+    with pytest.raises(DataError, match="gzip") as refused:
+        scan({"a": gzip.compress(plain), "b": gzip.compress(plain)[:-20]}).collect()
+    assert "is compressed" in str(refused.value)
+
+
+def zlib_of(plain: bytes) -> bytes:
+    import zlib
+
+    return zlib.compress(plain)
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_a_query_that_is_left_reads_no_further_and_counts_what_it_read() -> None:
+    told: list[dict[str, int]] = []
+    totals = Totals(told.append)
+    long = b"n\n" + b"1\n" * 5000
+    read: list[int] = []
+
+    class Noticing(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            block = super().read(size)
+            read.append(len(block))
+            return block
+
+    def opened(_path: str) -> BinaryIO:
+        return Noticing(long)
+
+    frame = TextScan(["a", "b"], opened, "csv", {}, totals).frame("rows")
+    read.clear()
+    assert frame.head(3).collect().height == 3
+    assert sum(read) < 200
+    assert frame.collect().height == 10_000
+    totals.tell_rest()
+    assert told[-1]["tasks"] == 2
+    assert 10_003 <= told[-1]["rows_read"] < 10_100
+    assert 2 * len(long) < told[-1]["bytes_read"] < 2 * len(long) + 200
+
+
+def test_what_cannot_be_read_is_said() -> None:
+    with pytest.raises(DataError, match="no file"):
+        scan({})
+    with pytest.raises(UsageError, match="no reader"):
+        scan({"a": b""}, "xml")
