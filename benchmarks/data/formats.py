@@ -23,7 +23,7 @@ _SCHEMA = (
     "o_orderkey BIGINT, o_custkey BIGINT, o_orderstatus STRING, o_totalprice DECIMAL(15,2), o_orderdate DATE, "
     "o_orderpriority STRING, o_clerk STRING, o_shippriority INT, o_comment STRING"
 )
-_WARM_UP = 2
+_WARM_UP = 4
 """Rounds after which both JVMs have compiled what a row needs: the first queries of sessions have a table of their own."""
 _LEAST_S = 2.0
 """A scan that takes less CPU than this is asked several times in each round."""
