@@ -28,8 +28,8 @@ PIECE_BYTES: Final = 32 * 1024 * 1024
 _SAMPLE_BYTES: Final = 1 << 20
 """From so much of the first file the columns are inferred."""
 _READERS: Final[Mapping[str, Callable[..., pl.DataFrame]]] = {"csv": pl.read_csv, "ndjson": pl.read_ndjson}
-_WHOLE_FILE: Final = frozenset({"n_rows", "row_index_name", "skip_lines", "comment_prefix", "use_pyarrow"})
-"""Options that count the rows of a file, that skip what may hold a single quote, or that hand it to another reader."""
+_WHOLE_FILE: Final = frozenset({"n_rows", "row_index_name", "skip_lines", "comment_prefix"})
+"""Options that count the rows of a file, or that skip what may hold a single quote."""
 _GZIP: Final = b"\x1f\x8b"
 _OTHER_COMPRESSION: Final = (b"\x28\xb5\x2f\xfd", b"\x78\x01", b"\x78\x9c", b"\x78\xda")
 """How files of zstd (RFC 8878, 3.1.1) and zlib (RFC 1950, 2.2) begin, which Polars decompresses as a whole."""

@@ -62,16 +62,17 @@ def test_options_mean_the_same_in_every_piece(options: dict[str, Any]) -> None:
     ("text", "options"),
     [
         (ROWS.replace("\n", "\r\n"), {}),
-        ("# a \"comment\n#'\nn;s\n# another\" one\n1;x\n" + "2;y\n" * 20, {"comment_prefix": "#", "separator": ";"}),
+        ('n;s\n# an odd " quote\n' + '1;"x\ny"\n' * 20, {"comment_prefix": "#", "separator": ";"}),
         ('an odd " quote\n' + ROWS, {"skip_lines": 1}),
-        ("n|s~" + "1|it's 5\" wide~2|x~" * 20, {"separator": "|", "eol_char": "~", "quote_char": None}),
+        ("n|s~" + "1|it's 5\" wide\nor so~2|x~" * 20, {"separator": "|", "eol_char": "~", "quote_char": None}),
         ("n,s\n" + "1,'x\n'\n" * 20, {"quote_char": "'"}),
         ("n\n" + "\n1\n\n2\n" * 10, {}),
         ("n,s\n1,without an end of line", {}),
         ("n,s\n" + "1,a line that is longer than one piece\n" * 3, {}),
         ("\ufeff" + ROWS, {}),
+        ("x\ny\nn,s\n" + "1,2\n" * 20, {"skip_rows": 2, "columns": ["s"]}),
     ],
-    ids=["crlf", "comments", "skipped-lines", "own-ends", "own-quotes", "empty-lines", "cut", "long-lines", "byte-order-mark"],
+    ids=["crlf", "comments", "skipped-lines", "own-ends", "own-quotes", "empty-lines", "cut", "long-lines", "byte-order-mark", "late-header"],
 )
 def test_shapes_of_files(text: str, options: dict[str, Any]) -> None:
     assert_frame_equal(scan({"a": text.encode()}, **options).collect(), pl.read_csv(io.BytesIO(text.encode()), **options))
