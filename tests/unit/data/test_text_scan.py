@@ -72,7 +72,10 @@ def test_options_mean_the_same_in_every_piece(options: dict[str, Any]) -> None:
         ("\ufeff" + ROWS, {}),
         ("x\ny\nn,s\n" + "1,2\n" * 20, {"skip_rows": 2, "columns": ["s"]}),
     ],
-    ids=["crlf", "comments", "skipped-lines", "own-ends", "own-quotes", "empty-lines", "cut", "long-lines", "byte-order-mark", "late-header"],
+    ids=[
+        "crlf", "comments", "skipped-lines", "own-ends", "own-quotes",
+        "empty-lines", "cut", "long-lines", "byte-order-mark", "late-header",
+    ],
 )
 def test_shapes_of_files(text: str, options: dict[str, Any]) -> None:
     assert_frame_equal(scan({"a": text.encode()}, **options).collect(), pl.read_csv(io.BytesIO(text.encode()), **options))
