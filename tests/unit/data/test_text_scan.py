@@ -94,7 +94,7 @@ def test_every_file_that_csv_writes_is_read_as_in_one_piece(rows: list[tuple[int
     written = out.getvalue().encode()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_scan, "PIECE_BYTES", size)
-        found = scan({"a": written}, empty_string_is_null=False).collect()
+        found = scan({"a": written}, empty_string_is_null=False, schema={"n": pl.Int64, "s": pl.String, "t": pl.String}).collect()
     assert found.rows() == rows
 
 
