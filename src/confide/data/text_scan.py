@@ -26,10 +26,18 @@ except ImportError as missing:
 PIECE_BYTES: Final = 32 * 1024 * 1024
 """A file that is longer is read by about as many bytes at a time."""
 _SAMPLE_BYTES: Final = 1 << 20
-"""From so much of the first file the columns are inferred."""
+"""From so much of the first file the columns are inferred, and from more if the rows that are asked for are not in it."""
+_INFERRED_ROWS: Final = 100
+"""``infer_schema_length`` of Polars' readers, if nothing else is said."""
 _READERS: Final[Mapping[str, Callable[..., pl.DataFrame]]] = {"csv": pl.read_csv, "ndjson": pl.read_ndjson}
-_WHOLE_FILE: Final = frozenset({"n_rows", "row_index_name", "skip_lines", "comment_prefix"})
-"""Options that count the rows of a file, or that skip what may hold a single quote."""
+_WHOLE_FILE: Final = frozenset({"skip_lines", "comment_prefix"})
+"""Options that skip what may hold a single quote."""
+_OF_ALL_FILES: Final = frozenset({"n_rows", "row_index_name", "row_index_offset"})
+"""Options that count the rows of all files together."""
+_REFUSED: Final = frozenset({"use_pyarrow", "include_file_paths"})
+"""Options for another reader, and for files that have a path."""
+_DIVIDING: Final = frozenset({"has_header", "separator", "quote_char", "eol_char", "encoding", "skip_rows", "skip_rows_after_header"})
+"""Options that decide how many rows a text has."""
 _GZIP: Final = b"\x1f\x8b"
 _OTHER_COMPRESSION: Final = (b"\x28\xb5\x2f\xfd", b"\x78\x01", b"\x78\x9c", b"\x78\xda")
 """How files of zstd (RFC 8878, 3.1.1) and zlib (RFC 1950, 2.2) begin, which Polars decompresses as a whole."""
@@ -52,36 +60,76 @@ class TextScan:
     ) -> None:
         if format not in _READERS:
             raise UsageError(f"no reader for {format!r}", hint=f"formats: {', '.join(_READERS)}; or read the files with open()")
+        if refused := sorted(option for option in _REFUSED if options.get(option)):
+            raise UsageError(f"encrypted text is not read with the option {refused[0]}", hint="leave it out")
         self._paths, self._opened, self._reader, self._totals = paths, opened, _READERS[format], totals
-        self._options = dict(options)
-        is_csv = format == "csv"
-        self._may_be_empty: dict[str, Any] = {"raise_if_empty": False} if is_csv else {}
-        self._eol = str(options.get("eol_char", "\n")).encode() if is_csv else b"\n"
-        quote = options.get("quote_char", '"') if is_csv else None
+        self._options = {option: value for option, value in options.items() if option not in _OF_ALL_FILES}
+        self._n_rows: int | None = options.get("n_rows")
+        self._index_name: str | None = options.get("row_index_name")
+        self._index_offset: int = options.get("row_index_offset", 0)
+        self._is_csv = format == "csv"
+        self._eol = str(options.get("eol_char", "\n")).encode() if self._is_csv else b"\n"
+        quote = options.get("quote_char", '"') if self._is_csv else None
         self._quote = str(quote).encode() if quote else None
         self._in_pieces = not _WHOLE_FILE & options.keys() and str(options.get("encoding", "utf8")).startswith("utf8")
 
     def frame(self, name: str) -> pl.LazyFrame:
-        """The rows of all files; opens the first, for its columns.
+        """The rows of all files; opens the first that is not empty, for its columns.
+
+        A query ends with a ``DataError`` where a file, or a part of it, has other columns: Polars would take them by their places.
 
         Raises:
             DataError: there is no file, or the first is compressed and does not decompress.
         """
         if not self._paths:
             raise DataError(f"input {name!r} has no file", name=name)
-        with self._opened(self._paths[0]) as file:
-            sample = next(self._pieces(file, _SAMPLE_BYTES), b"")
-        schema = self._reader(sample, **self._options).schema
-        typed = {**self._options, **self._may_be_empty, "schema_overrides": dict(schema)}
+        schema = self._reader(self._sample(), **self._options).schema
+        typed = self._typed(schema)
 
         def batches(columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, _size: int | None) -> Iterator[pl.DataFrame]:
             def frames(counts: Counts) -> Iterator[pl.DataFrame]:
                 for path in self._paths:
-                    yield from self._frames(path, typed, counts)
+                    for frame in self._frames(path, typed, counts):
+                        if frame.schema != schema:
+                            hint = "name them all with the option schema, or read the files one by one with open()"
+                            raise DataError(f"files of input {name!r} do not have the same columns throughout", hint=hint, path=path)
+                        yield frame
 
             yield from answered(frames, self._totals, columns, predicate, n_rows)
 
-        return register_io_source(batches, schema=schema, explain_name=f"encrypted {name}")
+        frame = register_io_source(batches, schema=schema, explain_name=f"encrypted {name}")
+        frame = frame if self._n_rows is None else frame.head(self._n_rows)
+        return frame if self._index_name is None else frame.with_row_index(self._index_name, self._index_offset)
+
+    def _sample(self) -> bytes:
+        """The beginning of the first file that is not empty, with as many rows as types are inferred from, if it has them."""
+        wanted = self._options.get("infer_schema_length", _INFERRED_ROWS)
+        if self._options.get("schema") or not self._options.get("infer_schema", True):
+            wanted = 1
+        sample, looked = bytearray(), 0
+        for path in self._paths:
+            with self._opened(path) as file:
+                for piece in self._pieces(file, _SAMPLE_BYTES):
+                    if wanted is not None and len(sample) > 2 * looked:  # each look reads all of it again
+                        looked = len(sample)
+                        if self._rows(bytes(sample)) >= max(wanted, 1):
+                            break
+                    sample += piece
+            if sample:
+                break
+        return bytes(sample)
+
+    def _typed(self, schema: pl.Schema) -> dict[str, Any]:
+        """Options with which a reader finds ``schema`` in each piece.
+
+        JSON Lines name the columns in each row, in any order, and not all of them; a header does once, and is compared.
+        """
+        typed = {**self._options, "schema_overrides" if self._is_csv else "schema": dict(schema)}
+        if self._is_csv:
+            typed["raise_if_empty"] = False
+        else:
+            typed.pop("schema_overrides", None)
+        return typed if self._n_rows is None else {**typed, "n_rows": max(self._n_rows, 1)}  # without a row a piece would seem to be none
 
     def _frames(self, path: str, options: Mapping[str, Any], counts: Counts) -> Iterator[pl.DataFrame]:
         start, head, position = b"", None, 0
@@ -121,46 +169,50 @@ class TextScan:
         has_row = False
         while not has_row and (end := _record_end(piece, ends[-1], self._eol, self._quote)):
             ends.append(end)
-            has_row = len(ends) & (len(ends) - 1) == 0 and self._has_row(piece[:end])
+            has_row = len(ends) & (len(ends) - 1) == 0 and self._rows(piece[:end]) > 0
         low, high = 0, len(ends) - 1
         while low < high:
             middle = (low + high + 1) // 2
-            low, high = (low, middle - 1) if self._has_row(piece[: ends[middle]]) else (middle, high)
+            low, high = (low, middle - 1) if self._rows(piece[: ends[middle]]) else (middle, high)
         return piece[: ends[low]]
 
-    def _has_row(self, piece: bytes) -> bool:
-        try:
-            return bool(self._reader(piece, **{**self._options, **self._may_be_empty}).height)
-        except pl.exceptions.PolarsError:  # columns are asked for before their header was there
-            return False
+    def _rows(self, piece: bytes) -> int:
+        """How many rows it has, of whatever types and columns."""
+        if not self._is_csv:
+            return sum(bool(line.strip()) for line in piece.split(b"\n"))
+        dividing = {option: value for option, value in self._options.items() if option in _DIVIDING}
+        return self._reader(piece, **dividing, infer_schema=False, truncate_ragged_lines=True, raise_if_empty=False).height
 
 
 def _records(file: BinaryIO | gzip.GzipFile, size: int, eol: bytes, quote: bytes | None) -> Iterator[bytes]:
     """The bytes of a file, whole records at a time: at most ``size``, unless one record is longer."""
     held = bytearray()
-    while True:
-        wanted = size - len(held) if len(held) < size else size
-        block = file.read(wanted)
+    looked = quotes = 0
+    full = size
+    while block := file.read(full - len(held)):
         held += block
-        if len(block) < wanted:
-            break
-        if end := _last_end(held, eol, quote):
+        if len(held) < full:
+            continue
+        quotes += held.count(quote, looked) if quote else 0
+        if end := _last_end(held, looked, eol, quote, quotes):
             records = bytes(memoryview(held)[:end])
             del held[:end]
+            quotes = held.count(quote) if quote else 0
             yield records
+        looked = len(held)
+        full = size if looked < size else looked + size
     if held:
         yield bytes(held)
 
 
-def _last_end(held: bytearray, eol: bytes, quote: bytes | None) -> int:
-    """Where the last record ends whose end is there, or 0.
+def _last_end(held: bytearray, start: int, eol: bytes, quote: bytes | None, quotes: int) -> int:
+    """Where the last record ends that ends after ``start``, or 0; there are so many ``quotes`` in all.
 
     An end of line ends a record if the quotes before it are even in number: one inside a quoted value is between two, and a quote in a
     value is written as two of them (RFC 4180, section 2).  Polars splits its work in the same way.
     """
     end = len(held)
-    quotes = held.count(quote) if quote else 0
-    while (found := held.rfind(eol, 0, end)) >= 0:
+    while (found := held.rfind(eol, start, end)) >= 0:
         quotes -= held.count(quote, found, end) if quote else 0
         if quotes % 2 == 0:
             return found + len(eol)

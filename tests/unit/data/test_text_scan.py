@@ -105,6 +105,119 @@ def test_json_lines_are_cut_between_lines() -> None:
     assert found.collect().rows() == [(number, 'a \n " b') for number in range(50)] * 2
 
 
+OBJECTS = [
+    b'{"a": 1, "b": 2}\n',  # the columns
+    b'{"b": 4, "a": 3}\n',
+    b'{"a": 5}\n',
+    b"\n \n\r\n",
+    b'{"c": 0, "b": 7, "a": 6}\n',
+]
+FOUND = [(1, 2)] * 4 + [(3, 4)] * 4 + [(5, None)] * 4 + [(6, 7)] * 4
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_values_of_json_lines_are_in_the_column_of_their_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_scan, "_SAMPLE_BYTES", 16)
+    lines = [4 * one for one in OBJECTS]
+    first = scan({"a": b"\n" * 40 + b"".join(lines)}, "ndjson", infer_schema_length=4)
+    assert first.collect().rows() == FOUND
+    assert scan({str(at): line for at, line in enumerate(lines)}, "ndjson").collect().rows() == FOUND
+    typed = scan({"a": b"".join(lines)}, "ndjson", schema_overrides={"a": pl.Float64}, infer_schema_length=4)
+    assert typed.collect_schema() == {"a": pl.Float64, "b": pl.Int64}
+    assert typed.collect().rows() == FOUND
+
+
+@pytest.mark.parametrize(
+    ("second", "options"),
+    [
+        (b"b,a\n3,4\n", {}),
+        (b"c,d\n3,4\n", {}),
+        (b"a,b,c\n3,4,5\n", {}),
+        (b"a\n3\n", {}),
+        (b"a\n3\n", {"missing_columns": "insert"}),
+        (b"3\n", {"has_header": False}),
+        (b"3,4,5\n", {"has_header": False}),
+    ],
+    ids=["other-order", "other-names", "more", "fewer", "fewer-inserted", "fewer-without-header", "more-without-header"],
+)
+def test_a_file_with_other_columns_is_refused_and_not_taken_by_their_places(second: bytes, options: dict[str, Any]) -> None:
+    found = scan({"first": b"a,b\n1,2\n", "second": second}, **options)
+    for query in (found, found.filter(pl.nth(0).is_not_null()), found.select(pl.nth(0))):
+        with pytest.raises(DataError, match="same columns"):
+            query.collect()
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("header", [b"", b"a,b\n"])
+def test_columns_that_are_all_named_may_be_missing(header: bytes) -> None:
+    rows = b"1,2\n" * 9 + b"3\n" * 9
+    schema = {"a": pl.Int64, "b": pl.Int64}
+    files = {"a": header + rows, "b": header[:1] + header[3:] + b"4\n"}
+    found = scan(files, has_header=bool(header), schema=schema, missing_columns="insert")
+    assert found.collect().rows() == [(1, 2)] * 9 + [(3, None)] * 9 + [(4, None)]
+
+
+@pytest.mark.parametrize("kind", ["csv", "ndjson"])
+def test_options_that_count_rows_count_those_of_all_files(kind: str) -> None:
+    one = b"n\n" + b"7\n" * 5 if kind == "csv" else b'{"n": 7}\n' * 5
+    files = {"a": one, "b": one}
+    assert scan(files, kind, row_index_name="row", row_index_offset=3).collect()["row"].to_list() == list(range(3, 13))
+    assert scan(files, kind, n_rows=7).collect().height == 7
+    assert scan(files, kind, n_rows=0).collect().height == 0
+    assert scan(files, kind, n_rows=6, row_index_name="row").filter(pl.col("row") > 4).collect().rows() == [(5, 7)]
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("x\n" * 90 + "n\n" + "1\n" * 9, {"skip_rows": 90}),
+        ("n\n" + "x\n" * 90 + "1\n" * 9, {"skip_rows_after_header": 90}),
+        (f'n,s\n1,"{"long" * 90}"\n', {}),
+        ("n\n" + "1\n" * 90 + "1.5\n", {}),
+        ("n\n" + "1\n" * 200 + "1.5\n", {"infer_schema_length": 300}),
+        ("n\n" + "1\n" * 200 + "1.5\n", {"infer_schema_length": None}),
+    ],
+    ids=["skipped", "skipped-after-header", "long-record", "usual", "longer", "all"],
+)
+def test_types_are_inferred_from_the_rows_that_were_asked_for(monkeypatch: pytest.MonkeyPatch, text: str, options: dict[str, Any]) -> None:
+    monkeypatch.setattr(text_scan, "_SAMPLE_BYTES", 16)
+    assert_frame_equal(scan({"a": text.encode()}, **options).collect(), pl.read_csv(text.encode(), **options))
+
+
+@pytest.mark.parametrize(("kind", "rows"), [("csv", b"n\n1\n"), ("ndjson", b'{"n": 1}\n')])
+def test_columns_are_those_of_the_first_file_that_is_not_empty(kind: str, rows: bytes) -> None:
+    assert scan({"a": b"", "b": rows, "c": b""}, kind).collect().rows() == [(1,)]
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_reads_that_give_less_than_was_asked_for_lose_no_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_scan, "_SAMPLE_BYTES", 16)
+
+    class Short(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            return super().read(size if size is None or size < 0 else min(size, 7))
+
+    frame = TextScan(["a"], lambda _: Short(ROWS.encode()), "csv", {}, Totals()).frame("rows")
+    assert_frame_equal(frame.collect(), pl.read_csv(ROWS.encode()))
+
+
+def test_looking_for_the_end_of_a_record_looks_at_no_byte_often() -> None:
+    looked: list[int] = []
+
+    class Noticing(bytearray):
+        def rfind(self, sought: Any, start: Any = 0, end: Any = None) -> int:
+            looked.append(end - start)
+            return super().rfind(sought, start, end)
+
+    never = io.BytesIO(b'n\n"' + b"x\n" * 10_000)  # a quote that nothing ends
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_scan, "bytearray", Noticing, raising=False)
+        assert b"".join(text_scan._records(never, 100, b"\n", b'"')) == never.getvalue()
+    assert len(looked) < 2 * 10_000
+    assert max(looked) <= 100
+
+
 def test_no_reader_gets_more_than_a_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: list[int] = []
 
@@ -117,7 +230,8 @@ def test_no_reader_gets_more_than_a_piece(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(text_scan, "_READERS", {"csv": noticing})
     long = b"n,s\n" + b"".join(b'%d,"x\n"\n' % number for number in range(2000))
     for stored in (long, gzip.compress(long)):
-        assert scan({"a": stored}).select(pl.len(), pl.col("n").sum()).collect().row(0) == (2000, sum(range(2000)))
+        found = scan({"a": stored}, infer_schema_length=10)
+        assert found.select(pl.len(), pl.col("n").sum()).collect().row(0) == (2000, sum(range(2000)))
     assert max(lengths) <= 1004
     assert len(lengths) > 2 * len(long) // 1000
 
@@ -165,3 +279,6 @@ def test_what_cannot_be_read_is_said() -> None:
         scan({})
     with pytest.raises(UsageError, match="no reader"):
         scan({"a": b""}, "xml")
+    for option in ("use_pyarrow", "include_file_paths"):
+        with pytest.raises(UsageError, match=option):
+            scan({"a": b"n\n1\n"}, "csv", None, **{option: True})
