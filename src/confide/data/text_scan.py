@@ -79,11 +79,11 @@ class TextScan:
         A query ends with a ``DataError`` where a file, or a part of it, has other columns: Polars would take them by their places.
 
         Raises:
-            DataError: there is no file, or the first is compressed and does not decompress.
+            DataError: there is no file, or the first does not decompress, or the reader finds no columns in it.
         """
         if not self._paths:
             raise DataError(f"input {name!r} has no file", name=name)
-        schema = self._reader(self._sample(), **self._options).schema
+        schema = self._read(self._sample(), self._options).schema
         typed = self._typed(schema)
 
         def batches(columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, _size: int | None) -> Iterator[pl.DataFrame]:
@@ -138,10 +138,10 @@ class TextScan:
             for piece in self._pieces(file, PIECE_BYTES):
                 if has_rows:
                     head = self._before_rows(start) if head is None else head
-                    frame = self._reader(head + piece, **options)
+                    frame = self._read(head + piece, options)
                 else:
                     start += piece
-                    frame = self._reader(start, **options)
+                    frame = self._read(start, options)
                     has_rows = frame.height > 0
                 counts.rows_read += frame.height
                 counts.bytes_read += file.tell() - position
@@ -181,7 +181,15 @@ class TextScan:
         if not self._is_csv:
             return sum(bool(line.strip()) for line in piece.split(b"\n"))
         dividing = {option: value for option, value in self._options.items() if option in _DIVIDING}
-        return self._reader(piece, **dividing, infer_schema=False, truncate_ragged_lines=True, raise_if_empty=False).height
+        return self._read(piece, {**dividing, "infer_schema": False, "truncate_ragged_lines": True, "raise_if_empty": False}).height
+
+    def _read(self, piece: bytes, options: Mapping[str, Any]) -> pl.DataFrame:
+        """What the reader finds.  Its errors quote values, even all that follows a quote: uncaught, they would be in a log on the host."""
+        try:
+            return self._reader(piece, **options)
+        except pl.exceptions.PolarsError as error:
+            what = f"text of an input cannot be read with these options: {type(error).__name__}"
+            raise DataError(what, hint="Polars' own words may hold values of rows: catch this error, and see its __context__") from None
 
 
 def _records(file: BinaryIO | gzip.GzipFile, size: int, eol: bytes, quote: bytes | None) -> Iterator[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import traceback
 import zlib
 from typing import Any, BinaryIO
 
@@ -155,6 +156,22 @@ def test_columns_that_are_all_named_may_be_missing(header: bytes) -> None:
     files = {"a": header + rows, "b": header[:1] + header[3:] + b"4\n"}
     found = scan(files, has_header=bool(header), schema=schema, missing_columns="insert")
     assert found.collect().rows() == [(1, 2)] * 9 + [(3, None)] * 9 + [(4, None)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("csv", "n\n" + "1\n" * 200 + "row-5f21\n"),
+        ("csv", 'n\n1\n"row-5f21\n' + "row-5f21\n" * 9),
+        ("ndjson", '{"n": 1}\n' * 200 + '{"n": "row-5f21"}\n'),
+    ],
+    ids=["other-type", "open-quote", "other-json-type"],
+)
+def test_no_value_is_in_the_error_of_text_that_cannot_be_read(kind: str, text: str) -> None:
+    with pytest.raises(DataError, match="ComputeError") as refused:
+        scan({"a": text.encode()}, kind).collect()
+    assert "row-5f21" not in "".join(traceback.format_exception(refused.value))
+    assert "row-5f21" in str(refused.value.__context__)
 
 
 @pytest.mark.parametrize("kind", ["csv", "ndjson"])
