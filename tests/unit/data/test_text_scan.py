@@ -99,6 +99,15 @@ def test_every_file_that_csv_writes_is_read_as_in_one_piece(rows: list[tuple[int
     assert found.rows() == rows
 
 
+def test_rows_that_are_skipped_end_at_the_same_place_whatever_follows_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Types are the first file's: those that the second one's beginning seems to have would not fit its end."""
+    monkeypatch.setattr(text_scan, "PIECE_BYTES", 5000)
+    skipped = b"n\n" + b"skip me\n" * 300
+    files = {"a": skipped + b"1.5\n", "b": skipped + b"1\n" * 150 + b"2.5\n" * 2000}
+    found = scan(files, skip_rows_after_header=300).collect().to_series()
+    assert found.to_list() == [1.5] + [1.0] * 150 + [2.5] * 2000
+
+
 @pytest.mark.usefixtures("small_pieces")
 def test_json_lines_are_cut_between_lines() -> None:
     lines = b"".join(b'{"n": %d, "s": "a \\n \\" b"}\n' % number for number in range(50))
