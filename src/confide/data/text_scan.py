@@ -39,7 +39,7 @@ _REFUSED: Final = frozenset({"use_pyarrow", "include_file_paths"})
 _DIVIDING: Final = frozenset({"has_header", "separator", "quote_char", "eol_char", "encoding", "skip_rows", "skip_rows_after_header"})
 """Options that decide how many rows a text has."""
 _GZIP: Final = b"\x1f\x8b"
-_OTHER_COMPRESSION: Final = (b"\x28\xb5\x2f\xfd", b"\x78\x01", b"\x78\x9c", b"\x78\xda")
+_OTHER_COMPRESSION: Final = (b"\x28\xb5\x2f\xfd", b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 """How files of zstd (RFC 8878, 3.1.1) and zlib (RFC 1950, 2.2) begin, which Polars decompresses as a whole."""
 
 
@@ -79,11 +79,12 @@ class TextScan:
         A query ends with a ``DataError`` where a file, or a part of it, has other columns: Polars would take them by their places.
 
         Raises:
-            DataError: there is no file, or the first does not decompress, or the reader finds no columns in it.
+            DataError: there is no such file, or it does not decompress, or the reader finds no columns in it.
         """
-        if not self._paths:
-            raise DataError(f"input {name!r} has no file", name=name)
-        schema = self._read(self._sample(), self._options).schema
+        sample = self._sample()
+        if not sample:
+            raise DataError(f"input {name!r} has no file, or only empty ones", name=name)
+        schema = self._read(sample, self._options).schema
         typed = self._typed(schema)
 
         def batches(columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, _size: int | None) -> Iterator[pl.DataFrame]:
@@ -109,7 +110,7 @@ class TextScan:
         sample, looked = bytearray(), 0
         for path in self._paths:
             with self._opened(path) as file:
-                for piece in self._pieces(file, _SAMPLE_BYTES):
+                for piece in self._pieces(file, path, _SAMPLE_BYTES):
                     if wanted is not None and len(sample) > 2 * looked:  # each look reads all of it again
                         looked = len(sample)
                         if self._rows(bytes(sample)) >= max(wanted, 1):
@@ -135,7 +136,7 @@ class TextScan:
         start, head, position = b"", None, 0
         has_rows = False
         with self._opened(path) as file:
-            for piece in self._pieces(file, PIECE_BYTES):
+            for piece in self._pieces(file, path, PIECE_BYTES):
                 if has_rows:
                     head = self._before_rows(start) if head is None else head
                     frame = self._read(head + piece, options)
@@ -149,7 +150,7 @@ class TextScan:
                 if frame.height:
                     yield frame
 
-    def _pieces(self, file: BinaryIO, size: int) -> Iterator[bytes]:
+    def _pieces(self, file: BinaryIO, path: str, size: int) -> Iterator[bytes]:
         start = file.read(4)
         file.seek(0)
         if not self._in_pieces or start.startswith(_OTHER_COMPRESSION):
@@ -159,7 +160,7 @@ class TextScan:
                 with gzip.GzipFile(fileobj=file) as plain:
                     yield from _records(plain, size, self._eol, self._quote)
             except (EOFError, zlib.error, gzip.BadGzipFile) as cause:
-                raise DataError("a file is compressed with gzip and does not decompress", why=str(cause)) from cause
+                raise DataError("a file is compressed with gzip and does not decompress", path=path, why=str(cause)) from cause
         else:
             yield from _records(file, size, self._eol, self._quote)
 

@@ -10,6 +10,7 @@ import zlib
 from typing import Any, BinaryIO
 
 import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -106,6 +107,13 @@ def test_rows_that_are_skipped_end_at_the_same_place_whatever_follows_them(monke
     files = {"a": skipped + b"1.5\n", "b": skipped + b"1\n" * 150 + b"2.5\n" * 2000}
     found = scan(files, skip_rows_after_header=300).collect().to_series()
     assert found.to_list() == [1.5] + [1.0] * 150 + [2.5] * 2000
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_characters_of_two_bytes_are_not_cut() -> None:
+    text = "n,s\n" + "1,ünï\n" * 50
+    stored = text.encode("utf-16")
+    assert_frame_equal(scan({"a": stored}, encoding="utf-16").collect(), pl.read_csv(io.BytesIO(text.encode())))
 
 
 @pytest.mark.usefixtures("small_pieces")
@@ -211,11 +219,6 @@ def test_types_are_inferred_from_the_rows_that_were_asked_for(monkeypatch: pytes
     assert_frame_equal(scan({"a": text.encode()}, **options).collect(), pl.read_csv(text.encode(), **options))
 
 
-@pytest.mark.parametrize(("kind", "rows"), [("csv", b"n\n1\n"), ("ndjson", b'{"n": 1}\n')])
-def test_columns_are_those_of_the_first_file_that_is_not_empty(kind: str, rows: bytes) -> None:
-    assert scan({"a": b"", "b": rows, "c": b""}, kind).collect().rows() == [(1,)]
-
-
 @pytest.mark.usefixtures("small_pieces")
 def test_reads_that_give_less_than_was_asked_for_lose_no_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_scan, "_SAMPLE_BYTES", 16)
@@ -244,6 +247,16 @@ def test_looking_for_the_end_of_a_record_looks_at_no_byte_often() -> None:
     assert max(looked) <= 100
 
 
+@pytest.mark.parametrize("empty", [b"", gzip.compress(b"")], ids=["empty", "compressed"])
+@pytest.mark.parametrize("kind", ["csv", "ndjson"])
+def test_empty_files_have_no_rows_and_name_no_columns(kind: str, empty: bytes) -> None:
+    text = b"n\n1\n" if kind == "csv" else b'{"n": 1}\n'
+    found = scan({"a": empty, "b": text, "c": empty}, kind).collect()
+    assert_frame_equal(found, pl.DataFrame({"n": [1]}))
+    with pytest.raises(DataError, match="only empty ones"):
+        scan({"a": empty, "b": empty}, kind)
+
+
 def test_no_reader_gets_more_than_a_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: list[int] = []
 
@@ -262,15 +275,83 @@ def test_no_reader_gets_more_than_a_piece(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(lengths) > 2 * len(long) // 1000
 
 
+def test_what_stands_before_the_rows_is_found_once_a_file_and_in_few_readings(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+
+    def noticing(piece: bytes, **options: Any) -> pl.DataFrame:
+        lengths.append(len(piece))
+        return pl.read_csv(piece, **options)
+
+    monkeypatch.setattr(text_scan, "PIECE_BYTES", 20_000)
+    monkeypatch.setattr(text_scan, "_READERS", {"csv": noticing})
+    text = b"n\n" + b"skip me\n" * 1000 + b"1\n" * 100_000
+    assert scan({"a": text}, skip_rows_after_header=1000).collect().height == 100_000
+    assert len(lengths) < len(text) // 20_000 + 30
+
+
+def test_bytes_are_counted_as_they_are_stored() -> None:
+    stored = gzip.compress(b"n\n" + b"1\n" * 3000)
+    told: list[dict[str, int]] = []
+    assert scan({"a": stored}, totals=Totals(told.append)).collect().height == 3000
+    assert told[-1]["bytes_read"] == len(stored)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "start", "record"),
+    [
+        ("csv", {"encoding": "utf8-lossy"}, b"s\n", b"\xff\n"),
+        ("csv", {"quote_char": None}, b's\nan odd "\n', b"x\n"),
+        ("ndjson", {}, b'{"s": "an odd \\""}\n', b'{"s": "x"}\n'),
+    ],
+    ids=["lossy", "no-quotes", "json-lines"],
+)
+def test_what_needs_no_other_pieces_is_read_in_small_ones(
+    monkeypatch: pytest.MonkeyPatch, kind: str, options: dict[str, Any], start: bytes, record: bytes
+) -> None:
+    reader, lengths = text_scan._READERS[kind], list[int]()
+
+    def noticing(piece: bytes, **options: Any) -> pl.DataFrame:
+        lengths.append(len(piece))
+        return reader(piece, **options)
+
+    monkeypatch.setattr(text_scan, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(text_scan, "_SAMPLE_BYTES", 1000)
+    monkeypatch.setattr(text_scan, "_READERS", {kind: noticing})
+    text = start + record * 2000
+    assert_frame_equal(scan({"a": text}, kind, **options).collect(), reader(text, **options))
+    assert max(lengths) <= 1000 + len(start)
+
+
 def test_compressed_files_longer_than_the_sample_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_scan, "_SAMPLE_BYTES", 64)
     rows = pl.DataFrame({"n": range(3000), "s": [f"{number * 7919:x}" for number in range(3000)]})
     plain = rows.write_csv().encode()
-    for stored in (gzip.compress(plain), gzip.compress(plain[:5000]) + gzip.compress(plain[5000:]), zlib.compress(plain)):
+    for stored in (gzip.compress(plain), gzip.compress(plain[:5000]) + gzip.compress(plain[5000:])):
         assert_frame_equal(scan({"a": stored}).collect(), rows)
-    with pytest.raises(DataError, match="gzip") as refused:
-        scan({"a": gzip.compress(plain), "b": gzip.compress(plain)[:-20]}).collect()
-    assert "is compressed" in str(refused.value)
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("level", range(10))
+def test_files_of_zlib_are_read_as_a_whole_whatever_their_level(monkeypatch: pytest.MonkeyPatch, level: int) -> None:
+    monkeypatch.setattr(text_scan, "_SAMPLE_BYTES", 16)
+    rows = pl.DataFrame({"n": range(3000), "s": [f"{number * 7919:x}" for number in range(3000)]})
+    assert_frame_equal(scan({"a": zlib.compress(rows.write_csv().encode(), level)}).collect(), rows)
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_files_of_zstd_are_read_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_scan, "_SAMPLE_BYTES", 16)
+    rows = pl.DataFrame({"n": range(3000), "s": [f"{number * 7919:x}" for number in range(3000)]})
+    assert_frame_equal(scan({"a": pa.compress(rows.write_csv().encode(), "zstd", asbytes=True)}).collect(), rows)
+
+
+@pytest.mark.parametrize("fault", ["cut", "changed", "other-checksum"])
+def test_a_file_that_does_not_decompress_is_named(fault: str) -> None:
+    whole = gzip.compress(b"n\n" + b"1\n" * 3000)
+    faulty = {"cut": whole[:-20], "changed": whole[:10] + b"\xff" + whole[11:], "other-checksum": whole[:-8] + bytes(8)}[fault]
+    with pytest.raises(DataError, match="is compressed with gzip") as refused:
+        scan({"a": whole, "b": faulty}).collect()
+    assert refused.value.facts["path"] == "b"
 
 
 @pytest.mark.usefixtures("small_pieces")
