@@ -25,6 +25,7 @@ from confide.crypto import core_dumps
 from confide.crypto.container import FileKeyReader, KeysOfSalt, seal_stream_under
 from confide.crypto.derive import ContainerKeys, check_data_path
 from confide.crypto.secret import SecretBytes
+from confide.data import polars_errors
 from confide.data.agent_files import AgentFolder
 from confide.data.committed import AGENT_SOCKET, Committed
 from confide.data.grouped_scan import GroupedScan
@@ -349,6 +350,7 @@ def session() -> DataContext:
     if not socket:
         raise UsageError("not inside a Confide run", hint="start the program with `confide run job.toml --simulate`")
     core_dumps.forbid()  # from here on there are keys of files in this process
+    polars_errors.install()
     # Commits of large outputs take as long as hashing them does.
     agent = LocalSocketClient(Path(socket), timeout_s=3600.0)
     info = agent.call("run-info")

@@ -46,6 +46,11 @@ from confide.data.polars import session
 session().write(session().read("people"), "names")
 raise SystemExit(7)
 """
+OVER_ROWS = b"""
+import polars as pl
+from confide.data.polars import session
+session().read("people").select(pl.col("name").cast(pl.Int64)).collect()
+"""
 SLEEPING = b"""
 import pathlib, time
 from confide.data.polars import session
@@ -102,6 +107,15 @@ class TestRuns:
             stage.run(job)
         assert caught.value.facts["status"] == 7
         assert outputs_of(job) == []
+
+    def test_values_of_rows_in_an_error_of_the_engine_are_in_no_file_of_the_host(self, stage: Stage) -> None:
+        job = job_of(stage, OVER_ROWS, outputs=("names",))
+        stage.grant(job)
+        with pytest.raises(JobFailedError):
+            stage.run(job)
+        logs = [path.read_bytes() for path in stage.root.rglob("*.log")]
+        assert any(b"InvalidOperationError: an error of the engine" in log for log in logs)
+        assert not any(CANARY.encode() in log for log in logs)
 
     def test_a_changed_byte_in_the_data_ends_the_run_with_its_right_name(self, stage: Stage) -> None:
         job = job_of(stage, arguments=("changed",), resources={"verify_inputs": "as-read"})
