@@ -145,7 +145,8 @@ class Outputs:
                 if save.mode == "ignore":
                     return {"path": None, "committed": staged.committed.summary()}
                 if save.mode == "error":
-                    raise UsageError(f"output {name!r} was written before", hint="name a mode: append, overwrite or ignore")
+                    hint = "an output is saved once in a run, unless a program with Spark names a mode: append, overwrite or ignore"
+                    raise UsageError(f"output {name!r} was written before", hint=hint)
                 if save.mode == "append":
                     save.require_fits(staged.saved, name)
             parent = self._parents.get(name)
