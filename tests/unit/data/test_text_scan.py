@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import subprocess
+import sys
 import traceback
 import zlib
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import polars as pl
@@ -389,3 +392,31 @@ def test_what_cannot_be_read_is_said() -> None:
     for option in ("use_pyarrow", "include_file_paths"):
         with pytest.raises(UsageError, match=option):
             scan({"a": b"n\n1\n"}, "csv", None, **{option: True})
+
+
+LONG = """
+import sys
+from pathlib import Path
+import polars as pl
+from confide.data.read_counts import Totals
+from confide.data.text_scan import TextScan
+frame = TextScan(["a"], lambda _: open(sys.argv[1], "rb"), "csv", {}, Totals()).frame("rows")
+lengths = frame.select(pl.len(), pl.col("s").str.len_bytes().sum()).collect().row(0)
+status = Path("/proc/self/status").read_text()  # ru_maxrss would be the parent's
+print(*lengths, next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")))
+"""
+
+
+@pytest.mark.unmeasured
+@pytest.mark.slow
+def test_a_file_larger_than_the_memory_used_is_read(tmp_path: Path) -> None:
+    row, times = b"1," + b"x" * 197 + b"\n", 4_500_000
+    with (tmp_path / "long.csv").open("wb") as file:
+        file.write(b"n,s\n")
+        for _ in range(times // 50_000):
+            file.write(row * 50_000)
+    assert (tmp_path / "long.csv").stat().st_size > 900_000_000
+    done = subprocess.run([sys.executable, "-c", LONG, str(tmp_path / "long.csv")], capture_output=True, text=True, check=True)
+    rows, size, most_kib = map(int, done.stdout.split())
+    assert (rows, size) == (times, 197 * times)
+    assert most_kib < 600_000
