@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.data.owned import Owned, encrypted, plain_twin
 from benchmarks.data.rows import Measured, Row, in_turn, note, require_equal
@@ -23,9 +23,9 @@ _SCHEMA = (
     "o_orderkey BIGINT, o_custkey BIGINT, o_orderstatus STRING, o_totalprice DECIMAL(15,2), o_orderdate DATE, "
     "o_orderpriority STRING, o_clerk STRING, o_shippriority INT, o_comment STRING"
 )
-_WARM_UP = 4
+_WARM_UP: Final = 4
 """Rounds after which both JVMs have compiled what a row needs: the first queries of sessions have a table of their own."""
-_LEAST_S = 2.0
+_LEAST_S: Final = 2.0
 """A scan that takes less CPU than this is asked several times in each round."""
 
 

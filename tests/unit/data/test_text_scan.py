@@ -82,7 +82,7 @@ def test_options_mean_the_same_in_every_piece(options: dict[str, Any]) -> None:
         "empty-lines", "cut", "long-lines", "byte-order-mark", "late-header",
     ],
 )
-def test_shapes_of_files(text: str, options: dict[str, Any]) -> None:
+def test_files_of_any_shape_have_the_rows_that_polars_finds_in_one_piece(text: str, options: dict[str, Any]) -> None:
     assert_frame_equal(scan({"a": text.encode()}, **options).collect(), pl.read_csv(io.BytesIO(text.encode()), **options))
 
 
