@@ -68,6 +68,18 @@ def test_our_own_errors_keep_their_words(capsys: pytest.CaptureFixture[str]) -> 
     assert "[data-integrity] a file does not open (hint: see x)" in text
 
 
+def test_an_error_that_hides_the_one_over_rows_is_told_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    def does() -> None:
+        try:
+            rows().select(pl.col("n").cast(pl.Int64)).collect()
+        except pl.exceptions.PolarsError:
+            raise ValueError("numbers only".upper()) from None
+
+    text = printed(does, capsys)
+    assert ROW not in text
+    assert "NUMBERS ONLY" in text
+
+
 def test_errors_of_the_program_and_of_planning_are_told_in_full(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no such city" in printed(lambda: {}["no such city"], capsys)
     assert 'unable to find column "x"' in printed(lambda: rows().select("x").collect(), capsys)

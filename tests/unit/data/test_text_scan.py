@@ -304,7 +304,7 @@ def test_bytes_are_counted_as_they_are_stored() -> None:
     [
         ("csv", {"encoding": "utf8-lossy"}, b"s\n", b"\xff\n"),
         ("csv", {"quote_char": None}, b's\nan odd "\n', b"x\n"),
-        ("ndjson", {}, b'{"s": "an odd \\""}\n', b'{"s": "x"}\n'),
+        ("ndjson", {"infer_schema_length": 10}, b'{"s": "an odd \\""}\n', b'{"s": "x"}\n'),
     ],
     ids=["lossy", "no-quotes", "json-lines"],
 )
