@@ -67,9 +67,9 @@ class Store:
         """
         place = _location(location)
         place.prepare()
-        parameters = unlock.new_parameters()
-        text = parameters_text(parameters, unlock.unlock(parameters), SecretBytes.random(), SigningKey.generate())
         try:
+            parameters = unlock.new_parameters()
+            text = parameters_text(parameters, unlock.unlock(parameters), SecretBytes.random(), SigningKey.generate())
             with _schema_step(place) as database:
                 if database.has_tables():
                     raise StoreError(f"there is a key store at {place.name} already", path=place.name)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.databases import Place
 
-from confide.errors import AuditError, StoreError, UsageError
+from confide.errors import AuditError, ConfideError, StoreError, UsageError
 from confide.keys.audit import AuditHead, new_event
 from confide.keys.custody.local import KeyFile
 from confide.keys.records import Enrolment, Owner
@@ -63,6 +63,16 @@ def test_store_is_made_once(place: Place, store: Store, unlock: KeyFile) -> None
     with pytest.raises(StoreError):
         Store.create(place.location, unlock)
     Store.open_or_create(place.location, unlock).close()
+
+
+def test_a_key_that_cannot_be_used_leaves_nothing_where_a_store_was_to_be(tmp_path: Path, unlock: KeyFile) -> None:
+    (tmp_path / "bad.key").write_bytes(b"no key")
+    (tmp_path / "bad.key").chmod(0o600)
+    place = tmp_path / "broker.db"
+    with pytest.raises(ConfideError):
+        Store.open_or_create(place, KeyFile(tmp_path / "bad.key"))
+    assert not place.exists()
+    Store.open_or_create(place, unlock).close()
 
 
 def test_records_are_found_by_id_and_ref_after_reopening(place: Place, store: Store, unlock: KeyFile) -> None:
