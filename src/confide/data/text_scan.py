@@ -27,6 +27,8 @@ PIECE_BYTES: Final = 32 * 1024 * 1024
 """A file that is longer is read by about as many bytes at a time."""
 _SAMPLE_BYTES: Final = 1 << 20
 """From so much of the first file the columns are inferred, and from more if the rows that are asked for are not in it."""
+_LONGEST_RECORD: Final = 8 * PIECE_BYTES
+"""A quote that nothing ends makes one record of all that follows, of which a reader takes several times the memory."""
 _INFERRED_ROWS: Final = 100
 """``infer_schema_length`` of Polars' readers, if nothing else is said."""
 _READERS: Final[Mapping[str, Callable[..., pl.DataFrame]]] = {"csv": pl.read_csv, "ndjson": pl.read_ndjson}
@@ -36,7 +38,7 @@ _OF_ALL_FILES: Final = frozenset({"n_rows", "row_index_name", "row_index_offset"
 """Options that count the rows of all files together."""
 _REFUSED: Final = frozenset({"use_pyarrow", "include_file_paths"})
 """Options for another reader, and for files that have a path."""
-_DIVIDING: Final = frozenset({"has_header", "separator", "quote_char", "eol_char", "encoding", "skip_rows", "skip_rows_after_header"})
+_DIVIDING: Final = _WHOLE_FILE | {"has_header", "separator", "quote_char", "eol_char", "encoding", "skip_rows", "skip_rows_after_header"}
 """Options that decide how many rows a text has."""
 _GZIP: Final = b"\x1f\x8b"
 _OTHER_COMPRESSION: Final = (b"\x28\xb5\x2f\xfd", b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
@@ -74,7 +76,7 @@ class TextScan:
         self._in_pieces = not _WHOLE_FILE & options.keys() and str(options.get("encoding", "utf8")).startswith("utf8")
 
     def frame(self, name: str) -> pl.LazyFrame:
-        """The rows of all files; opens the first that is not empty, for its columns.
+        """The rows of all files; opens files until one has a row, for its columns.
 
         A query ends with a ``DataError`` where a file, or a part of it, has other columns: Polars would take them by their places.
 
@@ -103,22 +105,24 @@ class TextScan:
         return frame if self._index_name is None else frame.with_row_index(self._index_name, self._index_offset)
 
     def _sample(self) -> bytes:
-        """The beginning of the first file that is not empty, with as many rows as types are inferred from, if it has them."""
+        """The beginning of the first file with a row, or else of the first that is not empty: as many rows as types are inferred from."""
         wanted = self._options.get("infer_schema_length", _INFERRED_ROWS)
         if self._options.get("schema") or not self._options.get("infer_schema", True):
             wanted = 1
-        sample, looked = bytearray(), 0
+        without_rows = b""
         for path in self._paths:
+            sample, looked, rows = bytearray(), 0, 0
             with self._opened(path) as file:
                 for piece in self._pieces(file, path, _SAMPLE_BYTES):
                     if wanted is not None and len(sample) > 2 * looked:  # each look reads all of it again
-                        looked = len(sample)
-                        if self._rows(bytes(sample)) >= max(wanted, 1):
+                        looked, rows = len(sample), self._rows(bytes(sample))
+                        if rows >= max(wanted, 1):
                             break
                     sample += piece
-            if sample:
-                break
-        return bytes(sample)
+            if rows or self._rows(bytes(sample)):
+                return bytes(sample)
+            without_rows = without_rows or bytes(sample)
+        return without_rows
 
     def _typed(self, schema: pl.Schema) -> dict[str, Any]:
         """Options with which a reader finds ``schema`` in each piece.
@@ -158,11 +162,11 @@ class TextScan:
         elif start.startswith(_GZIP):
             try:
                 with gzip.GzipFile(fileobj=file) as plain:
-                    yield from _records(plain, size, self._eol, self._quote)
+                    yield from _records(plain, path, size, self._eol, self._quote)
             except (EOFError, zlib.error, gzip.BadGzipFile) as cause:
                 raise DataError("a file is compressed with gzip and does not decompress", path=path, why=str(cause)) from cause
         else:
-            yield from _records(file, size, self._eol, self._quote)
+            yield from _records(file, path, size, self._eol, self._quote)
 
     def _before_rows(self, piece: bytes) -> bytes:
         """What stands before the first row of a file that begins with ``piece``: the longest of its beginnings that has no row."""
@@ -193,8 +197,12 @@ class TextScan:
             raise DataError(what, hint="Polars' own words may hold values of rows: catch this error, and see its __context__") from None
 
 
-def _records(file: BinaryIO | gzip.GzipFile, size: int, eol: bytes, quote: bytes | None) -> Iterator[bytes]:
-    """The bytes of a file, whole records at a time: at most ``size``, unless one record is longer."""
+def _records(file: BinaryIO | gzip.GzipFile, path: str, size: int, eol: bytes, quote: bytes | None) -> Iterator[bytes]:
+    """The bytes of a file, whole records at a time: at most ``size``, unless one record is longer.
+
+    Raises:
+        DataError: a record is longer than any that is read.
+    """
     held = bytearray()
     looked = quotes = 0
     full = size
@@ -208,6 +216,9 @@ def _records(file: BinaryIO | gzip.GzipFile, size: int, eol: bytes, quote: bytes
             del held[:end]
             quotes = held.count(quote) if quote else 0
             yield records
+        elif full > _LONGEST_RECORD:
+            hint = "perhaps nothing ends a quote; with quote_char=None quotes are characters" if quote else None
+            raise DataError(f"a record is longer than {_LONGEST_RECORD:,} bytes", hint=hint, path=path)
         looked = len(held)
         full = size if looked < size else looked + size
     if held:

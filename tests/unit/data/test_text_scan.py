@@ -245,7 +245,7 @@ def test_looking_for_the_end_of_a_record_looks_at_no_byte_often() -> None:
     never = io.BytesIO(b'n\n"' + b"x\n" * 10_000)  # a quote that nothing ends
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_scan, "bytearray", Noticing, raising=False)
-        assert b"".join(text_scan._records(never, 100, b"\n", b'"')) == never.getvalue()
+        assert b"".join(text_scan._records(never, "never", 100, b"\n", b'"')) == never.getvalue()
     assert len(looked) < 2 * 10_000
     assert max(looked) <= 100
 
@@ -258,6 +258,29 @@ def test_empty_files_have_no_rows_and_name_no_columns(kind: str, empty: bytes) -
     assert_frame_equal(found, pl.DataFrame({"n": [1]}))
     with pytest.raises(DataError, match="only empty ones"):
         scan({"a": empty, "b": empty}, kind)
+
+
+def test_a_file_with_a_header_alone_names_no_types() -> None:
+    found = scan({"a": b"n\n", "b": b"n\n1\n", "c": b"n\n"})
+    assert_frame_equal(found.collect(), pl.DataFrame({"n": [1]}))
+    assert scan({"a": b"", "b": b"n\n"}).collect_schema() == {"n": pl.String}
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize(
+    ("kind", "text", "words"),
+    [
+        ("csv", b'n\n1\n"2\n' + b"3\n" * 90, "(?s)a record is longer than 100 bytes.*quote_char"),
+        ("ndjson", b'{"n": "a"}\n{"n": "' + b"x" * 180 + b'"}\n', "a record is longer than 100 bytes"),
+    ],
+    ids=["open-quote", "long-line"],
+)
+def test_a_record_that_would_take_the_memory_ends_the_query(monkeypatch: pytest.MonkeyPatch, kind: str, text: bytes, words: str) -> None:
+    monkeypatch.setattr(text_scan, "_LONGEST_RECORD", 100)
+    monkeypatch.setattr(text_scan, "_SAMPLE_BYTES", 16)
+    with pytest.raises(DataError, match=words) as refused:
+        scan({"a": text}, kind, infer_schema_length=1).collect()
+    assert refused.value.facts["path"] == "a"
 
 
 def test_no_reader_gets_more_than_a_piece(monkeypatch: pytest.MonkeyPatch) -> None:
