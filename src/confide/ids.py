@@ -24,6 +24,9 @@ ReportData = NewType("ReportData", bytes)
 SpkiDigest = NewType("SpkiDigest", str)
 """SHA-256 of a DER SubjectPublicKeyInfo, lower-case hex (64 characters)."""
 
+JOB_PREFIX: Final = "job-"
+"""Keys of jobs' outputs have owners' names that begin so; nobody can enrol under one."""
+
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 _KNOWN_KEYS: Final = 4096
 _VERSION = re.compile(r"[0-9]{1,9}")

@@ -117,7 +117,7 @@ class NewDataset:
         Raises:
             OutputExistsError: something is.
         """
-        from confide.data.remote_staging import refuse_existing
+        from confide.data.sent_files import refuse_existing
 
         refuse_existing(self.folder)
 

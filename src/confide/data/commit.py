@@ -16,14 +16,15 @@ from confide.crypto.envelope import WrappedKey
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
 from confide.data.column_groups import ColumnGroup, NewGroup
-from confide.data.files import NO_KEYS, Written, encrypt_files, encrypt_table
-from confide.data.manifest import MANIFEST_NAME, Kind, Manifest, now_text, sign_manifest, verify_manifest
+from confide.data.files import NO_KEYS, encrypt_files, encrypt_table
+from confide.data.manifest import MANIFEST_NAME, Kind, Manifest, Written, now_text, sign_manifest, verify_manifest
 from confide.data.next_snapshot import IN_PLACE, Mode, commit_files, following
 from confide.data.parallel import Progress, silent
 from confide.data.parquet_keys import no_key
 from confide.data.places import Place
-from confide.data.remote_staging import RemoteAttempt, attempt_at, refuse_existing
+from confide.data.remote_staging import RemoteAttempt, attempt_at
 from confide.data.schema import schema_of
+from confide.data.sent_files import refuse_existing
 from confide.data.snapshots import SignedManifest, load_manifest, write_manifest
 from confide.data.sources import Source, plain_sources
 from confide.data.staged_files import collect_staged

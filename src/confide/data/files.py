@@ -11,7 +11,7 @@ import contextlib
 import io
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, BinaryIO, Final, cast
 
@@ -19,14 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.parquet import encryption
 
-from confide.canonical import Json
 from confide.crypto.container import ContainerReader, seal_stream
 from confide.crypto.derive import check_data_path, file_key, parquet_aad_prefix
 from confide.crypto.secret import SecretBytes
 from confide.data.column_groups import NewGroup, require_columns
 from confide.data.column_types import with_columns
 from confide.data.folder import describe
-from confide.data.manifest import FileEntry, Kind, Manifest
+from confide.data.manifest import FileEntry, Manifest, Written
 from confide.data.parallel import Progress, in_order, silent
 from confide.data.parquet_keys import COLUMN_BUFFER, ROWS_PER_GROUP, TableKeys, open_grouped, readable
 from confide.data.partitions import path_values, with_folders
@@ -43,15 +42,6 @@ from confide.ids import DatasetId
 from confide.regular_file import open_regular
 
 NO_KEYS: Final[Mapping[str, SecretBytes]] = MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What was written into a folder: entries for the manifest, sorted by path, and for tables the schema."""
-
-    kind: Kind
-    files: tuple[FileEntry, ...]
-    schema: Json | None
 
 
 # --- writing ------------------------------------------------------------------------------------------------------

@@ -49,6 +49,15 @@ class FileEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """What was written into a folder: entries for the manifest, sorted by path, and for tables the schema."""
+
+    kind: Kind
+    files: tuple[FileEntry, ...]
+    schema: Json | None
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """What a manifest says.  Frozen; an instance was checked for form, not for who signed it.
 

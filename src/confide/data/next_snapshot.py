@@ -16,8 +16,7 @@ from typing import Final, Literal
 from confide.canonical import Json
 from confide.crypto.envelope import WrappedKey
 from confide.crypto.sign import SigningKey
-from confide.data.files import Written
-from confide.data.manifest import FileEntry, Kind, now_text, sign_manifest
+from confide.data.manifest import FileEntry, Kind, Written, now_text, sign_manifest
 from confide.data.partitions import path_values
 from confide.data.snapshots import SignedManifest, commit_snapshot, history, is_committed
 from confide.durable import sync_folder

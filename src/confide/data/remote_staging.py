@@ -143,18 +143,6 @@ class RemoteAttempt(Attempt):
         return False
 
 
-def refuse_existing(folder: Place, *, sent: Collection[str] = ()) -> None:
-    """Return if nothing is at ``folder``, but what was ``sent`` there.
-
-    Raises:
-        OutputExistsError: something is.
-        UnavailableError: a storage refuses to say, or does not answer.
-    """
-    there = os.path.lexists(folder) if isinstance(folder, Path) else not folder.files().keys() <= {*sent}
-    if there:
-        raise OutputExistsError(f"{folder} exists", path=str(folder))
-
-
 def attempt_at(folder: Place, *, journals: Path | None = None) -> AbstractContextManager[Attempt]:
     """Where to write a snapshot of the dataset in ``folder`` first; see :func:`confide.data.staging.attempt_beside` for one here.
 

@@ -5,13 +5,16 @@ For whoever writes there: an owner's command (``data.remote_staging``), or a run
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from confide.data.parallel import in_order
-from confide.data.places import RemoteFolder
+from confide.data.places import Place, RemoteFolder
 from confide.data.snapshots import SignedManifest, commit_snapshot
-from confide.errors import IntegrityError, SnapshotConflictError, UnavailableError
+from confide.errors import IntegrityError, OutputExistsError, SnapshotConflictError, UnavailableError
 
 AT_ONCE: Final = 8
 """Requests at one time for what was sent."""
@@ -70,3 +73,15 @@ class SentFiles:
             if found is None or found.size != self.sizes[path]:
                 hint = "was it removed there meanwhile, as by `confide data clean`? do it again"
                 raise IntegrityError(f"{self.target} does not have what was sent to it", hint=hint, path=path)
+
+
+def refuse_existing(folder: Place, *, sent: Collection[str] = ()) -> None:
+    """Return if nothing is at ``folder``, but what was ``sent`` there.
+
+    Raises:
+        OutputExistsError: something is.
+        UnavailableError: a storage refuses to say, or does not answer.
+    """
+    there = os.path.lexists(folder) if isinstance(folder, Path) else not folder.files().keys() <= {*sent}
+    if there:
+        raise OutputExistsError(f"{folder} exists", path=str(folder))

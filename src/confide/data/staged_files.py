@@ -9,9 +9,9 @@ import pyarrow as pa
 from confide.canonical import Json
 from confide.crypto.container import ContainerReader
 from confide.crypto.secret import SecretBytes
-from confide.data.files import Written, open_parquet
+from confide.data.files import open_parquet
 from confide.data.folder import check_encrypted, data_files, describe
-from confide.data.manifest import Kind
+from confide.data.manifest import Kind, Written
 from confide.data.partitions import require_columns, whole_schema
 from confide.data.schema import schema_json, storable
 from confide.durable import sync_file

@@ -53,7 +53,7 @@ def agent(
         UsageError: a job has no node of that role.
     """
     made: DriverAgent | WorkerAgent
-    # A worker does without what drivers make results with (Arrow, NumPy): a third of a second and 50 MiB less in each.
+    # A worker does without what drivers make results with, and need not load it.
     if spec.role is Role.DRIVER:
         from confide.jobs.workload import JobDriver  # noqa: PLC0415
 

@@ -18,9 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from confide.data.commit import commit_staged
-from confide.data.files import Written
-from confide.data.next_snapshot import commit_files
+from confide.data.manifest import Written
 from confide.data.snapshots import SignedManifest, load_manifest, write_manifest
 from confide.errors import ConfideError, DataError, JobFailedError, ProtocolError, UnavailableError, UsageError
 from confide.jobs.ledger import FileLedger
@@ -232,6 +230,8 @@ class Outputs:
         return staged
 
     def _commit(self, name: str, kind: str, schema: Any) -> CommittedOutput:
+        from confide.data.commit import commit_staged  # noqa: PLC0415 - Arrow: a fifth of a second, which programs need not wait for
+
         with self._lock:
             staged, key = self._saving(name), self._keys.get(name)
             save = staged.saving
@@ -380,6 +380,8 @@ class Outputs:
             if output.name in self._sending:
                 self._sending.commit(output.name, made, parent.manifest)
             else:
+                from confide.data.next_snapshot import commit_files  # noqa: PLC0415 - Arrow, as above
+
                 commit_files(staged.folder, made, self._files_of(output.name), parent.manifest)
             with contextlib.suppress(ConfideError):  # readers go on from the manifest before to what was committed since
                 newest = load_manifest(made.folder).envelope  # others may have been faster since then

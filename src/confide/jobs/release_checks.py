@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from confide.data.column_groups import groups_named
 from confide.errors import ReceiptError
+from confide.ids import JOB_PREFIX
 from confide.job_form import form_columns, kbs_resource
 from confide.jobs.reports import group_name
 from confide.keys.grants import GrantRef
 from confide.keys.kbs.dataset_key import key_of, resource_of_key
-from confide.keys.owners import JOB_PREFIX
 
 if TYPE_CHECKING:
     from confide.canonical import Json

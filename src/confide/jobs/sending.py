@@ -21,8 +21,7 @@ from confide.data.folder import verify_files
 from confide.data.manifest import MANIFEST_NAME, MAX_BYTES
 from confide.data.parallel import in_order
 from confide.data.places import RemoteFolder, open_place
-from confide.data.remote_staging import refuse_existing
-from confide.data.sent_files import SentFiles
+from confide.data.sent_files import SentFiles, refuse_existing
 from confide.errors import ConfideError, IntegrityError, JobError, JobFailedError, OutputExistsError, UnavailableError
 from confide.jobs.storage import place_of
 from confide.regular_file import open_regular

@@ -10,12 +10,11 @@ from confide.attest.evidence import NodeContext
 from confide.canonical import Json
 from confide.crypto.sign import PublicKey
 from confide.errors import BindingError, GrantError, ManifestError, SnapshotConflictError, StoreError, UsageError
-from confide.ids import DatasetId, Purpose, Role, check_name
+from confide.ids import JOB_PREFIX, DatasetId, Purpose, Role, check_name
 from confide.keys.asker import Asker
 from confide.keys.hierarchy import KeyHierarchy
 from confide.keys.lineage import Announced, Continuation, Origin
 from confide.keys.manifest_claims import ManifestClaims, ShownManifest
-from confide.keys.owners import JOB_PREFIX
 from confide.keys.readings import Reading
 from confide.keys.records import Dataset, Release, run_ref
 from confide.keys.runs import Runs

@@ -15,7 +15,7 @@ from typing import Final
 from confide.canonical import Json, b64url, sha256_hex
 from confide.crypto.sign import PublicKey
 from confide.errors import CredentialError, Fact, UsageError
-from confide.ids import DatasetId, check_name
+from confide.ids import JOB_PREFIX, DatasetId, check_name
 from confide.keys.audit import new_event
 from confide.keys.callers import Callers, shown_key
 from confide.keys.column_groups import group_of, row_of
@@ -33,8 +33,6 @@ AUDIT_PAGE: Final = 1000
 """Entries of the audit log in one answer."""
 OPEN_LEASE: Final = timedelta(hours=1)
 """How long an owner or recipient should use an opened key before asking again."""
-JOB_PREFIX: Final = "job-"
-"""Keys of jobs' outputs have owners' names that begin so; nobody can enrol under one."""
 
 
 class Owners(Callers):

@@ -15,8 +15,7 @@ from confide.crypto.envelope import wrap
 from confide.crypto.secret import SecretBytes
 from confide.crypto.sign import SigningKey
 from confide.data.commit import add_snapshot, create_dataset
-from confide.data.files import Written
-from confide.data.manifest import MANIFEST_NAME, sign_manifest
+from confide.data.manifest import MANIFEST_NAME, Written, sign_manifest
 from confide.data.next_snapshot import Mode, following
 from confide.data.snapshots import commit_snapshot, load_manifest
 from confide.errors import DataError, ManifestError, UsageError

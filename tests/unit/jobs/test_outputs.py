@@ -23,7 +23,6 @@ from confide.data.snapshots import load_manifest
 from confide.data.staging import attempt_beside
 from confide.errors import IntegrityError, JobFailedError, PlaintextError, ProtocolError, SecretLeakError, UnavailableError, UsageError
 from confide.ids import RunId
-from confide.jobs import outputs
 from confide.jobs.outputs import Outputs
 from confide.jobs.saves import Save
 from confide.jobs.staging import staging_path
@@ -278,7 +277,7 @@ def test_no_key_waits_for_the_end_of_a_commit(driver: Driver, monkeypatch: pytes
                 wiped.set()
                 raise
 
-    monkeypatch.setattr(outputs, "commit_staged", commit_staged)
+    monkeypatch.setattr("confide.data.commit.commit_staged", commit_staged)
 
     def commit() -> None:
         with pytest.raises(SecretLeakError):

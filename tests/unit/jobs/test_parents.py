@@ -13,8 +13,7 @@ from support.lineage import Lineage, Run, X
 from support.outputs import output_key
 
 from confide.crypto.sign import SigningKey
-from confide.data.files import Written
-from confide.data.manifest import MANIFEST_NAME, FileEntry
+from confide.data.manifest import MANIFEST_NAME, FileEntry, Written
 from confide.data.next_snapshot import Mode, following
 from confide.data.schema import schema_json
 from confide.data.snapshots import commit_snapshot, history, load_manifest, verify_manifests
@@ -196,7 +195,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def refused(*_: object) -> None:
         raise OutputExistsError("taken")
 
-    return lambda: monkeypatch.setattr("confide.jobs.outputs.commit_files", refused)
+    return lambda: monkeypatch.setattr("confide.data.next_snapshot.commit_files", refused)
 
 
 def test_a_new_output_of_a_run_whose_snapshot_is_not_committed_is_not_there_either(lineage: Lineage, refuse: Callable[[], None]) -> None:

@@ -109,9 +109,17 @@ def test_what_is_no_packed_installation_is_refused(tmp_path: Path, packed: dict[
         SimulatedTee.unpacked(packed, tmp_path / "there")
 
 
-def test_a_workers_agent_does_without_what_drivers_make_results_with() -> None:
-    """There are many workers: Arrow and NumPy would make each start later, and take half of its memory."""
-    code = "import sys, confide.jobs.local.pod, confide.jobs.spark_worker; print(sorted({'numpy', 'polars', 'pyarrow'} & set(sys.modules)))"
+@pytest.mark.parametrize(
+    "modules",
+    [
+        pytest.param("confide.jobs.local.pod, confide.jobs.spark_worker", id="worker"),
+        pytest.param("confide.jobs.local.node, confide.jobs.workload", id="driver"),
+        pytest.param("confide.cli.run, confide.jobs.submit", id="client"),
+    ],
+)
+def test_a_run_begins_without_what_its_results_and_brokers_are_made_with(modules: str) -> None:
+    """Each would make the program begin later; there are many workers, and of the memory of one Arrow and NumPy would take half."""
+    code = f"import sys, {modules}; print(sorted({{'alembic', 'numpy', 'polars', 'pyarrow', 'sqlalchemy'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
