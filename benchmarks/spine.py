@@ -45,6 +45,7 @@ print("{_MARK}" + repr(_time.time()), flush=True)
 _HANDSHAKES = 60
 _RELEASES = 60
 _HELPS = 15
+_POLARS_RUNS = 9
 
 
 @dataclass
@@ -74,6 +75,8 @@ def _number(value: float | None, unit: str) -> str:
 
 def measure(repeat: int) -> list[Row]:
     """All rows; ``repeat`` runs of each kind, in turn."""
+    from benchmarks import polars_start
+
     worker, task, end = Row("first attested worker", "s"), Row("first task done", "s"), Row("end of the run", "s")
     work = Row("from first task to end", "s")
     task.plain_is = end.plain_is = work.plain_is = "same program, plain files, Spark local[2]"
@@ -87,7 +90,8 @@ def measure(repeat: int) -> list[Row]:
             _note(f"run {number + 1} of {repeat}: plain")
             seconds = _plain_run(demo, plain)
             _add(seconds, [row.plain for row in (task, end, work)])
-        return [worker, task, work, end, _handshakes(demo), *_releases(demo), _help()]
+        _note("Polars")
+        return [worker, task, work, end, *polars_start.measure(demo, plain, _POLARS_RUNS), _handshakes(demo), *_releases(demo), _help()]
 
 
 def _add(seconds: dict[str, float], columns: list[list[float]]) -> None:
@@ -307,5 +311,5 @@ def markdown(rows: list[Row], about: dict[str, str], repeat: int) -> str:
     head = ("| what | Confide (simulated TEE) | plain | ratio | plain means |", "| --- | ---: | ---: | ---: | --- |")
     lines = [f"| {' | '.join(row.cells())} |" for row in rows]
     facts = [f"* {name}: {value}" for name, value in about.items()]
-    when = f"* date: {datetime.now(UTC):%Y-%m-%d}; medians of {repeat} runs, {_HANDSHAKES} handshakes and {_RELEASES} releases"
-    return "\n".join([*head, *lines, "", *facts, when])
+    medians = f"medians of {repeat} runs, with Polars {_POLARS_RUNS}, {_HANDSHAKES} handshakes and {_RELEASES} releases"
+    return "\n".join([*head, *lines, "", *facts, f"* date: {datetime.now(UTC):%Y-%m-%d}; {medians}"])
