@@ -1,19 +1,21 @@
-"""Uncaught errors of a program with Polars, told without the texts of Polars, DuckDB and Arrow (``confide.data.uncaught``).
+"""Uncaught errors of a program with Polars, told without the texts of Polars, DuckDB, Arrow and pandas (``confide.data.uncaught``).
 
-They put values of rows into their errors: a text that is no number, a key that is there twice.
+They put values of rows into their errors: a text that is no number, a key that is there twice.  So does what a program's own function
+raises over a row, which Polars and pandas pass on as it is.
 """
 
 from __future__ import annotations
 
 import sys
+import traceback
 from types import TracebackType
 from typing import Final
 
 from confide.data import uncaught
 from confide.errors import ConfideError
 
-_ENGINES: Final = frozenset({"polars", "pyo3_runtime", "duckdb", "_duckdb", "pyarrow"})
-"""Packages whose errors are about rows; ``pyo3_runtime`` is where Polars' panics are."""
+_ENGINES: Final = frozenset({"polars", "pyo3_runtime", "duckdb", "_duckdb", "pandas", "pyarrow"})
+"""Packages whose errors are about rows, and whose functions call those of programs; ``pyo3_runtime`` is where Polars' panics are."""
 _OF_PLANNING: Final = frozenset(
     {
         *("ColumnNotFoundError", "SchemaFieldNotFoundError", "StructFieldNotFoundError", "DuplicateError", "NoDataError"),
@@ -40,4 +42,7 @@ def report(kind: type[BaseException], error: BaseException | None, trace: Traceb
 
 
 def _of_rows(error: BaseException) -> bool:
-    return type(error).__module__.partition(".")[0] in _ENGINES and type(error).__name__ not in _OF_PLANNING
+    if isinstance(error, ConfideError) or type(error).__name__ in _OF_PLANNING:
+        return False
+    names = [frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(str(name).partition(".")[0] in _ENGINES for name in (type(error).__module__, *names))

@@ -23,6 +23,10 @@ def printed(does: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> s
     return capsys.readouterr().err
 
 
+def number(text: str) -> int:
+    return int(text)
+
+
 def rows() -> pl.LazyFrame:
     return pl.LazyFrame({"n": [ROW]})
 
@@ -34,8 +38,12 @@ def rows() -> pl.LazyFrame:
         lambda: rows().select(pl.col("n").cast(pl.Int64)).collect(),
         lambda: duckdb.sql(f"SELECT CAST('{ROW}' AS INT)").fetchall(),
         lambda: pa.array([ROW]).cast(pa.int64()),
+        lambda: rows().collect().to_pandas()["n"].astype("int64"),
+        lambda: rows().select(pl.col("n").map_elements(number, return_dtype=pl.Int64)).collect(),
+        lambda: rows().collect().to_pandas()["n"].map(number),
+        lambda: duckdb.connect().create_function("number", number, ["VARCHAR"], "BIGINT").sql(f"SELECT number('{ROW}')").fetchall(),
     ],
-    ids=["csv", "cast", "duckdb", "arrow"],
+    ids=["csv", "cast", "duckdb", "arrow", "pandas", "function", "function-in-pandas", "function-in-duckdb"],
 )
 def test_errors_over_rows_are_told_by_class_and_place(does: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(Exception, match=ROW):
