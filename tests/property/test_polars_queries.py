@@ -44,6 +44,8 @@ ENDS: dict[str, Step] = {
     "two": lambda f: f.select("text", "id"),
     "other two": lambda f: f.select("price", "flag"),
     "length": lambda f: f.select(pl.len()),
+    "numbers alone": lambda f: f.with_row_index("number").select("number"),
+    "a value alone": lambda f: f.with_columns(one=pl.lit(1)).select("one"),
     "sums": lambda f: f.select(pl.col("id").sum(), pl.col("price").max(), pl.len()),
     "groups": lambda f: f.group_by("small").agg(pl.len(), pl.col("id").sum()).sort("small"),
     "joined": lambda f: f.select("id", "flag").join(f.select("id", other="text"), on="id", how="left", maintain_order="left_right"),

@@ -36,7 +36,7 @@ from confide.data.pinned_parquet import FileAccess, TableFile
 from confide.data.places import FilePlace, RangedFolder, open_place
 from confide.data.read_counts import Counts, Totals
 from confide.data.schema import storable
-from confide.data.text_scan import TextScan
+from confide.data.text_scan import TextFormat, TextScan
 from confide.errors import DataError, ExtraMissingError, IntegrityError, ManifestError, ProtocolError, SecretLeakError, UsageError
 from confide.node.local_socket import LocalSocketClient
 
@@ -87,11 +87,11 @@ class DataContext:
 
     # --- reading -------------------------------------------------------------------------------------------------------
 
-    def read(self, name: str, format: Literal["csv", "ndjson"] | None = None, **options: Any) -> pl.LazyFrame:  # noqa: A002 - as Spark's
+    def read(self, name: str, format: TextFormat | None = None, **options: Any) -> pl.LazyFrame:  # noqa: A002 - as Spark's
         """The input ``name`` as a lazy frame, with the columns of its verified manifest.
 
-        A dataset of other files needs a ``format``: ``csv`` or ``ndjson`` (JSON Lines), with that reader's ``options``
-        (``polars.read_csv``, ``polars.read_ndjson``).  Their columns are inferred from the beginning of the first file.
+        A dataset of other files needs a ``format``: ``csv``, ``ndjson`` (JSON Lines) or ``lines`` (any text, a row a line), with that
+        reader's ``options`` (``polars.read_csv``, ``read_ndjson``, ``read_lines``).  Columns are inferred from the first file with a row.
 
         Raises:
             UsageError: the job has no such input, or ``format`` is missing or superfluous.
@@ -102,7 +102,7 @@ class DataContext:
         found = self._input(name)
         is_table = found["kind"] == "parquet"
         if is_table != (format is None):
-            hint = "leave format out" if is_table else 'say format="csv" or "ndjson", or read the files with open()'
+            hint = "leave format out" if is_table else 'say format="csv", "ndjson" or "lines", or read the files with open()'
             raise UsageError(f"input {name!r} holds {'a table' if is_table else 'files'}", hint=hint)
         if format is not None:
             return TextScan(self.files(name), lambda path: self.open(name, path), format, options, self._counts).frame(name)

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Final, Self
 
+from confide.data.io_source import chosen
 from confide.data.parquet_footer import Column, Layout
 from confide.data.parquet_image import Buffers, Image
 from confide.data.pinned_parquet import as_integrity
@@ -19,7 +20,6 @@ from confide.errors import ExtraMissingError
 
 try:
     import polars as pl
-    from polars.selectors import by_name
 except ImportError as missing:
     raise ExtraMissingError("Polars is not installed", hint="pip install 'confide[polars]'") from missing
 
@@ -69,7 +69,7 @@ class Wanted:
         """The query on one frame of the table."""
         if self.predicate is not None:
             frame = frame.filter(self.predicate)
-        return frame if self.columns is None else frame.select(by_name(*self.columns))  # ``pl.col`` takes some names for patterns
+        return frame if self.columns is None else chosen(frame, self.columns)
 
 
 @dataclass(slots=True)
@@ -145,7 +145,7 @@ def collect(parts: Sequence[Part], wanted: Wanted, order: Sequence[str]) -> pl.D
         whole = wanted.of_frame(frames[0] if len(frames) == 1 else pl.concat(frames, how="diagonal"))
         found = whole.collect(engine="streaming")
         del frames, whole  # and with them the bytes of the images, whose memory is used again
-    return found if wanted.columns is not None else found.select(by_name(*order))
+    return found if wanted.columns is not None else chosen(found, order)
 
 
 def one_ahead(ahead: ThreadPoolExecutor, source: Iterator[Step]) -> Iterator[Step]:

@@ -1,4 +1,4 @@
-"""Text files of a dataset as a lazy frame of Polars: CSV and JSON Lines, some records of a file in memory at a time.
+"""Text files of a dataset as a lazy frame of Polars: CSV, JSON Lines and lines, some records of a file in memory at a time.
 
 Polars scans text of any length only where it can map or seek in files of its own.  Here a long file is given to its readers in pieces that
 end where a record does, each with what stands before the first record of the file (header, rows to skip), so that all options of a reader
@@ -23,6 +23,8 @@ try:
 except ImportError as missing:
     raise ExtraMissingError("Polars is not installed", hint="pip install 'confide[polars]'") from missing
 
+TextFormat = Literal["csv", "ndjson", "lines"]
+
 PIECE_BYTES: Final = 32 * 1024 * 1024
 """A file that is longer is read by about as many bytes at a time."""
 _SAMPLE_BYTES: Final = 1 << 20
@@ -31,7 +33,7 @@ _LONGEST_RECORD: Final = 8 * PIECE_BYTES
 """A quote that nothing ends makes one record of all that follows, of which a reader takes several times the memory."""
 _INFERRED_ROWS: Final = 100
 """``infer_schema_length`` of Polars' readers, if nothing else is said."""
-_READERS: Final[Mapping[str, Callable[..., pl.DataFrame]]] = {"csv": pl.read_csv, "ndjson": pl.read_ndjson}
+_READERS: Final[Mapping[str, Callable[..., pl.DataFrame]]] = {"csv": pl.read_csv, "ndjson": pl.read_ndjson, "lines": pl.read_lines}
 _WHOLE_FILE: Final = frozenset({"skip_lines", "comment_prefix"})
 """Options that skip what may hold a single quote."""
 _OF_ALL_FILES: Final = frozenset({"n_rows", "row_index_name", "row_index_offset"})
@@ -56,7 +58,7 @@ class TextScan:
         self,
         paths: Sequence[str],
         opened: Callable[[str], AbstractContextManager[BinaryIO]],
-        format: Literal["csv", "ndjson"],  # noqa: A002 - as Spark's
+        format: TextFormat,  # noqa: A002 - as Spark's
         options: Mapping[str, Any],
         totals: Totals,
     ) -> None:
@@ -69,9 +71,9 @@ class TextScan:
         self._n_rows: int | None = options.get("n_rows")
         self._index_name: str | None = options.get("row_index_name")
         self._index_offset: int = options.get("row_index_offset", 0)
-        self._is_csv = format == "csv"
-        self._eol = str(options.get("eol_char", "\n")).encode() if self._is_csv else b"\n"
-        quote = options.get("quote_char", '"') if self._is_csv else None
+        self._format = format
+        self._eol = str(options.get("eol_char", "\n")).encode() if format == "csv" else b"\n"
+        quote = options.get("quote_char", '"') if format == "csv" else None
         self._quote = str(quote).encode() if quote else None
         self._in_pieces = not _WHOLE_FILE & options.keys() and str(options.get("encoding", "utf8")).startswith("utf8")
 
@@ -129,10 +131,11 @@ class TextScan:
 
         JSON Lines name the columns in each row, in any order, and not all of them; a header does once, and is compared.
         """
-        typed = {**self._options, "schema_overrides" if self._is_csv else "schema": dict(schema)}
-        if self._is_csv:
-            typed["raise_if_empty"] = False
-        else:
+        typed = dict(self._options)
+        if self._format == "csv":
+            typed |= {"schema_overrides": dict(schema), "raise_if_empty": False}
+        elif self._format == "ndjson":
+            typed["schema"] = dict(schema)
             typed.pop("schema_overrides", None)
         return typed if self._n_rows is None else {**typed, "n_rows": max(self._n_rows, 1)}  # without a row a piece would seem to be none
 
@@ -183,8 +186,8 @@ class TextScan:
 
     def _rows(self, piece: bytes) -> int:
         """How many rows it has, of whatever types and columns."""
-        if not self._is_csv:
-            return sum(bool(line.strip()) for line in piece.split(b"\n"))
+        if self._format != "csv":
+            return sum(self._format == "lines" or bool(line.strip()) for line in piece.splitlines())
         dividing = {option: value for option, value in self._options.items() if option in _DIVIDING}
         return self._read(piece, {**dividing, "infer_schema": False, "truncate_ragged_lines": True, "raise_if_empty": False}).height
 

@@ -80,6 +80,8 @@ def test_a_job_with_all_groups_reads_what_was_written(agent: PolarsAgent) -> Non
     assert frame.filter(pl.col("age") >= 490).select("name").collect()["name"].to_list() == [f"n{i}" for i in range(490, 500)]
     assert frame.head(203).select("age").collect()["age"].to_list() == list(range(203))
     assert frame.select(pl.len()).collect().item() == 500
+    assert frame.with_row_index("row").select("row").collect()["row"].to_list() == list(range(500))
+    assert frame.with_row_index("row").head(203).select("row").collect()["row"].to_list() == list(range(203))
     assert agent.context().sql("SELECT max(age) AS most FROM all_rows", all_rows=frame).collect().item() == 499
 
 

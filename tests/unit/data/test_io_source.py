@@ -21,6 +21,12 @@ def test_rows_are_counted_off_before_those_that_match_are_chosen_and_only_asked_
     assert found.to_dict(as_series=False) == {"s": ["z", "x", "y"]}
 
 
+def test_rows_that_no_column_is_asked_of_are_rows() -> None:
+    found = list(answered(frames, Totals(), [], pl.col("n") > 1, 5))
+    assert sum(frame.height for frame in found) == 3
+    assert all(frame.width == 0 for frame in found)
+
+
 def test_a_query_under_way_is_told_with_another_one() -> None:
     told: list[dict[str, int]] = []
     totals = Totals(told.append)

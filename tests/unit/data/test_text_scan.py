@@ -126,6 +126,22 @@ def test_json_lines_are_cut_between_lines() -> None:
     assert found.collect().rows() == [(number, 'a \n " b') for number in range(50)] * 2
 
 
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize(
+    "text",
+    [b"one\r\n\n \n" * 30, b"\n" * 90, b'"\n' * 31, b"x" * 90, b"\n" * 40 + b"end", "ünï\n".encode() * 30],
+    ids=["blank", "blank-alone", "quotes", "one", "no-end", "unicode"],
+)
+def test_lines_of_any_text_are_rows(text: bytes) -> None:
+    expected = pl.concat([pl.read_lines(text, name="text")] * 2)
+    for stored in (text, gzip.compress(text), pa.compress(text, "zstd", asbytes=True)):
+        found = scan({"a": b"", "b": stored, "c": stored}, "lines", name="text")
+        assert_frame_equal(found.collect(), expected)
+        assert_frame_equal(found.head(3).collect(), expected.head(3))
+    numbers = scan({"a": text, "b": text}, "lines", row_index_name="row").select("row").collect().to_series()
+    assert numbers.to_list() == list(range(expected.height))
+
+
 OBJECTS = [
     b'{"a": 1, "b": 2}\n',  # the columns
     b'{"b": 4, "a": 3}\n',

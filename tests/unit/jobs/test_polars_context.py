@@ -12,6 +12,8 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 import pytest
+from polars.testing import assert_frame_equal
+from pyarrow import orc
 from support.polars_agent import PolarsAgent
 
 from confide.data import polars as module
@@ -225,6 +227,22 @@ def test_csv_and_json_lines_are_read_from_containers(agent: PolarsAgent, tmp_pat
             wrong()
     with pytest.raises(ManifestError):
         ctx.open("rows", "not-listed.csv").read()
+
+
+def test_other_formats_are_read_by_their_readers_from_open_files(agent: PolarsAgent, tmp_path: Path) -> None:
+    folder, rows = tmp_path / "plain", pl.DataFrame({"n": range(50_000), "s": [f"row {n}" for n in range(50_000)]})
+    folder.mkdir()
+    rows.write_avro(folder / "a.avro")
+    rows.write_ipc(folder / "a.arrow")
+    orc.write_table(rows.to_arrow(), folder / "a.orc")
+    (folder / "a.log").write_text("one\ntwo\n")
+    agent.add("rows", folder)
+    ctx = agent.context()
+    paths = {path.rpartition(".")[2]: path for path in ctx.files("rows")}
+    assert_frame_equal(pl.read_avro(ctx.open("rows", paths["avro"])), rows)
+    assert_frame_equal(pl.read_ipc(ctx.open("rows", paths["arrow"])), rows)
+    assert_frame_equal(pl.DataFrame(orc.ORCFile(ctx.open("rows", paths["orc"])).read()), rows)
+    assert pl.read_lines(ctx.open("rows", paths["log"])).to_series().to_list() == ["one", "two"]
 
 
 def test_files_are_written_as_containers(world: PolarsAgent) -> None:
