@@ -88,7 +88,7 @@ class TextScan:
         sample = self._sample()
         if not sample:
             raise DataError(f"input {name!r} has no file, or only empty ones", name=name)
-        schema = self._read(sample, self._options).schema
+        schema = self._frame_of(sample, self._options).schema
         typed = self._typed(schema)
 
         def batches(columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, _size: int | None) -> Iterator[pl.DataFrame]:
@@ -146,10 +146,10 @@ class TextScan:
             for piece in self._pieces(file, path, PIECE_BYTES):
                 if has_rows:
                     head = self._before_rows(start) if head is None else head
-                    frame = self._read(head + piece, options)
+                    frame = self._frame_of(head + piece, options)
                 else:
                     start += piece
-                    frame = self._read(start, options)
+                    frame = self._frame_of(start, options)
                     has_rows = frame.height > 0
                 counts.rows_read += frame.height
                 counts.bytes_read += file.tell() - position
@@ -189,9 +189,9 @@ class TextScan:
         if self._format != "csv":
             return sum(self._format == "lines" or bool(line.strip()) for line in piece.splitlines())
         dividing = {option: value for option, value in self._options.items() if option in _DIVIDING}
-        return self._read(piece, {**dividing, "infer_schema": False, "truncate_ragged_lines": True, "raise_if_empty": False}).height
+        return self._frame_of(piece, {**dividing, "infer_schema": False, "truncate_ragged_lines": True, "raise_if_empty": False}).height
 
-    def _read(self, piece: bytes, options: Mapping[str, Any]) -> pl.DataFrame:
+    def _frame_of(self, piece: bytes, options: Mapping[str, Any]) -> pl.DataFrame:
         """What the reader finds.  Its errors quote values, even all that follows a quote: uncaught, they would be in a log on the host."""
         try:
             return self._reader(piece, **options)
