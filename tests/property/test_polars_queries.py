@@ -29,6 +29,8 @@ STEPS: dict[str, Step] = {
     "head": lambda f: f.head(1234),
     "tail": lambda f: f.tail(801),
     "slice": lambda f: f.slice(490, 1520),
+    "slice to the end": lambda f: f.slice(2490),
+    "every third": lambda f: f.gather_every(3, 1),
     "reverse": lambda f: f.reverse(),
     "row index": lambda f: f.with_row_index(f"row{len(f.collect_schema())}"),
     "window": lambda f: f.with_columns(most=pl.col("id").max().over("small")),

@@ -81,6 +81,7 @@ class TableScan:
         self._memory = memory
         self._opened: OpenedTable | None = None
         self._opening = threading.Lock()
+        self.rows = sum(entry.rows for entry in self._files)
         self._columns = [(column["name"], column["type"]) for column in schema["columns"]]
         self._in_folders = frozenset(name for entry in self._files for name in path_values(entry.path))
         self._footers: dict[str, PinnedFooter] = {}
@@ -295,7 +296,11 @@ class EncryptedTable(LazyFrameResolver):
         filter_drop_columns_idx: int | None,
         existing_resolved_version_key: str | None,
     ) -> tuple[pl.LazyFrame | None, ResolvedLazyFrameProps]:
-        """A frame of these columns, to which Polars applies the filters."""
+        """A frame of these columns, to which Polars applies the filters.
+
+        A slice to the end comes with a ``limit`` that is larger than any number of rows that ``head`` takes.
+        """
+        limit = None if limit is None or limit >= self._scan.rows else limit
         names = None if projection is None else {name.removeprefix(_INSIDE) for name in (*projection, *filter_columns)}
         opened = self._scan.opened(names, [one.expr for one in filters]) if limit is None and names != set() else None
         props = ResolvedLazyFrameProps(version_key="streamed" if opened is None else "opened")

@@ -90,6 +90,8 @@ def test_a_scan_reads_every_type_as_it_was_written(either: ScannedTable, source:
         lambda frame: frame.filter(pl.col("id") % 2 == 1).head(7),
         lambda frame: frame.tail(3),
         lambda frame: frame.slice(1990, 20).select("id"),
+        lambda frame: frame.slice(1990),
+        lambda frame: frame.slice(9).filter(pl.col("flag")).slice(1990).select("id", "text"),
         lambda frame: frame.group_by("small").agg(pl.col("id").sum()).sort("small"),
         lambda frame: frame.join(frame.select("id", other="text"), on="id").sort("id").select("other"),
     ],
