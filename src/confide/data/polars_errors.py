@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from itertools import pairwise
 from types import TracebackType
 from typing import Final
 
@@ -23,17 +24,19 @@ _OF_PLANNING: Final = frozenset(
         *("ParserException", "BinderException", "CatalogException"),
     }
 )
-"""Errors that name columns, tables and the program's own words, and no row."""
+"""Errors of engines that name columns, tables and the program's own words, and no row: where no function made those of a row."""
+_FROM_ELSEWHERE: Final = frozenset({"_RemoteTraceback", "RemoteTraceback"})
+"""What pools of processes put before an error of one of them: all that Python would have printed there, as a text."""
 
 
 def install() -> None:
     """Report uncaught errors of this process by :func:`report` from now on."""
-    uncaught.install(report)
+    uncaught.install(report, _of_rows)
 
 
 def report(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
     """Print an uncaught error, as Python does; of one that came out of an engine only its class, its place and what ours say."""
-    if error is None or not any(_of_rows(one) for one in uncaught.chain(error)):
+    if error is None or not uncaught.any_of(error, _of_rows):
         sys.__excepthook__(kind, error if error is not None else kind(), trace)
         return
     ours = [one for one in uncaught.chain(error) if isinstance(one, ConfideError)]
@@ -42,7 +45,15 @@ def report(kind: type[BaseException], error: BaseException | None, trace: Traceb
 
 
 def _of_rows(error: BaseException) -> bool:
-    if isinstance(error, ConfideError) or type(error).__name__ in _OF_PLANNING:
+    if isinstance(error, ConfideError):
         return False
-    names = [frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return any(str(name).partition(".")[0] in _ENGINES for name in (type(error).__module__, *names))
+    frames = [_package(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    in_engine = [name in _ENGINES for name in frames if name not in sys.stdlib_module_names]
+    of_engine = _package(type(error).__module__) in _ENGINES
+    if of_engine and type(error).__name__ in _OF_PLANNING:
+        return any(before and not after for before, after in pairwise(in_engine))
+    return of_engine or any(in_engine) or type(error).__name__ in _FROM_ELSEWHERE
+
+
+def _package(module: object) -> str:
+    return str(module).partition(".")[0]

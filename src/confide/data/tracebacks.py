@@ -24,7 +24,7 @@ except ImportError as missing:
 
 def install() -> None:
     """Report uncaught errors of this process by :func:`report` from now on."""
-    uncaught.install(report)
+    uncaught.install(report, _of_a_task)
     py4j = logging.getLogger("py4j")  # it would print what a function that the JVM called raised
     py4j.addHandler(logging.NullHandler())
     py4j.propagate = False
@@ -33,7 +33,7 @@ def install() -> None:
 
 def report(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
     """Print an uncaught error, as Python does; of one that came out of Spark's JVM only its class, its condition and our own codes."""
-    if error is None or not any(_of_a_task(one) for one in uncaught.chain(error)):
+    if error is None or not uncaught.any_of(error, _of_a_task):
         sys.__excepthook__(kind, error if error is not None else kind(), trace)
         return
     try:

@@ -6,20 +6,62 @@ errors are told by their place alone is for the caller to say.
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 Report = Callable[[type[BaseException], BaseException | None, TracebackType | None], None]
+OfRows = Callable[[BaseException], bool]
 _LEFT_OUT = "is left out, because it may hold values of rows and this log lies on the host: catch the error to see it"
 
 
-def install(report: Report) -> None:
-    """Report uncaught errors of this process, of its threads too, by ``report`` from now on."""
+_LOGGERS: Final = ("asyncio", "concurrent.futures")
+"""Python's own, for errors of tasks and of callbacks that nobody waits for; what they say quotes the errors."""
+
+
+def install(report: Report, of_rows: OfRows) -> None:
+    """Report uncaught errors of this process by ``report`` from now on.
+
+    Those that may hold values of rows (``of_rows``) also where Python only notes that there was one: in threads, at the program's end, in
+    what is called when an object goes, and in tasks and callbacks that nobody waits for.
+    """
+
+    def in_thread(args: threading.ExceptHookArgs) -> None:
+        if args.exc_value is not None and any_of(args.exc_value, of_rows):
+            report(args.exc_type, args.exc_value, args.exc_traceback)
+        else:
+            threading.__excepthook__(args)
+
+    def ignored(args: UnraisableHookArgs) -> None:
+        if args.exc_value is not None and any_of(args.exc_value, of_rows):
+            report(args.exc_type, args.exc_value, args.exc_traceback)
+        else:
+            sys.__unraisablehook__(args)
+
+    def noted(record: logging.LogRecord) -> bool:
+        kind, error, trace = record.exc_info or (None, None, None)
+        if kind is None or error is None or not any_of(error, of_rows):
+            return True
+        report(kind, error, trace)
+        return False
+
     sys.excepthook = report
-    threading.excepthook = lambda args: report(args.exc_type, args.exc_value, args.exc_traceback)
+    threading.excepthook = in_thread
+    sys.unraisablehook = ignored
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(noted)
+
+
+def any_of(error: BaseException, of_rows: OfRows) -> bool:
+    """Whether Python would print one that may hold values of rows."""
+    return any(of_rows(one) for one in chain(error))
 
 
 def tell_place(kind: type[BaseException], trace: TracebackType | None, what: str, reasons: Sequence[str], *, left_out: str) -> None:
@@ -32,10 +74,17 @@ def tell_place(kind: type[BaseException], trace: TracebackType | None, what: str
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
-    """``error`` and those that Python would print before it."""
+    """``error`` and those that Python would print with it: what was before it, and the members of a group."""
     seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
+    waiting = [error]
+    while waiting:
+        current = waiting.pop()
+        if id(current) in seen:
+            continue
         seen.add(id(current))
         yield current
-        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+        if isinstance(current, BaseExceptionGroup):
+            waiting.extend(reversed(current.exceptions))
+        before = current.__context__ if current.__cause__ is None and not current.__suppress_context__ else current.__cause__
+        if before is not None:
+            waiting.append(before)
