@@ -45,6 +45,10 @@ _DIVIDING: Final = _WHOLE_FILE | {"has_header", "separator", "quote_char", "eol_
 _GZIP: Final = b"\x1f\x8b"
 _OTHER_COMPRESSION: Final = (b"\x28\xb5\x2f\xfd", b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 """How files of zstd (RFC 8878, 3.1.1) and zlib (RFC 1950, 2.2) begin, which Polars decompresses as a whole."""
+_MARK: Final = b"\xef\xbb\xbf"
+"""A byte order mark, which Polars takes from the beginning of CSV."""
+_NO_TEXT: Final = (_GZIP, *_OTHER_COMPRESSION, _MARK)
+"""What Polars takes for something else than text where a text begins with it: a file, and any piece of one."""
 
 
 class TextScan:
@@ -146,7 +150,7 @@ class TextScan:
             for piece in self._pieces(file, path, PIECE_BYTES):
                 if has_rows:
                     head = self._before_rows(start) if head is None else head
-                    frame = self._frame_of(head + piece, options)
+                    frame = self._frame_of(head + piece, options) if head else self._inside(piece, options)
                 else:
                     start += piece
                     frame = self._frame_of(start, options)
@@ -190,6 +194,15 @@ class TextScan:
             return sum(self._format == "lines" or bool(line.strip()) for line in piece.splitlines())
         dividing = {option: value for option, value in self._options.items() if option in _DIVIDING}
         return self._frame_of(piece, {**dividing, "infer_schema": False, "truncate_ragged_lines": True, "raise_if_empty": False}).height
+
+    def _inside(self, piece: bytes, options: Mapping[str, Any]) -> pl.DataFrame:
+        """What the reader finds in a piece of which all is text, whatever it begins with."""
+        if self._format == "ndjson" or not piece.startswith(_NO_TEXT):
+            return self._frame_of(piece, options)
+        if self._format == "csv":
+            return self._frame_of(_MARK + piece, options)
+        n_rows = None if self._n_rows is None else options["n_rows"] + 1
+        return self._frame_of(b"\n" + piece, {**options, "n_rows": n_rows}).slice(1)
 
     def _frame_of(self, piece: bytes, options: Mapping[str, Any]) -> pl.DataFrame:
         """What the reader finds.  Its errors quote values, even all that follows a quote: uncaught, they would be in a log on the host."""

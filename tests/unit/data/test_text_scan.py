@@ -142,6 +142,17 @@ def test_lines_of_any_text_are_rows(text: bytes) -> None:
     assert numbers.to_list() == list(range(expected.height))
 
 
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("start", ["x^2", "x\x01", "\ufeffmark", "x^2\nx^3", "\x1f"])
+@pytest.mark.parametrize("options", [{}, {"n_rows": 5}], ids=["all", "few"])
+def test_what_compressed_files_begin_with_is_text_inside_of_a_file(start: str, options: dict[str, Any]) -> None:
+    text = ("of 16 byte each\n" + f"{start}\n" * 4).encode() * 3
+    for stored in (text, gzip.compress(text)):
+        assert_frame_equal(scan({"a": stored}, "lines", **options).collect(), pl.read_lines(text, **options))
+        csv_options = {"has_header": False, **options}
+        assert_frame_equal(scan({"a": stored}, **csv_options).collect(), pl.read_csv(text, **csv_options))
+
+
 OBJECTS = [
     b'{"a": 1, "b": 2}\n',  # the columns
     b'{"b": 4, "a": 3}\n',
