@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from confide.canonical import Json
+from confide.data import text_scan
 from confide.jobs.engines import spark as engine
 from confide.node.local_socket import LocalSocketServer
 
@@ -172,3 +173,9 @@ class SparkGroup:
 def spark_group_class() -> type[SparkGroup]:
     """The class, for modules that start one group for all of their tests."""
     return SparkGroup
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text files are read 16 bytes at a time."""
+    monkeypatch.setattr(text_scan, "PIECE_BYTES", 16)
