@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 Report = Callable[[type[BaseException], BaseException | None, TracebackType | None], None]
 OfRows = Callable[[BaseException], bool]
 _LEFT_OUT = "is left out, because it may hold values of rows and this log lies on the host: catch the error to see it"
-
-
 _LOGGERS: Final = ("asyncio", "concurrent.futures")
 """Python's own, for errors of tasks and of callbacks that nobody waits for; what they say quotes the errors."""
 

@@ -230,7 +230,7 @@ class Outputs:
         return staged
 
     def _commit(self, name: str, kind: str, schema: Any) -> CommittedOutput:
-        from confide.data.commit import commit_staged  # noqa: PLC0415 - Arrow: a fifth of a second, which programs need not wait for
+        from confide.data.commit import commit_staged  # noqa: PLC0415 - it loads Arrow, for which no program should wait to begin
 
         with self._lock:
             staged, key = self._saving(name), self._keys.get(name)
@@ -380,7 +380,7 @@ class Outputs:
             if output.name in self._sending:
                 self._sending.commit(output.name, made, parent.manifest)
             else:
-                from confide.data.next_snapshot import commit_files  # noqa: PLC0415 - Arrow, as above
+                from confide.data.next_snapshot import commit_files  # noqa: PLC0415 - it loads Arrow, too
 
                 commit_files(staged.folder, made, self._files_of(output.name), parent.manifest)
             with contextlib.suppress(ConfideError):  # readers go on from the manifest before to what was committed since

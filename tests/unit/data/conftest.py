@@ -1,4 +1,7 @@
-"""A Spark group without broker and attestation: one driver and executors with a job CA, each with its own agent socket."""
+"""A Spark group without broker and attestation: one driver and executors with a job CA, each with its own agent socket.
+
+And small pieces of text.
+"""
 
 from __future__ import annotations
 

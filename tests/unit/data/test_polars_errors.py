@@ -161,8 +161,14 @@ def thread(does):
     one.join()
 
 def bare_thread(does):
-    _thread.start_new_thread(does, ())
-    time.sleep(0.3)
+    begun = threading.Event()
+    def one():
+        begun.set()
+        does()
+    _thread.start_new_thread(one, ())
+    begun.wait()
+    while _thread._count():  # it is told before it counts as over
+        time.sleep(0.01)
 
 def generator(does):
     def rows():

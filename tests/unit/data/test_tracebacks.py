@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from py4j.protocol import Py4JError
 from pyspark.errors import AnalysisException, PySparkException
@@ -61,3 +64,32 @@ def test_an_error_whose_jvm_is_gone_is_not_told_in_full(capsys: pytest.CaptureFi
 def test_errors_of_the_program_and_of_planning_are_told_in_full(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no such city" in printed(KeyError("no such city"), capsys)
     assert "no column x" in printed(AnalysisException("no column x"), capsys)
+
+
+PROGRAM = f"""
+import sys, threading
+from py4j.protocol import Py4JError
+from confide.data import tracebacks
+tracebacks.install()
+
+def bad():
+    raise Py4JError("{ROW}")
+
+class Left:
+    def __del__(self):
+        bad()
+
+if sys.argv[1] == "thread":
+    threading.Thread(target=bad).start()
+elif sys.argv[1] == "object":
+    Left()
+else:
+    bad()
+"""
+
+
+@pytest.mark.parametrize("way", ["program", "thread", "object"])
+def test_errors_of_tasks_are_told_so_wherever_nobody_catches_them(way: str) -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM, way], capture_output=True, text=True, check=False, timeout=60)
+    assert ROW not in done.stderr
+    assert "Py4JError: an error of Spark" in done.stderr
