@@ -47,13 +47,11 @@ def report(kind: type[BaseException], error: BaseException | None, trace: Traceb
 def _of_rows(error: BaseException) -> bool:
     if isinstance(error, ConfideError):
         return False
-    frames = [_package(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
-    in_engine = [name in _ENGINES for name in frames if name not in sys.stdlib_module_names]
-    of_engine = _package(type(error).__module__) in _ENGINES
-    if of_engine and type(error).__name__ in _OF_PLANNING:
+    in_engine = [_is_engine(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if type(error).__name__ in _OF_PLANNING:
         return any(before and not after for before, after in pairwise(in_engine))
-    return of_engine or any(in_engine) or type(error).__name__ in _FROM_ELSEWHERE
+    return _is_engine(type(error).__module__) or any(in_engine) or type(error).__name__ in _FROM_ELSEWHERE
 
 
-def _package(module: object) -> str:
-    return str(module).partition(".")[0]
+def _is_engine(module: object) -> bool:
+    return str(module).partition(".")[0] in _ENGINES

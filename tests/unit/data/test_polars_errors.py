@@ -230,6 +230,15 @@ def test_our_own_errors_keep_their_words(capsys: pytest.CaptureFixture[str]) -> 
     assert "[data-integrity] a file does not open (hint: see x)" in text
 
 
+def test_our_own_errors_are_told_in_full_also_out_of_a_query(capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(_: str) -> NoReturn:
+        raise IntegrityError("a file does not open".upper())
+
+    text = printed(lambda: rows().select(pl.col("n").map_elements(refused, return_dtype=pl.Int64)).collect(), capsys)
+    assert "IntegrityError: A FILE DOES NOT OPEN" in text
+    assert "catch the error" not in text
+
+
 def test_an_error_that_hides_the_one_over_rows_is_told_in_full(capsys: pytest.CaptureFixture[str]) -> None:
     def does() -> None:
         try:
