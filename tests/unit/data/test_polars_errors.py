@@ -111,6 +111,17 @@ def test_whatever_python_would_print_with_an_error_is_looked_at(does: Callable[[
     assert "catch the error" in text
 
 
+@pytest.mark.timeout(30)
+def test_errors_that_are_each_others_cause_are_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    def does() -> NoReturn:
+        one, other = ValueError("one".upper()), ValueError("other".upper())
+        one.__cause__, other.__cause__ = other, one
+        raise one
+
+    text = printed(does, capsys)
+    assert (text.count("ValueError: ONE"), text.count("ValueError: OTHER")) == (1, 1)
+
+
 class ColumnNotFoundError(Exception):
     """As Polars names one of its own."""
 
