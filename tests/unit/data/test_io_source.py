@@ -27,6 +27,12 @@ def test_rows_that_no_column_is_asked_of_are_rows() -> None:
     assert all(frame.width == 0 for frame in found)
 
 
+def test_a_column_is_the_one_of_its_name_also_where_that_looks_like_a_pattern() -> None:
+    frame = pl.DataFrame({"n": [1], "^.*$": [2], "*": [3]})
+    for name in frame.columns:
+        assert next(answered(lambda _: iter([frame]), Totals(), [name], None, None)).columns == [name]
+
+
 def test_a_query_under_way_is_told_with_another_one() -> None:
     told: list[dict[str, int]] = []
     totals = Totals(told.append)
