@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 import pyarrow as pa
 
-from confide.data.io_source import chosen
 from confide.data.opened_table import OpenedMemory, OpenedTable
 from confide.data.parquet_footer import Layout
 from confide.data.parquet_image import Buffers, Image, arrow_schema
@@ -311,7 +310,7 @@ class EncryptedTable(LazyFrameResolver):
         frame = self._streamed if opened is None or self._opened is None else self._opened
         frame = frame if limit is None else frame.head(limit)
         asked = [*self._scan.schema] if projection is None else [name.removeprefix(_INSIDE) for name in projection]
-        return frame.select(by_name(*asked).name.prefix(_INSIDE)) if asked else chosen(frame, asked), props
+        return frame.select(by_name(*asked).name.prefix(_INSIDE)), props  # ``pl.col`` takes some names for patterns
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise SecretLeakError("a scan of encrypted files was about to be pickled", hint="send the query's result instead")
