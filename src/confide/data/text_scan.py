@@ -140,8 +140,7 @@ class TextScan:
             typed |= {"schema_overrides": dict(schema), "raise_if_empty": False}
         elif self._format == "ndjson":
             typed["schema"] = dict(schema)
-            typed.pop("schema_overrides", None)
-        return typed if self._n_rows is None else {**typed, "n_rows": max(self._n_rows, 1)}  # without a row a piece would seem to be none
+        return typed
 
     def _frames(self, path: str, options: Mapping[str, Any], counts: Counts) -> Iterator[pl.DataFrame]:
         start, head, position = b"", None, 0
@@ -197,12 +196,12 @@ class TextScan:
 
     def _inside(self, piece: bytes, options: Mapping[str, Any]) -> pl.DataFrame:
         """What the reader finds in a piece of which all is text, whatever it begins with."""
-        if self._format == "ndjson" or not piece.startswith(_NO_TEXT):
-            return self._frame_of(piece, options)
-        if self._format == "csv":
-            return self._frame_of(_MARK + piece, options)
-        n_rows = None if self._n_rows is None else options["n_rows"] + 1
-        return self._frame_of(b"\n" + piece, {**options, "n_rows": n_rows}).slice(1)
+        if piece.startswith(_NO_TEXT):
+            if self._format == "csv":
+                return self._frame_of(_MARK + piece, options)
+            if self._format == "lines":
+                return self._frame_of(b"\n" + piece, options).slice(1)
+        return self._frame_of(piece, options)
 
     def _frame_of(self, piece: bytes, options: Mapping[str, Any]) -> pl.DataFrame:
         """What the reader finds.  Its errors quote values, even all that follows a quote: uncaught, they would be in a log on the host."""
@@ -229,8 +228,7 @@ def _records(file: BinaryIO | gzip.GzipFile, path: str, size: int, eol: bytes, q
         quotes += held.count(quote, looked) if quote else 0
         if end := _last_end(held, looked, eol, quote, quotes):
             records = bytes(memoryview(held)[:end])
-            del held[:end]
-            quotes = held.count(quote) if quote else 0
+            del held[:end]  # and with them an even number of quotes
             yield records
         elif full > _LONGEST_RECORD:
             hint = "perhaps nothing ends a quote; with quote_char=None quotes are characters" if quote else None

@@ -98,12 +98,14 @@ def test_options_that_count_rows_count_those_of_all_files(kind: str) -> None:
     [
         ("x\n" * 90 + "n\n" + "1\n" * 9, {"skip_rows": 90}),
         ("n\n" + "x\n" * 90 + "1\n" * 9, {"skip_rows_after_header": 90}),
+        ("x\n" * 90 + "n\n" + "1\n" * 9, {"skip_rows": 90, "infer_schema_length": 0}),
+        ("n\n" + "1,x\n" * 90, {"truncate_ragged_lines": True}),
         (f'n,s\n1,"{"long" * 90}"\n', {}),
         ("n\n" + "1\n" * 90 + "1.5\n", {}),
         ("n\n" + "1\n" * 200 + "1.5\n", {"infer_schema_length": 300}),
         ("n\n" + "1\n" * 200 + "1.5\n", {"infer_schema_length": None}),
     ],
-    ids=["skipped", "skipped-after-header", "long-record", "usual", "longer", "all"],
+    ids=["skipped", "skipped-after-header", "none", "ragged", "long-record", "usual", "longer", "all"],
 )
 def test_types_are_inferred_from_the_rows_that_were_asked_for(monkeypatch: pytest.MonkeyPatch, text: str, options: dict[str, Any]) -> None:
     monkeypatch.setattr(text_scan, "_SAMPLE_BYTES", 16)

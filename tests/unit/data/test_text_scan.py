@@ -145,6 +145,30 @@ def test_what_compressed_files_begin_with_is_text_inside_of_a_file(start: str, o
 
 
 @pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("start", text_scan._NO_TEXT)
+def test_it_is_text_also_where_no_text_has_such_bytes(start: bytes) -> None:
+    text = (b"of 16 byte each\n" + start + b"1\n") * 3
+    options: dict[str, Any] = {"has_header": False, "encoding": "utf8-lossy"}
+    found = scan({"a": text}, **options).collect().to_series().to_list()
+    assert found == ["of 16 byte each", f"{start.decode(errors='replace')}1"] * 3
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_the_sample_is_looked_at_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+
+    def noticing(piece: bytes, **options: Any) -> pl.DataFrame:
+        lengths.append(len(piece))
+        return pl.read_csv(piece, **options)
+
+    monkeypatch.setattr(text_scan, "_SAMPLE_BYTES", 100)
+    monkeypatch.setattr(text_scan, "_READERS", {"csv": noticing})
+    text = b"n\n" + b"1\n" * 10_000
+    scan({"a": text}, infer_schema_length=9000)
+    assert sum(lengths) < 5 * len(text)
+
+
+@pytest.mark.usefixtures("small_pieces")
 def test_reads_that_give_less_than_was_asked_for_lose_no_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_scan, "_SAMPLE_BYTES", 16)
 
@@ -164,11 +188,15 @@ def test_looking_for_the_end_of_a_record_looks_at_no_byte_often() -> None:
             looked.append(end - start)
             return super().rfind(sought, start, end)
 
+        def count(self, sought: Any, start: Any = 0, end: Any = None) -> int:
+            looked.append((len(self) if end is None else end) - start)
+            return super().count(sought, start, end)
+
     never = io.BytesIO(b'n\n"' + b"x\n" * 10_000)  # a quote that nothing ends
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_scan, "bytearray", Noticing, raising=False)
         assert b"".join(text_scan._records(never, "never", 100, b"\n", b'"')) == never.getvalue()
-    assert len(looked) < 2 * 10_000
+    assert len(looked) < 3 * 10_000
     assert max(looked) <= 100
 
 
@@ -200,8 +228,9 @@ def test_no_reader_gets_more_than_a_piece(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(text_scan, "_SAMPLE_BYTES", 100)
     monkeypatch.setattr(text_scan, "_READERS", {"csv": noticing})
     long = b"n,s\n" + b"".join(b'%d,"x\n"\n' % number for number in range(2000))
-    for stored in (long, gzip.compress(long)):
-        found = scan({"a": stored}, infer_schema_length=10)
+    named: dict[str, Any] = {"infer_schema_length": None, "schema": {"n": pl.Int64, "s": pl.String}}
+    for stored, options in ((long, {"infer_schema_length": 10}), (gzip.compress(long), {"infer_schema_length": 10}), (long, named)):
+        found = scan({"a": stored}, **options)
         assert found.select(pl.len(), pl.col("n").sum()).collect().row(0) == (2000, sum(range(2000)))
     assert max(lengths) <= 1004
     assert len(lengths) > 2 * len(long) // 1000
