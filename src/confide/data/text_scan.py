@@ -113,19 +113,19 @@ class TextScan:
     def _sample(self) -> bytes:
         """The beginning of the first file with a row, or else of the first that is not empty: as many rows as types are inferred from."""
         wanted = self._options.get("infer_schema_length", _INFERRED_ROWS)
-        if self._options.get("schema") or not self._options.get("infer_schema", True):
+        if self._options.get("schema"):
             wanted = 1
         without_rows = b""
         for path in self._paths:
-            sample, looked, rows = bytearray(), 0, 0
+            sample, looked = bytearray(), 0
             with self._opened(path) as file:
                 for piece in self._pieces(file, path, _SAMPLE_BYTES):
                     if wanted is not None and len(sample) > 2 * looked:  # each look reads all of it again
-                        looked, rows = len(sample), self._rows(bytes(sample))
-                        if rows >= max(wanted, 1):
+                        looked = len(sample)
+                        if self._rows(bytes(sample)) >= max(wanted, 1):
                             break
                     sample += piece
-            if rows or self._rows(bytes(sample)):
+            if self._rows(bytes(sample)):
                 return bytes(sample)
             without_rows = without_rows or bytes(sample)
         return without_rows
