@@ -27,6 +27,18 @@ from confide.errors import DataError, UsageError
 ROWS = 'n,s\n1,one\n2,"two\nlines"\n3,"a ""quoted"" word"\n4,\n5,"ünï\n\n\n"\n6,six\n7,"a,b"\n8,end\n'
 
 
+def noticed(monkeypatch: pytest.MonkeyPatch, kind: str) -> list[int]:
+    """The lengths of what the reader is given from now on."""
+    reader, lengths = text_scan._READERS[kind], list[int]()
+
+    def noticing(piece: bytes, **options: Any) -> pl.DataFrame:
+        lengths.append(len(piece))
+        return reader(piece, **options)
+
+    monkeypatch.setattr(text_scan, "_READERS", {kind: noticing})
+    return lengths
+
+
 @pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize(
     "options",
@@ -155,14 +167,8 @@ def test_it_is_text_also_where_no_text_has_such_bytes(start: bytes) -> None:
 
 @pytest.mark.usefixtures("small_pieces")
 def test_the_sample_is_looked_at_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    lengths: list[int] = []
-
-    def noticing(piece: bytes, **options: Any) -> pl.DataFrame:
-        lengths.append(len(piece))
-        return pl.read_csv(piece, **options)
-
+    lengths = noticed(monkeypatch, "csv")
     monkeypatch.setattr(text_scan, "_SAMPLE_BYTES", 100)
-    monkeypatch.setattr(text_scan, "_READERS", {"csv": noticing})
     text = b"n\n" + b"1\n" * 10_000
     scan({"a": text}, infer_schema_length=9000)
     assert sum(lengths) < 5 * len(text)
@@ -219,15 +225,9 @@ def test_a_record_that_would_take_the_memory_ends_the_query(monkeypatch: pytest.
 
 
 def test_no_reader_gets_more_than_a_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    lengths: list[int] = []
-
-    def noticing(piece: bytes, **options: Any) -> pl.DataFrame:
-        lengths.append(len(piece))
-        return pl.read_csv(piece, **options)
-
+    lengths = noticed(monkeypatch, "csv")
     monkeypatch.setattr(text_scan, "PIECE_BYTES", 1000)
     monkeypatch.setattr(text_scan, "_SAMPLE_BYTES", 100)
-    monkeypatch.setattr(text_scan, "_READERS", {"csv": noticing})
     long = b"n,s\n" + b"".join(b'%d,"x\n"\n' % number for number in range(2000))
     named: dict[str, Any] = {"infer_schema_length": None, "schema": {"n": pl.Int64, "s": pl.String}}
     for stored, options in ((long, {"infer_schema_length": 10}), (gzip.compress(long), {"infer_schema_length": 10}), (long, named)):
@@ -238,14 +238,8 @@ def test_no_reader_gets_more_than_a_piece(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_what_stands_before_the_rows_is_found_once_a_file_and_in_few_readings(monkeypatch: pytest.MonkeyPatch) -> None:
-    lengths: list[int] = []
-
-    def noticing(piece: bytes, **options: Any) -> pl.DataFrame:
-        lengths.append(len(piece))
-        return pl.read_csv(piece, **options)
-
+    lengths = noticed(monkeypatch, "csv")
     monkeypatch.setattr(text_scan, "PIECE_BYTES", 20_000)
-    monkeypatch.setattr(text_scan, "_READERS", {"csv": noticing})
     text = b"n\n" + b"skip me\n" * 1000 + b"1\n" * 100_000
     assert scan({"a": text}, skip_rows_after_header=1000).collect().height == 100_000
     assert len(lengths) < len(text) // 20_000 + 30
@@ -270,15 +264,9 @@ def test_bytes_are_counted_as_they_are_stored() -> None:
 def test_what_needs_no_other_pieces_is_read_in_small_ones(
     monkeypatch: pytest.MonkeyPatch, kind: str, options: dict[str, Any], start: bytes, record: bytes
 ) -> None:
-    reader, lengths = text_scan._READERS[kind], list[int]()
-
-    def noticing(piece: bytes, **options: Any) -> pl.DataFrame:
-        lengths.append(len(piece))
-        return reader(piece, **options)
-
+    reader, lengths = text_scan._READERS[kind], noticed(monkeypatch, kind)
     monkeypatch.setattr(text_scan, "PIECE_BYTES", 1000)
     monkeypatch.setattr(text_scan, "_SAMPLE_BYTES", 1000)
-    monkeypatch.setattr(text_scan, "_READERS", {kind: noticing})
     text = start + record * 2000
     assert_frame_equal(scan({"a": text}, kind, **options).collect(), reader(text, **options))
     assert max(lengths) <= 1000 + len(start)
