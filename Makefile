@@ -23,7 +23,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-test-packages: ## what tests run against: a software TPM, a software HSM, guests' firmware, PostgreSQL, an OpenID provider, systemd, Buildah, Chromium
+test-packages: ## what tests run against: a software TPM, a software HSM, guests' firmware, PostgreSQL, an OpenID provider, systemd, Buildah, Chromium, newer Javas
 	scripts/install_tpm.sh
 	scripts/install_softhsm.sh
 	scripts/install_ovmf.sh
@@ -32,6 +32,7 @@ test-packages: ## what tests run against: a software TPM, a software HSM, guests
 	scripts/install_systemd.sh
 	scripts/install_buildah.sh
 	scripts/install_chromium.sh
+	scripts/install_newer_javas.sh
 
 jar: $(JAR) ## the small Java part, compiled against the Spark jars that pip installed
 

@@ -9,4 +9,5 @@ if command -v java >/dev/null && command -v javac >/dev/null; then
         exit 0
     fi
 fi
-"$(dirname "$0")/install_debian.sh" "Java 17 (java and javac)" openjdk-17-jdk-headless
+# Debian 12 has 17 alone, Debian 13 has 21 and 25; the packages of 25 are four times as large.
+"$(dirname "$0")/install_debian.sh" "Java 17 or newer (java and javac)" "openjdk-21-jdk-headless|openjdk-17-jdk-headless|openjdk-25-jdk-headless"

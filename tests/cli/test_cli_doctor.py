@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from confide.cli import doctor
-from confide.errors import ExtraMissingError
-from confide.jobs.engines.spark import find_java
+from confide.errors import ExtraMissingError, UnavailableError
+from confide.jobs.engines.java import HINT, find_java
+from confide.jobs.findings import Finding
 
 
 def _finding(said: Any, name: str) -> Any:
@@ -32,20 +31,10 @@ def test_missing_java_is_named_with_what_to_do(confide: Any, monkeypatch: pytest
     said = confide("doctor", "--json")
     assert said.status == 1
     assert said.json["ready"] is False
-    assert "OpenJDK 17" in _finding(said, "java")["hint"]
+    assert _finding(said, "java")["hint"] == HINT
     words = confide("doctor")
     assert "NO  java:" in words.out
-    assert "hint: install OpenJDK 17" in words.out
-
-
-@pytest.mark.parametrize(("told", "ok"), [('openjdk version "11.0.1"', False), ('openjdk version "21.0.2"', True), ("what?", False)])
-def test_java_must_be_new_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, told: str, ok: bool) -> None:
-    java = tmp_path / "bin" / "java"
-    java.parent.mkdir()
-    java.touch(mode=0o700)
-    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stderr=told))
-    assert doctor._java().ok is ok
+    assert f"hint: {HINT}" in words.out
 
 
 def test_java_of_runs_is_the_one_that_doctor_looks_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -58,7 +47,25 @@ def test_java_of_runs_is_the_one_that_doctor_looks_at(monkeypatch: pytest.Monkey
     java.write_text("#!/bin/sh\necho 'version \"17.0.1\"' >&2\n")
     java.chmod(0o700)
     assert find_java() == java
-    assert doctor._java().ok
+    assert doctor._java() == ("java", True, f"17.0.1 ({java})", "", True)
+    java.write_text("#!/bin/sh\necho 'version \"11.0.1\"' >&2\n")
+    assert doctor._java() == ("java", False, f"{java} is Java 11.0.1, which is too old", HINT, True)
+
+
+def test_archive_that_jvms_leave_out_is_told_and_does_not_stop_anybody(confide: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def left_out() -> Path:
+        raise UnavailableError("it is of other jars", hint="make it")
+
+    good = Finding("x", ok=True, found="")
+    monkeypatch.setattr(doctor, "_java", lambda: good)
+    monkeypatch.setattr(doctor, "_jar", lambda: good)
+    monkeypatch.setattr("confide.jobs.engines.archive.check_archive", left_out)
+    told = {"check": "class-data archive", "ok": False, "found": "it is of other jars", "hint": "make it", "needed": False}
+    assert _finding(confide("doctor", "--json"), "class-data archive") == told
+    monkeypatch.setattr("confide.jobs.engines.archive.check_archive", lambda: Path("/x.jsa"))
+    assert _finding(confide("doctor", "--json"), "class-data archive") == {**told, "ok": True, "found": "/x.jsa", "hint": ""}
+    monkeypatch.setattr(doctor, "_jar", lambda: good._replace(ok=False))
+    assert "class-data archive" not in {check["check"] for check in confide("doctor", "--json").json["checks"]}
 
 
 def test_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

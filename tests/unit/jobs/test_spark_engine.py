@@ -10,13 +10,14 @@ import pytest
 
 from confide.errors import ExtraMissingError, JobError
 from confide.jobs.engines import spark
+from confide.jobs.engines.java import java_version, module_options, release_of
 from confide.jobs.engines.launch import Launch
 
 NODE = spark.SparkNode(
     private_dir=Path("/dev/shm/node"), work_dir=Path("/work dir"), agent_socket=Path("/dev/shm/node/agent.sock"), cores=2, memory_mb=2048
 )
 RUN = spark.SparkRun("delays-1", "delays", cores=4)
-RUNTIME = spark.JavaRuntime(Path("/usr/bin/java"), (Path("/jars/a b.jar"), Path('/jars/"c".jar')), Path("/jars/x.jsa"))
+RUNTIME = spark.JavaRuntime(Path("/usr/bin/java"), 17, (Path("/jars/a b.jar"), Path('/jars/"c".jar')), Path("/jars/x.jsa"))
 
 
 def config_of(launch: Launch, name: str) -> dict[str, object]:
@@ -74,6 +75,15 @@ def test_properties_protect_every_wire_and_disk() -> None:
     }
     assert {name: properties.get(name) for name in expected} == expected
     assert not [name for name in properties if "secret" in name or "password" in name.lower()]
+
+
+@pytest.mark.parametrize("release", [17, 25])
+def test_jvms_get_what_their_java_must_be_told(release: int) -> None:
+    runtime = dataclasses.replace(RUNTIME, release=release)
+    for launch in (spark.driver_jvm(runtime, NODE, RUN), spark.executor_command(runtime, NODE, RUN, "1")):
+        lines = next(data for name, data in launch.files.items() if name.endswith(".args")).decode().splitlines()
+        assert lines[: len(module_options(release))] == [f'"{option}"' for option in module_options(release)]
+    assert spark.archive_options(runtime)[: len(module_options(release))] == module_options(release)
 
 
 @pytest.mark.parametrize("role", ["driver", "executor"])
@@ -147,7 +157,11 @@ def test_missing_parts_of_the_installation_are_named(tmp_path: Path, monkeypatch
     monkeypatch.setattr(spark, "jar_path", lambda: tmp_path / "no.jar")
     with pytest.raises(ExtraMissingError, match="jar is not built"):
         spark.find_runtime()
-    monkeypatch.setattr("shutil.which", lambda _: None)
+    with monkeypatch.context() as newer:
+        newer.setattr("confide.jobs.engines.java.OLDEST", 99)
+        with pytest.raises(ExtraMissingError, match="too old"):
+            spark.find_runtime()
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
     with pytest.raises(ExtraMissingError, match="no Java"):
         spark.find_runtime()
     monkeypatch.setattr(spark, "find_spec", lambda _: None)
@@ -159,12 +173,13 @@ def test_installation_is_found_with_and_without_its_archive(tmp_path: Path, monk
     jar = tmp_path / "confide-spark.jar"
     jar.touch()
     monkeypatch.setattr(spark, "jar_path", lambda: jar)
-    monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/env")
     assert spark.find_runtime().archive is None
     jar.with_suffix(".jsa").touch()
     assert spark.find_runtime().archive == jar.with_suffix(".jsa")
     assert spark.find_runtime(with_archive=False).archive is None
-    assert spark.find_runtime().classpath[0] == jar
+    found = spark.find_runtime()
+    assert found.classpath[0] == jar
+    assert found.release == release_of(java_version(found.java))
 
 
 @pytest.mark.parametrize(("executor_mb", "page"), [(1024, "4m"), (32767, "4m"), (32768, "8m"), (65535, "8m"), (262144, "64m")])

@@ -92,17 +92,42 @@ def make_archive() -> Path:
     return target
 
 
+def check_archive() -> Path:
+    """Start a JVM that must use the archive, and return the archive's path.
+
+    Raises:
+        ExtraMissingError: Java, PySpark or the jar is missing.
+        UnavailableError: there is no archive, or it is of another Java or of other jars.
+    """
+    runtime = spark.find_runtime()
+    hint = f"`{Path(sys.executable).name} -m confide.jobs.engines.archive` makes it: JVMs then start in a third of the time"
+    if runtime.archive is None:
+        raise UnavailableError("there is none", hint=hint, path=str(spark.archive_path()))
+    command = [str(runtime.java), "-Xshare:on", f"-XX:SharedArchiveFile={runtime.archive}", *spark.archive_options(runtime)]
+    command += ["-cp", ":".join(map(str, runtime.classpath)), "-version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
+    if done.returncode != 0:
+        _log.debug("java -Xshare:on: %s", (done.stdout + done.stderr)[-2000:])
+        raise UnavailableError("it is of another Java or of other jars, so that JVMs leave it out", hint=hint, path=str(runtime.archive))
+    return runtime.archive
+
+
 def _merged(lists: Iterable[Path]) -> list[str]:
-    """The lines of all class lists, each once, in order."""
-    return list(dict.fromkeys(line for path in lists for line in path.read_text(encoding="utf-8").splitlines(keepends=True)))
+    """The lines of all class lists, each once, in order.
+
+    Each list numbers its classes (``Name id: 7``), and newer JVMs refuse two numbers for one: they are left out.  Only classes of loaders
+    other than the JVM's need them (``super: 3 source: x.jar``).  Those are of code that Spark wrote for one query, and are left out, too.
+    """
+    lines = (line for path in lists for line in path.read_text(encoding="utf-8").splitlines() if " source: " not in line)
+    return list(dict.fromkeys(f"{line if line.startswith('@') else line.partition(' id: ')[0]}\n" for line in lines))
 
 
 def _dump(runtime: spark.JavaRuntime, classes: Path, target: Path) -> None:
     command = [str(runtime.java), "-Xshare:dump", f"-XX:SharedClassListFile={classes}", f"-XX:SharedArchiveFile={target}"]
-    command += [*spark.archive_options(), "-cp", ":".join(map(str, runtime.classpath))]
+    command += [*spark.archive_options(runtime), "-cp", ":".join(map(str, runtime.classpath))]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
     if done.returncode != 0 or not target.is_file():
-        _log.debug("java -Xshare:dump: %s", done.stdout[-2000:])
+        _log.debug("java -Xshare:dump: %s", (done.stdout + done.stderr)[-2000:])
         raise UnavailableError("Java could not write the class-data archive", status=done.returncode)
 
 

@@ -8,8 +8,6 @@ variable or Spark property; the caller writes them under the names below, mode 0
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from confide.errors import ExtraMissingError, JobError
+from confide.jobs.engines.java import find_java, java_version, module_options, release_of
 from confide.jobs.engines.launch import Launch
 
 SECRET_FILE: Final = "spark-secret"  # noqa: S105  a file name
@@ -53,16 +52,8 @@ Of Hive's, ``hive-storage-api`` stays: ORC's readers and writers are made of it.
 """
 _FOREIGN_PLATFORMS: Final = ("osx-", "windows-", "riscv64")
 
-# What Spark's own launcher passes (org.apache.spark.launcher.JavaModuleOptions), without the incubating vector module, which would
-# print a warning at each start.
-_OPENED: Final = (
-    *("java.lang", "java.lang.invoke", "java.lang.reflect", "java.io", "java.net", "java.nio", "java.util", "java.util.concurrent"),
-    *("java.util.concurrent.atomic", "jdk.internal.ref", "sun.nio.ch", "sun.nio.cs", "sun.security.action", "sun.util.calendar"),
-)
 _JVM_OPTIONS: Final = (
-    *(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in _OPENED),
-    "--add-opens=java.security.jgss/sun.security.krb5=ALL-UNNAMED",
-    "-Dio.netty.tryReflectionSetAccessible=true",
+    *("-Dio.netty.tryReflectionSetAccessible=true", "-Dio.netty.allocator.type=pooled"),
     "-Dio.netty.handler.ssl.defaultEndpointVerificationAlgorithm=NONE",  # Spark opens TLS without a host name; the job CA is the check
     "-Dlog4j2.configurationFile=confide-log4j2.properties",
     # AES-GCM is 80 times slower until it is compiled; see docs/benchmarks.md.
@@ -86,9 +77,13 @@ _COMPILER: Final = {
 
 @dataclass(frozen=True, slots=True)
 class JavaRuntime:
-    """What every JVM of an installation is made of.  ``archive``: its class-data archive, if one was made (``.archive``)."""
+    """What every JVM of an installation is made of.
+
+    ``release``: the Java's feature release.  ``archive``: the class-data archive, if one was made (``.archive``).
+    """
 
     java: Path
+    release: int
     classpath: tuple[Path, ...]
     archive: Path | None = None
 
@@ -128,32 +123,19 @@ def find_runtime(*, with_archive: bool = True) -> JavaRuntime:
     """The Java, Spark jars and Confide jar of this installation.
 
     Raises:
-        ExtraMissingError: PySpark, Java or the jar is missing.
+        ExtraMissingError: PySpark, Java or the jar is missing, or the Java is too old.
     """
     spec = find_spec("pyspark")
     if spec is None or spec.origin is None:
         raise ExtraMissingError("PySpark is not installed", hint="pip install 'confide[spark]'")
     java = find_java()
+    release = release_of(java_version(java))
     jar = jar_path()
     if not jar.is_file():
         raise ExtraMissingError("Confide's Spark jar is not built", hint="run `make jar`", path=str(jar))
     archive = archive_path()
     classpath = (jar, *spark_jars(Path(spec.origin).parent / "jars"))
-    return JavaRuntime(java, classpath, archive if with_archive and archive.is_file() else None)
-
-
-def find_java() -> Path:
-    """The Java of this machine: that of ``JAVA_HOME`` if this is set, else the one on ``PATH``.
-
-    Raises:
-        ExtraMissingError: there is none.
-    """
-    home = os.environ.get("JAVA_HOME")
-    java = shutil.which("java", path=str(Path(home) / "bin")) if home else shutil.which("java")
-    if java is None:
-        where = f" in JAVA_HOME, {home}" if home else ""
-        raise ExtraMissingError(f"there is no Java{where}", hint="install OpenJDK 17 (Debian and Ubuntu: openjdk-17-jre-headless)")
-    return Path(java).resolve()
+    return JavaRuntime(java, release, classpath, archive if with_archive and archive.is_file() else None)
 
 
 def jar_path() -> Path:
@@ -169,9 +151,9 @@ def archive_path() -> Path:
     return jar_path().with_suffix(".jsa")
 
 
-def archive_options() -> tuple[str, ...]:
+def archive_options(runtime: JavaRuntime) -> tuple[str, ...]:
     """Options that an archive is made with: those of the JVMs that will use it."""
-    return tuple(option for option in _JVM_OPTIONS if not option.startswith("-Xshare"))
+    return (*module_options(runtime.release), *(option for option in _JVM_OPTIONS if not option.startswith("-Xshare")))
 
 
 def spark_jars(folder: Path) -> tuple[Path, ...]:
@@ -232,6 +214,7 @@ def program_command(
 def _launch(runtime: JavaRuntime, node: SparkNode, role: Literal["driver", "executor"], main: str, config: Mapping[str, object]) -> Launch:
     heap = max(node.memory_mb, MIN_HEAP_MB)
     options = [
+        *module_options(runtime.release),
         *_JVM_OPTIONS,
         *_COMPILER[role],
         *(f"-Xms{heap}m", f"-Xmx{heap}m"),

@@ -22,7 +22,7 @@ from confide.attest.measure import measure
 from confide.canonical import Json, parse_object
 from confide.errors import ImageError, OutputExistsError, ParseError
 from confide.ids import Tee
-from confide.jobs.engines.spark import find_java
+from confide.jobs.engines.java import find_java
 from confide.jobs.images import lock, node_manifest
 from confide.jobs.images.layout import ENVIRONMENT, GRAMINE, HOME, PYTHON, SCRATCH, UID, Shape, entrypoint, installed
 from confide.jobs.images.machine import add_interpreter, add_java, add_libraries, add_system
