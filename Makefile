@@ -14,7 +14,7 @@ JAVA_SOURCES := $(shell find java -type f)
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-setup: $(VENV)/.ready $(JAR) $(ARCHIVE) ## virtual environment from the lock, Java 17, the Spark jar, its class-data archive
+setup: $(VENV)/.ready $(JAR) $(ARCHIVE) ## virtual environment from the lock, Java, the Spark jar, its class-data archive
 
 $(VENV)/.ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from confide.errors import ImageError
+from confide.jobs.engines.java import HINT
 from confide.jobs.images.layout import HOME, JAVA, PYTHON, SCRATCH, UID
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def add_java(tree: Tree, java: Path) -> None:
     """
     home = java.resolve().parents[1]
     if not (home / "lib" / "server" / "libjvm.so").is_file():
-        hint = "install openjdk-17-jre-headless, or put the runtime's own bin first on PATH"
+        hint = f"{HINT}; or put the runtime's own bin first on PATH"
         raise ImageError("this is not the `java` of a Java runtime", path=str(java), hint=hint)
     tree.copy_folder(home, JAVA, keeps=lambda name: not _NOT_JAVA.fullmatch(name))
 
