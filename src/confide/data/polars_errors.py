@@ -6,7 +6,6 @@ raises over a row, which Polars and pandas pass on as it is.
 
 from __future__ import annotations
 
-import sys
 import traceback
 from itertools import pairwise
 from types import TracebackType
@@ -30,15 +29,11 @@ _FROM_ELSEWHERE: Final = frozenset({"_RemoteTraceback", "RemoteTraceback"})
 
 
 def install() -> None:
-    """Report uncaught errors of this process by :func:`report` from now on."""
-    uncaught.install(report, _of_rows)
+    """Have uncaught errors of this process that came out of an engine told by class, place and what ours say from now on."""
+    HOOKS.install()
 
 
-def report(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
-    """Print an uncaught error, as Python does; of one that came out of an engine only its class, its place and what ours say."""
-    if error is None or not uncaught.any_of(error, _of_rows):
-        sys.__excepthook__(kind, error if error is not None else kind(), trace)
-        return
+def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     ours = [one for one in uncaught.chain(error) if isinstance(one, ConfideError)]
     reasons = [f"[{one.code}] {one.message}" + (f" (hint: {one.hint})" if one.hint else "") for one in ours]
     uncaught.tell_place(kind, trace, "an error of the engine, or after one", reasons, left_out="what it said")
@@ -55,3 +50,7 @@ def _of_rows(error: BaseException) -> bool:
 
 def _is_engine(module: object) -> bool:
     return str(module).partition(".")[0] in _ENGINES
+
+
+HOOKS: Final = uncaught.Hooks(_tell, _of_rows)
+"""Of this engine."""

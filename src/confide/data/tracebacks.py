@@ -6,8 +6,8 @@ Spark puts values of rows into its errors: a text that is no number, what a user
 from __future__ import annotations
 
 import logging
-import sys
 from types import TracebackType
+from typing import Final
 
 from confide.data import uncaught
 from confide.data.failure import reasons_in
@@ -23,19 +23,15 @@ except ImportError as missing:
 
 
 def install() -> None:
-    """Report uncaught errors of this process by :func:`report` from now on."""
-    uncaught.install(report, _of_a_task)
+    """Have uncaught errors of this process that came out of Spark's JVM told by class, condition and our own codes from now on."""
+    HOOKS.install()
     py4j = logging.getLogger("py4j")  # it would print what a function that the JVM called raised
     py4j.addHandler(logging.NullHandler())
     py4j.propagate = False
     PySparkLogger.getLogger("SQLQueryContextLogger").disabled = True  # it would print what Spark's errors say, caught or not
 
 
-def report(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
-    """Print an uncaught error, as Python does; of one that came out of Spark's JVM only its class, its condition and our own codes."""
-    if error is None or not uncaught.any_of(error, _of_a_task):
-        sys.__excepthook__(kind, error if error is not None else kind(), trace)
-        return
+def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     try:
         condition, reasons = _condition(error), reasons_in(str(error))
     except Exception:  # noqa: BLE001 - the JVM is asked for them and may be gone; what a hook raises, Python prints, with all of `error`
@@ -50,3 +46,7 @@ def _of_a_task(error: BaseException) -> bool:
 
 def _condition(error: BaseException) -> str:
     return (error.getCondition() if isinstance(error, CapturedException) else None) or "an error of Spark"
+
+
+HOOKS: Final = uncaught.Hooks(_tell, _of_a_task)
+"""Of this engine."""

@@ -11,55 +11,63 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
-Report = Callable[[type[BaseException], BaseException | None, TracebackType | None], None]
+Tell = Callable[[type[BaseException], BaseException, TracebackType | None], None]
 OfRows = Callable[[BaseException], bool]
 _LEFT_OUT = "is left out, because it may hold values of rows and this log lies on the host: catch the error to see it"
 _LOGGERS: Final = ("asyncio", "concurrent.futures")
 """Python's own, for errors of tasks and of callbacks that nobody waits for; what they say quotes the errors."""
 
 
-def install(report: Report, of_rows: OfRows) -> None:
-    """Report uncaught errors of this process by ``report`` from now on.
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What Python calls with errors that nobody catches.
 
-    Those that may hold values of rows (``of_rows``) also where Python only notes that there was one: in threads, at the program's end, in
-    what is called when an object goes, and in tasks and callbacks that nobody waits for.
+    ``tell``: prints one that Python would print with an error that may hold values of rows (``of_rows``); others Python prints itself.
     """
 
-    def in_thread(args: threading.ExceptHookArgs) -> None:
-        if args.exc_value is not None and any_of(args.exc_value, of_rows):
-            report(args.exc_type, args.exc_value, args.exc_traceback)
-        else:
+    tell: Tell
+    of_rows: OfRows
+
+    def install(self) -> None:
+        """Be called from now on, also where Python only notes that there was an error.
+
+        That is in threads, at the program's end, in what is called when an object goes, and in tasks and callbacks that nobody waits for.
+        """
+        sys.excepthook, threading.excepthook, sys.unraisablehook = self.uncaught, self.in_thread, self.ignored
+        for name in _LOGGERS:
+            logging.getLogger(name).addFilter(self.noted)
+
+    def uncaught(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        """As ``sys.excepthook``."""
+        if not self._told(kind, error, trace):
+            sys.__excepthook__(kind, error, trace)
+
+    def in_thread(self, args: threading.ExceptHookArgs) -> None:
+        """As ``threading.excepthook``."""
+        if not self._told(args.exc_type, args.exc_value, args.exc_traceback):
             threading.__excepthook__(args)
 
-    def ignored(args: UnraisableHookArgs) -> None:
-        if args.exc_value is not None and any_of(args.exc_value, of_rows):
-            report(args.exc_type, args.exc_value, args.exc_traceback)
-        else:
+    def ignored(self, args: UnraisableHookArgs) -> None:
+        """As ``sys.unraisablehook``."""
+        if not self._told(args.exc_type, args.exc_value, args.exc_traceback):
             sys.__unraisablehook__(args)
 
-    def noted(record: logging.LogRecord) -> bool:
-        kind, error, trace = record.exc_info or (None, None, None)
-        if kind is None or error is None or not any_of(error, of_rows):
-            return True
-        report(kind, error, trace)
-        return False
+    def noted(self, record: logging.LogRecord) -> bool:
+        """As a filter of a logger: whether it prints the record."""
+        return not self._told(*(record.exc_info or (None, None, None)))
 
-    sys.excepthook = report
-    threading.excepthook = in_thread
-    sys.unraisablehook = ignored
-    for name in _LOGGERS:
-        logging.getLogger(name).addFilter(noted)
-
-
-def any_of(error: BaseException, of_rows: OfRows) -> bool:
-    """Whether Python would print one that may hold values of rows."""
-    return any(of_rows(one) for one in chain(error))
+    def _told(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        if kind is None or error is None or not any(self.of_rows(one) for one in chain(error)):
+            return False
+        self.tell(kind, error, trace)
+        return True
 
 
 def tell_place(kind: type[BaseException], trace: TracebackType | None, what: str, reasons: Sequence[str], *, left_out: str) -> None:

@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from confide.data.polars_errors import report
+from confide.data.polars_errors import HOOKS
 from confide.errors import IntegrityError
 
 ROW = "row-5f21"
@@ -24,7 +24,7 @@ def printed(does: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> s
     try:
         does()
     except BaseException as raised:  # noqa: BLE001 - a panic is no Exception
-        report(type(raised), raised, raised.__traceback__)
+        HOOKS.uncaught(type(raised), raised, raised.__traceback__)
     return capsys.readouterr().err
 
 

@@ -10,7 +10,7 @@ from py4j.protocol import Py4JError
 from pyspark.errors import AnalysisException, PySparkException
 from pyspark.errors.exceptions.captured import CapturedException
 
-from confide.data.tracebacks import report
+from confide.data.tracebacks import HOOKS
 
 ROW = "row-5f21"
 
@@ -30,7 +30,7 @@ def printed(error: BaseException, capsys: pytest.CaptureFixture[str]) -> str:
     try:
         raise error
     except (Py4JError, PySparkException, LookupError, ValueError) as raised:
-        report(type(raised), raised, raised.__traceback__)
+        HOOKS.uncaught(type(raised), raised, raised.__traceback__)
     return capsys.readouterr().err
 
 
