@@ -5,4 +5,4 @@ set -euo pipefail
 if command -v buildah >/dev/null && [ -x /usr/sbin/runc ] && /usr/bin/python3 -c 'import ensurepip' 2>/dev/null; then
     exit 0
 fi
-"$(dirname "$0")/install_debian.sh" "buildah, runc, and Python with venv" buildah crun runc python3 python3-venv
+"$(dirname "$0")/install_debian.sh" "buildah, runc, and Python with venv" buildah netavark crun runc python3 python3-venv

@@ -7,6 +7,7 @@ Knows nothing of attestation, keys, engines or files on disk beyond reading the 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self, cast
 
@@ -357,8 +358,10 @@ def _with_place(folder: Path, spec: Any, field: str) -> Json:
         return {**spec, "staging": str(_place(folder, spec["staging"], f"{field}.staging").absolute())}
     path = _place(folder, spec.get("path", ""), f"{field}.path")
     try:
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            path.stat()  # raises for links that go round, which `resolve` leaves as they are from Python 3.13 on
         return {**spec, "path": str(path.resolve())}
-    except (OSError, RuntimeError) as cause:  # RuntimeError: Python's word for links that go round
+    except (OSError, RuntimeError) as cause:  # RuntimeError: until Python 3.12 what `resolve` says of such links
         raise JobError(f"{field}.path: not a place for a dataset: {path}", field=f"{field}.path") from cause
 
 

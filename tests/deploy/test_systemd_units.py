@@ -44,7 +44,7 @@ def service(deploy: Path) -> str:
 
 
 def test_systemd_finds_no_fault_in_the_units(units: Path) -> None:
-    done = _analyze("verify", units / "confide-broker.service", units / "confide-broker.socket")
+    done = _analyze("verify", "--man=no", units / "confide-broker.service", units / "confide-broker.socket")
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import threading
 from collections.abc import Iterable
+from typing import Final
+
+_PIECE: Final = 4096
+_GONE: Final = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 
 
 class RawServer:
@@ -43,7 +48,7 @@ class RawServer:
             try:
                 while peer.recv(65536):
                     for part in self.says:
-                        peer.sendall(part)
+                        _say(peer, part)
                         if self._over.wait(self.pause_s):
                             return
                     if not self.repeat:
@@ -55,3 +60,13 @@ class RawServer:
         """End the server and what it is still saying."""
         self._over.set()
         self._socket.close()
+
+
+def _say(peer: socket.socket, data: bytes) -> None:
+    """Send it unless the peer is gone: one that was cut with its window full would be written to for a minute, until its kernel says so."""
+    ready = select.poll()
+    ready.register(peer, select.POLLOUT | _GONE)
+    for start in range(0, len(data), _PIECE):
+        if any(event & _GONE for _, event in ready.poll()):
+            raise ConnectionResetError
+        peer.sendall(data[start : start + _PIECE])

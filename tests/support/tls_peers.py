@@ -41,6 +41,13 @@ class Authority:
         builder = x509.CertificateBuilder().subject_name(subject).issuer_name(signer.name).public_key(key.unwrapped().public_key())
         builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now + timedelta(days=days[0]))
         builder = builder.not_valid_after(now + timedelta(days=days[1])).add_extension(x509.BasicConstraints(ca, None), critical=True)
+        # Python asks for these from 3.13 on (VERIFY_X509_STRICT).
+        subject_key = x509.SubjectKeyIdentifier.from_public_key(key.unwrapped().public_key())
+        authority_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.key.unwrapped().public_key())
+        builder = builder.add_extension(subject_key, critical=False).add_extension(authority_key, critical=False)
+        if ca:
+            usage = x509.KeyUsage(True, False, False, False, False, True, True, False, False)
+            builder = builder.add_extension(usage, critical=True)
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
         if uses:

@@ -161,7 +161,7 @@ from confide.data import polars_errors
 polars_errors.install()
 
 def bad():
-    pl.LazyFrame({"n": ["ROW"]}).select(pl.col("n").cast(pl.Int64)).collect()
+    pl.LazyFrame({"n": ["WOR"[::-1]]}).select(pl.col("n").cast(pl.Int64)).collect()
 
 def own():
     raise ValueError("own words".upper())
@@ -209,7 +209,7 @@ def when_done(does):
         pool.submit(time.sleep, 0.1).add_done_callback(lambda _: does())
 
 {"atexit": atexit.register}.get(sys.argv[1], globals().get(sys.argv[1]))({"bad": bad, "own": own, "exit": sys.exit}[sys.argv[2]])
-""".replace("ROW", ROW)
+""".replace("WOR", ROW[::-1])  # backwards: from Python 3.13 on a traceback shows the lines of `-c`
 
 
 @pytest.mark.parametrize("way", ["thread", "bare_thread", "atexit", "generator", "task", "callback", "when_done"])

@@ -185,4 +185,4 @@ def test_signal_between_any_two_steps_from_the_begin_to_the_end_keeps_no_end_awa
         assert run.folder.path.joinpath("result.json").exists()
         if steps[0] < step:
             break
-    assert step > 20
+    assert step > 15

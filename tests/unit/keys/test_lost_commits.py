@@ -27,6 +27,9 @@ from confide.keys.storage.rows import Rows
 from confide.keys.storage.steps import Steps
 from confide.keys.store import Store
 
+# From Python 3.13 on Python says so when a driver's connection that was cut has something left to send as it goes.
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored .*BufferedRWPair:pytest.PytestUnraisableExceptionWarning")
+
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 REF = Owner("", b"same", NOW).ref
 

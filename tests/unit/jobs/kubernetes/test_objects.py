@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
+import re
 from pathlib import Path
 
 import kubernetes_validate
@@ -48,13 +51,19 @@ def test_every_object_has_its_schema_in_several_versions(shape, fields) -> None:
             kubernetes_validate.validate(item, version, strict=True)
 
 
+def _unpacked(text: str) -> str:
+    """With what guests get at their start as the text that it is: other versions of zlib pack it in other bytes."""
+    return re.sub(r"H4sI[\w+/=]+", lambda packed: gzip.decompress(base64.b64decode(packed[0])).decode(), text)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_runs_objects_are_these(request, shape) -> None:
     path = SNAPSHOTS / f"{shape}.yaml"
     text = as_yaml([*rendered(shape, workers=1).applied, *rendered(shape, workers=1).workers.values()])
     if request.config.getoption("--update-snapshots"):
         path.write_text(text, encoding="utf-8")
-    assert text == path.read_text(encoding="utf-8"), f"{path.name} differs; if this is meant, run pytest with --update-snapshots"
+    expected = _unpacked(path.read_text(encoding="utf-8"))
+    assert _unpacked(text) == expected, f"{path.name} differs; if this is meant, run pytest with --update-snapshots"
 
 
 @pytest.mark.parametrize("shape", SHAPES)
