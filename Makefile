@@ -23,7 +23,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-test-packages: ## what tests run against: a software TPM, a software HSM, guests' firmware, PostgreSQL, an OpenID provider, systemd, Buildah, Chromium, newer Javas
+test-packages: $(VENV)/.ready ## what tests run against: a software TPM, a software HSM, guests' firmware, PostgreSQL, an OpenID provider, systemd, Buildah, Chromium, newer Javas
 	scripts/install_tpm.sh
 	scripts/install_softhsm.sh
 	scripts/install_ovmf.sh
