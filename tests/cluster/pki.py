@@ -76,8 +76,6 @@ def _certificate(name: str, issuer: _Pair | None, names: list[x509.GeneralName],
         .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
     )
     if issuer is not None:
-        authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer[0].public_key())
-        builder = builder.add_extension(authority, critical=False)  # Python asks for it from 3.13 on
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
     if names:
