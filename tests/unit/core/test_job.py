@@ -161,6 +161,14 @@ def test_job_file_with_an_odd_place_is_refused_in_words(tmp_path: Path, table: s
         Job.load(write_job_file(tmp_path, JOB_FILE, f"[{table}.a]\npath = {odd}"))
 
 
+@pytest.mark.parametrize("place", ["loop", "loop/data"])
+def test_links_that_go_round_are_refused_where_resolve_leaves_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    path = write_job_file(tmp_path, JOB_FILE, f'[inputs.a]\npath = "{place}"')
+    monkeypatch.setattr(Path, "resolve", Path.absolute)  # as from Python 3.13 on
+    with pytest.raises(JobError, match="not a place for a dataset"):
+        Job.load(path)
+
+
 @pytest.mark.parametrize("value", ["nan", "2020-01-01", "99999999999999999999"])
 def test_policy_that_has_no_canonical_form_is_refused(tmp_path: Path, value: str) -> None:
     fields = {name: text for name, text in JOB_FILE.items() if name != "policy"}
